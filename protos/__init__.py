@@ -1,0 +1,1 @@
+"""Generated gRPC code, committed; `make proto` makes it anew."""

@@ -1,0 +1,1 @@
+"""How much memory there is, how much a model needs, and what to do about it."""

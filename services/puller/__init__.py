@@ -1,0 +1,1 @@
+"""The puller: an RQ worker that turns a model name into verified blobs and a manifest."""

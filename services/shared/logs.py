@@ -1,0 +1,84 @@
+"""Logs are events with fields: constant text, values in `extra`, one line each.
+
+    logger.info("model loaded", extra={"model": name, "seconds": 1.2})
+
+as text    12:00:01 INFO    engine.models: model loaded model=tiny seconds=1.2
+as json    {"time": "…", "level": "INFO", "logger": "engine.models", "event": "model loaded", …}
+
+Prompts, answers, keys and tokens are never logged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+from services.shared.settings import LogFormat, LogLevel
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+_STANDARD_FIELDS = frozenset(
+    vars(logging.LogRecord("", 0, "", 0, "", (), None))
+    | {"message": 0, "asctime": 0, "taskName": 0}
+)
+
+
+def set_up_logs(service: str, *, level: LogLevel, fmt: LogFormat) -> None:
+    """Send every event of this process to stderr, as lines. Called once, first thing in main()."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(service) if fmt == "json" else TextLines(service))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for chatty in ("httpx", "httpcore", "grpc", "asyncio", "rq.scheduler", "urllib3"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, object]:
+    """What the caller passed in `extra`, and the request's id where one is known."""
+    fields = {k: v for k, v in vars(record).items() if k not in _STANDARD_FIELDS}
+    current = request_id.get()
+    if current is not None:
+        fields.setdefault("request_id", current)
+    return fields
+
+
+class TextLines(logging.Formatter):
+    """For a person at a terminal."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, then the traceback where there is one."""
+        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
+        name = record.name.removeprefix("services.")
+        fields = "".join(f" {k}={v}" for k, v in fields_of(record).items())
+        line = f"{time} {record.levelname:<7} {self._service} {name}: {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonLines(logging.Formatter):
+    """For a log collector."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One JSON object on one line."""
+        event: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "service": self._service,
+            "logger": record.name,
+            "event": record.getMessage(),
+            **fields_of(record),
+        }
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return json.dumps(event, default=str, ensure_ascii=False)

@@ -1,0 +1,36 @@
+"""How every service connects to Redis: one URL, the password from a file where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import redis
+import redis.asyncio
+
+CONNECT_TIMEOUT_SECONDS = 5
+
+
+def url_with_password(url: str, password_file: Path | None) -> str:
+    """The URL, with the file's password put in where the URL has none."""
+    parts = urlsplit(url)
+    if password_file is None or parts.password:
+        return url
+    password = quote(password_file.read_text().strip(), safe="")
+    return urlunsplit(parts._replace(netloc=f":{password}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def connect(url: str, password_file: Path | None = None) -> redis.Redis:
+    """A blocking client (puller, cli). Connects on first use. Answers are bytes, as RQ wants."""
+    return redis.Redis.from_url(
+        url_with_password(url, password_file), socket_connect_timeout=CONNECT_TIMEOUT_SECONDS
+    )
+
+
+def connect_async(url: str, password_file: Path | None = None) -> redis.asyncio.Redis:
+    """An asyncio client (api). Connects on first use. Answers are str."""
+    return redis.asyncio.Redis.from_url(
+        url_with_password(url, password_file),
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        decode_responses=True,
+    )

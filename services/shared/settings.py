@@ -1,0 +1,79 @@
+"""Settings two or more services share, and how settings fail.
+
+Every setting is an environment variable `SPINDLL_<FIELD>`, documented in `.env.example` (a test
+compares the two). Built once per process in its `__main__`; below that, values are passed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+def default_data_dir() -> Path:
+    """Where the platform keeps an application's data."""
+    home = Path.home()
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / "spindll"
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else home / ".local" / "share") / "spindll"
+
+
+class SharedSettings(BaseSettings):
+    """The common part. Services extend it with their own fields."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SPINDLL_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Where models, cache, secrets and logs live.",
+    )
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0",
+        description="Redis, as redis://[:password@]host:port/db or unix:///path?db=0.",
+    )
+    redis_password_file: Path | None = Field(
+        default=None, description="File with Redis' password, where the URL has none."
+    )
+    engine_address: str = Field(
+        default="127.0.0.1:50052",
+        description="The engine's private gRPC address: host:port or unix:/path.",
+    )
+    log_level: LogLevel = Field(default="INFO", description="Least severe event to log.")
+    log_format: LogFormat = Field(
+        default="text", description="json for log collectors, text for people."
+    )
+
+    @property
+    def models_dir(self) -> Path:
+        """Blobs and manifests; written by the puller, read by all."""
+        return self.data_dir / "models"
+
+    @property
+    def secrets_dir(self) -> Path:
+        """Keys; readable by their owner only."""
+        return self.data_dir / "secrets"
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def read_settings(cls: type[S]) -> S:
+    """The process's settings, or exit status 2 with one line per wrong variable on stderr."""
+    try:
+        return cls()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "SPINDLL_" + "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"{name}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from error

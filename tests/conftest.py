@@ -1,0 +1,83 @@
+"""Fixtures for every test: a clean environment, and a real Redis of its own where one is asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY_GGUF = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("SPINDLL_"):
+            monkeypatch.delenv(name)
+
+
+def redis_binary() -> str:
+    """The server of PATH, or the one that came with the development environment."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    for found_path in (Path(sys.prefix) / "embedded-redis").rglob("redis-server"):
+        return str(found_path)
+    raise RuntimeError("no redis-server: run `make setup`")
+
+
+class RedisServer:
+    """A Redis on a unix socket of its own, for one test session. Ends by `stop()`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._socket = directory / "redis.sock"
+        self.url = f"unix://{self._socket}?db=0"
+        self._process = subprocess.Popen(
+            [redis_binary(), "--port", "0", "--unixsocket", str(self._socket)]
+            + ["--dir", str(directory), "--save", "", "--appendonly", "no"],
+            stdout=subprocess.DEVNULL,
+        )
+        self._wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.connect(str(self._socket))
+                return
+            except OSError:
+                time.sleep(0.02)
+        raise RuntimeError("redis-server did not start")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    # Not tmp_path: a unix socket's path must stay short.
+    with tempfile.TemporaryDirectory(prefix="spd-") as directory:
+        server = RedisServer(Path(directory))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty real Redis."""
+    client = redis.Redis.from_url(redis_server.url)
+    client.flushall()
+    client.close()
+    return redis_server.url
