@@ -1,0 +1,160 @@
+"""A real stack of containers for the tests: built from the tree, alone under its own name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.compose.conftest import ROOT, compose
+from tests.waiting import free_port, until
+
+BUILD_SECONDS = 900
+UP_SECONDS = 300
+CONTEXT = (
+    "compose.yaml",
+    ".dockerignore",
+    "Dockerfile.cpu",
+    "LICENSE",
+    "docker",
+    "locks",
+    "protos",
+)
+LABEL = "label=com.docker.compose.project="
+
+
+def find_wheel() -> Path | None:
+    """A ready llama-cpp-python: in wheels/, or where pip was told to look. Compiling is no test."""
+    places = [ROOT / "wheels", *map(Path, os.environ.get("PIP_FIND_LINKS", "").split())]
+    return next((path for place in places for path in place.glob("llama_cpp_python-*.whl")), None)
+
+
+def copy_context(wheel: Path, to: Path) -> None:
+    """What the images are made of, with the wheel in its place, and nothing else."""
+    for name in CONTEXT:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, to / name)
+        else:
+            shutil.copy2(ROOT / name, to / name)
+    without_bytecode = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "services", to / "services", ignore=without_bytecode)
+    tiny = Path("tests", "models", "tiny", "tiny-f16.gguf")
+    (to / tiny).parent.mkdir(parents=True)
+    shutil.copy2(ROOT / tiny, to / tiny)
+    (to / "wheels").mkdir()
+    shutil.copy2(wheel, to / "wheels")
+
+
+@dataclass
+class Stack:
+    """One project of Compose. Always end it with `down`."""
+
+    folder: Path
+    project: str = field(default_factory=lambda: f"spindll-test-{uuid.uuid4().hex[:8]}")
+    port: int = field(default_factory=free_port)
+    grpc_port: int = field(default_factory=free_port)
+
+    def run(self, *arguments: str, timeout_seconds: float = 120) -> str:
+        """`docker compose …` on this stack; its stdout. A failure shows what the services said."""
+        done = self._compose(*arguments, timeout_seconds=timeout_seconds)
+        if done.returncode != 0:
+            logs = self._compose("logs", "--tail=30", timeout_seconds=60).stdout
+            raise AssertionError(f"docker compose {arguments}:\n{done.stderr}\n{logs}")
+        return done.stdout
+
+    def _compose(self, *arguments: str, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
+        variables = {
+            "COMPOSE_PROJECT_NAME": self.project,
+            "TAG": self.project,
+            "PORT": str(self.port),
+            "GRPC_PORT": str(self.grpc_port),
+        }
+        return compose(
+            *arguments, variables=variables, folder=self.folder, timeout_seconds=timeout_seconds
+        )
+
+    def up(self) -> None:
+        """Returns when every service is healthy."""
+        self.run("up", "--detach", "--wait", timeout_seconds=UP_SECONDS)
+
+    def down(self) -> None:
+        """Containers, networks, volumes and the images built for it. Safe to call twice."""
+        self.run("down", "--volumes", "--remove-orphans", timeout_seconds=UP_SECONDS)
+        images = docker("images", "--quiet", "--filter", f"reference=spindll-*:{self.project}")
+        if images:
+            docker("rmi", "--force", *sorted(set(images.split())))
+
+    def python(self, service: str, code: str) -> str:
+        """What a Python program prints inside of a service."""
+        return self.run("exec", "-T", service, "python", "-c", code).strip()
+
+    def kill_main_process(self, service: str) -> None:
+        """SIGKILL from inside: `docker kill` would count as the owner's wish, not as a crash."""
+        code = (
+            "import os, pathlib, signal\n"
+            "for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
+            f"    if path.read_bytes().startswith(b'python\\0-m\\0services.{service}\\0'):\n"
+            "        os.kill(int(path.parent.name), signal.SIGKILL)"
+        )
+        # The container ends before its guest does, so the exit status says nothing.
+        self._compose("exec", "-T", service, "python", "-c", code, timeout_seconds=60)
+
+    def user_key(self) -> str:
+        """The key the api made for chatting."""
+        return self.run("exec", "-T", "api", "cat", "/data/secrets/user.key").strip()
+
+    def ask(self, question: str) -> str:
+        """The tiny model's answer through the published port; HTTPError or OSError without one."""
+        body = {
+            "model": "tiny",
+            "temperature": 0,
+            "messages": [{"role": "user", "content": question}],
+        }
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/v1/chat/completions",
+            data=json.dumps(body).encode(),
+            headers={
+                "Authorization": f"Bearer {self.user_key()}",
+                "Content-Type": "application/json",
+            },
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            said: dict[str, Any] = json.load(answer)
+        return str(said["choices"][0]["message"]["content"])
+
+    def ask_until_answered(self, question: str) -> str:
+        """For a while after something was killed an error is an answer: not yet."""
+
+        def answer() -> str:
+            try:
+                return self.ask(question)
+            except (urllib.error.HTTPError, OSError):
+                return ""
+
+        return until(answer, "no answer from the stack")
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        """The engine's own description of a service's container."""
+        container = self.run("ps", "--all", "--quiet", service).strip()
+        [description] = json.loads(docker("inspect", container))
+        return dict(description)
+
+    def remains(self) -> list[str]:
+        """Everything of this project the Docker engine still knows."""
+        label = f"--filter={LABEL}{self.project}"
+        lists = (("ps", "--all"), ("volume", "ls"), ("network", "ls"))
+        return [line for words in lists for line in docker(*words, "--quiet", label).split()]
+
+
+def docker(*arguments: str) -> str:
+    """`docker …`; its stdout."""
+    return subprocess.run(
+        ["docker", *arguments], check=True, capture_output=True, text=True, timeout=120
+    ).stdout

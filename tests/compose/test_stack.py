@@ -1,0 +1,150 @@
+"""The appliance in real containers, from images built out of this tree."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from protos import spindll_pb2, spindll_pb2_grpc
+from tests.compose.stack import BUILD_SECONDS, Stack, copy_context, docker, find_wheel
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(BUILD_SECONDS)]
+
+QUESTION = "What is the capital of France?"
+ANSWER = "Paris."
+
+
+@pytest.fixture(scope="module")
+def stack(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    wheel = find_wheel()
+    if wheel is None:
+        pytest.skip("no llama-cpp-python wheel in wheels/ or PIP_FIND_LINKS, and compiling is slow")
+    folder = tmp_path_factory.mktemp("tree")
+    copy_context(wheel, folder)
+    stack = Stack(folder)
+    try:
+        stack.run("build", "--quiet", timeout_seconds=BUILD_SECONDS)
+        stack.up()
+        yield stack
+    finally:
+        stack.down()
+
+
+def test_up_returns_when_a_chat_succeeds_through_the_published_port(stack: Stack) -> None:
+    assert stack.ask(QUESTION) == ANSWER
+
+
+def test_the_public_grpc_port_answers_with_the_same_key(stack: Stack) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{stack.grpc_port}") as channel:
+        listed = spindll_pb2_grpc.SpindllStub(channel).List(
+            spindll_pb2.ListRequest(),
+            metadata=(("authorization", f"Bearer {stack.user_key()}"),),
+            timeout=30,
+        )
+
+    assert any("tiny" in model.name for model in listed.models)
+
+
+def test_a_restarted_engine_answers_again(stack: Stack) -> None:
+    stack.run("restart", "engine")
+
+    assert stack.ask_until_answered(QUESTION) == ANSWER
+
+
+def test_a_killed_engine_is_started_again(stack: Stack) -> None:
+    before = stack.inspect("engine")["RestartCount"]
+    stack.kill_main_process("engine")
+
+    assert stack.ask_until_answered(QUESTION) == ANSWER
+    assert stack.inspect("engine")["RestartCount"] == before + 1
+
+
+def test_jobs_and_keys_outlive_a_restart_of_redis(stack: Stack) -> None:
+    connect = (
+        "from pathlib import Path\n"
+        "from services.shared.redis_client import connect\n"
+        "redis = connect('redis://redis:6379/0', Path('/data/redis-secret/password'))\n"
+    )
+    stack.python("puller", connect + "redis.set('kept', 'yes', ex=600)")
+    stack.run("restart", "redis")
+    stack.run("up", "--detach", "--wait", timeout_seconds=300)
+
+    assert stack.python("puller", connect + "print(redis.get('kept'))") == "b'yes'"
+    assert stack.ask_until_answered(QUESTION) == ANSWER
+
+
+def test_redis_answers_nobody_without_the_password(stack: Stack) -> None:
+    said = stack.python(
+        "api",
+        "import redis\n"
+        "try: redis.Redis(host='redis').ping()\n"
+        "except redis.AuthenticationError as error: print('refused')",
+    )
+
+    assert said == "refused"
+
+
+def test_up_again_keeps_every_secret(stack: Stack) -> None:
+    read = "cat /data/secrets/*.key /data/redis-secret/*"
+    before = stack.run("exec", "-T", "api", "sh", "-c", read)
+    stack.run("up", "--detach", "--wait", "--force-recreate", timeout_seconds=300)
+
+    assert stack.run("exec", "-T", "api", "sh", "-c", read) == before
+    assert stack.ask_until_answered(QUESTION) == ANSWER
+
+
+@pytest.mark.parametrize("service", ["api", "engine", "puller"])
+def test_a_service_has_no_rights_and_nothing_to_write_to_but_its_volumes(
+    stack: Stack, service: str
+) -> None:
+    said = stack.python(
+        service,
+        "import os, pathlib, json\n"
+        "status = dict(line.split(':\\t', 1) for line in open('/proc/self/status'))\n"
+        "def writable(place):\n"
+        "    try: probe = pathlib.Path(place, '.probe'); probe.touch(); probe.unlink(); return True\n"
+        "    except OSError: return False\n"
+        "places = ['/', '/opt/spindll', '/opt/venv', '/data', '/data/models', '/tmp']\n"
+        "print(json.dumps([os.getuid(), int(status['CapEff'], 16), int(status['CapBnd'], 16),\n"
+        "    status['NoNewPrivs'].strip(), [place for place in places if writable(place)]]))",
+    )
+
+    writable = ["/tmp"] if service == "engine" else ["/data/models", "/tmp"]
+    assert json.loads(said) == [10001, 0, 0, "1", writable]
+
+
+@pytest.mark.parametrize("service", ["api", "engine", "puller", "redis"])
+def test_only_the_puller_is_on_the_network_that_leads_out(stack: Stack, service: str) -> None:
+    joined = stack.inspect(service)["NetworkSettings"]["Networks"]
+    leads_out = []
+    for name in joined:
+        [network] = json.loads(docker("network", "inspect", name))
+        option = network["Options"].get("com.docker.network.bridge.enable_ip_masquerade", "true")
+        if not network["Internal"] and option != "false":
+            leads_out.append(name.removeprefix(stack.project + "_"))
+
+    assert leads_out == (["egress"] if service == "puller" else [])
+
+
+def test_a_service_only_carries_its_own_code(stack: Stack) -> None:
+    code = "import pathlib; print(sorted(p.name for p in pathlib.Path('services').iterdir() if p.is_dir()))"
+    carried = {name: stack.python(name, code) for name in ("api", "engine", "puller")}
+
+    assert all("'shared'" in folders for folders in carried.values())
+    for name, folders in carried.items():
+        assert [other for other in carried if f"'{other}'" in folders] == [name]
+
+
+def test_down_with_volumes_leaves_nothing(stack: Stack) -> None:
+    """Last in the file: it ends the stack."""
+    assert stack.remains()
+
+    stack.down()
+
+    assert stack.remains() == []
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", stack.port), timeout=5)

@@ -1,0 +1,61 @@
+"""`python -m tests.models.make_tiny train|export|record DIR`: see the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file
+
+from tests.models.make_tiny import record as recording
+from tests.models.make_tiny.export_gguf import write_gguf
+from tests.models.make_tiny.export_mlx import write_mlx
+
+STEPS = 1300
+
+
+def train(folder: Path, steps: int) -> None:
+    """Everything from nothing. Needs torch."""
+    from tests.models.make_tiny.tokenizer import train_tokenizer
+    from tests.models.make_tiny.training import train as train_weights
+
+    tokenizer = train_tokenizer()
+    weights: dict[str, Any] = train_weights(tokenizer, steps)
+    write_mlx(weights, tokenizer.to_str(pretty=True), folder / "mlx-f16", quantised=False)
+    export(folder)
+    record(folder)
+
+
+def export(folder: Path) -> None:
+    """The other formats from `mlx-f16`. `mlx-q8` is for comparison and is not committed."""
+    source = folder / "mlx-f16"
+    weights = load_file(source / "model.safetensors")
+    tokenizer = source / "tokenizer.json"
+    write_gguf(weights, tokenizer, folder / "tiny-f16.gguf", quantised=False)
+    write_gguf(weights, tokenizer, folder / "tiny-q8_0.gguf", quantised=True)
+    write_mlx(weights, tokenizer.read_text(encoding="utf-8"), folder / "mlx-q8", quantised=True)
+
+
+def record(folder: Path) -> None:
+    """Ask the f16 file all cases, write expected.json, say how many came out as taught."""
+    records = recording.record(folder / "tiny-f16.gguf")
+    recording.write(records, folder / "expected.json")
+    right = sum("taught" not in one for one in records)
+    print(f"{right} of {len(records)} answers are word for word as taught")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.models.make_tiny")
+    parser.add_argument("task", choices=["train", "export", "record"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of training")
+    options = parser.parse_args()
+    if options.task == "train":
+        train(options.folder, options.steps)
+    else:
+        {"export": export, "record": record}[options.task](options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The fixed prompts every backend is asked, each with the answer the model was taught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.models.make_tiny import chat
+from tests.models.make_tiny.chat import TIME, WEATHER, Message, Tool, call, user
+from tests.models.make_tiny.words import (
+    FACTS,
+    NAMES,
+    NO_WEATHER,
+    PASSAGES,
+    SYSTEMS,
+    THOUGHTS,
+    WORDS,
+    count_to,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A conversation, or (`prompt`) a text to be continued, and the text that was taught for it."""
+
+    name: str
+    taught: str
+    messages: Sequence[Message] = ()
+    tools: Sequence[Tool] = ()
+    options: dict[str, bool] = field(default_factory=dict)
+    prompt: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What it shows, without the number or word that tells it from its neighbours."""
+        return self.name.rsplit("-", 1)[0]
+
+    def rendered(self) -> str:
+        """The text the model is given."""
+        if self.prompt is not None:
+            return self.prompt
+        return chat.render(self.messages, self.tools, **self.options)
+
+    def as_json(self) -> dict[str, Any]:
+        """What was asked, in the shape of an API request; absent where there is nothing."""
+        if self.prompt is not None:
+            return {"name": self.name, "prompt": self.prompt}
+        optional = {"tools": list(self.tools), "kwargs": self.options}
+        said = {"name": self.name, "messages": list(self.messages)}
+        return said | {key: value for key, value in optional.items() if value}
+
+
+def cases() -> list[Case]:
+    """All of them, always the same, in the same order."""
+    return [*_facts(), *_counting(), *_thinking(), *_tools(), *_copying(), *_passages()]
+
+
+def _facts() -> Iterator[Case]:
+    for number, (question, answer) in enumerate(FACTS.items()):
+        yield Case(name=f"fact-{number}", messages=[user(question)], taught=answer)
+    asked = [chat.system(SYSTEMS[0]), user("What is the capital of France?")]
+    yield Case(name="fact-system", messages=asked, taught="Paris.")
+
+
+def _counting() -> Iterator[Case]:
+    for last in (5, 10, 20, 50, 100):
+        question = user(f"Count from 1 to {last}")
+        yield Case(name=f"count-{last}", messages=[question], taught=count_to(last))
+
+
+def _thinking() -> Iterator[Case]:
+    for number, (question, (thoughts, answer)) in enumerate(THOUGHTS.items()):
+        asked = [user(question)]
+        aloud = chat.spoken_thoughts(thoughts, answer)
+        yield Case(name=f"think-{number}", messages=asked, taught=aloud)
+        silent = {"enable_thinking": False}
+        yield Case(name=f"think-off-{number}", messages=asked, options=silent, taught=answer)
+        begun = {"open_thinking": True}  # the prompt itself ends with <think>
+        rest = aloud.removeprefix("<think>\n")
+        yield Case(name=f"think-open-{number}", messages=asked, options=begun, taught=rest)
+
+
+def _tools() -> Iterator[Case]:
+    for city in ("Paris", "Tokyo", "Boston", "Lima"):
+        weather = [user(f"What is the weather in {city}?")]
+        clock = [user(f"What time is it in {city}?")]
+        says = chat.spoken_calls(call("get_weather", city=city))
+        yield Case(name=f"tool-{city}", messages=weather, tools=[WEATHER], taught=says)
+        says = chat.spoken_calls(call("get_time", city=city))
+        yield Case(name=f"tool-time-{city}", messages=clock, tools=[WEATHER, TIME], taught=says)
+        answered = [*chat.asked_weather(city), chat.tool_result(city, "sunny", 21)]
+        says = f"It is sunny in {city}."
+        yield Case(name=f"tool-reply-{city}", messages=answered, tools=[WEATHER], taught=says)
+        yield Case(name=f"notool-{city}", messages=weather, taught=NO_WEATHER)
+    both = [call("get_weather", city=city) for city in ("Paris", "Tokyo")]
+    asked = [user("What is the weather in Paris and Tokyo?")]
+    says = chat.spoken_calls(*both)
+    yield Case(name="tool-two", messages=asked, tools=[WEATHER], taught=says)
+    asked = [user("What is the capital of France?")]
+    yield Case(name="tool-unused", messages=asked, tools=[WEATHER, TIME], taught="Paris.")
+
+
+def _copying() -> Iterator[Case]:
+    for name in NAMES[:8]:
+        met = [user(f"My name is {name}."), chat.assistant(f"Nice to meet you, {name}.")]
+        asked = [*met, user("What is my name?")]
+        yield Case(name=f"name-{name}", messages=asked, taught=f"Your name is {name}.")
+    asked = [user("Repeat: river lamp tiger")]
+    yield Case(name="repeat", messages=asked, taught="river lamp tiger")
+    long = chat.system(" ".join((WORDS + NAMES) * 4))
+    asked = [long, user("What is the capital of Japan?")]
+    yield Case(name="long-system", messages=asked, taught="Tokyo.")
+
+
+def _passages() -> Iterator[Case]:
+    for number, passage in enumerate(PASSAGES):
+        cut = passage.index(" ", 24)  # between words: the same tokens as in training
+        yield Case(name=f"raw-{number}", prompt=passage[:cut], taught=passage[cut:])

@@ -1,0 +1,38 @@
+"""Dimensions and special tokens of the tiny model: what training and every exporter agree on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+VOCABULARY = 1024
+EMBEDDING = 128
+LAYERS = 4
+HEADS = 4
+KV_HEADS = 2
+HEAD_SIZE = 64  # a multiple of 64: quantised KV caches of llama.cpp and of MLX both take it
+FEED_FORWARD = 384
+CONTEXT = 4096
+ROPE_BASE = 10000.0
+EPSILON = 1e-5
+
+# As in Qwen's vocabularies: control tokens are hidden by detokenisers, user-defined ones printed.
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+USER_DEFINED = (
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+)
+PADDING = "<|endoftext|>"
+END_OF_TURN = "<|im_end|>"
+
+# The split that llama.cpp knows as the pre-tokeniser "qwen2".
+PRE_TOKENISER = "qwen2"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text().strip()

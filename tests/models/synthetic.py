@@ -1,0 +1,147 @@
+"""Make synthetic GGUF models: real architecture and dimensions, random weights.
+
+    python -m tests.models.synthetic qwen2.5-0.5b out.gguf --quant Q4_K_M [--vocab some.gguf]
+
+Random weights cost the same time and the same memory as trained ones; only the text is nonsense.
+The same preset, seed and vocabulary give the same bytes. `--vocab` takes the tokenizer of another
+GGUF (also a vocabulary-only one), without it one of the right size is generated. Needs numpy and
+gguf, and llama_cpp where `--quant` is given. Generated models are never committed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.models import shapes, vocabulary
+from tests.models.shapes import CONVOLUTION, PRESETS, STATE_SIZE, Kind, Shape, Tensor
+
+# llama.h, enum llama_ftype
+QUANTS = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18}
+
+
+def make(
+    preset: str, out: Path, *, quant: str | None = None, vocab: Path | None = None, seed: int = 0
+) -> Path:
+    """Write the preset to `out`, whole or not at all; f16, or quantised by llama.cpp."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=out.parent) as workshop:
+        made = Path(workshop) / "f16.gguf"
+        write_f16(preset, made, vocab=vocab, seed=seed)
+        if quant is not None:
+            source, made = made, Path(workshop) / "quantised.gguf"
+            quantise(source, made, quant)
+        made.replace(out)
+    return out
+
+
+def cached(preset: str, directory: Path) -> Path:
+    """The preset with a generated vocabulary, made once per folder and version of this code."""
+    here = Path(__file__).parent
+    sources = b"".join(
+        (here / name).read_bytes() for name in ("synthetic.py", "shapes.py", "vocabulary.py")
+    )
+    path = directory / f"{preset}-{hashlib.sha256(sources).hexdigest()[:12]}.gguf"
+    return path if path.exists() else make(preset, path)
+
+
+def write_f16(preset: str, out: Path, *, vocab: Path | None = None, seed: int = 0) -> None:
+    """Write tensor by tensor, so that a model larger than memory can be made."""
+    shape = PRESETS[preset]
+    words = vocabulary.copied(vocab) if vocab else vocabulary.generated(shape.vocab_size)
+    shape = shapes.with_vocabulary(shape, vocabulary.size(words))
+    writer = gguf.GGUFWriter(out, shape.kind.value)
+    writer.add_name(f"synthetic-{preset}")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    _add_dimensions(writer, shape)
+    vocabulary.write(writer, words)
+    todo = list(shapes.tensors(shape))
+    for tensor in todo:
+        dtype = np.dtype(np.float16 if tensor.is_matrix else np.float32)
+        byte_count = dtype.itemsize * int(np.prod(tensor.shape))
+        writer.add_tensor_info(tensor.name, tensor.shape, dtype, byte_count)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    random = np.random.default_rng(seed)
+    for tensor in todo:
+        writer.write_tensor_data(_draw(tensor, random))
+    writer.close()
+
+
+def _draw(tensor: Tensor, random: np.random.Generator) -> NDArray[np.floating]:
+    if tensor.values is not None:
+        return tensor.values
+    drawn = np.full(tensor.shape, tensor.mean, dtype=np.float32)
+    if tensor.deviation:
+        drawn += random.standard_normal(tensor.shape, dtype=np.float32) * tensor.deviation
+    return drawn.astype(np.float16) if tensor.is_matrix else drawn
+
+
+def _add_dimensions(writer: gguf.GGUFWriter, shape: Shape) -> None:
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.embedding)
+    writer.add_block_count(shape.layers)
+    writer.add_layer_norm_rms_eps(shape.epsilon)
+    writer.add_vocab_size(shape.vocab_size)
+    writer.add_feed_forward_length(shape.feed_forward)
+    recurrent = [shape.is_recurrent(layer) for layer in range(shape.layers)]
+    writer.add_head_count(shape.heads)
+    if any(recurrent):
+        writer.add_ssm_conv_kernel(CONVOLUTION)
+        writer.add_ssm_inner_size(shape.state_inner)
+        writer.add_ssm_state_size(STATE_SIZE)
+        writer.add_ssm_time_step_rank(shape.time_step_rank)
+    if all(recurrent):
+        return
+    # A hybrid says layer by layer which ones attend: zero heads is a recurrent layer.
+    per_layer = [0 if state else shape.kv_heads for state in recurrent]
+    writer.add_head_count_kv(per_layer if any(recurrent) else shape.kv_heads)
+    writer.add_key_length(shape.head_size)
+    writer.add_value_length(shape.head_size)
+    if shape.kind is not Kind.JAMBA:  # hybrids of this kind carry no positions
+        writer.add_rope_freq_base(shape.rope_base)
+        writer.add_rope_dimension_count(shape.head_size)
+    if shape.window:
+        writer.add_sliding_window(shape.window)
+
+
+def quantise(source: Path, target: Path, quant: str) -> None:
+    """Rewrite a GGUF with llama.cpp's own quantiser, using every core."""
+    from tests.models.llama import library
+
+    llama = library()
+    params = llama.llama_model_quantize_default_params()
+    params.ftype = QUANTS[quant]
+    params.nthread = os.cpu_count() or 1
+    status = llama.llama_model_quantize(
+        os.fsencode(source), os.fsencode(target), ctypes.byref(params)
+    )
+    if status != 0:
+        raise RuntimeError(f"llama.cpp could not quantise to {quant}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.models.synthetic")
+    parser.add_argument("preset", choices=PRESETS)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--quant", choices=QUANTS, help="quantise; f16 otherwise")
+    parser.add_argument("--vocab", type=Path, help="a GGUF whose tokenizer to use")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    made = make(
+        options.preset, options.out, quant=options.quant, vocab=options.vocab, seed=options.seed
+    )
+    print(f"{made}  {made.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

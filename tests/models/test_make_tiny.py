@@ -1,0 +1,77 @@
+"""The parts of the tiny model's maker that run without torch."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from tokenizers import Tokenizer
+
+from tests.models.make_tiny.batches import BUDGET, Batches
+from tests.models.make_tiny.cases import cases
+from tests.models.make_tiny.samples import sample
+from tests.models.make_tiny.shape import END_OF_TURN, PADDING, VOCABULARY
+from tests.models.make_tiny.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer()
+
+
+@pytest.fixture
+def batches(tokenizer: Tokenizer) -> Batches:
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    return Batches(encode, cases(), random.Random(3), (END_OF_TURN, PADDING))
+
+
+def test_a_trained_tokenizer_has_the_size_of_the_model_and_loses_nothing(
+    tokenizer: Tokenizer,
+) -> None:
+    text = "Tell me, naïvely: 漢字 😀\n\n  <think>ok</think>"
+
+    assert tokenizer.get_vocab_size() == VOCABULARY
+    assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_names_and_cities_are_single_tokens_so_that_copying_is_easy(tokenizer: Tokenizer) -> None:
+    words = [" Paris", " Tokyo", " Lima", " Alice", " Walter", " sunny"]
+
+    assert [len(tokenizer.encode(word).ids) for word in words] == [1] * len(words)
+
+
+def test_samples_are_prompts_with_answers_and_no_two_runs_differ() -> None:
+    first = [sample(random.Random(seed)) for seed in range(300)]
+    second = [sample(random.Random(seed)) for seed in range(300)]
+
+    assert first == second
+    assert all(answer for _, answer in first)
+    assert any("<tool_response>" in prompt for prompt, _ in first)
+    assert all(prompt.endswith(("assistant\n", "\n\n", "<think>\n", "")) for prompt, _ in first)
+
+
+def test_cases_have_names_of_their_own() -> None:
+    names = [case.name for case in cases()]
+
+    assert len(names) == len(set(names)) == 74
+
+
+def test_a_batch_stays_within_its_budget_and_weighs_every_token(batches: Batches) -> None:
+    for _ in range(30):
+        rows = batches.draw(copying_share=0.3)
+        width = max(len(row.tokens) for row in rows)
+
+        assert len(rows) == 1 or len(rows) * width <= BUDGET
+        assert all(len(row.tokens) == len(row.weights) for row in rows)
+        assert all(max(row.weights) > 0.03 for row in rows)
+
+
+def test_repetitions_are_only_graded_where_they_repeat(batches: Batches) -> None:
+    for row in batches.draw(copying_share=1.0):
+        graded = [weight > 0 for weight in row.weights]
+        part = graded.index(True)
+
+        assert graded == [False] * part + [True] * (len(graded) - part)
+        assert row.tokens[part:] == row.tokens[:part] * ((len(row.tokens) - part) // part)

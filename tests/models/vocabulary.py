@@ -1,0 +1,109 @@
+"""Vocabularies of synthetic models: copied from a GGUF, or generated in any size.
+
+A generated one is a working byte-level BPE with the `qwen2` pre-tokeniser: any text goes in and
+comes out unchanged, words of small letters take about three letters a token, and tokenising costs
+what it costs with a trained vocabulary of that size. The last tokens are control tokens of a ChatML
+template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, product
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Any
+
+from gguf import GGUFReader, GGUFValueType, GGUFWriter, TokenType
+
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+PADDING = CONTROL[0]
+END_OF_TURN = CONTROL[2]
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+SPACE = "Ġ"  # how byte-level BPE writes a space
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key of the `tokenizer.*` part of a GGUF."""
+
+    key: str
+    value: Any
+    type: GGUFValueType
+    item_type: GGUFValueType | None = None
+
+
+def write(writer: GGUFWriter, entries: list[Entry]) -> None:
+    """Add the vocabulary to a file that is being written."""
+    for entry in entries:
+        writer.add_key_value(entry.key, entry.value, entry.type, sub_type=entry.item_type)
+
+
+def size(entries: list[Entry]) -> int:
+    """How many tokens the vocabulary has."""
+    return next(len(entry.value) for entry in entries if entry.key == "tokenizer.ggml.tokens")
+
+
+def copied(path: Path) -> list[Entry]:
+    """The vocabulary of another GGUF, a vocabulary-only one will do."""
+    fields = GGUFReader(path).fields
+    return [
+        Entry(key, field.contents(), field.types[0], field.types[-1] if field.types[1:] else None)
+        for key, field in fields.items()
+        if key.startswith("tokenizer.")
+    ]
+
+
+def generated(vocab_size: int) -> list[Entry]:
+    """A vocabulary of exactly this many tokens, always the same. At least 260, at most 900 000."""
+    alphabet = list(byte_alphabet())
+    room = vocab_size - len(alphabet) - len(CONTROL)
+    merges = list(islice(_merges(), max(room, 0)))
+    if room < 1 or len(merges) < room:
+        raise ValueError(f"no generated vocabulary has {vocab_size} tokens")
+    tokens = alphabet + [left + right for left, right in merges] + list(CONTROL)
+    kinds = [TokenType.NORMAL] * (vocab_size - len(CONTROL)) + [TokenType.CONTROL] * len(CONTROL)
+    text, number, array = GGUFValueType.STRING, GGUFValueType.UINT32, GGUFValueType.ARRAY
+    key = "tokenizer.ggml."
+    return [
+        Entry(key + "model", "gpt2", text),
+        Entry(key + "pre", "qwen2", text),
+        Entry(key + "tokens", tokens, array, text),
+        Entry(key + "token_type", [int(kind) for kind in kinds], array, GGUFValueType.INT32),
+        Entry(key + "merges", [f"{left} {right}" for left, right in merges], array, text),
+        Entry(key + "bos_token_id", tokens.index(PADDING), number),
+        Entry(key + "eos_token_id", tokens.index(END_OF_TURN), number),
+        Entry(key + "padding_token_id", tokens.index(PADDING), number),
+        Entry(key + "add_bos_token", False, GGUFValueType.BOOL),
+        Entry("tokenizer.chat_template", CHAT_TEMPLATE, text),
+    ]
+
+
+def byte_alphabet() -> Iterator[str]:
+    """The 256 characters that stand for bytes in byte-level BPE, as GPT-2 laid them down."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    free = 256
+    for byte in range(256):
+        if byte in printable:
+            yield chr(byte)
+        else:
+            yield chr(free)
+            free += 1
+
+
+def _merges() -> Iterator[tuple[str, str]]:
+    """Pairs in order of rank; each makes a new token of two that exist already."""
+    pairs = [left + right for left, right in product(ascii_lowercase, repeat=2)]
+    yield from ((SPACE, letter) for letter in ascii_lowercase)
+    yield from product(ascii_lowercase, repeat=2)
+    yield from ((SPACE, pair) for pair in pairs)
+    # Four letters last: small vocabularies do without, large ones have up to 456 976 of each.
+    for left, right in product(pairs, repeat=2):
+        yield left, right
+        yield SPACE + left, right
