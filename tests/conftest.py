@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,3 +81,13 @@ def redis_url(redis_server: RedisServer) -> str:
     client.flushall()
     client.close()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def synthetic_model(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """The GGUF of a preset of tests/models/shapes.py, made once per checkout: tiny-dense,
+    tiny-window, tiny-recurrent and tiny-hybrid take a moment, the others are for benchmarks."""
+    from tests.models import synthetic
+
+    folder = request.config.cache.mkdir("models")
+    return lambda preset: synthetic.cached(preset, folder)

@@ -15,8 +15,10 @@ import logging
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from services.shared.settings import LogFormat, LogLevel
+if TYPE_CHECKING:  # the command line logs too, and has no time for pydantic
+    from services.shared.settings import LogFormat, LogLevel
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 

@@ -6,7 +6,6 @@ compares the two). Built once per process in its `__main__`; below that, values 
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -14,17 +13,10 @@ from typing import Literal, TypeVar
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.shared.data_dir import default_data_dir
+
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-
-
-def default_data_dir() -> Path:
-    """Where the platform keeps an application's data."""
-    home = Path.home()
-    if sys.platform == "darwin":
-        return home / "Library" / "Application Support" / "spindll"
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else home / ".local" / "share") / "spindll"
 
 
 class SharedSettings(BaseSettings):

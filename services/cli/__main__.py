@@ -1,0 +1,28 @@
+"""`spindll …`: run a command; a Problem becomes one line on stderr and exit status 1."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from services.cli.app import app
+from services.cli.problem import Problem
+
+
+def main() -> int:
+    """The exit status."""
+    try:
+        app(prog_name="spindll")
+    except Problem as problem:
+        print(f"spindll: {problem.message}", file=sys.stderr)
+        if problem.details:
+            print(problem.details, file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # our reader left, as in `spindll logs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

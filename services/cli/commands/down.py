@@ -1,0 +1,46 @@
+"""`down`: stop the stack and wait for its last process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+
+from services.cli import stack_state
+from services.cli.places import Places
+from services.cli.problem import Problem
+
+# Every service may drain once, one after another; the supervisor kills what takes longer.
+LONGEST_SECONDS = 600.0
+YOUNGEST_SECONDS = 5.0
+
+
+def down(places: Places) -> None:
+    """Nothing to stop is fine. Problem when it does not end."""
+    state = _running(places)
+    if state is None:
+        print("nothing is running", file=sys.stderr)
+        return
+    with contextlib.suppress(ProcessLookupError):  # it was killed: its guard is cleaning up
+        os.kill(state.pid, signal.SIGTERM)
+    try:
+        gone = stack_state.wait_until_gone(places, LONGEST_SECONDS)
+    except KeyboardInterrupt:
+        raise Problem("it goes on stopping by itself") from None
+    if not gone:
+        raise Problem(f"process {state.pid} does not end; see {places.log_of('supervisor')}")
+    print("stopped", file=sys.stderr)
+
+
+def _running(places: Places) -> stack_state.StackState | None:
+    """The stack that runs; one that is just being started has no state for a moment."""
+    deadline = time.monotonic() + YOUNGEST_SECONDS
+    while stack_state.is_locked(places):
+        if state := stack_state.read(places):
+            return state
+        if time.monotonic() > deadline:
+            raise Problem(f"a stack without a state file has {places.lock}")
+        time.sleep(stack_state.POLL_SECONDS)
+    return None

@@ -1,0 +1,91 @@
+"""`list`, `rm` and `ps`: the models that are here, and those that are loaded."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from services.cli import units
+from services.cli.api_client import Answer, ApiClient, model_path
+from services.cli.connection import find
+from services.cli.places import Places
+
+
+def list_models(places: Places) -> None:
+    """A line a model."""
+    with ApiClient(find(places)) as api:
+        models = api.get("/v1/models")["data"]
+    table = _table("MODEL", "SIZE", "ARCHITECTURE", "QUANTISATION", "CONTEXT", "CAN")
+    for model in models:
+        table.add_row(*row_of(model))
+    _print(table, "no models yet; `pull NAME` fetches one")
+
+
+def remove(places: Places, name: str) -> None:
+    """Delete it. Problem when there is no such model, or it is in use."""
+    with ApiClient(find(places)) as api:
+        freed = api.delete(model_path(name)).get("freed_bytes")
+    print(f"deleted {name}" + (f", {units.size(freed)} freed" if freed is not None else ""))
+
+
+def loaded(places: Places) -> None:
+    """A line a loaded model."""
+    with ApiClient(find(places)) as api:
+        models = (api.get("/v1/status").get("engine") or {}).get("models", [])
+    table = _table("MODEL", "STATE", "MEMORY", "CONTEXT", "RUNNING", "QUEUED")
+    for model in models:
+        table.add_row(*loaded_row_of(model))
+    _print(table, "no model is loaded")
+
+
+def row_of(model: Answer) -> list[str]:
+    """The cells of `list`; what the server does not say is a dash."""
+    return [
+        str(model["id"]),
+        _size(model.get("size_bytes")),
+        str(model.get("architecture") or "-"),
+        str(model.get("quantization") or "-"),
+        str(model.get("context_length") or "-"),
+        ", ".join(_capabilities(model)) or "-",
+    ]
+
+
+def loaded_row_of(model: Answer) -> list[str]:
+    """The cells of `ps`."""
+    return [
+        str(model["name"]),
+        str(model.get("state") or "-"),
+        _size(model.get("memory_bytes")),
+        str(model.get("context_length") or "-"),
+        str(model.get("running", "-")),
+        str(model.get("queued", "-")),
+    ]
+
+
+def _capabilities(model: Answer) -> list[str]:
+    said = model.get("capabilities") or []
+    names = [name for name, has in said.items() if has] if isinstance(said, dict) else said
+    return [str(name) for name in names]
+
+
+def _size(size_bytes: int | None) -> str:
+    return "-" if size_bytes is None else units.size(size_bytes)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _print(table: Table, nothing: str) -> None:
+    if table.row_count:
+        # Piped into another program a table must not be cut at 80 columns.
+        console = Console()
+        console = console if console.is_terminal else Console(width=200)
+        console.print(table)
+    else:
+        print(nothing, file=sys.stderr)

@@ -1,0 +1,91 @@
+"""`pull`: ask for a download and watch it. The job is the server's: leaving does not stop it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from services.cli.api_client import Answer, ApiClient
+from services.cli.connection import find
+from services.cli.places import Places
+from services.cli.problem import Problem
+
+POLL_SECONDS = 0.25
+ENDED = ("done", "failed", "cancelled")
+
+
+def pull(places: Places, name: str, *, detach: bool) -> None:
+    """Until the model is there. Problem when it fails; Ctrl-C leaves it downloading."""
+    with ApiClient(find(places)) as api:
+        job = api.post("/v1/pulls", {"model": name})
+        if detach:
+            print(f"downloading {job['model']} (job {job['id']})", file=sys.stderr)
+            return
+        try:
+            job = _watch(api, job)
+        except KeyboardInterrupt:
+            print(f"\nit goes on in the background; watch it again: spindll pull {name}")
+            return
+    _conclude(job)
+
+
+def _conclude(job: Answer) -> None:
+    if job["state"] != "done":
+        raise Problem(f"{job['model']}: {job.get('error') or job['state']}")
+    for warning in job.get("warnings") or ():
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{job['model']} is ready")
+
+
+def _watch(api: ApiClient, job: Answer) -> Answer:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        shown: dict[str, TaskID] = {}
+        for now in _states(api, job):
+            job = now
+            for label, done, total in rows(job):
+                if label not in shown:
+                    shown[label] = bars.add_task(label, total=total)
+                bars.update(shown[label], completed=done, total=total)
+    return job
+
+
+def _states(api: ApiClient, job: Answer) -> Iterator[Answer]:
+    while True:
+        yield job
+        if job["state"] in ENDED:
+            return
+        time.sleep(POLL_SECONDS)
+        job = api.get(f"/v1/pulls/{job['id']}")
+
+
+def rows(job: Answer) -> list[tuple[str, int, int | None]]:
+    """Label, bytes done and bytes in all: a bar a file, or one for the job while none is known."""
+    files = job.get("files") or []
+    if not files:
+        return [(job["model"], job.get("downloaded_bytes") or 0, job.get("total_bytes"))]
+    return [(_label(f), f["downloaded_bytes"], f["total_bytes"]) for f in files]
+
+
+def _label(file: Answer) -> str:
+    digest = (file.get("digest") or "").removeprefix("sha256:")[:12]
+    name = str(file["path"])
+    return f"{name} {digest}" if digest and digest not in name else name

@@ -1,0 +1,52 @@
+"""`status`: what the supervisor says about its processes, and /ready about the whole."""
+
+from __future__ import annotations
+
+import time
+
+import typer
+
+from services.cli import stack_state, units
+from services.cli.api_client import ApiClient
+from services.cli.connection import Connection
+from services.cli.places import Places
+from services.cli.problem import Problem
+
+
+def status(places: Places) -> None:
+    """Exit status 1 when nothing runs or a chat would not succeed."""
+    state = stack_state.running(places)
+    if state is None:
+        print(f"not running (data: {places.data_dir})")
+        raise typer.Exit(1)
+    is_ready, missing = _readiness(state)
+    for line in lines(state, places, now=time.time()):
+        print(line)
+    print("ready: a chat would succeed" if is_ready else f"not ready: {missing}")
+    if not is_ready:
+        raise typer.Exit(1)
+
+
+def lines(state: stack_state.StackState, places: Places, *, now: float) -> list[str]:
+    """The address and a line a service."""
+    age = units.duration(now - state.started_at)
+    rows = [
+        f"{state.url} (gRPC on port {state.grpc_port}), data in {places.data_dir}",
+        f"{'supervisor':<11}{state.phase:<11}process {state.pid:<9}{age}",
+    ]
+    for service in state.services:
+        pid = f"process {service.pid}" if service.pid else ""
+        again = f", restarted {service.restarts} times" if service.restarts else ""
+        since = units.duration(now - service.since)
+        rows.append(f"{service.name:<11}{service.phase:<11}{pid:<17}{since}{again}")
+    return rows
+
+
+def _readiness(state: stack_state.StackState) -> tuple[bool, str]:
+    try:
+        with ApiClient(Connection(state.url)) as api:
+            is_ready, said = api.readiness()
+    except Problem as problem:
+        return False, problem.message
+    missing = said.get("missing") or []
+    return is_ready, "; ".join(str(item) for item in missing) or "the api does not say why"

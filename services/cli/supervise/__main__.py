@@ -1,0 +1,28 @@
+"""The detached supervisor: `python -m services.cli.supervise FD`, options as JSON on stdin."""
+
+from __future__ import annotations
+
+import sys
+
+from services.cli.options import from_json
+from services.cli.problem import Problem
+from services.cli.supervise.launch import run_stack
+from services.cli.supervise.reporting import ToPipe, failed
+from services.shared.logs import set_up_logs
+
+
+def main(descriptor: int) -> int:
+    """Report through the pipe until the start is decided; then only the log knows."""
+    set_up_logs("supervisor", level="INFO", fmt="text")
+    options = from_json(sys.stdin.buffer.read())
+    reporter = ToPipe(descriptor)
+    try:
+        run_stack(options, reporter)
+    except Problem as problem:
+        reporter.report(failed(problem))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

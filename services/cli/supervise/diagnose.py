@@ -1,0 +1,50 @@
+"""Say in one line why the stack could not start, and what to do. Pure: the services' last words in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from services.cli.supervise.machine import Failure
+
+# First match wins.
+_REASONS = (
+    (r"No space left on device|Errno 28", "the disk is full: free some space, or use --data"),
+    (
+        r"Address already in use|Errno 98|Errno 48|Failed to bind|Connection in use",
+        "a port was taken by another program meanwhile: use --port and --grpc-port",
+    ),
+    (
+        (
+            r"Can't handle RDB format|Bad file format reading the append only file"
+            r"|Unexpected end of file reading the append only file"
+        ),
+        (
+            "Redis cannot read its file in DATA/redis, which another version wrote or a full disk cut:"
+            " move that folder away (it holds the queue, not the models)"
+        ),
+    ),
+    (r"No module named '([\w.]+)'", r"a package is missing ({0}): run ./spindll setup"),
+    (r"Read-only file system|Permission denied", "a file cannot be written: check who owns DATA"),
+    (r"Cannot allocate memory|MemoryError", "there is too little memory"),
+)
+
+
+def explain(failure: Failure, lines: Sequence[str]) -> str:
+    """One line about a service that did not come up. `lines` is the end of its log."""
+    text = "\n".join(lines)
+    if failure.reason == "settings":
+        wrong = [line for line in lines if line.startswith("SPINDLL_")]
+        return f"the {failure.name} does not accept its settings: {'; '.join(wrong) or 'see below'}"
+    for pattern, reason in _REASONS:
+        if match := re.search(pattern, text, re.IGNORECASE):
+            return f"the {failure.name} cannot start: {reason.format(*match.groups())}"
+    if failure.reason == "late":
+        return f"the {failure.name} was started but did not become ready in time"
+    return f"the {failure.name} ended at once, {_how(failure.status)}; its last lines are below"
+
+
+def _how(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"by signal {-status}"
+    return f"with status {status}"

@@ -1,0 +1,62 @@
+"""Services' log files: appended to, never larger than a bound, the last few kept.
+
+The services hold their files open, so a file that grew too large while they run is copied and then
+emptied in place; their appending goes on at its new end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+LARGEST_BYTES = 10 << 20
+KEPT = 3
+
+
+def open_log(path: Path) -> int:
+    """A descriptor that appends to the log; a large one is put aside first. Close it."""
+    if size(path) > LARGEST_BYTES:
+        _shift(path)
+        path.replace(_aside(path, 1))
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def bound(path: Path) -> bool:
+    """Empty the log in place when it is large, its text kept aside. Whether it was."""
+    if size(path) <= LARGEST_BYTES:
+        return False
+    _shift(path)
+    shutil.copyfile(path, _aside(path, 1))
+    os.truncate(path, 0)
+    return True
+
+
+def size(path: Path) -> int:
+    """Bytes in the log; 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def last_lines(path: Path, count: int, *, since_byte: int = 0) -> list[str]:
+    """The log's last lines, of those that begin at or after a byte."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(since_byte if since_byte <= size else 0, size - (1 << 18)))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    return text.splitlines()[-count:]
+
+
+def _shift(path: Path) -> None:
+    for number in range(KEPT - 1, 0, -1):
+        if _aside(path, number).exists():
+            _aside(path, number).replace(_aside(path, number + 1))
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")

@@ -1,0 +1,213 @@
+"""The loop that keeps the stack running: tells the machine what happened, carries out what it says.
+
+One asyncio loop owns the machine and every process. A service has a task that waits for its end
+and, while it starts, one that asks its probe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable, Coroutine, Sequence
+
+from services.cli import stack_state
+from services.cli.options import Options
+from services.cli.places import Places
+from services.cli.problem import Problem
+from services.cli.supervise import logfiles
+from services.cli.supervise.diagnose import explain
+from services.cli.supervise.machine import Action, Kill, Machine, Start
+from services.cli.supervise.probes import HttpOk, until_ready, what_is_missing
+from services.cli.supervise.processes import Guard, ServiceProcess
+from services.cli.supervise.reporting import Report, Reporter, failed, ready_text
+from services.cli.supervise.stack import Service
+
+logger = logging.getLogger(__name__)
+
+HOUSEKEEPING_SECONDS = 15.0
+# All services run, but no chat would succeed: for so long we wait for it before we say so.
+READY_SECONDS = 30.0
+SHOWN_LINES = 15
+
+
+class Supervisor:
+    """One stack's life, from the first start to the last process's end."""
+
+    def __init__(
+        self,
+        places: Places,
+        options: Options,
+        services: Sequence[Service],
+        *,
+        chat: HttpOk,
+        reporter: Reporter,
+        guard: Guard,
+    ) -> None:
+        self.problem: Problem | None = None  # why the start failed
+        self._places = places
+        self._services = {service.name: service for service in services}
+        self._machine = Machine([service.policy for service in services])
+        self._chat = chat
+        self._reporter = reporter
+        self._guard = guard
+        self._processes: dict[str, ServiceProcess] = {}
+        self._log_starts: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._all_ready = asyncio.Event()
+        self._stopping = False
+        self._was_announced = False
+        self._state = stack_state.first(options)
+
+    async def run(self) -> None:
+        """Until everything has ended; `problem` tells whether the start failed."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(name, self._on_signal)
+        self._spawn(self._keep_house())
+        self._spawn(self._announce())
+        while not self._machine.is_over:
+            for action in self._machine.actions(time.monotonic()):
+                await self._carry_out(action)
+            self._give_up_when_it_cannot_start()
+            self._publish()
+            await self._sleep_until(self._machine.next_deadline())
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ---- what the machine says
+
+    async def _carry_out(self, action: Action) -> None:
+        if isinstance(action, Start):
+            await self._start(self._services[action.name])
+            return
+        process = self._processes[action.name]
+        kill = isinstance(action, Kill)
+        logger.info("ending a service", extra={"service": action.name, "killed": kill})
+        process.kill() if kill else process.terminate()
+
+    async def _start(self, service: Service) -> None:
+        self._log_starts[service.name] = logfiles.size(service.log)
+        try:
+            process = await ServiceProcess.start(service)
+        except OSError as error:
+            extra = {"service": service.name, "reason": error.strerror}
+            logger.warning("a service could not be started", extra=extra)
+            self._happened(self._machine.ended, service.name, error.errno or 1)
+            return
+        self._guard.tell("+", process.pid)
+        self._processes[service.name] = process
+        ready = self._spawn(self._await_ready(service))
+        self._spawn(self._await_end(service.name, process, ready))
+
+    async def _await_end(
+        self, name: str, process: ServiceProcess, ready: asyncio.Task[None]
+    ) -> None:
+        status = await process.ended()
+        ready.cancel()
+        self._guard.tell("-", process.pid)
+        if not self._stopping:
+            logger.warning("a service ended", extra={"service": name, "status": status})
+        self._happened(self._machine.ended, name, status)
+
+    async def _await_ready(self, service: Service) -> None:
+        began = time.monotonic()
+        await until_ready(service.probe)
+        took = time.monotonic() - began
+        logger.info("service ready", extra={"service": service.name, "seconds": round(took, 2)})
+        text = f"  {service.name:<8} ready after {took:.1f} s"
+        self._reporter.report(Report(kind="progress", text=text))
+        self._happened(self._machine.became_ready, service.name)
+        if self._machine.is_ready:
+            self._all_ready.set()
+
+    # ---- what a person is told
+
+    async def _announce(self) -> None:
+        """Say once that a chat would succeed, or what it still lacks."""
+        await self._all_ready.wait()
+        problem = None
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await until_ready(self._chat)
+        except TimeoutError:
+            problem = what_is_missing((await self._chat.ask())[1])
+        self._was_announced = True
+        self._publish(problem)
+        self._reporter.report(Report(kind="ready", text=ready_text(self._state, self._places)))
+
+    def _give_up_when_it_cannot_start(self) -> None:
+        failure = self._machine.failure
+        if failure is None or self.problem is not None:
+            return
+        log = self._services[failure.name].log
+        start = self._log_starts[failure.name]
+        lines = logfiles.last_lines(log, 200, since_byte=start)
+        self.problem = Problem(
+            explain(failure, lines), details="\n".join(lines[-SHOWN_LINES:] + [f"(log: {log})"])
+        )
+        self._reporter.report(failed(self.problem))
+        self._stop()
+
+    def _publish(self, problem: str | None = None) -> None:
+        state = stack_state.now(
+            self._state,
+            phase=self._phase(),
+            seen=self._machine.seen(),
+            pids={name: process.pid for name, process in self._processes.items()},
+            problem=problem,
+        )
+        if state == self._state:
+            return
+        self._state = state
+        try:
+            stack_state.save(self._places, state)
+        except OSError as error:  # a full disk must not end what runs
+            logger.warning("cannot write the state file", extra={"reason": error.strerror})
+
+    def _phase(self) -> stack_state.StackPhase:
+        if self._stopping:
+            return "stopping"
+        if not self._was_announced:
+            return "starting"
+        return "ready" if self._machine.is_ready else "degraded"
+
+    # ---- the loop's own
+
+    def _happened(self, tell: Callable[..., None], *what: object) -> None:
+        tell(*what, time.monotonic())
+        self._wake.set()
+
+    def _on_signal(self) -> None:
+        if self._stopping:
+            self._machine.hurry(time.monotonic())
+        self._stop()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._happened(self._machine.stop)
+
+    async def _keep_house(self) -> None:
+        """Bound the logs, replace a guard that was killed."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            for service in self._services.values():
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(logfiles.bound, service.log)
+            self._guard.ensure_alive()
+
+    async def _sleep_until(self, deadline: float | None) -> None:
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), timeout)
+        self._wake.clear()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,160 @@
+"""Logs, ports, sessions and the lock, with real files and processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.cli import stack_state
+from services.cli.places import Places
+from services.cli.problem import Problem
+from services.cli.supervise import logfiles, ports
+from services.cli.supervise.ports import require_free, require_space
+from services.cli.supervise.sessions import end_session, end_strays, members
+from tests.waiting import SECONDS, bearing, free_port, until
+
+SLEEP = "import subprocess, sys, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
+
+
+def append(log: Path, text: str) -> None:
+    descriptor = logfiles.open_log(log)
+    os.write(descriptor, text.encode())
+    os.close(descriptor)
+
+
+def test_a_log_is_appended_to(tmp_path: Path) -> None:
+    log = tmp_path / "api.log"
+    append(log, "one\n")
+    append(log, "two\n")
+
+    assert log.read_text() == "one\ntwo\n"
+
+
+def test_a_large_log_is_put_aside_and_the_last_few_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logfiles, "LARGEST_BYTES", 3)
+    log = tmp_path / "api.log"
+    for text in ("1111", "2222", "3333", "4444", "5555"):
+        append(log, text)
+
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        "api.log": "5555",
+        "api.log.1": "4444",
+        "api.log.2": "3333",
+        "api.log.3": "2222",
+    }
+
+
+def test_a_log_that_grows_while_it_is_open_is_emptied_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logfiles, "LARGEST_BYTES", 3)
+    log = tmp_path / "api.log"
+    descriptor = logfiles.open_log(log)
+    os.write(descriptor, b"1111")
+
+    assert logfiles.bound(log)
+    assert not logfiles.bound(log)
+    os.write(descriptor, b"22")
+    os.close(descriptor)
+    assert (log.read_text(), (tmp_path / "api.log.1").read_text()) == ("22", "1111")
+
+
+@pytest.mark.parametrize(
+    ("since", "lines"), [(0, ["b", "c"]), (4, ["c"]), (6, []), (99, ["b", "c"])]
+)
+def test_the_last_lines_of_a_log(tmp_path: Path, since: int, lines: list[str]) -> None:
+    log = tmp_path / "api.log"
+    log.write_text("a\nb\nc\n")
+
+    assert logfiles.last_lines(log, 2, since_byte=since) == lines
+
+
+def test_a_log_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
+    assert logfiles.last_lines(tmp_path / "api.log", 2) == []
+
+
+def test_a_taken_port_is_named_with_its_owner() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        with pytest.raises(Problem) as problem:
+            require_free("127.0.0.1", port, "--port")
+    assert problem.value.message == (
+        f"port {port} is taken by {psutil.Process().name()} (process {os.getpid()}):"
+        " choose another with --port"
+    )
+
+
+def test_a_free_port_is_fine() -> None:
+    require_free("127.0.0.1", free_port(), "--port")
+
+
+def test_a_disk_as_good_as_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_space(tmp_path)
+    monkeypatch.setattr(ports, "FREE_BYTES_NEEDED", 1 << 60)
+
+    with pytest.raises(Problem, match=r"is full \(\d+ MB free\)"):
+        require_space(tmp_path)
+
+
+@pytest.mark.parametrize("host", ["no such host", "192.0.2.1"], ids=["no address", "not ours"])
+def test_an_address_that_is_not_ours_is_named(host: str) -> None:
+    with pytest.raises(Problem, match=host):
+        require_free(host, free_port(), "--port")
+
+
+def start_family(**environment: str) -> subprocess.Popen[bytes]:
+    family = subprocess.Popen(
+        [sys.executable, "-c", SLEEP],
+        env={"PATH": os.environ["PATH"], **environment},
+        start_new_session=True,
+    )
+    until(lambda: len(members(family.pid)) == 2)
+    return family
+
+
+def test_a_session_ends_with_the_children_of_a_leader_that_was_killed() -> None:
+    family = start_family()
+    family.kill()
+    family.wait()
+
+    assert end_session(family.pid) == 1
+    until(lambda: members(family.pid) == [])
+
+
+def test_strays_are_found_by_their_environment_and_nobody_else_is_touched(tmp_path: Path) -> None:
+    ours = start_family(SPINDLL_STACK=str(tmp_path))
+    theirs = start_family(SPINDLL_STACK=str(tmp_path / "other"))
+    try:
+        assert end_strays({"SPINDLL_STACK": str(tmp_path)}) == 2
+        assert ours.wait(SECONDS) == -signal.SIGKILL
+        until(lambda: bearing("SPINDLL_STACK", str(tmp_path)) == [])
+        assert len(members(theirs.pid)) == 2
+    finally:
+        end_session(theirs.pid)
+        theirs.wait()
+
+
+def test_the_lock_is_held_until_every_holder_let_go(tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    places.make()
+    lock = stack_state.take_lock(places)
+    assert lock is not None
+    heir = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, pass_fds=(lock,))
+    assert stack_state.take_lock(places) is None
+    os.close(lock)
+
+    assert stack_state.is_locked(places)
+    heir.communicate(b"\n")
+    assert stack_state.wait_until_gone(places, SECONDS)

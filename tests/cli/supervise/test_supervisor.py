@@ -1,0 +1,189 @@
+"""The supervisor over real processes that do as a script says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from services.cli import stack_state
+from services.cli.places import Places
+from services.cli.supervise.reporting import Report, reports_from
+from services.cli.supervise.stack import ROOT, STACK_VARIABLE
+from tests.waiting import SECONDS, bearing, free_port, runs, until
+
+DRIVER = Path(__file__).with_name("scripted_stack.py")
+
+
+class Stack:
+    def __init__(self, data_dir: Path, port: int, scripts: list[dict[str, Any]]) -> None:
+        self.data_dir = data_dir
+        self.places = Places(data_dir)
+        options = {"data_dir": str(data_dir), "port": port, "grpc_port": 0}
+        said = json.dumps({"options": options, "services": scripts})
+        self.process = subprocess.Popen(
+            [sys.executable, str(DRIVER), said],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        self._reports = reports_from(os.dup(self.process.stdout.fileno()))
+        self.process.stdout.close()
+
+    def report(self) -> Report:
+        return next(report for report in self._reports if report.kind != "progress")
+
+    def pid(self, name: str) -> int | None:
+        state = stack_state.read(self.places)
+        found = {s.name: s.pid for s in state.services} if state else {}
+        return found.get(name)
+
+    def phase(self) -> str | None:
+        state = stack_state.read(self.places)
+        return state.phase if state else None
+
+    def processes(self) -> list[psutil.Process]:
+        return bearing(STACK_VARIABLE, str(self.data_dir))
+
+    def is_gone(self) -> bool:
+        return not self.processes() and not stack_state.is_locked(self.places)
+
+
+Make = Callable[..., Stack]
+
+
+@pytest.fixture
+def make_stack(tmp_path: Path) -> Iterator[Make]:
+    made: list[Stack] = []
+
+    def make(**changes: Any) -> Stack:
+        port = free_port()
+        base: dict[str, dict[str, Any]] = {
+            "redis": {"listens": True},
+            "engine": {"listens": True, "needs": ["redis"]},
+            "api": {"port": port, "needs": ["redis"]},
+        }
+        scripts = [{"name": n, **script, **changes.get(n, {})} for n, script in base.items()]
+        stack = Stack(tmp_path / "data", port, scripts)
+        made.append(stack)
+        return stack
+
+    yield make
+    for stack in made:
+        stack.process.send_signal(signal.SIGTERM)
+        stack.process.wait(SECONDS)
+    for stack in made:
+        until(stack.is_gone)
+
+
+def test_it_reports_ready_with_a_line_to_paste(make_stack: Make) -> None:
+    report = make_stack().report()
+
+    assert report.kind == "ready"
+    assert "curl http://127.0.0.1:" in report.text
+
+
+def test_a_stop_ends_all_in_reverse_order_and_leaves_nothing(
+    make_stack: Make, tmp_path: Path
+) -> None:
+    trace = {"trace": str(tmp_path / "trace")}
+    stack = make_stack(redis=trace, engine={**trace, "children": 2}, api=trace)
+    stack.report()
+    stack.process.terminate()
+
+    assert stack.process.wait(SECONDS) == 0
+    assert (tmp_path / "trace").read_text().split("\n")[-4:-1] == [
+        "stop api",
+        "stop engine",
+        "stop redis",
+    ]
+    until(stack.is_gone)
+    assert [p.name for p in stack.places.run_dir.iterdir()] == ["stack.lock"]
+
+
+def test_a_killed_service_comes_back_and_its_children_are_gone(make_stack: Make) -> None:
+    stack = make_stack(engine={"children": 2})
+    stack.report()
+    first = stack.pid("engine")
+    assert first is not None
+    children = until(lambda: psutil.Process(first).children())
+    os.kill(first, signal.SIGKILL)
+
+    until(lambda: stack.pid("engine") not in (None, first) and stack.phase() == "ready")
+    until(lambda: not any(runs(child) for child in children))
+
+
+def test_a_stubborn_service_is_killed_when_its_drain_is_over(make_stack: Make) -> None:
+    stack = make_stack(api={"stubborn": True, "drain": 0.2, "children": 1})
+    stack.report()
+    stack.process.terminate()
+
+    assert stack.process.wait(SECONDS) == 0
+    until(stack.is_gone)
+
+
+def test_when_the_supervisor_is_killed_the_guard_ends_everything(make_stack: Make) -> None:
+    stack = make_stack(engine={"children": 1}, api={"stubborn": True, "children": 1})
+    stack.report()
+    stack.process.kill()
+    stack.process.wait()
+
+    until(stack.is_gone)
+    assert [p.name for p in stack.places.run_dir.iterdir()] == ["stack.lock"]
+
+
+def test_a_service_that_cannot_start_is_named_with_its_last_words(make_stack: Make) -> None:
+    stack = make_stack(engine={"says": "OSError: [Errno 28] No space left on device", "exits": 1})
+    report = stack.report()
+
+    assert report.kind == "failed"
+    assert report.text.startswith("the engine cannot start: the disk is full")
+    assert "No space left on device" in report.details
+    assert stack.process.wait(SECONDS) == 1
+    until(stack.is_gone)
+
+
+def test_wrong_settings_are_quoted(make_stack: Make) -> None:
+    stack = make_stack(engine={"says": "SPINDLL_THREADS: must be a number", "exits": 2})
+
+    assert stack.report().text == (
+        "the engine does not accept its settings: SPINDLL_THREADS: must be a number"
+    )
+
+
+def test_a_second_stack_in_the_same_place_is_refused_with_the_address(make_stack: Make) -> None:
+    first, second = make_stack(), None
+    first.report()
+    second = make_stack()
+    state = stack_state.read(first.places)
+    assert state is not None
+
+    assert second.report().text == (
+        f"already running at {state.url} (data: {first.data_dir}); `down` stops it"
+    )
+    assert first.phase() == "ready"
+
+
+def test_what_a_stack_left_whose_guard_was_killed_too_is_swept_up(make_stack: Make) -> None:
+    stack = make_stack(engine={"children": 1})
+    stack.report()
+    left = stack.processes()
+    ours = psutil.Process(stack.process.pid)
+    (guard,) = [p for p in ours.children() if "services.cli.supervise.guard" in p.cmdline()]
+    guard.kill()
+    stack.process.kill()
+    stack.process.wait()
+    until(lambda: not stack_state.is_locked(stack.places))
+    again = make_stack()
+
+    assert again.report().kind == "ready"
+    assert not any(runs(process) for process in left)

@@ -1,0 +1,192 @@
+"""What commands make of answers, and of there being none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from services.cli import units
+from services.cli.api_client import ApiClient, model_path
+from services.cli.app import app
+from services.cli.commands.models import loaded_row_of, row_of
+from services.cli.commands.pull import rows
+from services.cli.commands.run import request, text_of
+from services.cli.connection import Connection, find
+from services.cli.places import Places
+from services.cli.problem import Problem
+from tests.waiting import free_port
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "said"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_265_056, "2.3 MB"), (4e12, "4.0 TB")],
+)
+def test_sizes(size_bytes: float, said: str) -> None:
+    assert units.size(size_bytes) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(3, "3 s"), (150, "2 min"), (10_000, "2 h"), (400_000, "4 d")]
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert units.duration(seconds) == said
+
+
+def test_the_environment_goes_before_the_data_directory(tmp_path: Path) -> None:
+    said = {"SPINDLL_URL": "http://box:8080/v1/", "SPINDLL_API_KEY": "sk-x"}
+
+    assert find(Places(tmp_path), said) == Connection("http://box:8080", "sk-x")
+
+
+def test_a_connection_never_shows_its_key() -> None:
+    assert "sk-x" not in repr(Connection("http://box", "sk-x"))
+
+
+def test_the_admin_key_goes_before_the_user_s(tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    places.user_key.parent.mkdir()
+    places.user_key.write_text("sk-user\n")
+    said = {"SPINDLL_URL": "http://box"}
+    assert find(places, said).key == "sk-user"
+    places.admin_key.write_text("sk-admin\n")
+
+    assert find(places, said).key == "sk-admin"
+
+
+def test_nothing_running_is_said_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="start it with `up --detach`"):
+        find(Places(tmp_path), {})
+
+
+def test_nobody_answering_is_one_line() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with ApiClient(Connection(url)) as api, pytest.raises(Problem) as problem:
+        api.get("/v1/models")
+
+    assert problem.value.message == f"nobody answers at {url}"
+
+
+ANSWERS: dict[str, tuple[int, str, str]] = {
+    "/v1/refused": (403, "application/json", '{"error":{"message":"not yours"}}'),
+    "/v1/broken": (502, "text/html", "<html>"),
+    "/v1/chat/completions": (
+        200,
+        "text/event-stream",
+        "\n\n".join(
+            [
+                ": queued",
+                'data: {"choices":[{"delta":{"content":"Pa"}}]}',
+                'data: {"error":{"message":"the model ended"}}',
+                "data: [DONE]\n\n",
+            ]
+        ),
+    ),
+}
+
+
+class Canned(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, kind, body = ANSWERS[self.path]
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def api() -> Iterator[ApiClient]:
+    with HTTPServer(("127.0.0.1", 0), Canned) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        with ApiClient(Connection(f"http://127.0.0.1:{server.server_port}", "sk-x")) as client:
+            yield client
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("/v1/refused", "not yours"), ("/v1/broken", "the server said 502 Bad Gateway")],
+    ids=["in words", "by a proxy"],
+)
+def test_a_refusal_in_the_server_s_words(api: ApiClient, path: str, said: str) -> None:
+    with pytest.raises(Problem) as problem:
+        api.get(path)
+
+    assert problem.value.message == said
+
+
+def test_an_error_inside_a_stream_comes_after_what_was_said(api: ApiClient) -> None:
+    chunks = api.stream_chat({"model": "tiny"})
+
+    assert text_of(next(chunks)) == "Pa"
+    with pytest.raises(Problem, match="the model ended"):
+        next(chunks)
+
+
+def test_a_name_with_slashes_is_one_path() -> None:
+    assert model_path("hf.co/a/b c:Q4?") == "/v1/models/hf.co/a/b%20c:Q4%3F"
+
+
+def test_what_was_not_said_is_left_to_the_model() -> None:
+    assert request("tiny", "hi") == {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "hi"}],
+    }
+    assert request("tiny", "hi", system="be brief", max_tokens=3, temperature=0) == {
+        "model": "tiny",
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": "hi"},
+        ],
+        "max_tokens": 3,
+        "temperature": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    "chunk", [{}, {"choices": []}, {"choices": [{"delta": {"role": "assistant"}}]}]
+)
+def test_a_chunk_without_text_adds_nothing(chunk: dict[str, Any]) -> None:
+    assert text_of(chunk) == ""
+
+
+def test_a_pull_has_a_bar_a_file_and_one_before_any_is_known() -> None:
+    job = {"model": "tiny:1b", "downloaded_bytes": 0, "total_bytes": None, "files": []}
+    file = {"path": "m.gguf", "digest": "sha256:" + "ab" * 32, "downloaded_bytes": 1}
+
+    assert rows(job) == [("tiny:1b", 0, None)]
+    assert rows({**job, "files": [{**file, "total_bytes": 2}]}) == [("m.gguf abababababab", 1, 2)]
+
+
+def test_what_the_server_does_not_say_is_a_dash() -> None:
+    assert row_of({"id": "tiny"}) == ["tiny", "-", "-", "-", "-", "-"]
+    assert loaded_row_of({"name": "tiny"}) == ["tiny", "-", "-", "-", "-", "-"]
+
+
+@pytest.mark.parametrize("command", ["down", "status", "logs"])
+def test_commands_without_a_stack_make_no_folder(tmp_path: Path, command: str) -> None:
+    CliRunner().invoke(app, [command, "--data", str(tmp_path / "data")])
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_is_documented() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
+    names = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
+
+    assert [name for name in names if f"## {name}" not in page] == []

@@ -1,0 +1,167 @@
+"""A whole stack as a person would start it, on ports and in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+
+from services.cli import stack_state
+from services.cli.places import Places
+from services.cli.supervise.stack import ROOT, STACK_VARIABLE
+from tests.waiting import bearing, free_port, until
+
+# What ./spindll hands over to.
+SPINDLL = [sys.executable, "-P", "-m", "services.cli"]
+
+
+class RunningStack:
+    """Starts with `up`, ends with `down`."""
+
+    def __init__(self, data_dir: Path, **settings: str) -> None:
+        self.data_dir = data_dir
+        self.places = Places(data_dir)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        inherited = {n: v for n, v in os.environ.items() if not n.startswith("SPINDLL_")}
+        self.printed = ""  # by the last `up`
+        self.environment = {**inherited, "PYTHONPATH": str(ROOT), **settings}
+
+    def up(self) -> subprocess.CompletedProcess[str]:
+        started = self.cli("up", "--detach", *self._ports())
+        self.printed = started.stdout
+        return started
+
+    def up_in_the_foreground(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*SPINDLL, "up", "--data", str(self.data_dir), *self._ports()],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def _ports(self) -> list[str]:
+        return ["--port", str(self.port), "--grpc-port", str(free_port())]
+
+    def down(self) -> subprocess.CompletedProcess[str]:
+        return self.cli("down")
+
+    def cli(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*SPINDLL, command, "--data", str(self.data_dir), *arguments],
+            env=self.environment,
+            cwd=self.data_dir.parent,
+            capture_output=True,
+            text=True,
+            timeout=110,
+        )
+
+    # ---- as a client
+
+    @property
+    def key(self) -> str:
+        return self.places.admin_key.read_text().strip()
+
+    def openai(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
+
+    def http(self) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+
+    def ask(self, content: str, model: str = "tiny") -> str:
+        with self.http() as http:
+            answer = http.post("/v1/chat/completions", json=greedy(content, model=model))
+        answer.raise_for_status()
+        text: str = answer.json()["choices"][0]["message"]["content"]
+        return text
+
+    def answers_again(self, content: str = "What is the capital of France?") -> str:
+        """Ask until there is an answer; what is refused meanwhile must be refused as `later`."""
+
+        def attempt() -> str | None:
+            with self.http() as http:
+                try:
+                    answer = http.post("/v1/chat/completions", json=greedy(content))
+                except httpx.TransportError:  # the api itself is away
+                    return None
+            if answer.status_code == 503:
+                assert "retry-after" in answer.headers
+                return None
+            answer.raise_for_status()
+            return str(answer.json()["choices"][0]["message"]["content"])
+
+        return str(until(attempt, "no answer came again"))
+
+    def readiness(self) -> tuple[int, list[str]]:
+        """The status of /ready and what it misses; 0 when nobody answers."""
+        try:
+            answer = httpx.get(f"{self.url}/ready", timeout=20, trust_env=False)
+        except httpx.TransportError:
+            return 0, []
+        return answer.status_code, answer.json()["missing"]
+
+    # ---- as the owner of the computer
+
+    def state(self) -> stack_state.StackState:
+        found = stack_state.read(self.places)
+        assert found is not None
+        return found
+
+    def pid_of(self, service: str) -> int:
+        """Of a service that runs."""
+
+        def pid() -> int | None:
+            return {s.name: s.pid for s in self.state().services if s.phase == "ready"}.get(service)
+
+        return int(until(pid, f"{service} is not ready") or 0)
+
+    def runner(self) -> psutil.Process:
+        children = psutil.Process(self.pid_of("engine")).children()
+        (runner,) = [p for p in children if "services.engine.runner" in p.cmdline()]
+        return runner
+
+    def kill(self, service: str) -> None:
+        """kill -9, and wait until it is back."""
+        pid = self.pid_of(service)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: self.pid_of(service) != pid, f"{service} did not come back")
+
+    def processes(self) -> list[psutil.Process]:
+        return bearing(STACK_VARIABLE, str(self.data_dir))
+
+    def sockets(self) -> list[Path]:
+        return [path for path in self.data_dir.rglob("*") if path.is_socket()]
+
+    def logs(self) -> str:
+        return "\n".join(
+            f"---- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-40:])
+            for log in sorted(self.places.logs_dir.glob("*.log"))
+        )
+
+
+def greedy(content: str, *, model: str = "tiny", **more: Any) -> dict[str, Any]:
+    message = {"role": "user", "content": content}
+    return {"model": model, "temperature": 0, "messages": [message], **more}
+
+
+def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    """The JSON events of a stream, without [DONE]."""
+    for line in response.iter_lines():
+        if line.startswith("data: ") and line != "data: [DONE]":
+            yield json.loads(line.removeprefix("data: "))
+
+
+def text_of(chunk: dict[str, Any]) -> str:
+    choices = chunk.get("choices") or [{}]
+    return str(choices[0].get("delta", {}).get("content") or "")
