@@ -1,0 +1,104 @@
+"""CPU seconds and memory of a server and all processes below it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+# First match wins; of the command line.
+_ROLES = (
+    ("services.engine.runner", "runner"),
+    ("services.engine", "engine"),
+    ("services.api", "api"),
+    ("gunicorn", "api"),
+    ("services.puller", "puller"),
+    ("services.cli", "supervisor"),
+    ("redis-server", "redis"),
+    ("valkey-server", "redis"),
+    ("llama-server", "llama-server"),
+    ("llama_cpp_server", "llama_cpp.server"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a process tree used in a span, by role."""
+
+    seconds: float  # of wall clock
+    cpu_seconds: Mapping[str, float]
+
+    @property
+    def all_cpu_seconds(self) -> float:
+        """Of all processes together."""
+        return sum(self.cpu_seconds.values())
+
+
+class Meter:
+    """`with Meter(pid) as meter: ...` then `meter.usage`. A process that ends meanwhile is lost."""
+
+    usage: Usage
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    def __enter__(self) -> Self:
+        self._before = _cpu_by_process(self._pid)
+        self._started_at = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        seconds = time.perf_counter() - self._started_at
+        used: dict[str, float] = defaultdict(float)
+        for process, cpu in _cpu_by_process(self._pid).items():
+            used[_role(process)] += cpu - self._before.get(process, 0.0)
+        self.usage = Usage(seconds, dict(used))
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of the tree; pages that processes share count once where the system can tell (PSS)."""
+    total = 0
+    for process in _tree(pid):
+        try:
+            memory = process.memory_full_info()
+        except psutil.Error:
+            continue
+        total += getattr(memory, "pss", memory.rss)
+    return total
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _cpu_by_process(pid: int) -> dict[psutil.Process, float]:
+    found: dict[psutil.Process, float] = {}
+    for process in _tree(pid):
+        try:
+            times = process.cpu_times()
+        except psutil.Error:
+            continue
+        found[process] = times.user + times.system
+    return found
+
+
+def _role(process: psutil.Process) -> str:
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return "other"
+    return next((role for mark, role in _ROLES if mark in command), "other")

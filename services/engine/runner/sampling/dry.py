@@ -1,0 +1,107 @@
+"""DRY: what it costs a token to continue a stretch that the text already contains.
+
+A token that would lengthen a repetition of n tokens loses multiplier * base ** (n - allowed_length).
+Same rule as llama.cpp's (ported there from github.com/LostRuins/koboldcpp/pull/982), another way to
+compute it: instead of a Z-function over the whole context per token, the length of the match that
+ends at each earlier position is carried along.
+
+    tokens    a b c c b c y a b c
+    matches   0 0 3 1 0 2 0 0 0        the last 3 tokens also end at position 2, and so on
+    so next:  c would make 4 (position 3), b 2 (position 4), y 3 (position 6)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.engine.core import Sampling
+
+_BREAKERS = (b"\n", b":", b'"', b"*")  # llama.cpp's default sequence breakers
+_LOG_FLOAT32_MAX = 88.7228391
+_MOST_COST = 1e30  # enough for never, and still a float32 after the subtraction
+
+
+def breaker_tokens(vocab_size: int, piece: Callable[[int], bytes]) -> frozenset[int]:
+    """The tokens that end a repetition: those whose text contains a default sequence breaker.
+
+    One pass over the vocabulary; make it once per model.
+    """
+    return frozenset(
+        token for token in range(vocab_size) if any(mark in piece(token) for mark in _BREAKERS)
+    )
+
+
+class Dry:
+    """One answer's tokens (prompt included) and the repetitions that end at its last one."""
+
+    def __init__(self, params: Sampling, prompt: Sequence[int], breakers: Iterable[int]) -> None:
+        self._multiplier = params.dry_multiplier
+        self._base = params.dry_base
+        self._allowed = params.dry_allowed_length
+        self.is_off = self._multiplier == 0.0 or self._base < 1.0
+        self._breakers = frozenset(breakers)
+        # Longer matches cost no more: beyond this the penalty leaves float32.
+        exponent = _LOG_FLOAT32_MAX / math.log(self._base) if self._base > 1.000001 else 0.0
+        self._longest = min(int(exponent) + self._allowed, np.iinfo(np.int32).max - 1)
+        # Two arrays of one capacity: [0, _size) tokens; [0, _size - 1) matches.
+        self._tokens = np.zeros(1024, np.int32)
+        self._matches = np.zeros(1024, np.int32)
+        self._size = 0
+        self._since_breaker = 0
+        if not self.is_off:
+            self._load(np.asarray(prompt, np.int32))
+
+    def accept(self, token: int) -> None:
+        """The answer goes on with this token."""
+        if self.is_off:
+            return
+        if self._size == len(self._tokens):
+            self._grow(2 * self._size)
+        self._tokens[self._size] = token
+        self._size += 1
+        # The match ending at i grows from the one that ended at i - 1, where the tokens agree.
+        matches = self._matches[: self._size - 1]
+        matches[1:] = matches[:-1].copy()
+        matches[:1] = 0
+        np.minimum(matches + 1, self._longest, out=matches)
+        matches *= self._tokens[: self._size - 1] == token
+        self._since_breaker = 0 if token in self._breakers else self._since_breaker + 1
+
+    def apply(self, logits: NDArray[np.float32]) -> None:
+        """Lower the logits of tokens that would go on repeating, in place."""
+        if self.is_off or self._size <= self._allowed or self._since_breaker < self._allowed:
+            return
+        matches = np.minimum(self._matches[: self._size - 1], self._since_breaker)
+        ends = np.flatnonzero(matches >= self._allowed)
+        ends = ends[np.argsort(matches[ends], kind="stable")]
+        # Ascending, so that the longest match of a token is the one the dictionary keeps.
+        longest = dict(zip(self._tokens[ends + 1].tolist(), matches[ends].tolist(), strict=True))
+        for token, length in longest.items():
+            if token not in self._breakers:
+                exponent = min(length, self._longest) - self._allowed
+                logits[token] -= min(self._multiplier * self._base**exponent, _MOST_COST)
+
+    def _load(self, prompt: NDArray[np.int32]) -> None:
+        """Take in a whole prompt: only matches with its end are needed, so walk back from it."""
+        self._size = len(prompt)
+        self._grow(max(len(self._tokens), 2 * self._size))
+        self._tokens[: self._size] = prompt
+        ends = np.arange(max(self._size - 1, 0))
+        length = 0
+        while len(ends) and length < self._longest:
+            # What stays are the positions whose match is longer than `length`.
+            ends = ends[prompt[ends - length] == prompt[self._size - 1 - length]]
+            length += 1
+            self._matches[ends] = length
+            ends = ends[ends >= length]
+        breaks = np.flatnonzero(np.isin(prompt, list(self._breakers)))
+        self._since_breaker = self._size - 1 - int(breaks[-1]) if len(breaks) else self._size
+
+    def _grow(self, capacity: int) -> None:
+        more = capacity - len(self._tokens)
+        self._tokens = np.concatenate([self._tokens, np.zeros(more, np.int32)])
+        self._matches = np.concatenate([self._matches, np.zeros(more, np.int32)])

@@ -1,0 +1,65 @@
+"""From measurements to files: nothing lost on the way, ratios the right way round."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from bench.plot import Line, line_plot
+from bench.report import markdown, write_plots
+from bench.results import Results, read_raw, write_raw
+
+
+def make_results() -> Results:
+    results = Results()
+    for number, (ours, theirs) in enumerate([(10.0, 5.0), (30.0, 10.0), (20.0, 40.0)]):
+        for clients, factor in ((1, 1.0), (8, 4.0)):
+            case = f"{clients} clients"
+            results.put("speed", case, "spindll", number, tokens_per_second=ours * factor)
+            results.put("speed", case, "llama-server", number, tokens_per_second=theirs * factor)
+    results.put("speed", "after all", "spindll", 0, resident_mib=512, nothing=None)
+    return results
+
+
+def test_raw_results_come_back_as_they_were(tmp_path: Path) -> None:
+    results = make_results()
+    about = {"command": "bench, with a comma", "cores": 2}
+
+    write_raw(results.measurements, about, tmp_path / "raw.csv")
+
+    assert read_raw(tmp_path / "raw.csv") == (results.measurements, about)
+
+
+def test_the_report_compares_medians_not_rounds() -> None:
+    report = markdown(make_results(), {"command": "x"}, plots={})
+
+    assert "| 1 clients | tokens_per_second | 20 | 10 | 2.00 x |" in report
+    assert "| 8 clients | tokens_per_second | 80 | 40 | 2.00 x |" in report
+    assert "| after all | resident_mib | 512 |  |  |" in report
+    assert "nothing" not in report
+
+
+def test_a_scenario_over_a_number_is_drawn(tmp_path: Path) -> None:
+    plots = write_plots(make_results(), tmp_path, "run")
+
+    assert plots == {"speed": "run-speed.svg"}
+    drawing = ET.fromstring((tmp_path / "run-speed.svg").read_text())
+    texts = [node.text for node in drawing.iter() if node.text and node.text.strip()]
+    assert {"speed", "clients", "tokens_per_second", "spindll", "llama-server"} <= set(texts)
+
+
+def test_a_plot_keeps_its_points_inside_and_higher_values_higher() -> None:
+    svg = line_plot([Line("<a&b>", ((1, 5), (4, 20), (16, 10)))], title="t", x="x", y="y")
+
+    drawing = ET.fromstring(svg)
+    spots = [
+        (float(node.attrib["cx"]), float(node.attrib["cy"]))
+        for node in drawing.iter("{http://www.w3.org/2000/svg}circle")
+    ]
+    assert all(0 < x < 640 and 0 < y < 360 for x, y in spots)
+    assert [x for x, _ in spots] == sorted(x for x, _ in spots)
+    assert spots[1][1] < spots[2][1] < spots[0][1]
+
+
+def test_a_plot_of_zeros_can_be_drawn() -> None:
+    ET.fromstring(line_plot([Line("a", ((0, 0), (0, 0)))], title="t", x="x", y="y"))
