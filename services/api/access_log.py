@@ -1,0 +1,93 @@
+"""The outermost layer of a request: its id, its log line, its headers, and the last word on bugs.
+
+Logged: method, route (not the path, which may name what a person does), status, seconds, whose key.
+Never a body, a query or a header.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.api.errors import response_of
+from services.shared.errors import InternalError
+from services.shared.logs import request_id
+
+logger = logging.getLogger(__name__)
+
+CLIENT_LEFT = 499  # nginx's status for it; never sent, only logged
+
+_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_QUIET = frozenset({"/health", "/ready"})
+
+
+class AccessLogMiddleware:
+    """Wraps everything else of the app."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, logged when it is over."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        request_id.set(exchange.id)
+        try:
+            await self._app(scope, receive, exchange.send)
+        except Exception:  # a worker survives every request
+            logger.exception("unexpected error")
+            if exchange.status is None:
+                await response_of(InternalError("internal error"))(scope, receive, exchange.send)
+        finally:
+            exchange.log()
+
+
+class _Exchange:
+    """One request and its answer, as far as the log is concerned."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.id = given if _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        self.status: int | None = None
+        self._scope = scope
+        self._send = send
+        self._started = time.perf_counter()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self.id
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+        await self._send(message)
+
+    def log(self) -> None:
+        route = self._scope.get("route")
+        principal = self._scope.get("state", {}).get("principal")
+        level = logging.DEBUG if self._scope["path"] in _QUIET else logging.INFO
+        logger.log(
+            level,
+            "request",
+            extra={
+                "method": self._scope["method"],
+                "route": getattr(route, "path", "-"),
+                "status": self.status or CLIENT_LEFT,
+                "seconds": round(time.perf_counter() - self._started, 4),
+                "principal": principal.id if principal else "-",
+            },
+        )

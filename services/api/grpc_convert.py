@@ -1,0 +1,150 @@
+"""The public gRPC messages in terms of the engine's, and back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from protos import engine_pb2, spindll_pb2
+from services.shared.errors import InvalidRequest
+from services.shared.store.manifest import FileRole, Manifest
+
+_KEY_BYTES = 32
+_DEFAULT_MAX_TOKENS = 512  # the original's
+_ROLES = frozenset({"system", "user", "assistant", "tool"})
+_PRIORITIES = {
+    spindll_pb2.PRIORITY_NORMAL: 0,
+    spindll_pb2.PRIORITY_LOW: -1,
+    spindll_pb2.PRIORITY_HIGH: 1,
+}
+_GPU_KINDS = frozenset({"cuda", "metal"})
+
+
+def check_encryption_key(key: bytes) -> None:
+    """Empty or 32 bytes. Anything else is a mistake that must not turn encryption off."""
+    if len(key) not in (0, _KEY_BYTES):
+        raise InvalidRequest(
+            f"encryption_key must be empty or {_KEY_BYTES} bytes, not {len(key)}",
+            param="encryption_key",
+        )
+
+
+def template_messages(messages: Sequence[spindll_pb2.Message]) -> list[dict[str, Any]]:
+    """Messages as chat templates know them."""
+    if not messages:
+        raise InvalidRequest("messages must not be empty", param="messages")
+    plain = []
+    for number, message in enumerate(messages):
+        role = "system" if message.role == "developer" else message.role
+        if role not in _ROLES:
+            raise InvalidRequest(
+                f"messages[{number}].role is {message.role!r}", param=f"messages[{number}].role"
+            )
+        plain.append({"role": role, "content": message.content})
+    return plain
+
+
+def set_params(submit: engine_pb2.Submit, params: spindll_pb2.GenerateParams) -> None:
+    """What the client said about sampling and length; a negative max_tokens means no limit."""
+    for name in ("temperature", "top_p", "seed"):
+        if params.HasField(name):
+            setattr(submit.sampling, name, getattr(params, name))
+    if params.HasField("top_k"):
+        submit.sampling.top_k = max(0, params.top_k)
+    max_tokens = params.max_tokens if params.HasField("max_tokens") else _DEFAULT_MAX_TOKENS
+    if max_tokens >= 0:
+        submit.stopping.max_tokens = max_tokens
+    submit.stopping.strings.extend(text for text in params.stop if text)
+
+
+def usage(finished: engine_pb2.Finished, *, seconds: float) -> spindll_pb2.UsageStats:
+    """The last message's figures; the rate counts all the time the client waited."""
+    return spindll_pb2.UsageStats(
+        prompt_tokens=finished.prompt_tokens,
+        completion_tokens=finished.completion_tokens,
+        tokens_per_second=finished.completion_tokens / seconds if seconds > 0 else 0.0,
+    )
+
+
+def load_settings(request: spindll_pb2.LoadRequest) -> engine_pb2.ModelSettings:
+    """How to load. 0 layers is what an old client sends that says nothing: automatic, as -1."""
+    settings = engine_pb2.ModelSettings(priority=_PRIORITIES.get(request.priority, 0))
+    if request.gpu_layers > 0:
+        settings.gpu_layers = request.gpu_layers
+    return settings
+
+
+def model_list(manifests: Iterable[Manifest]) -> spindll_pb2.ListResponse:
+    """Every model, with what pickers show."""
+    return spindll_pb2.ListResponse(
+        models=[_model_info(manifest) for manifest in manifests],
+        prefer_format="mlx" if sys.platform == "darwin" else "gguf",
+    )
+
+
+def status(loaded: engine_pb2.LoadedResponse) -> spindll_pb2.StatusResponse:
+    """What is loaded, the memory, and the totals of the running models."""
+    return spindll_pb2.StatusResponse(
+        models=[
+            spindll_pb2.LoadedModel(
+                name=m.name,
+                memory_used=m.memory_bytes,
+                gpu_layers=m.gpu_layers,
+                digest=m.digest,
+                context_length=m.context_length,
+            )
+            for m in loaded.models
+            if m.state == engine_pb2.MODEL_STATE_READY
+        ],
+        memory=_memory(loaded.devices),
+        devices=[device.name for device in loaded.devices],
+        metrics=_metrics([m.counters for m in loaded.models]),
+    )
+
+
+def _model_info(manifest: Manifest) -> spindll_pb2.ModelInfo:
+    description = manifest.description
+    weights = [file.path for file in manifest.files if file.role is FileRole.MODEL]
+    return spindll_pb2.ModelInfo(
+        name=manifest.name,
+        repo=manifest.source,
+        file=weights[0] if weights else "",
+        quantization=description.quantization or "",
+        size_bytes=manifest.size_bytes,
+        digest=manifest.digest,
+        model_name=manifest.name,
+        architecture=description.architecture,
+        context_length=description.context_length or 0,
+        format=description.format,
+        base_model=description.base_model or "",
+        display_name=manifest.name,
+    )
+
+
+def _memory(devices: Iterable[engine_pb2.DeviceMemory]) -> spindll_pb2.MemoryInfo:
+    memory = spindll_pb2.MemoryInfo()
+    for device in devices:
+        used = device.total_bytes - min(device.free_bytes, device.total_bytes)
+        if device.kind in _GPU_KINDS:
+            memory.total_vram += device.total_bytes
+            memory.used_vram += used
+            memory.available_vram += device.free_bytes
+        else:
+            memory.total_ram += device.total_bytes
+            memory.used_ram += used
+            memory.available_ram += device.free_bytes
+    return memory
+
+
+def _metrics(counters: Sequence[engine_pb2.RunnerCounters]) -> spindll_pb2.EngineMetrics:
+    prompt = sum(c.prompt_tokens for c in counters)
+    computed = sum(c.computed_tokens for c in counters)
+    completion = sum(c.completion_tokens for c in counters)
+    seconds = sum(c.step_seconds for c in counters)
+    return spindll_pb2.EngineMetrics(
+        cache_hit_rate=1 - computed / prompt if prompt else 0.0,
+        total_prompt_tokens=prompt,
+        total_completion_tokens=completion,
+        avg_tokens_per_second=completion / seconds if seconds else 0.0,
+    )

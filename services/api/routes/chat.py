@@ -1,0 +1,68 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from protos import engine_pb2
+from services.api import convert
+from services.api.answering import streamed, whole
+from services.api.auth import Principal
+from services.api.chat_answer import ChatChunks, WholeChat
+from services.api.dependencies import ApiParts, Parts, RequireUser, body_of
+from services.api.prompts.render import Conversation, chat_prompt
+from services.api.schemas.chat import ChatRequest
+from services.api.usage import Tally
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions")
+async def create_chat_completion(
+    request: Request,
+    body: Annotated[ChatRequest, Depends(body_of(ChatRequest))],
+    api: Parts,
+    principal: RequireUser,
+) -> Response:
+    """Continue a conversation."""
+    answer_id = f"chatcmpl-{secrets.token_hex(12)}"
+    submit = await _submit(body, api, principal, answer_id)
+    generation = await api.engine.generate([submit])
+    tally = Tally(generation)
+    if not body.stream:
+        answer = WholeChat(answer_id, body.model, answers=generation.answers, tally=tally)
+        return await whole(request, generation, answer)
+    chunks = ChatChunks(
+        answer_id,
+        body.model,
+        answers=generation.answers,
+        tally=tally,
+        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+    )
+    silence = api.settings.sse_keepalive_seconds
+    return await streamed(request, generation, chunks, silence_seconds=silence)
+
+
+async def _submit(
+    body: ChatRequest, api: ApiParts, principal: Principal, answer_id: str
+) -> engine_pb2.Submit:
+    manifest = await api.catalog.resolve(body.model)
+    conversation = Conversation(
+        messages=convert.template_messages(body.messages),
+        tools=convert.template_tools(body),
+        options=convert.template_options(body),
+        add_generation_prompt=body.add_generation_prompt is not False,
+        continue_final_message=bool(body.continue_final_message),
+    )
+    prompt = await asyncio.to_thread(chat_prompt, manifest, conversation)
+    envelope = convert.Envelope(
+        trace_id=answer_id,
+        model=manifest.name,
+        principal=principal.id,
+        timeout_seconds=api.settings.request_timeout_seconds or None,
+    )
+    return convert.chat_submit(body, prompt, envelope)

@@ -1,0 +1,68 @@
+"""The api's settings: where it listens, how it is limited. See services/shared/settings.py."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from services.shared.settings import SharedSettings
+
+
+class ApiSettings(SharedSettings):
+    """Read once by `__main__`, gunicorn's configuration and `asgi`."""
+
+    api_host: str = Field(
+        default="127.0.0.1", description="Address the HTTP and public gRPC servers listen on."
+    )
+    api_port: int = Field(default=8080, ge=0, le=65535, description="HTTP port.")
+    grpc_port: int = Field(
+        default=50051, ge=0, le=65535, description="Public gRPC port; 0 switches it off."
+    )
+    api_workers: int = Field(
+        default=0, ge=0, le=64, description="Worker processes; 0: one per core, at most two."
+    )
+    max_body_bytes: int = Field(
+        default=32 << 20, ge=1024, description="Largest request body; larger ones get a 413."
+    )
+    sse_keepalive_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        description="A stream with nothing to say sends a comment this often.",
+    )
+    key_cache_seconds: float = Field(
+        default=30.0, ge=0, description="How long a worker trusts a key it has looked up."
+    )
+    request_timeout_seconds: float = Field(
+        default=0.0, ge=0, description="Give a request up after this long; 0: never."
+    )
+    load_timeout_seconds: float = Field(
+        default=900.0, gt=0, description="How long an explicit load may take."
+    )
+    drain_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        le=3600,
+        description="On stop, running answers may take this long to finish.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Browser origins that may call the API, comma separated; * for all."
+    )
+    forwarded_allow_ips: str = Field(
+        default="127.0.0.1",
+        description="Proxies whose X-Forwarded-* headers are believed, comma separated.",
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def worker_count(self) -> int:
+        """How many gunicorn workers to run."""
+        return self.api_workers or min(2, os.cpu_count() or 1)

@@ -1,0 +1,222 @@
+"""Conversations rendered by templates of every style one meets, and by all the real ones at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.api.prompts.render import Conversation, chat_prompt
+from services.shared.errors import InvalidModelFile, InvalidRequest
+from services.shared.store.manifest import Description, Manifest
+
+HERE = Path(__file__).parent / "templates"
+SHARED = Path(__file__).resolve().parents[4] / "shared"
+REAL_TEMPLATES = sorted((SHARED / "data" / "chat-templates").glob("*.jinja"))
+
+USER = {"role": "user", "content": "UserWords"}
+SYSTEM = {"role": "system", "content": "SystemWords"}
+ANSWER = {"role": "assistant", "content": "AnswerWords"}
+MORE = {"role": "user", "content": "MoreWords"}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "Which."}},
+            "required": ["city"],
+        },
+    },
+}
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {
+            "id": "abcdefgh1",
+            "type": "function",
+            "function": {"name": "get_weather", "arguments": '{"city": "CityWords"}'},
+        }
+    ],
+}
+RESULT = {"role": "tool", "content": "ResultWords", "tool_call_id": "abcdefgh1"}
+
+CONVERSATIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a question": ({"messages": [USER]}, ["UserWords"]),
+    "with a system prompt": ({"messages": [SYSTEM, USER]}, ["SystemWords", "UserWords"]),
+    "three turns": (
+        {"messages": [USER, ANSWER, MORE]},
+        ["UserWords", "AnswerWords", "MoreWords"],
+    ),
+    "with tools": ({"messages": [USER], "tools": [TOOL]}, ["get_weather", "UserWords"]),
+    "a call and its result": (
+        {"messages": [USER, CALL, RESULT], "tools": [TOOL]},
+        ["get_weather", "CityWords", "ResultWords"],
+    ),
+    "after a call": (
+        {"messages": [USER, CALL, RESULT, ANSWER, MORE], "tools": [TOOL]},
+        ["CityWords", "ResultWords", "AnswerWords", "MoreWords"],
+    ),
+}
+
+
+def make_manifest(template: str | None, **changes: Any) -> Manifest:
+    fields: dict[str, Any] = {
+        "format": "gguf",
+        "architecture": "x",
+        "chat_template": template,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+    }
+    manifest_fields = {k: changes.pop(k) for k in ("system", "messages") if k in changes}
+    return Manifest(
+        name="m:latest",
+        source="test",
+        created_at=0,
+        files=(),
+        description=Description(**{**fields, **changes}),
+        **manifest_fields,
+    )
+
+
+def style(name: str) -> str:
+    return (HERE / f"{name}.jinja").read_text()
+
+
+def render(template: str | None, **conversation: Any) -> str:
+    prompt = chat_prompt(make_manifest(template), Conversation(**conversation))
+    return "".join(piece.text for piece in prompt.pieces)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(HERE.glob("*.jinja"))])
+@pytest.mark.parametrize("situation", CONVERSATIONS)
+def test_everything_said_reaches_the_prompt(name: str, situation: str) -> None:
+    conversation, words = CONVERSATIONS[situation]
+    text = render(style(name), **conversation)
+
+    assert [word for word in words if word not in text] == []
+
+
+@pytest.mark.skipif(not REAL_TEMPLATES, reason="the folder of real templates is not here")
+@pytest.mark.parametrize("path", REAL_TEMPLATES, ids=lambda path: path.stem)
+def test_everything_said_reaches_the_prompt_of_real_templates(path: Path) -> None:
+    template = path.read_text()
+    for conversation, words in CONVERSATIONS.values():
+        text = render(template, **conversation)
+        assert [word for word in words if word not in text] == []
+
+
+def test_a_qwen_like_template_renders_exactly() -> None:
+    text = render(style("qwen_like"), messages=[SYSTEM, USER])
+
+    assert text == (
+        "<|im_start|>system\nSystemWords<|im_end|>\n"
+        "<|im_start|>user\nUserWords<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_variables_of_the_template_can_be_set() -> None:
+    text = render(style("qwen_like"), messages=[USER], options={"enable_thinking": False})
+
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+def test_arguments_are_an_object_or_text_as_the_template_needs() -> None:
+    conversation = {"messages": [USER, CALL, RESULT], "tools": [TOOL]}
+
+    assert '"arguments": {"city": "CityWords"}}' in render(style("qwen_like"), **conversation)
+    assert '"arguments": {"city": "CityWords"}}' in render(style("hermes_tools"), **conversation)
+
+
+def test_a_system_prompt_goes_into_the_question_where_there_is_no_system_role() -> None:
+    assert render(style("gemma_like"), messages=[SYSTEM, USER]) == (
+        "<s><start_of_turn>user\nSystemWords\n\nUserWords<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def test_several_system_messages_become_one() -> None:
+    text = render(
+        style("qwen_like"), messages=[SYSTEM, {"role": "system", "content": "Second"}, USER]
+    )
+
+    assert text.startswith("<|im_start|>system\nSystemWords\n\nSecond<|im_end|>\n")
+
+
+def test_what_a_template_refuses_is_400_in_its_own_words() -> None:
+    with pytest.raises(InvalidRequest, match="roles must alternate"):
+        render(style("gemma_like"), messages=[USER, MORE])
+
+
+def test_a_template_that_is_no_jinja_is_the_models_fault() -> None:
+    with pytest.raises(InvalidModelFile, match="not valid Jinja"):
+        render("{% for", messages=[USER])
+
+
+def test_a_template_without_end_is_stopped() -> None:
+    forever = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(InvalidModelFile):
+        render(forever, messages=[USER])
+
+
+def test_a_model_without_a_template_says_it_only_completes() -> None:
+    with pytest.raises(InvalidRequest, match="completes text") as caught:
+        render(None, messages=[USER])
+
+    assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize("name", ["messages", "bos_token", "a b", "max_seconds", "self"])
+def test_options_cannot_replace_what_is_ours(name: str) -> None:
+    with pytest.raises(InvalidRequest):
+        render(style("qwen_like"), messages=[USER], options={name: 1})
+
+
+def test_arguments_that_are_no_object_are_400() -> None:
+    function = {"name": "f", "arguments": "[1]"}
+    call = {**CALL, "tool_calls": [{"id": "abcdefgh1", "function": function}]}
+    with pytest.raises(InvalidRequest, match="not a JSON object"):
+        render(style("qwen_like"), messages=[USER, call, RESULT])
+
+
+@pytest.mark.parametrize(
+    ("name", "add_bos", "starts"),
+    [
+        ("llama3_like", True, "<s><|start"),
+        ("qwen_like", True, "<s><|im_start|>"),
+        ("qwen_like", False, "<|im_start|>"),
+    ],
+)
+def test_bos_is_there_once_when_the_model_wants_it(name: str, add_bos: bool, starts: str) -> None:
+    manifest = make_manifest(style(name), add_bos=add_bos)
+    prompt = chat_prompt(manifest, Conversation(messages=[USER]))
+
+    assert not prompt.add_special
+    assert prompt.pieces[0].text.startswith(starts)
+    assert prompt.pieces[0].text.count("<s>") == (1 if add_bos else 0)
+
+
+def test_the_models_own_system_prompt_and_examples_come_first() -> None:
+    manifest = make_manifest(
+        style("qwen_like"), system="Own", messages=({"role": "user", "content": "Example"},)
+    )
+
+    def text(*messages: dict[str, Any]) -> str:
+        return chat_prompt(manifest, Conversation(messages=messages)).pieces[0].text
+
+    assert text(USER).startswith("<|im_start|>system\nOwn<|im_end|>\n<|im_start|>user\nExample")
+    assert text(SYSTEM, USER).startswith(
+        "<|im_start|>system\nSystemWords<|im_end|>\n<|im_start|>user\nExample"
+    )
+
+
+def test_a_final_message_is_continued_without_an_end() -> None:
+    text = render(
+        style("qwen_like"),
+        messages=[USER, {"role": "assistant", "content": "The city is "}],
+        continue_final_message=True,
+    )
+
+    assert text.endswith("<|im_start|>assistant\nThe city is ")

@@ -1,0 +1,210 @@
+"""A real gRPC engine whose answers are written down beforehand; for faults no real one has.
+
+    script = {"slow": Script([queued(2), ...])}      by model name; "*" answers any other model
+A script's steps are events without ids (sent as they are) or an `asyncio.Event` to wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import grpc
+import grpc.aio
+import msgspec
+
+from protos import engine_pb2
+from protos.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
+from services.shared.errors import SpindllError, to_wire
+
+Step = engine_pb2.Event | asyncio.Event
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def queued(position: int, reason: int = engine_pb2.QUEUE_REASON_SLOTS) -> engine_pb2.Event:
+    event = engine_pb2.Event()
+    event.queued.position = position
+    event.queued.reason = reason  # type: ignore[assignment]
+    return event
+
+
+def started(prompt_tokens: int = 7, cached_tokens: int = 3) -> engine_pb2.Event:
+    event = engine_pb2.Event()
+    event.started.prompt_tokens = prompt_tokens
+    event.started.cached_tokens = cached_tokens
+    return event
+
+
+def delta(
+    text: str, index: int = 0, logprobs: Sequence[engine_pb2.TokenLogprob] = ()
+) -> engine_pb2.Event:
+    return engine_pb2.Event(
+        index=index, delta=engine_pb2.Delta(text=text, tokens=1, logprobs=logprobs)
+    )
+
+
+def finished(
+    reason: str = "STOP", index: int = 0, tokens: int = 2, **fields: Any
+) -> engine_pb2.Event:
+    return engine_pb2.Event(
+        index=index,
+        finished=engine_pb2.Finished(
+            reason=engine_pb2.FinishReason.Value(f"FINISH_REASON_{reason}"),
+            prompt_tokens=7,
+            cached_tokens=3,
+            completion_tokens=tokens,
+            timings=engine_pb2.Timings(
+                queue_seconds=0.001, prompt_seconds=0.02, generate_seconds=0.5
+            ),
+            **fields,
+        ),
+    )
+
+
+def failed(error: SpindllError) -> engine_pb2.Event:
+    wire = to_wire(error)
+    details = wire.pop("details", None)
+    return engine_pb2.Event(
+        error=engine_pb2.Error(
+            **wire, details=msgspec.json.encode(details).decode() if details else ""
+        )
+    )
+
+
+class ScriptedEngine(EngineServicer):
+    """Plays its scripts, and keeps what it was sent. `start` and `stop` make it a server."""
+
+    def __init__(self, scripts: Mapping[str, Sequence[Step]] | None = None) -> None:
+        self.scripts: dict[str, Sequence[Step]] = dict(scripts or {})
+        self.submits: list[engine_pb2.Submit] = []
+        self.cancels: list[int] = []
+        self.calls: list[Any] = []
+        self.sessions = 0
+        self.accepting = True
+        self.problems: list[str] = []
+        self.unary_error: SpindllError | None = None
+        self.address = ""
+        self._changed = asyncio.Condition()
+        self._server: grpc.aio.Server | None = None
+        self._breaks: list[asyncio.Event] = []
+
+    async def start(self, address: str = "127.0.0.1:0") -> None:
+        self._server = grpc.aio.server()
+        add_EngineServicer_to_server(self, self._server)
+        host, _, _ = address.rpartition(":")
+        self.address = f"{host}:{self._server.add_insecure_port(address)}"
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(0)
+
+    def break_sessions(self) -> None:
+        """As a crash of the engine would: the streams end with an error."""
+        for broken in self._breaks:
+            broken.set()
+        self._breaks.clear()
+
+    async def wait_until(self, claim: Any) -> None:
+        """Until `claim()` is true of what was received."""
+        async with self._changed:
+            await asyncio.wait_for(self._changed.wait_for(claim), 10)
+
+    async def Session(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[engine_pb2.ClientFrame], context: Context
+    ) -> None:
+        self.sessions += 1
+        outbox: asyncio.Queue[engine_pb2.EngineFrame] = asyncio.Queue()
+        broken = asyncio.Event()
+        self._breaks.append(broken)
+        tasks = [
+            asyncio.create_task(self._receive(request_iterator, outbox)),
+            asyncio.create_task(_send(context, outbox)),
+            asyncio.create_task(broken.wait()),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+        if broken.is_set():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "broken, at ipv4:127.0.0.1:1")
+
+    async def _receive(
+        self,
+        frames: AsyncIterator[engine_pb2.ClientFrame],
+        outbox: asyncio.Queue[engine_pb2.EngineFrame],
+    ) -> None:
+        playing: dict[int, asyncio.Task[None]] = {}
+        async for frame in frames:
+            async with self._changed:
+                self.submits.extend(frame.submits)
+                self.cancels.extend(frame.cancels)
+                self._changed.notify_all()
+            for submit in frame.submits:
+                playing[submit.request_id] = asyncio.create_task(self._play(submit, outbox))
+            for request_id in frame.cancels:
+                playing[request_id].cancel()
+
+    async def _play(
+        self, submit: engine_pb2.Submit, outbox: asyncio.Queue[engine_pb2.EngineFrame]
+    ) -> None:
+        for step in self.scripts.get(submit.model, self.scripts.get("*", ())):
+            if isinstance(step, asyncio.Event):
+                await step.wait()
+                continue
+            event = engine_pb2.Event()
+            event.CopyFrom(step)
+            event.request_id = submit.request_id
+            await outbox.put(engine_pb2.EngineFrame(events=[event]))
+
+    async def _unary(self, request: Any, context: Context, answer: Any) -> Any:
+        self.calls.append(request)
+        if self.unary_error is not None:
+            wire = msgspec.json.encode(to_wire(self.unary_error)).decode()
+            context.set_trailing_metadata((("spindll-error", quote(wire)),))
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "see spindll-error")
+        return answer
+
+    async def Load(self, request: engine_pb2.LoadRequest, context: Context) -> Any:  # noqa: N802
+        answer = engine_pb2.LoadResponse(
+            already_loaded=False, model=engine_pb2.LoadedModel(name=request.model, pid=77)
+        )
+        return await self._unary(request, context, answer)
+
+    async def Unload(self, request: engine_pb2.UnloadRequest, context: Context) -> Any:  # noqa: N802
+        return await self._unary(request, context, engine_pb2.UnloadResponse(was_loaded=True))
+
+    async def Loaded(self, request: engine_pb2.LoadedRequest, context: Context) -> Any:  # noqa: N802
+        model = engine_pb2.LoadedModel(
+            name="tiny:latest",
+            state=engine_pb2.MODEL_STATE_READY,
+            memory_bytes=2**33,
+            running=1,
+            queued=2,
+            pid=77,
+        )
+        device = engine_pb2.DeviceMemory(name="host", kind="host", total_bytes=10, free_bytes=4)
+        answer = engine_pb2.LoadedResponse(models=[model], devices=[device], budget_bytes=2**34)
+        return await self._unary(request, context, answer)
+
+    async def Plan(self, request: engine_pb2.PlanRequest, context: Context) -> Any:  # noqa: N802
+        answer = engine_pb2.PlanResponse(
+            action=engine_pb2.PLAN_ACTION_EVICT, evict=["other:latest"], explanation="makes room"
+        )
+        return await self._unary(request, context, answer)
+
+    async def Tokenize(self, request: engine_pb2.TokenizeRequest, context: Context) -> Any:  # noqa: N802
+        return await self._unary(request, context, engine_pb2.TokenizeResponse(ids=[1]))
+
+    async def Health(self, request: engine_pb2.HealthRequest, context: Context) -> Any:  # noqa: N802
+        return engine_pb2.HealthResponse(
+            accepting=self.accepting, version="0", problems=self.problems
+        )
+
+
+async def _send(context: Context, outbox: asyncio.Queue[engine_pb2.EngineFrame]) -> None:
+    while True:
+        await context.write(await outbox.get())

@@ -1,0 +1,159 @@
+"""One status per error, one shape for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.api.errors import HTTP_STATUS, body_of, path_of, response_of, status_of
+from services.shared.errors import (
+    EngineBusy,
+    InternalError,
+    ModelNotFound,
+    SpindllError,
+    every_error,
+)
+from tests.api.conftest import Api, make_manifest, put_model, running_api
+from tests.api.scripted_engine import ScriptedEngine
+
+
+@pytest.mark.parametrize("cls", every_error(), ids=lambda cls: cls.__name__)
+def test_every_error_has_a_status(cls: type[SpindllError]) -> None:
+    error = cls("words")
+
+    assert 400 <= status_of(error) < 600
+    assert body_of(error)["error"]["message"] == "words"
+    assert response_of(error).status_code == status_of(error)
+
+
+def test_the_table_names_no_error_twice_over() -> None:
+    assert set(HTTP_STATUS) <= set(every_error())
+
+
+def test_details_are_members_of_the_error() -> None:
+    error = ModelNotFound("no", details={"models": ["a"], "code": "forged"})
+
+    assert body_of(error)["error"]["models"] == ["a"]
+    assert body_of(error)["error"]["code"] == "model_not_found"
+
+
+def test_retry_after_is_whole_seconds_rounded_up() -> None:
+    assert response_of(EngineBusy("", retry_after_seconds=0.1)).headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        (("messages", 0, "content"), "messages[0].content"),
+        (("prompt", 1, "str"), "prompt[1]"),
+        (("tool_choice", "literal['none']"), "tool_choice"),
+        (("missing",), "missing"),
+        ((), ""),
+    ],
+    ids=str,
+)
+def test_paths_are_written_as_people_write_them(location: tuple[int | str, ...], path: str) -> None:
+    body = {"messages": [{"content": 1}], "prompt": ["a", 3], "tool_choice": "maybe"}
+
+    assert path_of(location, body) == path
+
+
+async def test_an_unknown_route_is_404_in_the_same_shape(api: Api) -> None:
+    async with api.client() as client:
+        answer = await client.get("/v1/nothing")
+
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "unknown_route"
+
+
+async def test_a_wrong_method_is_405_in_the_same_shape(api: Api) -> None:
+    async with api.client() as client:
+        answer = await client.get("/v1/chat/completions")
+
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "POST"
+    assert answer.json()["error"]["code"] == "method_not_allowed"
+
+
+async def test_a_body_too_large_is_413_in_the_same_shape(
+    tmp_path: Path, redis_url: str, engine: ScriptedEngine
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield b" " * 1024
+
+    async with (
+        running_api(tmp_path, redis_url, engine, max_body_bytes=2048) as api,
+        api.client() as client,
+    ):
+        announced = await client.post("/v1/chat/completions", content=b" " * 4096)
+        chunked = await client.post("/v1/chat/completions", content=chunks())
+
+    for answer in (announced, chunked):
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "request_too_large"
+
+
+async def test_a_bug_is_an_apology_without_its_words(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken() -> None:
+        raise RuntimeError("at /secret/path")
+
+    monkeypatch.setattr(api.app.state.parts.catalog, "models", broken)
+    async with api.client() as client:
+        answer = await client.get("/v1/models")
+
+    assert answer.status_code == 500
+    assert answer.json() == body_of(InternalError("internal error"))
+    assert "unexpected error" in caplog.messages
+
+
+async def test_every_answer_carries_its_id_and_no_server_name(api: Api) -> None:
+    async with api.client() as client:
+        given = await client.get("/health", headers={"x-request-id": "mine-1"})
+        odd = await client.get("/health", headers={"x-request-id": "a b\tc"})
+
+    assert given.headers["x-request-id"] == "mine-1"
+    assert odd.headers["x-request-id"].startswith("req_")
+    assert "server" not in given.headers
+    assert given.headers["x-content-type-options"] == "nosniff"
+    assert "access-control-allow-origin" not in given.headers
+
+
+async def test_browsers_are_let_in_only_from_the_origins_named(
+    tmp_path: Path, redis_url: str, engine: ScriptedEngine
+) -> None:
+    put_model(tmp_path / "data" / "models", make_manifest())
+    preflight = {"access-control-request-method": "POST", "origin": "https://a.example"}
+    async with (
+        running_api(tmp_path, redis_url, engine, cors_origins="https://a.example") as api,
+        api.client("") as client,
+    ):
+        answer = await client.options("/v1/chat/completions", headers=preflight)
+        other = await client.options(
+            "/v1/chat/completions", headers={**preflight, "origin": "https://b.example"}
+        )
+
+    assert answer.headers["access-control-allow-origin"] == "https://a.example"
+    assert "access-control-allow-origin" not in other.headers
+
+
+async def test_the_log_names_the_route_and_the_key_but_no_content(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with api.client() as client:
+        await client.get("/v1/models/tiny?secret=yes")
+
+    record = next(r for r in caplog.records if r.message == "request")
+    fields = vars(record)
+    assert (fields["method"], fields["route"], fields["status"]) == (
+        "GET",
+        "/v1/models/{name:path}",
+        200,
+    )
+    assert fields["principal"].startswith("key_")
+    assert "secret" not in str(fields)

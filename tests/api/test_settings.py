@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from services.api.settings import ApiSettings
+
+
+def test_the_defaults_listen_to_this_machine_only() -> None:
+    settings = ApiSettings()
+
+    assert settings.api_host == "127.0.0.1"
+    assert 1 <= settings.worker_count <= 2
+    assert settings.cors_origins == ()
+
+
+def test_origins_come_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPINDLL_CORS_ORIGINS", "https://a.example, https://b.example,")
+
+    assert ApiSettings().cors_origins == ("https://a.example", "https://b.example")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("API_PORT", "70000"), ("MAX_BODY_BYTES", "1"), ("SSE_KEEPALIVE_SECONDS", "0")],
+)
+def test_values_nobody_can_act_on_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"SPINDLL_{name}", value)
+
+    with pytest.raises(ValidationError, match=name.lower()):
+        ApiSettings()
