@@ -1,0 +1,51 @@
+"""Which GGUF architectures the engine loads, and what the others are."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+ENCODERS = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "llama-embed",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "t5encoder",
+    }
+)
+
+# In a GGUF by themselves, and no model to talk to.
+PARTS = {
+    "clip": "a vision projector",
+    "dflash": "a draft head",
+    "eagle3": "a draft head",
+    "gemma4-assistant": "a draft head",
+    "pockettts": "a speech decoder",
+    "qwen3tts": "a speech decoder",
+    "wavtokenizer-dec": "a speech decoder",
+}
+
+# What Ollama's own converter calls them (llama/compat in ollama/ollama rewrites these at load).
+OLLAMA_NAMES = {
+    "deepseekocr": "deepseek2-ocr",
+    "glm4moelite": "deepseek2",
+    "glmocr": "glm4",
+    "gptoss": "gpt-oss",
+    "olmo3": "olmo2",
+    "qwen25vl": "qwen2vl",
+}
+
+
+@cache
+def llama_cpp_architectures() -> frozenset[str]:
+    """`general.architecture` values of models that llama.cpp loads."""
+    data = files("services.puller").joinpath("data", "llama_cpp_architectures.txt")
+    lines = data.read_text(encoding="utf-8").splitlines()
+    return frozenset(line for line in lines if line and not line.startswith("#"))

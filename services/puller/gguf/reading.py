@@ -1,0 +1,126 @@
+"""A cursor over the beginning of a file that never reads, allocates or loops beyond its bounds.
+
+Everything a header says about its own size is a claim: it is compared with what is left of the
+file before a byte is allocated for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from services.shared.errors import InvalidModelFile
+
+# Gemma 4's header (262,144 tokens, merges) is 16 MB; nothing honest comes near this.
+MAX_HEADER_BYTES = 128 << 20
+MAX_STRING_BYTES = 8 << 20
+MAX_ARRAY_ITEMS = 1 << 22
+_CHUNK = 1 << 20
+_U64 = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Strings:
+    """An array of strings as it lies in the file, decoded one by one where it is looked at."""
+
+    data: bytes = field(repr=False)
+    starts: array[int] = field(repr=False)  # of each text; its length lies in the 8 bytes before
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> str:
+        start = self.starts[index]
+        (length,) = _U64.unpack_from(self.data, start - 8)
+        return self.data[start : start + length].decode(errors="replace")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+
+class Cursor:
+    """Reads one file from its start. Every method raises InvalidModelFile at the end of the file."""
+
+    def __init__(self, file: BinaryIO, file_bytes: int) -> None:
+        self._file = file
+        self._data = bytearray()
+        self.position = 0
+        self.file_bytes = file_bytes
+
+    def need(self, count: int) -> int:
+        """Make the next `count` bytes readable and step over them; where they begin."""
+        start, end = self.position, self.position + count
+        if end > self.file_bytes:
+            raise InvalidModelFile("the file is truncated: its header goes on beyond its end")
+        if end > MAX_HEADER_BYTES:
+            raise InvalidModelFile("the header is larger than any real one")
+        while len(self._data) < end:
+            block = self._file.read(max(_CHUNK, end - len(self._data)))
+            if not block:
+                raise InvalidModelFile("the file is truncated: its header goes on beyond its end")
+            self._data += block
+        self.position = end
+        return start
+
+    def scalar(self, letter: str) -> int | float | bool:
+        """One number or truth value, by struct's letter."""
+        form = struct.Struct(f"<{letter}")
+        (value,) = form.unpack_from(self._data, self.need(form.size))
+        return value  # type: ignore[no-any-return]  # struct cannot say which
+
+    def u32(self) -> int:
+        """A count or a type."""
+        return int(self.scalar("I"))
+
+    def u64(self) -> int:
+        """A count, a length or an offset."""
+        return int(self.scalar("Q"))
+
+    def string(self, limit: int = MAX_STRING_BYTES) -> str:
+        """A text with its length before it, at most `limit` bytes."""
+        length = self.u64()
+        if length > limit:
+            raise InvalidModelFile("a text in the header is longer than any real one")
+        start = self.need(length)
+        return self._data[start : start + length].decode(errors="replace")
+
+    def numbers(self, letter: str, count: int) -> array[int] | array[float]:
+        """`count` numbers in a row."""
+        size = struct.calcsize(f"<{letter}")
+        self._check_items(count, size)
+        start = self.need(count * size)
+        found: array[int] | array[float] = array("B" if letter == "?" else letter)
+        found.frombytes(self._data[start : self.position])
+        return found
+
+    def strings(self, count: int) -> Strings:
+        """`count` texts in a row; their bytes are kept, not their objects."""
+        self._check_items(count, 8)
+        first = self.position
+        starts = array("Q", bytes(8 * count))
+        unpack, data, position = _U64.unpack_from, self._data, self.position
+        for index in range(count):
+            if position + 8 > len(data):
+                self.position = position
+                position = self.need(8)
+            (length,) = unpack(data, position)
+            start = position + 8
+            position = start + length
+            if position > len(data):
+                self._check_length(length)
+                self.position = start
+                self.need(length)
+            starts[index] = start - first
+        self.position = position
+        return Strings(bytes(data[first:position]), starts)
+
+    def _check_length(self, length: int) -> None:
+        if length > MAX_STRING_BYTES:
+            raise InvalidModelFile("a text in the header is longer than any real one")
+
+    def _check_items(self, count: int, item_bytes: int) -> None:
+        if count > MAX_ARRAY_ITEMS or count * item_bytes > self.file_bytes - self.position:
+            raise InvalidModelFile("an array in the header has more items than the file has room")

@@ -1,0 +1,253 @@
+"""The grammar of model names: what a person may type, and the one canonical form of it.
+
+| typed | means |
+|-|-|
+| `qwen3`, `qwen3:0.6b` | the Ollama library, tag `latest` unless said; also the name of a local import |
+| `user/model:7b` | an Ollama user's model: one slash, and a tag that is not a quantisation |
+| `ollama.com/user/model`, `ollama/user/model` | the same, whatever the tag |
+| `owner/repo`, `owner/repo:Q4_K_M`, `owner/repo:mlx` | a Hugging Face repository, and which of it |
+| `owner/repo/file.gguf`, `hf.co/owner/repo:file.gguf` | one file of a Hugging Face repository |
+| `hf.co/owner/repo[:Q4_K_M]`, `https://huggingface.co/owner/repo` | the same repository, in full |
+| `registry.example/ns/model:tag`, `localhost:5000/model` | any registry that speaks Ollama's protocol |
+| `https://host/path/file.gguf` | a plain download |
+| `ollama/qwen3/0.6b.gguf` | a key of the original Spindll: `qwen3:0.6b` |
+
+Names keep their case and compare without it. Parsing is pure: it opens nothing and asks nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import lru_cache
+from urllib.parse import quote, urlsplit
+
+from services.shared.errors import InvalidModelName
+from services.shared.variants import is_variant
+
+DEFAULT_TAG = "latest"
+LIBRARY = "library"
+OLLAMA_HOST = "ollama.com"
+HUB_HOST = "hf.co"
+
+ONE_SLASH_RULE = (
+    "a name with one slash is a Hugging Face repository (owner/repo, owner/repo:Q4_K_M) unless its "
+    "tag is something other than a quantisation; an Ollama user's model can always be written "
+    f"{OLLAMA_HOST}/user/model:tag, a Hugging Face repository {HUB_HOST}/owner/repo"
+)
+
+_MAX_NAME = 512
+_MAX_URL = 2048
+_OLLAMA_HOSTS = {OLLAMA_HOST, "www.ollama.com", "registry.ollama.ai", "ollama"}
+_HUB_HOSTS = {HUB_HOST, "huggingface.co", "www.huggingface.co"}
+
+# Ollama's types/model/name.go, and huggingface_hub's validate_repo_id.
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::[0-9]{1,5})?", re.IGNORECASE)
+_NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
+_MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+_HUB_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
+_FILE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
+
+
+class Source(Enum):
+    """Who would be asked for the model."""
+
+    OLLAMA = "ollama"  # any registry of its protocol; local imports have such names too
+    HUB = "hub"
+    URL = "url"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A parsed name. Equal names may differ in case; compare `key` where that must not matter."""
+
+    source: Source
+    host: str
+    namespace: str
+    model: str
+    tag: str = DEFAULT_TAG
+    file: str | None = None  # of a hub repository; or the whole address, for a plain download
+    tag_given: bool = field(default=True, compare=False)
+
+    @staticmethod
+    def parse(text: str) -> ModelName:
+        """The name a person typed; InvalidModelName says what is wrong with it."""
+        return _parse(text)
+
+    def __str__(self) -> str:
+        """The canonical short form, with its tag: the shortest text that parses back to this."""
+        for form in self._forms():
+            if _parse_or_none(form) == self:
+                return form
+        raise AssertionError(f"no form of {self!r} parses back")
+
+    def _forms(self) -> tuple[str, ...]:
+        if self.source is Source.URL:
+            return (self.file or "",)
+        last = f"/{self.file}" if self.file else f":{self.tag}"
+        full = f"{self.host}/{self.namespace}/{self.model}{last}"
+        if self.source is Source.HUB:
+            return (f"{self.namespace}/{self.model}{last}", full)
+        if self.host != OLLAMA_HOST:
+            return (full,)
+        if self.namespace == LIBRARY:
+            return (f"{self.model}{last}", full)
+        return (f"{self.namespace}/{self.model}{last}", full)
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Host, namespace, model and tag for comparing and for paths: lower case, one safe file
+        name each."""
+        if self.source is Source.URL:
+            digest = hashlib.sha256((self.file or "").encode()).hexdigest()
+            return ("url", digest[:32], _safe(self.model), DEFAULT_TAG)
+        tag = self.tag if self.file is None else self.file
+        return (_safe(self.host), _safe(self.namespace), _safe(self.model), _safe(tag))
+
+    @property
+    def repo(self) -> str:
+        """`owner/repo` on the hub, `namespace/model` in a registry."""
+        return f"{self.namespace}/{self.model}"
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> ModelName:
+    """A decision tree over the text:
+    1  a whole address            4  an old key or Ollama's own hosts
+    2  tag and segments           5  another registry
+    3  the hub's own hosts        6  no host: by the number of segments
+    """
+    text = _checked(text)
+    if "://" in text:  # 1
+        return _parse_address(text)
+    head, slash, last = text.rpartition("/")  # 2
+    last, colon, tag = last.partition(":")
+    segments = [*head.split("/"), last] if slash else [last]
+    if "" in segments or (colon and not tag):
+        raise InvalidModelName("a part of the model name is empty")
+    given = tag or None
+    first = segments[0].lower()
+    if len(segments) > 1 and first in _HUB_HOSTS:  # 3
+        return _hub(segments[1:], given)
+    if len(segments) > 1 and first in _OLLAMA_HOSTS:  # 4
+        return _ollama(segments[1:], given)
+    if len(segments) > 1 and _is_host(segments, given):  # 5
+        return _registry(first, segments[1:], given)
+    if len(segments) == 1:  # 6
+        return _registry(OLLAMA_HOST, segments, given)
+    if len(segments) == 2 and (first == LIBRARY or not _names_hub(given)):
+        return _registry(OLLAMA_HOST, segments, given)
+    return _hub(segments, given)
+
+
+def _parse_or_none(text: str) -> ModelName | None:
+    try:
+        return _parse(text)
+    except InvalidModelName:
+        return None
+
+
+def _checked(text: str) -> str:
+    text = text.strip(" ")
+    if not text:
+        raise InvalidModelName("the model name is empty")
+    if len(text) > (_MAX_URL if "://" in text else _MAX_NAME):
+        raise InvalidModelName(f"a model name has at most {_MAX_NAME} characters")
+    if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
+        raise InvalidModelName(
+            "a model name consists of ASCII letters, digits, and . _ - / : without spaces"
+        )
+    return text
+
+
+def _parse_address(text: str) -> ModelName:
+    try:
+        parts = urlsplit(text)
+        host = (parts.netloc or "").lower()
+    except ValueError as error:
+        raise InvalidModelName("the address is not well formed") from error
+    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+        raise InvalidModelName("an address starts with https:// and a host, without a user or key")
+    path = parts.path.strip("/")
+    if host in _HUB_HOSTS:
+        segments = path.split("/")
+        if len(segments) > 4 and segments[2:4] in (["resolve", "main"], ["blob", "main"]):
+            return _hub([*segments[:2], *segments[4:]], None)
+        if len(segments) <= 2 or segments[2] not in ("resolve", "blob", "tree"):
+            return _parse(f"{HUB_HOST}/{path}")
+    if path.lower().endswith(".gguf"):
+        stem = re.sub(r"[^A-Za-z0-9_.-]", "-", path.rsplit("/", 1)[-1][:-5])[:80]
+        return ModelName(Source.URL, host, "", stem or "model", file=text)
+    if parts.scheme == "http":
+        raise InvalidModelName("write a registry without http://; the settings say which are plain")
+    return _parse(f"{host}/{path}")
+
+
+def _is_host(segments: list[str], tag: str | None) -> bool:
+    # A dotted owner of the hub (`a.b/repo`) has no second slash, or a .gguf file behind it.
+    first = segments[0].lower()
+    if first == "localhost" or ":" in first:
+        return True
+    is_file = tag is None and segments[-1].lower().endswith(".gguf")
+    return "." in first and len(segments) > 2 and not is_file
+
+
+def _names_hub(tag: str | None) -> bool:
+    lower = (tag or DEFAULT_TAG).lower()
+    return lower == DEFAULT_TAG or is_variant(lower) or lower.endswith(".gguf")
+
+
+def _ollama(segments: list[str], tag: str | None) -> ModelName:
+    if len(segments) == 2 and tag is None and segments[1].lower().endswith(".gguf"):
+        return _registry(OLLAMA_HOST, segments[:1], segments[1][:-5])
+    return _registry(OLLAMA_HOST, segments, tag)
+
+
+def _registry(host: str, segments: list[str], tag: str | None) -> ModelName:
+    if len(segments) == 1:
+        segments = [LIBRARY, *segments]
+    if len(segments) != 2:
+        raise InvalidModelName(f"too many slashes in the model name: {ONE_SLASH_RULE}")
+    _match(_HOST, host, "the registry's host")
+    _match(_NAMESPACE, segments[0], "the namespace")
+    _match(_MODEL, segments[1], "the model")
+    _match(_MODEL, tag or DEFAULT_TAG, "the tag")
+    namespace = LIBRARY if segments[0].lower() == LIBRARY else segments[0]
+    given = tag is not None
+    return ModelName(Source.OLLAMA, host, namespace, segments[1], tag or DEFAULT_TAG, None, given)
+
+
+def _hub(segments: list[str], tag: str | None) -> ModelName:
+    if tag is not None and tag.lower().endswith(".gguf"):
+        segments, tag = [*segments, tag], None
+    if len(segments) < 2:
+        raise InvalidModelName(f"a Hugging Face name is owner/repo: {ONE_SLASH_RULE}")
+    owner, repo, *path = segments
+    _match(_HUB_PART, owner, "the owner")
+    _match(_HUB_PART, repo, "the repository")
+    if not path:
+        _match(_MODEL, tag or DEFAULT_TAG, "the tag")
+        given = tag is not None
+        return ModelName(Source.HUB, HUB_HOST, owner, repo, tag or DEFAULT_TAG, None, given)
+    if tag is not None or not path[-1].lower().endswith(".gguf") or len(path) > 8:
+        raise InvalidModelName(f"more than two parts must end in a .gguf file: {ONE_SLASH_RULE}")
+    for part in path:
+        _match(_FILE_PART, part, "the file")
+    return ModelName(Source.HUB, HUB_HOST, owner, repo, file="/".join(path))
+
+
+def _match(pattern: re.Pattern[str], part: str, what: str) -> None:
+    # Two dots are no part of any real name and the beginning of every path trick.
+    if not pattern.fullmatch(part) or ".." in part:
+        rule = "letters, digits, and . _ - of bounded length, starting with a letter or digit"
+        raise InvalidModelName(f"{what} in the model name must be {rule}")
+
+
+def _safe(part: str) -> str:
+    # A file name has 255 bytes on every system we know, and `.json` comes behind.
+    quoted = quote(part.lower(), safe="")
+    if len(quoted) <= 200:
+        return quoted
+    return f"{quoted[:150]}-{hashlib.sha256(quoted.encode()).hexdigest()[:32]}"

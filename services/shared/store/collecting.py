@@ -1,0 +1,149 @@
+"""Removing blobs: which ones may go, and in what order, so that no running job loses any.
+
+A blob is referenced by the manifests on disk and by living leases, read afresh each time under the
+store's lock: there is no stored count that a crash could make wrong. What may go is renamed into
+`trash/` under the lock (instant) and unlinked after it (slow for large files).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.shared.store import durable
+from services.shared.store.blobs import unlink_counting
+from services.shared.store.layout import Layout, digest_of_blob
+from services.shared.store.leases import leased_digests
+from services.shared.store.manifest import Manifest
+from services.shared.store.manifests import Manifests
+
+# An interrupted download is worth keeping for as long as somebody may come back to it.
+PARTIAL_LIFETIME_SECONDS = 7 * 24 * 3600
+# No lease covers what is being written at this moment; nobody writes one of these for an hour.
+TEMPORARY_LIFETIME_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep removed."""
+
+    files: int
+    freed_bytes: int
+
+
+class Collector:
+    """Decides and removes. `condemn` needs the lock held; `bury` must not have it."""
+
+    def __init__(self, layout: Layout, manifests: Manifests) -> None:
+        self._layout = layout
+        self._manifests = manifests
+
+    def lock(self) -> AbstractContextManager[None]:
+        """The store's short lock."""
+        durable.make_folder(self._layout.root, below=self._layout.root)
+        return durable.locked(self._layout.lock)
+
+    def condemn(self, manifest: Manifest | None) -> list[Path]:
+        """Take a manifest's view and the blobs that nobody needs any more out of sight.
+
+        The manifest itself is gone or replaced already.
+        """
+        if manifest is None:
+            return []
+        is_shared = any(other.digest == manifest.digest for other in self._manifests.all())
+        views = [] if is_shared else [self._layout.view(manifest.digest)]
+        return self._to_trash(views) + self.condemn_blobs(file.digest for file in manifest.files)
+
+    def condemn_blobs(self, digests: Iterable[str]) -> list[Path]:
+        """The same for blobs alone."""
+        needed = self._manifests.references() | leased_digests(self._layout)
+        return self._to_trash([self._layout.blob(d) for d in sorted(set(digests) - needed)])
+
+    def bury(self, doomed: list[Path]) -> int:
+        """Unlink what was condemned; the bytes that came back."""
+        return sum(_remove(path) for path in doomed)
+
+    def sweep(self, *, min_age_seconds: float, keep: frozenset[str]) -> Swept:
+        """Condemn and bury everything old that nobody names, leases or keeps."""
+        if not self._layout.root.is_dir():
+            return Swept(0, 0)
+        with self.lock():
+            leased = leased_digests(self._layout)
+            needed = self._manifests.references() | leased
+            views = {self._layout.view(m.digest) for m in self._manifests.all()}
+            doomed = [
+                *self._old_blobs(needed, min_age_seconds),
+                *self._old_partials(leased | keep),
+                *self._old_views(views),
+            ]
+            doomed = self._to_trash(doomed)
+        doomed += [p for p in _entries(self._layout.trash) if p not in set(doomed)]
+        temporary = self._layout.manifests.rglob(".*.tmp")
+        doomed += [p for p in temporary if _age_seconds(p) >= TEMPORARY_LIFETIME_SECONDS]
+        return Swept(len(doomed), self.bury(doomed))
+
+    def _old_blobs(self, needed: set[str], min_age_seconds: float) -> Iterator[Path]:
+        for path in _entries(self._layout.blobs):
+            digest = digest_of_blob(path.name)
+            is_blob = digest is not None and path.suffix == ""
+            if is_blob and digest not in needed and _age_seconds(path) >= min_age_seconds:
+                yield path
+
+    def _old_partials(self, keep: frozenset[str] | set[str]) -> Iterator[Path]:
+        # A partial without a digest cannot be resumed, one with a digest can.
+        for path in _entries(self._layout.blobs):
+            digest = digest_of_blob(path.name)
+            if digest is not None and path.suffix == "":
+                continue
+            lifetime = PARTIAL_LIFETIME_SECONDS if digest else TEMPORARY_LIFETIME_SECONDS
+            if digest not in keep and _age_seconds(path) >= lifetime:
+                yield path
+
+    def _old_views(self, needed: set[Path]) -> Iterator[Path]:
+        for path in _entries(self._layout.views):
+            if path not in needed and _age_seconds(path) >= TEMPORARY_LIFETIME_SECONDS:
+                yield path
+
+    def _to_trash(self, paths: list[Path]) -> list[Path]:
+        if not paths:
+            return []
+        durable.make_folder(self._layout.trash, below=self._layout.root)
+        moved = []
+        for path in paths:
+            grave = self._layout.trash / f"{uuid.uuid4().hex}-{path.name}"
+            with suppress(FileNotFoundError):  # never made, or gone by hand
+                os.rename(path, grave)  # noqa: PTH104
+                moved.append(grave)
+        for folder in {path.parent for path in paths if path.parent.is_dir()}:
+            durable.sync_folder(folder)
+        return moved
+
+
+def _remove(path: Path) -> int:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+            return 0
+        return unlink_counting(path)
+    except FileNotFoundError:  # somebody else swept the trash first
+        return 0
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(Path(entry.path) for entry in os.scandir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def _age_seconds(path: Path) -> float:
+    try:
+        return time.time() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,153 @@
+"""Manifest files: read with suspicion, cached by identity, written so that a name appears whole.
+
+What is on disk is checked again when it is read (digests, paths, name), so a damaged or planted
+manifest can neither lead out of the store nor take the others down: it is skipped and logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+
+import msgspec
+
+from services.shared.errors import InvalidModelFile, InvalidModelName
+from services.shared.model_name import ModelName
+from services.shared.store import durable
+from services.shared.store.layout import Layout, checked_path, parse_digest
+from services.shared.store.manifest import SCHEMA, Manifest
+
+logger = logging.getLogger(__name__)
+
+# Descriptions hold templates and token lists; nothing honest is larger.
+MAX_MANIFEST_BYTES = 16 << 20
+_DEPTH = 4  # host / namespace / model / tag.json
+_ANY_DIGEST = re.compile(rb"sha256:[0-9a-f]{64}")
+
+_Identity = tuple[int, int, int, int]
+
+
+class Manifests:
+    """The `manifests/` folder. Any thread; the lock guards the cache alone."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._lock = Lock()
+        self._cache: dict[Path, tuple[_Identity, Manifest | None]] = {}
+
+    def get(self, name: ModelName) -> Manifest | None:
+        """The manifest of exactly this name (in any case), or None."""
+        return self._read(self._layout.manifest(name))
+
+    def all(self) -> list[Manifest]:
+        """Every readable manifest, in no order."""
+        paths = list(self.paths())
+        with self._lock:
+            for gone in self._cache.keys() - set(paths):
+                del self._cache[gone]
+        return [found for path in paths if (found := self._read(path)) is not None]
+
+    def paths(self) -> Iterator[Path]:
+        """Every manifest file, readable or not. Follows no links."""
+        return _walk(self._layout.manifests, _DEPTH)
+
+    def references(self) -> set[str]:
+        """Every digest any manifest names. A damaged file still protects what can be read of it:
+        better to keep a blob too long than to break a model that could be repaired."""
+        found: set[str] = set()
+        for path in self.paths():
+            manifest = self._read(path)
+            if manifest is not None:
+                found.update(file.digest for file in manifest.files)
+            else:
+                found.update(match.decode() for match in _ANY_DIGEST.findall(_bytes(path)))
+        return found
+
+    def prepare(self, name: ModelName, manifest: Manifest) -> tuple[Path, Path]:
+        """Write the bytes, durable but nameless: (temporary, final) for `durable.move`."""
+        path = self._layout.manifest(name)
+        durable.make_folder(path.parent, below=self._layout.root)
+        return durable.write_beside(path, msgspec.json.format(msgspec.json.encode(manifest))), path
+
+    def remove(self, name: ModelName) -> None:
+        """Forget a name, durably; FileNotFoundError when it is not there."""
+        path = self._layout.manifest(name)
+        durable.make_folder(path.parent, below=self._layout.root)  # refuses links
+        path.unlink()
+        durable.sync_folder(path.parent)
+
+    def _read(self, path: Path) -> Manifest | None:
+        try:
+            identity = _identity(path)
+        except OSError:
+            return None
+        with self._lock:
+            known = self._cache.get(path)
+        if known is not None and known[0] == identity:
+            return known[1]
+        manifest = self._decode(path)
+        with self._lock:
+            self._cache[path] = (identity, manifest)
+        return manifest
+
+    def _decode(self, path: Path) -> Manifest | None:
+        try:
+            manifest = msgspec.json.decode(_bytes(path), type=Manifest)
+            check(manifest)
+            if self._layout.manifest(ModelName.parse(manifest.name)) != path:
+                raise InvalidModelFile("the manifest is not where its name belongs")
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError, InvalidModelFile, InvalidModelName) as error:
+            logger.warning(
+                "manifest skipped", extra={"file": "/".join(path.parts[-4:]), "reason": str(error)}
+            )
+            return None
+        return manifest
+
+
+def check(manifest: Manifest) -> None:
+    """What the types cannot say; InvalidModelFile or InvalidModelName in words."""
+    if manifest.schema > SCHEMA:
+        raise InvalidModelFile("the manifest was written by a newer version")
+    ModelName.parse(manifest.name)
+    for file in manifest.files:
+        checked_path(file.path)
+        if parse_digest(file.digest) != file.digest or file.size_bytes < 0:
+            raise InvalidModelFile("a digest or size in the manifest is not well formed")
+
+
+def _bytes(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with os.fdopen(fd, "rb") as file:
+        data = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise InvalidModelFile("the manifest is too large")
+    return data
+
+
+def _identity(path: Path) -> _Identity:
+    found = os.lstat(path)
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if depth > 1:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(Path(entry.path), depth - 1)
+        elif _is_manifest(entry):
+            yield Path(entry.path)
+
+
+def _is_manifest(entry: os.DirEntry[str]) -> bool:
+    hidden = entry.name.startswith(".")
+    return not hidden and entry.name.endswith(".json") and entry.is_file(follow_symlinks=False)

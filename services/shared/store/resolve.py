@@ -1,0 +1,105 @@
+"""Which stored model a person means. Pure: works on a list of manifests.
+
+The order, first match wins; within a step the choice is `latest`, else the newest, else by name:
+1  the canonical name, in any case
+2  a digest: `sha256:` and at least 12 hexadecimal digits
+3  a file by its name: `owner/repo/file.gguf` stored under its quantisation, `manual/file.gguf`
+4  the same repository or model with any tag, when none but `latest` was asked for; or with that
+   tag from somewhere else: one slash may have meant the hub when it was pulled, a registry now
+5  the model's own `base_model`, as the original Spindll did
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from services.shared.errors import InvalidModelName
+from services.shared.model_name import DEFAULT_TAG, ModelName
+from services.shared.store.manifest import FileRole, Manifest
+
+_DIGEST_PREFIX = re.compile(r"sha256[:-]([0-9a-f]{12,64})", re.IGNORECASE)
+
+
+def find(manifests: Sequence[Manifest], text: str) -> Manifest | None:
+    """The one a request means, or None. InvalidModelName when no step can read the text."""
+    name = _parse_or_none(text)
+    found = (
+        find_certain(manifests, text)
+        or _of_same_model(manifests, name)  # 4
+        or _of_base(manifests, text)  # 5
+    )
+    if not found and name is None:
+        ModelName.parse(text)
+    ranked = sorted(
+        found,
+        key=lambda m: (ModelName.parse(m.name).tag.lower() != DEFAULT_TAG, -m.created_at, m.name),
+    )
+    return ranked[0] if ranked else None
+
+
+def find_certain(manifests: Sequence[Manifest], text: str) -> list[Manifest]:
+    """Every model the text could stand for, for what must not guess: steps 1 to 3, and 4 when no
+    tag was written at all."""
+    name = _parse_or_none(text)
+    return (
+        _of_name(manifests, name)  # 1
+        or _of_digest(manifests, text)  # 2
+        or _of_file(manifests, text)  # 3
+        or (_of_same_model(manifests, name) if name and not name.tag_given else [])  # 4
+    )
+
+
+def _of_name(manifests: Iterable[Manifest], name: ModelName | None) -> list[Manifest]:
+    return [m for m in manifests if name and ModelName.parse(m.name).key == name.key]
+
+
+def _of_digest(manifests: Iterable[Manifest], text: str) -> list[Manifest]:
+    prefix = _DIGEST_PREFIX.fullmatch(text.strip())
+    wanted = f"sha256:{prefix[1].lower()}" if prefix else None
+    return [m for m in manifests if wanted and m.digest.startswith(wanted)]
+
+
+def _of_file(manifests: Iterable[Manifest], text: str) -> list[Manifest]:
+    *folder, file = text.strip().split("/")
+    if not file.lower().endswith(".gguf"):
+        return []
+    any_folder = folder in ([], ["manual"])
+    repo = "/".join(folder[:2])
+    return [
+        m
+        for m in manifests
+        if (any_folder or ModelName.parse(m.name).repo.lower() == repo.lower())
+        and any(
+            f.role is FileRole.MODEL and f.path.rsplit("/", 1)[-1].lower() == file.lower()
+            for f in m.files
+        )
+    ]
+
+
+def _of_same_model(manifests: Iterable[Manifest], name: ModelName | None) -> list[Manifest]:
+    if name is None or name.file is not None:
+        return []
+    _, namespace, model, tag = name.key
+    keys = {m.name: ModelName.parse(m.name).key for m in manifests}
+    return [
+        m
+        for m in manifests
+        if keys[m.name][1:3] == (namespace, model) and tag in (DEFAULT_TAG, keys[m.name][3])
+    ]
+
+
+def _of_base(manifests: Iterable[Manifest], text: str) -> list[Manifest]:
+    wanted = _plain(text)
+    return [m for m in manifests if wanted and _plain(m.description.base_model or "") == wanted]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[: ]", "-", text.strip()).casefold()
+
+
+def _parse_or_none(text: str) -> ModelName | None:
+    try:
+        return ModelName.parse(text)
+    except InvalidModelName:
+        return None

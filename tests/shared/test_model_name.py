@@ -1,0 +1,158 @@
+"""The grammar of model names: every form people type, and what no form may be."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.shared.errors import InvalidModelName
+from services.shared.model_name import ModelName, Source
+
+URL = "https://files.example/dir/my-model.Q4_K_M.gguf"
+
+
+@pytest.mark.parametrize(
+    ("typed", "canonical", "source"),
+    [
+        ("qwen3", "qwen3:latest", Source.OLLAMA),
+        ("qwen3:0.6b", "qwen3:0.6b", Source.OLLAMA),
+        ("library/qwen3", "qwen3:latest", Source.OLLAMA),
+        ("user/model:7b", "user/model:7b", Source.OLLAMA),
+        ("ollama.com/user/model", "ollama.com/user/model:latest", Source.OLLAMA),
+        ("registry.ollama.ai/library/qwen3:8b", "qwen3:8b", Source.OLLAMA),
+        ("ollama/user/model:7b", "user/model:7b", Source.OLLAMA),
+        ("ollama/qwen3", "qwen3:latest", Source.OLLAMA),
+        ("ollama/qwen3/0.6b.gguf", "qwen3:0.6b", Source.OLLAMA),
+        ("registry.example/ns/model:tag", "registry.example/ns/model:tag", Source.OLLAMA),
+        (
+            "registry.example:5000/model",
+            "registry.example:5000/library/model:latest",
+            Source.OLLAMA,
+        ),
+        ("localhost/ns/model", "localhost/ns/model:latest", Source.OLLAMA),
+        ("https://registry.example/ns/model:tag", "registry.example/ns/model:tag", Source.OLLAMA),
+        ("owner/repo", "owner/repo:latest", Source.HUB),
+        ("owner/repo:latest", "owner/repo:latest", Source.HUB),
+        ("owner/repo:Q4_K_M", "owner/repo:Q4_K_M", Source.HUB),
+        ("owner/repo:UD-Q4_K_XL", "owner/repo:UD-Q4_K_XL", Source.HUB),
+        ("owner/repo:mlx", "owner/repo:mlx", Source.HUB),
+        ("owner/repo:4bit", "owner/repo:4bit", Source.HUB),
+        ("own.er/repo", "own.er/repo:latest", Source.HUB),
+        ("hf.co/owner/repo:IQ3_M", "owner/repo:IQ3_M", Source.HUB),
+        ("hf.co/owner/repo:other", "hf.co/owner/repo:other", Source.HUB),
+        ("hf.co/ollama/repo", "hf.co/ollama/repo:latest", Source.HUB),
+        ("huggingface.co/owner/repo", "owner/repo:latest", Source.HUB),
+        ("https://huggingface.co/owner/repo", "owner/repo:latest", Source.HUB),
+        ("https://hf.co/owner/repo/blob/main/a.gguf", "owner/repo/a.gguf", Source.HUB),
+        ("owner/repo/file.gguf", "owner/repo/file.gguf", Source.HUB),
+        ("owner/repo/Q4_K_M/file-00001-of-00002.gguf",) * 2 + (Source.HUB,),
+        ("hf.co/owner/repo:file.gguf", "owner/repo/file.gguf", Source.HUB),
+        (URL, URL, Source.URL),
+    ],
+)
+def test_a_typed_name_has_one_canonical_form(typed: str, canonical: str, source: Source) -> None:
+    name = ModelName.parse(typed)
+
+    assert (str(name), name.source) == (canonical, source)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "",
+        "   ",
+        "..",
+        "../x",
+        "a/../b",
+        "/etc/passwd",
+        "a//b",
+        "a/",
+        "/a",
+        "a:",
+        ":a",
+        "a:b:c",
+        "x\x00y",
+        "a\nb",
+        "a b",
+        "a\\b",
+        "C:\\models\\x.gguf",
+        "m" * 300,
+        "owner/" + "r" * 300,
+        "a/b/c/d",
+        "a/b/c:tag",
+        "owner/repo/file.bin",
+        "hf.co/onlyrepo",
+        "own..er/repo",
+        "owner/repo/../../x.gguf",
+        "owner/repo/.hidden.gguf",
+        "-rf",
+        "qwеn3",  # noqa: RUF001  a Cyrillic e
+        "qwen3\u200b",
+        "ｑwen3",  # noqa: RUF001  full width
+        "owner\u2215repo",
+        "file:///etc/passwd",
+        "ftp://host/x.gguf",
+        "https://user:key@host/x.gguf",
+        "http://registry.example/ns/model",
+        "https://",
+        "https://[::1",
+        "sha256:../../x",
+        "owner/repo?x=1",
+        "owner/repo#x",
+        "a%2e%2e/b",
+    ],
+)
+def test_what_is_no_name_is_refused_with_a_sentence(typed: str) -> None:
+    with pytest.raises(InvalidModelName) as caught:
+        ModelName.parse(typed)
+
+    assert len(caught.value.message.split()) > 3
+
+
+def test_too_many_slashes_say_how_one_slash_is_read() -> None:
+    with pytest.raises(InvalidModelName, match="one slash is a Hugging Face repository"):
+        ModelName.parse("a/b/c/d")
+
+
+def test_names_keep_their_case_and_compare_without_it() -> None:
+    one, other = ModelName.parse("Owner/Repo:q4_k_m"), ModelName.parse("owner/repo:Q4_K_M")
+
+    assert str(one) == "Owner/Repo:q4_k_m"
+    assert one.key == other.key
+
+
+def test_a_key_is_four_file_names_even_of_the_longest_file() -> None:
+    name = ModelName.parse("owner/repo/" + "/".join(["d" * 60] * 6) + "/" + "f" * 90 + ".gguf")
+
+    assert all(len(part) <= 250 and "/" not in part for part in name.key)
+
+
+part = st.text(string.ascii_letters + string.digits + "_-.", min_size=1, max_size=20)
+
+
+@given(st.lists(part, min_size=1, max_size=5), st.none() | part, st.sampled_from(["", "hf.co/"]))
+def test_parsing_a_formatted_name_gives_the_same_name(
+    parts: list[str], tag: str | None, host: str
+) -> None:
+    text = host + "/".join(parts) + (f":{tag}" if tag else "")
+    try:
+        name = ModelName.parse(text)
+    except InvalidModelName:
+        return
+
+    assert ModelName.parse(str(name)) == name
+    assert str(ModelName.parse(str(name))) == str(name)
+    assert ModelName.parse(str(name).upper() if name.source is not Source.URL else str(name)).key
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_name_or_refused(text: str) -> None:
+    try:
+        name = ModelName.parse(text)
+    except InvalidModelName:
+        return
+
+    assert all(p and p not in (".", "..") and "/" not in p and "\x00" not in p for p in name.key)
