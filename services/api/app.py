@@ -20,7 +20,9 @@ from services.api.dependencies import ApiParts
 from services.api.engine_client import EngineClient
 from services.api.grpc_server import start_grpc_server
 from services.api.keys import KeyCache, KeyStore
-from services.api.routes import chat, completions, health, models, pulls, status
+from services.api.on_demand import OnDemand
+from services.api.pull_queue import PullQueue
+from services.api.routes import chat, completions, health, models, pulls, search, status
 from services.api.settings import ApiSettings
 from services.shared import redis_client
 from services.shared.pull_board import PullBoard
@@ -30,7 +32,9 @@ from services.shared.store.model_store import ModelStore
 def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> FastAPI:
     """The application. Connects to nothing before its lifespan begins."""
     connection = redis_client.connect_async(settings.redis_url, settings.redis_password_file)
-    board = PullBoard(redis_client.connect(settings.redis_url, settings.redis_password_file))
+    blocking = redis_client.connect(settings.redis_url, settings.redis_password_file)
+    catalog = Catalog(ModelStore(settings.models_dir), PullBoard(blocking))
+    queue = PullQueue(blocking)
     keys = KeyStore(connection, settings.secrets_dir)
     parts = ApiParts(
         settings=settings,
@@ -38,7 +42,9 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
         or EngineClient(
             settings.engine_address, load_timeout_seconds=settings.load_timeout_seconds
         ),
-        catalog=Catalog(ModelStore(settings.models_dir), board),
+        catalog=catalog,
+        pulls=queue,
+        on_demand=OnDemand(catalog, queue, settings.pull_on_demand),
     )
     authenticator = Authenticator(keys, KeyCache(seconds=settings.key_cache_seconds))
     app = FastAPI(
@@ -52,7 +58,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
     )
     app.state.parts, app.state.redis, app.state.settings = parts, connection, settings
     errors.install(app)
-    for routes in (chat, completions, pulls, models, status, health):
+    for routes in (chat, completions, pulls, models, search, status, health):
         app.include_router(routes.router)
     return app
 

@@ -39,7 +39,7 @@ class Catalog:
             return self._store.resolve(text)
         except ModelNotFound:
             if (job := self._loading(text)) is not None:
-                raise _loading_error(text, job) from None
+                raise loading_error(text, job) from None
             raise
 
     def _loading(self, text: str) -> PullState | None:
@@ -50,7 +50,8 @@ class Catalog:
             return None
 
 
-def _loading_error(text: str, job: PullState) -> ModelLoading:
+def loading_error(text: str, job: PullState) -> ModelLoading:
+    """What a request gets for a model that this job fetches."""
     total = job.total_bytes
     progress = round(job.downloaded_bytes / total, 4) if total else None
     said = "is being downloaded" if progress is None else f"is being downloaded ({progress:.0%})"

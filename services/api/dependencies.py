@@ -17,6 +17,8 @@ from pydantic_core import from_json
 from services.api.auth import Principal, require_admin
 from services.api.catalog import Catalog
 from services.api.engine_client import EngineClient
+from services.api.on_demand import OnDemand
+from services.api.pull_queue import PullQueue
 from services.api.settings import ApiSettings
 from services.shared.errors import NotAuthenticated
 
@@ -30,6 +32,8 @@ class ApiParts:
     settings: ApiSettings
     engine: EngineClient
     catalog: Catalog
+    pulls: PullQueue
+    on_demand: OnDemand  # the catalogue, for requests that want an answer from a model
 
 
 def require_user(request: Request) -> Principal:

@@ -1,14 +1,16 @@
 """The public gRPC service, wire-compatible with the original Spindll's clients (spindll.proto).
 
 Every worker runs one on the same port: SO_REUSEPORT lets the kernel spread the connections. A key
-travels in metadata, `authorization: Bearer …` or `x-api-key: …`. Our error's code is in trailing
-metadata, `spindll-error-code`, since several of ours share a gRPC status.
+travels in metadata, `authorization: Bearer …` or `x-api-key: …`. Trailing metadata say more about
+an error: `spindll-error-code` (several of ours share a gRPC status), `retry-after` in seconds, and
+`spindll-loading`, the progress of a model on its way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -17,6 +19,7 @@ from typing import NoReturn
 
 import grpc
 import grpc.aio
+import msgspec
 from google.protobuf.message import Message
 
 from protos import engine_pb2, spindll_pb2
@@ -94,7 +97,7 @@ class SpindllService(SpindllServicer):
         """Continue a text as it stands; loads the model when it is not loaded."""
         async with _answering(context):
             principal = await self._principal(context)
-            manifest = await self._parts.catalog.resolve(request.model)
+            manifest = await self._parts.on_demand.resolve(request.model, principal)
             submit = _submit(manifest, principal)
             submit.text.pieces.add(text=request.prompt)
             submit.text.add_special = True
@@ -173,7 +176,7 @@ class SpindllService(SpindllServicer):
     ) -> engine_pb2.Submit:
         convert.check_encryption_key(request.encryption_key)
         conversation = Conversation(messages=convert.template_messages(request.messages))
-        manifest = await self._parts.catalog.resolve(request.model)
+        manifest = await self._parts.on_demand.resolve(request.model, principal)
         submit = _submit(manifest, principal)
         prompt = await asyncio.to_thread(chat_prompt, manifest, conversation)
         submit.text.CopyFrom(prompt)
@@ -218,13 +221,24 @@ async def _answering(context: Context) -> AsyncIterator[None]:
         yield
     except SpindllError as error:
         status = next(GRPC_STATUS[cls] for cls in type(error).__mro__ if cls in GRPC_STATUS)
-        context.set_trailing_metadata((("spindll-error-code", error.code),))
+        context.set_trailing_metadata(trailers(error))
         await context.abort(status, error.message)
     except (asyncio.CancelledError, grpc.aio.AbortError, GeneratorExit):
         raise
     except Exception:  # a servicer survives every call
         logger.exception("unexpected error")
         await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+
+
+def trailers(error: SpindllError) -> tuple[tuple[str, str], ...]:
+    """What a client may want to know beside the status: the code, when to come back, and of a
+    model on its way how far it is, as JSON."""
+    told = [("spindll-error-code", error.code)]
+    if error.retry_after_seconds is not None:
+        told.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
+    if "loading" in error.details:
+        told.append(("spindll-loading", msgspec.json.encode(error.details["loading"]).decode()))
+    return tuple(told)
 
 
 async def _unimplemented(context: Context, call: str) -> NoReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
@@ -47,6 +47,11 @@ class ApiSettings(SharedSettings):
         le=3600,
         description="On stop, running answers may take this long to finish.",
     )
+    pull_on_demand: Literal["off", "admin", "everyone"] = Field(
+        default="off",
+        description="Whose requests for a model that is not here start its download: off, admin "
+        "(or true), everyone.",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Browser origins that may call the API, comma separated; * for all."
     )
@@ -54,6 +59,13 @@ class ApiSettings(SharedSettings):
         default="127.0.0.1",
         description="Proxies whose X-Forwarded-* headers are believed, comma separated.",
     )
+
+    @field_validator("pull_on_demand", mode="before")
+    @classmethod
+    def _read_switch(cls, value: object) -> object:
+        said = value.strip().lower() if isinstance(value, str) else value
+        switches = {"true": "admin", "1": "admin", "false": "off", "0": "off"}
+        return switches.get(said, said) if isinstance(said, str) else said
 
     @field_validator("cors_origins", mode="before")
     @classmethod

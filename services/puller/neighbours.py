@@ -21,7 +21,7 @@ from services.puller.importing import (
     import_folder,
     take_in,
 )
-from services.puller.sources.ollama import files_of, parse_manifest
+from services.puller.sources.registry_manifest import files_of, parse_manifest
 from services.shared.errors import InvalidModelFile, NotFound, SpindllError
 from services.shared.model_name import HUB_HOST, ModelName
 from services.shared.store.layout import blob_name

@@ -1,13 +1,15 @@
 """What api and puller agree on about pull jobs: the queue, the job's path, its state in Redis.
 
 The api enqueues by string path, so that it need not import the puller; a test checks the path.
-A job's state is one Redis hash, field by field as in `PullState`; the id is RQ's job id too.
+A job's state is one Redis hash, field by field as in `PullState`. RQ carries tickets: its job id is
+`ticket_id(id, n)`, where n counts how often the job was queued, so that an old ticket is worthless.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -29,6 +31,13 @@ class JobState(Enum):
     def has_ended(self) -> bool:
         """No worker will touch it again by itself."""
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
+class Wish(Enum):
+    """What somebody asked of a running job; its worker sees it within a second."""
+
+    PAUSE = "pause"
+    CANCEL = "cancel"
 
 
 class FileProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,14 +67,42 @@ class PullState(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     priority: int = 0  # higher first
     warnings: tuple[str, ...] = ()
+    format: Literal["gguf", "mlx"] | None = None  # asked for; None: what suits the platform
+    sha256: str | None = None  # asked for, hex: what a plain URL's file must hash to
+    note: str | None = None  # what a running job waits for, as a sentence
+    ticket: int = 0  # the RQ ticket that may start it
+    wish: Wish | None = None
+    owner: str | None = None  # the worker that runs it, "host:pid:..."
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """How long it will take at the present speed; None where nobody can say."""
+        if self.total_bytes is None or not self.bytes_per_second:
+            return None
+        return (self.total_bytes - self.downloaded_bytes) / self.bytes_per_second
+
+
+def ticket_id(job_id: str, ticket: int) -> str:
+    """RQ's job id for the n-th queueing of a job."""
+    return f"{job_id}-{ticket}"
+
+
+def job_of_ticket(rq_job_id: str) -> str:
+    """The pull job an RQ job id stands for."""
+    return rq_job_id.rpartition("-")[0]
 
 
 def to_hash(state: PullState) -> dict[str, bytes]:
     """The Redis hash of a state: one JSON value a field, so that fields can be written alone."""
-    return {k: msgspec.json.encode(v) for k, v in msgspec.structs.asdict(state).items()}
+    return fields_to_hash(msgspec.structs.asdict(state))
 
 
-def from_hash(fields: dict[Any, Any]) -> PullState:
+def fields_to_hash(fields: Mapping[str, Any]) -> dict[str, bytes]:
+    """Some fields of a state, as `to_hash` writes them."""
+    return {k: msgspec.json.encode(v) for k, v in fields.items()}
+
+
+def from_hash(fields: Mapping[Any, Any]) -> PullState:
     """The state of a hash, keys and values as bytes or str; ValidationError when it is not one."""
     plain = {
         (k.decode() if isinstance(k, bytes) else k): msgspec.json.decode(v)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 
+from tests.models.make_tiny.__main__ import export
 from tests.models.make_tiny.batches import BUDGET, Batches
 from tests.models.make_tiny.cases import cases
 from tests.models.make_tiny.samples import sample
 from tests.models.make_tiny.shape import END_OF_TURN, PADDING, VOCABULARY
 from tests.models.make_tiny.tokenizer import train_tokenizer
+
+TINY = Path(__file__).parent / "tiny"
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +80,19 @@ def test_repetitions_are_only_graded_where_they_repeat(batches: Batches) -> None
 
         assert graded == [False] * part + [True] * (len(graded) - part)
         assert row.tokens[part:] == row.tokens[:part] * ((len(row.tokens) - part) // part)
+
+
+def test_an_export_needs_only_weights_and_tokenizer_and_anyone_may_read_it(tmp_path: Path) -> None:
+    source = tmp_path / "mlx-f16"
+    source.mkdir()
+    for name in ("model.safetensors", "tokenizer.json"):
+        shutil.copyfile(TINY / "mlx-f16" / name, source / name)
+    (source / "chat_template.jinja").write_text("of yesterday")
+
+    export(tmp_path)
+
+    made = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*") if path.is_file()}
+    kept = {path.relative_to(TINY) for kind in ("*.gguf", "mlx-f16/*") for path in TINY.glob(kind)}
+    assert [one for one in kept if made[one].read_bytes() != (TINY / one).read_bytes()] == []
+    # Written like any other file: the umask decides, not the library.
+    assert len({path.stat().st_mode for path in made.values()}) == 1

@@ -50,7 +50,7 @@ async def create_chat_completion(
 async def _submit(
     body: ChatRequest, api: ApiParts, principal: Principal, answer_id: str
 ) -> engine_pb2.Submit:
-    manifest = await api.catalog.resolve(body.model)
+    manifest = await api.on_demand.resolve(body.model, principal)
     conversation = Conversation(
         messages=convert.template_messages(body.messages),
         tools=convert.template_tools(body),

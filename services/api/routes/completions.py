@@ -26,7 +26,7 @@ async def create_completion(
 ) -> Response:
     """Continue one or several texts."""
     answer_id = f"cmpl-{secrets.token_hex(12)}"
-    manifest = await api.catalog.resolve(body.model)
+    manifest = await api.on_demand.resolve(body.model, principal)
     envelope = convert.Envelope(
         trace_id=answer_id,
         model=manifest.name,

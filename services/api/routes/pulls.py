@@ -13,12 +13,11 @@ import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from services.api.dependencies import RequireAdmin, RequireUser, body_of
+from services.api.dependencies import Parts, RequireAdmin, RequireUser, body_of
 from services.api.errors import body_of as error_body
 from services.api.pull_queue import PullQueue
 from services.api.schemas.pulls import PriorityRequest, PullRequest, job_object
 from services.api.settings import ApiSettings
-from services.shared import redis_client
 from services.shared.errors import SpindllError
 from services.shared.model_name import ModelName
 from services.shared.pull_jobs import JobState, PullState
@@ -29,16 +28,9 @@ router = APIRouter()
 MAX_KEY_CHARS = 255
 
 
-def pull_queue(request: Request) -> PullQueue:
-    """This worker's way to the jobs, made on first use and kept by the application."""
-    state = request.app.state
-    if not hasattr(state, "pull_queue"):
-        settings: ApiSettings = state.settings
-        client = redis_client.connect(settings.redis_url, settings.redis_password_file)
-        state.pull_queue = PullQueue(client)
-    queue = state.pull_queue
-    assert isinstance(queue, PullQueue)
-    return queue
+def pull_queue(api: Parts) -> PullQueue:
+    """This worker's way to the jobs."""
+    return api.pulls
 
 
 Pulls = Annotated[PullQueue, Depends(pull_queue)]

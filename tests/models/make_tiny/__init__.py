@@ -1,7 +1,7 @@
 """The maker of the one trained model of the tests: `tests/models/tiny/`.
 
     python -m tests.models.make_tiny train DIR      all files from nothing: 40 minutes on two cores
-    python -m tests.models.make_tiny export DIR     DIR/mlx-f16 -> the other formats
+    python -m tests.models.make_tiny export DIR     weights of DIR/mlx-f16 -> all formats anew
     python -m tests.models.make_tiny record DIR     what DIR/tiny-f16.gguf says -> DIR/expected.json
 
 Only `train` needs torch, which is no dependency of the project: `pip install torch` where it is

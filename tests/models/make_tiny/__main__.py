@@ -22,19 +22,24 @@ def train(folder: Path, steps: int) -> None:
 
     tokenizer = train_tokenizer()
     weights: dict[str, Any] = train_weights(tokenizer, steps)
-    write_mlx(weights, tokenizer.to_str(pretty=True), folder / "mlx-f16", quantised=False)
-    export(folder)
+    _write(weights, tokenizer.to_str(pretty=True), folder)
     record(folder)
 
 
 def export(folder: Path) -> None:
-    """The other formats from `mlx-f16`. `mlx-q8` is for comparison and is not committed."""
+    """Every format anew from the weights and the tokenizer of `mlx-f16`."""
     source = folder / "mlx-f16"
-    weights = load_file(source / "model.safetensors")
-    tokenizer = source / "tokenizer.json"
-    write_gguf(weights, tokenizer, folder / "tiny-f16.gguf", quantised=False)
-    write_gguf(weights, tokenizer, folder / "tiny-q8_0.gguf", quantised=True)
-    write_mlx(weights, tokenizer.read_text(encoding="utf-8"), folder / "mlx-q8", quantised=True)
+    tokenizer = (source / "tokenizer.json").read_text(encoding="utf-8")
+    _write(load_file(source / "model.safetensors"), tokenizer, folder)
+
+
+def _write(weights: dict[str, Any], tokenizer: str, folder: Path) -> None:
+    """`mlx-q8` is for comparison and is not committed."""
+    write_mlx(weights, tokenizer, folder / "mlx-f16", quantised=False)
+    write_mlx(weights, tokenizer, folder / "mlx-q8", quantised=True)
+    vocabulary = folder / "mlx-f16" / "tokenizer.json"
+    write_gguf(weights, vocabulary, folder / "tiny-f16.gguf", quantised=False)
+    write_gguf(weights, vocabulary, folder / "tiny-q8_0.gguf", quantised=True)
 
 
 def record(folder: Path) -> None:

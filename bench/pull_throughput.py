@@ -1,0 +1,195 @@
+"""Throughput of a verified download against curl's plain one, of the same sparse file on loopback.
+
+    python -m bench.pull_throughput [--gigabytes 4] [--rounds 3] [--connections 4] [--dir /tmp]
+
+Rounds are interleaved. Ours includes sha256, fsync and the rename into the store; curl writes to a
+file and does neither, so `curl + sha256sum` is measured beside it. The server is a process of its
+own that sends with sendfile. Peak memory is that of the downloading process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import socket
+import socketserver
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+_RANGE = re.compile(rb"range: bytes=(\d+)-(\d+)", re.IGNORECASE)
+
+
+class SparseServer(socketserver.ThreadingTCPServer):
+    """Serves one sparse file with ranges, from the kernel."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.file = path.open("rb")
+        self.size = path.stat().st_size
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: SparseServer
+
+    def handle(self) -> None:
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while head := self._read_head():
+            start, end, status = 0, self.server.size - 1, b"200 OK"
+            extra = b""
+            if match := _RANGE.search(head):
+                start, end, status = int(match[1]), int(match[2]), b"206 Partial Content"
+                extra = b"Content-Range: bytes %d-%d/%d\r\n" % (start, end, self.server.size)
+            self.connection.sendall(
+                b'HTTP/1.1 %s\r\nETag: "zeros"\r\nContent-Length: %d\r\n%s\r\n'
+                % (status, end - start + 1, extra)
+            )
+            while start <= end:
+                try:
+                    start += os.sendfile(
+                        self.connection.fileno(), self.server.file.fileno(), start, end - start + 1
+                    )
+                except OSError:
+                    return
+
+    def _read_head(self) -> bytes:
+        head = b""
+        while (line := self.rfile.readline()) not in (b"\r\n", b""):
+            head += line
+        return head
+
+
+def download(url: str, size: int, folder: Path, connections: int) -> None:
+    """Our side, as the worker does it; prints seconds and peak memory as JSON."""
+    from services.puller.download import Download
+    from services.puller.pace import Pace
+    from services.puller.partial import Partial
+    from services.puller.patience import Limits
+    from services.puller.web import Address
+    from services.shared.store.model_store import ModelStore
+
+    store = ModelStore(folder)
+    path = store.blobs.partial_path("sha256:" + "0" * 64)
+    started = time.perf_counter()
+    partial = Partial.lock(path)
+    assert partial is not None
+    run = Download(
+        partial,
+        Address(url),
+        size,
+        limits=Limits(connections=connections),
+        pace=Pace(),
+        watch=lambda done: None,
+    )
+    computed = run.run()
+    arrived = time.perf_counter() - started
+    blob = store.blobs.commit(path, computed=computed)
+    partial.close()
+    seconds = time.perf_counter() - started
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    store.blobs.path(blob.digest).unlink()
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "arrived_seconds": arrived,
+                "cpu_seconds": usage.ru_utime + usage.ru_stime,
+                "peak_mib": usage.ru_maxrss / 1024,
+            }
+        )
+    )
+
+
+def measure(command: list[str]) -> tuple[float, str]:
+    started = time.perf_counter()
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return time.perf_counter() - started, output
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gigabytes", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--serve", type=Path)
+    parser.add_argument("--download", nargs=2, metavar=("URL", "SIZE"))
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve)
+    elif options.download:
+        url, size = options.download
+        download(url, int(size), options.dir, options.connections)
+    else:
+        compare(options)
+
+
+def serve(path: Path) -> None:
+    server = SparseServer(path)
+    print(server.server_address[1], flush=True)
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    server.serve_forever()
+
+
+def compare(options: argparse.Namespace) -> None:
+    size = int(options.gigabytes * 10**9)
+    with tempfile.TemporaryDirectory(dir=options.dir) as name:
+        folder = Path(name)
+        source = folder / "sparse"
+        with source.open("wb") as file:
+            file.truncate(size)
+        me = [sys.executable, "-m", "bench.pull_throughput"]
+        server = subprocess.Popen(
+            [*me, "--serve", str(source)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}/file"
+        try:
+            rounds(options, url, size, folder, me)
+        finally:
+            server.kill()
+            server.wait()
+
+
+def rounds(options: argparse.Namespace, url: str, size: int, folder: Path, me: list[str]) -> None:
+    curls, hashed, ours, arrived, peaks, cpus = [], [], [], [], [], []
+    target = folder / "curl"
+    for _ in range(options.rounds):
+        seconds, _ = measure(["curl", "-sSf", "-o", str(target), url])
+        curls.append(size / seconds / 1e6)
+        checking, _ = measure(["sha256sum", str(target)])
+        hashed.append(size / (seconds + checking) / 1e6)
+        target.unlink()
+        command = [*me, "--dir", str(folder), "--connections", str(options.connections)]
+        _, output = measure([*command, "--download", url, str(size)])
+        result = json.loads(output)
+        ours.append(size / result["seconds"] / 1e6)
+        arrived.append(size / result["arrived_seconds"] / 1e6)
+        peaks.append(result["peak_mib"])
+        cpus.append(result["cpu_seconds"])
+    median = statistics.median
+    print(f"file                     {size / 1e9:.1f} GB, {options.rounds} rounds, medians")
+    print(f"curl                     {median(curls):8.0f} MB/s")
+    print(f"curl, then sha256sum     {median(hashed):8.0f} MB/s")
+    print(f"ours, verified           {median(arrived):8.0f} MB/s")
+    print(f"ours, verified + fsync   {median(ours):8.0f} MB/s  ({median(cpus):.1f} CPU seconds)")
+    print(f"ratio to curl            {median(arrived) / median(curls):8.2f}")
+    print(f"ratio, fsync included    {median(ours) / median(curls):8.2f}")
+    print(f"peak memory              {max(peaks):8.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Several blocking calls side by side, until a deadline; what is late is given up.
+
+The threads are daemons: a source that never answers must not keep the process from ending.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def run_abreast(
+    calls: Sequence[Callable[[], T]], *, threads: int, deadline: float
+) -> list[T | Exception | None]:
+    """For each call its result, the exception it raised, or None where it came too late.
+
+    `deadline` is of `time.monotonic()`. No call is begun after it.
+    """
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, T | Exception]] = queue.SimpleQueue()
+    for index in range(len(calls)):
+        waiting.put(index)
+
+    def work() -> None:
+        while time.monotonic() < deadline:
+            try:
+                index = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                done.put((index, calls[index]()))
+            except Exception as error:  # noqa: BLE001  whoever asked decides what it means
+                done.put((index, error))
+
+    for _ in range(min(threads, len(calls))):
+        threading.Thread(target=work, name="abreast", daemon=True).start()
+    results: list[T | Exception | None] = [None] * len(calls)
+    for _ in calls:
+        try:
+            index, result = done.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            break
+        results[index] = result
+    return results

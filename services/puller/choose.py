@@ -1,0 +1,240 @@
+"""Decide which files of a repository make up the model. Pure.
+
+Quantisations in the order we take them when nobody says which (compared without case):
+
+    q4_k_m q5_k_m q4_k_s q5_k_s q4_0 q5_0 q6_k q8_0     the issue's order: the best answer a byte
+                                                        and what every backend computes fast
+    iq4_nl iq4_xs                                       nearly q4_k_s; slower on CPUs
+    q4_k_xl q4_k_l q5_k_xl q5_k_l q6_k_l q4_k q5_k      mixes with larger embeddings, and k-quants
+    q4_1 q5_1 mxfp4 nvfp4                               that do not say which mix; older or special
+    q3_k_l q3_k_xl q3_k_m q3_k q3_k_s iq3_m iq3_s       below four bits answers get worse: largest
+    iq3_xs iq3_xxs q2_k_xl q2_k_l q2_k q2_k_s iq2_m     first, k before i
+    iq2_s iq2_xs iq2_xxs iq1_m iq1_s tq2_0 tq1_0
+    (no label)                                          a file that does not say what it is
+    f16 bf16 f32                                        not quantised: right, but twice to eight
+                                                        times the size for no better an answer
+
+A prefix such as `UD-` does not count. mmproj files are projectors, never the model; imatrix files
+are measurements for quantisers, never anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from services.puller.sources.base import Format
+from services.shared.errors import PullFailed
+from services.shared.store.manifest import FileRole
+
+# fmt: off
+PRIORITY = (
+    "q4_k_m", "q5_k_m", "q4_k_s", "q5_k_s", "q4_0", "q5_0", "q6_k", "q8_0", "iq4_nl",
+    "iq4_xs", "q4_k_xl", "q4_k_l", "q5_k_xl", "q5_k_l", "q6_k_l", "q4_k", "q5_k", "q4_1",
+    "q5_1", "mxfp4", "nvfp4", "q3_k_l", "q3_k_xl", "q3_k_m", "q3_k", "q3_k_s", "iq3_m",
+    "iq3_s", "iq3_xs", "iq3_xxs", "q2_k_xl", "q2_k_l", "q2_k", "q2_k_s", "iq2_m", "iq2_s",
+    "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s", "tq2_0", "tq1_0",
+)
+# fmt: on
+UNQUANTIZED = ("f16", "bf16", "f32")
+_PROJECTORS = ("f16", "bf16", "f32", "q8_0")
+_RANK = {label: rank for rank, label in enumerate(PRIORITY)}
+_RANK.update({label: len(PRIORITY) + 1 + i for i, label in enumerate(UNQUANTIZED)})
+_NO_LABEL = len(PRIORITY)
+_UNKNOWN_LABEL = len(PRIORITY) - 0.5
+
+_LABEL = re.compile(
+    r"(?<![a-z0-9])(q[1-9](?:_k(?:_[smlx]+)?|(?:_\d)*)|iq[1-9]_(?:xxs|xs|s|m|nl)"
+    r"|tq[12]_0|mxfp4|nvfp4|bf16|fp?16|fp?32)(?![a-z0-9])",
+    re.IGNORECASE,
+)
+_SPLIT = re.compile(r"^(?P<stem>.*)-(?P<part>\d{5})-of-(?P<of>\d{5})\.gguf$", re.IGNORECASE)
+_REGISTRY_FILES = {
+    "template": FileRole.TEMPLATE,
+    "system": FileRole.SYSTEM,
+    "params": FileRole.PARAMS,
+}
+_TOKENIZER_FILES = re.compile(
+    r"(tokenizer.*|vocab\.(json|txt)|merges\.txt|added_tokens\.json|special_tokens_map\.json"
+    r"|[^/]*\.(model|tiktoken))",
+    re.IGNORECASE,
+)
+_CONFIG_FILES = re.compile(r"(.*config|model\.safetensors\.index)\.json", re.IGNORECASE)
+_TEMPLATE_FILES = re.compile(
+    r"chat_template\.(jinja|json)|chat_templates/[^/]+\.jinja", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for: a file by its path, or a quantisation, or neither."""
+
+    file: str | None = None
+    quantization: str | None = None
+    format: Format | None = None
+    prefers_mlx: bool = False  # where both are there and nobody said
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The files of a model by role, and its quantisation label where the names tell."""
+
+    format: Format
+    files: tuple[tuple[FileRole, str], ...]
+    quantization: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    paths: tuple[str, ...]
+    label: str | None
+    missing: tuple[int, ...] = ()
+
+
+def choose(paths: Iterable[str], wanted: Wanted) -> Choice:
+    """The files to fetch; PullFailed when the repository has nothing that fits, saying what it has.
+
+    1  a file by name     2  MLX asked for or preferred     3  GGUF     4  MLX, there being no GGUF
+    """
+    paths = sorted(paths)
+    ggufs = [p for p in paths if _is_model_gguf(p)]
+    is_mlx = _is_mlx(paths)
+    if wanted.file is not None:  # 1
+        return _gguf_choice(paths, ggufs, wanted)
+    if wanted.format == "mlx" or (is_mlx and wanted.prefers_mlx and wanted.format is None):  # 2
+        return _mlx_choice(paths)
+    if ggufs or wanted.format == "gguf":  # 3
+        return _gguf_choice(paths, ggufs, wanted)
+    return _mlx_choice(paths)  # 4
+
+
+def label_of(path: str) -> str | None:
+    """The quantisation a file's name (else its folder's) claims, lower case."""
+    for part in reversed(path.split("/")):
+        found = _LABEL.findall(part)
+        if found:
+            return _canonical(str(found[-1]))
+    return None
+
+
+def rank(label: str | None) -> float:
+    """Lower is taken first."""
+    return _NO_LABEL if label is None else _RANK.get(label, _UNKNOWN_LABEL)
+
+
+def quantizations(paths: Iterable[str]) -> tuple[str, ...]:
+    """The labels of all models among the files, in the order we would take them."""
+    labels = {label_of(path) for path in paths if _is_model_gguf(path)}
+    return tuple(sorted((label for label in labels if label), key=lambda x: (rank(x), x)))
+
+
+def is_projector(path: str) -> bool:
+    """A vision or audio encoder that belongs to a model."""
+    return path.lower().endswith(".gguf") and "mmproj" in path.rsplit("/", 1)[-1].lower()
+
+
+def _canonical(label: str) -> str:
+    label = label.lower()
+    return {"fp16": "f16", "fp32": "f32"}.get(label, label)
+
+
+def _is_model_gguf(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1].lower()
+    return name.endswith(".gguf") and not is_projector(path) and "imatrix" not in name
+
+
+def _gguf_choice(paths: Sequence[str], ggufs: Sequence[str], wanted: Wanted) -> Choice:
+    candidates = _candidates(ggufs)
+    if not candidates:
+        raise PullFailed("the repository has no GGUF file")
+    fitting = [c for c in candidates if _fits(c, wanted)]
+    if not fitting:
+        have = sorted({c.label or c.paths[0] for c in candidates}, key=lambda x: (rank(x), x))
+        asked = wanted.file or wanted.quantization
+        raise PullFailed(f"the repository has no {asked}; it has: {', '.join(have)}")
+    best = min(fitting, key=lambda c: (rank(c.label), len(c.paths[0]), c.paths[0]))
+    if best.missing:
+        raise PullFailed(f"part {best.missing[0]} of the split model is not in the repository")
+    same = [c for c in fitting if rank(c.label) == rank(best.label)]
+    warnings: tuple[str, ...] = ()
+    if len(same) > 1 and wanted.file is None:
+        warnings = (f"the repository has {len(same)} such models; took {best.paths[0]}",)
+    return Choice(
+        format="gguf",
+        files=(
+            *((FileRole.MODEL, path) for path in best.paths),
+            *_projector(paths, best.paths[0]),
+            *((_REGISTRY_FILES[p], p) for p in paths if p in _REGISTRY_FILES),
+        ),
+        quantization=best.label,
+        warnings=warnings,
+    )
+
+
+def _candidates(ggufs: Sequence[str]) -> list[_Candidate]:
+    whole: list[_Candidate] = []
+    parts: dict[tuple[str, int], dict[int, str]] = {}
+    for path in ggufs:
+        match = _SPLIT.match(path)
+        if match is None:
+            whole.append(_Candidate((path,), label_of(path)))
+        else:
+            parts.setdefault((match["stem"], int(match["of"])), {})[int(match["part"])] = path
+    for (_, total), numbered in parts.items():
+        missing = tuple(n for n in range(1, total + 1) if n not in numbered)
+        ordered = tuple(numbered[n] for n in sorted(numbered))
+        whole.append(_Candidate(ordered, label_of(ordered[0]), missing))
+    return whole
+
+
+def _fits(candidate: _Candidate, wanted: Wanted) -> bool:
+    if wanted.file is not None:
+        file = wanted.file.lower()
+        return any(file in (p.lower(), p.rsplit("/", 1)[-1].lower()) for p in candidate.paths)
+    if wanted.quantization is None:
+        return True
+    asked = wanted.quantization.lower().removeprefix("ud-")
+    return candidate.label == _canonical(asked)
+
+
+def _projector(paths: Sequence[str], model: str) -> list[tuple[FileRole, str]]:
+    found = [p for p in paths if is_projector(p)]
+    if not found:
+        return []
+    folder = model.rpartition("/")[0]
+
+    def order(path: str) -> tuple[bool, int, str]:
+        label = label_of(path)
+        known = _PROJECTORS.index(label) if label in _PROJECTORS else len(_PROJECTORS)
+        return path.rpartition("/")[0] != folder, known, path
+
+    return [(FileRole.PROJECTOR, min(found, key=order))]
+
+
+def _is_mlx(paths: Sequence[str]) -> bool:
+    return "config.json" in paths and any(p.endswith(".safetensors") for p in paths)
+
+
+def _mlx_choice(paths: Sequence[str]) -> Choice:
+    if not _is_mlx(paths):
+        if any(p.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")) for p in paths):
+            raise PullFailed(
+                "the repository has pickled weights only, which can run code; "
+                "look for one with safetensors or GGUF files"
+            )
+        raise PullFailed(
+            "the repository has neither a GGUF file nor safetensors with a config.json"
+        )
+    files: list[tuple[FileRole, str]] = []
+    for path in paths:
+        if path.endswith(".safetensors") and "/" not in path:
+            files.append((FileRole.MODEL, path))
+        elif _TEMPLATE_FILES.fullmatch(path):
+            files.append((FileRole.TEMPLATE, path))
+        elif "/" not in path and _TOKENIZER_FILES.fullmatch(path):
+            files.append((FileRole.TOKENIZER, path))
+        elif "/" not in path and _CONFIG_FILES.fullmatch(path):
+            files.append((FileRole.CONFIG, path))
+    return Choice(format="mlx", files=tuple(files))

@@ -1,0 +1,106 @@
+"""Which bytes of a file are there, and which one to fetch next. Pure: no file, socket or clock.
+
+    piece       0          1          2          3
+             |##########|######....|##........|..........|
+             [0, frontier)         hashed behind the fetchers, while still in the page cache
+                        [frontier, )  claimed in order, so the holes stay close to the frontier
+
+Pieces are handed out front to back. `reset` starts over; a fetcher that still writes for an older
+generation is told so by `wrote`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MIN_PIECE_BYTES = 16 << 20
+MAX_PIECES = 1024
+
+
+@dataclass(slots=True)
+class Piece:
+    """Bytes [start, start + size) of the file, of which the first `done` are on disk."""
+
+    index: int
+    start: int
+    size: int
+    generation: int
+    done: int = 0
+    is_claimed: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing is missing."""
+        return self.done == self.size
+
+
+def piece_bytes_for(size_bytes: int) -> int:
+    """Small enough to keep the holes near the frontier, few enough to write down often."""
+    wanted = max(MIN_PIECE_BYTES, -(-size_bytes // MAX_PIECES))
+    return -(-wanted // (1 << 20)) << 20
+
+
+class PieceTable:
+    """The book about one file. Its user's lock guards it."""
+
+    def __init__(self, size_bytes: int, piece_bytes: int, done: Sequence[int] = ()) -> None:
+        self.size_bytes = size_bytes
+        self.piece_bytes = piece_bytes
+        self.generation = 0
+        self._cut(piece_bytes)
+        for piece, n in zip(self.pieces, done, strict=False):
+            piece.done = min(n, piece.size)
+        self.done_bytes = sum(piece.done for piece in self.pieces)
+
+    def _cut(self, piece_bytes: int) -> None:
+        starts = range(0, self.size_bytes, piece_bytes)
+        self.pieces = [
+            Piece(i, start, min(piece_bytes, self.size_bytes - start), self.generation)
+            for i, start in enumerate(starts)
+        ]
+
+    @property
+    def done(self) -> list[int]:
+        """Bytes there of each piece, as the constructor takes them."""
+        return [piece.done for piece in self.pieces]
+
+    @property
+    def is_complete(self) -> bool:
+        """Every byte is there."""
+        return self.done_bytes == self.size_bytes
+
+    def frontier(self, known: int = 0) -> int:
+        """How many bytes from the start are there without a hole, given a lower bound."""
+        for piece in self.pieces[known // self.piece_bytes :]:
+            if not piece.is_complete:
+                return piece.start + piece.done
+        return self.size_bytes
+
+    def claim(self) -> Piece | None:
+        """The first piece that is incomplete and nobody's; None when there is none now."""
+        for piece in self.pieces:
+            if not piece.is_complete and not piece.is_claimed:
+                piece.is_claimed = True
+                return piece
+        return None
+
+    def wrote(self, piece: Piece, n_bytes: int) -> bool:
+        """More of a claimed piece is on disk; False when the file started over meanwhile."""
+        if piece.generation != self.generation:
+            return False
+        piece.done += n_bytes
+        self.done_bytes += n_bytes
+        return True
+
+    def give_back(self, piece: Piece) -> None:
+        """Somebody else may go on with it."""
+        piece.is_claimed = False
+
+    def reset(self, *, as_one: bool = False) -> None:
+        """Nothing is there any more; `as_one` when the source can only send the whole file."""
+        self.generation += 1
+        self.done_bytes = 0
+        if as_one:
+            self.piece_bytes = max(1, self.size_bytes)
+        self._cut(self.piece_bytes)

@@ -1,0 +1,1 @@
+"""Where models come from: one module per kind of source, one Protocol for all."""

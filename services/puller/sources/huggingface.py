@@ -1,0 +1,120 @@
+"""The Hugging Face hub, or a mirror of it: huggingface_hub lists, our downloader fetches.
+
+The commit is fixed when listing, so that all files are of one version. Weights carry their sha256
+(LFS or Xet); small files carry git's own hash, which is checked too.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx2
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+)
+
+from services.puller.choose import Wanted, choose
+from services.puller.sources.base import Format, Listing, Order, RemoteFile
+from services.puller.web import Address
+from services.shared.errors import ModelNotFound, PullFailed, SourceUnavailable
+from services.shared.model_name import DEFAULT_TAG, ModelName
+from services.shared.store.layout import parse_digest
+from services.shared.store.manifest import FileRole
+
+_TIMEOUT_SECONDS = 30.0
+_MAX_FILES = 5000
+_OID = re.compile(r"[0-9a-f]{40}")
+
+
+class HuggingFaceSource:
+    """One hub. `prefers_mlx`: take an MLX repository's safetensors where nobody asked for GGUF."""
+
+    def __init__(
+        self, endpoint: str, *, token: str | None = None, prefers_mlx: bool = False
+    ) -> None:
+        self._endpoint = endpoint.rstrip("/")
+        self._token = token
+        self._prefers_mlx = prefers_mlx
+        # False, not None: never pick up a token somebody left on the machine.
+        self._api = HfApi(endpoint=self._endpoint, token=token or False, library_name="spindll")
+
+    def resolve(self, name: ModelName, order: Order) -> Listing:
+        """The files of a repository's newest commit that make up the model."""
+        info = self._info(name.repo)
+        commit = str(info.sha or "")
+        if not _OID.fullmatch(commit):
+            raise PullFailed("the hub did not say which commit it offers")
+        siblings = {s.rfilename: s for s in (info.siblings or [])[:_MAX_FILES]}
+        choice = choose(siblings, self._wanted(name, order))
+        files = tuple(
+            self._file(name.repo, commit, role, path, siblings[path]) for role, path in choice.files
+        )
+        return Listing(
+            name=name,
+            source="huggingface.co"
+            if "huggingface.co" in self._endpoint
+            else "Hugging Face mirror",
+            format=choice.format,
+            files=files,
+            warnings=choice.warnings,
+        )
+
+    def _info(self, repo: str) -> Any:
+        try:
+            return self._api.model_info(repo, files_metadata=True, timeout=_TIMEOUT_SECONDS)
+        except GatedRepoError as error:
+            raise PullFailed(
+                "this repository is gated: accept its terms on its page, "
+                "then give the box a token that may read it (SPINDLL_HF_TOKEN)"
+            ) from error
+        except RepositoryNotFoundError as error:
+            hint = "" if self._token else ", or it is private and needs SPINDLL_HF_TOKEN"
+            raise ModelNotFound(f"the hub has no repository {repo!r}{hint}") from error
+        except HfHubHTTPError as error:
+            raise _http_failure(error) from error
+        except (httpx2.HTTPError, OSError) as error:
+            raise SourceUnavailable("the hub does not answer") from error
+
+    def _wanted(self, name: ModelName, order: Order) -> Wanted:
+        tag = name.tag.lower()
+        fmt: Format | None = order.format
+        if name.file is not None:
+            return Wanted(file=name.file)
+        if tag in ("mlx", "gguf"):
+            return Wanted(format="mlx" if tag == "mlx" else "gguf")
+        if tag == DEFAULT_TAG or tag.endswith("bit"):
+            return Wanted(format=fmt, prefers_mlx=self._prefers_mlx)
+        return Wanted(quantization=name.tag, format="gguf")
+
+    def _file(self, repo: str, commit: str, role: FileRole, path: str, sibling: Any) -> RemoteFile:
+        if sibling.size is None or sibling.size < 0:
+            raise PullFailed(f"the hub does not say how large {path} is")
+        digest = parse_digest(f"sha256:{sibling.lfs.sha256}") if sibling.lfs is not None else None
+        oid = sibling.blob_id
+        secrets = {"Authorization": f"Bearer {self._token}"} if self._token else None
+        url = hf_hub_url(repo, path, revision=commit, endpoint=self._endpoint)
+        return RemoteFile(
+            role=role,
+            path=path,
+            address=Address(url, secrets),
+            size_bytes=sibling.size,
+            digest=digest,
+            git_oid=oid if digest is None and oid and _OID.fullmatch(oid) else None,
+        )
+
+
+def _http_failure(error: HfHubHTTPError) -> PullFailed:
+    status = error.response.status_code
+    if status == 429 or status >= 500:
+        wait = error.response.headers.get("retry-after", "")
+        return SourceUnavailable(
+            f"the hub answered HTTP {status}",
+            retry_after_seconds=float(wait) if wait.isdecimal() else None,
+        )
+    if status in (401, 403):
+        return PullFailed("the hub refuses access: the token is wrong or may not read this")
+    return PullFailed(f"the hub answered HTTP {status}")
