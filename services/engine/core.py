@@ -131,6 +131,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     weights_bytes: int
     kv_bytes: int
     compute_bytes: int
+    # All of the above by the pool it comes from: "host", "cuda0", ...; empty where unknown.
+    pool_bytes: dict[str, int] = {}
 
 
 class Counters(msgspec.Struct, kw_only=True, array_like=True):

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
+from services.engine.memory.estimate import (
+    DEVICE_CONTEXT_BYTES,
+    PROCESS_BYTES,
+    EstimateBook,
+    Footprint,
+    corrected,
+    estimate_key,
+    fitting_context,
+    footprint_of,
+    guess,
+)
+
+
+def info(**changes: object) -> ModelInfo:
+    base = ModelInfo(
+        architecture="llama",
+        vocab_size=1,
+        context_length=1024,
+        trained_context_length=8192,
+        max_sequences=1,
+        memory_policy=MemoryPolicy.DENSE,
+        gpu_layers=0,
+        backend="x",
+        weights_bytes=1000,
+        kv_bytes=1024,
+        compute_bytes=100,
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def config(**changes: object) -> LoadConfig:
+    base = LoadConfig(model_path="m", backend="llamacpp", context_length=1024)
+    return msgspec.structs.replace(base, **changes)
+
+
+def test_a_footprint_adds_what_a_process_takes() -> None:
+    assert footprint_of(info()).need == {"host": 2124 + PROCESS_BYTES}
+
+
+def test_on_a_device_the_drivers_context_is_counted() -> None:
+    footprint = footprint_of(info(pool_bytes={"host": 124, "cuda0": 2000}, gpu_layers=9))
+
+    assert footprint.need == {"host": 124 + PROCESS_BYTES, "cuda0": 2000 + DEVICE_CONTEXT_BYTES}
+
+
+def test_a_measured_load_replaces_the_reserve_but_never_what_the_sizes_say() -> None:
+    footprint = footprint_of(info())
+
+    assert corrected(footprint, {"host": 5000}).need == {"host": 5000}
+    assert corrected(footprint, {"host": 10}).need == {"host": 2124}
+    assert corrected(footprint, {}).need == footprint.need
+    assert corrected(footprint, {"host": 5000}).source == "earlier load"
+
+
+@pytest.mark.parametrize(
+    ("room", "cells"),
+    [(2124 + 1024, 2048), (2124, 1024), (2123, 768), (1099, 0), (1 << 40, 8192)],
+)
+def test_the_fitting_context_is_what_the_room_leaves_in_steps(room: int, cells: int) -> None:
+    footprint = footprint_of(info())
+
+    assert fitting_context(footprint, {"host": PROCESS_BYTES + room}) == cells
+
+
+def test_a_guess_is_larger_than_the_file() -> None:
+    guessed = guess(config(), weights_bytes=1 << 30, trained_context_length=4096)
+
+    assert guessed.need_bytes > 1 << 30
+    assert guessed.source == "file header"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_same"),
+    [
+        ({"threads": 7}, True),
+        ({"max_queued": 7}, True),
+        ({"model_path": "elsewhere"}, True),
+        ({"context_length": 2048}, False),
+        ({"cache_type_k": "q8_0"}, False),
+        ({"gpu_layers": 3}, False),
+    ],
+)
+def test_an_estimate_is_known_by_what_changes_a_size(
+    changes: dict[str, object], is_same: bool
+) -> None:
+    same = estimate_key("sha256:1", config(**changes)) == estimate_key("sha256:1", config())
+
+    assert same is is_same
+
+
+def test_the_book_remembers_across_processes_and_survives_a_broken_file(tmp_path: Path) -> None:
+    path = tmp_path / "engine" / "estimates.json"
+    footprint: Footprint = footprint_of(info())
+    EstimateBook(path).put("k", footprint)
+
+    assert EstimateBook(path).get("k") == footprint
+
+    path.write_text('{"k": {"weights_bytes": "many"')
+
+    assert EstimateBook(path).get("k") is None

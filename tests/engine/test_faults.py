@@ -1,0 +1,309 @@
+"""Runners that die, hang, freeze and babble: their own requests fail once, all else goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from grpc import aio
+
+from protos import engine_pb2 as pb
+from protos.engine_pb2_grpc import EngineStub
+from tests.engine.harness import (
+    SCRIPTED,
+    Client,
+    Front,
+    add_script,
+    eventually,
+    running_front,
+)
+from tests.engine.scripted_runner import Script
+
+FOREVER = pb.Stopping(max_tokens=1_000_000)
+
+
+def pid_of(front: Front, name: str) -> int:
+    (model,) = [m for m in front.engine.fleet.table.values() if m.name.startswith(name)]
+    assert model.link is not None
+    return model.link.pid
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_killed_runner_fails_its_requests_once_and_the_next_request_works(
+    tmp_path: Path,
+) -> None:
+    add_script(tmp_path, "victim")
+    add_script(tmp_path, "bystander")
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        bystander = await client.submit(
+            "bystander", "!slow on", stopping=pb.Stopping(max_tokens=40)
+        )
+        hit = [await client.submit("victim", f"!slow {n}", stopping=FOREVER) for n in range(3)]
+        for request in hit:
+            await client.until(request, "delta")
+        os.kill(pid_of(front, "victim"), signal.SIGKILL)
+        ends = [(await client.answer(request))[1] for request in hit]
+        text, last = await client.ask("victim", "again")
+
+        assert [e.error.code for e in ends] == ["runner_died"] * 3
+        assert all(e.error.retry_after_seconds >= 1 for e in ends)
+        assert (text, last.WhichOneof("kind")) == ("again ", "finished")
+        assert (await client.answer(bystander))[0] == "on " * 40
+        assert all(client._events[request].empty() for request in hit)
+        assert "SIGKILL" in (await front.loaded()).problems[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "words"),
+    [
+        ("freeze", {"beat_deadline_seconds": 3.0}, "stopped answering"),
+        ("busy", {"step_deadline_seconds": 1.0}, "stuck in one step"),
+        ("garbage", {}, "unreadable"),
+        ("die", {}, "SIGKILL"),
+    ],
+)
+async def test_a_stuck_runner_is_killed_and_replaced(
+    tmp_path: Path, command: str, settings: dict[str, Any], words: str
+) -> None:
+    add_script(tmp_path, "words")
+    async with running_front(tmp_path, **settings) as front:
+        client = front.client()
+        request = await client.submit("words", f"!{command} 3 x", stopping=FOREVER)
+        await client.until(request, "delta")
+        pid = pid_of(front, "words")
+        text, last = await client.answer(request)
+        again, _ = await client.ask("words", "again")
+        problems = (await front.loaded()).problems
+
+    assert last.error.code == "runner_died"
+    assert "x" in text or command != "busy"
+    assert again == "again "
+    assert is_gone(pid)
+    assert words in problems[0]
+
+
+async def test_a_load_without_progress_is_given_up(tmp_path: Path) -> None:
+    add_script(tmp_path, "stuck", Script(never_ready=True))
+    async with running_front(tmp_path, load_stall_seconds=1.0) as front:
+        _, last = await front.client().ask("stuck", "a")
+
+    assert last.error.code == "model_load_failed"
+    assert "made no progress" in last.error.message
+
+
+async def test_a_refused_load_says_why(tmp_path: Path) -> None:
+    add_script(tmp_path, "bad", Script(load_failed="the file ends in the middle of a tensor"))
+    async with running_front(tmp_path) as front:
+        _, last = await front.client().ask("bad", "a")
+
+    assert last.error.code == "model_load_failed"
+    assert last.error.message == "the file ends in the middle of a tensor"
+
+
+async def test_a_runner_that_aborts_while_loading_fails_the_load(tmp_path: Path) -> None:
+    add_script(tmp_path, "bad", Script(dies_loading=True, no_estimate=True))
+    async with running_front(tmp_path) as front:
+        _, last = await front.client().ask("bad", "a")
+
+    assert last.error.code == "model_load_failed"
+    assert last.error.message == (
+        "the process of bad:latest was ended by SIGABRT while it loaded the model"
+    )
+
+
+async def test_a_load_that_ran_out_of_memory_is_tried_once_more_with_more_room(
+    tmp_path: Path,
+) -> None:
+    script = Script(load_failed="out of memory", load_failed_code="insufficient_memory")
+    add_script(tmp_path, "big", script)
+    async with running_front(tmp_path) as front:
+        _, last = await front.client().ask("big", "a")
+        left = dict(front.engine.fleet.table)
+
+    assert last.error.code == "insufficient_memory"
+    assert left == {}
+
+
+async def test_a_model_that_keeps_dying_is_left_alone_for_longer_and_longer(
+    tmp_path: Path,
+) -> None:
+    add_script(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        codes = []
+        for _ in range(3):
+            _, last = await client.ask("words", "!die 1 x", stopping=FOREVER)
+            codes.append(last.error.code)
+        loaded = await front.loaded()
+        # A person who asks for it by name does not have to wait.
+        await front.stub.Load(pb.LoadRequest(model="words"))
+        text, _ = await client.ask("words", "well")
+
+    assert codes == ["runner_died", "runner_died", "engine_unavailable"]
+    assert last.error.retry_after_seconds >= 1
+    assert [m.state for m in loaded.models] == [pb.MODEL_STATE_BACKING_OFF]
+    assert "2 times in a row" in loaded.problems[0]
+    assert text == "well "
+
+
+async def test_a_request_whose_time_is_up_while_it_waits_fails(tmp_path: Path) -> None:
+    add_script(tmp_path, "stuck", Script(never_ready=True))
+    async with running_front(tmp_path) as front:
+        _, last = await front.client().ask("stuck", "a", deadline_seconds=0.1)
+
+    assert last.error.code == "deadline_exceeded"
+
+
+async def test_more_waiting_requests_than_allowed_are_refused(tmp_path: Path) -> None:
+    add_script(tmp_path, "stuck", Script(never_ready=True))
+    async with running_front(tmp_path, max_queued=2) as front:
+        client = front.client()
+        for text in ("a", "b"):
+            await client.until(await client.submit("stuck", text), "queued")
+        _, last = await client.ask("stuck", "c")
+
+    assert last.error.code == "engine_busy"
+    assert last.error.retry_after_seconds == 2
+
+
+async def test_drain_finishes_what_runs_and_refuses_what_comes(tmp_path: Path) -> None:
+    add_script(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        request = await client.submit("words", "!slow x", stopping=pb.Stopping(max_tokens=20))
+        await client.until(request, "delta")
+        pid = pid_of(front, "words")
+        draining = asyncio.create_task(front.engine.stop(drain_seconds=20))
+        await eventually(lambda: front.engine.fleet.is_draining)
+        health = await front.stub.Health(pb.HealthRequest())
+        _, refused = await client.ask("words", "late")
+        text, last = await client.answer(request)
+        await draining
+
+    assert not health.accepting
+    assert refused.error.code == "engine_unavailable"
+    assert "x " * 19 in text
+    assert last.finished.reason == pb.FINISH_REASON_LENGTH
+    assert is_gone(pid)
+
+
+async def test_after_the_drain_time_running_requests_end_with_an_error(tmp_path: Path) -> None:
+    add_script(tmp_path, "words", Script(ignores_stop=True))
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        request = await client.submit("words", "!slow x", stopping=FOREVER)
+        await client.until(request, "delta")
+        pid = pid_of(front, "words")
+        await front.engine.stop(drain_seconds=0.2)
+
+    assert is_gone(pid)
+
+
+class FrontProcess:
+    """`python -m services.engine`, with the scripted runner in place of the real one."""
+
+    MAIN = (
+        "import sys; from services.engine import program; program.RUNNER = tuple(sys.argv[1:]);"
+        "from services.engine import __main__ as m; sys.exit(m.main())"
+    )
+
+    def __init__(self, data: Path, address: str, **settings: str) -> None:
+        environment = dict(os.environ)
+        environment |= {"SPINDLL_DATA_DIR": str(data), "SPINDLL_ENGINE_ADDRESS": address}
+        environment |= {f"SPINDLL_{k.upper()}": v for k, v in settings.items()}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.MAIN, *SCRIPTED],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self) -> str:
+        if self.process.poll() is None:
+            self.process.kill()
+        return self.process.communicate(timeout=20)[1]
+
+
+async def wait_healthy(channel: aio.Channel) -> Any:
+    stub: Any = EngineStub(channel)
+    await asyncio.wait_for(channel.channel_ready(), 30)
+    assert (await stub.Health(pb.HealthRequest())).accepting
+    return stub
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "terminate"])
+async def test_no_runner_outlives_the_front(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, number: signal.Signals
+) -> None:
+    add_script(tmp_path, "words")
+    address = f"127.0.0.1:{_free_port()}"
+    front = FrontProcess(tmp_path, address, drain_seconds="20")
+    try:
+        async with aio.insecure_channel(address) as channel:
+            stub = await wait_healthy(channel)
+            client = Client(stub)
+            request = await client.submit("words", "!slow x", stopping=pb.Stopping(max_tokens=30))
+            await client.until(request, "delta")
+            (model,) = (await stub.Loaded(pb.LoadedRequest())).models
+            front.process.send_signal(number)
+            if number == signal.SIGTERM:
+                _, last = await client.answer(request)
+                assert last.finished.reason == pb.FINISH_REASON_LENGTH
+            await eventually(lambda: front.process.poll() is not None)
+            await eventually(lambda: is_gone(model.pid))
+            await client.close()
+    finally:
+        log = front.end()
+
+    assert front.process.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL), log
+
+
+async def test_a_second_front_on_the_same_port_fails_and_says_so(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{_free_port()}"
+    first = FrontProcess(tmp_path, address)
+    try:
+        async with aio.insecure_channel(address) as channel:
+            await wait_healthy(channel)
+            second = FrontProcess(tmp_path, address)
+            log = await asyncio.to_thread(second.process.communicate, timeout=30)
+    finally:
+        first.end()
+
+    assert second.process.returncode == 1
+    assert "cannot listen" in log[1]
+
+
+def test_a_wrong_setting_stops_the_start_and_names_itself(tmp_path: Path) -> None:
+    front = FrontProcess(tmp_path, "127.0.0.1:0", memory_budget="lots")
+    _, log = front.process.communicate(timeout=30)
+
+    assert front.process.returncode == 2
+    assert log.startswith("SPINDLL_MEMORY_BUDGET: ")
+
+
+def test_a_wrong_field_in_a_models_file_stops_the_start_and_names_both(tmp_path: Path) -> None:
+    (tmp_path / "models.d").mkdir()
+    (tmp_path / "models.d" / "qwen.toml").write_text('model = "qwen"\ncontext_lenght = 4096\n')
+    front = FrontProcess(tmp_path, "127.0.0.1:0")
+    _, log = front.process.communicate(timeout=30)
+
+    assert front.process.returncode == 2
+    assert log == "models.d/qwen.toml: there is no setting `context_lenght`\n"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.engine.core import Counters, LoadConfig
+from services.engine.link import Patience, RunnerLink, Vitals, overdue
+from services.engine.pipe import Pipe
+from services.engine.runner import wire
+from tests.engine.harness import SCRIPTED, WAIT_SECONDS
+from tests.engine.scripted_runner import Script
+
+
+class Heard:
+    """Keeps what the pipe cut out."""
+
+    def __init__(self) -> None:
+        self.reports: list[wire.Report] = []
+        self.errors: list[Exception] = []
+
+    def take(self, report: wire.Report) -> None:
+        self.reports.append(report)
+
+    def garbled(self, error: Exception) -> None:
+        self.errors.append(error)
+
+
+def pipe() -> tuple[Pipe, Heard]:
+    heard = Heard()
+    return Pipe(heard.take, heard.garbled, lambda: None), heard
+
+
+REPORTS: list[wire.Report] = [
+    wire.Progress(0.5),
+    wire.Step([wire.Delta(1, 0, "x" * n, 1) for n in range(20)]),
+    wire.Beat(0.0, 1, 2, 3, 4, Counters()),
+    wire.Step([]),
+]
+
+
+@given(cuts=st.lists(st.integers(1, 500), max_size=30), seed=st.integers(0, 99))
+def test_frames_come_out_whole_however_the_bytes_arrive(cuts: list[int], seed: int) -> None:
+    sent = random.Random(seed).choices(REPORTS, k=20)
+    data = b"".join(wire.frame(report) for report in sent)
+    cutter, heard = pipe()
+    start = 0
+    for size in [*cuts, len(data)]:
+        if data[start : start + size]:
+            cutter.data_received(data[start : start + size])
+        start += size
+
+    assert heard.reports == sent
+    assert heard.errors == []
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        wire.HEADER.pack(3) + b"\xc1\xc1\xc1",
+        wire.HEADER.pack(wire.MAX_FRAME_BYTES + 1),
+        wire.frame(wire.Stop()),
+    ],
+    ids=["not msgpack", "too long", "a command"],
+)
+def test_garbage_is_noticed_once_and_nothing_after_it_is_believed(garbage: bytes) -> None:
+    cutter, heard = pipe()
+    cutter.data_received(wire.frame(REPORTS[0]) + garbage)
+    cutter.data_received(wire.frame(REPORTS[1]))
+
+    assert heard.reports == REPORTS[:1]
+    assert len(heard.errors) == 1
+
+
+@pytest.mark.parametrize(
+    ("vitals", "now", "is_overdue"),
+    [
+        (Vitals(is_ready=False, last_sign=0), 299, False),
+        (Vitals(is_ready=False, last_sign=0), 301, True),
+        (Vitals(is_ready=True, last_sign=0), 14, False),
+        (Vitals(is_ready=True, last_sign=0), 16, True),
+        (Vitals(is_ready=True, last_sign=9, busy_seconds=299), 10, False),
+        (Vitals(is_ready=True, last_sign=9, busy_seconds=301), 10, True),
+    ],
+)
+def test_silence_is_judged_by_what_the_runner_is_doing(
+    vitals: Vitals, now: float, is_overdue: bool
+) -> None:
+    assert (overdue(vitals, Patience(), now) is not None) is is_overdue
+
+
+async def start(tmp_path: Path, script: Script) -> tuple[RunnerLink, asyncio.Queue[object]]:
+    path = tmp_path / "model"
+    path.write_bytes(msgspec.json.encode(script))
+    heard: asyncio.Queue[object] = asyncio.Queue()
+    link = await RunnerLink.start(
+        SCRIPTED,
+        LoadConfig(model_path=str(path), backend="fake", context_length=16),
+        patience=Patience(),
+        on_report=heard.put_nowait,
+        on_gone=heard.put_nowait,
+    )
+    return link, heard
+
+
+async def until_gone(heard: asyncio.Queue[object]) -> str:
+    while not isinstance(item := await asyncio.wait_for(heard.get(), WAIT_SECONDS), str):
+        pass
+    return item
+
+
+async def test_a_runner_that_is_told_to_stop_exits(tmp_path: Path) -> None:
+    link, heard = await start(tmp_path, Script())
+    while not isinstance(await asyncio.wait_for(heard.get(), WAIT_SECONDS), wire.Ready):
+        pass
+    await link.stop(grace_seconds=10)
+
+    assert await until_gone(heard) == "exited"
+    assert heard.empty()
+
+
+async def test_a_runner_that_does_not_stop_is_killed(tmp_path: Path) -> None:
+    link, heard = await start(tmp_path, Script(ignores_stop=True))
+    await link.stop(grace_seconds=0.1)
+
+    assert await until_gone(heard) == "did not stop in time"
+    link.kill("twice is fine")
+    link.send(wire.Stop())
+
+
+async def test_a_program_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        await RunnerLink.start(
+            [str(tmp_path / "nothing")],
+            LoadConfig(model_path="m", backend="fake", context_length=16),
+            patience=Patience(),
+            on_report=lambda _: None,
+            on_gone=lambda _: None,
+        )

@@ -1,0 +1,129 @@
+"""The whole engine on a real model: gRPC, front, a real runner, llama.cpp, the tiny trained model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from protos import engine_pb2 as pb
+from services.engine.program import RUNNER
+from tests.conftest import TINY_GGUF
+from tests.engine.harness import Front, add_model, running_front
+
+GREEDY = pb.Sampling(temperature=0)
+QUESTIONS = {
+    "What is the capital of France?": "Paris.",
+    "What is the capital of Germany?": "Berlin.",
+    "What is the capital of Italy?": "Rome.",
+    "What is the capital of Japan?": "Tokyo.",
+}
+SETTINGS = {"context_length": 2048, "threads": 1, "max_sequences": 8}
+
+
+def chat(question: str) -> str:
+    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    add_model(tmp_path, "tiny", TINY_GGUF.read_bytes())
+    return tmp_path
+
+
+async def ask(front: Front, question: str, model: str = "tiny") -> str:
+    text, last = await front.client().ask(
+        model, chat(question), sampling=GREEDY, stopping=pb.Stopping(max_tokens=64)
+    )
+    assert last.WhichOneof("kind") == "finished", last
+    return text.strip()
+
+
+async def test_the_capital_of_france_is_paris(data: Path) -> None:
+    async with running_front(data, runner=RUNNER, **SETTINGS) as front:
+        answer = await ask(front, "What is the capital of France?")
+        (model,) = (await front.loaded()).models
+
+    assert answer == "Paris."
+    assert model.memory_policy == "dense"
+    assert model.context_length == 2048
+    assert model.memory_bytes > TINY_GGUF.stat().st_size
+
+
+async def test_four_streams_at_once_say_what_each_says_alone(data: Path) -> None:
+    async with running_front(data, runner=RUNNER, **SETTINGS) as front:
+        alone = [await ask(front, question) for question in QUESTIONS]
+        together = await asyncio.gather(*(ask(front, question) for question in QUESTIONS))
+
+    assert alone == list(QUESTIONS.values())
+    assert together == alone
+
+
+async def test_a_stream_ends_with_an_error_when_its_runner_is_killed(data: Path) -> None:
+    async with running_front(data, runner=RUNNER, **SETTINGS) as front:
+        client = front.client()
+        endless = pb.Stopping(max_tokens=1900, ignore_eos=True)
+        request = await client.submit("tiny", chat("Count to 100."), stopping=endless)
+        await client.until(request, "delta")
+        (model,) = (await front.loaded()).models
+        os.kill(model.pid, signal.SIGKILL)
+        _, last = await client.answer(request)
+        answer = await ask(front, "What is the capital of France?")
+
+    assert last.error.code == "runner_died"
+    assert answer == "Paris."
+
+
+async def test_a_file_that_is_no_model_fails_with_a_sentence(tmp_path: Path) -> None:
+    add_model(tmp_path, "broken", TINY_GGUF.read_bytes()[:100_000])
+    async with running_front(tmp_path, runner=RUNNER, **SETTINGS) as front:
+        _, last = await front.client().ask("broken", "hello")
+
+    assert last.error.code == "model_load_failed"
+    assert str(tmp_path) not in last.error.message
+    assert len(last.error.message.split()) > 3
+
+
+async def test_the_plan_of_a_model_shows_its_sizes_without_loading_it(data: Path) -> None:
+    async with running_front(data, runner=RUNNER, **SETTINGS) as front:
+        plan = await front.stub.Plan(pb.PlanRequest(model="tiny"))
+        again = await front.stub.Plan(pb.PlanRequest(model="tiny"))
+        loaded = await front.loaded()
+
+    assert plan.action == pb.PLAN_ACTION_LOAD
+    assert plan.weights_bytes > 1_000_000
+    assert plan.kv_bytes > 0
+    assert plan.source == "dry run"
+    assert plan.explanation.startswith("fits; ")
+    assert (again.kv_bytes, again.source) == (plan.kv_bytes, plan.source)
+    assert len(loaded.models) == 0
+
+
+async def test_two_models_that_cannot_both_be_loaded_answer_by_turns(tmp_path: Path) -> None:
+    content = TINY_GGUF.read_bytes()
+    add_model(tmp_path, "first", content)
+    add_model(tmp_path, "second", content + b"\0" * 32)  # another digest, the same model
+    async with running_front(tmp_path, runner=RUNNER, **SETTINGS) as front:
+        sizes = [
+            (await front.stub.Load(pb.LoadRequest(model=name))).model.memory_bytes
+            for name in ("first", "second")
+        ]
+    budget = max(sizes) + min(sizes) // 2
+    async with running_front(
+        tmp_path, runner=RUNNER, memory_budget=str(budget), **SETTINGS
+    ) as front:
+        asked = [(name, q) for q in QUESTIONS for name in ("first", "second")]
+        answers = await asyncio.gather(*(ask(front, question, name) for name, question in asked))
+        again = [await ask(front, q, name) for name, q in asked[:4]]
+        loads = front.engine.fleet.loads
+        loaded = await front.loaded()
+
+    assert answers == [QUESTIONS[question] for _, question in asked]
+    assert again == answers[:4]
+    # Eight at once: one load each. Then one after the other, by turns: at most one load each.
+    assert loads <= 2 + 4
+    assert loaded.used_bytes <= loaded.budget_bytes == budget
+    assert len([m for m in loaded.models if m.state == pb.MODEL_STATE_READY]) == 1
