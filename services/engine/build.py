@@ -108,6 +108,7 @@ def load_defaults(settings: EngineSettings) -> LoadDefaults:
         cache_type_v=settings.cache_type_v,
         flash_attention=settings.flash_attention,
         target_step_seconds=settings.target_step_ms / 1000,
+        speculate=settings.speculate,
         max_queued=settings.max_queued,
         backend=settings.engine_backend,
     )

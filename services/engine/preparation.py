@@ -63,6 +63,7 @@ class LoadDefaults:
     cache_type_v: CacheType
     flash_attention: bool | None
     target_step_seconds: float
+    speculate: bool
     max_queued: int
     backend: Literal["auto", "fake"] = "auto"
 
@@ -207,6 +208,7 @@ def load_config(
             "tensor_split": settings.tensor_split or (),
             "main_gpu": settings.main_gpu or 0,
             "target_step_seconds": defaults.target_step_seconds,
+            "speculate": defaults.speculate,
             "max_queued": defaults.max_queued,
         },
         LoadConfig,

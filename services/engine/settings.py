@@ -56,6 +56,11 @@ class EngineSettings(SharedSettings):
         le=10_000,
         description="While answers are being written, prompt work may make a step this long (ms).",
     )
+    speculate: bool = Field(
+        default=True,
+        description="Draft tokens from the text itself where few answers are written and it pays; "
+        "the text is the same without.",
+    )
     max_queued: int = Field(
         default=256, ge=1, le=1 << 16, description="Requests that may wait for one model."
     )

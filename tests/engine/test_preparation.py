@@ -88,6 +88,7 @@ async def prepare(
         cache_type_v="f16",
         flash_attention=None,
         target_step_seconds=0.05,
+        speculate=True,
         max_queued=256,
     )
     preparation = Preparation(

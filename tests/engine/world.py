@@ -286,6 +286,7 @@ async def bench(
                 cache_type_v="f16",
                 flash_attention=None,
                 target_step_seconds=0.05,
+                speculate=True,
                 max_queued=1000,
             ),
             path_of=path_of,

@@ -1,1 +1,37 @@
 """What computes: llama.cpp, MLX, and a fake for tests, behind one contract (`base.py`)."""
+
+from __future__ import annotations
+
+from services.engine.backends.base import Backend, OnProgress
+from services.engine.core import LoadConfig, ModelInfo
+from services.shared.errors import ModelLoadFailed
+
+
+def open_backend(config: LoadConfig, on_progress: OnProgress) -> Backend:
+    """Load a model. Raises ModelLoadFailed with a sentence; the vendor is imported only here."""
+    match config.backend:
+        case "llamacpp":
+            from services.engine.backends.llamacpp.backend import LlamaBackend
+
+            return LlamaBackend.load(config, on_progress)
+        case "fake":
+            from services.engine.backends.fake import FakeBackend
+
+            return FakeBackend.load(config, on_progress)
+        case "mlx":
+            raise ModelLoadFailed("this runner has no MLX backend")
+
+
+def estimate(config: LoadConfig) -> ModelInfo:
+    """What loading would take, without reading the weights. Raises ModelLoadFailed."""
+    match config.backend:
+        case "llamacpp":
+            from services.engine.backends.llamacpp.estimate import dry_run
+
+            return dry_run(config)
+        case "fake":
+            from services.engine.backends.fake import FakeBackend
+
+            return FakeBackend.load(config, lambda _: None).info
+        case "mlx":
+            raise ModelLoadFailed("this runner has no MLX backend")

@@ -1,0 +1,296 @@
+"""A backend without a model: a tiny language, instantaneous, strict about every rule of the contract.
+
+The next token is a pure function of the sequence's tokens, so a lost, doubled or misplaced token
+changes the text. Rules that llama.cpp enforces by aborting raise here. It keeps books of its own,
+one cell per token with an owner count, to check the scheduler's against.
+
+`model_path` may name a JSON file with the fields of `Behaviour`, for a runner that shall go wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from services.engine.backends.base import Logits, OnProgress, Outcome, Step
+from services.engine.backends.errors import BackendError
+from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo, TextPiece
+from services.shared.errors import ModelLoadFailed
+
+END = 256
+CONTROL = 257
+_VOCAB_SIZE = 258
+_CONTROL_TEXT = "<|turn|>"
+_LETTERS = b" etaoinshrdlucmfwypvbgkjqxz     "
+_END_IN = 89  # one token in so many ends the answer
+
+
+class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fake does wrong, and its shape. Steps are counted from 1; 0 is never."""
+
+    memory_policy: MemoryPolicy = MemoryPolicy.DENSE
+    cached_sequences: int = 16
+    hidden_cells: int = 0  # cells announced, but never free
+    load_error: str = ""
+    fail_at_step: int = 0
+    fail_from_step: int = 0
+    hang_at_step: int = 0
+    abort_at_step: int = 0
+    nan_at_step: int = 0
+    step_seconds: float = 0.0
+
+
+class FakeVocabulary:
+    """One token per byte, an end token and a control token."""
+
+    size = _VOCAB_SIZE
+    end_tokens = (END,)
+    native = None
+
+    def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
+        """Bytes; `<|turn|>` outside literal pieces is the control token, and the special one."""
+        ids = [CONTROL] if add_special else []
+        for piece in pieces:
+            parts = [piece.text] if piece.literal else piece.text.split(_CONTROL_TEXT)
+            for index, part in enumerate(parts):
+                ids += ([CONTROL] if index else []) + list(part.encode())
+        return ids
+
+    def piece(self, token: int) -> bytes:
+        """The byte, or the control token's text."""
+        if token == END:
+            return b""
+        return _CONTROL_TEXT.encode() if token == CONTROL else bytes([token])
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends an answer."""
+        return token == END
+
+
+class FakeBackend:
+    """See Backend. All in Python, a microsecond a token."""
+
+    def __init__(
+        self,
+        *,
+        cells: int = 4096,
+        max_tokens: int = 2048,
+        max_running: int = 16,
+        behaviour: Behaviour | None = None,
+    ) -> None:
+        self._behaviour = behaviour or Behaviour()
+        self.vocabulary = FakeVocabulary()
+        self.step = Step.of_capacity(max_tokens)
+        self.cells = cells
+        self.max_sequences = max_running + self._behaviour.cached_sequences
+        self.max_outputs = self.max_sequences + 64
+        self.info = ModelInfo(
+            architecture="fake",
+            vocab_size=_VOCAB_SIZE,
+            context_length=cells,
+            trained_context_length=cells,
+            max_sequences=max_running,
+            memory_policy=self._behaviour.memory_policy,
+            gpu_layers=0,
+            backend="fake",
+            weights_bytes=1 << 20,
+            kv_bytes=cells << 10,
+            compute_bytes=1 << 16,
+        )
+        self._owners: dict[int, int] = {}  # cell -> sequences that hold it
+        self._next_cell = 0
+        self._held: dict[int, list[int]] = {}  # sequence -> its cells, by position
+        self._hashes: dict[int, list[int]] = {}  # sequence -> hash after each position
+        self._stale: set[int] = set()  # recurrent: cells shared, state still the source's
+        self._rows = np.zeros((self.max_outputs, _VOCAB_SIZE), np.float32)
+        self._touched: list[tuple[int, int]] = []
+        self._outputs = 0
+        self._steps = 0
+
+    @classmethod
+    def load(cls, config: LoadConfig, on_progress: OnProgress) -> FakeBackend:
+        """Read the behaviour, if a file names one. Raises ModelLoadFailed where it says so."""
+        path = Path(config.model_path)
+        raw = path.read_bytes() if path.suffix == ".json" else b"{}"
+        behaviour = msgspec.json.decode(raw, type=Behaviour)
+        on_progress(0.5)
+        if behaviour.load_error:
+            raise ModelLoadFailed(behaviour.load_error)
+        on_progress(1.0)
+        return cls(
+            cells=config.context_length,
+            max_tokens=max(config.batch_tokens, config.max_sequences),
+            max_running=config.max_sequences,
+            behaviour=behaviour,
+        )
+
+    @property
+    def cells_used(self) -> int:
+        """Cells with at least one owner, counted one by one."""
+        return len(self._owners)
+
+    def held(self, sequence: int) -> int:
+        """Tokens a sequence holds."""
+        return len(self._held.get(sequence, ()))
+
+    def run(self) -> Outcome:
+        """Hash every token into its sequence; see Backend.run."""
+        self._misbehave()
+        step = self.step
+        self._check(step)
+        self._outputs = 0
+        if step.size > self.cells - self._behaviour.hidden_cells - len(self._owners):
+            return Outcome.KV_FULL
+        wants = step.wants_logits[: step.size].tolist()
+        tokens = step.tokens[: step.size].tolist()
+        for row, column in self._touched:
+            self._rows[row, column] = 0.0
+        self._touched.clear()
+        for index, sequence in enumerate(step.sequences[: step.size].tolist()):
+            value = self._append(sequence, tokens[index])
+            if wants[index]:
+                self._predict(value)
+        return Outcome.OK
+
+    def logits(self, output: int) -> Logits:
+        """See Backend.logits."""
+        if not 0 <= output < self._outputs:
+            raise BackendError(f"output {output} of {self._outputs} was not computed")
+        row: Logits = self._rows[output]
+        return row
+
+    def share(self, source: int, target: int, end: int) -> None:
+        """See Backend.share."""
+        self._in_range(source, target)
+        if self._held.get(target) or end > self.held(source) or end < 1:
+            raise BackendError("share into a sequence in use, or of tokens that are not there")
+        if self._is_recurrent and end != self.held(source):
+            self._stale.add(target)  # until a checkpoint is restored
+        self._held[target] = self._held[source][:end]
+        self._hashes[target] = self._hashes[source][:end]
+        for cell in self._held[target]:
+            self._owners[cell] += 1
+
+    def cut(self, sequence: int, start: int) -> None:
+        """See Backend.cut."""
+        self._in_range(sequence)
+        if not 0 < start <= self.held(sequence):
+            raise BackendError("cut outside of the sequence")
+        if self._is_recurrent and start != self.held(sequence):
+            raise BackendError("this memory cannot forget part of a sequence")
+        for cell in self._held[sequence][start:]:
+            self._let_go(cell)
+        del self._held[sequence][start:]
+        del self._hashes[sequence][start:]
+
+    def drop(self, sequence: int) -> None:
+        """See Backend.drop."""
+        self._in_range(sequence)
+        for cell in self._held.pop(sequence, ()):
+            self._let_go(cell)
+        self._hashes.pop(sequence, None)
+        self._stale.discard(sequence)
+
+    def checkpoint(self, sequence: int) -> bytes:
+        """See Backend.checkpoint."""
+        self._in_range(sequence)
+        return msgspec.msgpack.encode(self._hashes[sequence])
+
+    def restore(self, sequence: int, checkpoint: bytes) -> None:
+        """See Backend.restore."""
+        self._in_range(sequence)
+        hashes = msgspec.msgpack.decode(checkpoint, type=list[int])
+        if len(hashes) != self.held(sequence):
+            raise BackendError("the checkpoint is of another length")
+        self._hashes[sequence] = hashes
+        self._stale.discard(sequence)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._held.clear()
+        self._hashes.clear()
+        self._owners.clear()
+
+    @property
+    def _is_recurrent(self) -> bool:
+        return self._behaviour.memory_policy is MemoryPolicy.RECURRENT
+
+    def _misbehave(self) -> None:
+        self._steps += 1
+        wrong = self._behaviour
+        if self._steps == wrong.fail_at_step or 0 < wrong.fail_from_step <= self._steps:
+            raise BackendError("told to fail")
+        if self._steps == wrong.abort_at_step:
+            os.abort()
+        if self._steps == wrong.hang_at_step:
+            time.sleep(1e9)
+        if wrong.step_seconds:
+            time.sleep(wrong.step_seconds)
+
+    def _check(self, step: Step) -> None:
+        """What llama.cpp aborts on, or answers with -1."""
+        used = slice(0, step.size)
+        if not 0 < step.size <= len(step.tokens):
+            raise BackendError("more tokens than a step may have, or none")
+        if int(np.count_nonzero(step.wants_logits[used])) > self.max_outputs:
+            raise BackendError("more outputs than were reserved")
+        if not _within(step.tokens[used], _VOCAB_SIZE):
+            raise BackendError("token out of the vocabulary")
+        if not _within(step.sequences[used], self.max_sequences):
+            raise BackendError("sequence id out of range")
+        expected: dict[int, int] = {}
+        for sequence, position in zip(
+            step.sequences[used].tolist(), step.positions[used].tolist(), strict=True
+        ):
+            if sequence in self._stale:
+                raise BackendError("the sequence's state is not at its length")
+            if position != expected.get(sequence, self.held(sequence)):
+                raise BackendError("positions of a sequence must be consecutive")
+            expected[sequence] = position + 1
+
+    def _append(self, sequence: int, token: int) -> int:
+        hashes = self._hashes.setdefault(sequence, [])
+        value = ((hashes[-1] if hashes else 1) * 1_000_003 + token + 11) & 0xFFFF_FFFF
+        hashes.append(value)
+        self._held.setdefault(sequence, []).append(self._new_cell())
+        return value
+
+    def _predict(self, value: int) -> None:
+        """Letters, the better one first; now and then the end."""
+        row, self._outputs = self._outputs, self._outputs + 1
+        mixed = value ^ (value >> 13)
+        best = END if mixed % _END_IN == 0 else _LETTERS[mixed % 32]
+        second = _LETTERS[(mixed >> 5) % 32]
+        if self._steps == self._behaviour.nan_at_step:
+            self._set(row, best, float("nan"))
+            return
+        self._set(row, second, 2.0)
+        self._set(row, best, 4.0)
+
+    def _set(self, row: int, column: int, value: float) -> None:
+        self._rows[row, column] = value
+        self._touched.append((row, column))
+
+    def _new_cell(self) -> int:
+        self._next_cell += 1
+        self._owners[self._next_cell] = 1
+        return self._next_cell
+
+    def _let_go(self, cell: int) -> None:
+        self._owners[cell] -= 1
+        if self._owners[cell] == 0:
+            del self._owners[cell]
+
+    def _in_range(self, *sequences: int) -> None:
+        if not all(0 <= sequence < self.max_sequences for sequence in sequences):
+            raise BackendError("sequence id out of range")
+
+
+def _within(ids: NDArray[np.int32], end: int) -> bool:
+    return bool(ids.min() >= 0 and ids.max() < end)

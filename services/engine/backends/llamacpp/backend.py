@@ -1,0 +1,98 @@
+"""llama.cpp behind the backend contract."""
+
+from __future__ import annotations
+
+from services.engine.backends.base import OnProgress, Step
+from services.engine.backends.llamacpp.context import LlamaContext
+from services.engine.backends.llamacpp.library import listening, llama
+from services.engine.backends.llamacpp.model import LlamaModel
+from services.engine.backends.llamacpp.sizes import Sizes, sizes_in
+from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
+
+
+class LlamaBackend:
+    """A GGUF model and one context of unified memory."""
+
+    def __init__(self, model: LlamaModel, context: LlamaContext, info: ModelInfo) -> None:
+        self.info = info
+        self.vocabulary = model.vocabulary
+        self.step: Step = context.step
+        self.max_sequences = context.max_sequences
+        self.max_outputs = context.max_outputs
+        # A purely recurrent memory has a state per sequence and no cells to run out of.
+        self.cells = context.cells if model.has_cells else context.cells * context.max_sequences
+        self._model = model
+        self._context = context
+        # A step passes through here many times a second: no second call per method.
+        self.run = context.run
+        self.logits = context.logits
+        self.share = context.share
+        self.cut = context.cut
+        self.drop = context.drop
+        self.checkpoint = context.checkpoint
+        self.restore = context.restore
+
+    @classmethod
+    def load(cls, config: LoadConfig, on_progress: OnProgress) -> LlamaBackend:
+        """Read weights, make the context, find the memory policy. Raises ModelLoadFailed."""
+        lib = llama()
+        with listening() as lines:
+            model = LlamaModel(lib, config, on_progress)
+            try:
+                context = LlamaContext(lib, model, config)
+            except BaseException:
+                model.close()
+                raise
+        policy = _probe_policy(model, context)
+        return cls(model, context, describe(model, context, config, policy, sizes_in(lines)))
+
+    def close(self) -> None:
+        """Free context and weights. Safe to call twice."""
+        self._context.close()
+        self._model.close()
+
+
+def describe(
+    model: LlamaModel,
+    context: LlamaContext,
+    config: LoadConfig,
+    policy: MemoryPolicy,
+    sizes: Sizes,
+) -> ModelInfo:
+    """What the front wants to know of a load or a dry run."""
+    import llama_cpp
+
+    layers = model.layers
+    on_devices = layers if config.gpu_layers < 0 else min(config.gpu_layers, layers)
+    if not model.can_offload:
+        on_devices = 0
+    splits = config.tensor_split or (1.0,)
+    return ModelInfo(
+        architecture=model.architecture,
+        vocab_size=model.vocabulary.size,
+        context_length=context.cells,
+        trained_context_length=model.trained_context_length,
+        max_sequences=config.max_sequences,
+        memory_policy=policy,
+        gpu_layers=on_devices,
+        backend=f"llama.cpp {llama_cpp.__version__}",
+        weights_bytes=model.weights_bytes,
+        kv_bytes=sizes.kv_bytes,
+        compute_bytes=sizes.compute_bytes,
+        pool_bytes=sizes.pool_bytes(
+            weights_bytes=model.weights_bytes,
+            offloaded=[on_devices / layers * split / sum(splits) for split in splits],
+        ),
+    )
+
+
+def header_policy(model: LlamaModel) -> MemoryPolicy:
+    """The policy the model's header lets expect."""
+    if model.is_recurrent:
+        return MemoryPolicy.RECURRENT
+    return MemoryPolicy.WINDOW if model.window > 0 else MemoryPolicy.DENSE
+
+
+def _probe_policy(model: LlamaModel, context: LlamaContext) -> MemoryPolicy:
+    """What memory really does: the header may be of an architecture we have not met."""
+    return header_policy(model) if context.can_cut() else MemoryPolicy.RECURRENT

@@ -1,0 +1,173 @@
+"""One llama.cpp context: its memory and its steps, guarded against what aborts the process.
+
+llama.cpp calls abort() on a batch above n_batch, on more outputs than reserved, on logits that were
+not asked for. Each is checked here first and raises instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.engine.backends.base import Ints, Logits, Outcome, Step
+from services.engine.backends.errors import BackendError
+from services.engine.backends.llamacpp.failures import load_failure
+from services.engine.backends.llamacpp.library import listening
+from services.engine.backends.llamacpp.model import LlamaModel
+from services.engine.backends.llamacpp.settings import context_parameters
+from services.engine.core import LoadConfig
+
+logger = logging.getLogger(__name__)
+
+_KV_FULL = 1  # llama_decode: no room, state unchanged
+_ABORTED = 2
+_PARTIAL_ONLY = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: the part that has no cells per token
+_BYTES = ctypes.POINTER(ctypes.c_uint8)
+
+
+class LlamaContext:
+    """The memory of one model and the way to compute in it. One thread only."""
+
+    def __init__(self, lib: ModuleType, model: LlamaModel, config: LoadConfig) -> None:
+        """Raises ModelLoadFailed where the context cannot be made."""
+        self._lib = lib
+        self.handle = _create(lib, model, config)
+        self._memory = lib.llama_get_memory(self.handle)
+        self._vocab_size = model.vocabulary.size
+        params = context_parameters(lib, config, is_recurrent=model.is_recurrent)
+        self.max_outputs = int(params.n_outputs_max)
+        self.max_sequences = int(params.n_seq_max)
+        self.cells = int(lib.llama_n_ctx(self.handle))
+        self.step = Step.of_capacity(int(params.n_batch))
+        self._batch, self._sequence_ids = _batch_over(lib, self.step)
+        self._outputs = 0
+        self._rows: NDArray[np.float32] = np.zeros((0, self._vocab_size), np.float32)
+        self._rows_address = 0
+
+    def run(self) -> Outcome:
+        """Compute the step; see Backend.run."""
+        step = self.step
+        wanted = int(np.count_nonzero(step.wants_logits[: step.size]))
+        if not 0 < step.size <= len(step.tokens) or wanted > self.max_outputs:
+            raise BackendError(f"step of {step.size} tokens and {wanted} outputs is out of bounds")
+        self._outputs = 0
+        self._batch.n_tokens = step.size
+        status = self._lib.llama_decode(self.handle, self._batch)
+        if status == _KV_FULL:
+            return Outcome.KV_FULL
+        if status != 0:
+            reason = "aborted" if status == _ABORTED else f"llama_decode returned {status}"
+            raise BackendError(reason)
+        self._lib.llama_synchronize(self.handle)
+        self._outputs = wanted
+        if wanted:
+            self._view_logits(wanted)
+        return Outcome.OK
+
+    def logits(self, output: int) -> Logits:
+        """A view of llama.cpp's own buffer; see Backend.logits."""
+        if not 0 <= output < self._outputs:
+            raise BackendError(f"output {output} of {self._outputs} was not computed")
+        row: Logits = self._rows[output]
+        return row
+
+    def share(self, source: int, target: int, end: int) -> None:
+        """Copy-on-write: the cells get a second owner."""
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
+
+    def cut(self, sequence: int, start: int) -> None:
+        """See Backend.cut."""
+        if not self._lib.llama_memory_seq_rm(self._memory, sequence, start, -1):
+            raise BackendError("this memory cannot forget part of a sequence")
+
+    def drop(self, sequence: int) -> None:
+        """See Backend.drop; forgetting all of a sequence always works."""
+        self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def checkpoint(self, sequence: int) -> bytes:
+        """See Backend.checkpoint."""
+        size = int(self._lib.llama_state_seq_get_size_ext(self.handle, sequence, _PARTIAL_ONLY))
+        buffer = (ctypes.c_uint8 * size)()
+        got = self._lib.llama_state_seq_get_data_ext(
+            self.handle, ctypes.cast(buffer, _BYTES), size, sequence, _PARTIAL_ONLY
+        )
+        if got == 0 or got != size:
+            raise BackendError("the sequence's state could not be read")
+        return bytes(buffer)
+
+    def restore(self, sequence: int, checkpoint: bytes) -> None:
+        """See Backend.restore."""
+        buffer = (ctypes.c_uint8 * len(checkpoint)).from_buffer_copy(checkpoint)
+        if not self._lib.llama_state_seq_set_data_ext(
+            self.handle, ctypes.cast(buffer, _BYTES), len(checkpoint), sequence, _PARTIAL_ONLY
+        ):
+            raise BackendError("the checkpoint does not fit this context")
+
+    def can_cut(self) -> bool:
+        """Whether memory forgets part of a sequence: tried on two tokens, then cleared."""
+        step = self.step
+        step.tokens[:2], step.positions[:2], step.sequences[:2] = 0, (0, 1), 0
+        step.wants_logits[:2], step.size = (0, 1), 2
+        outcome = self.run()
+        can = outcome is Outcome.OK and bool(self._lib.llama_memory_seq_rm(self._memory, 0, 1, -1))
+        self._lib.llama_memory_clear(self._memory, True)
+        return can
+
+    def close(self) -> None:
+        """Free memory and buffers. Safe to call twice."""
+        if self.handle is not None:
+            self._rows = np.zeros((0, self._vocab_size), np.float32)
+            self._lib.llama_free(self.handle)
+            self.handle = None
+
+    def _view_logits(self, rows: int) -> None:
+        pointer = self._lib.llama_get_logits(self.handle)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value or 0
+        if address == 0:
+            raise BackendError("no logits came back")
+        # llama.cpp moves the buffer only when it grows: the view is made anew only then.
+        if address != self._rows_address or rows > len(self._rows):
+            flat = (ctypes.c_float * (rows * self._vocab_size)).from_address(address)
+            self._rows = np.frombuffer(memoryview(flat), np.float32).reshape(rows, self._vocab_size)
+            self._rows_address = address
+
+
+def _create(lib: ModuleType, model: LlamaModel, config: LoadConfig) -> Any:
+    params = context_parameters(lib, config, is_recurrent=model.is_recurrent)
+    with listening() as lines:
+        handle = lib.llama_init_from_model(model.handle, params)
+    if not handle:
+        logger.error("context refused", extra={"said": lines[-4:]})
+        raise load_failure(lines)
+    return handle
+
+
+def _batch_over(lib: ModuleType, step: Step) -> tuple[Any, tuple[Ints, NDArray[np.uint64]]]:
+    """A llama_batch whose arrays are the step's own, so that filling it is slicing numpy arrays.
+
+    Every token has one sequence: `seq_id[i]` points at `step.sequences[i]`. The second result holds
+    the arrays only llama.cpp reads; keep it as long as the batch.
+    """
+    capacity = len(step.tokens)
+    counts = np.ones(capacity, np.int32)
+    pointers = step.sequences.ctypes.data + 4 * np.arange(capacity, dtype=np.uint64)
+    field = dict(lib.llama_batch._fields_)
+
+    def at(array: NDArray[Any], name: str) -> Any:
+        return ctypes.cast(array.ctypes.data, field[name])
+
+    batch = lib.llama_batch(
+        n_tokens=0,
+        token=at(step.tokens, "token"),
+        embd=None,
+        pos=at(step.positions, "pos"),
+        n_seq_id=at(counts, "n_seq_id"),
+        seq_id=at(pointers, "seq_id"),
+        logits=at(step.wants_logits, "logits"),
+    )
+    return batch, (counts, pointers)

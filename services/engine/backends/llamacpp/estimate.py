@@ -1,0 +1,28 @@
+"""What a load would take, to the byte, without reading weights.
+
+llama.cpp loads the header alone (`no_alloc`) and plans its buffers; their sizes are in its log. It
+aborts on some broken files, so this runs in a process of its own, like a load.
+"""
+
+from __future__ import annotations
+
+from services.engine.backends.llamacpp.backend import describe, header_policy
+from services.engine.backends.llamacpp.context import LlamaContext
+from services.engine.backends.llamacpp.library import listening, llama
+from services.engine.backends.llamacpp.model import LlamaModel
+from services.engine.backends.llamacpp.sizes import sizes_in
+from services.engine.core import LoadConfig, ModelInfo
+
+
+def dry_run(config: LoadConfig) -> ModelInfo:
+    """The sizes a load with this config would have. Raises ModelLoadFailed."""
+    lib = llama()
+    with listening() as lines:
+        model = LlamaModel(lib, config, lambda _: None, dry=True)
+        try:
+            context = LlamaContext(lib, model, config)
+            info = describe(model, context, config, header_policy(model), sizes_in(lines))
+            context.close()
+            return info
+        finally:
+            model.close()

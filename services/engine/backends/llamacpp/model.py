@@ -1,0 +1,102 @@
+"""A loaded GGUF: weights, vocabulary and what its header says."""
+
+from __future__ import annotations
+
+import logging
+from types import ModuleType
+from typing import Any
+
+from services.engine.backends.base import OnProgress
+from services.engine.backends.llamacpp.failures import load_failure
+from services.engine.backends.llamacpp.library import listening
+from services.engine.backends.llamacpp.settings import model_parameters
+from services.engine.backends.llamacpp.vocabulary import LlamaVocabulary
+from services.engine.core import LoadConfig
+from services.shared.errors import ModelLoadFailed
+
+logger = logging.getLogger(__name__)
+
+
+class LlamaModel:
+    """The weights. `close` after the contexts made from it."""
+
+    def __init__(
+        self, lib: ModuleType, config: LoadConfig, on_progress: OnProgress, *, dry: bool = False
+    ) -> None:
+        """Read the file. Raises ModelLoadFailed with a sentence."""
+        self._lib = lib
+        self.handle = _load(lib, config, on_progress, dry=dry)
+        self.vocabulary = LlamaVocabulary(lib, lib.llama_model_get_vocab(self.handle))
+        if not lib.llama_model_has_decoder(self.handle):
+            self.close()
+            raise ModelLoadFailed("this model does not generate text: it is an encoder")
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether some layers keep a state instead of one cell per token."""
+        return bool(
+            self._lib.llama_model_is_recurrent(self.handle)
+            or self._lib.llama_model_is_hybrid(self.handle)
+        )
+
+    @property
+    def has_cells(self) -> bool:
+        """Whether some layers keep one cell per token."""
+        return not self._lib.llama_model_is_recurrent(self.handle)
+
+    @property
+    def window(self) -> int:
+        """Tokens of the sliding attention window; 0 without one."""
+        return int(self._lib.llama_model_n_swa(self.handle))
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture` of the header."""
+        buffer = bytes(128)
+        count = self._lib.llama_model_meta_val_str(
+            self.handle, b"general.architecture", buffer, len(buffer)
+        )
+        return buffer[: max(count, 0)].decode("utf-8", "replace")
+
+    @property
+    def trained_context_length(self) -> int:
+        """Tokens of context the model was trained for."""
+        return int(self._lib.llama_model_n_ctx_train(self.handle))
+
+    @property
+    def layers(self) -> int:
+        """Layers that can be offloaded: the blocks and the output."""
+        return int(self._lib.llama_model_n_layer(self.handle)) + 1
+
+    @property
+    def can_offload(self) -> bool:
+        """Whether this build of llama.cpp sees a device to put layers on."""
+        return bool(self._lib.llama_supports_gpu_offload())
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of all tensors."""
+        return int(self._lib.llama_model_size(self.handle))
+
+    def close(self) -> None:
+        """Free the weights. Safe to call twice."""
+        if self.handle is not None:
+            self._lib.llama_model_free(self.handle)
+            self.handle = None
+
+
+def _load(lib: ModuleType, config: LoadConfig, on_progress: OnProgress, *, dry: bool) -> Any:
+    params = model_parameters(lib, config, dry=dry)
+
+    def report(fraction: float, _user_data: object) -> bool:
+        on_progress(fraction)
+        return True  # go on
+
+    callback = lib.llama_progress_callback(report)
+    params.progress_callback = callback
+    with listening() as lines:
+        handle = lib.llama_model_load_from_file(config.model_path.encode(), params)
+    if not handle:  # a NULL pointer object, not always None
+        logger.error("model refused", extra={"said": lines[-4:]})
+        raise load_failure(lines)
+    return handle

@@ -1,0 +1,91 @@
+"""A LoadConfig as llama.cpp's own parameters; the same for a load and for its dry run."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+
+from services.engine.core import LoadConfig
+
+_UBATCH = 512  # tokens computed at once inside a step; more only costs compute buffers
+_MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
+_CACHED_SEQUENCES = 48  # idle prefixes kept beside the running ones; ids cost next to nothing
+_EXTRA_OUTPUTS = 64  # drafted tokens, prompt tokens whose logits are wanted
+_LOAD_WITHOUT_MMAP = 0  # LLAMA_LOAD_MODE_NONE; a dry run aborts with any other
+
+# ggml_type of each name in core.CacheType
+_CACHE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
+}  # fmt: skip
+
+
+def model_parameters(lib: ModuleType, config: LoadConfig, *, dry: bool = False) -> Any:
+    """llama_model_params. Keep the result alive as long as the load runs."""
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = 999_999 if config.gpu_layers < 0 else config.gpu_layers
+    params.main_gpu = config.main_gpu
+    if config.tensor_split:
+        room = max(int(lib.llama_max_devices()), len(config.tensor_split))
+        shares = (ctypes.c_float * room)(*config.tensor_split)
+        params.tensor_split = ctypes.cast(shares, ctypes.POINTER(ctypes.c_float))
+        params._tensor_split = shares  # the struct holds only a pointer
+    if dry:
+        params.no_alloc = True
+        params.load_mode = _LOAD_WITHOUT_MMAP
+    return params
+
+
+def context_parameters(lib: ModuleType, config: LoadConfig, *, is_recurrent: bool) -> Any:
+    """llama_context_params for one unified memory shared by copy-on-write sequences."""
+    params = lib.llama_context_default_params()
+    params.n_ctx = config.context_length
+    params.n_batch = max(config.batch_tokens, config.max_sequences)
+    params.n_ubatch = min(_UBATCH, params.n_batch)
+    params.n_seq_max = sequence_ids(config, is_recurrent=is_recurrent)
+    # The compute buffer holds this many rows of the whole vocabulary: by default one per token.
+    params.n_outputs_max = outputs(config, is_recurrent=is_recurrent)
+    params.n_threads = params.n_threads_batch = config.threads or available_cores()
+    params.kv_unified = True
+    params.swa_full = True  # without it a live window sequence cannot be cut (silently wrong)
+    params.no_perf = True
+    params.type_k = _CACHE_TYPES[config.cache_type_k]
+    params.type_v = _CACHE_TYPES[config.cache_type_v]
+    if config.flash_attention is not None:
+        params.flash_attn_type = int(config.flash_attention)
+    return params
+
+
+def sequence_ids(config: LoadConfig, *, is_recurrent: bool) -> int:
+    """How many sequences the context knows: the running ones and the cached prefixes.
+
+    A recurrent model allocates a whole state per id, so there it is only a few more.
+    """
+    cached = max(2, config.max_sequences // 4) if is_recurrent else _CACHED_SEQUENCES
+    return min(config.max_sequences + cached, _MAX_SEQUENCES)
+
+
+def outputs(config: LoadConfig, *, is_recurrent: bool) -> int:
+    """How many tokens of one step may want logits; llama.cpp aborts beyond, or below n_seq_max."""
+    return sequence_ids(config, is_recurrent=is_recurrent) + _EXTRA_OUTPUTS
+
+
+def available_cores() -> int:
+    """Physical cores this process may use: affinity and the container's quota respected."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    physical = psutil.cpu_count(logical=False)
+    limits = [limit for limit in (allowed, physical, _cgroup_quota()) if limit]
+    return max(1, min(limits, default=1))
+
+
+def _cgroup_quota() -> int | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, math.ceil(int(quota) / int(period)))

@@ -1,0 +1,85 @@
+"""Text to tokens and back, through llama.cpp's own tokenizer.
+
+A vocabulary never changes after loading, and llama.cpp reads it without locks: any thread may ask.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from itertools import groupby
+from types import ModuleType
+from typing import Any
+
+from services.engine.core import TextPiece
+
+_INT32 = ctypes.POINTER(ctypes.c_int32)
+
+
+class LlamaVocabulary:
+    """One model's tokens. Valid while the model is loaded."""
+
+    def __init__(self, lib: ModuleType, handle: Any) -> None:
+        self.native = handle
+        self._lib = lib
+        self._size = int(lib.llama_vocab_n_tokens(handle))
+        self._ends = frozenset(
+            token for token in range(self._size) if lib.llama_vocab_is_eog(handle, token)
+        )
+        self._end_tokens = tuple(sorted(self._ends))
+        self._pieces: list[bytes | None] = [None] * self._size
+
+    @property
+    def size(self) -> int:
+        """Tokens there are."""
+        return self._size
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """All end-of-generation tokens, ascending."""
+        return self._end_tokens
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends an answer."""
+        return token in self._ends
+
+    def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
+        """The ids of the joined pieces; control text in a literal piece stays text.
+
+        Neighbours of one kind are joined first: a seam inside would change the merges.
+        """
+        ids: list[int] = []
+        for literal, group in groupby(pieces, key=lambda piece: piece.literal):
+            text = "".join(piece.text for piece in group)
+            ids += self._encode(text, add_special=add_special and not ids, parse=not literal)
+        return ids
+
+    def piece(self, token: int) -> bytes:
+        """A token's bytes: control text shown, end tokens empty."""
+        known = self._pieces[token]
+        if known is None:
+            known = b"" if token in self._ends else self.text_of(token)
+            self._pieces[token] = known
+        return known
+
+    def text_of(self, token: int) -> bytes:
+        """A token's bytes, whatever the token is."""
+        size = 128
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = self._lib.llama_token_to_piece(self.native, token, buffer, size, 0, True)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def _encode(self, text: str, *, add_special: bool, parse: bool) -> list[int]:
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 8  # a token is at least one byte; the rest for BOS and the like
+        while True:
+            ids = (ctypes.c_int32 * room)()
+            count = self._lib.llama_tokenize(
+                self.native, raw, len(raw), ctypes.cast(ids, _INT32), room, add_special, parse
+            )
+            if count >= 0:
+                return list(ids[:count])
+            room = -count

@@ -1,0 +1,52 @@
+"""Put a runner together around a loaded backend."""
+
+from __future__ import annotations
+
+from services.engine.backends.base import Backend, Vocabulary
+from services.engine.core import LoadConfig
+from services.engine.runner.constraint import (
+    Constraints,
+    tokenizer_of_llamacpp,
+    tokenizer_of_pieces,
+)
+from services.engine.runner.inbox import Inbox
+from services.engine.runner.intake import Intake
+from services.engine.runner.loop import EngineLoop
+from services.engine.runner.outbox import Outbox
+from services.engine.runner.scheduler.scheduler import Scheduler
+from services.engine.runner.sequences import Sequences
+
+
+def build_loop(backend: Backend, config: LoadConfig, inbox: Inbox, outbox: Outbox) -> EngineLoop:
+    """The loop over this backend. Call and run it on the thread that opened the backend."""
+    sequences = Sequences(
+        capacity=backend.cells, ids=backend.max_sequences, policy=backend.info.memory_policy
+    )
+    scheduler = Scheduler(
+        sequences,
+        context_length=backend.info.context_length,
+        most_running=config.max_sequences,
+        most_tokens=len(backend.step.tokens),
+        most_queued=config.max_queued,
+        target_seconds=config.target_step_seconds,
+    )
+    return EngineLoop(backend, scheduler, sequences, inbox, outbox, speculates=config.speculate)
+
+
+def build_intake(backend: Backend, config: LoadConfig) -> Intake:
+    """What prepares requests for this backend, on the reading thread."""
+    return Intake(
+        backend.vocabulary,
+        constraints_of(backend.vocabulary),
+        context_length=backend.info.context_length,
+        speculates=config.speculate,
+    )
+
+
+def constraints_of(vocabulary: Vocabulary) -> Constraints:
+    """Constraints over a vocabulary; nothing is built before the first one is used."""
+    native = vocabulary.native
+    if native is not None:
+        return Constraints(lambda: tokenizer_of_llamacpp(native, vocabulary.end_tokens))
+    pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
+    return Constraints(lambda: tokenizer_of_pieces(pieces, ends=vocabulary.end_tokens))

@@ -1,0 +1,52 @@
+"""How much prompt work a step may take, in tokens, from what steps took so far.
+
+While someone generates, prompt work may stretch a step by `target_seconds` (or to twice the length
+it has without, if that is more: smaller chunks would cost a slow machine more than they give). While
+nobody does, a step still ends after a moment, so that a newcomer or a cancellation need not wait for
+a whole prompt; more than a few hundred tokens at once compute no faster.
+"""
+
+from __future__ import annotations
+
+_WEIGHT = 0.3  # of the newest measurement
+_LEAST_TOKENS = 16  # a prompt always gets on
+_ALONE_TOKENS = 512  # llama.cpp's own inner batch
+_ALONE_SECONDS = 0.5
+
+
+class Pace:
+    """A running estimate of the seconds a prompt token and a decode step take."""
+
+    def __init__(self, *, target_seconds: float, most_tokens: int) -> None:
+        self._target_seconds = target_seconds
+        self._most_tokens = most_tokens
+        self._decode_seconds: float | None = None
+        self._token_seconds: float | None = None
+
+    def observe(self, *, prompt_tokens: int, decodes: int, seconds: float) -> None:
+        """A step with so many prompt tokens and generating branches took so long."""
+        if prompt_tokens == 0:
+            self._decode_seconds = _mix(self._decode_seconds, seconds)
+            return
+        base = self._decode_seconds or 0.0
+        rest = seconds - (base if decodes else 0.0)
+        # At least a tenth is the prompt's: the base may stem from fuller steps than this one.
+        per_token = max(rest, seconds / 10) / prompt_tokens
+        self._token_seconds = _mix(self._token_seconds, per_token)
+
+    def prompt_tokens(self, *, decodes: int) -> int:
+        """The most prompt tokens the next step may take beside so many generating branches."""
+        if self._token_seconds is None:
+            return min(_ALONE_TOKENS, self._most_tokens) if not decodes else _LEAST_TOKENS
+        if decodes:
+            seconds = max(self._target_seconds, self._decode_seconds or 0.0)
+            return self._bounded(int(seconds / self._token_seconds))
+        fast = int(_ALONE_SECONDS / self._token_seconds)
+        return self._bounded(max(_ALONE_TOKENS, fast))
+
+    def _bounded(self, tokens: int) -> int:
+        return max(_LEAST_TOKENS, min(tokens, self._most_tokens))
+
+
+def _mix(old: float | None, new: float) -> float:
+    return new if old is None else old + _WEIGHT * (new - old)

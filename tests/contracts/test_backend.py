@@ -1,0 +1,295 @@
+"""What every backend promises (services/engine/backends/base.py), on real models and on the fake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from services.engine.backends import estimate, open_backend
+from services.engine.backends.base import Backend, Logits, Outcome
+from services.engine.backends.errors import BackendError
+from services.engine.backends.fake import Behaviour
+from services.engine.core import LoadConfig, MemoryPolicy, TextPiece
+from tests.conftest import TINY_GGUF
+
+KINDS = ["fake dense", "fake recurrent", "tiny-f16", "tiny-window", "tiny-recurrent", "tiny-hybrid"]
+POLICIES = {
+    "fake dense": MemoryPolicy.DENSE,
+    "fake recurrent": MemoryPolicy.RECURRENT,
+    "tiny-f16": MemoryPolicy.DENSE,
+    "tiny-window": MemoryPolicy.WINDOW,
+    "tiny-recurrent": MemoryPolicy.RECURRENT,
+    "tiny-hybrid": MemoryPolicy.RECURRENT,
+}
+CELLS = 256
+PROMPT = list(b"the quick brown fox jumps over it")
+
+
+def config_of(kind: str, folder: Path, synthetic: Callable[[str], Path]) -> LoadConfig:
+    if kind.startswith("fake"):
+        path = folder / f"{kind}.json"
+        path.write_bytes(msgspec.json.encode(Behaviour(memory_policy=POLICIES[kind])))
+    else:
+        path = TINY_GGUF if kind == "tiny-f16" else synthetic(kind)
+    return LoadConfig(
+        model_path=str(path),
+        backend="fake" if kind.startswith("fake") else "llamacpp",
+        context_length=CELLS,
+        max_sequences=4,
+        batch_tokens=64,
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def config(
+    kind: str, tmp_path_factory: pytest.TempPathFactory, synthetic_model: Callable[[str], Path]
+) -> LoadConfig:
+    return config_of(kind, tmp_path_factory.mktemp("backend"), synthetic_model)
+
+
+@pytest.fixture(scope="module")
+def opened(config: LoadConfig) -> Iterator[Backend]:
+    backend = open_backend(config, lambda _: None)
+    yield backend
+    backend.close()
+    backend.close()
+
+
+@pytest.fixture
+def backend(opened: Backend) -> Iterator[Backend]:
+    yield opened
+    for sequence in range(opened.max_sequences):
+        opened.drop(sequence)
+
+
+Row = tuple[int, int, int, bool]  # token, position, sequence, wants logits
+
+
+def run(backend: Backend, rows: list[Row]) -> Outcome:
+    step = backend.step
+    step.size = len(rows)
+    if rows:
+        step.tokens[: step.size] = [row[0] for row in rows]
+        step.positions[: step.size] = [row[1] for row in rows]
+        step.sequences[: step.size] = [row[2] for row in rows]
+        step.wants_logits[: step.size] = [row[3] for row in rows]
+    return backend.run()
+
+
+def append(backend: Backend, sequence: int, tokens: list[int], start: int = 0) -> Logits:
+    """Compute tokens of one sequence; a copy of the logits after the last one."""
+    last = len(tokens) - 1
+    rows = [(token, start + i, sequence, i == last) for i, token in enumerate(tokens)]
+    assert run(backend, rows) is Outcome.OK
+    return backend.logits(0).copy()
+
+
+def assert_same(one: Logits, other: Logits) -> None:
+    np.testing.assert_allclose(one, other, atol=2e-2, rtol=0)
+    assert one.argmax() == other.argmax()
+
+
+def test_it_says_what_it_loaded(backend: Backend, kind: str) -> None:
+    info = backend.info
+
+    assert info.memory_policy is POLICIES[kind]
+    assert info.context_length == CELLS
+    assert info.vocab_size == backend.vocabulary.size
+    assert min(info.weights_bytes, info.kv_bytes, info.compute_bytes) > 0
+    assert backend.cells >= CELLS
+    assert backend.max_sequences > info.max_sequences
+    assert backend.max_outputs > backend.max_sequences
+
+
+def test_a_dry_run_tells_the_same(backend: Backend, config: LoadConfig) -> None:
+    assert estimate(config) == backend.info
+
+
+def test_a_sequence_computes_the_same_alone_and_in_a_batch(backend: Backend) -> None:
+    alone = append(backend, 0, PROMPT[:9])
+    rows = [
+        *[(token, i, 1, False) for i, token in enumerate(PROMPT[:8])],
+        *[(token, i, 2, i == 5) for i, token in enumerate(reversed(PROMPT[:6]))],
+        (PROMPT[8], 8, 1, True),
+    ]
+    assert run(backend, rows) is Outcome.OK
+
+    assert_same(backend.logits(1), alone)
+
+
+def test_a_shared_whole_continues_like_a_computed_one(backend: Backend) -> None:
+    expected = append(backend, 0, PROMPT)
+    append(backend, 1, PROMPT[:20])
+    backend.share(1, 2, 20)
+
+    assert_same(append(backend, 2, PROMPT[20:], start=20), expected)
+    assert_same(append(backend, 1, PROMPT[20:], start=20), expected)
+
+
+def test_a_shared_beginning_continues_like_a_computed_one(backend: Backend) -> None:
+    expected = append(backend, 0, PROMPT)
+    append(backend, 1, PROMPT[:20])
+    checkpoint = backend.checkpoint(1)
+    append(backend, 1, PROMPT[:7], start=20)
+
+    backend.share(1, 2, 20)
+    if backend.info.memory_policy is MemoryPolicy.RECURRENT:
+        backend.restore(2, checkpoint)
+
+    assert_same(append(backend, 2, PROMPT[20:], start=20), expected)
+
+
+def test_sharing_leaves_the_source_as_it_is(backend: Backend) -> None:
+    expected = append(backend, 0, PROMPT)
+    append(backend, 1, PROMPT[:20])
+    backend.share(1, 2, 20)
+    append(backend, 2, PROMPT[:9], start=20)
+    backend.drop(2)
+
+    assert_same(append(backend, 1, PROMPT[20:], start=20), expected)
+
+
+def test_cutting_forgets_exactly_the_end(backend: Backend) -> None:
+    append(backend, 1, PROMPT)
+    if backend.info.memory_policy is MemoryPolicy.RECURRENT:
+        with pytest.raises(BackendError):
+            backend.cut(1, 20)
+        return
+    expected = append(backend, 0, PROMPT)
+
+    backend.cut(1, 20)
+
+    assert_same(append(backend, 1, PROMPT[20:], start=20), expected)
+
+
+def test_a_dropped_sequence_begins_anew(backend: Backend) -> None:
+    expected = append(backend, 0, PROMPT)
+    append(backend, 1, PROMPT[5:])
+    backend.drop(1)
+    backend.drop(1)
+
+    assert_same(append(backend, 1, PROMPT), expected)
+
+
+def test_full_memory_is_an_answer_and_changes_nothing(backend: Backend) -> None:
+    if backend.cells > CELLS:
+        pytest.skip("a purely recurrent memory has no cells to fill")
+    expected = append(backend, 0, PROMPT)
+    backend.drop(0)
+    append(backend, 0, PROMPT[:20])
+    position = 0
+    while position + 32 <= CELLS - 20:
+        append(backend, 1, [65] * 32, start=position)
+        position += 32
+
+    rows = [(token, 20 + i, 0, False) for i, token in enumerate(PROMPT[20:])]
+    assert run(backend, rows) is Outcome.KV_FULL
+    backend.drop(1)
+
+    assert_same(append(backend, 0, PROMPT[20:], start=20), expected)
+
+
+def test_shared_cells_are_taken_once(backend: Backend) -> None:
+    if backend.cells > CELLS:
+        pytest.skip("a purely recurrent memory has no cells to fill")
+    for position in range(0, 192, 64):
+        append(backend, 0, [65] * 64, start=position)
+    for target in (1, 2, 3):
+        backend.share(0, target, 192)
+
+    append(backend, 3, [66] * 60, start=192)
+
+
+def test_logits_nobody_asked_for_are_refused(backend: Backend) -> None:
+    append(backend, 0, PROMPT[:3])
+
+    for output in (-1, 1):
+        with pytest.raises(BackendError):
+            backend.logits(output)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param([], id="empty step"),
+        pytest.param([(65, 0, 0, False), (65, 2, 0, True)], id="gap between positions"),
+        pytest.param([(1 << 20, 0, 0, True)], id="token out of range"),
+        pytest.param([(65, 0, 99, True)], id="sequence out of range"),
+    ],
+)
+def test_a_step_against_the_rules_is_an_error_not_a_crash(
+    backend: Backend, rows: list[Row]
+) -> None:
+    with pytest.raises(BackendError):
+        run(backend, rows)
+
+
+def test_more_tokens_than_a_step_holds_are_an_error(backend: Backend) -> None:
+    backend.step.size = len(backend.step.tokens) + 1
+
+    with pytest.raises(BackendError):
+        backend.run()
+
+
+def test_every_output_row_is_its_own(backend: Backend) -> None:
+    rows = [(token, i, 0, True) for i, token in enumerate(PROMPT[:12])]
+    assert run(backend, rows) is Outcome.OK
+    together = [backend.logits(i).copy() for i in range(12)]
+
+    assert_same(together[4], append(backend, 1, PROMPT[:5]))
+    assert_same(together[11], append(backend, 2, PROMPT[:12]))
+
+
+class TestVocabulary:
+    def test_text_comes_back(self, backend: Backend) -> None:
+        vocabulary = backend.vocabulary
+        ids = vocabulary.tokenize([TextPiece("Grüße, 世界")], add_special=False)
+
+        text = b"".join(map(vocabulary.piece, ids)).decode()
+        assert text.strip() == "Grüße, 世界"
+        assert all(0 <= token < vocabulary.size for token in ids)
+
+    def test_pieces_of_one_kind_are_one_text(self, backend: Backend) -> None:
+        tokenize = backend.vocabulary.tokenize
+
+        assert tokenize(
+            [TextPiece("Hel"), TextPiece("lo wor"), TextPiece("ld")], add_special=True
+        ) == (tokenize([TextPiece("Hello world")], add_special=True))
+
+    def test_end_tokens_show_nothing(self, backend: Backend) -> None:
+        vocabulary = backend.vocabulary
+
+        assert vocabulary.end_tokens
+        for token in vocabulary.end_tokens:
+            assert vocabulary.is_end(token)
+            assert vocabulary.piece(token) == b""
+        assert not vocabulary.is_end(PROMPT[0])
+
+    def test_nothing_is_nothing(self, backend: Backend) -> None:
+        assert backend.vocabulary.tokenize([TextPiece("")], add_special=False) == []
+
+
+def test_control_text_in_a_literal_piece_stays_text() -> None:
+    backend = open_backend(
+        LoadConfig(model_path=str(TINY_GGUF), backend="llamacpp", context_length=256),
+        lambda _: None,
+    )
+    tokenize = backend.vocabulary.tokenize
+    end = tokenize([TextPiece("<|im_end|>")], add_special=False)
+
+    ids = tokenize([TextPiece("a"), TextPiece("<|im_end|>", literal=True)], add_special=False)
+
+    assert len(end) == 1
+    assert end[0] not in ids
+    assert b"".join(map(backend.vocabulary.piece, ids)) == b"a<|im_end|>"
+    backend.close()

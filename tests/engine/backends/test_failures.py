@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from services.engine.backends.llamacpp.failures import load_failure
+from services.shared.errors import InsufficientMemory, ModelLoadFailed
+
+GENERAL = "llama_model_load_from_file_impl: failed to load model"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("gguf_init_from_reader: invalid magic characters: 'GGML', expected 'GGUF'", "not a GGUF"),
+        ("gguf_init_from_reader: failed to read key-value pairs", "truncated"),
+        ("tensor 'blk.2.ffn_gate.weight' data is not within the file bounds", "truncated"),
+        ("error loading model: unknown model architecture: 'newmodel'", "'newmodel'"),
+        ("llama_init_from_model: V cache quantization requires flash_attn", "flash attention"),
+        ("check_tensor_dims: tensor 'token_embd.weight' not found", "lacks weights"),
+        (
+            "check_tensor_dims: tensor 'output.weight' has wrong shape; expected 1, got 2",
+            "damaged",
+        ),
+        ("something nobody has met", "log has its words"),
+    ],
+)
+def test_the_reason_is_a_sentence(line: str, said: str) -> None:
+    error = load_failure([line, "error loading model: from /srv/models/secret.gguf", GENERAL])
+
+    assert type(error) is ModelLoadFailed
+    assert said in error.message
+    assert "/srv" not in error.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 900 MiB: cudaMalloc failed",
+        "alloc_tensor_range: failed to allocate CPU buffer of size 99999999",
+        "ggml_gallocr_reserve_n_impl: failed to allocate CUDA0 buffer of size 12",
+    ],
+)
+def test_memory_has_an_error_of_its_own(line: str) -> None:
+    assert isinstance(load_failure([line, GENERAL]), InsufficientMemory)

@@ -1,0 +1,25 @@
+"""Fixtures of the runner's tests."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from services.engine.runner import wire
+from tests.engine.runner.process import Runner, config
+
+
+@pytest.fixture(scope="session")
+def shared_runner() -> Iterator[Runner]:
+    """One runner over the tiny model, for tests that leave it as it is."""
+    with Runner(config()) as runner:
+        runner.first(wire.Ready)
+        yield runner
+
+
+@pytest.fixture(scope="session")
+def ids() -> Iterator[int]:
+    """Request ids, unique while the shared runner lives."""
+    return itertools.count(1)

@@ -1,0 +1,297 @@
+"""What goes wrong around a runner costs a clean error, or an exit the front can see."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from services.engine.backends.fake import Behaviour
+from services.engine.core import FinishReason, Lane, Stopping, TextPiece
+from services.engine.runner import wire
+from tests.engine.runner.process import TINY, Runner, config, fake_config, submit
+
+ENDLESS = Stopping(max_tokens=100_000, ignore_eos=True)
+
+
+def behaving(folder: Path, **behaviour: object) -> Path:
+    path = folder / "behaviour.json"
+    path.write_bytes(msgspec.json.encode(Behaviour(**behaviour)))  # type: ignore[arg-type]
+    return path
+
+
+# ---- loads that fail
+
+
+def damaged(folder: Path, damage: str) -> Path:
+    data = TINY.read_bytes()
+    made = folder / "model.gguf"
+    match damage:
+        case "truncated":
+            made.write_bytes(data[: len(data) // 2])
+        case "truncated in its header":
+            made.write_bytes(data[:3000])
+        case "empty":
+            made.write_bytes(b"")
+        case "of another kind":
+            made.write_bytes(b"PK\x03\x04" + data[4:])
+        case "of an unknown architecture":
+            made.write_bytes(data.replace(b"llama", b"lambd"))
+        case "of a future version":
+            made.write_bytes(data[:4] + b"\x63\x00\x00\x00" + data[8:])
+        case "missing":
+            pass
+    return made
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("truncated", "truncated"),
+        ("truncated in its header", "truncated"),
+        ("empty", "truncated"),
+        ("of another kind", "not a GGUF"),
+        ("of an unknown architecture", "architecture 'lambd'"),
+        ("of a future version", "GGUF version 99"),
+        ("missing", "cannot be opened"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [(), ("--estimate",)], ids=["load", "dry run"])
+def test_a_load_that_fails_says_why(
+    tmp_path: Path, damage: str, said: str, arguments: tuple[str, ...]
+) -> None:
+    with Runner(config(damaged(tmp_path, damage)), *arguments) as runner:
+        failed = runner.first(wire.LoadFailed)
+        status = runner.process.wait(30)
+
+    assert failed.code == "model_load_failed"
+    assert said in failed.message
+    assert str(tmp_path) not in failed.message
+    assert status == 1
+
+
+def test_a_vocabulary_without_weights_is_no_model(tmp_path: Path) -> None:
+    from gguf import GGUFReader, GGUFValueType, GGUFWriter
+
+    writer = GGUFWriter(str(tmp_path / "vocab.gguf"), "llama")
+    for key, field in GGUFReader(TINY).fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        kind = field.types[0]
+        sub = field.types[-1] if kind is GGUFValueType.ARRAY else None
+        writer.add_key_value(key, field.contents(), kind, sub_type=sub)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+    with Runner(config(tmp_path / "vocab.gguf")) as runner:
+        assert "lacks weights" in runner.first(wire.LoadFailed).message
+
+
+# ---- steps that fail
+
+
+def test_a_failed_step_fails_its_requests_and_no_others(tmp_path: Path) -> None:
+    with Runner(fake_config(behaving(tmp_path, fail_at_step=3))) as runner:
+        failed = [submit(1, "one", stopping=ENDLESS), submit(2, "two", stopping=ENDLESS)]
+        for request in failed:
+            runner.send(request)
+        codes = [runner.answer(request.id).error_code for request in failed]
+        later = runner.ask(submit(3, "three"))
+
+    assert codes == ["internal_error", "internal_error"]
+    assert later.failed is None
+    assert later.text[0]
+
+
+def test_a_backend_that_only_fails_ends_the_runner(tmp_path: Path) -> None:
+    with Runner(fake_config(behaving(tmp_path, fail_from_step=1))) as runner:
+        for id_ in range(3):
+            assert runner.ask(submit(id_, "x")).error_code == "internal_error"
+
+        assert runner.process.wait(30) == 1
+
+
+def test_numbers_that_are_none_fail_one_request(tmp_path: Path) -> None:
+    with Runner(fake_config(behaving(tmp_path, nan_at_step=1))) as runner:
+        broken = runner.ask(submit(1, "x"))
+        after = runner.ask(submit(2, "x"))
+
+    assert broken.error_code == "internal_error"
+    assert "no valid numbers" in str(broken.failed)
+    assert after.reason in (FinishReason.STOP, FinishReason.LENGTH)
+
+
+def test_an_abort_in_the_backend_is_seen_as_the_end_of_the_pipe(tmp_path: Path) -> None:
+    with Runner(fake_config(behaving(tmp_path, abort_at_step=4))) as runner:
+        runner.send(submit(1, "x", stopping=ENDLESS))
+        runner.wait_until(lambda: runner.is_over)
+
+        assert runner.process.wait(30) == -signal.SIGABRT
+
+
+def test_a_killed_runner_is_seen_as_the_end_of_the_pipe() -> None:
+    with Runner(config()) as runner:
+        runner.send(submit(1, "x", stopping=ENDLESS))
+        runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].deltas)
+        os.kill(runner.process.pid, signal.SIGKILL)
+        runner.wait_until(lambda: runner.is_over)
+
+        assert runner.process.wait(30) == -signal.SIGKILL
+
+
+def test_a_stuck_backend_shows_in_the_beats(tmp_path: Path) -> None:
+    with Runner(fake_config(behaving(tmp_path, hang_at_step=2))) as runner:
+        runner.send(submit(1, "x"))
+        runner.wait_until(
+            lambda: any(isinstance(r, wire.Beat) and r.busy_seconds > 1.0 for r in runner.reports)
+        )
+
+
+# ---- ends
+
+
+def test_a_runner_exits_when_the_front_is_gone() -> None:
+    runner = Runner(fake_config())
+    runner.first(wire.Ready)
+    runner.send(submit(1, "x", stopping=ENDLESS))
+
+    assert runner.close() == 0
+
+
+def test_a_runner_exits_when_the_front_is_gone_even_from_inside_the_backend(
+    tmp_path: Path,
+) -> None:
+    runner = Runner(fake_config(behaving(tmp_path, hang_at_step=1)))
+    runner.first(wire.Ready)
+    runner.send(submit(1, "x"))
+    runner.wait_until(
+        lambda: any(isinstance(r, wire.Beat) and r.busy_seconds > 0.0 for r in runner.reports)
+    )
+
+    assert runner.close() == 0
+
+
+def test_a_frame_nobody_understands_ends_the_runner() -> None:
+    with Runner(fake_config()) as runner:
+        runner.first(wire.Ready)
+        runner.send_bytes(wire.HEADER.pack(3) + b"\xc1\xc1\xc1")
+
+        assert runner.process.wait(30) == 0
+
+
+def test_stopping_lets_running_answers_finish_and_refuses_new_ones() -> None:
+    with Runner(fake_config(context_length=65_536)) as runner:
+        runner.first(wire.Ready)
+        runner.send(submit(1, "x", stopping=Stopping(max_tokens=3000, ignore_eos=True)))
+        runner.send(wire.Stop(drain_seconds=60.0))
+        runner.send(submit(2, "y"))
+        running, refused = runner.answer(1), runner.answer(2)
+        status = runner.process.wait(30)
+
+    assert running.finished[0].completion_tokens == 3000
+    assert refused.error_code == "engine_unavailable"
+    assert status == 0
+
+
+def test_stopping_without_time_fails_what_runs() -> None:
+    with Runner(fake_config()) as runner:
+        runner.send(submit(1, "x", stopping=ENDLESS))
+        runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].started)
+        runner.send(wire.Stop())
+        code = runner.answer(1).error_code
+        status = runner.process.wait(30)
+
+    assert (code, status) == ("engine_unavailable", 0)
+
+
+# ---- requests that end early
+
+
+def test_a_deadline_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
+    load = fake_config(
+        behaving(tmp_path, step_seconds=0.01), max_sequences=1, context_length=65_536
+    )
+    with Runner(load) as runner:
+        runner.send(submit(1, "running", stopping=ENDLESS, deadline_seconds=0.2))
+        runner.send(submit(2, "waiting", stopping=ENDLESS, deadline_seconds=0.1))
+        runner.send(submit(3, "after both"))
+
+        assert runner.answer(1).error_code == "deadline_exceeded"
+        assert runner.answer(2).error_code == "deadline_exceeded"
+        assert runner.answer(3).failed is None
+
+
+def test_cancelling_during_a_prompt_frees_it_within_a_step(tmp_path: Path) -> None:
+    load = fake_config(
+        behaving(tmp_path, step_seconds=0.05), context_length=65_536, batch_tokens=64
+    )
+    with Runner(load) as runner:
+        runner.send(submit(1, "p" * 60_000))
+        runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].started)
+        runner.send(wire.Cancel((1, 77)))
+        cancelled = runner.answer(1)
+        counters = runner.last_beat().counters
+
+    assert cancelled.reason is FinishReason.CANCELLED
+    assert cancelled.finished[0].completion_tokens == 0
+    assert counters.computed_tokens < 30_000
+
+
+def test_a_full_queue_says_so(tmp_path: Path) -> None:
+    load = fake_config(
+        behaving(tmp_path, step_seconds=0.02), max_sequences=1, max_queued=2, context_length=65_536
+    )
+    with Runner(load) as runner:
+        runner.send(submit(0, "runs", stopping=ENDLESS))
+        runner.wait_until(lambda: 0 in runner.answered and runner.answered[0].started)
+        for id_ in (1, 2, 3):
+            runner.send(submit(id_, "waits"))
+        refused = runner.answer(3)
+        runner.wait_until(lambda: 2 in runner.answered)
+
+        assert refused.error_code == "engine_busy"
+        assert refused.failed is not None
+        assert refused.failed.error["retry_after_seconds"] == 2.0
+        assert (runner.answered[1].positions, runner.answered[2].positions) == ([1], [2])
+
+
+def test_fifty_requests_of_one_client_do_not_hold_up_another(tmp_path: Path) -> None:
+    load = fake_config(
+        behaving(tmp_path, step_seconds=0.005), max_sequences=4, context_length=65_536
+    )
+    with Runner(load) as runner:
+        for id_ in range(50):
+            stopping = Stopping(max_tokens=100, ignore_eos=True)
+            runner.send(submit(id_, f"{id_:02}", principal="flood", stopping=stopping))
+        runner.wait_until(lambda: 3 in runner.answered and runner.answered[3].deltas)
+        runner.ask(submit(99, "hello", principal="alice", stopping=Stopping(max_tokens=3)))
+        ended = sum(bool(runner.answered[id_].finished) for id_ in range(50))
+
+        assert ended < 50 - 4
+        for id_ in range(50):
+            assert runner.answer(id_).finished[0].completion_tokens == 100
+
+
+def test_a_batch_request_yields_to_an_interactive_one(tmp_path: Path) -> None:
+    load = fake_config(
+        behaving(tmp_path, step_seconds=0.005), max_sequences=1, context_length=65_536
+    )
+    with Runner(load) as runner:
+        slow = Stopping(max_tokens=400, ignore_eos=True)
+        runner.send(submit(1, "in bulk", lane=Lane.BATCH, stopping=slow))
+        runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].deltas)
+        runner.ask(submit(2, "hello", stopping=Stopping(max_tokens=3)))
+        assert not runner.answered[1].finished
+
+        assert runner.answer(1).finished[0].completion_tokens == 400
+
+
+def test_text_is_tokenised_for_others() -> None:
+    with Runner(fake_config()) as runner:
+        runner.send(wire.Tokenize(9, (TextPiece("ab"), TextPiece("<|turn|>")), add_special=False))
+
+        assert runner.first(wire.Tokenized) == wire.Tokenized(9, (97, 98, 257))
