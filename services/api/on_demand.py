@@ -53,8 +53,7 @@ class OnDemand:
         last = await self._pulls.list(states=(), model=name, limit=1)
         if last and ended_badly(last[0], now=time.time()):
             raise ModelNotFound(
-                f"{not_found.message}; its download {last[0].state.value}"
-                + (f": {last[0].error}" if last[0].error else ""),
+                f"{not_found.message}; {_end(last[0])}",
                 param=not_found.param,
                 details=not_found.details,
             )
@@ -84,3 +83,9 @@ def ended_badly(job: PullState, *, now: float) -> bool:
     """Whether a job failed, or was cancelled, so lately that another would be in vain."""
     is_lately = job.ended_at is not None and now - job.ended_at < RETRY_AFTER_FAILURE_SECONDS
     return is_lately and job.state in (JobState.FAILED, JobState.CANCELLED)
+
+
+def _end(job: PullState) -> str:
+    if job.state is JobState.CANCELLED:
+        return "its download was cancelled"
+    return f"its download failed: {job.error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -113,6 +113,50 @@ def pull(
     from services.cli.commands import pull as command
 
     command.pull(_places(data), name, detach=detach)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="Words of a name, or an exact Ollama name:tag.")],
+    data: Data,
+    limit: Annotated[int, typer.Option(min=1, max=50, help="Most lines.")] = 20,
+    format: Annotated[  # noqa: A002  the option's name
+        Literal["gguf", "mlx"] | None,
+        typer.Option(help="Only models of this kind.", show_default="what suits the box"),
+    ] = None,
+    sort: Annotated[
+        Literal["downloads", "size", "name"], typer.Option(help="Order of the lines.")
+    ] = "downloads",
+) -> None:
+    """Find models to pull, and see whether they would fit this box."""
+    from services.cli.commands import search as command
+
+    command.search(_places(data), query, limit=limit, format=format, sort=sort)
+
+
+@app.command(name="import")
+def import_models(
+    data: Data,
+    path: Annotated[
+        Path | None, typer.Argument(help="A GGUF file, or a folder with a model.")
+    ] = None,
+    ollama: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Everything of an Ollama store.")
+    ] = None,
+    hf: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Everything of a Hugging Face cache.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to call it.", show_default="as the file")
+    ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Do not share bytes with the original.")
+    ] = False,
+) -> None:
+    """Take in models that are on this computer, without copying where the disk allows."""
+    from services.cli.commands import import_ as command
+
+    command.import_models(_places(data), path, ollama=ollama, hf=hf, name=name, copy=copy)
 
 
 @app.command(name="list")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from services.puller.neighbours import (
@@ -37,16 +38,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    return _tell(store, done)
+    if not done.names and not done.failures:
+        print("there is no model to import", file=sys.stderr)  # noqa: T201
+    return 0 if done.names and not done.failures else 1
 
 
 def _import(store: ModelStore, asked: argparse.Namespace) -> Imported:
-    link = not asked.copy
+    link, tell = not asked.copy, partial(_tell, store)
     if asked.ollama is not None:
-        return import_ollama(store, ollama_root(asked.ollama), link=link)
+        return import_ollama(store, ollama_root(asked.ollama), link=link, told=tell)
     if asked.hf is not None:
-        return import_hub_cache(store, hub_root(asked.hf), link=link)
-    return import_path(store, asked.any, asked.name, link=link)
+        return import_hub_cache(store, hub_root(asked.hf), link=link, told=tell)
+    return import_path(store, asked.any, asked.name, link=link, told=tell)
 
 
 def ollama_root(folder: Path) -> Path:
@@ -65,18 +68,15 @@ def hub_root(folder: Path) -> Path:
     raise InvalidModelFile(f"{folder.name} is no Hugging Face cache: it has no models--* folder")
 
 
-def _tell(store: ModelStore, done: Imported) -> int:
-    for name in done.names:
-        manifest = store.resolve(name)
-        how = "" if manifest.owned else ", sharing the bytes of the original"
-        print(f"imported {manifest.name} ({manifest.size_bytes:,} bytes{how})")  # noqa: T201
-        for warning in manifest.description.warnings:
-            print(f"  warning: {warning}")  # noqa: T201
-    for name, reason in done.failures.items():
+def _tell(store: ModelStore, name: str, reason: str | None) -> None:
+    if reason is not None:
         print(f"not imported: {name}: {reason}", file=sys.stderr)  # noqa: T201
-    if not done.names and not done.failures:
-        print("there is no model to import", file=sys.stderr)  # noqa: T201
-    return 0 if done.names and not done.failures else 1
+        return
+    manifest = store.resolve(name)
+    how = "" if manifest.owned else ", sharing the bytes of the original"
+    print(f"imported {manifest.name} ({manifest.size_bytes:,} bytes{how})")  # noqa: T201
+    for warning in manifest.description.warnings:
+        print(f"  warning: {warning}")  # noqa: T201
 
 
 def _parser() -> argparse.ArgumentParser:

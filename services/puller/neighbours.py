@@ -7,7 +7,6 @@ One model that cannot be taken in does not keep the others out.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +27,6 @@ from services.shared.store.layout import blob_name
 from services.shared.store.manifest import FileRole
 from services.shared.store.model_store import ModelStore
 
-logger = logging.getLogger(__name__)
-
 _MAX_MANIFEST_BYTES = 4 << 20
 
 
@@ -41,26 +38,41 @@ class Imported:
     failures: Mapping[str, str] = field(default_factory=dict)
 
 
+Told = Callable[[str, str | None], None]  # a model's name, and why it was not imported
+
+
+def _untold(name: str, reason: str | None) -> None:
+    pass
+
+
 def import_path(
-    store: ModelStore, path: Path, name: str | None = None, *, link: bool = True
+    store: ModelStore,
+    path: Path,
+    name: str | None = None,
+    *,
+    link: bool = True,
+    told: Told = _untold,
 ) -> Imported:
     """Take in whatever a path is: a GGUF, a model's folder, an Ollama store, a Hugging Face cache.
 
-    `name` is for the first two; theirs is the default. InvalidModelFile, NotFound.
+    `name` is for the first two; theirs is the default. `told` hears of each model when it is
+    done. InvalidModelFile, NotFound.
     """
     if path.is_file():
-        return _one(import_file(store, path, name or default_name(path), link=link).name)
+        return _one(import_file(store, path, name or default_name(path), link=link).name, told)
     if not path.is_dir():
         raise NotFound(f"there is no file or folder {path.name}")
     if (path / "manifests").is_dir() and (path / "blobs").is_dir():
-        return import_ollama(store, path, link=link)
+        return import_ollama(store, path, link=link, told=told)
     hub = path / "hub" if (path / "hub").is_dir() else path
     if any(hub.glob("models--*")):
-        return import_hub_cache(store, hub, link=link)
-    return _one(import_folder(store, path, name or default_name(path), link=link).name)
+        return import_hub_cache(store, hub, link=link, told=told)
+    return _one(import_folder(store, path, name or default_name(path), link=link).name, told)
 
 
-def import_ollama(store: ModelStore, root: Path, *, link: bool = True) -> Imported:
+def import_ollama(
+    store: ModelStore, root: Path, *, link: bool = True, told: Told = _untold
+) -> Imported:
     """Every model of an Ollama store, of any registry and namespace, with all its layers."""
     found = {}
     for path in sorted((root / "manifests").glob("*/*/*/*")):
@@ -71,10 +83,12 @@ def import_ollama(store: ModelStore, root: Path, *, link: bool = True) -> Import
     def files(name: str) -> list[Found]:
         return _ollama_files(root, found[name])
 
-    return _import_each(store, found, files, source="an Ollama store", link=link)
+    return _import_each(store, found, files, source="an Ollama store", link=link, told=told)
 
 
-def import_hub_cache(store: ModelStore, root: Path, *, link: bool = True) -> Imported:
+def import_hub_cache(
+    store: ModelStore, root: Path, *, link: bool = True, told: Told = _untold
+) -> Imported:
     """Every whole model of the commit that `main` was when the cache last saw it."""
     found: dict[str, tuple[Path, Wanted]] = {}
     for folder in sorted(root.glob("models--*--*")):
@@ -90,7 +104,7 @@ def import_hub_cache(store: ModelStore, root: Path, *, link: bool = True) -> Imp
     def files(name: str) -> list[Found]:
         return files_in(*found[name])
 
-    return _import_each(store, found, files, source="a Hugging Face cache", link=link)
+    return _import_each(store, found, files, source="a Hugging Face cache", link=link, told=told)
 
 
 def _import_each(
@@ -100,16 +114,20 @@ def _import_each(
     *,
     source: str,
     link: bool,
+    told: Told,
 ) -> Imported:
     done, failures = [], {}
     for name in names:
         try:
             found = files(name)
-            done.append(take_in(store, found, name, source=f"import of {source}", link=link).name)
+            manifest = take_in(store, found, name, source=f"import of {source}", link=link)
         except (SpindllError, OSError) as error:
             reason = error.message if isinstance(error, SpindllError) else "a file is not readable"
             failures[name] = reason
-            logger.warning("model not imported", extra={"model": name, "reason": reason})
+            told(name, reason)
+            continue
+        done.append(manifest.name)
+        told(manifest.name, None)
     return Imported(tuple(done), failures)
 
 
@@ -156,5 +174,6 @@ def _variants(snapshot: Path) -> Iterator[tuple[str, Wanted]]:
         yield "", Wanted(format="mlx")
 
 
-def _one(name: str) -> Imported:
+def _one(name: str, told: Told) -> Imported:
+    told(name, None)
     return Imported((str(ModelName.parse(name)),))

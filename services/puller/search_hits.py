@@ -109,5 +109,6 @@ def _name(found: Repository, *, has_gguf: bool) -> str:
     """The text that pulls just these files, on any platform."""
     if found.choice.format == "mlx":
         return f"{found.id}:mlx" if has_gguf else found.id
-    name = ModelName.parse(f"{found.id}:{(found.choice.quantization or 'gguf').upper()}")
+    label = found.choice.quantization
+    name = ModelName.parse(f"{found.id}:{label.upper() if label else 'gguf'}")
     return str(name) if name.source is Source.HUB else found.id

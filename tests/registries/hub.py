@@ -1,10 +1,16 @@
-"""A hub that huggingface_hub itself can talk to: model info with file metadata, and downloads."""
+"""A hub that huggingface_hub itself can talk to: lists, model info with file metadata, downloads.
+
+Lists behave as the real hub's, by its API's answers: `search` is a part of the id in any case,
+`filter` one of the tags, `expand` names what an entry shows, and files have no sizes in them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from tests.registries.server import Handler, LoopbackServer
 
@@ -19,6 +25,8 @@ class Repository:
     files: dict[str, bytes] = field(default_factory=dict)
     gated: bool = False
     private: bool = False
+    downloads: int = 0
+    tags: tuple[str, ...] = ()
 
 
 class Hub(LoopbackServer):
@@ -30,7 +38,7 @@ class Hub(LoopbackServer):
         self.token = token
         self.repositories: dict[str, Repository] = {}
 
-    def add(self, name: str, files: dict[str, bytes], **about: bool) -> None:
+    def add(self, name: str, files: dict[str, bytes], **about: Any) -> None:
         self.repositories[name] = Repository(files, **about)
         if self.cdn is not None:
             for path, data in files.items():
@@ -38,7 +46,9 @@ class Hub(LoopbackServer):
 
     def answer(self, request: Handler, path: str) -> None:
         parts = path.strip("/").split("/")
-        if parts[:2] == ["api", "models"] and len(parts) >= 4:
+        if parts == ["api", "models"]:
+            self._list(request)
+        elif parts[:2] == ["api", "models"] and len(parts) >= 4:
             self._info(request, "/".join(parts[2:4]))
         elif len(parts) >= 5 and parts[2] == "resolve":
             self._download(request, "/".join(parts[:2]), "/".join(parts[4:]))
@@ -62,6 +72,23 @@ class Hub(LoopbackServer):
             return None
         return repository
 
+    def _list(self, request: Handler) -> None:
+        asked = parse_qs(urlsplit(request.path).query)
+        shown = set(asked.get("expand", []))
+        may_read = request.headers.get("authorization") == f"Bearer {self.token}"
+        found = [
+            (name, repository)
+            for name, repository in self.repositories.items()
+            if asked.get("search", [""])[0].lower() in name.lower()
+            and set(asked.get("filter", [])) <= set(repository.tags)
+            and (may_read or not repository.private)
+        ]
+        if asked.get("sort") == ["downloads"]:
+            found.sort(key=lambda pair: -pair[1].downloads)
+        entries = [_entry(name, repository, shown) for name, repository in found]
+        body = json.dumps(entries[: int(asked.get("limit", ["1000"])[0])]).encode()
+        request.reply(200, body, {"Content-Type": "application/json"})
+
     def _info(self, request: Handler, name: str) -> None:
         repository = self._repository(request, name)
         if repository is None:
@@ -81,6 +108,16 @@ class Hub(LoopbackServer):
             request.redirect(f"{self.cdn.url}/{name}/{path}", 302)
         else:
             request.serve(repository.files[path])
+
+
+def _entry(name: str, repository: Repository, shown: set[str]) -> dict[str, object]:
+    about = {
+        "downloads": repository.downloads,
+        "gated": "auto" if repository.gated else False,
+        "private": repository.private,
+        "siblings": [{"rfilename": path} for path in repository.files],
+    }
+    return {"_id": "1", "id": name, **{k: v for k, v in about.items() if k in shown}}
 
 
 def _sibling(path: str, data: bytes) -> dict[str, object]:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-
-from rich.console import Console
-from rich.table import Table
-
 from services.cli import units
 from services.cli.api_client import Answer, ApiClient, model_path
 from services.cli.connection import find
 from services.cli.places import Places
+from services.cli.tables import print_table, table_of
 
 
 def list_models(places: Places) -> None:
     """A line a model."""
     with ApiClient(find(places)) as api:
         models = api.get("/v1/models")["data"]
-    table = _table("MODEL", "SIZE", "ARCHITECTURE", "QUANTISATION", "CONTEXT", "CAN")
+    table = table_of("MODEL", "SIZE", "ARCHITECTURE", "QUANTISATION", "CONTEXT", "CAN")
     for model in models:
         table.add_row(*row_of(model))
-    _print(table, "no models yet; `pull NAME` fetches one")
+    print_table(table, "no models yet; `pull NAME` fetches one")
 
 
 def remove(places: Places, name: str) -> None:
@@ -34,10 +30,10 @@ def loaded(places: Places) -> None:
     """A line a loaded model."""
     with ApiClient(find(places)) as api:
         models = (api.get("/v1/status").get("engine") or {}).get("models", [])
-    table = _table("MODEL", "STATE", "MEMORY", "CONTEXT", "RUNNING", "QUEUED")
+    table = table_of("MODEL", "STATE", "MEMORY", "CONTEXT", "RUNNING", "QUEUED")
     for model in models:
         table.add_row(*loaded_row_of(model))
-    _print(table, "no model is loaded")
+    print_table(table, "no model is loaded")
 
 
 def row_of(model: Answer) -> list[str]:
@@ -72,20 +68,3 @@ def _capabilities(model: Answer) -> list[str]:
 
 def _size(size_bytes: int | None) -> str:
     return "-" if size_bytes is None else units.size(size_bytes)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    return table
-
-
-def _print(table: Table, nothing: str) -> None:
-    if table.row_count:
-        # Piped into another program a table must not be cut at 80 columns.
-        console = Console()
-        console = console if console.is_terminal else Console(width=200)
-        console.print(table)
-    else:
-        print(nothing, file=sys.stderr)

@@ -24,6 +24,14 @@ def test_on_a_slow_machine_a_step_may_double_instead() -> None:
     assert pace.prompt_tokens(decodes=4) == 40
 
 
+def test_many_waiting_prompts_weigh_more_than_few_answers() -> None:
+    pace = pace_after((0, 1, 0.02), (100, 1, 0.12))  # 20 ms without, 1 ms a prompt token
+
+    assert pace.prompt_tokens(decodes=1, prompts=4) == 4 * 50
+    assert pace.prompt_tokens(decodes=1, prompts=100) == 500
+    assert pace.prompt_tokens(decodes=4, prompts=2) == 50
+
+
 def test_alone_a_prompt_takes_what_computes_best() -> None:
     slow, fast = pace_after((100, 0, 1.0)), pace_after((100, 0, 0.01))
 

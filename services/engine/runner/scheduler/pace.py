@@ -1,9 +1,11 @@
 """How much prompt work a step may take, in tokens, from what steps took so far.
 
 While someone generates, prompt work may stretch a step by `target_seconds` (or to twice the length
-it has without, if that is more: smaller chunks would cost a slow machine more than they give). While
-nobody does, a step still ends after a moment, so that a newcomer or a cancellation need not wait for
-a whole prompt; more than a few hundred tokens at once compute no faster.
+it has without, if that is more: smaller chunks would cost a slow machine more than they give). Where
+more prompts wait than answers are written, by that many times more: everybody gets an equal share of
+the machine, and one answer does not hold up ten others. While nobody generates, a step still ends
+after a moment, so that a newcomer or a cancellation need not wait for a whole prompt; more than a few
+hundred tokens at once compute no faster.
 """
 
 from __future__ import annotations
@@ -34,12 +36,13 @@ class Pace:
         per_token = max(rest, seconds / 10) / prompt_tokens
         self._token_seconds = _mix(self._token_seconds, per_token)
 
-    def prompt_tokens(self, *, decodes: int) -> int:
-        """The most prompt tokens the next step may take beside so many generating branches."""
+    def prompt_tokens(self, *, decodes: int, prompts: int = 1) -> int:
+        """The most tokens of so many prompts that the next step may take beside `decodes` answers."""
         if self._token_seconds is None:
             return min(_ALONE_TOKENS, self._most_tokens) if not decodes else _LEAST_TOKENS
         if decodes:
-            seconds = max(self._target_seconds, self._decode_seconds or 0.0)
+            least = max(self._target_seconds, self._decode_seconds or 0.0)
+            seconds = max(least, min(least * prompts / decodes, _ALONE_SECONDS))
             return self._bounded(int(seconds / self._token_seconds))
         fast = int(_ALONE_SECONDS / self._token_seconds)
         return self._bounded(max(_ALONE_TOKENS, fast))

@@ -153,7 +153,8 @@ class Scheduler:
         self._turn += 1
         first = self._turn % len(prompts)
         room = self._most_tokens - len(plan.chunks)
-        budget = min(room, self._pace.prompt_tokens(decodes=len(plan.chunks)))
+        paced = self._pace.prompt_tokens(decodes=len(plan.chunks), prompts=len(prompts))
+        budget = min(room, paced)
         plan.chunks += prompt_chunks(
             prompts[first:] + prompts[:first], budget, is_recurrent=self._sequences.is_recurrent
         )

@@ -1,0 +1,57 @@
+"""`search`: models that could be pulled, and whether they would fit the box."""
+
+from __future__ import annotations
+
+import sys
+from urllib.parse import urlencode
+
+from services.cli import units
+from services.cli.api_client import Answer, ApiClient
+from services.cli.connection import find
+from services.cli.places import Places
+from services.cli.tables import print_table, table_of
+
+_FITS = {"yes": "yes", "no": "no"}
+
+
+def search(places: Places, query: str, *, limit: int, format: str | None, sort: str) -> None:  # noqa: A002
+    """A line a model, then what the server notes. Problem when nobody can be asked."""
+    with ApiClient(find(places)) as api:
+        answer = api.get(path_of(query, limit=limit, format=format, sort=sort))
+    table = table_of("PULL", "SOURCE", "FORMAT", "SIZE", "FITS", "DOWNLOADS", "QUANTISATIONS")
+    for hit in answer["data"]:
+        table.add_row(*row_of(hit))
+    print_table(table, f"nothing found for {query!r}")
+    for note in notes_of(answer):
+        print(note, file=sys.stderr)
+
+
+def path_of(query: str, *, limit: int, format: str | None, sort: str) -> str:  # noqa: A002
+    """The search as a path of the API."""
+    asked = {"q": query, "limit": limit, "sort": sort, **({"format": format} if format else {})}
+    return f"/v1/search?{urlencode(asked)}"
+
+
+def row_of(hit: Answer) -> list[str]:
+    """The cells of a hit; what nobody knows is a question mark or a dash."""
+    size, downloads = hit.get("size_bytes"), hit.get("downloads")
+    gated = " (gated)" if hit.get("gated") else ""
+    return [
+        f"{hit['name']}{gated}",
+        str(hit.get("source") or "-"),
+        str(hit.get("format") or "-"),
+        "-" if size is None else units.size(size),
+        _FITS.get(str(hit.get("fits")), "?"),
+        "-" if downloads is None else f"{downloads:,}",
+        " ".join(hit.get("quantizations") or ()) or str(hit.get("quantization") or "-"),
+    ]
+
+
+def notes_of(answer: Answer) -> list[str]:
+    """What to say below the table."""
+    notes = [f"note: {note}" for note in answer.get("notes") or ()]
+    if any(hit.get("gated") for hit in answer["data"]):
+        notes.append("note: gated models need a Hugging Face token that may read them")
+    if (room := answer.get("room_bytes")) is not None:
+        notes.append(f"models may take {units.size(room)} of this box's memory")
+    return notes
