@@ -11,7 +11,6 @@
 | spindll:pull_key:{hash} | string: id of the job an Idempotency-Key made | api | 24 h |
 | spindll:pull_bytes:{second} | integer: bytes taken from a second's budget | puller | 5 s |
 | spindll:puller:{host} | string: the puller of this host is alive | puller | 30 s, renewed |
-| spindll:blob_lock:{digest} | string: worker that downloads a blob | puller | 60 s, renewed |
 | spindll:searches | channel: questions of searches.py, no key of its own | api | none |
 | spindll:search_claim:{question} | string: a puller answers this question | puller | 60 s |
 | spindll:search_answer:{question} | list of one: its answer | puller | until read, or 60 s |
@@ -29,7 +28,6 @@ PULLS_ACTIVE = PREFIX + "pulls_active"
 SEARCHES = PREFIX + "searches"
 
 JOB_LIFETIME_SECONDS = 30 * 24 * 3600
-BLOB_LOCK_SECONDS = 60
 PULL_LEASE_SECONDS = 20
 PULL_KEY_SECONDS = 24 * 3600
 PULL_BYTES_SECONDS = 5
@@ -66,10 +64,6 @@ def puller(host: str) -> str:
     """Set while the puller of this host is alive."""
     return f"{PREFIX}puller:{host}"
 
-
-def blob_lock(digest: str) -> str:
-    """Held by the worker that downloads this blob."""
-    return f"{PREFIX}blob_lock:{digest}"
 
 
 def search_claim(question_id: str) -> str:
