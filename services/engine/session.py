@@ -41,6 +41,7 @@ class Session:
         self.put_delta = self.mailbox.put_delta
         self._placed: dict[int, tuple[Manifest, Request]] = {}
         self._resolving: dict[int, asyncio.Task[None]] = {}
+        self._last_resolving: dict[str, asyncio.Task[None]] = {}  # by model name
         self._is_finishing = False
 
     def take(self, frame: pb.ClientFrame) -> None:
@@ -77,15 +78,19 @@ class Session:
             self._fail(message.request_id, InvalidRequest("this request id is in use"))
             return
         manifest = self._catalogue.fresh(message.model)
-        if manifest is not None:
+        before = self._last_resolving.get(message.model)
+        if manifest is not None and before is None:
             self._place(message, manifest)
             return
-        task = asyncio.get_running_loop().create_task(self._resolve(message))
-        self._resolving[message.request_id] = task
-        task.add_done_callback(lambda _: self._resolved(message.request_id))
+        task = asyncio.get_running_loop().create_task(self._resolve(message, before))
+        self._resolving[message.request_id] = self._last_resolving[message.model] = task
+        task.add_done_callback(lambda _: self._resolved(message, task))
 
-    async def _resolve(self, message: pb.Submit) -> None:
+    async def _resolve(self, message: pb.Submit, before: asyncio.Task[None] | None) -> None:
+        """Requests for one model are placed in the order they came: each waits for the one before."""
         try:
+            if before is not None:
+                await asyncio.wait([before])
             manifest = await self._catalogue.resolve(message.model)
         except SpindllError as error:
             self._fail(message.request_id, error)
@@ -95,8 +100,10 @@ class Session:
         else:
             self._place(message, manifest)
 
-    def _resolved(self, request_id: int) -> None:
-        self._resolving.pop(request_id, None)
+    def _resolved(self, message: pb.Submit, task: asyncio.Task[None]) -> None:
+        self._resolving.pop(message.request_id, None)
+        if self._last_resolving.get(message.model) is task:
+            del self._last_resolving[message.model]
         self._close_when_done()
 
     def _place(self, message: pb.Submit, manifest: Manifest) -> None:

@@ -24,7 +24,8 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _STANDARD_FIELDS = frozenset(
     vars(logging.LogRecord("", 0, "", 0, "", (), None))
-    | {"message": 0, "asctime": 0, "taskName": 0}
+    # color_message: uvicorn says its events a second time, with escape codes
+    | {"message": 0, "asctime": 0, "taskName": 0, "color_message": 0}
 )
 
 

@@ -22,8 +22,9 @@ from services.shared.store.manifest import Description, FileRole, Manifest, Stor
 from services.shared.store.model_store import ModelStore
 from tests.engine.scripted_runner import Script
 
-SCRIPTED = (sys.executable, str(Path(__file__).parent / "scripted_runner.py"))
+SCRIPTED = (sys.executable, "-m", "tests.engine.scripted_runner")
 WAIT_SECONDS = 30.0
+CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)  # as the api's
 
 
 def add_script(data: Path, name: str, script: Script | None = None, **changes: object) -> Manifest:
@@ -157,7 +158,7 @@ async def running_front(
         chosen = EngineSettings(data_dir=data, engine_address=address, **settings)
         engine = build_engine(chosen, model_settings_by_name(chosen), runner=runner)
         await engine.server.listen(address)
-        async with aio.insecure_channel(address) as channel:
+        async with aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
             front = Front(engine, EngineStub(channel), address)
             try:
                 yield front

@@ -138,7 +138,7 @@ async def test_a_reader_that_stalls_gets_merged_deltas_and_stops_nobody(tmp_path
         message = pb.Submit(
             request_id=1,
             model="words",
-            text=pb.PromptText(pieces=[pb.TextPiece(text="stall " + "x" * 2000)]),
+            text=pb.PromptText(pieces=[pb.TextPiece(text="stall " + "x" * 20_000)]),
             stopping=pb.Stopping(max_tokens=1500),
         )
         await stalled.write(pb.ClientFrame(submits=[message]))
@@ -157,7 +157,7 @@ async def test_a_reader_that_stalls_gets_merged_deltas_and_stops_nobody(tmp_path
                 break
         stalled.cancel()
 
-    assert got == ("stall " + "x" * 2000 + " ") * 750
+    assert got == ("stall " + "x" * 20_000 + " ") * 750
     assert deltas < 1500
 
 
