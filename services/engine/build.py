@@ -107,8 +107,12 @@ def load_defaults(settings: EngineSettings) -> LoadDefaults:
         cache_type_k=settings.cache_type_k,
         cache_type_v=settings.cache_type_v,
         flash_attention=settings.flash_attention,
-        target_step_seconds=settings.target_step_ms / 1000,
+        target_step_seconds=_seconds(settings.target_step_ms),
         speculate=settings.speculate,
         max_queued=settings.max_queued,
         backend=settings.engine_backend,
     )
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

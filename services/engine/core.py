@@ -110,9 +110,8 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"
     flash_attention: bool | None = None  # None: where the backend can
-    target_step_seconds: float = (
-        0.05  # prompt work may stretch a step to this while others generate
-    )
+    # Prompt work may stretch a step by this while others generate; None: what suits the processor.
+    target_step_seconds: float | None = None
     max_queued: int = 256
     speculate: bool = True
 

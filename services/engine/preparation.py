@@ -62,7 +62,7 @@ class LoadDefaults:
     cache_type_k: CacheType
     cache_type_v: CacheType
     flash_attention: bool | None
-    target_step_seconds: float
+    target_step_seconds: float | None
     speculate: bool
     max_queued: int
     backend: Literal["auto", "fake"] = "auto"

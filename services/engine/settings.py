@@ -50,11 +50,12 @@ class EngineSettings(SharedSettings):
     flash_attention: bool | None = Field(
         default=None, description="Flash attention; empty: where the backend can."
     )
-    target_step_ms: float = Field(
-        default=50.0,
+    target_step_ms: float | None = Field(
+        default=None,
         gt=0,
         le=10_000,
-        description="While answers are being written, prompt work may make a step this long (ms).",
+        description="While answers are being written, prompt work may stretch a step by so many ms. "
+        "Empty: 50, and up to 800 where smaller chunks of a prompt are slow to compute.",
     )
     speculate: bool = Field(
         default=True,

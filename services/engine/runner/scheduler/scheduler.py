@@ -35,7 +35,7 @@ class Scheduler:
         most_running: int,
         most_tokens: int,
         most_queued: int,
-        target_seconds: float,
+        target_seconds: float | None,
     ) -> None:
         """At most so many branches run, tokens make a step, branches wait."""
         self._context_length = context_length
