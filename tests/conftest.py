@@ -16,6 +16,8 @@ import pytest
 import redis
 
 ROOT = Path(__file__).resolve().parent.parent
+# Optional test material beside a checkout: what needs it skips where it is absent.
+SHARED = ROOT.parent / "shared"
 TINY_GGUF = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
 
 

@@ -16,7 +16,7 @@ from services.puller.gguf.header import read_header
 from services.puller.gguf.tokenizer import read_tokens
 from services.shared.errors import InvalidModelFile
 from services.shared.store.manifest import Capability, Description, FileRole, StoredFile
-from tests.conftest import ROOT, TINY_GGUF
+from tests.conftest import ROOT, SHARED, TINY_GGUF
 from tests.puller.gguf.writer import METADATA, TENSORS, TensorSpec, write_gguf
 from tests.puller.mlx.writer import write_mlx
 
@@ -24,7 +24,7 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-MLX_FOLDERS = Path("/work/shared/data/tiny-chat")
+MLX_FOLDERS = SHARED / "data" / "tiny-chat"
 
 
 def described(folder: Path, roles: dict[str, FileRole] | None = None) -> Description:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from services.shared.template_traits import TemplateTraits, probe
 from services.shared.templates import ChatTemplate
+from tests.conftest import SHARED
 
-COLLECTION = Path("/work/shared/data/chat-templates")
+COLLECTION = SHARED / "data" / "chat-templates"
 
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 NO_SYSTEM = (

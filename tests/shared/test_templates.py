@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.shared.errors import InvalidModelFile, InvalidRequest
 from services.shared.templates import MAX_SOURCE, ChatTemplate
+from tests.conftest import SHARED
 
 HELLO: list[dict[str, Any]] = [
     {"role": "system", "content": "Be kind."},
@@ -21,7 +21,7 @@ CHATML = (
     "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-COLLECTION = Path("/work/shared/data/chat-templates")
+COLLECTION = SHARED / "data" / "chat-templates"
 
 
 def rendered(source: str, **variables: Any) -> str:

@@ -10,9 +10,9 @@ import pytest
 from services.api.prompts.render import Conversation, chat_prompt
 from services.shared.errors import InvalidModelFile, InvalidRequest
 from services.shared.store.manifest import Description, Manifest
+from tests.conftest import SHARED
 
 HERE = Path(__file__).parent / "templates"
-SHARED = Path(__file__).resolve().parents[4] / "shared"
 REAL_TEMPLATES = sorted((SHARED / "data" / "chat-templates").glob("*.jinja"))
 
 USER = {"role": "user", "content": "UserWords"}

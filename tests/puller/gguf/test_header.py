@@ -13,10 +13,10 @@ import pytest
 from services.puller.gguf.header import read_header
 from services.puller.gguf.types import FILE_TYPES, TENSOR_TYPES
 from services.shared.errors import InvalidModelFile
-from tests.conftest import TINY_GGUF
+from tests.conftest import SHARED, TINY_GGUF
 from tests.puller.gguf.writer import TensorSpec, text, write_gguf
 
-VOCABULARIES = Path("/work/shared/data/vocabs")
+VOCABULARIES = SHARED / "data" / "vocabs"
 
 
 def test_the_tiny_model_reads_as_the_reference_library_reads_it() -> None:
