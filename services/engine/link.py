@@ -105,7 +105,11 @@ class RunnerLink:
                 ours.close()
                 raise
         link = cls(process, patience=patience, on_report=on_report, on_gone=on_gone)
-        await link._connect(ours, config)
+        try:
+            await link._connect(ours, config)
+        except BaseException:
+            await link.gone()  # killed by then; nobody else would wait for its end
+            raise
         return link
 
     @property

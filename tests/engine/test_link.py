@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,3 +143,31 @@ async def test_a_program_that_is_not_there_is_an_os_error(tmp_path: Path) -> Non
             on_report=lambda _: None,
             on_gone=lambda _: None,
         )
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[str] = []
+
+    connecting = asyncio.Event()
+
+    async def never(*_: object, **__: object) -> None:
+        connecting.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", never)
+    config = LoadConfig(model_path=str(tmp_path), backend="fake", context_length=16)
+    before = set(psutil.Process().children())
+    starting = asyncio.create_task(
+        RunnerLink.start(
+            SCRIPTED, config, patience=Patience(), on_report=lambda _: None, on_gone=gone.append
+        )
+    )
+    await asyncio.wait_for(connecting.wait(), WAIT_SECONDS)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+
+    assert gone == ["could not be reached"]
+    assert set(psutil.Process().children()) <= before
