@@ -65,7 +65,6 @@ def puller(host: str) -> str:
     return f"{PREFIX}puller:{host}"
 
 
-
 def search_claim(question_id: str) -> str:
     """Held by the puller that answers this question."""
     return f"{PREFIX}search_claim:{question_id}"
