@@ -51,6 +51,11 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
         """Where a client on this computer reaches the api."""
         return f"http://{reachable(self.host)}:{self.port}"
 
+    @property
+    def address_words(self) -> str:
+        """All ways in, for a person."""
+        return f"{self.url} (gRPC on port {self.grpc_port})" if self.grpc_port else self.url
+
 
 def reachable(host: str) -> str:
     """The address to connect to where `host` is one to listen on."""

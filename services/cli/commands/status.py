@@ -31,7 +31,7 @@ def lines(state: stack_state.StackState, places: Places, *, now: float) -> list[
     """The address and a line a service."""
     age = units.duration(now - state.started_at)
     rows = [
-        f"{state.url} (gRPC on port {state.grpc_port}), data in {places.data_dir}",
+        f"{state.address_words}, data in {places.data_dir}",
         f"{'supervisor':<11}{state.phase:<11}process {state.pid:<9}{age}",
     ]
     for service in state.services:

@@ -83,7 +83,7 @@ def failed(problem: Problem) -> Report:
 def ready_text(state: StackState, places: Places) -> str:
     """The address, the keys, and a line to paste."""
     lines = [
-        f"Spindll is ready at {state.url} (gRPC on port {state.grpc_port})",
+        f"Spindll is ready at {state.address_words}",
         f"  keys   {places.user_key}",
         f"         {places.admin_key} (may also pull and delete)",
         f"  logs   {places.logs_dir}",
