@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from services.puller.gguf.description import check_gguf, describe_gguf
-from services.puller.gguf.header import MAGIC, Header, read_header
+from services.puller.gguf.header import Header, read_header
 from services.puller.lint import check_file_names, gguf_warnings
 from services.puller.mlx.description import check_mlx, describe_mlx
 from services.puller.mlx.folder import MlxFolder
@@ -53,12 +53,6 @@ def read_gguf_parts(paths: Sequence[Path]) -> list[Header]:
     """The headers of a model's GGUF files, in the order of their numbers."""
     headers = [read_header(path) for path in paths]
     return sorted(headers, key=lambda header: header.integer("split.no") or 0)
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether a file begins as a GGUF does."""
-    with path.open("rb") as file:
-        return file.read(4) == MAGIC
 
 
 def _describe_gguf(
