@@ -55,7 +55,7 @@ class EngineSettings(SharedSettings):
         gt=0,
         le=10_000,
         description="While answers are being written, prompt work may stretch a step by so many ms. "
-        "Empty: 50, and up to 800 where smaller chunks of a prompt are slow to compute.",
+        "Empty: 50, or what 64 rows take: on a processor fewer are hardly faster.",
     )
     speculate: bool = Field(
         default=True,

@@ -35,6 +35,7 @@ class Simulation:
         tokens: int = 64,
         queued: int = 64,
         drafts: bool = False,
+        target: float | None = 0.05,
         behaviour: Behaviour | None = None,
     ) -> None:
         self.backend = FakeBackend(
@@ -49,7 +50,7 @@ class Simulation:
             most_running=running,
             most_tokens=tokens,
             most_queued=queued,
-            target_seconds=0.05,
+            target_seconds=target,
         )
         self.now = 0.0
         self.step_seconds = 0.01

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from services.engine.runner.scheduler.chunks import share_out
 from services.engine.runner.scheduler.pace import Pace
 
 
@@ -26,21 +25,29 @@ def test_on_a_slow_machine_a_step_may_double_instead() -> None:
     assert pace.prompt_tokens(decodes=4) == 40
 
 
-def test_without_a_target_a_slow_machine_computes_chunks_that_pay() -> None:
+def test_without_a_target_a_slow_machine_computes_whole_tiles() -> None:
     fast = pace_after((0, 4, 0.02), (100, 4, 0.03), target=None)  # 0.1 ms a prompt token
     slow = pace_after((0, 4, 0.04), (100, 4, 0.84), target=None)  # 8 ms
-    slowest = pace_after((0, 4, 0.1), (100, 4, 5.1), target=None)  # 50 ms
 
-    assert fast.prompt_tokens(decodes=4) == 500  # 50 ms
-    assert slow.prompt_tokens(decodes=4) == 64
-    assert slowest.prompt_tokens(decodes=4) == 16  # 0.8 s
+    assert fast.prompt_tokens(decodes=4) == 7 * 64 - 4  # 500 would be 50 ms
+    assert slow.prompt_tokens(decodes=4) == 64 - 4
+    assert slow.prompt_tokens(decodes=60) == 128 - 60  # four tokens would not pay
+    assert slow.prompt_tokens(decodes=64) == 64
+
+
+def test_a_target_is_kept_and_tiles_are_filled_below_it() -> None:
+    pace = pace_after((0, 4, 0.02), (100, 4, 0.12), target=0.1)  # 1 ms a prompt token
+
+    assert pace.prompt_tokens(decodes=4) == 64 - 4
+    assert pace.prompt_tokens(decodes=40) == 128 - 40
+    assert pace_after((100, 4, 0.12), target=0.03).prompt_tokens(decodes=4) == 25
 
 
 def test_many_waiting_prompts_weigh_more_than_few_answers() -> None:
     pace = pace_after((0, 1, 0.02), (100, 1, 0.12))  # 20 ms without, 1 ms a prompt token
 
-    assert pace.prompt_tokens(decodes=1, prompts=4) == 4 * 50
-    assert pace.prompt_tokens(decodes=1, prompts=100) == 500
+    assert pace.prompt_tokens(decodes=1, prompts=4) == 3 * 64 - 1  # 4 times 50 ms
+    assert pace.prompt_tokens(decodes=1, prompts=100) == 7 * 64 - 1  # 0.5 s
     assert pace.prompt_tokens(decodes=4, prompts=2) == 50
 
 
@@ -60,12 +67,3 @@ def test_before_anything_was_measured_it_is_careful() -> None:
 
 def test_a_prompt_always_gets_on() -> None:
     assert pace_after((100, 1, 100.0)).prompt_tokens(decodes=1) == 4
-
-
-def test_shares_follow_weights_and_wants() -> None:
-    assert share_out(100, [500, 500], [1, 1]) == [50, 50]
-    assert share_out(100, [10, 500], [1, 1]) == [10, 90]
-    assert share_out(100, [500, 500], [4, 1]) == [80, 20]
-    assert share_out(100, [20, 30], [1, 1]) == [20, 30]
-    assert share_out(3, [9, 9, 9, 9], [1, 1, 1, 1]) == [1, 1, 1, 0]
-    assert share_out(0, [5], [1]) == [0]

@@ -95,7 +95,8 @@ def test_a_vocabulary_without_weights_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_failed_step_fails_its_requests_and_no_others(tmp_path: Path) -> None:
-    with Runner(fake_config(behaving(tmp_path, fail_at_step=3))) as runner:
+    # Slow steps: the third is to come after both requests have.
+    with Runner(fake_config(behaving(tmp_path, fail_at_step=3, step_seconds=0.2))) as runner:
         failed = [submit(1, "one", stopping=ENDLESS), submit(2, "two", stopping=ENDLESS)]
         for request in failed:
             runner.send(request)

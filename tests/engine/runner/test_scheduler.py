@@ -45,14 +45,41 @@ def test_a_prompt_takes_only_the_target_time_while_somebody_generates() -> None:
     assert all(45 <= size <= 55 for size in sizes[-3:])
 
 
-def test_prompts_share_a_step_evenly() -> None:
-    simulation = Simulation(cells=1024, tokens=64)
-    simulation.add(request(1, "a" * 200))
-    simulation.add(request(2, "b" * 200))
+def test_clients_share_a_step_evenly() -> None:
+    simulation = Simulation(cells=1024, tokens=128)
+    simulation.add(request(1, "a" * 200, principal="alice"))
+    simulation.add(request(2, "b" * 200, principal="bob"))
 
     plan = simulation.step()
 
-    assert [chunk.count for chunk in plan.chunks] == [32, 32]
+    assert [chunk.count for chunk in plan.chunks] == [64, 64]
+
+
+def test_a_prompt_deep_in_memory_fills_a_tile_with_the_answers_beside_it() -> None:
+    simulation = Simulation(cells=4096, tokens=512, target=None)
+    simulation.prompt_token_seconds = 0.01
+    simulation.add(request(1, "a", 2000))
+    simulation.step()
+    simulation.add(request(2, "b" * 2000, 5))
+    for _ in range(12):
+        plan = simulation.step()
+
+    assert [chunk.count for chunk in plan.chunks] == [1, 63]
+
+
+def test_a_short_prompt_beside_much_other_memory_stays_below_a_tile() -> None:
+    simulation = Simulation(cells=4096, tokens=512, running=9, target=None)
+    simulation.prompt_token_seconds = 0.01
+    for id_ in range(8):
+        simulation.add(request(id_, f"{id_}" * 200, 2000))
+    while simulation.step().prompt_tokens:
+        pass
+    simulation.add(request(9, "b" * 200, 5))
+
+    plan = simulation.step()
+
+    assert plan.chunks[-1].branch.request.id == 9
+    assert plan.size == 63
 
 
 def test_a_prompt_that_cannot_fit_is_refused_with_both_numbers() -> None:

@@ -1,13 +1,13 @@
 """How much prompt work a step may take, in tokens, from what steps took so far.
 
 While someone generates, prompt work may stretch a step by `target_seconds`, or to twice the length it
-has without, if that is more. Without a target it is 50 ms, or as much more as a chunk of 64 tokens
-takes, within reason: on a processor a chunk of a few tokens costs nearly what a large one does, so
-that smoother answers would make a long prompt wait several times as long. Where
-more prompts wait than answers are written, by that many times more: everybody gets an equal share of
-the machine, and one answer does not hold up ten others. While nobody generates, a step still ends
-after a moment, so that a newcomer or a cancellation need not wait for a whole prompt; more than a few
-hundred tokens at once compute no faster.
+has without, if that is more. Without a target it is 50 ms, or a step of 64 rows: a processor's
+attention takes from 64 rows on another way, deep in a context at a third of the cost per row, so that
+smaller chunks would make a long prompt wait several times as long. Larger steps are multiples of it.
+Where more prompts wait than answers are written, they get that many times more: everybody has an
+equal share of the machine, and one answer does not hold up ten others. While nobody generates, a
+step still ends after a moment, so that a newcomer or a cancellation need not wait for a whole prompt;
+more than a few hundred tokens at once compute no faster.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ _WEIGHT = 0.3  # of the newest measurement
 _LEAST_TOKENS = 4  # a prompt always gets on
 _FIRST_TOKENS = 16  # before anything was measured
 _USUAL_SECONDS = 0.05  # without a target
-_EFFICIENT_TOKENS = 64  # from here on a token hardly gets cheaper, on any processor
-_MOST_SECONDS = 0.8  # ... and yet running answers must not seem to have stopped
+TILE_ROWS = 64  # GGML_FA_TILE_Q: with fewer rows attention is computed row by row
 _ALONE_TOKENS = 512  # llama.cpp's own inner batch
 _ALONE_SECONDS = 0.5
 
@@ -44,22 +43,24 @@ class Pace:
 
     def prompt_tokens(self, *, decodes: int, prompts: int = 1) -> int:
         """The most tokens of so many prompts that the next step may take beside `decodes` answers."""
-        if self._token_seconds is None:
-            return min(_ALONE_TOKENS, self._most_tokens) if not decodes else _FIRST_TOKENS
-        if decodes:
-            least = max(self._target(self._token_seconds), self._decode_seconds or 0.0)
+        if not decodes:
+            fast = int(_ALONE_SECONDS / self._token_seconds) if self._token_seconds else 0
+            return min(max(_ALONE_TOKENS, fast), self._most_tokens)
+        tokens = _FIRST_TOKENS
+        if self._token_seconds is not None:
+            target = _USUAL_SECONDS if self._target_seconds is None else self._target_seconds
+            least = max(target, self._decode_seconds or 0.0)
             seconds = max(least, min(least * prompts / decodes, _ALONE_SECONDS))
-            return self._bounded(int(seconds / self._token_seconds))
-        fast = int(_ALONE_SECONDS / self._token_seconds)
-        return self._bounded(max(_ALONE_TOKENS, fast))
+            tokens = max(int(seconds / self._token_seconds), _LEAST_TOKENS)
+        return min(self._whole_tiles(tokens, decodes), self._most_tokens)
 
-    def _target(self, token_seconds: float) -> float:
+    def _whole_tiles(self, tokens: int, decodes: int) -> int:
+        """Somewhat fewer tokens, so that the step's rows fill tiles; without a target one at least."""
+        whole = (tokens + decodes) // TILE_ROWS * TILE_ROWS - decodes
         if self._target_seconds is not None:
-            return self._target_seconds
-        return max(_USUAL_SECONDS, min(_EFFICIENT_TOKENS * token_seconds, _MOST_SECONDS))
-
-    def _bounded(self, tokens: int) -> int:
-        return max(_LEAST_TOKENS, min(tokens, self._most_tokens))
+            return whole if 2 * whole >= tokens else tokens
+        rest = TILE_ROWS - decodes % TILE_ROWS
+        return max(whole, rest if 2 * rest >= TILE_ROWS else rest + TILE_ROWS)
 
 
 def _mix(old: float | None, new: float) -> float:

@@ -20,6 +20,7 @@ from services.engine.runner.scheduler.pace import Pace
 from services.engine.runner.scheduler.plan import Chunk, StepPlan
 from services.engine.runner.scheduler.queue import FairQueue
 from services.engine.runner.scheduler.requests import Branch, Request
+from services.engine.runner.scheduler.turns import Turns
 from services.engine.runner.sequences import Sequences
 from services.shared.errors import ContextLengthExceeded, EngineBusy, InvalidRequest
 
@@ -47,7 +48,7 @@ class Scheduler:
         self._admission = Admission(sequences, self._queue, most_running=most_running)
         self._requests: dict[int, Request] = {}
         self._serial = 0
-        self._turn = 0
+        self._turns = Turns()
         self._with_deadline: set[int] = set()
 
     @property
@@ -150,13 +151,15 @@ class Scheduler:
         prompts = [b for b in running if b.follows is None and b.pending > 1]
         if not prompts:
             return
-        self._turn += 1
-        first = self._turn % len(prompts)
         room = self._most_tokens - len(plan.chunks)
         paced = self._pace.prompt_tokens(decodes=len(plan.chunks), prompts=len(prompts))
-        budget = min(room, paced)
         plan.chunks += prompt_chunks(
-            prompts[first:] + prompts[:first], budget, is_recurrent=self._sequences.is_recurrent
+            self._turns,
+            prompts,
+            min(room, paced),
+            beside=plan.chunks,
+            cells_used=self._sequences.cells.used,
+            is_recurrent=self._sequences.is_recurrent,
         )
 
     def _make_room(self, plan: StepPlan) -> None:
