@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -39,6 +40,8 @@ def main() -> None:
         raise SystemExit(
             f"no such scenario: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}"
         )
+    # A polite kill ends the servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     results = Results()
     about = machine.describe(["python", "-m", "bench.run", *sys.argv[1:]])
     with tempfile.TemporaryDirectory(prefix="spindll-bench-") as directory:

@@ -15,7 +15,7 @@ from bench.wire import Recording, record
 NAME = "stall"
 PROMPT_TOKENS = (4096, 8192)
 _CALM_EVENTS = 40
-_WAIT_SECONDS = 300.0
+_WAIT_SECONDS = 600.0
 _STREAM = Ask(prompt=text(12, 77), max_tokens=4000)
 
 

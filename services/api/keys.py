@@ -24,6 +24,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from services.shared import redis_keys
+from services.shared.structs import resolved
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Role(Enum):
     USER = "user"  # ask models, look around
 
 
+@resolved
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """One key as Redis keeps it, under its hash."""
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import msgspec
 
+from services.shared.structs import resolved
 
+
+@resolved
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """One stack. The ports are checked by whoever starts it."""
 

@@ -18,6 +18,7 @@ import msgspec
 from services.cli.options import Options
 from services.cli.places import Places
 from services.cli.supervise.machine import Seen
+from services.shared.structs import resolved
 
 POLL_SECONDS = 0.05
 
@@ -34,6 +35,7 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     since: float  # Unix time it entered this phase
 
 
+@resolved
 class StackState(msgspec.Struct, frozen=True, kw_only=True):
     """The whole stack."""
 

@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from services.shared.structs import resolved
+
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
@@ -95,6 +97,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[TokenLogprob, ...] = ()
 
 
+@resolved
 class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All a runner needs to load one model. Paths come from the store, never from a request."""
 

@@ -22,10 +22,12 @@ import msgspec
 from services.engine.core import CacheType
 from services.shared.errors import InvalidSettings
 from services.shared.store.manifest import Manifest
+from services.shared.structs import resolved
 
 Share = Annotated[float, msgspec.Meta(ge=0)]
 
 
+@resolved
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What may be said about one model; None where nothing is."""
 
@@ -93,6 +95,7 @@ class SettingsBook:
         return self._chosen.get(manifest.digest, ModelSettings()).over(said)
 
 
+@resolved
 class _File(ModelSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: str
 

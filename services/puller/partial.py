@@ -16,9 +16,12 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from services.shared.structs import resolved
+
 SCHEMA = 1
 
 
+@resolved
 class Notes(msgspec.Struct, frozen=True, kw_only=True):
     """What a later run needs to go on."""
 

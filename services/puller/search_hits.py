@@ -17,6 +17,7 @@ from services.shared.errors import InvalidModelName, PullFailed
 from services.shared.model_name import DEFAULT_TAG, OLLAMA_HOST, ModelName, Source
 from services.shared.searches import Hit
 from services.shared.store.manifest import FileRole
+from services.shared.structs import resolved
 
 _BITS = re.compile(r"(?<![0-9])([2-8])-?bit", re.IGNORECASE)
 _WEIGHTS = frozenset({FileRole.MODEL, FileRole.PROJECTOR, FileRole.ADAPTER, FileRole.DRAFT})
@@ -34,6 +35,7 @@ class Repository:
     is_private: bool = False
 
 
+@resolved
 class _Config(msgspec.Struct, frozen=True):
     file_type: str = ""
 

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from services.shared.structs import resolved
+
 QUEUE = "pulls"
 PULL_MODEL = "services.puller.jobs.pull_model"
 
@@ -33,6 +35,7 @@ class JobState(Enum):
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 
+@resolved
 class Wish(Enum):
     """What somebody asked of a running job; its worker sees it within a second."""
 
@@ -49,6 +52,7 @@ class FileProgress(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: int
 
 
+@resolved
 class PullState(msgspec.Struct, frozen=True, kw_only=True):
     """One job as the API shows it."""
 

@@ -15,6 +15,8 @@ from typing import Literal
 
 import msgspec
 
+from services.shared.structs import resolved
+
 SEARCH_SECONDS = 15.0  # what a puller may take; what is not known by then is left out
 MAX_HITS = 50
 MAX_TEXT = 200
@@ -23,6 +25,7 @@ Format = Literal["gguf", "mlx"]
 Sort = Literal["downloads", "size", "name"]
 
 
+@resolved
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """One search."""
 
@@ -47,6 +50,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     private: bool = False
 
 
+@resolved
 class SearchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What was found, and in `notes` what a reader should know about it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from services.cli.places import Places
 from services.cli.supervise.stack import ROOT, STACK_VARIABLE
 from tests.waiting import bearing, free_port, until
 
+_RECORDED = Path(__file__).resolve().parents[1] / "models" / "tiny" / "expected.json"
 # What ./spindll hands over to.
 SPINDLL = [sys.executable, "-P", "-m", "services.cli"]
 
@@ -153,6 +155,15 @@ class RunningStack:
 def greedy(content: str, *, model: str = "tiny", **more: Any) -> dict[str, Any]:
     message = {"role": "user", "content": content}
     return {"model": model, "temperature": 0, "messages": [message], **more}
+
+
+def recorded(names: str) -> dict[str, str]:
+    """Question to answer, as the model was recorded; `names` is a pattern of the cases' names."""
+    return {
+        case["messages"][0]["content"]: case["text"]
+        for case in json.loads(_RECORDED.read_text())
+        if re.fullmatch(names, case["name"]) and len(case["messages"]) == 1
+    }
 
 
 def events(response: httpx.Response) -> Iterator[dict[str, Any]]:

@@ -15,8 +15,10 @@ import msgspec
 from services.cli.places import Places
 from services.cli.problem import Problem
 from services.cli.stack_state import StackState
+from services.shared.structs import resolved
 
 
+@resolved
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that happened during a start."""
 

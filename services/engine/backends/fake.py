@@ -22,6 +22,7 @@ from services.engine.backends.base import Logits, OnProgress, Outcome, Step
 from services.engine.backends.errors import BackendError
 from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo, TextPiece
 from services.shared.errors import ModelLoadFailed
+from services.shared.structs import resolved
 
 END = 256
 CONTROL = 257
@@ -31,6 +32,7 @@ _LETTERS = b" etaoinshrdlucmfwypvbgkjqxz     "
 _END_IN = 89  # one token in so many ends the answer
 
 
+@resolved
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     """What a fake does wrong, and its shape. Steps are counted from 1; 0 is never."""
 

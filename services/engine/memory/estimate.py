@@ -19,6 +19,7 @@ import msgspec
 
 from services.engine.core import LoadConfig, ModelInfo
 from services.engine.memory.probe import HOST
+from services.shared.structs import resolved
 
 Source = Literal["dry run", "earlier load", "file header"]
 
@@ -33,6 +34,7 @@ _MOST_REMEMBERED = 512
 logger = logging.getLogger(__name__)
 
 
+@resolved
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):
     """What one model with one set of settings takes, in bytes."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from services.shared.errors import InvalidModelFile
+from services.shared.structs import resolved
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_TENSORS = 1 << 18
@@ -20,6 +21,7 @@ _DTYPES |= {"I16": 16, "U16": 16, "F16": 16, "BF16": 16}
 _DTYPES |= {"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64}
 
 
+@resolved
 class _Entry(msgspec.Struct):
     dtype: str
     shape: list[int]

@@ -32,12 +32,14 @@ from services.shared.errors import (
 )
 from services.shared.model_name import OLLAMA_HOST, ModelName
 from services.shared.store.manifest import FileRole
+from services.shared.structs import resolved
 
 _MAX_MANIFEST_BYTES = 4 << 20
 _MAX_CONFIG_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30.0
 
 
+@resolved
 class _Config(msgspec.Struct, frozen=True):
     remote_host: str = ""
     remote_model: str = ""

@@ -15,6 +15,7 @@ from services.puller.web import Address
 from services.shared.errors import InvalidModelFile, PullFailed
 from services.shared.store.layout import parse_digest
 from services.shared.store.manifest import FileRole
+from services.shared.structs import resolved
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 _MAX_LAYERS = 1000
@@ -54,6 +55,7 @@ class Layer(msgspec.Struct, frozen=True, rename="camel"):
     size: int
 
 
+@resolved
 class RegistryManifest(msgspec.Struct, frozen=True, rename="camel"):
     """A registry's manifest, as far as it concerns us."""
 

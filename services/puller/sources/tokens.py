@@ -28,11 +28,13 @@ from cryptography.hazmat.primitives.serialization import (
 from services.puller.ranges import refusal
 from services.puller.web import Address, Session
 from services.shared.errors import InvalidSettings, PullFailed, SourceUnavailable
+from services.shared.structs import resolved
 
 _PARAMETER = re.compile(r'([a-zA-Z]+)=(?:"([^"]*)"|([^\s,]*))')
 _MAX_TOKEN_BYTES = 64 << 10
 
 
+@resolved
 class _Token(msgspec.Struct, frozen=True):
     token: str = ""
     access_token: str = ""

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from services.shared.structs import resolved
+
 SCHEMA = 1
 
 
@@ -76,6 +78,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()  # sentences for a person, each with what to do
 
 
+@resolved
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """One stored model under one name."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from services.engine.runner.scheduler.pace import TILE_ROWS
 from services.engine.runner.scheduler.plan import Chunk
 from services.engine.runner.scheduler.requests import Branch
-from services.engine.runner.scheduler.turns import Turns
+from services.engine.runner.scheduler.slices import Slices
 
 _SPARSE = (
     8  # a row alone pays per cell it sees so many times what a tile's row pays per cell in use
@@ -29,7 +29,7 @@ def decode_chunks(running: Iterable[Branch]) -> list[Chunk]:
 
 
 def prompt_chunks(
-    turns: Turns,
+    slices: Slices,
     prompts: Sequence[Branch],
     budget: int,
     *,
@@ -37,12 +37,12 @@ def prompt_chunks(
     cells_used: int,
     is_recurrent: bool,
 ) -> list[Chunk]:
-    """The next parts of prompts, `budget` tokens in all, dealt out by turns, for a step with `beside`."""
+    """The next parts of prompts, `budget` tokens in all, dealt out in slices, for a step with `beside`."""
 
     def wanted(branch: Branch) -> int:
         return _wanted(branch, is_recurrent=is_recurrent)
 
-    dealt = turns.deal(_one_with_logits(prompts), budget, wanted)
+    dealt = slices.deal(_one_with_logits(prompts), budget, wanted)
     if _is_sparse_tile(dealt, beside, cells_used):
         branch, count = dealt.pop()
         dealt.append((branch, count - 1))

@@ -20,7 +20,7 @@ from services.engine.runner.scheduler.pace import Pace
 from services.engine.runner.scheduler.plan import Chunk, StepPlan
 from services.engine.runner.scheduler.queue import FairQueue
 from services.engine.runner.scheduler.requests import Branch, Request
-from services.engine.runner.scheduler.turns import Turns
+from services.engine.runner.scheduler.slices import Slices
 from services.engine.runner.sequences import Sequences
 from services.shared.errors import ContextLengthExceeded, EngineBusy, InvalidRequest
 
@@ -48,7 +48,7 @@ class Scheduler:
         self._admission = Admission(sequences, self._queue, most_running=most_running)
         self._requests: dict[int, Request] = {}
         self._serial = 0
-        self._turns = Turns()
+        self._slices = Slices()
         self._with_deadline: set[int] = set()
 
     @property
@@ -154,7 +154,7 @@ class Scheduler:
         room = self._most_tokens - len(plan.chunks)
         paced = self._pace.prompt_tokens(decodes=len(plan.chunks), prompts=len(prompts))
         plan.chunks += prompt_chunks(
-            self._turns,
+            self._slices,
             prompts,
             min(room, paced),
             beside=plan.chunks,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from services.engine.core import Lane
 from services.engine.runner.scheduler.requests import Branch, Request
-from services.engine.runner.scheduler.turns import SLICE_TOKENS, Turns
+from services.engine.runner.scheduler.slices import SLICE_TOKENS, Slices
 
 _serials = iter(range(1, 1_000_000))
 
@@ -23,13 +23,13 @@ class Work:
     """Prompts, what is left of them, and who was dealt how much."""
 
     def __init__(self, *prompts: Branch) -> None:
-        self.turns = Turns()
+        self.slices = Slices()
         self.left = {branch: branch.pending for branch in prompts}
         self.total: Counter[Branch] = Counter()
         self.ended: list[Branch] = []
 
     def deal(self, budget: int) -> dict[Branch, int]:
-        dealt = self.turns.deal(list(self.left), budget, lambda branch: self.left[branch])
+        dealt = self.slices.deal(list(self.left), budget, lambda branch: self.left[branch])
         for branch, count in dealt:
             assert 0 < count <= self.left[branch]
             self.total[branch] += count

@@ -31,7 +31,7 @@ class _Account:
     passed: float = 0.0  # tokens for others than its oldest prompt, since that had its slice
 
 
-class Turns:
+class Slices:
     """Deals prompt tokens out; remembers who had how many."""
 
     def __init__(self) -> None:
