@@ -22,6 +22,7 @@ _ROLES = (
     ("redis-server", "redis"),
     ("valkey-server", "redis"),
     ("llama-server", "llama-server"),
+    ("xllamacpp_server", "xllamacpp"),
     ("llama_cpp_server", "llama_cpp.server"),
 )
 

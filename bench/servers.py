@@ -3,6 +3,7 @@
 ours              Redis, engine, puller, api: all that `spindll up` starts
 llama-server      llama.cpp's own; SPINDLL_BENCH_LLAMA_SERVER names the program or a tarball with it
 llama_cpp.server  `python -m llama_cpp.server`, one request at a time
+xllamacpp         llama-server's core in a wheel: another build of the library, often a newer one
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from services.shared.store.model_store import ModelStore
 
 LLAMA_SERVER_VARIABLE = "SPINDLL_BENCH_LLAMA_SERVER"
 OURS, LLAMA_SERVER, LLAMA_CPP_PYTHON = "spindll", "llama-server", "llama_cpp.server"
+XLLAMACPP = "xllamacpp"
 READY_SECONDS = 600.0
 STOP_SECONDS = 30.0
 _ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +85,7 @@ class Peers:
 
     llama_server: Path | None
     has_llama_cpp_python: bool
+    has_xllamacpp: bool
     skipped: tuple[str, ...]
 
 
@@ -93,11 +96,18 @@ def find_peers(workdir: Path, environment: Mapping[str, str]) -> Peers:
     program = None if named is None else _program(Path(named), workdir)
     if program is None:
         skipped.append(f"{LLAMA_SERVER}: set {LLAMA_SERVER_VARIABLE} to the program or its tarball")
-    probe = [sys.executable, "-c", "import llama_cpp.server.app"]
-    has_python = subprocess.run(probe, capture_output=True, check=False).returncode == 0
+    has_python = _can_import("llama_cpp.server.app")
     if not has_python:
         skipped.append(f"{LLAMA_CPP_PYTHON}: pip install 'llama-cpp-python[server]'")
-    return Peers(program, has_python, tuple(skipped))
+    has_xllamacpp = _can_import("xllamacpp")
+    if not has_xllamacpp:
+        skipped.append(f"{XLLAMACPP}: pip install xllamacpp, or have it on PYTHONPATH")
+    return Peers(program, has_python, has_xllamacpp, tuple(skipped))
+
+
+def _can_import(module: str) -> bool:
+    probe = [sys.executable, "-c", f"import {module}"]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
 @contextmanager
@@ -115,6 +125,8 @@ def running(
             )
         if peers.has_llama_cpp_python:
             starts[LLAMA_CPP_PYTHON] = lambda: stack.enter_context(llama_cpp_python(shape, workdir))
+        if peers.has_xllamacpp:
+            starts[XLLAMACPP] = lambda: stack.enter_context(xllamacpp(shape, workdir))
         yield [starts[name]() for name in names if name in starts]
 
 
@@ -184,6 +196,21 @@ def llama_cpp_python(shape: Shape, workdir: Path) -> Iterator[Running]:
         log = workdir / f"{LLAMA_CPP_PYTHON}.log"
         _wait_until_ready(process, f"http://127.0.0.1:{port}/v1/models", log)
         yield Running(LLAMA_CPP_PYTHON, process.pid, Target(Address("127.0.0.1", port), name))
+
+
+@contextmanager
+def xllamacpp(shape: Shape, workdir: Path) -> Iterator[Running]:
+    """xllamacpp's server: unified KV, its prompt cache in memory off."""
+    port, (name, model) = free_port(), next(iter(shape.models.items()))
+    sizes = (shape.context_tokens, shape.sequences, shape.batch_tokens, shape.thread_count)
+    layers = 999 if shape.gpu_layers < 0 else shape.gpu_layers
+    command = [sys.executable, "-m", "bench.xllamacpp_server", str(model), name]
+    command += [str(number) for number in (port, *sizes, layers)]
+    paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = _clean_environment() | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    with _process(XLLAMACPP, command, environment, workdir) as process:
+        _wait_until_ready(process, f"http://127.0.0.1:{port}/health", workdir / f"{XLLAMACPP}.log")
+        yield Running(XLLAMACPP, process.pid, Target(Address("127.0.0.1", port), name))
 
 
 def free_port() -> int:

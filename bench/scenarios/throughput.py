@@ -9,25 +9,33 @@ from bench.meter import Meter, resident_bytes
 from bench.prompts import distinct
 from bench.results import Results
 from bench.scenarios.plan import MODEL, Plan, check, counters, interleaved, warm_up
-from bench.servers import LLAMA_CPP_PYTHON, LLAMA_SERVER, OURS, Running, Shape, running
+from bench.servers import (
+    LLAMA_CPP_PYTHON,
+    LLAMA_SERVER,
+    OURS,
+    XLLAMACPP,
+    Running,
+    Shape,
+    running,
+)
 
 NAME = "throughput"
 # Clients, and requests of each: enough that what the last answers lack in company hardly counts.
 REQUESTS = {1: 8, 4: 4, 8: 4, 16: 3}
-_ONE_BY_ONE_CLIENTS = 8  # where the server that answers one by one is measured too
+_ALL_CLIENTS = 8  # where the peers that are slower by far are measured too
 
 
 def run(plan: Plan, results: Results) -> None:
     """All servers side by side, idle but for the one that is measured."""
     shape = Shape(models={MODEL: plan.model}, threads=plan.threads, gpu_layers=plan.gpu_layers)
-    names = (OURS, LLAMA_SERVER, LLAMA_CPP_PYTHON)
+    names = (OURS, LLAMA_SERVER, LLAMA_CPP_PYTHON, XLLAMACPP)
     with running(names, shape, plan.peers, plan.workdir) as servers:
         for server in servers:
             warm_up(server)
         for number in range(plan.rounds):
             for clients in REQUESTS:
                 for server in interleaved(servers, number):
-                    if server.name == LLAMA_CPP_PYTHON and clients != _ONE_BY_ONE_CLIENTS:
+                    if clients != _ALL_CLIENTS and server.name not in (OURS, LLAMA_SERVER):
                         continue
                     _measure(plan, results, server, clients, number)
         for server in servers:

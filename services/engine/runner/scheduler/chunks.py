@@ -9,9 +9,8 @@ from services.engine.runner.scheduler.plan import Chunk
 from services.engine.runner.scheduler.requests import Branch
 from services.engine.runner.scheduler.slices import Slices
 
-_SPARSE = (
-    8  # a row alone pays per cell it sees so many times what a tile's row pays per cell in use
-)
+# What a row computed alone pays for a cell it sees, over what a row in a tile pays for any in use.
+_SPARSE = 8
 _LOGIT_ROWS = 32  # prompt tokens a step whose logits are wanted; each is a row of the vocabulary
 # A recurrent memory is saved this many tokens before a prompt's end: the next turn of a chat, or the
 # same prompt again, differs from it only in what the template puts last.
