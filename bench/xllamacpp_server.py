@@ -5,14 +5,14 @@ python -m bench.xllamacpp_server MODEL ALIAS PORT CONTEXT SEQUENCES BATCH THREAD
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 from typing import Any
 
 
 def main() -> None:
-    import xllamacpp
-
+    xllamacpp: Any = importlib.import_module("xllamacpp")
     path, alias, *numbers = sys.argv[1:]
     port, context, sequences, batch, threads, layers = map(int, numbers)
     params: Any = xllamacpp.CommonParams()
