@@ -18,9 +18,12 @@ from dataclasses import dataclass
 from services.engine.core import LoadConfig
 from services.engine.pipe import Pipe
 from services.engine.runner import wire
+from services.engine.spinning import Spinning
 
 _WATCH_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 2.0  # from the process's end to the end of its pipe, and the other way round
+
+_spinning = Spinning()  # the cores are the process's, however many fleets there are
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +63,14 @@ class RunnerLink:
     def __init__(
         self,
         process: asyncio.subprocess.Process,
+        end: socket.socket,
         *,
         patience: Patience,
         on_report: Callable[[wire.Report], None],
         on_gone: Callable[[str], None],
     ) -> None:
         self._process = process
+        self._end = end  # of the pipe, ours; under this name the runner is known to `_spinning`
         self._patience = patience
         self._on_report = on_report
         self._on_gone = on_gone
@@ -100,11 +105,13 @@ class RunnerLink:
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     start_new_session=True,
+                    env=_spinning.environment(ours),
                 )
             except BaseException:
+                _spinning.ended(ours)
                 ours.close()
                 raise
-        link = cls(process, patience=patience, on_report=on_report, on_gone=on_gone)
+        link = cls(process, ours, patience=patience, on_report=on_report, on_gone=on_gone)
         try:
             await link._connect(ours, config)
         except BaseException:
@@ -193,6 +200,7 @@ class RunnerLink:
 
     async def _await_end(self) -> None:
         status = await self._process.wait()
+        _spinning.ended(self._end)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._pipe_ended), _LAST_WORDS_SECONDS)
         self._watch.cancel()

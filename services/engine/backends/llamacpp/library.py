@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,10 +17,6 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-# How often a compute thread looks again before it sleeps, waiting for the others; libgomp reads it
-# once. It looks 300 000 times by default: two models at once on the same cores then take turns
-# looking, and each token takes ten times as long.
-_SPIN_COUNT = "1000"
 _INFO, _WARN, _ERROR = 2, 3, 4  # ggml_log_level
 _listeners: list[list[str]] = []
 _keep: list[Any] = []  # callbacks C still holds
@@ -30,7 +25,6 @@ _keep: list[Any] = []  # callbacks C still holds
 @cache
 def llama() -> ModuleType:
     """The binding module, its compute backends registered."""
-    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     import llama_cpp
 
     callback = llama_cpp.llama_log_callback(_on_log)
