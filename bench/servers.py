@@ -54,6 +54,11 @@ class Shape:
         """Threads every server computes with."""
         return self.threads or core_count()
 
+    @property
+    def offloaded_layers(self) -> int:
+        """As llama-server counts them: it has no word for all."""
+        return 999 if self.gpu_layers < 0 else self.gpu_layers
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -171,8 +176,7 @@ def llama_server(shape: Shape, program: Path, workdir: Path) -> Iterator[Running
     command += ["--port", str(port), "-t", threads, "-tb", threads]
     command += ["-c", str(shape.context_tokens), "-np", str(shape.sequences), "-kvu"]
     command += ["-b", str(shape.batch_tokens), "-ub", str(shape.batch_tokens)]
-    layers = "999" if shape.gpu_layers < 0 else str(shape.gpu_layers)
-    command += ["-ngl", layers, "--cache-ram", "0", "--no-webui"]
+    command += ["-ngl", str(shape.offloaded_layers), "--cache-ram", "0", "--no-webui"]
     with _process(LLAMA_SERVER, command, _clean_environment(), workdir) as process:
         _wait_until_ready(
             process, f"http://127.0.0.1:{port}/health", workdir / f"{LLAMA_SERVER}.log"
@@ -203,9 +207,8 @@ def xllamacpp(shape: Shape, workdir: Path) -> Iterator[Running]:
     """xllamacpp's server: unified KV, its prompt cache in memory off."""
     port, (name, model) = free_port(), next(iter(shape.models.items()))
     sizes = (shape.context_tokens, shape.sequences, shape.batch_tokens, shape.thread_count)
-    layers = 999 if shape.gpu_layers < 0 else shape.gpu_layers
     command = [sys.executable, "-m", "bench.xllamacpp_server", str(model), name]
-    command += [str(number) for number in (port, *sizes, layers)]
+    command += [str(number) for number in (port, *sizes, shape.offloaded_layers)]
     paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
     environment = _clean_environment() | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with _process(XLLAMACPP, command, environment, workdir) as process:

@@ -29,7 +29,7 @@ class Work:
         self.ended: list[Branch] = []
 
     def deal(self, budget: int) -> dict[Branch, int]:
-        dealt = self.slices.deal(list(self.left), budget, lambda branch: self.left[branch])
+        dealt = self.slices.deal(self.left, budget)
         for branch, count in dealt:
             assert 0 < count <= self.left[branch]
             self.total[branch] += count

@@ -37,11 +37,8 @@ def prompt_chunks(
     is_recurrent: bool,
 ) -> list[Chunk]:
     """The next parts of prompts, `budget` tokens in all, dealt out in slices, for a step with `beside`."""
-
-    def wanted(branch: Branch) -> int:
-        return _wanted(branch, is_recurrent=is_recurrent)
-
-    dealt = slices.deal(_one_with_logits(prompts), budget, wanted)
+    wants = {b: _wanted(b, is_recurrent=is_recurrent) for b in _one_with_logits(prompts)}
+    dealt = slices.deal(wants, budget)
     if _is_sparse_tile(dealt, beside, cells_used):
         branch, count = dealt.pop()
         dealt.append((branch, count - 1))

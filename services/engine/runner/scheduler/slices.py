@@ -10,7 +10,7 @@ for ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.engine.core import Lane
@@ -37,16 +37,14 @@ class Slices:
     def __init__(self) -> None:
         self._accounts: dict[_Party, _Account] = {}
 
-    def deal(
-        self, prompts: Sequence[Branch], budget: int, wanted: Callable[[Branch], int]
-    ) -> list[tuple[Branch, int]]:
-        """So many tokens of each prompt, `budget` in all; nobody more than `wanted` of it."""
+    def deal(self, wants: Mapping[Branch, int], budget: int) -> list[tuple[Branch, int]]:
+        """So many tokens of each prompt, `budget` in all; none more than it wants."""
         parties: dict[_Party, list[Branch]] = {}
-        for branch in prompts:
+        for branch in wants:
             request = branch.request
             parties.setdefault((request.lane, request.principal), []).append(branch)
         self._open_accounts(parties)
-        left = {branch: wanted(branch) for branch in prompts}
+        left = dict(wants)
         dealt: dict[Branch, int] = {}
         while budget > 0 and parties:
             party = min(parties, key=lambda party: self._accounts[party].level)
