@@ -34,7 +34,7 @@ def build_loop(backend: Backend, config: LoadConfig, inbox: Inbox, outbox: Outbo
 
 
 def build_intake(backend: Backend, config: LoadConfig) -> Intake:
-    """What prepares requests for this backend, on the reading thread."""
+    """What prepares requests for this backend."""
     return Intake(
         backend.vocabulary,
         constraints_of(backend.vocabulary),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
-from services.engine.runner.inbox import Order
+from services.engine.runner.inbox import Inbox
 from services.engine.runner.intake import Intake
 from services.engine.runner.outbox import Outbox
 from services.engine.runner.wire import Cancel, Command, Failed, Start, Stop, Submit, Tokenize
@@ -12,13 +13,20 @@ from services.shared.errors import SpindllError, to_wire
 
 
 class Desk:
-    """Accepts commands on the reading thread; those that need the model wait until it is loaded."""
+    """Accepts commands on the reading thread; those that need the model wait until it is loaded.
 
-    def __init__(self, outbox: Outbox) -> None:
+    Requests with a constraint are prepared on a thread of their own, one after the other: the first
+    one of a model takes up to a second, and none of them may keep the others waiting.
+    """
+
+    def __init__(self, inbox: Inbox, outbox: Outbox) -> None:
+        self._inbox = inbox
         self._outbox = outbox
         self._intake: Intake | None = None
         self._opened = threading.Event()
-        self._in_use = threading.Lock()  # held while the vocabulary is read; guards its end
+        self._in_use = threading.Lock()  # held while the reading thread is at it
+        self._constrained = ThreadPoolExecutor(1, thread_name_prefix="constraints")
+        self._under_way: set[int] = set()  # ids over there, until they are in the inbox
 
     def open(self, intake: Intake) -> None:
         """The model is loaded."""
@@ -29,33 +37,39 @@ class Desk:
         """The model goes: returns when nobody reads its vocabulary any more."""
         with self._in_use:
             self._intake = None
+            self._constrained.shutdown(cancel_futures=True)
+            self._under_way.clear()
 
-    def accept(self, command: Command) -> Order | None:
-        """The order for the loop; None if the command was dealt with here."""
-        match command:
-            case Submit():
-                return self._submit(command)
-            case Tokenize():
-                self._tokenize(command)
-                return None
-            case Cancel() | Stop():
-                return command
-            case Start():
-                raise ValueError("a runner loads one model, once")
-
-    def _submit(self, submit: Submit) -> Order | None:
-        self._opened.wait()
+    def accept(self, command: Command) -> None:
+        """Hand the command to the loop, or deal with it here."""
+        if isinstance(command, Start):
+            raise ValueError("a runner loads one model, once")
+        if isinstance(command, Submit | Tokenize):
+            self._opened.wait()
         with self._in_use:
-            if self._intake is None:
-                return None  # the process is ending
-            try:
-                return self._intake.prepare(submit)
-            except SpindllError as error:
-                self._outbox.post([Failed(submit.id, to_wire(error))])
-                return None
-
-    def _tokenize(self, command: Tokenize) -> None:
-        self._opened.wait()
-        with self._in_use:
-            if self._intake is not None:
+            if isinstance(command, Cancel | Stop):
+                self._pass(command)
+            elif self._intake is None:
+                return  # the process is ending
+            elif isinstance(command, Tokenize):
                 self._outbox.send(self._intake.tokenize(command))
+            elif command.constraint is None:
+                self._prepare(self._intake, command)
+            else:
+                self._under_way.add(command.id)
+                self._constrained.submit(self._prepare, self._intake, command)
+
+    def _prepare(self, intake: Intake, submit: Submit) -> None:
+        try:
+            self._inbox.put(intake.prepare(submit))
+        except SpindllError as error:
+            self._outbox.post([Failed(submit.id, to_wire(error))])
+        self._under_way.discard(submit.id)
+
+    def _pass(self, command: Cancel | Stop) -> None:
+        """To the loop; while requests are on their way there, behind them: a cancel now and then."""
+        are_under_way = bool(self._under_way)
+        if are_under_way:
+            self._constrained.submit(self._inbox.put, command)
+        if isinstance(command, Cancel) or not are_under_way:
+            self._inbox.put(command)

@@ -71,9 +71,9 @@ def read_commands(connection: socket.socket) -> Iterator[Command]:
 
 
 def start_reading(
-    commands: Iterator[Command], inbox: Inbox, accept: Callable[[Command], Order | None]
+    commands: Iterator[Command], inbox: Inbox, accept: Callable[[Command], None]
 ) -> None:
-    """Read on a thread until the front hangs up; `accept` prepares each command, on that thread.
+    """Read on a thread until the front hangs up; `accept` deals with each command, on that thread.
 
     When the front is gone the process ends, even from inside a long call into the backend.
     """
@@ -81,9 +81,7 @@ def start_reading(
     def read() -> None:
         try:
             for command in commands:
-                order = accept(command)
-                if order is not None:
-                    inbox.put(order)
+                accept(command)
         except (ValueError, msgspec.MsgspecError):
             logger.exception("front sent a frame nobody understands")
         inbox.put(Hangup())

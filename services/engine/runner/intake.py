@@ -1,6 +1,6 @@
 """A submitted request made ready for the loop: tokens, samplers, constraint.
 
-Runs on the reading thread, so that a long prompt or a grammar costs the running answers nothing.
+Runs beside the loop, so that a long prompt or a grammar costs the running answers nothing.
 Everything wrong with a request is found here, before it is queued.
 """
 
@@ -40,7 +40,7 @@ class Arrival:
 
 
 class Intake:
-    """Prepares requests for one loaded model."""
+    """Prepares requests for one loaded model. Any thread."""
 
     def __init__(
         self,
