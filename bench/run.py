@@ -4,9 +4,10 @@
     python -m bench.run throughput stall        these scenarios
     python -m bench.run --quick wire            a look whether it works, not a measurement
     python -m bench.run --model some.gguf       on a real model
+    python -m bench.run --set SPINDLL_X=Y       with a setting of ours
 
 SPINDLL_BENCH_LLAMA_SERVER names llama-server, or a tarball with it; peers that are not here are
-skipped by name. Needs a quiet machine: half an hour on two cores, alone.
+skipped by name. Needs a quiet machine: an hour and a quarter on two cores, alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
+
+import httpx
 
 from bench import machine
 from bench.report import markdown, write_plots
@@ -50,11 +54,25 @@ def main() -> None:
         for reason in plan.peers.skipped:
             results.note(f"- skipped {reason}")
         try:
-            for name in arguments.scenarios or SCENARIOS:
-                SCENARIOS[name](plan, results)
+            failed = [
+                name for name in arguments.scenarios or SCENARIOS if not _ran(name, plan, results)
+            ]
         finally:
-            # Hours of numbers are kept even when the last scenario fails.
+            # Hours of numbers are kept even when the run is ended early.
             _write(results, about, arguments.out)
+    if failed:
+        raise SystemExit(f"not to the end: {', '.join(failed)}")
+
+
+def _ran(name: str, plan: Plan, results: Results) -> bool:
+    """Whether the scenario ran to its end. One that fails, perhaps for a peer, costs no other."""
+    try:
+        SCENARIOS[name](plan, results)
+    except (RuntimeError, OSError, httpx.HTTPError, ExceptionGroup) as error:
+        traceback.print_exc()
+        results.note(f"- {name} stopped early: {error}")
+        return False
+    return True
 
 
 def _plan(arguments: argparse.Namespace, workdir: Path) -> Plan:
@@ -71,7 +89,15 @@ def _plan(arguments: argparse.Namespace, workdir: Path) -> Plan:
         is_quick=arguments.quick,
         threads=arguments.threads,
         gpu_layers=arguments.gpu_layers,
+        settings=dict(arguments.set),
     )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (equals and name.startswith("SPINDLL_")):
+        raise argparse.ArgumentTypeError(f"not SPINDLL_NAME=VALUE: {text}")
+    return name, value
 
 
 def _synthetic(preset: str, quant: str, *, seed: int) -> Path:
@@ -111,6 +137,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
     parser.add_argument("--gpu-layers", type=int, default=0, help="on all servers; -1: all")
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="SPINDLL_NAME=VALUE",
+        help="a setting of ours, not of the peers; may be repeated",
+    )
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--out", type=Path, default=_HERE / "results")
     return parser

@@ -9,8 +9,8 @@ import statistics
 from bench.load import Target, ask_one, closed_loop
 from bench.prompts import Ask, distinct, text
 from bench.results import Results
-from bench.scenarios.plan import MODEL, Plan, interleaved, warm_up
-from bench.servers import LLAMA_SERVER, OURS, Running, Shape, running
+from bench.scenarios.plan import Plan, interleaved, warm_up
+from bench.servers import LLAMA_SERVER, OURS, Running, running
 
 NAME = "fairness"
 CROWD = 50
@@ -19,12 +19,7 @@ _SETTLE_SECONDS = 0.5  # until all of the crowd is queued
 
 def run(plan: Plan, results: Results) -> None:
     """Time to the end of the one answer, alone and behind the crowd."""
-    shape = Shape(
-        models={MODEL: plan.model},
-        sequences=4,
-        threads=plan.threads,
-        gpu_layers=plan.gpu_layers,
-    )
+    shape = plan.shape(sequences=4)
     with running((OURS, LLAMA_SERVER), shape, plan.peers, plan.workdir) as servers:
         for server in servers:
             warm_up(server)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from bench.answer import Answer
 from bench.load import Target, ask_one
 from bench.prompts import Ask, text
 from bench.results import Results
-from bench.servers import Peers, Running
+from bench.servers import Peers, Running, Shape
 
 MODEL = "bench"
 
@@ -29,6 +29,17 @@ class Plan:
     is_quick: bool = False  # a look whether everything works, not a measurement
     threads: int = 0
     gpu_layers: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict)  # SPINDLL_*, ours only
+
+    def shape(self, *, settings: Mapping[str, str] | None = None, **sizes: int) -> Shape:
+        """Of the servers of a scenario: what the run says, and `sizes` of the shape."""
+        return Shape(
+            models={MODEL: self.model},
+            threads=self.threads,
+            gpu_layers=self.gpu_layers,
+            settings={**(settings or {}), **self.settings},
+            **sizes,
+        )
 
 
 def interleaved(servers: Sequence[Running], number: int) -> list[Running]:

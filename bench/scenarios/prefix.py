@@ -9,8 +9,8 @@ from bench.answer import Answer
 from bench.load import ask_one, closed_loop, summarise
 from bench.prompts import chat_turns, shared_prefix
 from bench.results import Results
-from bench.scenarios.plan import MODEL, Plan, check, interleaved, warm_up, words_of
-from bench.servers import LLAMA_SERVER, OURS, Running, Shape, running
+from bench.scenarios.plan import Plan, check, interleaved, warm_up, words_of
+from bench.servers import LLAMA_SERVER, OURS, Running, running
 
 NAME = "prefix"
 REQUESTS = 16
@@ -20,12 +20,8 @@ TURNS = 8
 
 def run(plan: Plan, results: Results) -> None:
     """Tokens computed of those asked for, with the caches on."""
-    shape = Shape(
-        models={MODEL: plan.model},
-        context_tokens=16_384,
-        threads=plan.threads,
-        gpu_layers=plan.gpu_layers,
-    )
+    # Room for a server that shares nothing.
+    shape = plan.shape(context_tokens=REQUESTS * 3 * PREFIX_TOKENS // 2)
     with running((OURS, LLAMA_SERVER), shape, plan.peers, plan.workdir) as servers:
         for server in servers:
             warm_up(server)

@@ -8,8 +8,8 @@ import time
 from bench.load import closed_loop, summarise
 from bench.prompts import distinct
 from bench.results import Results
-from bench.scenarios.plan import MODEL, Plan, check, counters, warm_up
-from bench.servers import OURS, Running, Shape, running
+from bench.scenarios.plan import Plan, check, counters, warm_up
+from bench.servers import OURS, Running, running
 
 NAME = "scaling"
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64)
@@ -18,13 +18,7 @@ _COUNTED_SECONDS = 10.0
 
 def run(plan: Plan, results: Results) -> None:
     """From the engine's own counters: time inside the backend, and around it."""
-    shape = Shape(
-        models={MODEL: plan.model},
-        context_tokens=16_384,
-        sequences=max(SEQUENCES),
-        threads=plan.threads,
-        gpu_layers=plan.gpu_layers,
-    )
+    shape = plan.shape(context_tokens=16_384, sequences=max(SEQUENCES))
     with running((OURS,), shape, plan.peers, plan.workdir) as servers:
         for server in servers:
             warm_up(server)

@@ -8,8 +8,8 @@ from bench.answer import Answer, read
 from bench.load import Target, ask_one, percentile
 from bench.prompts import Ask, text
 from bench.results import Results
-from bench.scenarios.plan import MODEL, Plan, check, interleaved, warm_up, words_of
-from bench.servers import LLAMA_SERVER, OURS, Running, Shape, running
+from bench.scenarios.plan import Plan, check, interleaved, warm_up, words_of
+from bench.servers import LLAMA_SERVER, OURS, Running, running
 from bench.wire import Recording, record
 
 NAME = "stall"
@@ -21,13 +21,7 @@ _STREAM = Ask(prompt=text(12, 77), max_tokens=4000)
 
 def run(plan: Plan, results: Results) -> None:
     """Gaps of one stream, undisturbed and while the prompt is computed."""
-    shape = Shape(
-        models={MODEL: plan.model},
-        context_tokens=16_384,
-        sequences=4,
-        threads=plan.threads,
-        gpu_layers=plan.gpu_layers,
-    )
+    shape = plan.shape(context_tokens=16_384, sequences=4)
     sizes = PROMPT_TOKENS[:1] if plan.is_quick else PROMPT_TOKENS
     with running((OURS, LLAMA_SERVER), shape, plan.peers, plan.workdir) as servers:
         for server in servers:

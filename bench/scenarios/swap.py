@@ -10,7 +10,7 @@ from bench.load import ask_one
 from bench.prompts import Ask, text
 from bench.results import Results
 from bench.scenarios.plan import MODEL, Plan, check, skip
-from bench.servers import OURS, Running, Shape, running
+from bench.servers import OURS, Running, running
 
 NAME = "swap"
 _OTHER = "bench-other"
@@ -21,16 +21,12 @@ def run(plan: Plan, results: Results) -> None:
     if plan.second_model is None:
         skip(results, NAME, "there is no second model: --second-model")
         return
-    shape = Shape(
-        models={MODEL: plan.model, _OTHER: plan.second_model},
-        context_tokens=2048,
-        sequences=2,
-        threads=plan.threads,
-        gpu_layers=plan.gpu_layers,
-    )
+    shape = plan.shape(context_tokens=2048, sequences=2)
+    models = {MODEL: plan.model, _OTHER: plan.second_model}
+    shape = dataclasses.replace(shape, models=models)
     with running((OURS,), shape, plan.peers, plan.workdir) as servers:
         budget = {"SPINDLL_MEMORY_BUDGET": f"{_room_for_one(servers[0]) >> 20}M"}
-    shape = dataclasses.replace(shape, settings=budget)
+    shape = dataclasses.replace(shape, settings={**shape.settings, **budget})
     with running((OURS,), shape, plan.peers, plan.workdir) as servers:
         for number in range(plan.rounds):
             for name in (_OTHER, MODEL):

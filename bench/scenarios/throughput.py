@@ -8,14 +8,13 @@ from bench.load import closed_loop, summarise
 from bench.meter import Meter, resident_bytes
 from bench.prompts import distinct
 from bench.results import Results
-from bench.scenarios.plan import MODEL, Plan, check, counters, interleaved, warm_up
+from bench.scenarios.plan import Plan, check, counters, interleaved, warm_up
 from bench.servers import (
     LLAMA_CPP_PYTHON,
     LLAMA_SERVER,
     OURS,
     XLLAMACPP,
     Running,
-    Shape,
     running,
 )
 
@@ -27,7 +26,7 @@ _ALL_CLIENTS = 8  # where the peers that are slower by far are measured too
 
 def run(plan: Plan, results: Results) -> None:
     """All servers side by side, idle but for the one that is measured."""
-    shape = Shape(models={MODEL: plan.model}, threads=plan.threads, gpu_layers=plan.gpu_layers)
+    shape = plan.shape()
     names = (OURS, LLAMA_SERVER, LLAMA_CPP_PYTHON, XLLAMACPP)
     with running(names, shape, plan.peers, plan.workdir) as servers:
         for server in servers:

@@ -8,8 +8,8 @@ from bench.load import closed_loop, summarise
 from bench.meter import Meter
 from bench.prompts import distinct
 from bench.results import Results
-from bench.scenarios.plan import MODEL, Plan, check, warm_up
-from bench.servers import OURS, Running, Shape, running
+from bench.scenarios.plan import Plan, check, warm_up
+from bench.servers import OURS, Running, running
 
 NAME = "wire"
 STREAMS = (16, 64)
@@ -17,8 +17,7 @@ STREAMS = (16, 64)
 
 def run(plan: Plan, results: Results) -> None:
     """CPU microseconds a token, by process."""
-    shape = Shape(
-        models={MODEL: plan.model},
+    shape = plan.shape(
         context_tokens=1 << 17,
         sequences=max(STREAMS),
         settings={"SPINDLL_ENGINE_BACKEND": "fake"},
