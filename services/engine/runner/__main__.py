@@ -71,7 +71,7 @@ def main() -> int:
 
 def _serve(config: LoadConfig, commands: Iterator[Command], outbox: Outbox) -> int:
     inbox = Inbox()
-    desk = Desk(inbox, outbox)
+    desk = Desk(inbox, outbox, most_waiting=config.max_queued)
     start_reading(commands, inbox, desk.accept)
     beating = start_beating(outbox, _loading_beat)
     backend = open_backend(config, _progress_to(outbox))

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from services.engine.runner.inbox import Inbox
 from services.engine.runner.intake import Intake
 from services.engine.runner.outbox import Outbox
 from services.engine.runner.wire import Cancel, Command, Failed, Start, Stop, Submit, Tokenize
-from services.shared.errors import SpindllError, to_wire
+from services.shared.errors import EngineBusy, SpindllError, to_wire
 
 
 class Desk:
     """Accepts commands on the reading thread; those that need the model wait until it is loaded.
 
     Requests with a constraint are prepared on a thread of their own, one after the other: the first
-    one of a model takes up to a second, and none of them may keep the others waiting.
+    one of a model takes up to a second, and none of them may keep the others waiting. At most
+    `most_waiting` may be there; one more is told that the engine is busy.
     """
 
-    def __init__(self, inbox: Inbox, outbox: Outbox) -> None:
+    def __init__(self, inbox: Inbox, outbox: Outbox, *, most_waiting: int) -> None:
         self._inbox = inbox
         self._outbox = outbox
+        self._most_waiting = most_waiting
         self._intake: Intake | None = None
         self._opened = threading.Event()
         self._in_use = threading.Lock()  # held while the reading thread is at it
@@ -53,18 +56,28 @@ class Desk:
                 return  # the process is ending
             elif isinstance(command, Tokenize):
                 self._outbox.send(self._intake.tokenize(command))
-            elif command.constraint is None:
-                self._prepare(self._intake, command)
             else:
-                self._under_way.add(command.id)
-                self._constrained.submit(self._prepare, self._intake, command)
+                self._submit(self._intake, command)
 
-    def _prepare(self, intake: Intake, submit: Submit) -> None:
+    def _submit(self, intake: Intake, submit: Submit) -> None:
+        arrived = time.monotonic()
+        if submit.constraint is None:
+            self._prepare(intake, submit, arrived)
+        elif len(self._under_way) < self._most_waiting:
+            self._under_way.add(submit.id)
+            self._constrained.submit(self._prepare, intake, submit, arrived)
+        else:
+            self._fail(submit, EngineBusy("too many requests are waiting already, try again later"))
+
+    def _prepare(self, intake: Intake, submit: Submit, arrived: float) -> None:
         try:
-            self._inbox.put(intake.prepare(submit))
+            self._inbox.put(intake.prepare(submit, arrived=arrived))
         except SpindllError as error:
-            self._outbox.post([Failed(submit.id, to_wire(error))])
+            self._fail(submit, error)
         self._under_way.discard(submit.id)
+
+    def _fail(self, submit: Submit, error: SpindllError) -> None:
+        self._outbox.post([Failed(submit.id, to_wire(error))])
 
     def _pass(self, command: Cancel | Stop) -> None:
         """To the loop; while requests are on their way there, behind them: a cancel now and then."""

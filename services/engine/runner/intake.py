@@ -7,7 +7,6 @@ Everything wrong with a request is found here, before it is queued.
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -55,10 +54,13 @@ class Intake:
         self._context_length = context_length
         self._speculates = speculates
 
-    def prepare(self, submit: Submit) -> Arrival:
-        """Raises InvalidRequest or ContextLengthExceeded, and InternalError for our bugs."""
+    def prepare(self, submit: Submit, *, arrived: float) -> Arrival:
+        """`arrived` on the monotonic clock, when its deadline began to run.
+
+        Raises InvalidRequest or ContextLengthExceeded, and InternalError for our bugs.
+        """
         try:
-            return self._prepare(submit)
+            return self._prepare(submit, arrived)
         except SpindllError:
             raise
         except Exception as error:
@@ -74,8 +76,7 @@ class Intake:
             logger.exception("text could not be tokenised", extra={"id": command.id})
             return Tokenized(command.id, error=to_wire(InternalError("internal error")))
 
-    def _prepare(self, submit: Submit) -> Arrival:
-        arrived = time.monotonic()
+    def _prepare(self, submit: Submit, arrived: float) -> Arrival:
         if not 1 <= submit.n <= _MOST_ANSWERS:
             raise InvalidRequest(f"n must be 1 to {_MOST_ANSWERS}", param="n")
         prompt = self._prompt(submit)

@@ -13,6 +13,7 @@ import pytest
 
 from services.engine.backends import open_backend
 from services.engine.core import Constraint
+from services.engine.runner import wire
 from services.engine.runner.constraint import Constraints, tokenizer_of_pieces
 from services.engine.runner.desk import Desk
 from services.engine.runner.inbox import Inbox, Order
@@ -30,6 +31,7 @@ class Counter:
 
     desk: Desk
     inbox: Inbox
+    front: socket.socket  # the other end of its outbox
     gate: threading.Event = field(default_factory=threading.Event)
     making: threading.Event = field(default_factory=threading.Event)
 
@@ -48,7 +50,7 @@ def counter() -> Iterator[Counter]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         inbox, outbox = Inbox(), Outbox(ours)
-        made = Counter(Desk(inbox, outbox), inbox)
+        made = Counter(Desk(inbox, outbox, most_waiting=2), inbox, theirs)
         backend = open_backend(fake_config(), lambda _: None)
         vocabulary = backend.vocabulary
 
@@ -108,6 +110,33 @@ def test_a_stop_waits_for_what_came_before_it(counter: Counter) -> None:
     assert shown(counter.taken(2)) == [1, stop]
 
 
+def test_more_than_may_wait_are_sent_away_and_the_rest_are_not(counter: Counter) -> None:
+    for id_ in (1, 2, 3):
+        counter.desk.accept(constrained(id_))
+    counter.desk.accept(submit(4, "hello"))
+
+    frame = counter.front.recv(1 << 16)
+    report = wire.reports.decode(frame[wire.HEADER.size :])
+    assert isinstance(report, wire.Step)
+    (failed,) = report.happenings
+    assert isinstance(failed, wire.Failed)
+    assert (failed.id, failed.error["code"]) == (3, "engine_busy")
+    counter.gate.set()
+    assert shown(counter.taken(3)) == [4, 1, 2]
+
+
+def test_the_deadline_runs_while_others_are_prepared(counter: Counter) -> None:
+    counter.desk.accept(constrained(1))
+    counter.desk.accept(submit(2, "hello", constraint=HELD, deadline_seconds=5.0))
+    sent = time.monotonic()
+    counter.gate.set()
+
+    _, second = counter.taken(2)
+    assert isinstance(second, Arrival)
+    assert second.request.deadline is not None
+    assert second.request.deadline <= sent + 5
+
+
 @pytest.mark.parametrize("command", [Cancel((1,)), Stop(drain_seconds=1.0)])
 def test_with_nothing_under_way_a_command_goes_through_once(
     counter: Counter, command: Cancel | Stop
@@ -154,7 +183,7 @@ def test_what_needs_the_model_waits_until_it_is_loaded() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         inbox, outbox = Inbox(), Outbox(ours)
-        desk = Desk(inbox, outbox)
+        desk = Desk(inbox, outbox, most_waiting=1)
         backend = open_backend(fake_config(), lambda _: None)
         reading = threading.Thread(target=desk.accept, args=(submit(1, "hello"),), daemon=True)
         reading.start()
