@@ -81,11 +81,6 @@ class Lifecycle:
         try:
             if link is not None:
                 await link.stop(grace_seconds=grace_seconds)
-        except asyncio.CancelledError:
-            if link is not None:
-                link.kill("was unloaded")
-                await link.gone()
-            raise
         finally:
             await self.memory_returned(model)
 
@@ -118,7 +113,7 @@ class Lifecycle:
         try:
             await self._start(model, prepared)
         except BaseException:
-            await asyncio.shield(self.take_down(model, grace_seconds=0))
+            await self.take_down(model, grace_seconds=0)
             raise
         finally:
             self._under_way -= 1

@@ -115,7 +115,7 @@ class RunnerLink:
         try:
             await link._connect(ours, config)
         except BaseException:
-            await link.gone()  # killed by then; nobody else would wait for its end
+            await link.end("could not be reached")  # nobody else would wait for it
             raise
         return link
 
@@ -136,17 +136,33 @@ class RunnerLink:
             self._process.kill()
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Let it finish what it does and exit; kill it after the grace time. Returns when gone."""
-        self.send(wire.Stop(drain_seconds=grace_seconds))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._ended), grace_seconds + 1)
-            return
-        self.kill("did not stop in time")
-        await self.gone()
+        """Let it finish what it does and exit; kill it after the grace time, or when cancelled.
 
-    async def gone(self) -> None:
-        """Wait until the process has ended."""
-        await asyncio.shield(self._ended)
+        However this returns, the process is gone.
+        """
+        self.send(wire.Stop(drain_seconds=grace_seconds))
+        try:
+            await asyncio.wait_for(asyncio.shield(self._ended), grace_seconds + 1)
+        except TimeoutError:
+            await self.end("did not stop in time")
+        except asyncio.CancelledError:
+            await self.end("was not given the time to stop")
+            raise
+
+    async def end(self, why: str) -> None:
+        """Kill it and wait until it is gone; a cancel meanwhile is raised only then.
+
+        A process that nobody waits for would outlive the event loop it belongs to.
+        """
+        self.kill(why)
+        cancel: asyncio.CancelledError | None = None
+        while not self._ended.done():
+            try:
+                await asyncio.shield(self._ended)
+            except asyncio.CancelledError as error:
+                cancel = error
+        if cancel is not None:
+            raise cancel
 
     async def _connect(self, ours: socket.socket, config: LoadConfig) -> None:
         try:
@@ -156,7 +172,6 @@ class RunnerLink:
         except BaseException:
             ours.close()
             self._pipe_ended.set_result(None)
-            self.kill("could not be reached")
             raise
         self._transport = transport
         self.send(wire.Start(config))

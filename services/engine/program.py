@@ -30,14 +30,8 @@ class Link(Protocol):
     def send(self, command: wire.Command) -> None:
         """Hand over one command."""
 
-    def kill(self, why: str) -> None:
-        """End it now; `on_gone` follows."""
-
     async def stop(self, *, grace_seconds: float) -> None:
-        """Let it exit, kill it after the grace time, return when it is gone."""
-
-    async def gone(self) -> None:
-        """Wait until it has ended."""
+        """Let it exit, kill it after the grace time; returned or cancelled, it is gone."""
 
 
 class Program(Protocol):
@@ -97,8 +91,7 @@ class RunnerProgram:
             logger.warning("no dry run", extra={"reason": str(error) or "took too long"})
             return None
         finally:
-            link.kill("has told what it had to")
-            await link.gone()
+            await link.end("has told what it had to")
 
     async def _start(
         self,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from services.engine.core import Counters, LoadConfig
 from services.engine.link import Patience, RunnerLink, Vitals, overdue
 from services.engine.pipe import Pipe
+from services.engine.program import RunnerProgram
 from services.engine.runner import wire
 from tests.engine.harness import SCRIPTED, WAIT_SECONDS
 from tests.engine.scripted_runner import Script
@@ -132,6 +133,54 @@ async def test_a_runner_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     assert await until_gone(heard) == "did not stop in time"
     link.kill("twice is fine")
     link.send(wire.Stop())
+
+
+@pytest.mark.parametrize("way", ["end", "stop"])
+async def test_a_cancel_while_a_runner_is_ended_is_heard_only_after_its_end(
+    tmp_path: Path, way: str
+) -> None:
+    link, heard = await start(tmp_path, Script(ignores_stop=True))
+    while not isinstance(await asyncio.wait_for(heard.get(), WAIT_SECONDS), wire.Ready):
+        pass
+    ending = asyncio.create_task(
+        link.end("enough") if way == "end" else link.stop(grace_seconds=WAIT_SECONDS)
+    )
+    for _ in range(3):
+        await asyncio.sleep(0)  # not enough for the process to end, enough to be waited for
+        assert not ending.done()
+        ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+
+    assert not psutil.pid_exists(link.pid)
+    last = [heard.get_nowait() for _ in range(heard.qsize())][-1]
+    assert last == ("enough" if way == "end" else "was not given the time to stop")
+
+
+async def test_a_dry_run_that_is_cancelled_again_while_it_ends_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").write_bytes(msgspec.json.encode(Script(no_estimate=True)))
+    config = LoadConfig(model_path=str(tmp_path / "model"), backend="fake", context_length=16)
+    killed = asyncio.Event()
+    kill = RunnerLink.kill
+
+    def heard_kill(link: RunnerLink, why: str) -> None:
+        kill(link, why)
+        killed.set()
+
+    monkeypatch.setattr(RunnerLink, "kill", heard_kill)
+    before = set(psutil.Process().children())
+    estimating = asyncio.create_task(RunnerProgram(SCRIPTED, patience=Patience()).estimate(config))
+    while set(psutil.Process().children()) <= before:
+        await asyncio.sleep(0.005)
+    estimating.cancel()
+    await asyncio.wait_for(killed.wait(), WAIT_SECONDS)
+    estimating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await estimating
+
+    assert set(psutil.Process().children()) <= before
 
 
 async def test_a_program_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:

@@ -183,12 +183,10 @@ class FakeLink:
         if self._running:
             self._world.wrongs.append(f"{self._model.name} was stopped while busy")
         self._world.stops.append(self._model.name)
-        await asyncio.sleep(0.1)
-        self.kill("exited")
-        await self.gone()
-
-    async def gone(self) -> None:
-        await asyncio.shield(self._ended)
+        try:
+            await asyncio.sleep(0.1)
+        finally:
+            self.kill("exited")
 
 
 class Ear:
