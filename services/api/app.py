@@ -25,6 +25,7 @@ from services.api.pull_queue import PullQueue
 from services.api.routes import chat, completions, health, models, pulls, search, status
 from services.api.settings import ApiSettings
 from services.shared import redis_client
+from services.shared.heap import start_trimming
 from services.shared.pull_board import PullBoard
 from services.shared.store.model_store import ModelStore
 
@@ -88,9 +89,11 @@ def _lifespan(
         await keys.open()
         await parts.engine.start()
         server = await start_grpc_server(parts, authenticator)
+        trimming = start_trimming()
         try:
             yield
         finally:
+            trimming.set()
             if server is not None:
                 await server.stop(parts.settings.drain_seconds)
             await parts.engine.close()

@@ -141,6 +141,17 @@ async def test_two_workers_serve_http_and_grpc_and_log_json(service: Service) ->
     assert not any("control" in line.lower() for line in lines)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="shared pages are told by Linux alone")
+async def test_workers_keep_sharing_what_was_imported_before_the_fork(service: Service) -> None:
+    async with httpx.AsyncClient(headers=service.headers) as client:
+        for _ in range(300):  # enough for full collections, which write to all they look at
+            assert (await client.post(service.url + CHAT, json=BODY)).status_code == 200
+
+    for worker in service.workers():
+        memory = worker.memory_full_info()
+        assert memory.uss < 0.4 * memory.rss
+
+
 async def test_curl_streams(service: Service) -> None:
     curl = shutil.which("curl")
     if curl is None:

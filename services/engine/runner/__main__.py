@@ -33,6 +33,7 @@ from services.engine.runner.wire import (
     Start,
 )
 from services.shared.errors import ModelLoadFailed
+from services.shared.heap import start_trimming
 from services.shared.logs import set_up_logs
 from services.shared.settings import SharedSettings, read_settings
 
@@ -79,11 +80,13 @@ def _serve(config: LoadConfig, commands: Iterator[Command], outbox: Outbox) -> i
     desk.open(build_intake(backend, config))
     beating.set()
     beating = start_beating(outbox, loop.beat)
+    trimming = start_trimming()
     outbox.send(Ready(backend.info))
     logger.info("model loaded", extra={"policy": backend.info.memory_policy.value})
     try:
         return loop.run()
     finally:
+        trimming.set()
         beating.set()
         desk.close()
         backend.close()
