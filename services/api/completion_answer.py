@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from protos import engine_pb2
-from services.api.chunks import FINISH_REASONS, OpenAIChunks
+from services.api.chunks import OpenAIChunks
 from services.api.logprobs import completion_logprobs
 from services.api.usage import Tally
+from services.api.whole import OpenAIWhole
 
 
 class CompletionChunks(OpenAIChunks):
@@ -51,11 +51,13 @@ class CompletionChunks(OpenAIChunks):
         }
 
 
-class WholeCompletion:
+class WholeCompletion(OpenAIWhole):
     """Completions in one piece. `echoes`: for each answer the prompt to repeat, None for none.
 
     A prompt of token ids (an empty text here) is spelt out by its own log-probabilities.
     """
+
+    object_name = "text_completion"
 
     def __init__(
         self,
@@ -66,44 +68,22 @@ class WholeCompletion:
         wants_logprobs: bool,
         tally: Tally,
     ) -> None:
-        self._id = answer_id
-        self._model = model
+        super().__init__(answer_id, model, answers=len(echoes), tally=tally)
         self._echoes = echoes
         self._wants_logprobs = wants_logprobs
-        self._tally = tally
-        self._texts: list[list[str]] = [[] for _ in echoes]
-        self._logprobs: list[list[engine_pb2.TokenLogprob]] = [[] for _ in echoes]
         self._prompt_logprobs: list[list[engine_pb2.TokenLogprob]] = [[] for _ in echoes]
-        self._reasons = ["stop"] * len(echoes)
 
     def note(self, event: engine_pb2.Event) -> None:
-        """Take in one event."""
-        if event.HasField("delta"):
-            self._texts[event.index].append(event.delta.text)
-            self._logprobs[event.index].extend(event.delta.logprobs)
-        elif event.HasField("finished"):
-            self._tally.add(event.index, event.finished)
+        """Take in one event; the prompt's log-probabilities come with the end."""
+        super().note(event)
+        if event.HasField("finished"):
             self._prompt_logprobs[event.index] = list(event.finished.prompt_logprobs)
-            self._reasons[event.index] = FINISH_REASONS.get(event.finished.reason, "stop")
 
-    def body(self) -> dict[str, Any]:
-        """The response object."""
+    def choice(self, index: int, text: str) -> dict[str, Any]:
+        """The text after its echo, with log-probabilities where they were asked for."""
         return {
-            "id": self._id,
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": self._model,
-            "choices": [self._choice(i) for i in range(len(self._echoes))],
-            "usage": self._tally.usage(),
-            "timings": self._tally.timings(),
-        }
-
-    def _choice(self, index: int) -> dict[str, Any]:
-        return {
-            "index": index,
-            "text": (self._echo(index) or "") + "".join(self._texts[index]),
+            "text": (self._echo(index) or "") + text,
             "logprobs": self._choice_logprobs(index) if self._wants_logprobs else None,
-            "finish_reason": self._reasons[index],
         }
 
     def _echo(self, index: int) -> str | None:
@@ -115,8 +95,8 @@ class WholeCompletion:
 
     def _choice_logprobs(self, index: int) -> dict[str, Any]:
         if self._echoes[index] is None:
-            return completion_logprobs(self._logprobs[index], offset=0)
-        tokens = [self._first_token(index), *self._prompt_logprobs[index], *self._logprobs[index]]
+            return completion_logprobs(self.logprobs[index], offset=0)
+        tokens = [self._first_token(index), *self._prompt_logprobs[index], *self.logprobs[index]]
         return completion_logprobs(tokens, offset=0, unknown=1)
 
     def _first_token(self, index: int) -> engine_pb2.TokenLogprob:

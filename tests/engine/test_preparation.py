@@ -12,10 +12,11 @@ import pytest
 from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.memory.estimate import DEVICE_CONTEXT_BYTES, PROCESS_BYTES, EstimateBook
 from services.engine.model_settings import ModelSettings
-from services.engine.preparation import LoadDefaults, Preparation, Prepared
+from services.engine.preparation import Preparation, Prepared
 from services.engine.program import Link
 from services.engine.runner import wire
 from services.shared.store.manifest import Description, Manifest
+from tests.engine.defaults import load_defaults
 
 GIB = 1 << 30
 LAYERS = 32
@@ -78,23 +79,10 @@ async def prepare(
     async def path_of(manifest: Manifest) -> Path:
         return Path("model.gguf")
 
-    defaults = LoadDefaults(
-        context_length=8192,
-        max_sequences=16,
-        batch_tokens=2048,
-        threads=0,
-        gpu_layers=-1,
-        cache_type_k="f16",
-        cache_type_v="f16",
-        flash_attention=None,
-        target_step_seconds=0.05,
-        speculate=True,
-        max_queued=256,
-    )
     preparation = Preparation(
         program or DryRuns(),
         EstimateBook(tmp_path / "estimates.json"),
-        defaults,
+        load_defaults(context_length=8192),
         path_of=path_of,
         room_at_best=lambda: room,
     )

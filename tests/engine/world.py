@@ -27,12 +27,12 @@ from services.engine.memory.estimate import DEVICE_CONTEXT_BYTES, EstimateBook
 from services.engine.memory.probe import Pool
 from services.engine.model_settings import ModelSettings, SettingsBook
 from services.engine.models import Models
-from services.engine.preparation import LoadDefaults
 from services.engine.requests import Request, Waiting
 from services.engine.runner import wire
 from services.engine.turns import TurnRules
 from services.shared.errors import SpindllError
 from services.shared.store.manifest import Description, FileRole, Manifest, StoredFile
+from tests.engine.defaults import load_defaults
 
 GIB = 1 << 30
 
@@ -274,19 +274,7 @@ async def bench(
             world,
             Budget(fraction=1.0),
             EstimateBook(Path(folder) / "estimates.json"),
-            LoadDefaults(
-                context_length=4096,
-                max_sequences=4,
-                batch_tokens=512,
-                threads=1,
-                gpu_layers=-1,
-                cache_type_k="f16",
-                cache_type_v="f16",
-                flash_attention=None,
-                target_step_seconds=0.05,
-                speculate=True,
-                max_queued=1000,
-            ),
+            load_defaults(),
             path_of=path_of,
             settings=SettingsBook(
                 ModelSettings(), {f"{k}:latest": v for k, v in (settings or {}).items()}

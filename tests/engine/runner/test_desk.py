@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import llguidance
 import pytest
@@ -32,8 +32,9 @@ class Counter:
     desk: Desk
     inbox: Inbox
     front: socket.socket  # the other end of its outbox
-    gate: threading.Event = field(default_factory=threading.Event)
-    making: threading.Event = field(default_factory=threading.Event)
+    intake: Intake
+    gate: threading.Event
+    making: threading.Event
 
     def taken(self, count: int) -> list[Order]:
         """The next orders, as soon as there are so many."""
@@ -46,28 +47,34 @@ class Counter:
 
 
 @pytest.fixture
-def counter() -> Iterator[Counter]:
+def early() -> Iterator[Counter]:
+    """Before the model is loaded."""
+    backend = open_backend(fake_config(), lambda _: None)
+    vocabulary = backend.vocabulary
+    gate, making = threading.Event(), threading.Event()
+
+    def tokenizer() -> llguidance.LLTokenizer:
+        making.set()
+        assert gate.wait(PATIENCE_SECONDS)
+        pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
+        return tokenizer_of_pieces(pieces, ends=vocabulary.end_tokens)
+
+    intake = Intake(vocabulary, Constraints(tokenizer), context_length=64, speculates=False)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         inbox, outbox = Inbox(), Outbox(ours)
-        made = Counter(Desk(inbox, outbox, most_waiting=2), inbox, theirs)
-        backend = open_backend(fake_config(), lambda _: None)
-        vocabulary = backend.vocabulary
-
-        def tokenizer() -> llguidance.LLTokenizer:
-            made.making.set()
-            assert made.gate.wait(PATIENCE_SECONDS)
-            pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
-            return tokenizer_of_pieces(pieces, ends=vocabulary.end_tokens)
-
-        made.desk.open(
-            Intake(vocabulary, Constraints(tokenizer), context_length=64, speculates=False)
-        )
-        yield made
-        made.gate.set()
-        made.desk.close()
+        desk = Desk(inbox, outbox, most_waiting=2)
+        yield Counter(desk, inbox, theirs, intake, gate, making)
+        gate.set()
+        desk.close()
         outbox.close(PATIENCE_SECONDS)
         backend.close()
+
+
+@pytest.fixture
+def counter(early: Counter) -> Counter:
+    early.desk.open(early.intake)
+    return early
 
 
 def shown(orders: list[Order]) -> list[object]:
@@ -179,21 +186,13 @@ def test_a_second_start_is_a_bug_of_the_front(counter: Counter) -> None:
         counter.desk.accept(Start(fake_config()))
 
 
-def test_what_needs_the_model_waits_until_it_is_loaded() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        inbox, outbox = Inbox(), Outbox(ours)
-        desk = Desk(inbox, outbox, most_waiting=1)
-        backend = open_backend(fake_config(), lambda _: None)
-        reading = threading.Thread(target=desk.accept, args=(submit(1, "hello"),), daemon=True)
-        reading.start()
-        desk.accept(Cancel((9,)))
-        assert inbox.take() == [Cancel((9,))]
+def test_what_needs_the_model_waits_until_it_is_loaded(early: Counter) -> None:
+    hello = submit(1, "hello")
+    reading = threading.Thread(target=early.desk.accept, args=(hello,), daemon=True)
+    reading.start()
+    early.desk.accept(Cancel((9,)))
+    assert early.inbox.take() == [Cancel((9,))]
 
-        constraints = Constraints(lambda: pytest.fail("no constraint was sent"))
-        desk.open(Intake(backend.vocabulary, constraints, context_length=64, speculates=False))
-        reading.join(PATIENCE_SECONDS)
-        assert shown(inbox.take()) == [1]
-        desk.close()
-        outbox.close(PATIENCE_SECONDS)
-        backend.close()
+    early.desk.open(early.intake)
+    reading.join(PATIENCE_SECONDS)
+    assert shown(early.inbox.take()) == [1]
