@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.engine.backends.base import Backend, Vocabulary
-from services.engine.core import LoadConfig
+from services.engine.core import LoadConfig, MemoryPolicy
 from services.engine.runner.constraint import (
     Constraints,
     tokenizer_of_llamacpp,
@@ -13,14 +13,21 @@ from services.engine.runner.inbox import Inbox
 from services.engine.runner.intake import Intake
 from services.engine.runner.loop import EngineLoop
 from services.engine.runner.outbox import Outbox
+from services.engine.runner.reuse import WORTH_ROWS
 from services.engine.runner.scheduler.scheduler import Scheduler
 from services.engine.runner.sequences import Sequences
 
 
 def build_loop(backend: Backend, config: LoadConfig, inbox: Inbox, outbox: Outbox) -> EngineLoop:
     """The loop over this backend. Call and run it on the thread that opened the backend."""
+    policy = backend.info.memory_policy
+    # Measured on a processor, for attention: elsewhere idle sequences stay until cells are needed.
+    pays_for_idle = backend.info.gpu_layers == 0 and policy is not MemoryPolicy.RECURRENT
     sequences = Sequences(
-        capacity=backend.cells, ids=backend.max_sequences, policy=backend.info.memory_policy
+        capacity=backend.cells,
+        ids=backend.max_sequences,
+        policy=policy,
+        worth_rows=WORTH_ROWS if pays_for_idle else None,
     )
     scheduler = Scheduler(
         sequences,

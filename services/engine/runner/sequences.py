@@ -4,7 +4,8 @@ Pure books. What the backend has to do is written down as moves, in the order th
 before the next step; `cells` is exact once they have.
 
     busy     lent to an answer under way
-    cached   idle; its tokens may begin another answer, until its id or its cells are needed
+    cached   idle; its tokens may begin another answer, until its id or its cells are needed, or
+             until it cost more than it is worth (reuse.py)
 
 The memory policy decides what a sequence may give: dense and window memories any beginning, a
 recurrent one its present state and its checkpoints.
@@ -19,7 +20,10 @@ from dataclasses import dataclass, field
 from services.engine.core import MemoryPolicy
 from services.engine.runner.cells import Cells, Run
 from services.engine.runner.prefix import PrefixTree
+from services.engine.runner.reuse import Habit, Reuse
 
+_LOOK_ROWS = 64  # between two looks at what idle sequences cost
+_GOES_ON = 0.5  # of an earlier sequence, at least, has one that goes on with it
 _CHECKPOINT_BYTES = 512 << 20  # kept in all, beside the context
 
 
@@ -32,6 +36,8 @@ class Held:
     leaf: Run
     length: int = 0
     is_public: bool = True  # others may begin with it
+    habit: Habit = ("", False)  # of whose sequences; and whether it goes on with an earlier one
+    idle_from: int = 0  # rows that had been computed when it became idle
     checkpoints: dict[int, bytes] = field(default_factory=dict)  # by length, oldest first
 
 
@@ -75,8 +81,14 @@ Move = Share | Cut | Drop
 class Sequences:
     """All sequences of a context. One thread."""
 
-    def __init__(self, *, capacity: int, ids: int, policy: MemoryPolicy) -> None:
-        """`capacity` in cells; sequence ids are 0 to ids - 1."""
+    def __init__(
+        self, *, capacity: int, ids: int, policy: MemoryPolicy, worth_rows: int | None = None
+    ) -> None:
+        """`capacity` in cells; sequence ids are 0 to ids - 1.
+
+        `worth_rows`: rows of steps that cost as much as an idle sequence beside them would to compute
+        again; None where idle sequences cost nothing.
+        """
         self.cells = Cells(capacity)
         self.policy = policy
         self._free_ids = list(range(ids - 1, -1, -1))
@@ -84,6 +96,10 @@ class Sequences:
         self._cached: OrderedDict[int, Held] = OrderedDict()  # least recently used first
         self._tree = PrefixTree(self._slice_of)
         self._moves: list[Move] = []
+        self._worth_rows = worth_rows
+        self._reuse = Reuse()
+        self._rows = 0  # computed so far
+        self._look_at = 0
         self._checkpoint_bytes = 0
 
     @property
@@ -113,11 +129,19 @@ class Sequences:
         length = min(found[1], limit)
         return Match(source, length) if length > 0 else None
 
-    def lend(self, tokens: list[int], match: Match | None, *, is_public: bool) -> Held:
+    def lend(
+        self, tokens: list[int], match: Match | None, *, is_public: bool, principal: str
+    ) -> Held:
         """A busy sequence for an answer with these tokens, beginning with what was found."""
+        share = match.length / match.source.length if match is not None else 0.0
+        if match is not None and match.source.id in self._cached:
+            self._reuse.used(match.source.habit, share)
+        habit = (principal, share > _GOES_ON)
         if match is not None and self._can_adopt(match):
-            return self._adopt(match.source, tokens, is_public=is_public)
-        held = Held(self._new_id(match), tokens, self.cells.begin(), is_public=is_public)
+            return self._adopt(match.source, tokens, is_public=is_public, habit=habit)
+        held = Held(
+            self._new_id(match), tokens, self.cells.begin(), is_public=is_public, habit=habit
+        )
         self._busy[held.id] = held
         if match is not None:
             self._begin_with(held, match)
@@ -144,6 +168,19 @@ class Sequences:
             return
         del self._busy[held.id]
         self._cached[held.id] = held
+        held.idle_from = self._rows
+        self._reuse.left(held.habit)
+
+    def pass_rows(self, rows: int) -> None:
+        """So many rows were computed beside the cached sequences: drop those that cost too much."""
+        self._rows += rows
+        if self._worth_rows is None or self._rows < self._look_at:
+            return
+        self._look_at = self._rows + _LOOK_ROWS
+        for held in list(self._cached.values()):
+            worth = self._worth_rows * self._reuse.chance(held.habit)
+            if self._rows - held.idle_from > worth:
+                self.drop(held)
 
     def drop(self, held: Held) -> None:
         """Forget a sequence, busy or cached."""
@@ -185,10 +222,11 @@ class Sequences:
         source = match.source
         return source.id in self._cached and match.length == source.length
 
-    def _adopt(self, held: Held, tokens: list[int], *, is_public: bool) -> Held:
+    def _adopt(self, held: Held, tokens: list[int], *, is_public: bool, habit: Habit) -> Held:
         self._busy[held.id] = self._cached.pop(held.id)
         held.tokens = tokens
         held.is_public = is_public
+        held.habit = habit
         if not is_public:
             self._tree.remove(held.id)
         return held
@@ -200,6 +238,7 @@ class Sequences:
         self._moves.append(Share(match.source.id, held.id, match.length, match.checkpoint))
         if match.source.id in self._cached:
             self._cached.move_to_end(match.source.id)
+            match.source.idle_from = self._rows
 
     def _new_id(self, match: Match | None) -> int:
         """A free id, if need be that of the least recently used cached sequence but the source."""

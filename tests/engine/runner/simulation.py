@@ -36,13 +36,17 @@ class Simulation:
         queued: int = 64,
         drafts: bool = False,
         target: float | None = 0.05,
+        worth_rows: int | None = None,
         behaviour: Behaviour | None = None,
     ) -> None:
         self.backend = FakeBackend(
             cells=cells, max_tokens=tokens, max_running=running, behaviour=behaviour
         )
         self.sequences = Sequences(
-            capacity=cells, ids=self.backend.max_sequences, policy=self.backend.info.memory_policy
+            capacity=cells,
+            ids=self.backend.max_sequences,
+            policy=self.backend.info.memory_policy,
+            worth_rows=worth_rows,
         )
         self.scheduler = Scheduler(
             self.sequences,

@@ -34,6 +34,7 @@ class Requests(RuleBasedStateMachine):
         policy=st.sampled_from(MemoryPolicy),
         drafts=st.booleans(),
         hidden=st.sampled_from([0, 0, 32]),
+        worth_rows=st.sampled_from([None, 1, 100]),
     )
     def begin(
         self,
@@ -43,6 +44,7 @@ class Requests(RuleBasedStateMachine):
         policy: MemoryPolicy,
         drafts: bool,
         hidden: int,
+        worth_rows: int | None,
     ) -> None:
         self.simulation = Simulation(
             cells=cells,
@@ -50,6 +52,7 @@ class Requests(RuleBasedStateMachine):
             tokens=tokens,
             queued=12,
             drafts=drafts,
+            worth_rows=worth_rows,
             behaviour=Behaviour(memory_policy=policy, cached_sequences=2, hidden_cells=hidden),
         )
 

@@ -160,7 +160,10 @@ class Admission:
                 way.follows.leader.cuts.add(way.follows.until)
             return
         branch.held = self._sequences.lend(
-            branch.tokens, way.match, is_public=branch.request.is_public
+            branch.tokens,
+            way.match,
+            is_public=branch.request.is_public,
+            principal=branch.request.principal,
         )
 
     def _way(self, branch: Branch) -> _Way:

@@ -126,6 +126,7 @@ class Scheduler:
         for chunk in plan.chunks:
             if not chunk.branch.is_done:  # a sibling's failure ended it a moment ago
                 self._advance(chunk)
+        self._sequences.pass_rows(plan.size)
 
     def refuse(self, plan: StepPlan) -> list[Request]:
         """The backend had no room although the books said so: believe it, and make room.
