@@ -26,13 +26,13 @@ import httpx
 from bench import machine
 from bench.report import markdown, write_plots
 from bench.results import Results, write_raw
-from bench.scenarios import fairness, prefix, scaling, stall, swap, throughput, wire_only
+from bench.scenarios import fairness, one_off, prefix, scaling, stall, swap, throughput, wire_only
 from bench.scenarios.plan import Plan
 from bench.servers import find_peers
 
 SCENARIOS = {
     module.NAME: module.run
-    for module in (throughput, stall, fairness, prefix, wire_only, scaling, swap)
+    for module in (throughput, stall, fairness, prefix, one_off, wire_only, scaling, swap)
 }
 _HERE = Path(__file__).resolve().parent
 
