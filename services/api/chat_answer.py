@@ -43,7 +43,7 @@ class WholeChat(OpenAIWhole):
 
     def choice(self, index: int, text: str) -> dict[str, Any]:
         """The message, with its log-probabilities where they were asked for."""
-        logprobs = self.logprobs[index]
+        logprobs = self._logprobs[index]
         return {
             "message": {"role": "assistant", "content": text, "refusal": None},
             "logprobs": chat_logprobs(logprobs) if logprobs else None,

@@ -95,8 +95,8 @@ class WholeCompletion(OpenAIWhole):
 
     def _choice_logprobs(self, index: int) -> dict[str, Any]:
         if self._echoes[index] is None:
-            return completion_logprobs(self.logprobs[index], offset=0)
-        tokens = [self._first_token(index), *self._prompt_logprobs[index], *self.logprobs[index]]
+            return completion_logprobs(self._logprobs[index], offset=0)
+        tokens = [self._first_token(index), *self._prompt_logprobs[index], *self._logprobs[index]]
         return completion_logprobs(tokens, offset=0, unknown=1)
 
     def _first_token(self, index: int) -> engine_pb2.TokenLogprob:

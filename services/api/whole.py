@@ -22,7 +22,7 @@ class OpenAIWhole(ABC):
         self._tally = tally
         self._texts: list[list[str]] = [[] for _ in range(answers)]
         self._reasons = ["stop"] * answers
-        self.logprobs: list[list[engine_pb2.TokenLogprob]] = [[] for _ in range(answers)]
+        self._logprobs: list[list[engine_pb2.TokenLogprob]] = [[] for _ in range(answers)]
 
     @abstractmethod
     def choice(self, index: int, text: str) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class OpenAIWhole(ABC):
         """Take in one event."""
         if event.HasField("delta"):
             self._texts[event.index].append(event.delta.text)
-            self.logprobs[event.index].extend(event.delta.logprobs)
+            self._logprobs[event.index].extend(event.delta.logprobs)
         elif event.HasField("finished"):
             self._tally.add(event.index, event.finished)
             self._reasons[event.index] = FINISH_REASONS.get(event.finished.reason, "stop")

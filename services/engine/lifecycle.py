@@ -76,10 +76,9 @@ class Lifecycle:
     async def take_down(self, model: Model, *, grace_seconds: float) -> None:
         """End its runner, if it has one, and wait until what it held is free again."""
         link, model.link = model.link, None
-        if link is not None:  # a dead one's memory may be free already: keep the last measure
-            model.free_bytes = self._free()
         try:
-            if link is not None:
+            if link is not None:  # a dead one's memory may be free already: keep the last measure
+                model.free_bytes = self._free()
                 await link.stop(grace_seconds=grace_seconds)
         finally:
             await self.memory_returned(model)

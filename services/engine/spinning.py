@@ -2,8 +2,9 @@
 
 Threads of one step wait for each other many times a token. Spinning is fastest alone; but of two
 models that compute at once on the same cores, both spinning, each token takes many times as long.
-One spinner beside others that sleep shares with them (docs/decisions/006 has both costs). libgomp reads the setting once, when a
-process starts: the first runner may spin, those that start while it lives may not.
+One spinner beside others that sleep shares with them (docs/decisions/006 has both costs). libgomp
+reads the setting once, when a process starts: the first runner may spin, those that start while it
+lives may not.
 """
 
 from __future__ import annotations

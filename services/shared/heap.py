@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import threading
 
+from services.shared.repeating import start_repeating
+
 TRIM_SECONDS = 20.0
 
 
@@ -19,14 +21,7 @@ def start_trimming(seconds: float = TRIM_SECONDS) -> threading.Event:
     From a thread of its own: a look takes a fraction of a millisecond, without the interpreter's
     lock. Where the C library has no `malloc_trim` (it is not glibc) nothing runs.
     """
-    stopped = threading.Event()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:
-        return stopped
-
-    def run() -> None:
-        while not stopped.wait(seconds):
-            trim(ctypes.c_size_t(0))
-
-    threading.Thread(target=run, name="trim", daemon=True).start()
-    return stopped
+        return threading.Event()
+    return start_repeating(lambda: trim(ctypes.c_size_t(0)), seconds, name="trim")

@@ -15,7 +15,7 @@ from services.engine.link import Patience, RunnerLink, Vitals, overdue
 from services.engine.pipe import Pipe
 from services.engine.program import RunnerProgram
 from services.engine.runner import wire
-from tests.engine.harness import SCRIPTED, WAIT_SECONDS
+from tests.engine.harness import SCRIPTED, WAIT_SECONDS, eventually
 from tests.engine.scripted_runner import Script
 
 
@@ -172,8 +172,7 @@ async def test_a_dry_run_that_is_cancelled_again_while_it_ends_leaves_no_process
     monkeypatch.setattr(RunnerLink, "kill", heard_kill)
     before = set(psutil.Process().children())
     estimating = asyncio.create_task(RunnerProgram(SCRIPTED, patience=Patience()).estimate(config))
-    while set(psutil.Process().children()) <= before:
-        await asyncio.sleep(0.005)
+    await eventually(lambda: not set(psutil.Process().children()) <= before)
     estimating.cancel()
     await asyncio.wait_for(killed.wait(), WAIT_SECONDS)
     estimating.cancel()

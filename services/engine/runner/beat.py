@@ -7,16 +7,9 @@ from collections.abc import Callable
 
 from services.engine.runner.outbox import Outbox
 from services.engine.runner.wire import BEAT_SECONDS, Beat
+from services.shared.repeating import start_repeating
 
 
 def start_beating(outbox: Outbox, beat: Callable[[], Beat]) -> threading.Event:
     """Send a beat now and every BEAT_SECONDS, from a thread of its own, until the event is set."""
-    stopped = threading.Event()
-
-    def run() -> None:
-        outbox.send(beat())
-        while not stopped.wait(BEAT_SECONDS):
-            outbox.send(beat())
-
-    threading.Thread(target=run, name="beat", daemon=True).start()
-    return stopped
+    return start_repeating(lambda: outbox.send(beat()), BEAT_SECONDS, name="beat")

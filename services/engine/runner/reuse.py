@@ -19,7 +19,6 @@ WORTH_ROWS = 28_000
 _REMEMBERED = 64  # sequences; older ones count less and less
 _MOST_HABITS = 1024
 
-
 Habit = tuple[str, bool]  # the principal; whether the sequence goes on with an earlier one
 
 

@@ -23,7 +23,7 @@ from services.engine.runner.prefix import PrefixTree
 from services.engine.runner.reuse import Habit, Reuse
 
 _LOOK_ROWS = 64  # between two looks at what idle sequences cost
-_GOES_ON = 0.5  # of an earlier sequence, at least, has one that goes on with it
+_GOES_ON = 0.5  # a sequence that has more than this share of an earlier one goes on with it
 _CHECKPOINT_BYTES = 512 << 20  # kept in all, beside the context
 
 

@@ -1,0 +1,19 @@
+"""Do something again and again beside everything else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+def start_repeating(action: Callable[[], object], seconds: float, *, name: str) -> threading.Event:
+    """Act now and every so many seconds, from a thread of its own, until the event is set."""
+    stopped = threading.Event()
+
+    def run() -> None:
+        action()
+        while not stopped.wait(seconds):
+            action()
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return stopped
