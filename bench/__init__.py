@@ -11,5 +11,5 @@
     run       all of it: `python -m bench.run --help`, or `make bench`
 
 Absolute numbers wander with the machine's mood. So servers run side by side in interleaved rounds,
-and what counts is the ratio of medians inside one run.
+and what counts is the ratio of one round's numbers: the median of those of all rounds.
 """

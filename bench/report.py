@@ -12,8 +12,8 @@ _BASE = "spindll"
 
 
 def markdown(results: Results, about: Mapping[str, object], *, plots: Mapping[str, str]) -> str:
-    """One table a scenario: medians by server, and ours as a multiple of each peer's."""
-    medians = results.medians()
+    """One table a scenario: medians by server, and ours over each peer's, round by round."""
+    medians, multiples = results.medians(), results.ratios(_BASE)
     lines = ["# Benchmark", ""]
     lines += [f"- {name}: {value}" for name, value in about.items()]
     lines += ["", *results.notes]
@@ -25,8 +25,7 @@ def markdown(results: Results, about: Mapping[str, object], *, plots: Mapping[st
         lines += ["", f"## {scenario}", "", _row(header), _row(["-"] * len(header))]
         for case, metric in dict.fromkeys((key[1], key[2]) for key in keys):
             found = [medians.get((scenario, case, metric, server)) for server in servers]
-            ours = medians.get((scenario, case, metric, _BASE))
-            ratios = [_ratio(ours, medians.get((scenario, case, metric, p))) for p in peers]
+            ratios = [_ratio(multiples.get((scenario, case, metric, peer))) for peer in peers]
             lines.append(_row([case, metric, *(_number(value) for value in found), *ratios]))
         if scenario in plots:
             lines += ["", f"![{scenario}]({plots[scenario]})"]
@@ -63,5 +62,5 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _ratio(ours: float | None, theirs: float | None) -> str:
-    return "" if ours is None or not theirs else f"{ours / theirs:.2f} x"
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f} x"

@@ -54,6 +54,23 @@ class Results:
             values[m.scenario, m.case, m.metric, m.server].append(m.value)
         return {key: statistics.median(found) for key, found in values.items()}
 
+    def ratios(self, server: str) -> dict[tuple[str, str, str, str], float]:
+        """The median round's ratio of a server to each other one, by (scenario, case, metric, other).
+
+        Within a round: those two ran minutes apart, the medians of a run perhaps an hour.
+        """
+        own = {
+            (m.scenario, m.case, m.metric, m.round): m.value
+            for m in self.measurements
+            if m.server == server
+        }
+        found: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+        for m in self.measurements:
+            value = own.get((m.scenario, m.case, m.metric, m.round))
+            if m.server != server and m.value and value is not None:
+                found[m.scenario, m.case, m.metric, m.server].append(value / m.value)
+        return {key: statistics.median(of_rounds) for key, of_rounds in found.items()}
+
 
 def write_raw(measurements: Iterable[Measurement], about: Mapping[str, object], path: Path) -> None:
     """CSV, its first lines (from `#`) the machine and the command."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.engine.core import LoadConfig
+from services.engine.huge_pages import with_huge_pages
 from services.engine.pipe import Pipe
 from services.engine.runner import wire
 from services.engine.spinning import Spinning
@@ -105,7 +106,7 @@ class RunnerLink:
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     start_new_session=True,
-                    env=_spinning.environment(ours),
+                    env=with_huge_pages(_spinning.environment(ours)),
                 )
             except BaseException:
                 _spinning.ended(ours)

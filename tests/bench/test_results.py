@@ -5,6 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import pytest
+
 from bench.plot import Line, line_plot
 from bench.report import markdown, write_plots
 from bench.results import Results, read_raw, write_raw
@@ -30,13 +32,26 @@ def test_raw_results_come_back_as_they_were(tmp_path: Path) -> None:
     assert read_raw(tmp_path / "raw.csv") == (results.measurements, about)
 
 
-def test_the_report_compares_medians_not_rounds() -> None:
+def test_the_report_compares_within_rounds() -> None:
     report = markdown(make_results(), {"command": "x"}, plots={})
 
     assert "| 1 clients | tokens_per_second | 20 | 10 | 2.00 x |" in report
     assert "| 8 clients | tokens_per_second | 80 | 40 | 2.00 x |" in report
     assert "| after all | resident_mib | 512 |  |  |" in report
     assert "nothing" not in report
+
+
+def test_a_machine_that_slows_down_between_rounds_leaves_the_ratio_alone() -> None:
+    results = Results()
+    for number, speed in enumerate((100.0, 50.0, 10.0)):
+        results.put("speed", "8 clients", "spindll", number, tokens_per_second=1.1 * speed)
+        if number != 1:
+            results.put("speed", "8 clients", "peer", number, tokens_per_second=speed)
+    results.put("speed", "8 clients", "idle", 0, tokens_per_second=0.0)
+
+    ratios = results.ratios("spindll")
+
+    assert ratios == pytest.approx({("speed", "8 clients", "tokens_per_second", "peer"): 1.1})
 
 
 def test_a_scenario_over_a_number_is_drawn(tmp_path: Path) -> None:
