@@ -89,6 +89,8 @@ def _plan(arguments: argparse.Namespace, workdir: Path) -> Plan:
         is_quick=arguments.quick,
         threads=arguments.threads,
         gpu_layers=arguments.gpu_layers,
+        clients=tuple(arguments.clients),
+        answer_tokens=arguments.answer_tokens,
         settings=dict(arguments.set),
     )
 
@@ -144,6 +146,17 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="SPINDLL_NAME=VALUE",
         help="a setting of ours, not of the peers; may be repeated",
+    )
+    parser.add_argument(
+        "--clients",
+        type=int,
+        nargs="+",
+        default=list(throughput.REQUESTS),
+        choices=list(throughput.REQUESTS),
+        help="only so many, in `throughput`",
+    )
+    parser.add_argument(
+        "--answer-tokens", type=int, default=64, metavar="N", help="in `throughput`"
     )
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--out", type=Path, default=_HERE / "results")

@@ -29,6 +29,8 @@ class Plan:
     is_quick: bool = False  # a look whether everything works, not a measurement
     threads: int = 0
     gpu_layers: int = 0
+    clients: tuple[int, ...] = (1, 4, 8, 16)  # at once, in `throughput`
+    answer_tokens: int = 64  # of each of its answers
     settings: Mapping[str, str] = field(default_factory=dict)  # SPINDLL_*, ours only
 
     def shape(self, *, settings: Mapping[str, str] | None = None, **sizes: int) -> Shape:

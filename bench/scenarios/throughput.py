@@ -32,7 +32,7 @@ def run(plan: Plan, results: Results) -> None:
         for server in servers:
             warm_up(server)
         for number in range(plan.rounds):
-            for clients in REQUESTS:
+            for clients in plan.clients:
                 for server in interleaved(servers, number):
                     if clients != _ALL_CLIENTS and server.name not in (OURS, LLAMA_SERVER):
                         continue
@@ -46,7 +46,7 @@ def run(plan: Plan, results: Results) -> None:
 
 
 def _measure(plan: Plan, results: Results, server: Running, clients: int, number: int) -> None:
-    tokens, each = (16, 1) if plan.is_quick else (64, REQUESTS[clients])
+    tokens, each = (16, 1) if plan.is_quick else (plan.answer_tokens, REQUESTS[clients])
     asks = distinct(
         clients * each, words=24, max_tokens=tokens, seed=1000 * number + 10 * clients + 1
     )
