@@ -7,7 +7,7 @@
     python -m bench.run --set SPINDLL_X=Y       with a setting of ours
 
 SPINDLL_BENCH_LLAMA_SERVER names llama-server, or a tarball with it; peers that are not here are
-skipped by name. Needs a quiet machine: an hour and a quarter on two cores, alone.
+skipped by name. Needs a quiet machine: an hour and a half on two cores, alone.
 """
 
 from __future__ import annotations
