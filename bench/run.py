@@ -151,12 +151,12 @@ def _parser() -> argparse.ArgumentParser:
         "--clients",
         type=int,
         nargs="+",
-        default=list(throughput.REQUESTS),
+        default=(),
         choices=list(throughput.REQUESTS),
-        help="only so many, in `throughput`",
+        help="only so many, in `throughput`; default all of these",
     )
     parser.add_argument(
-        "--answer-tokens", type=int, default=64, metavar="N", help="in `throughput`"
+        "--answer-tokens", type=int, default=64, metavar="N", help="of each answer in `throughput`"
     )
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--out", type=Path, default=_HERE / "results")

@@ -29,7 +29,7 @@ class Plan:
     is_quick: bool = False  # a look whether everything works, not a measurement
     threads: int = 0
     gpu_layers: int = 0
-    clients: tuple[int, ...] = (1, 4, 8, 16)  # at once, in `throughput`
+    clients: tuple[int, ...] = ()  # at once, in `throughput`; none: all it knows
     answer_tokens: int = 64  # of each of its answers
     settings: Mapping[str, str] = field(default_factory=dict)  # SPINDLL_*, ours only
 

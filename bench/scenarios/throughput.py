@@ -32,7 +32,7 @@ def run(plan: Plan, results: Results) -> None:
         for server in servers:
             warm_up(server)
         for number in range(plan.rounds):
-            for clients in plan.clients:
+            for clients in plan.clients or REQUESTS:
                 for server in interleaved(servers, number):
                     if clients != _ALL_CLIENTS and server.name not in (OURS, LLAMA_SERVER):
                         continue
