@@ -71,11 +71,11 @@ class _Handler(socketserver.StreamRequestHandler):
 
 def download(url: str, size: int, folder: Path, connections: int) -> None:
     """Our side, as the worker does it; prints seconds and peak memory as JSON."""
-    from services.puller.download import Download
-    from services.puller.pace import Pace
-    from services.puller.partial import Partial
-    from services.puller.patience import Limits
-    from services.puller.web import Address
+    from services.puller.download.download import Download
+    from services.puller.download.partial_file import Partial
+    from services.puller.download.retry import Limits
+    from services.puller.download.throttle import Pace
+    from services.puller.transport.http_client import Address
     from services.shared.store.model_store import ModelStore
 
     store = ModelStore(folder)

@@ -26,7 +26,7 @@ import httpx
 from bench.load import Target
 from bench.machine import core_count
 from bench.wire import Address
-from services.puller.importing import import_file
+from services.puller.importing.local_files import import_file
 from services.shared.store.model_store import ModelStore
 
 LLAMA_SERVER_VARIABLE = "SPINDLL_BENCH_LLAMA_SERVER"

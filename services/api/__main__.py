@@ -12,7 +12,12 @@ def main() -> None:
     """Run until stopped by a signal."""
     # A GUNICORN_CMD_ARGS left in the environment must not change what runs.
     os.environ.pop("GUNICORN_CMD_ARGS", None)
-    sys.argv = ["spindll-api", "-c", "python:services.api.gunicorn_conf", "services.api.asgi:app"]
+    sys.argv = [
+        "spindll-api",
+        "-c",
+        "python:services.api.process.gunicorn_conf",
+        "services.api.asgi:app",
+    ]
     WSGIApplication("%(prog)s [OPTIONS]").run()
 
 

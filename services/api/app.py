@@ -11,22 +11,23 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from services import __version__
-from services.api import errors
-from services.api.access_log import AccessLogMiddleware
-from services.api.auth import Authenticator, AuthMiddleware
-from services.api.body_limit import BodyLimitMiddleware
-from services.api.catalog import Catalog
+from services.api import errors, health
+from services.api.access.keys import KeyCache, KeyStore
+from services.api.admin import pulls, search, status
+from services.api.clients.engine import EngineClient
+from services.api.clients.pulls import PullQueue
 from services.api.dependencies import ApiParts
-from services.api.engine_client import EngineClient
-from services.api.grpc_server import start_grpc_server
-from services.api.keys import KeyCache, KeyStore
-from services.api.on_demand import OnDemand
-from services.api.pull_queue import PullQueue
-from services.api.routes import chat, completions, health, models, pulls, search, status
+from services.api.dialects.grpc.server import start_grpc_server
+from services.api.dialects.openai import chat, completions, models
+from services.api.middleware.access_log import AccessLogMiddleware
+from services.api.middleware.authentication import Authenticator, AuthMiddleware
+from services.api.middleware.body_limit import BodyLimitMiddleware
+from services.api.models.catalog import Catalog
+from services.api.models.pull_on_demand import OnDemand
 from services.api.settings import ApiSettings
 from services.shared import redis_client
-from services.shared.heap import start_trimming
-from services.shared.pull_board import PullBoard
+from services.shared.malloc_trim import start_trimming
+from services.shared.pulls.job_store import PullBoard
 from services.shared.store.model_store import ModelStore
 
 

@@ -14,11 +14,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from services.api.auth import Principal, require_admin
-from services.api.catalog import Catalog
-from services.api.engine_client import EngineClient
-from services.api.on_demand import OnDemand
-from services.api.pull_queue import PullQueue
+from services.api.clients.engine import EngineClient
+from services.api.clients.pulls import PullQueue
+from services.api.middleware.authentication import Principal, require_admin
+from services.api.models.catalog import Catalog
+from services.api.models.pull_on_demand import OnDemand
 from services.api.settings import ApiSettings
 from services.shared.errors import NotAuthenticated
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 from services.cli.app import app
-from services.cli.problem import Problem
+from services.cli.errors import Problem
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from services.cli.connection import Connection
-from services.cli.problem import Problem
+from services.cli.errors import Problem
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0

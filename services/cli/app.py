@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from services.cli.options import Options
-from services.cli.places import Places
+from services.cli.paths import Places
 from services.shared.data_dir import default_data_dir
 
 app = typer.Typer(

@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.cli import stack_state
-from services.cli.places import Places
-from services.cli.problem import Problem
+from services.cli.errors import Problem
+from services.cli.paths import Places
+from services.cli.supervise import state_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def find(places: Places, environment: Mapping[str, str] = os.environ) -> Connect
 def _url(places: Places, environment: Mapping[str, str]) -> str:
     if url := environment.get("SPINDLL_URL"):
         return url.rstrip("/").removesuffix("/v1")
-    state = stack_state.running(places)
+    state = state_file.running(places)
     if state is None:
         raise Problem(
             f"nothing is running (data: {places.data_dir}):"

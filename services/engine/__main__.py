@@ -11,10 +11,10 @@ import logging
 import signal
 import sys
 
-from services.engine.build import Engine, build_engine, model_settings_by_name
-from services.engine.model_settings import ModelSettings
+from services.engine.front.build import Engine, build_engine, model_settings_by_name
+from services.engine.front.models.model_settings import ModelSettings
+from services.engine.front.watchdog import Watchdog
 from services.engine.settings import EngineSettings
-from services.engine.watchdog import Watchdog
 from services.shared.errors import InvalidRequest
 from services.shared.logs import set_up_logs
 from services.shared.settings import read_settings

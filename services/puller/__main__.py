@@ -8,16 +8,16 @@ import sys
 
 from services.puller.build import build_runner, build_search
 from services.puller.first_start import FirstStart
-from services.puller.search import bound_hub_waits
-from services.puller.search_desk import SearchDesk
+from services.puller.maintenance import Sweep
+from services.puller.search.listener import SearchDesk
+from services.puller.search.search import bound_hub_waits
 from services.puller.settings import PullerSettings, listed
-from services.puller.supervisor import Supervisor
-from services.puller.sweep import Sweep
+from services.puller.worker_pool import Supervisor
 from services.shared.errors import InvalidSettings
 from services.shared.logs import set_up_logs
-from services.shared.pull_board import PullBoard
-from services.shared.pull_orders import PullOrders
-from services.shared.pull_tickets import PullTickets
+from services.shared.pulls.commands import PullOrders
+from services.shared.pulls.job_queue import PullTickets
+from services.shared.pulls.job_store import PullBoard
 from services.shared.redis_client import connect
 from services.shared.settings import read_settings
 from services.shared.store.model_store import ModelStore

@@ -8,22 +8,22 @@ import sys
 import redis
 from huggingface_hub import HfApi
 
-from services.puller.fetch import Fetcher
-from services.puller.pace import Hours, Pace
-from services.puller.patience import Limits
+from services.puller.download.file_fetcher import Fetcher
+from services.puller.download.retry import Limits
+from services.puller.download.throttle import Hours, Pace
+from services.puller.job_runner import Runner
 from services.puller.pull import Puller
-from services.puller.running import Runner
-from services.puller.search import Search
+from services.puller.search.search import Search
 from services.puller.settings import PullerSettings, listed
 from services.puller.sources.base import Source as ModelSource
 from services.puller.sources.huggingface import HuggingFaceSource
 from services.puller.sources.ollama import OllamaSource
-from services.puller.sources.tokens import OllamaKey
+from services.puller.sources.registry_auth import OllamaKey
 from services.puller.sources.url import UrlSource
 from services.puller.webhook import Webhook
 from services.shared.model_name import HUB_HOST, OLLAMA_HOST, Source
-from services.shared.pull_board import PullBoard
-from services.shared.pull_tickets import PullTickets
+from services.shared.pulls.job_queue import PullTickets
+from services.shared.pulls.job_store import PullBoard
 from services.shared.store.model_store import ModelStore
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from services.puller.importing import import_file
+from services.puller.importing.local_files import import_file
 from services.shared.errors import SpindllError
 from services.shared.model_name import ModelName
-from services.shared.pull_board import new_job
-from services.shared.pull_orders import PullOrders
-from services.shared.pull_tickets import PullTickets
+from services.shared.pulls.commands import PullOrders
+from services.shared.pulls.job_queue import PullTickets
+from services.shared.pulls.job_store import new_job
 from services.shared.store import durable
 from services.shared.store.model_store import ModelStore
 

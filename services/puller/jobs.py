@@ -5,7 +5,7 @@ RQ hands over plain arguments, so what a job needs is installed once per worker 
 
 from __future__ import annotations
 
-from services.puller.running import Runner
+from services.puller.job_runner import Runner
 
 _runner: Runner | None = None
 

@@ -11,18 +11,18 @@ import logging
 from collections.abc import Mapping
 
 from services.puller.assemble import assemble
-from services.puller.control import JobControl
-from services.puller.describe import describe_model
-from services.puller.fetch import Fetcher, key_of
-from services.puller.partial import read_notes
-from services.puller.patience import Patience
-from services.puller.ranges import AccessExpired
+from services.puller.download.disk_space import require_room
+from services.puller.download.file_fetcher import Fetcher, key_of
+from services.puller.download.partial_file import read_notes
+from services.puller.download.retry import Patience
+from services.puller.formats.describe import describe_model
+from services.puller.job_control import JobControl
 from services.puller.sources.base import Listing, Order, RemoteFile
 from services.puller.sources.base import Source as ModelSource
-from services.puller.space import require_room
+from services.puller.transport.range_response import AccessExpired
 from services.shared.errors import PermissionDenied, PullFailed, SourceUnavailable
 from services.shared.model_name import ModelName, Source
-from services.shared.pull_jobs import FileProgress, PullState
+from services.shared.pulls.job import FileProgress, PullState
 from services.shared.store.leases import Lease
 from services.shared.store.manifest import FileRole, Manifest, StoredFile
 from services.shared.store.model_store import ModelStore

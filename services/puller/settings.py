@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
-from services.puller.pace import Hours
+from services.puller.download.throttle import Hours
 from services.shared.errors import InvalidSettings
 from services.shared.settings import SharedSettings
 

@@ -12,7 +12,7 @@ import time
 import httpx
 import msgspec
 
-from services.shared.pull_jobs import PullState
+from services.shared.pulls.job import PullState
 
 logger = logging.getLogger(__name__)
 

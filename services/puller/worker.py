@@ -23,11 +23,11 @@ from rq.serializers import JSONSerializer
 
 from services.puller import jobs
 from services.puller.build import build_runner
-from services.puller.running import Runner
+from services.puller.job_runner import Runner
 from services.puller.settings import PullerSettings
 from services.shared.errors import InvalidSettings
 from services.shared.logs import set_up_logs
-from services.shared.pull_jobs import QUEUE
+from services.shared.pulls.job import QUEUE
 from services.shared.redis_client import connect
 from services.shared.settings import read_settings
 

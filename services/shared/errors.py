@@ -25,8 +25,8 @@
     ├── InvalidModelFile               what was downloaded is not a model we can serve
     └── InternalError                  our bug; says nothing to the client
 
-Raise what happened; `api/errors.py` turns a class into an HTTP status, `engine/server.py` and
-`api/grpc_server.py` into a gRPC one. On our own wires an error travels as `to_wire()`.
+Raise what happened; `api/errors.py` turns a class into an HTTP status, `engine/front/rpc/server.py` and
+`api/dialects/grpc/server.py` into a gRPC one. On our own wires an error travels as `to_wire()`.
 Messages are for people: no paths, no addresses, no vendor text.
 """
 

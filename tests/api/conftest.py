@@ -18,7 +18,7 @@ from services.api.app import create_app
 from services.api.settings import ApiSettings
 from services.shared.store.manifest import Capability, Description, FileRole, Manifest, StoredFile
 from services.shared.store.model_store import ModelStore
-from tests.api.scripted_engine import ScriptedEngine, Step, delta, finished, started
+from tests.fakes.scripted_engine import ScriptedEngine, Step, delta, finished, started
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -16,7 +16,7 @@ from services.shared.errors import (
     every_error,
 )
 from tests.api.conftest import Api, make_manifest, put_model, running_api
-from tests.api.scripted_engine import ScriptedEngine
+from tests.fakes.scripted_engine import ScriptedEngine
 
 
 @pytest.mark.parametrize("cls", every_error(), ids=lambda cls: cls.__name__)

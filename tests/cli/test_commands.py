@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from services.cli import units
+from services.cli import formatting
 from services.cli.api_client import ApiClient, model_path
 from services.cli.app import app
 from services.cli.commands.models import loaded_row_of, row_of
 from services.cli.commands.pull import rows
 from services.cli.commands.run import request, text_of
 from services.cli.connection import Connection, find
-from services.cli.places import Places
-from services.cli.problem import Problem
+from services.cli.errors import Problem
+from services.cli.paths import Places
 from tests.waiting import free_port
 
 
@@ -28,14 +28,14 @@ from tests.waiting import free_port
     [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_265_056, "2.3 MB"), (4e12, "4.0 TB")],
 )
 def test_sizes(size_bytes: float, said: str) -> None:
-    assert units.size(size_bytes) == said
+    assert formatting.size(size_bytes) == said
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"), [(3, "3 s"), (150, "2 min"), (10_000, "2 h"), (400_000, "4 d")]
 )
 def test_durations(seconds: float, said: str) -> None:
-    assert units.duration(seconds) == said
+    assert formatting.duration(seconds) == said
 
 
 def test_the_environment_goes_before_the_data_directory(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from services.cli.app import app
 from services.cli.commands.import_ import arguments_of, environment_of
 from services.cli.commands.search import notes_of, path_of, row_of
-from services.cli.places import Places
-from services.cli.problem import Problem
+from services.cli.errors import Problem
+from services.cli.paths import Places
 from services.shared.store.model_store import ModelStore
 from tests.conftest import ROOT, TINY_GGUF
 

@@ -17,7 +17,7 @@ from grpc import aio
 
 from protos import engine_pb2 as pb
 from protos.engine_pb2_grpc import EngineStub
-from tests.engine.harness import (
+from tests.engine.engine_server import (
     SCRIPTED,
     Client,
     Front,
@@ -25,7 +25,7 @@ from tests.engine.harness import (
     eventually,
     running_front,
 )
-from tests.engine.scripted_runner import Script
+from tests.fakes.scripted_runner import Script
 
 FOREVER = pb.Stopping(max_tokens=1_000_000)
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.engine.harness import running_front
+from tests.engine.engine_server import running_front
 
 
 def check(address: str) -> int:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from protos import engine_pb2 as pb
-from services.engine.program import RUNNER
+from services.engine.front.process.launcher import RUNNER
 from tests.conftest import TINY_GGUF
-from tests.engine.harness import Front, add_model, running_front
+from tests.engine.engine_server import Front, add_model, running_front
 
 GREEDY = pb.Sampling(temperature=0)
 QUESTIONS = {

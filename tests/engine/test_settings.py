@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from services.engine.model_settings import ModelSettings, must_reload, read_model_settings
+from services.engine.front.models.model_settings import (
+    ModelSettings,
+    must_reload,
+    read_model_settings,
+)
 from services.engine.settings import EngineSettings
 from services.shared.errors import InvalidSettings
 from services.shared.settings import read_settings

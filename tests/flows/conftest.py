@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.registries.oci import Registry
 from tests.flows.stack import RunningStack
-from tests.registries.oci import Registry
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import httpx
 import openai
 import psutil
 
-from services.cli import stack_state
-from services.cli.places import Places
+from services.cli.paths import Places
+from services.cli.supervise import state_file
 from services.cli.supervise.stack import ROOT, STACK_VARIABLE
 from tests.waiting import bearing, free_port, until
 
@@ -115,8 +115,8 @@ class RunningStack:
 
     # ---- as the owner of the computer
 
-    def state(self) -> stack_state.StackState:
-        found = stack_state.read(self.places)
+    def state(self) -> state_file.StackState:
+        found = state_file.read(self.places)
         assert found is not None
         return found
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tests.conftest import TINY_GGUF
+from tests.fakes.registries.faults import ALWAYS, Fault
+from tests.fakes.registries.oci import Registry, digest_of
 from tests.flows.stack import RunningStack
-from tests.registries.faults import ALWAYS, Fault
-from tests.registries.oci import Registry, digest_of
 from tests.waiting import until
 
 ENDED = ("done", "failed", "cancelled")

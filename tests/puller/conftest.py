@@ -15,15 +15,15 @@ import redis
 from services.puller.build import build_runner
 from services.puller.settings import PullerSettings
 from services.puller.worker import make_worker
-from services.shared.pull_board import PullBoard, new_job
-from services.shared.pull_jobs import PullState
-from services.shared.pull_orders import PullOrders
-from services.shared.pull_tickets import PullTickets
+from services.shared.pulls.commands import PullOrders
+from services.shared.pulls.job import PullState
+from services.shared.pulls.job_queue import PullTickets
+from services.shared.pulls.job_store import PullBoard, new_job
 from services.shared.store.model_store import ModelStore
 from tests.conftest import TINY_GGUF
-from tests.registries.hub import Hub
-from tests.registries.oci import Registry
-from tests.registries.server import LoopbackServer
+from tests.fakes.registries.hub import Hub
+from tests.fakes.registries.oci import Registry
+from tests.fakes.registries.server import LoopbackServer
 
 
 @dataclass

@@ -15,12 +15,12 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from services.shared.pull_jobs import JobState, PullState
+from services.shared.pulls.job import JobState, PullState
 from tests.conftest import ROOT, TINY_GGUF
+from tests.fakes.registries.faults import ALWAYS, Fault
+from tests.fakes.registries.oci import Registry, digest_of
+from tests.fakes.registries.server import LoopbackServer
 from tests.puller.conftest import Desk
-from tests.registries.faults import ALWAYS, Fault
-from tests.registries.oci import Registry, digest_of
-from tests.registries.server import LoopbackServer
 
 PATIENCE_SECONDS = 60
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from services.shared.pull_jobs import JobState
+from services.shared.pulls.job import JobState
 from services.shared.store.manifest import FileRole
 from tests.conftest import ROOT, TINY_GGUF
+from tests.fakes.registries.faults import ALWAYS, Fault
+from tests.fakes.registries.hub import Hub
+from tests.fakes.registries.server import LoopbackServer
 from tests.puller.conftest import Desk
-from tests.registries.faults import ALWAYS, Fault
-from tests.registries.hub import Hub
-from tests.registries.server import LoopbackServer
 
 TINY_Q8 = ROOT / "tests" / "models" / "tiny" / "tiny-q8_0.gguf"
 TINY_MLX = ROOT / "tests" / "models" / "tiny" / "mlx-f16"

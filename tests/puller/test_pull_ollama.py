@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from services.shared.errors import ModelNotFound
-from services.shared.pull_jobs import JobState
+from services.shared.pulls.job import JobState
 from services.shared.store.manifest import FileRole
 from tests.conftest import TINY_GGUF
+from tests.fakes.registries.faults import ALWAYS, Fault
+from tests.fakes.registries.oci import Registry, digest_of
+from tests.fakes.registries.server import LoopbackServer
 from tests.puller.conftest import Desk
-from tests.registries.faults import ALWAYS, Fault
-from tests.registries.oci import Registry, digest_of
-from tests.registries.server import LoopbackServer
 
 
 def test_a_pulled_model_has_everything_its_layers_say(desk: Desk, registry: Registry) -> None:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from services.api.errors import HTTP_STATUS
-from services.shared import errors, pull_jobs, redis_keys
+from services.shared import errors, redis_keys
+from services.shared.pulls import job
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = {"api", "engine", "puller"}
@@ -34,7 +35,7 @@ def test_no_two_errors_share_a_code() -> None:
 
 
 def test_the_pull_job_the_api_names_is_there() -> None:
-    module, _, function = pull_jobs.PULL_MODEL.rpartition(".")
+    module, _, function = job.PULL_MODEL.rpartition(".")
 
     assert callable(getattr(importlib.import_module(module), function))
 

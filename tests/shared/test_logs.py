@@ -7,7 +7,7 @@ from services.shared.logs import JsonLines, TextLines, request_id
 
 
 def make_record(**extra: object) -> logging.LogRecord:
-    logger = logging.getLogger("services.engine.models")
+    logger = logging.getLogger("services.engine.front.models.manager")
     return logger.makeRecord(
         logger.name, logging.INFO, __file__, 1, "model loaded", (), None, extra=extra
     )
@@ -20,7 +20,7 @@ def test_a_json_line_holds_event_and_fields() -> None:
     assert line == {
         "level": "INFO",
         "service": "engine",
-        "logger": "services.engine.models",
+        "logger": "services.engine.front.models.manager",
         "event": "model loaded",
         "model": "tiny",
         "seconds": 1.5,
@@ -30,7 +30,7 @@ def test_a_json_line_holds_event_and_fields() -> None:
 def test_a_text_line_ends_with_its_fields() -> None:
     line = TextLines("engine").format(make_record(model="tiny"))
 
-    assert line.endswith("INFO    engine engine.models: model loaded model=tiny")
+    assert line.endswith("INFO    engine engine.front.models.manager: model loaded model=tiny")
 
 
 def test_the_request_id_comes_by_itself() -> None:

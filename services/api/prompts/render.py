@@ -9,12 +9,12 @@ from itertools import chain
 from typing import Any
 
 from protos import engine_pb2
-from services.api.prompts.canonical import canonical
+from services.api.prompts.adapt import canonical
 from services.api.prompts.control import Disguise, strings_of
 from services.shared.errors import InvalidRequest
 from services.shared.store.manifest import Description, Manifest
-from services.shared.template_traits import TemplateTraits, probe
-from services.shared.templates import ChatTemplate
+from services.shared.templates.template import ChatTemplate
+from services.shared.templates.traits import TemplateTraits, probe
 
 _RESERVED = frozenset(
     {"self", "messages", "tools", "add_generation_prompt", "max_seconds", "bos_token", "eos_token"}

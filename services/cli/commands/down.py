@@ -8,9 +8,9 @@ import signal
 import sys
 import time
 
-from services.cli import stack_state
-from services.cli.places import Places
-from services.cli.problem import Problem
+from services.cli.errors import Problem
+from services.cli.paths import Places
+from services.cli.supervise import state_file
 
 # Every service may drain once, one after another; the supervisor kills what takes longer.
 LONGEST_SECONDS = 600.0
@@ -26,7 +26,7 @@ def down(places: Places) -> None:
     with contextlib.suppress(ProcessLookupError):  # it was killed: its guard is cleaning up
         os.kill(state.pid, signal.SIGTERM)
     try:
-        gone = stack_state.wait_until_gone(places, LONGEST_SECONDS)
+        gone = state_file.wait_until_gone(places, LONGEST_SECONDS)
     except KeyboardInterrupt:
         raise Problem("it goes on stopping by itself") from None
     if not gone:
@@ -34,13 +34,13 @@ def down(places: Places) -> None:
     print("stopped", file=sys.stderr)
 
 
-def _running(places: Places) -> stack_state.StackState | None:
+def _running(places: Places) -> state_file.StackState | None:
     """The stack that runs; one that is just being started has no state for a moment."""
     deadline = time.monotonic() + YOUNGEST_SECONDS
-    while stack_state.is_locked(places):
-        if state := stack_state.read(places):
+    while state_file.is_locked(places):
+        if state := state_file.read(places):
             return state
         if time.monotonic() > deadline:
             raise Problem(f"a stack without a state file has {places.lock}")
-        time.sleep(stack_state.POLL_SECONDS)
+        time.sleep(state_file.POLL_SECONDS)
     return None

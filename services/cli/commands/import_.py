@@ -14,8 +14,8 @@ from pathlib import Path
 
 import typer
 
-from services.cli.places import Places
-from services.cli.problem import Problem
+from services.cli.errors import Problem
+from services.cli.paths import Places
 from services.cli.supervise.stack import ROOT
 
 
@@ -31,7 +31,7 @@ def import_models(
     """A line a model. Exit status 1 when one could not be imported; Problem when asked wrongly."""
     arguments = arguments_of(path, ollama=ollama, hf=hf, name=name, copy=copy)
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "services.puller.importer", *arguments],
+        [sys.executable, "-P", "-m", "services.puller.importing.cli", *arguments],
         env=environment_of(places, os.environ),
         check=False,
     )

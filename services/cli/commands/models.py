@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from services.cli import units
+from services.cli import formatting
 from services.cli.api_client import Answer, ApiClient, model_path
 from services.cli.connection import find
-from services.cli.places import Places
+from services.cli.paths import Places
 from services.cli.tables import print_table, table_of
 
 
@@ -23,7 +23,7 @@ def remove(places: Places, name: str) -> None:
     """Delete it. Problem when there is no such model, or it is in use."""
     with ApiClient(find(places)) as api:
         freed = api.delete(model_path(name)).get("freed_bytes")
-    print(f"deleted {name}" + (f", {units.size(freed)} freed" if freed is not None else ""))
+    print(f"deleted {name}" + (f", {formatting.size(freed)} freed" if freed is not None else ""))
 
 
 def loaded(places: Places) -> None:
@@ -67,4 +67,4 @@ def _capabilities(model: Answer) -> list[str]:
 
 
 def _size(size_bytes: int | None) -> str:
-    return "-" if size_bytes is None else units.size(size_bytes)
+    return "-" if size_bytes is None else formatting.size(size_bytes)

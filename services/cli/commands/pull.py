@@ -19,8 +19,8 @@ from rich.progress import (
 
 from services.cli.api_client import Answer, ApiClient
 from services.cli.connection import find
-from services.cli.places import Places
-from services.cli.problem import Problem
+from services.cli.errors import Problem
+from services.cli.paths import Places
 
 POLL_SECONDS = 0.25
 ENDED = ("done", "failed", "cancelled")

@@ -8,8 +8,8 @@ import typer
 
 from services.cli.api_client import ApiClient
 from services.cli.connection import find
-from services.cli.places import Places
-from services.cli.problem import Problem
+from services.cli.errors import Problem
+from services.cli.paths import Places
 
 
 def run(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from urllib.parse import urlencode
 
-from services.cli import units
+from services.cli import formatting
 from services.cli.api_client import Answer, ApiClient
 from services.cli.connection import find
-from services.cli.places import Places
+from services.cli.paths import Places
 from services.cli.tables import print_table, table_of
 
 _FITS = {"yes": "yes", "no": "no"}
@@ -40,7 +40,7 @@ def row_of(hit: Answer) -> list[str]:
         f"{hit['name']}{gated}",
         str(hit.get("source") or "-"),
         str(hit.get("format") or "-"),
-        "-" if size is None else units.size(size),
+        "-" if size is None else formatting.size(size),
         _FITS.get(str(hit.get("fits")), "?"),
         "-" if downloads is None else f"{downloads:,}",
         " ".join(hit.get("quantizations") or ()) or str(hit.get("quantization") or "-"),
@@ -53,5 +53,5 @@ def notes_of(answer: Answer) -> list[str]:
     if any(hit.get("gated") for hit in answer["data"]):
         notes.append("note: gated models need a Hugging Face token that may read them")
     if (room := answer.get("room_bytes")) is not None:
-        notes.append(f"models may take {units.size(room)} of this box's memory")
+        notes.append(f"models may take {formatting.size(room)} of this box's memory")
     return notes

@@ -6,16 +6,17 @@ import time
 
 import typer
 
-from services.cli import stack_state, units
+from services.cli import formatting
 from services.cli.api_client import ApiClient
 from services.cli.connection import Connection
-from services.cli.places import Places
-from services.cli.problem import Problem
+from services.cli.errors import Problem
+from services.cli.paths import Places
+from services.cli.supervise import state_file
 
 
 def status(places: Places) -> None:
     """Exit status 1 when nothing runs or a chat would not succeed."""
-    state = stack_state.running(places)
+    state = state_file.running(places)
     if state is None:
         print(f"not running (data: {places.data_dir})")
         raise typer.Exit(1)
@@ -27,9 +28,9 @@ def status(places: Places) -> None:
         raise typer.Exit(1)
 
 
-def lines(state: stack_state.StackState, places: Places, *, now: float) -> list[str]:
+def lines(state: state_file.StackState, places: Places, *, now: float) -> list[str]:
     """The address and a line a service."""
-    age = units.duration(now - state.started_at)
+    age = formatting.duration(now - state.started_at)
     rows = [
         f"{state.address_words}, data in {places.data_dir}",
         f"{'supervisor':<11}{state.phase:<11}process {state.pid:<9}{age}",
@@ -37,12 +38,12 @@ def lines(state: stack_state.StackState, places: Places, *, now: float) -> list[
     for service in state.services:
         pid = f"process {service.pid}" if service.pid else ""
         again = f", restarted {service.restarts} times" if service.restarts else ""
-        since = units.duration(now - service.since)
+        since = formatting.duration(now - service.since)
         rows.append(f"{service.name:<11}{service.phase:<11}{pid:<17}{since}{again}")
     return rows
 
 
-def _readiness(state: stack_state.StackState) -> tuple[bool, str]:
+def _readiness(state: state_file.StackState) -> tuple[bool, str]:
     try:
         with ApiClient(Connection(state.url)) as api:
             is_ready, said = api.readiness()

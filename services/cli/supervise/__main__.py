@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from services.cli.errors import Problem
 from services.cli.options import from_json
-from services.cli.problem import Problem
 from services.cli.supervise.launch import run_stack
 from services.cli.supervise.reporting import ToPipe, failed
 from services.shared.logs import set_up_logs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from services.cli.supervise.machine import Failure
+from services.cli.supervise.state_machine import Failure
 
 # First match wins.
 _REASONS = (

@@ -16,18 +16,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from services.cli import stack_state
+from services.cli.errors import Problem
 from services.cli.options import Options, to_json
-from services.cli.places import Places
-from services.cli.problem import Problem
-from services.cli.stack_state import reachable
-from services.cli.supervise import logfiles
+from services.cli.paths import Places
+from services.cli.supervise import logfiles, state_file
 from services.cli.supervise.ports import require_free, require_space
 from services.cli.supervise.probes import HttpOk
 from services.cli.supervise.processes import Guard
 from services.cli.supervise.reporting import Reporter, reports_from, show
 from services.cli.supervise.sessions import end_strays
 from services.cli.supervise.stack import ROOT, STACK_VARIABLE, Service, services_of
+from services.cli.supervise.state_file import reachable
 from services.cli.supervise.supervisor import Supervisor
 
 GUARD_SECONDS = 10.0  # how long the guard of a stack that was killed may need
@@ -115,22 +114,22 @@ def _prepare(places: Places) -> int:
     """The lock's descriptor. Problem when a stack runs, or the folder cannot be used."""
     try:
         places.make()
-        lock = stack_state.take_lock(places)
+        lock = state_file.take_lock(places)
         if lock is None and not _supervisor_lives(places):
-            stack_state.wait_until_gone(places, GUARD_SECONDS)
-            lock = stack_state.take_lock(places)
+            state_file.wait_until_gone(places, GUARD_SECONDS)
+            lock = state_file.take_lock(places)
     except OSError as error:
         raise Problem(_unusable(places, error)) from error
     if lock is None:
-        state = stack_state.read(places)
+        state = state_file.read(places)
         where = f" at {state.url}" if state else ""
         raise Problem(f"already running{where} (data: {places.data_dir}); `down` stops it")
     return lock
 
 
 def _supervisor_lives(places: Places) -> bool:
-    state = stack_state.read(places)
-    return state is None or stack_state.is_alive(state.pid)
+    state = state_file.read(places)
+    return state is None or state_file.is_alive(state.pid)
 
 
 def _unusable(places: Places, error: OSError) -> str:
@@ -143,7 +142,7 @@ def _sweep(places: Places, options: Options) -> None:
     if not places.state.exists():
         return
     end_strays({STACK_VARIABLE: str(options.data_dir)})
-    stack_state.free_of_stale_files(places, (places.redis_socket, places.engine_socket))
+    state_file.free_of_stale_files(places, (places.redis_socket, places.engine_socket))
 
 
 def _inherited(environment: Mapping[str, str]) -> Mapping[str, str]:

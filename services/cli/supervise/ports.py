@@ -7,7 +7,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from services.cli.problem import Problem
+from services.cli.errors import Problem
 
 FREE_BYTES_NEEDED = 64 << 20
 

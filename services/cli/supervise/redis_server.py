@@ -12,8 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from services.cli.places import Places
-from services.cli.problem import Problem
+from services.cli.errors import Problem
+from services.cli.paths import Places
 
 
 def server_binary() -> str:

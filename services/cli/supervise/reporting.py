@@ -12,9 +12,9 @@ from typing import IO, Literal, Protocol
 
 import msgspec
 
-from services.cli.places import Places
-from services.cli.problem import Problem
-from services.cli.stack_state import StackState
+from services.cli.errors import Problem
+from services.cli.paths import Places
+from services.cli.supervise.state_file import StackState
 from services.shared.structs import resolved
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.cli.options import Options
-from services.cli.places import Places
-from services.cli.stack_state import reachable
+from services.cli.paths import Places
 from services.cli.supervise import redis_server
-from services.cli.supervise.machine import Policy
 from services.cli.supervise.probes import Accepts, HttpOk, Lasts, Probe, RedisPing
+from services.cli.supervise.state_file import reachable
+from services.cli.supervise.state_machine import Policy
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY_MODEL = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"

@@ -13,17 +13,16 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
 
-from services.cli import stack_state
+from services.cli.errors import Problem
 from services.cli.options import Options
-from services.cli.places import Places
-from services.cli.problem import Problem
-from services.cli.supervise import logfiles
+from services.cli.paths import Places
+from services.cli.supervise import logfiles, state_file
 from services.cli.supervise.diagnose import explain
-from services.cli.supervise.machine import Action, Kill, Machine, Start
 from services.cli.supervise.probes import HttpOk, until_ready, what_is_missing
 from services.cli.supervise.processes import Guard, ServiceProcess
 from services.cli.supervise.reporting import Report, Reporter, failed, ready_text
 from services.cli.supervise.stack import Service
+from services.cli.supervise.state_machine import Action, Kill, Machine, Start
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class Supervisor:
         self._all_ready = asyncio.Event()
         self._stopping = False
         self._was_announced = False
-        self._state = stack_state.first(options)
+        self._state = state_file.first(options)
 
     async def run(self) -> None:
         """Until everything has ended; `problem` tells whether the start failed."""
@@ -154,7 +153,7 @@ class Supervisor:
         self._stop()
 
     def _publish(self, problem: str | None = None) -> None:
-        state = stack_state.now(
+        state = state_file.now(
             self._state,
             phase=self._phase(),
             seen=self._machine.seen(),
@@ -165,11 +164,11 @@ class Supervisor:
             return
         self._state = state
         try:
-            stack_state.save(self._places, state)
+            state_file.save(self._places, state)
         except OSError as error:  # a full disk must not end what runs
             logger.warning("cannot write the state file", extra={"reason": error.strerror})
 
-    def _phase(self) -> stack_state.StackPhase:
+    def _phase(self) -> state_file.StackPhase:
         if self._stopping:
             return "stopping"
         if not self._was_announced:

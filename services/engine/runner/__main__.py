@@ -19,12 +19,7 @@ import psutil
 
 from services.engine.backends import estimate, open_backend
 from services.engine.core import Counters, LoadConfig
-from services.engine.runner.beat import start_beating
-from services.engine.runner.build import build_intake, build_loop
-from services.engine.runner.desk import Desk
-from services.engine.runner.inbox import Inbox, read_commands, start_reading
-from services.engine.runner.outbox import Outbox
-from services.engine.runner.wire import (
+from services.engine.messages import (
     Beat,
     Command,
     LoadFailed,
@@ -32,9 +27,14 @@ from services.engine.runner.wire import (
     Ready,
     Start,
 )
+from services.engine.runner.build import build_intake, build_loop
+from services.engine.runner.ipc.command_queue import Inbox, read_commands, start_reading
+from services.engine.runner.ipc.dispatcher import Desk
+from services.engine.runner.ipc.heartbeat import start_beating
+from services.engine.runner.ipc.report_writer import Outbox
 from services.shared.errors import ModelLoadFailed
-from services.shared.heap import start_trimming
 from services.shared.logs import set_up_logs
+from services.shared.malloc_trim import start_trimming
 from services.shared.settings import SharedSettings, read_settings
 
 logger = logging.getLogger(__name__)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from services.engine.backends.base import Backend, Vocabulary
 from services.engine.core import LoadConfig, MemoryPolicy
-from services.engine.runner.constraint import (
+from services.engine.runner.ipc.command_queue import Inbox
+from services.engine.runner.ipc.report_writer import Outbox
+from services.engine.runner.loop import EngineLoop
+from services.engine.runner.requests.input_processor import Intake
+from services.engine.runner.requests.structured_output import (
     Constraints,
     tokenizer_of_llamacpp,
     tokenizer_of_pieces,
 )
-from services.engine.runner.inbox import Inbox
-from services.engine.runner.intake import Intake
-from services.engine.runner.loop import EngineLoop
-from services.engine.runner.outbox import Outbox
-from services.engine.runner.reuse import WORTH_ROWS
-from services.engine.runner.scheduler.scheduler import Scheduler
-from services.engine.runner.sequences import Sequences
+from services.engine.runner.stepping.kv.retention import WORTH_ROWS
+from services.engine.runner.stepping.kv.sequence_pool import Sequences
+from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 
 
 def build_loop(backend: Backend, config: LoadConfig, inbox: Inbox, outbox: Outbox) -> EngineLoop:

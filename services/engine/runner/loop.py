@@ -12,17 +12,17 @@ import time
 import psutil
 
 from services.engine.backends.base import Backend, Outcome
-from services.engine.runner.batch import fill
-from services.engine.runner.inbox import Hangup, Inbox
-from services.engine.runner.intake import Arrival
-from services.engine.runner.live import Live
-from services.engine.runner.outbox import Outbox
-from services.engine.runner.sample import sample
-from services.engine.runner.scheduler.plan import StepPlan
-from services.engine.runner.scheduler.requests import Branch
-from services.engine.runner.scheduler.scheduler import Scheduler
-from services.engine.runner.sequences import Cut, Drop, Move, Sequences, Share
-from services.engine.runner.wire import Beat, Cancel, Queued, Stop
+from services.engine.messages import Beat, Cancel, Queued, Stop
+from services.engine.runner.ipc.command_queue import Hangup, Inbox
+from services.engine.runner.ipc.report_writer import Outbox
+from services.engine.runner.requests.input_processor import Arrival
+from services.engine.runner.requests.output_processor import Live
+from services.engine.runner.stepping.kv.sequence_pool import Cut, Drop, Move, Sequences, Share
+from services.engine.runner.stepping.scheduler.request import Branch
+from services.engine.runner.stepping.scheduler.scheduler import Scheduler
+from services.engine.runner.stepping.scheduler.step_plan import StepPlan
+from services.engine.runner.stepping.step_builder import fill
+from services.engine.runner.stepping.step_sampler import sample
 from services.shared.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,

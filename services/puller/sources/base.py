@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from services.puller.web import Address
+from services.puller.transport.http_client import Address
 from services.shared.model_name import ModelName
 from services.shared.store.manifest import FileRole
 

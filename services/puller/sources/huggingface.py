@@ -17,9 +17,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from services.puller.choose import Wanted, choose
 from services.puller.sources.base import Format, Listing, Order, RemoteFile
-from services.puller.web import Address
+from services.puller.sources.file_selection import Wanted, choose
+from services.puller.transport.http_client import Address
 from services.shared.errors import ModelNotFound, PullFailed, SourceUnavailable
 from services.shared.model_name import DEFAULT_TAG, ModelName
 from services.shared.store.layout import parse_digest

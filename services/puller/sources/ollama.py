@@ -13,17 +13,17 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from services.puller.ranges import refusal
 from services.puller.sources.base import Listing, Order, SmallFile
-from services.puller.sources.registry_manifest import (
+from services.puller.sources.oci_manifest import (
     MANIFEST_TYPE,
     Layer,
     checked_digest,
     files_of,
     parse_manifest,
 )
-from services.puller.sources.tokens import TokenSigner, challenge_token
-from services.puller.web import Address, Reply, Session, retry_after_seconds
+from services.puller.sources.registry_auth import TokenSigner, challenge_token
+from services.puller.transport.http_client import Address, Reply, Session, retry_after_seconds
+from services.puller.transport.range_response import refusal
 from services.shared.errors import (
     InvalidRequest,
     ModelNotFound,

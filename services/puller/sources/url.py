@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from services.puller.ranges import refusal
 from services.puller.sources.base import Listing, Order, RemoteFile
-from services.puller.web import Address, Session, retry_after_seconds
+from services.puller.transport.http_client import Address, Session, retry_after_seconds
+from services.puller.transport.range_response import refusal
 from services.shared.errors import InvalidRequest, PullFailed, SourceUnavailable
 from services.shared.model_name import ModelName
 from services.shared.store.manifest import FileRole

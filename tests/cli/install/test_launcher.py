@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.install import stamp
-from services.cli.install.llama import build_identity
+from services.cli.install import venv_state
+from services.cli.install.llama_wheel import build_identity
 from tests.waiting import SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,8 +22,8 @@ OLD_SYNTAX = [
     ROOT / "services" / "__init__.py",
     ROOT / "services" / "cli" / "__init__.py",
     ROOT / "services" / "cli" / "install" / "__init__.py",
-    ROOT / "services" / "cli" / "install" / "handover.py",
-    ROOT / "services" / "cli" / "install" / "stamp.py",
+    ROOT / "services" / "cli" / "install" / "reexec.py",
+    ROOT / "services" / "cli" / "install" / "venv_state.py",
 ]
 
 
@@ -41,12 +41,12 @@ def root(tmp_path: Path) -> Path:
 
 def finish_set_up(root: Path) -> None:
     """As the installer leaves it, with a Python that prints its arguments."""
-    stamp.claim(root)
-    python = stamp.python_of(root)
+    venv_state.claim(root)
+    python = venv_state.python_of(root)
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\necho "$PYTHONPATH" "$@"\n')
     python.chmod(0o755)
-    stamp.finish(root, dev=False, cmake_args="", llama=build_identity(root))
+    venv_state.finish(root, dev=False, cmake_args="", llama=build_identity(root))
 
 
 def spindll(
@@ -77,25 +77,25 @@ def test_a_finished_set_up_is_handed_over_to_at_once(root: Path, tmp_path: Path)
 
 def test_a_changed_lock_file_makes_the_set_up_out_of_date(root: Path) -> None:
     finish_set_up(root)
-    assert stamp.is_current(root)
+    assert venv_state.is_current(root)
     lock = root / "locks" / "local.lock"
     lock.write_text(lock.read_text() + "\n")
 
-    assert not stamp.is_current(root)
+    assert not venv_state.is_current(root)
 
 
 def test_a_set_up_for_running_is_none_for_developing(root: Path) -> None:
     finish_set_up(root)
 
-    assert not stamp.is_current(root, dev=True)
+    assert not venv_state.is_current(root, dev=True)
 
 
 def test_an_interrupted_set_up_counts_for_nothing_but_what_was_asked_for(root: Path) -> None:
     finish_set_up(root)
-    stamp.begin(root, dev=True, cmake_args="-DGGML_CUDA=on")
+    venv_state.begin(root, dev=True, cmake_args="-DGGML_CUDA=on")
 
-    assert not stamp.is_current(root)
-    assert stamp.read(root) == {"cmake_args": "-DGGML_CUDA=on", "dev": "under way"}
+    assert not venv_state.is_current(root)
+    assert venv_state.read(root) == {"cmake_args": "-DGGML_CUDA=on", "dev": "under way"}
 
 
 def test_other_build_options_are_another_build(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,9 +108,9 @@ def test_other_build_options_are_another_build(root: Path, monkeypatch: pytest.M
 
 def test_a_python_that_went_away_makes_the_set_up_out_of_date(root: Path) -> None:
     finish_set_up(root)
-    stamp.python_of(root).unlink()
+    venv_state.python_of(root).unlink()
 
-    assert not stamp.is_current(root)
+    assert not venv_state.is_current(root)
 
 
 def test_help_needs_no_set_up(root: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_missing_compiler_is_named_before_anything_is_downloaded(root: Path) -
     assert said.stderr.splitlines()[-1].startswith(
         "spindll: llama.cpp has to be compiled and there is no cc and no c++ (Debian"
     )
-    assert not stamp.is_current(root)
+    assert not venv_state.is_current(root)
 
 
 def test_an_unknown_argument_is_refused(root: Path) -> None:

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from services.cli import stack_state
+from services.cli.errors import Problem
 from services.cli.options import Options, from_json, to_json
-from services.cli.places import MAX_SOCKET_PATH_BYTES, Places
-from services.cli.problem import Problem
-from services.cli.supervise import redis_server
+from services.cli.paths import MAX_SOCKET_PATH_BYTES, Places
+from services.cli.supervise import redis_server, state_file
 from services.cli.supervise.diagnose import explain
-from services.cli.supervise.machine import Failure
 from services.cli.supervise.probes import what_is_missing
 from services.cli.supervise.reporting import curl_line, ready_text
 from services.cli.supervise.stack import STACK_VARIABLE, services_of
+from services.cli.supervise.state_machine import Failure
 
 OWN_REDIS = {"SPINDLL_REDIS_URL": "redis://elsewhere:6379/0"}
 
@@ -149,9 +148,9 @@ def test_what_ready_misses_in_its_own_words(body: str, said: str) -> None:
     assert what_is_missing(body) == said
 
 
-def state(**changes: object) -> stack_state.StackState:
+def state(**changes: object) -> state_file.StackState:
     fields = {"pid": 1, "phase": "ready", "host": "0.0.0.0", "port": 8080, "grpc_port": 50051}
-    return stack_state.StackState(**{**fields, "started_at": 0.0, **changes})  # type: ignore[arg-type]
+    return state_file.StackState(**{**fields, "started_at": 0.0, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

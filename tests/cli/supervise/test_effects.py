@@ -12,10 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.cli import stack_state
-from services.cli.places import Places
-from services.cli.problem import Problem
-from services.cli.supervise import logfiles, ports
+from services.cli.errors import Problem
+from services.cli.paths import Places
+from services.cli.supervise import logfiles, ports, state_file
 from services.cli.supervise.ports import require_free, require_space
 from services.cli.supervise.sessions import end_session, end_strays, members
 from tests.waiting import SECONDS, bearing, free_port, until
@@ -149,12 +148,12 @@ def test_strays_are_found_by_their_environment_and_nobody_else_is_touched(tmp_pa
 def test_the_lock_is_held_until_every_holder_let_go(tmp_path: Path) -> None:
     places = Places(tmp_path)
     places.make()
-    lock = stack_state.take_lock(places)
+    lock = state_file.take_lock(places)
     assert lock is not None
     heir = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, pass_fds=(lock,))
-    assert stack_state.take_lock(places) is None
+    assert state_file.take_lock(places) is None
     os.close(lock)
 
-    assert stack_state.is_locked(places)
+    assert state_file.is_locked(places)
     heir.communicate(b"\n")
-    assert stack_state.wait_until_gone(places, SECONDS)
+    assert state_file.wait_until_gone(places, SECONDS)

@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
-from services.cli import stack_state
-from services.cli.places import Places
+from services.cli.paths import Places
+from services.cli.supervise import state_file
 from services.cli.supervise.reporting import Report, reports_from
 from services.cli.supervise.stack import ROOT, STACK_VARIABLE
 from tests.waiting import SECONDS, bearing, free_port, runs, until
 
-DRIVER = Path(__file__).with_name("scripted_stack.py")
+DRIVER = Path(__file__).resolve().parents[2] / "fakes" / "scripted_stack.py"
 
 
 class Stack:
@@ -43,19 +43,19 @@ class Stack:
         return next(report for report in self._reports if report.kind != "progress")
 
     def pid(self, name: str) -> int | None:
-        state = stack_state.read(self.places)
+        state = state_file.read(self.places)
         found = {s.name: s.pid for s in state.services} if state else {}
         return found.get(name)
 
     def phase(self) -> str | None:
-        state = stack_state.read(self.places)
+        state = state_file.read(self.places)
         return state.phase if state else None
 
     def processes(self) -> list[psutil.Process]:
         return bearing(STACK_VARIABLE, str(self.data_dir))
 
     def is_gone(self) -> bool:
-        return not self.processes() and not stack_state.is_locked(self.places)
+        return not self.processes() and not state_file.is_locked(self.places)
 
 
 Make = Callable[..., Stack]
@@ -164,7 +164,7 @@ def test_a_second_stack_in_the_same_place_is_refused_with_the_address(make_stack
     first, second = make_stack(), None
     first.report()
     second = make_stack()
-    state = stack_state.read(first.places)
+    state = state_file.read(first.places)
     assert state is not None
 
     assert second.report().text == (
@@ -182,7 +182,7 @@ def test_what_a_stack_left_whose_guard_was_killed_too_is_swept_up(make_stack: Ma
     guard.kill()
     stack.process.kill()
     stack.process.wait()
-    until(lambda: not stack_state.is_locked(stack.places))
+    until(lambda: not state_file.is_locked(stack.places))
     again = make_stack()
 
     assert again.report().kind == "ready"

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.engine.runner import wire
-from tests.engine.runner.process import Runner, config
+from services.engine import messages
+from tests.engine.runner.child_runner import Runner, config
 
 
 @pytest.fixture(scope="session")
 def shared_runner() -> Iterator[Runner]:
     """One runner over the tiny model, for tests that leave it as it is."""
     with Runner(config()) as runner:
-        runner.first(wire.Ready)
+        runner.first(messages.Ready)
         yield runner
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from services.engine import messages
 from services.engine.core import (
     FinishReason,
     MemoryPolicy,
     Sampling,
     Stopping,
 )
-from services.engine.runner import wire
-from tests.engine.runner.process import (
+from tests.engine.runner.child_runner import (
     Answered,
     Runner,
     config,
@@ -28,16 +28,20 @@ LONG = Stopping(max_tokens=400)
 
 
 def test_it_loads_and_says_what(shared_runner: Runner) -> None:
-    info = shared_runner.first(wire.Ready).info
+    info = shared_runner.first(messages.Ready).info
 
     assert (info.architecture, info.vocab_size, info.memory_policy) == (
         "llama",
         1024,
         MemoryPolicy.DENSE,
     )
-    kinds = [type(r) for r in shared_runner.reports if not isinstance(r, wire.Beat)]
-    assert kinds[: kinds.index(wire.Ready)].count(wire.Progress) == kinds.index(wire.Ready) > 0
-    assert shared_runner.first(wire.Progress).fraction >= 0.0
+    kinds = [type(r) for r in shared_runner.reports if not isinstance(r, messages.Beat)]
+    assert (
+        kinds[: kinds.index(messages.Ready)].count(messages.Progress)
+        == kinds.index(messages.Ready)
+        > 0
+    )
+    assert shared_runner.first(messages.Progress).fraction >= 0.0
 
 
 def test_all_prompts_at_once_give_the_model_s_own_answers() -> None:
@@ -71,7 +75,7 @@ def test_eight_streams_with_trouble_among_them() -> None:
     """One overflows, one is cancelled, the reader stalls: the other five never notice."""
     five = ["fact-26", "count-50", "fact-22", "fact-23", "think-0"]
     with Runner(config(context_length=1024)) as runner:
-        runner.first(wire.Ready)
+        runner.first(messages.Ready)
         runner.send(submit(90, prompt_of("fact-26") * 80))  # does not fit
         runner.send(
             submit(91, prompt_of("count-100"), stopping=Stopping(max_tokens=500, ignore_eos=True))
@@ -81,7 +85,7 @@ def test_eight_streams_with_trouble_among_them() -> None:
             runner.send(submit(id_, prompt_of(name), stopping=LONG))
         runner.wait_until(lambda: runner.answered.get(91) and runner.answered[91].deltas)
         runner.pause_reading()
-        runner.send(wire.Cancel((91,)))
+        runner.send(messages.Cancel((91,)))
         runner.go_on_reading()
 
         texts = [runner.answer(id_).text[0] for id_ in range(5)]
@@ -95,7 +99,7 @@ def test_eight_streams_with_trouble_among_them() -> None:
 def test_a_system_prompt_sent_by_sixteen_is_computed_once() -> None:
     system = "You are a careful assistant. " * 12
     with Runner(config(context_length=4096, max_sequences=16)) as runner:
-        runner.first(wire.Ready)
+        runner.first(messages.Ready)
         for id_ in range(16):
             runner.send(submit(id_, f"{system} {id_:02}", stopping=Stopping(max_tokens=2)))
         answered = [runner.answer(id_) for id_ in range(16)]
@@ -119,7 +123,7 @@ def test_an_answer_the_same_prompt_again_finds_its_tokens(
     assert again.finished[0].cached_tokens == tokens - 1
     assert fresh.finished[0].cached_tokens == 0
     assert first.text == again.text == fresh.text
-    assert again.started == wire.Started(again.finished[0].id, tokens, tokens - 1)
+    assert again.started == messages.Started(again.finished[0].id, tokens, tokens - 1)
 
 
 def test_running_out_of_cells_changes_no_text() -> None:
@@ -190,7 +194,7 @@ def test_speculation_changes_no_text_and_saves_steps() -> None:
 
 def test_dry_run_tells_sizes_without_loading() -> None:
     with Runner(config(), "--estimate") as runner:
-        info = runner.first(wire.Ready).info
+        info = runner.first(messages.Ready).info
         status = runner.process.wait(30)
 
     assert status == 0

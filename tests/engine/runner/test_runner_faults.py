@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from services.engine import messages
 from services.engine.backends.fake import Behaviour
 from services.engine.core import FinishReason, Lane, Stopping, TextPiece
-from services.engine.runner import wire
-from tests.engine.runner.process import TINY, Runner, config, fake_config, submit
+from tests.engine.runner.child_runner import TINY, Runner, config, fake_config, submit
 
 ENDLESS = Stopping(max_tokens=100_000, ignore_eos=True)
 
@@ -64,7 +64,7 @@ def test_a_load_that_fails_says_why(
     tmp_path: Path, damage: str, said: str, arguments: tuple[str, ...]
 ) -> None:
     with Runner(config(damaged(tmp_path, damage)), *arguments) as runner:
-        failed = runner.first(wire.LoadFailed)
+        failed = runner.first(messages.LoadFailed)
         status = runner.process.wait(30)
 
     assert failed.code == "model_load_failed"
@@ -88,7 +88,7 @@ def test_a_vocabulary_without_weights_is_no_model(tmp_path: Path) -> None:
     writer.close()
 
     with Runner(config(tmp_path / "vocab.gguf")) as runner:
-        assert "lacks weights" in runner.first(wire.LoadFailed).message
+        assert "lacks weights" in runner.first(messages.LoadFailed).message
 
 
 # ---- steps that fail
@@ -148,7 +148,9 @@ def test_a_stuck_backend_shows_in_the_beats(tmp_path: Path) -> None:
     with Runner(fake_config(behaving(tmp_path, hang_at_step=2))) as runner:
         runner.send(submit(1, "x"))
         runner.wait_until(
-            lambda: any(isinstance(r, wire.Beat) and r.busy_seconds > 1.0 for r in runner.reports)
+            lambda: any(
+                isinstance(r, messages.Beat) and r.busy_seconds > 1.0 for r in runner.reports
+            )
         )
 
 
@@ -157,7 +159,7 @@ def test_a_stuck_backend_shows_in_the_beats(tmp_path: Path) -> None:
 
 def test_a_runner_exits_when_the_front_is_gone() -> None:
     runner = Runner(fake_config())
-    runner.first(wire.Ready)
+    runner.first(messages.Ready)
     runner.send(submit(1, "x", stopping=ENDLESS))
 
     assert runner.close() == 0
@@ -167,10 +169,10 @@ def test_a_runner_exits_when_the_front_is_gone_even_from_inside_the_backend(
     tmp_path: Path,
 ) -> None:
     runner = Runner(fake_config(behaving(tmp_path, hang_at_step=1)))
-    runner.first(wire.Ready)
+    runner.first(messages.Ready)
     runner.send(submit(1, "x"))
     runner.wait_until(
-        lambda: any(isinstance(r, wire.Beat) and r.busy_seconds > 0.0 for r in runner.reports)
+        lambda: any(isinstance(r, messages.Beat) and r.busy_seconds > 0.0 for r in runner.reports)
     )
 
     assert runner.close() == 0
@@ -178,17 +180,17 @@ def test_a_runner_exits_when_the_front_is_gone_even_from_inside_the_backend(
 
 def test_a_frame_nobody_understands_ends_the_runner() -> None:
     with Runner(fake_config()) as runner:
-        runner.first(wire.Ready)
-        runner.send_bytes(wire.HEADER.pack(3) + b"\xc1\xc1\xc1")
+        runner.first(messages.Ready)
+        runner.send_bytes(messages.HEADER.pack(3) + b"\xc1\xc1\xc1")
 
         assert runner.process.wait(30) == 0
 
 
 def test_stopping_lets_running_answers_finish_and_refuses_new_ones() -> None:
     with Runner(fake_config(context_length=65_536)) as runner:
-        runner.first(wire.Ready)
+        runner.first(messages.Ready)
         runner.send(submit(1, "x", stopping=Stopping(max_tokens=3000, ignore_eos=True)))
-        runner.send(wire.Stop(drain_seconds=60.0))
+        runner.send(messages.Stop(drain_seconds=60.0))
         runner.send(submit(2, "y"))
         running, refused = runner.answer(1), runner.answer(2)
         status = runner.process.wait(30)
@@ -202,7 +204,7 @@ def test_stopping_without_time_fails_what_runs() -> None:
     with Runner(fake_config()) as runner:
         runner.send(submit(1, "x", stopping=ENDLESS))
         runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].started)
-        runner.send(wire.Stop())
+        runner.send(messages.Stop())
         code = runner.answer(1).error_code
         status = runner.process.wait(30)
 
@@ -233,7 +235,7 @@ def test_cancelling_during_a_prompt_frees_it_within_a_step(tmp_path: Path) -> No
     with Runner(load) as runner:
         runner.send(submit(1, "p" * 60_000))
         runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].started)
-        runner.send(wire.Cancel((1, 77)))
+        runner.send(messages.Cancel((1, 77)))
         cancelled = runner.answer(1)
         counters = runner.last_beat().counters
 
@@ -293,6 +295,8 @@ def test_a_batch_request_yields_to_an_interactive_one(tmp_path: Path) -> None:
 
 def test_text_is_tokenised_for_others() -> None:
     with Runner(fake_config()) as runner:
-        runner.send(wire.Tokenize(9, (TextPiece("ab"), TextPiece("<|turn|>")), add_special=False))
+        runner.send(
+            messages.Tokenize(9, (TextPiece("ab"), TextPiece("<|turn|>")), add_special=False)
+        )
 
-        assert runner.first(wire.Tokenized) == wire.Tokenized(9, (97, 98, 257))
+        assert runner.first(messages.Tokenized) == messages.Tokenized(9, (97, 98, 257))

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.engine import messages
 from services.engine.core import Constraint, FinishReason, Sampling, Stopping, TextPiece
-from services.engine.runner import wire
-from tests.engine.runner.process import Runner, config, prompt_of, submit, text_of
+from tests.engine.runner.child_runner import Runner, config, prompt_of, submit, text_of
 
 
 def test_several_answers_of_one_request_have_seeds_of_their_own(
@@ -135,11 +135,13 @@ def test_prompt_logprobs_cover_every_token_but_the_first(
 
 def test_tokens_are_taken_as_they_are(shared_runner: Runner, ids: Iterator[int]) -> None:
     number = next(ids)
-    shared_runner.send(wire.Tokenize(number, (TextPiece(prompt_of("fact-0")),), add_special=False))
-    shared_runner.wait_until(
-        lambda: any(isinstance(r, wire.Tokenized) for r in shared_runner.reports)
+    shared_runner.send(
+        messages.Tokenize(number, (TextPiece(prompt_of("fact-0")),), add_special=False)
     )
-    tokens = shared_runner.first(wire.Tokenized).ids
+    shared_runner.wait_until(
+        lambda: any(isinstance(r, messages.Tokenized) for r in shared_runner.reports)
+    )
+    tokens = shared_runner.first(messages.Tokenized).ids
 
     answered = shared_runner.ask(submit(next(ids), tokens=tokens))
 

@@ -1,0 +1,52 @@
+"""Asks the puller to search: the api itself reaches nothing outside (see shared/search.py)."""
+
+from __future__ import annotations
+
+import time
+from typing import cast
+
+import msgspec
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from services.shared import redis_keys
+from services.shared.errors import Unavailable
+from services.shared.search import SEARCH_SECONDS, Question, SearchAnswer
+
+_RETRY_SECONDS = 5.0
+_SLICE_SECONDS = 2  # shorter than the connection's own timeout
+_GRACE_SECONDS = 2.0
+
+
+async def ask(
+    connection: redis.asyncio.Redis, question: Question, *, seconds: float = SEARCH_SECONDS
+) -> SearchAnswer:
+    """What the puller found. Unavailable when there is none, it found nobody to ask, or the time
+    is up."""
+    try:
+        listening = await connection.publish(redis_keys.SEARCHES, msgspec.json.encode(question))
+        if not listening:
+            raise _unavailable("no puller is running, and only it can search")
+        raw = await _reply(connection, question.id, seconds + _GRACE_SECONDS)
+    except RedisError as error:
+        raise _unavailable("searches cannot be made right now") from error
+    if raw is None:
+        raise _unavailable("the puller did not answer the search in time")
+    answer = msgspec.json.decode(raw, type=SearchAnswer)
+    if answer.failed is not None:
+        raise _unavailable(answer.failed)
+    return answer
+
+
+async def _reply(connection: redis.asyncio.Redis, question_id: str, seconds: float) -> str | None:
+    deadline = time.monotonic() + seconds
+    key = redis_keys.search_answer(question_id)
+    while time.monotonic() < deadline:
+        found = cast("list[str] | None", await connection.blpop([key], timeout=_SLICE_SECONDS))
+        if found is not None:
+            return found[1]
+    return None
+
+
+def _unavailable(message: str) -> Unavailable:
+    return Unavailable(message, retry_after_seconds=_RETRY_SECONDS)

@@ -1,0 +1,1 @@
+"""One package per protocol that clients speak; none imports another."""

@@ -1,0 +1,1 @@
+"""The public gRPC service of protos/spindll.proto."""

@@ -1,0 +1,1 @@
+"""OpenAI's HTTP API: per endpoint a route, the schema of its body, and its response."""

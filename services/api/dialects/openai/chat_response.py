@@ -1,0 +1,50 @@
+"""A chat answer in OpenAI's shape: in chunks, and whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protos import engine_pb2
+from services.api.dialects.openai.logprobs import chat_logprobs
+from services.api.dialects.openai.response import OpenAIWhole
+from services.api.dialects.openai.stream import OpenAIChunks
+
+
+class ChatChunks(OpenAIChunks):
+    """Streamed chat answers."""
+
+    object_name = "chat.completion.chunk"
+    before_text = b'"delta":{"content":'
+    after_text = b"}"
+    no_text = b'"delta":{}'
+
+    def opening(self) -> bytes:
+        """The role of every answer."""
+        role = b'"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
+        return b"".join(
+            b'%s{"index":%d,%s%s' % (self._head, index, role, self._tail)
+            for index in range(len(self._before))
+        )
+
+    def choice_with_logprobs(self, event: engine_pb2.Event) -> dict[str, Any]:
+        """One choice, in full."""
+        return {
+            "index": event.index,
+            "delta": {"content": event.delta.text},
+            "logprobs": chat_logprobs(event.delta.logprobs),
+            "finish_reason": None,
+        }
+
+
+class WholeChat(OpenAIWhole):
+    """Chat answers in one piece."""
+
+    object_name = "chat.completion"
+
+    def choice(self, index: int, text: str) -> dict[str, Any]:
+        """The message, with its log-probabilities where they were asked for."""
+        logprobs = self._logprobs[index]
+        return {
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": chat_logprobs(logprobs) if logprobs else None,
+        }

@@ -1,0 +1,53 @@
+"""OpenAI's text completions, `POST /v1/completions`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from services.api.dialects.openai.generation_options import GenerationOptions, TokenId
+
+MAX_PROMPTS = 64
+DEFAULT_MAX_TOKENS = 16  # OpenAI's, and what its clients count on
+
+Prompt = str | list[TokenId]
+
+
+def _as_prompts(value: object) -> object:
+    """One prompt becomes a list of one; a list of numbers is one prompt of tokens."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
+        return [value]
+    return value
+
+
+class CompletionRequest(GenerationOptions):
+    """One or several prompts, each continued as it stands: no template."""
+
+    prompt: Annotated[
+        list[Prompt], BeforeValidator(_as_prompts), Field(min_length=1, max_length=MAX_PROMPTS)
+    ]
+    echo: bool | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    best_of: int | None = None
+    suffix: str | None = None
+
+    @model_validator(mode="after")
+    def _is_supported(self) -> CompletionRequest:
+        if self.suffix:
+            raise ValueError("suffix is not supported")
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise ValueError("best_of other than n is not supported")
+        if self.echo and self.stream and self.wants_prompt_logprobs:
+            raise ValueError("echo with logprobs, or of token ids, cannot be streamed")
+        if any(len(prompt) == 0 for prompt in self.prompt if not isinstance(prompt, str)):
+            raise ValueError("prompt must not be an empty list of tokens")
+        return self
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Echoing needs the prompt's own tokens, which the engine tells with their log-probs."""
+        tokens_given = any(not isinstance(prompt, str) for prompt in self.prompt)
+        return bool(self.echo) and (self.logprobs is not None or tokens_given)

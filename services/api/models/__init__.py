@@ -1,0 +1,1 @@
+"""Which models there are: the catalog, pulls on demand, and what would fit this machine."""

@@ -1,1 +1,0 @@
-"""What requests look like, one file per dialect. Pydantic ends here and in the routes."""

@@ -1,0 +1,1 @@
+"""How an answer leaves: as server-sent events, or in one piece."""

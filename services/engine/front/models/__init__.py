@@ -1,0 +1,1 @@
+"""Which models are loaded: requests wait here, models are loaded, evicted and given up."""

@@ -1,0 +1,1 @@
+"""Runner processes: how one is started, spoken to, and ended."""

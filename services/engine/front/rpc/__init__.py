@@ -1,0 +1,1 @@
+"""engine.proto's service: messages in, the front's commands and events out."""

@@ -1,0 +1,1 @@
+"""Continuous batching over a backend that computes one forward pass at a time."""

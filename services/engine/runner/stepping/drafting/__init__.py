@@ -1,0 +1,1 @@
+"""Guesses at the next tokens, for steps with rows to spare."""

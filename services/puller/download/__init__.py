@@ -1,0 +1,1 @@
+"""One verified file from a server: ranges in parallel, resumed, throttled, retried."""

@@ -1,0 +1,1 @@
+"""What a model file is: headers read, templates checked, models described."""

@@ -1,0 +1,131 @@
+"""What a GGUF model is, from its header alone; and why llama.cpp would not load it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from services.puller.formats.architectures import (
+    ENCODERS,
+    OLLAMA_NAMES,
+    PARTS,
+    llama_cpp_architectures,
+)
+from services.puller.formats.gguf.header import Header
+from services.puller.formats.gguf.tokenizer import check_tokenizer, read_tokens
+from services.puller.formats.gguf.types import FILE_TYPES
+from services.shared.errors import InvalidModelFile
+from services.shared.store.manifest import Capability, Description
+
+_GUESSED = 1024  # LLAMA_FTYPE_GUESSED, a flag on the file type
+_POOLING_RANK = 4  # llama.h's LLAMA_POOLING_TYPE_RANK
+# llama.cpp's LLAMA_MAX_LAYERS, and what nobody trains beyond.
+_MAX_BLOCKS = 512
+_MAX_CONTEXT = 1 << 31
+_MAX_WIDTH = 1 << 20
+
+
+def check_gguf(parts: Sequence[Header]) -> None:
+    """InvalidModelFile for what is no complete, loadable model. `parts` in order."""
+    _check_kind(parts[0])
+    _check_parts(parts)
+    if not any(part.tensors for part in parts):
+        raise InvalidModelFile("the file holds a vocabulary but no weights")
+    _check_numbers(parts[0])
+    if parts[0].text("tokenizer.ggml.model") != "no_vocab":
+        check_tokenizer(parts[0])
+
+
+def describe_gguf(parts: Sequence[Header]) -> Description:
+    """The description without template and capabilities of chat, which `describe.py` adds."""
+    first = parts[0]
+    architecture = first.architecture
+    tokens = read_tokens(first)
+    name = first.text("general.name")
+    return Description(
+        format="gguf",
+        architecture=architecture,
+        parameter_count=sum(t.elements for part in parts for t in part.tensors),
+        context_length=first.integer(f"{architecture}.context_length"),
+        embedding_length=first.integer(f"{architecture}.embedding_length"),
+        quantization=_quantization(parts),
+        base_model=name.strip().replace(" ", "-")[:200] if name and name.strip() else None,
+        capabilities=_capabilities(first),
+        bos_token=tokens.bos,
+        eos_token=tokens.eos,
+        add_bos=tokens.add_bos,
+        control_tokens=tokens.control,
+        stop_tokens=tokens.ending,
+    )
+
+
+def is_part(header: Header) -> str | None:
+    """What a GGUF is that is no model by itself ("a vision projector", ...), or None."""
+    kind = header.text("general.type")
+    if kind == "adapter":
+        return "a LoRA adapter"
+    if kind == "imatrix" or header.text("general.architecture") == "imatrix":
+        return "an importance matrix"
+    if kind == "mmproj":
+        return PARTS["clip"]
+    return PARTS.get(header.architecture)
+
+
+def _check_kind(header: Header) -> None:
+    architecture = header.architecture
+    if (part := is_part(header)) is not None:
+        raise InvalidModelFile(f"the file is {part}, not a model by itself")
+    if architecture not in llama_cpp_architectures() and architecture not in OLLAMA_NAMES:
+        raise InvalidModelFile(
+            f"the engine does not know the architecture {architecture[:80]!r};"
+            " a newer version of Spindll may"
+        )
+
+
+def _check_parts(parts: Sequence[Header]) -> None:
+    claimed = parts[0].integer("split.count") or 1
+    if claimed != len(parts):
+        raise InvalidModelFile(f"the model has {claimed} parts, {len(parts)} are here")
+    if claimed == 1:
+        return
+    numbers = [part.integer("split.no") for part in parts]
+    if numbers != list(range(claimed)):
+        raise InvalidModelFile("the parts of the model are not one of each number, in order")
+    total = parts[0].integer("split.tensors.count")
+    if total is not None and total != sum(len(part.tensors) for part in parts):
+        raise InvalidModelFile("the parts of the model do not belong together")
+
+
+def _check_numbers(header: Header) -> None:
+    limits = {
+        "block_count": _MAX_BLOCKS,
+        "context_length": _MAX_CONTEXT,
+        "embedding_length": _MAX_WIDTH,
+    }
+    for key, limit in limits.items():
+        value = header.integer(f"{header.architecture}.{key}")
+        if value is None:
+            raise InvalidModelFile(f"the header is incomplete: it has no {key}")
+        if not 0 < value <= limit:
+            raise InvalidModelFile(f"the header is damaged: its {key} is {value}")
+
+
+def _quantization(parts: Sequence[Header]) -> str | None:
+    number = parts[0].integer("general.file_type")
+    if number is not None and (known := FILE_TYPES.get(number & ~_GUESSED)):
+        return known
+    sizes: Counter[str] = Counter()
+    for part in parts:
+        for tensor in part.tensors:
+            if len(tensor.shape) > 1:
+                sizes[tensor.type_name] += tensor.size_bytes
+    return sizes.most_common(1)[0][0] if sizes else None
+
+
+def _capabilities(header: Header) -> tuple[Capability, ...]:
+    pooling = header.integer(f"{header.architecture}.pooling_type") or 0
+    if pooling == _POOLING_RANK:
+        return (Capability.RERANK,)
+    if pooling or header.architecture in ENCODERS:
+        return (Capability.EMBEDDINGS,)
+    return (Capability.COMPLETION,)

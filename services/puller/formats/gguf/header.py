@@ -1,0 +1,214 @@
+"""A GGUF file's header: metadata and where its tensors lie, checked as llama.cpp will check it.
+
+Refused here, in words, is what gguf.cpp would refuse (or crash on): wrong magic or version, byte
+order, duplicate keys, nested arrays, unknown types, blocks that do not divide, offsets that are not
+in order, overlap or leave the file.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from services.puller.formats.gguf.reading import Cursor, Strings
+from services.puller.formats.gguf.types import SCALARS, TENSOR_TYPES, ValueType
+from services.shared.errors import InvalidModelFile
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
+MAX_KEYS = 1 << 16
+MAX_TENSORS = 1 << 17
+_MAX_KEY_BYTES = 65535  # docs/gguf.md
+_MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME - 1
+_MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+_MAX_ELEMENTS = 1 << 62
+
+Value: TypeAlias = "int | float | bool | str | array[int] | array[float] | Strings"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor; `offset` counts from the beginning of the data section."""
+
+    name: str
+    shape: tuple[int, ...]  # ggml's order: the innermost first
+    type_name: str
+    offset: int
+    size_bytes: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return _product(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a GGUF file says of itself."""
+
+    version: int
+    metadata: Mapping[str, Value]
+    tensors: tuple[Tensor, ...]
+    data_offset: int  # bytes from the beginning of the file
+    file_bytes: int
+
+    def text(self, key: str) -> str | None:
+        """A string value, or None where the key is absent or something else."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) else None
+
+    def integer(self, key: str) -> int | None:
+        """An integer value (of any width), or None."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def flag(self, key: str) -> bool | None:
+        """A truth value, or None."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, bool) else None
+
+    def strings(self, key: str) -> Strings | None:
+        """An array of strings, or None."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, Strings) else None
+
+    def numbers(self, key: str) -> array[int] | array[float] | None:
+        """An array of numbers, or None."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, array) else None
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`; InvalidModelFile where it is missing."""
+        name = self.text("general.architecture")
+        if not name:
+            raise InvalidModelFile("the file does not name its architecture")
+        return name
+
+
+def read_header(path: Path) -> Header:
+    """The header of a file; InvalidModelFile says what is wrong with it."""
+    with path.open("rb") as file:
+        file_bytes = path.stat().st_size
+        cursor = Cursor(file, file_bytes)
+        version = _read_version(cursor)
+        tensor_count = _count(cursor, MAX_TENSORS, "tensors")
+        key_count = _count(cursor, MAX_KEYS, "metadata entries")
+        metadata = _read_metadata(cursor, key_count)
+        alignment = _alignment(metadata)
+        tensors = tuple(_read_tensor(cursor) for _ in range(tensor_count))
+    data_offset = _padded(cursor.position, alignment)
+    _check_layout(tensors, alignment, file_bytes - data_offset)
+    return Header(version, metadata, tensors, data_offset, file_bytes)
+
+
+def _read_version(cursor: Cursor) -> int:
+    if cursor.file_bytes < 24:
+        raise InvalidModelFile("the file is too short to be a GGUF model")
+    if cursor.u32().to_bytes(4, "little") != MAGIC:
+        raise InvalidModelFile("the file is not a GGUF model: it does not begin with GGUF")
+    version = cursor.u32()
+    if version & 0xFFFF == 0:
+        raise InvalidModelFile("the file is a big-endian GGUF model; use the little-endian one")
+    if version not in VERSIONS:
+        raise InvalidModelFile(f"GGUF version {version} is not supported; versions 2 and 3 are")
+    return version
+
+
+def _count(cursor: Cursor, limit: int, what: str) -> int:
+    count = cursor.u64()
+    if count > limit:
+        raise InvalidModelFile(f"the header claims {count} {what}, more than any real model has")
+    return count
+
+
+def _read_metadata(cursor: Cursor, count: int) -> dict[str, Value]:
+    metadata: dict[str, Value] = {}
+    for _ in range(count):
+        key = cursor.string(_MAX_KEY_BYTES)
+        if not key or key in metadata:
+            raise InvalidModelFile("a metadata key is empty or appears twice")
+        metadata[key] = _read_value(cursor, _value_type(cursor))
+    return metadata
+
+
+def _value_type(cursor: Cursor) -> ValueType:
+    number = cursor.u32()
+    try:
+        return ValueType(number)
+    except ValueError as error:
+        raise InvalidModelFile(f"metadata of the unknown type {number}") from error
+
+
+def _read_value(cursor: Cursor, kind: ValueType) -> Value:
+    if kind is ValueType.STRING:
+        return cursor.string()
+    if kind is not ValueType.ARRAY:
+        return cursor.scalar(SCALARS[kind])
+    item = _value_type(cursor)
+    count = cursor.u64()
+    if item is ValueType.ARRAY:
+        raise InvalidModelFile("arrays of arrays are not supported")
+    if item is ValueType.STRING:
+        return cursor.strings(count)
+    return cursor.numbers(SCALARS[item], count)
+
+
+def _alignment(metadata: Mapping[str, Value]) -> int:
+    value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if not isinstance(value, int) or not 0 < value <= 1 << 20 or value & (value - 1):
+        raise InvalidModelFile("the alignment of the tensors is not a power of two")
+    return value
+
+
+def _read_tensor(cursor: Cursor) -> Tensor:
+    name = cursor.string(_MAX_TENSOR_NAME_BYTES)
+    dimensions = cursor.u32()
+    if dimensions > _MAX_DIMENSIONS:
+        raise InvalidModelFile(f"tensor {name!r} has {dimensions} dimensions, 4 are possible")
+    shape = tuple(cursor.u64() for _ in range(dimensions))
+    number = cursor.u32()
+    if number not in TENSOR_TYPES:
+        raise InvalidModelFile(f"tensor {name!r} has the unknown or removed type {number}")
+    type_name, block_elements, block_bytes = TENSOR_TYPES[number]
+    elements = _product(shape)
+    if elements > _MAX_ELEMENTS or 0 in shape:
+        raise InvalidModelFile(f"tensor {name!r} has an impossible shape")
+    if (shape[0] if shape else 1) % block_elements:
+        raise InvalidModelFile(f"tensor {name!r}: rows do not fill whole blocks of {type_name}")
+    size_bytes = elements // block_elements * block_bytes
+    return Tensor(name, shape, type_name, cursor.u64(), size_bytes)
+
+
+def _check_layout(tensors: tuple[Tensor, ...], alignment: int, data_bytes: int) -> None:
+    """llama.cpp wants tensors in file order, each where the padded one before it ends."""
+    if len({tensor.name for tensor in tensors}) != len(tensors):
+        raise InvalidModelFile("two tensors have the same name")
+    expected = 0
+    for tensor in tensors:
+        end = tensor.offset + tensor.size_bytes
+        if end > data_bytes:
+            raise InvalidModelFile(
+                f"the file is truncated or damaged: tensor {tensor.name!r} ends at byte {end}"
+                f" of its data, the file has {max(0, data_bytes)}"
+            )
+        if tensor.offset < expected:
+            raise InvalidModelFile(f"tensor {tensor.name!r} overlaps the one before it")
+        if tensor.offset != expected:
+            raise InvalidModelFile(f"tensor {tensor.name!r} is not where its data must begin")
+        expected = _padded(end, alignment)
+
+
+def _padded(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    elements = 1
+    for length in shape:
+        elements *= length
+    return elements

@@ -1,0 +1,120 @@
+"""What a GGUF says of its tokens: which are control tokens, which end an answer, whether BOS leads.
+
+Follows llama-vocab.cpp, which adds to what the file says: tokens of certain texts end a generation
+in every model that has them, and some pre-tokenizers add BOS without being told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from services.puller.formats.gguf.header import Header
+from services.puller.formats.gguf.types import TokenType
+from services.shared.errors import InvalidModelFile
+
+# llama-vocab.cpp's special_eog_ids, without those for filling in the middle; a test asks llama.cpp.
+_ENDING_TEXTS = frozenset(
+    {
+        "<EOT>",
+        "_<EOT>",
+        "<end_of_turn>",
+        "<end_of_utterance>",
+        "<eos>",
+        "<turn|>",
+        "<|calls|>",
+        "<|call|>",
+        "<|end_of_text|>",
+        "<|end|>",
+        "<|endoftext|>",
+        "<|eom_id|>",
+        "<|eot_id|>",
+        "<|flush|>",
+        "<|im_end|>",
+        "<|return|>",
+        "<|tool_response>",
+        "<｜end▁of▁sentence｜>",  # noqa: RUF001  DeepSeek's own characters
+        "[EOS]",
+        "[EOT]",
+        "</s>",
+    }
+)
+_BOS_BY_DEFAULT = frozenset(
+    {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"}
+    | {"tekken", "chameleon"}
+)
+# A vocabulary has at most some thousands (Gemma's unused ones); more is a planted list.
+_MAX_CONTROL_TOKENS = 16384
+_MAX_CONTROL_TEXT = 256  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The special tokens, as texts."""
+
+    count: int
+    bos: str | None
+    eos: str | None
+    add_bos: bool
+    control: tuple[str, ...]
+    ending: tuple[str, ...]
+
+
+def read_tokens(header: Header) -> Tokens:
+    """The tokens of a header that passed `check_tokenizer`."""
+    texts = header.strings("tokenizer.ggml.tokens") or ()
+    kinds = header.numbers("tokenizer.ggml.token_type") or ()
+    control = {i for i, kind in enumerate(kinds) if kind == TokenType.CONTROL}
+    if len(control) > _MAX_CONTROL_TOKENS:
+        raise InvalidModelFile("the tokenizer declares more control tokens than any real one")
+    named: dict[str, str] = {}
+    for role in ("bos", "eos", "eot", "eom"):
+        index = header.integer(f"tokenizer.ggml.{role}_token_id")
+        if index is not None and index < len(texts):
+            named[role] = texts[index]
+    ending = {text for text in texts if text in _ENDING_TEXTS}
+    ending |= {named[role] for role in ("eos", "eot", "eom") if role in named}
+    # gpt-oss: <|end|> closes a channel, not the answer.
+    if {"<|return|>", "<|call|>"} <= ending or {"<|calls|>", "<|flush|>"} <= ending:
+        ending.discard("<|end|>")
+    return Tokens(
+        count=len(texts),
+        bos=named.get("bos"),
+        eos=named.get("eos"),
+        add_bos=_adds_bos(header),
+        control=_sorted(t for i in control if 0 < len(t := texts[i]) <= _MAX_CONTROL_TEXT),
+        ending=_sorted(ending),
+    )
+
+
+def check_tokenizer(header: Header) -> None:
+    """InvalidModelFile where llama.cpp could not build the vocabulary."""
+    model = header.text("tokenizer.ggml.model")
+    tokens = header.strings("tokenizer.ggml.tokens")
+    if model is None or not tokens:
+        raise InvalidModelFile("the tokenizer is incomplete: the file has no vocabulary")
+    for key in ("token_type", "scores"):
+        numbers = header.numbers(f"tokenizer.ggml.{key}")
+        if numbers is not None and len(numbers) != len(tokens):
+            raise InvalidModelFile(f"the tokenizer is damaged: {key} and tokens differ in number")
+    if model == "gpt2" and not header.strings("tokenizer.ggml.merges"):
+        raise InvalidModelFile("the tokenizer is incomplete: a BPE vocabulary without merges")
+    if model == "llama" and header.numbers("tokenizer.ggml.scores") is None:
+        raise InvalidModelFile("the tokenizer is incomplete: an SPM vocabulary without scores")
+    for role in ("bos", "eos", "eot", "eom", "unknown", "padding"):
+        index = header.integer(f"tokenizer.ggml.{role}_token_id")
+        if index is not None and not 0 <= index < len(tokens):
+            raise InvalidModelFile(f"the tokenizer is damaged: its {role} token does not exist")
+
+
+def _adds_bos(header: Header) -> bool:
+    said = header.flag("tokenizer.ggml.add_bos_token")
+    if said is not None:
+        return said
+    model = header.text("tokenizer.ggml.model")
+    return model in ("llama", "bert") or header.text("tokenizer.ggml.pre") in _BOS_BY_DEFAULT
+
+
+def _sorted(texts: Iterable[str]) -> tuple[str, ...]:
+    # Longest first: what looks for them in a text must not stop at a prefix of another.
+    return tuple(sorted(set(texts), key=lambda t: (-len(t), t)))

@@ -1,0 +1,99 @@
+"""The quarantine: what keeps a downloaded model from becoming visible, and what people are told.
+
+Refused (InvalidModelFile) is what could run code, what is no model, and what no engine could load.
+Warned about is what loads for some and not for others, each warning with what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from services.puller.formats.architectures import OLLAMA_NAMES
+from services.puller.formats.gguf.header import Header
+from services.shared.errors import InvalidModelFile
+
+# Pickles run code when they are opened; Python files are code.
+_CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh", ".exe")
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".h5", ".msgpack")
+
+_HUB_INSTEAD = "pull a GGUF of it from Hugging Face instead (owner/repo:Q4_K_M)"
+# Tensors of other towers inside the model's own file: llama.cpp counts them and refuses.
+_TOWERS = ("v.", "mm.", "a.", "vision_tower.", "mtp.")
+
+_Marker = Callable[[Header], bool]
+
+
+def check_file_names(paths: Iterable[str]) -> None:
+    """Refuse files that are, or contain, code."""
+    for path in paths:
+        name = path.rsplit("/", 1)[-1].lower()
+        if name.endswith(_CODE):
+            raise InvalidModelFile("the model comes with program code; such models are refused")
+        if name.endswith(_PICKLES):
+            raise InvalidModelFile(
+                "the model comes with pickled weights, which can run code; only GGUF and"
+                " safetensors are accepted"
+            )
+
+
+def gguf_warnings(parts: Sequence[Header]) -> list[str]:
+    """What llama.cpp may trip over, in sentences with what to do."""
+    first = parts[0]
+    architecture = first.architecture
+    if architecture in OLLAMA_NAMES:
+        known_as = OLLAMA_NAMES[architecture]
+        return [_made_for_ollama(f"it calls the architecture {architecture}, not {known_as}")]
+    warnings = []
+    if any(t.name.startswith(_TOWERS) for part in parts for t in part.tensors):
+        warnings.append(_made_for_ollama("it holds the vision part together with the model"))
+    elif any(marker(first) for marker in _MARKERS.get(architecture, ())):
+        warnings.append(_made_for_ollama(f"its {architecture} header is not what llama.cpp reads"))
+    if first.text("tokenizer.ggml.model") == "gpt2" and not first.text("tokenizer.ggml.pre"):
+        warnings.append(
+            "The file does not say how its text is cut before tokenising (an old conversion), so"
+            f" answers may be worse than the model's; {_HUB_INSTEAD}."
+        )
+    return warnings + _vocabulary_warnings(parts)
+
+
+def _made_for_ollama(sign: str) -> str:
+    return (
+        f"The file seems made for Ollama's own engine ({sign}) and may not load here;"
+        f" {_HUB_INSTEAD}."
+    )
+
+
+def _lacks(key: str) -> _Marker:
+    return lambda header: f"{header.architecture}.{key}" not in header.metadata
+
+
+def _is_array(key: str) -> _Marker:
+    return lambda header: header.numbers(f"{header.architecture}.{key}") is not None
+
+
+# Signs of section "compat" in ollama/ollama's llama/compat: what it repairs while loading.
+_MARKERS: dict[str, tuple[_Marker, ...]] = {
+    "gemma3": (
+        _lacks("attention.layer_norm_rms_epsilon"),
+        lambda header: any(t.name == "dense.0.weight" for t in header.tensors),
+    ),
+    "gemma4": (lambda header: header.text("tokenizer.ggml.model") == "llama",),
+    "lfm2": (_lacks("feed_forward_length"),),
+    "qwen35": (_is_array("attention.head_count_kv"),),
+    "qwen35moe": (_is_array("attention.head_count_kv"),),
+    "qwen3next": (_is_array("attention.head_count_kv"),),
+    "qwen3vl": (_lacks("n_deepstack_layers"),),
+    "qwen3vlmoe": (_lacks("n_deepstack_layers"),),
+}
+
+
+def _vocabulary_warnings(parts: Sequence[Header]) -> list[str]:
+    tokens = parts[0].strings("tokenizer.ggml.tokens")
+    embedding = next((t for p in parts for t in p.tensors if t.name == "token_embd.weight"), None)
+    if tokens is None or embedding is None or len(embedding.shape) != 2:
+        return []
+    rows = embedding.shape[1]
+    if rows == len(tokens):
+        return []
+    counts = f"{len(tokens)} tokens but {rows} rows of embeddings"
+    return [f"The model has {counts}, so it may not load; {_HUB_INSTEAD}."]

@@ -1,0 +1,1 @@
+"""Searches of registries on behalf of the api, which reaches nothing outside."""

@@ -1,0 +1,1 @@
+"""HTTP as downloads need it: redirects, credentials, proxies, ranges."""

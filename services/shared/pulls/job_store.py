@@ -1,0 +1,228 @@
+"""The state of pull jobs in Redis: what api and puller read, and what a worker may change.
+
+One hash a job is the truth; RQ only carries tickets (`pull_tickets.py`). A change names what it
+expects to find and is refused otherwise, so that a pause (`pull_orders.py`), a finishing worker and
+a sweep can meet:
+
+    POST ─► queued ─claim─► running ─end─► done | failed | cancelled
+              ▲ ▲             │  │
+              │ └─ put_back ──┘  └─end─► paused ─resume─► queued       retry: failed | cancelled ─► queued
+
+A running job belongs to the worker that holds its lease. A lease that ran out means a dead worker:
+`abandoned()` lists such jobs for the sweep. Blocking; the api calls it through a thread.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import msgspec
+import redis
+
+from services.shared import redis_keys
+from services.shared.errors import JobNotFound
+from services.shared.pulls import lua
+from services.shared.pulls.job import JobState, PullState, Wish, fields_to_hash, from_hash
+
+LIST_LIMIT = 200
+
+
+class PullTakenOver(Exception):
+    """Another worker owns the job now; whoever gets this stops without touching its state."""
+
+
+class PullBoard:
+    """All pull jobs. Thread-safe, as its Redis client is."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._change = client.register_script(lua.CHANGE)
+        self._end = client.register_script(lua.END)
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> PullState:
+        """One job; JobNotFound."""
+        fields = cast("dict[bytes, bytes]", self._redis.hgetall(redis_keys.pull(job_id)))
+        if not fields:
+            raise JobNotFound(f"no pull job {job_id!r}")
+        return from_hash(fields)
+
+    def find(
+        self, *, states: Iterable[JobState] = (), model: str | None = None, limit: int = LIST_LIMIT
+    ) -> list[PullState]:
+        """Jobs, newest first; of these states and this canonical model name, where given."""
+        wanted = frozenset(states)
+        ids = cast("list[bytes]", self._redis.zrevrange(redis_keys.PULLS, 0, -1))
+        jobs = (
+            job
+            for job in self._get_many(ids)
+            if (not wanted or job.state in wanted) and model in (None, job.model)
+        )
+        return [job for job, _ in zip(jobs, range(limit), strict=False)]
+
+    def in_flight(self) -> list[PullState]:
+        """Every job that has not ended, oldest first."""
+        ids = cast("set[bytes]", self._redis.smembers(redis_keys.PULLS_ACTIVE))
+        return sorted(self._get_many(ids), key=lambda job: (job.created_at, job.id))
+
+    def loading_of(self, model: str) -> PullState | None:
+        """The job that fetches a model (canonical name) right now, of whatever format."""
+        orders = [order_of(model, None), order_of(model, "gguf"), order_of(model, "mlx")]
+        found = cast(
+            "list[bytes | None]", self._redis.mget([redis_keys.pull_of(o) for o in orders])
+        )
+        jobs = [job for job in self._get_many(i for i in found if i) if not job.state.has_ended]
+        return jobs[0] if jobs else None
+
+    def abandoned(self) -> list[PullState]:
+        """Running jobs whose worker no longer renews its lease."""
+        running = [job for job in self.in_flight() if job.state is JobState.RUNNING]
+        return [job for job in running if not self._redis.exists(redis_keys.pull_lease(job.id))]
+
+    def _get_many(self, ids: Iterable[bytes]) -> list[PullState]:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hgetall(redis_keys.pull(job_id.decode()))
+            return [from_hash(fields) for fields in pipe.execute() if fields]
+
+    # -- working ---------------------------------------------------------------------------------
+
+    def claim(self, job_id: str, ticket: int, owner: str) -> PullState | None:
+        """The job, now running and ours; None when the ticket is old or somebody was faster."""
+        try:
+            job = self.get(job_id)
+        except JobNotFound:
+            return None
+        ours = self.change_if(
+            job_id,
+            {"state": JobState.QUEUED, "ticket": ticket},
+            {
+                "state": JobState.RUNNING,
+                "owner": owner,
+                "started_at": job.started_at or time.time(),
+                "attempts": job.attempts + 1,
+            },
+            lease=owner,
+        )
+        return self.get(job_id) if ours else None
+
+    def report(self, job_id: str, owner: str, fields: Mapping[str, Any]) -> Wish | None:
+        """Write fields of a running job of ours, renew the lease; what somebody wishes of it.
+
+        Raises PullTakenOver when it is no longer ours.
+        """
+        expect = {"state": JobState.RUNNING, "owner": owner}
+        if not self.change_if(job_id, expect, fields, lease=owner):
+            raise PullTakenOver("another worker owns the job")
+        wish = cast("bytes | None", self._redis.hget(redis_keys.pull(job_id), "wish"))
+        return msgspec.json.decode(wish, type=Wish | None) if wish else None
+
+    def put_back(
+        self, job: PullState, owner: str | None = None, **fields: object
+    ) -> PullState | None:
+        """Queue a running job again (its worker leaves or died); the job, None when it changed."""
+        expect: dict[str, Any] = {"state": JobState.RUNNING, "ticket": job.ticket}
+        if owner is not None:
+            expect["owner"] = owner
+        back = {"state": JobState.QUEUED, "ticket": job.ticket + 1, "owner": None, **fields}
+        if not self.change_if(job.id, expect, back):
+            return None
+        self._redis.delete(redis_keys.pull_lease(job.id))
+        return self.get(job.id)
+
+    def hold(self, job_id: str, owner: str, **fields: object) -> bool:
+        """Our running job is paused now."""
+        expect = {"state": JobState.RUNNING, "owner": owner}
+        paused = {"state": JobState.PAUSED, "wish": None, "owner": None, "note": None, **fields}
+        return self.change_if(job_id, expect, paused)
+
+    def end(
+        self,
+        job: PullState,
+        state: JobState,
+        *,
+        owner: str | None = None,
+        expect: Mapping[str, Any] | None = None,
+        **fields: object,
+    ) -> bool:
+        """Done, failed or cancelled; False when the job was no longer as expected."""
+        assert state.has_ended
+        expected = dict(expect or {"state": JobState.RUNNING, "ticket": job.ticket})
+        if owner is not None:
+            expected["owner"] = owner
+        changed = {
+            "state": state,
+            "ended_at": time.time(),
+            **dict.fromkeys(("wish", "owner", "note", "bytes_per_second")),
+            **fields,
+        }
+        return bool(
+            self._end(
+                keys=[
+                    redis_keys.pull(job.id),
+                    redis_keys.pull_of(order_of(job.model, job.format)),
+                    redis_keys.PULLS_ACTIVE,
+                    redis_keys.pull_lease(job.id),
+                    redis_keys.PULLS,
+                ],
+                args=[
+                    job.id,
+                    redis_keys.JOB_LIFETIME_SECONDS,
+                    time.time() - redis_keys.JOB_LIFETIME_SECONDS,
+                    len(expected),
+                    *flat(fields_to_hash(expected)),
+                    *flat(fields_to_hash(changed)),
+                ],
+            )
+        )
+
+    def change_if(
+        self,
+        job_id: str,
+        expect: Mapping[str, Any],
+        fields: Mapping[str, Any],
+        *,
+        lease: str | None = None,
+    ) -> bool:
+        """Write fields if the job has the expected ones; renew the lease of that owner, if any.
+
+        For this module and `pull_orders.py`, which know the states.
+        """
+        return bool(
+            self._change(
+                keys=[redis_keys.pull(job_id), redis_keys.pull_lease(job_id)],
+                args=[
+                    lease or "",
+                    redis_keys.PULL_LEASE_SECONDS,
+                    len(expect),
+                    *flat(fields_to_hash(expect)),
+                    *flat(fields_to_hash(fields)),
+                ],
+            )
+        )
+
+
+def new_job(model: str, **fields: Any) -> PullState:
+    """A fresh queued job for a canonical model name."""
+    return PullState(
+        id=uuid.uuid4().hex,
+        model=model,
+        state=JobState.QUEUED,
+        created_at=time.time(),
+        ticket=1,
+        **fields,
+    )
+
+
+def order_of(model: str, fmt: str | None) -> str:
+    """What makes two orders the same: the model, and the format where one was asked for."""
+    return f"{model}#{fmt}" if fmt else model
+
+
+def flat(fields: Mapping[str, bytes]) -> list[str | bytes]:
+    """Fields as a script's arguments."""
+    return [part for pair in fields.items() for part in pair]

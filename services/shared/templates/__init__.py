@@ -1,0 +1,1 @@
+"""Chat templates of strangers: rendered in a sandbox, with limits."""

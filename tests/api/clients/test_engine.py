@@ -1,0 +1,122 @@
+"""One session stream for many requests, against a real gRPC server that can misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from protos import engine_pb2
+from services.api.clients.engine import EngineClient
+from services.api.clients.generation_stream import Generation
+from services.shared.errors import EngineUnavailable, InsufficientMemory, RunnerDied
+from tests.fakes.scripted_engine import ScriptedEngine, delta, failed, finished
+
+
+@pytest.fixture
+async def client(engine: ScriptedEngine) -> AsyncIterator[EngineClient]:
+    client = EngineClient(engine.address, connect_wait_seconds=10)
+    await client.start()
+    yield client
+    await client.close()
+
+
+async def text_of(generation: Generation) -> str:
+    words = []
+    while not generation.is_over:
+        words += [event.delta.text for event in await generation.take()]
+    return "".join(words + [event.delta.text for event in await generation.take()])
+
+
+async def test_requests_at_the_same_time_share_one_session(
+    client: EngineClient, engine: ScriptedEngine
+) -> None:
+    for number in range(30):
+        engine.scripts[f"m{number}"] = [delta(f"{number}."), delta(f"{number}"), finished()]
+    submits = [engine_pb2.Submit(model=f"m{number}") for number in range(30)]
+    generations = [await client.generate([submit]) for submit in submits]
+
+    texts = await asyncio.gather(*(text_of(generation) for generation in generations))
+    assert texts == [f"{number}.{number}" for number in range(30)]
+    assert engine.sessions == 1
+    assert len({submit.request_id for submit in engine.submits}) == 30
+
+
+async def test_closing_cancels_once_and_only_what_still_runs(
+    client: EngineClient, engine: ScriptedEngine
+) -> None:
+    engine.scripts["short"] = [finished()]
+    engine.scripts["long"] = [asyncio.Event()]
+    generation = await client.generate(
+        [engine_pb2.Submit(model="short"), engine_pb2.Submit(model="long")]
+    )
+    await generation.take()
+    generation.close()
+    generation.close()
+
+    await engine.wait_until(lambda: engine.cancels)
+    assert engine.cancels == [generation.submits[1].request_id]
+
+
+async def test_one_error_ends_all_requests_that_belong_together(
+    client: EngineClient, engine: ScriptedEngine
+) -> None:
+    engine.scripts["bad"] = [failed(RunnerDied("gone"))]
+    engine.scripts["long"] = [asyncio.Event()]
+    generation = await client.generate(
+        [engine_pb2.Submit(model="long"), engine_pb2.Submit(model="bad")]
+    )
+
+    with pytest.raises(RunnerDied):
+        await generation.take()
+    await engine.wait_until(lambda: engine.cancels)
+    assert engine.cancels == [generation.submits[0].request_id]
+
+
+async def test_a_broken_session_fails_its_requests_and_the_next_ones_get_a_new_one(
+    client: EngineClient, engine: ScriptedEngine
+) -> None:
+    engine.scripts["long"] = [asyncio.Event()]
+    running = [await client.generate([engine_pb2.Submit(model="long")]) for _ in range(3)]
+    await engine.wait_until(lambda: len(engine.submits) == 3)
+    engine.break_sessions()
+
+    for generation in running:
+        with pytest.raises(EngineUnavailable) as caught:
+            await generation.take()
+        assert caught.value.retry_after_seconds
+    engine.scripts["*"] = [delta("back"), finished()]
+    assert await text_of(await client.generate([engine_pb2.Submit(model="m")])) == "back"
+    assert engine.sessions == 2
+
+
+async def test_without_an_engine_a_request_waits_a_little_and_then_fails() -> None:
+    client = EngineClient("127.0.0.1:1", connect_wait_seconds=0.05)
+    await client.start()
+    with pytest.raises(EngineUnavailable):
+        await client.generate([engine_pb2.Submit(model="m")])
+    with pytest.raises(EngineUnavailable):
+        await client.health()
+    await client.close()
+
+
+async def test_closing_the_client_fails_what_runs(engine: ScriptedEngine) -> None:
+    engine.scripts["long"] = [asyncio.Event()]
+    client = EngineClient(engine.address, connect_wait_seconds=10)
+    await client.start()
+    generation = await client.generate([engine_pb2.Submit(model="long")])
+    await client.close()
+
+    with pytest.raises(EngineUnavailable):
+        await generation.take()
+
+
+async def test_an_error_of_a_unary_call_arrives_whole(
+    client: EngineClient, engine: ScriptedEngine
+) -> None:
+    engine.unary_error = InsufficientMemory("zu groß", details={"need_bytes": 9})
+
+    with pytest.raises(InsufficientMemory, match="zu groß") as caught:
+        await client.load(engine_pb2.LoadRequest(model="m"))
+    assert caught.value.details == {"need_bytes": 9}

@@ -1,0 +1,223 @@
+"""The public gRPC service, through a real channel."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from protos import spindll_pb2
+from protos.spindll_pb2_grpc import SpindllStub
+from services.api.dialects.grpc.server import GRPC_STATUS
+from services.shared.errors import EngineBusy, every_error
+from tests.api.conftest import Api, make_description, make_manifest, put_model, running_api
+from tests.fakes.scripted_engine import ScriptedEngine, delta, failed
+
+if TYPE_CHECKING:
+    from protos.spindll_pb2_grpc import SpindllAsyncStub
+
+FRANCE = [spindll_pb2.Message(role="user", content="What is the capital of France?")]
+
+
+class GrpcApi:
+    """A worker's gRPC side."""
+
+    def __init__(self, api: Api, stub: SpindllAsyncStub) -> None:
+        self.api = api
+        self.stub = stub
+
+    def user(self) -> dict[str, Any]:
+        return {"metadata": (("authorization", f"Bearer {self.api.user_key}"),), "timeout": 20}
+
+    def admin(self) -> dict[str, Any]:
+        return {"metadata": (("x-api-key", self.api.admin_key),), "timeout": 20}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+async def served(tmp_path: Path, redis_url: str, engine: ScriptedEngine) -> AsyncIterator[GrpcApi]:
+    put_model(tmp_path / "data" / "models", make_manifest())
+    port = free_port()
+    async with (
+        running_api(tmp_path, redis_url, engine, grpc_port=port, drain_seconds=0.1) as api,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        yield GrpcApi(api, SpindllStub(channel))
+
+
+async def status_of(call: Any) -> tuple[grpc.StatusCode, str]:
+    """How a call failed."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await _whole(call)
+    return caught.value.code(), caught.value.details() or ""
+
+
+async def _whole(call: Any) -> None:
+    if hasattr(call, "__aiter__"):
+        _ = [message async for message in call]
+    else:
+        await call
+
+
+async def test_a_chat_streams_tokens_and_ends_with_usage(served: GrpcApi) -> None:
+    request = spindll_pb2.ChatRequest(model="tiny", messages=FRANCE)
+    answers = [a async for a in served.stub.Chat(request, **served.user())]
+
+    assert "".join(a.token for a in answers) == "Paris."
+    assert [a.done for a in answers] == [False] * (len(answers) - 1) + [True]
+    assert (answers[-1].usage.prompt_tokens, answers[-1].usage.completion_tokens) == (7, 2)
+    assert answers[-1].usage.tokens_per_second > 0
+    assert not answers[0].HasField("usage")
+
+
+async def test_params_reach_the_engine_and_512_tokens_are_the_default(served: GrpcApi) -> None:
+    params = spindll_pb2.GenerateParams(temperature=0, top_k=-1, stop=["\n"], seed=3)
+    request = spindll_pb2.ChatRequest(model="tiny", messages=FRANCE, params=params)
+    _ = [a async for a in served.stub.Chat(request, **served.user())]
+
+    submit = served.api.engine.submits[0]
+    assert (submit.sampling.temperature, submit.sampling.top_k, submit.sampling.seed) == (0, 0, 3)
+    assert submit.stopping.max_tokens == 512
+    assert list(submit.stopping.strings) == ["\n"]
+    assert submit.text.pieces[0].text.endswith("<|im_start|>assistant\n")
+
+
+async def test_generate_continues_the_text_as_it_stands(served: GrpcApi) -> None:
+    params = spindll_pb2.GenerateParams(max_tokens=-1)
+    request = spindll_pb2.GenerateRequest(model="tiny", prompt="The city", params=params)
+    answers = [a async for a in served.stub.Generate(request, **served.user())]
+
+    assert "".join(a.token for a in answers) == "Paris."
+    assert served.api.engine.submits[0].text.pieces[0].text == "The city"
+    assert not served.api.engine.submits[0].stopping.HasField("max_tokens")
+
+
+async def test_no_key_is_unauthenticated(served: GrpcApi) -> None:
+    chat = served.stub.Chat(spindll_pb2.ChatRequest(model="tiny", messages=FRANCE))
+    listing = served.stub.List(spindll_pb2.ListRequest())
+
+    assert (await status_of(chat))[0] is grpc.StatusCode.UNAUTHENTICATED
+    assert (await status_of(listing))[0] is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("length", [1, 16, 31, 33])
+async def test_an_encryption_key_of_another_length_is_refused(served: GrpcApi, length: int) -> None:
+    request = spindll_pb2.ChatRequest(model="tiny", messages=FRANCE, encryption_key=b"k" * length)
+    code, details = await status_of(served.stub.Chat(request, **served.user()))
+
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "32 bytes" in details
+    assert not served.api.engine.submits
+
+
+async def test_with_an_encryption_key_nothing_is_kept(served: GrpcApi) -> None:
+    request = spindll_pb2.ChatRequest(model="tiny", messages=FRANCE, encryption_key=b"k" * 32)
+    _ = [a async for a in served.stub.Chat(request, **served.user())]
+
+    assert served.api.engine.submits[0].no_cache
+
+
+async def test_what_goes_wrong_has_a_status_and_a_code(served: GrpcApi) -> None:
+    unknown = spindll_pb2.ChatRequest(model="huge", messages=FRANCE)
+    empty = spindll_pb2.ChatRequest(model="tiny")
+    role = spindll_pb2.ChatRequest(model="tiny", messages=[spindll_pb2.Message(role="boss")])
+
+    assert (await status_of(served.stub.Chat(unknown, **served.user())))[0] is (
+        grpc.StatusCode.NOT_FOUND
+    )
+    assert (await status_of(served.stub.Chat(empty, **served.user())))[0] is (
+        grpc.StatusCode.INVALID_ARGUMENT
+    )
+    assert "messages[0].role" in (await status_of(served.stub.Chat(role, **served.user())))[1]
+
+    served.api.engine.scripts["*"] = [failed(EngineBusy("full"))]
+    call = served.stub.Chat(spindll_pb2.ChatRequest(model="tiny", messages=FRANCE), **served.user())
+    assert await status_of(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+    assert ("spindll-error-code", "engine_busy") in list(await call.trailing_metadata())
+
+
+async def test_a_bug_is_an_apology_without_its_words(
+    served: GrpcApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken() -> None:
+        raise RuntimeError("at /secret/path")
+
+    monkeypatch.setattr(served.api.app.state.parts.catalog, "models", broken)
+    call = served.stub.List(spindll_pb2.ListRequest(), **served.user())
+
+    assert await status_of(call) == (grpc.StatusCode.INTERNAL, "internal error")
+
+
+async def test_a_client_that_leaves_cancels_in_the_engine(served: GrpcApi) -> None:
+    served.api.engine.scripts["*"] = [delta("Par"), asyncio.Event()]
+    call = served.stub.Chat(spindll_pb2.ChatRequest(model="tiny", messages=FRANCE), **served.user())
+    first = await call.read()
+    call.cancel()
+
+    assert isinstance(first, spindll_pb2.ChatResponse)
+    await served.api.engine.wait_until(lambda: served.api.engine.cancels)
+
+
+async def test_list_and_status_tell_what_there_is(served: GrpcApi) -> None:
+    listed = await served.stub.List(spindll_pb2.ListRequest(), **served.user())
+    status = await served.stub.Status(spindll_pb2.StatusRequest(), **served.user())
+
+    assert [(m.name, m.format, m.context_length) for m in listed.models] == [
+        ("tiny:latest", "gguf", 512)
+    ]
+    assert status.models[0].memory_used == 2**33
+    assert (status.memory.total_ram, status.memory.used_ram) == (10, 6)
+
+
+async def test_loading_is_the_admins_and_zero_layers_mean_automatic(served: GrpcApi) -> None:
+    request = spindll_pb2.LoadRequest(model="tiny", priority=spindll_pb2.PRIORITY_HIGH)
+
+    code, _ = await status_of(served.stub.Load(request, **served.user()))
+    loaded = await served.stub.Load(request, **served.admin())
+    unloaded = await served.stub.Unload(spindll_pb2.UnloadRequest(model="tiny"), **served.admin())
+
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert loaded.success
+    assert unloaded.success
+    sent = served.api.engine.calls[0]
+    assert sent.settings.priority == 1
+    assert not sent.settings.HasField("gpu_layers")
+
+
+async def test_what_is_not_served_yet_says_so(served: GrpcApi) -> None:
+    calls = [
+        served.stub.Prefill(spindll_pb2.PrefillRequest(), **served.admin()),
+        served.stub.Delete(spindll_pb2.DeleteRequest(), **served.admin()),
+        served.stub.Pull(spindll_pb2.PullRequest(), **served.admin()),
+    ]
+    for call in calls:
+        code, details = await status_of(call)
+        assert code is grpc.StatusCode.UNIMPLEMENTED
+        assert "HTTP API" in details
+
+
+async def test_two_workers_share_one_port(
+    served: GrpcApi, tmp_path: Path, redis_url: str, engine: ScriptedEngine
+) -> None:
+    port = served.api.app.state.settings.grpc_port
+    put_model(
+        tmp_path / "two" / "data" / "models",
+        make_manifest("tiny:latest", description=make_description()),
+    )
+    async with running_api(tmp_path / "two", redis_url, engine, grpc_port=port) as second:
+        assert second.app.state.settings.grpc_port == port
+
+
+def test_every_error_has_a_grpc_status() -> None:
+    assert all(any(base in GRPC_STATUS for base in cls.__mro__) for cls in every_error())

@@ -1,0 +1,134 @@
+"""Chats that go wrong: errors before and after the first word, lost engines, clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import openai
+import pytest
+
+from protos import engine_pb2
+from services.shared.errors import EngineBusy, ModelLoadFailed, RunnerDied
+from tests.api.chat_helpers import BODY, PATH, QUESTION, data, lines, sdk
+from tests.api.conftest import Api, running_api
+from tests.fakes.scripted_engine import delta, failed, finished, queued, started
+
+
+async def test_an_error_before_the_first_word_is_an_http_error(api: Api) -> None:
+    api.engine.scripts["*"] = [
+        queued(1, engine_pb2.QUEUE_REASON_LOADING),
+        failed(ModelLoadFailed("tiny:latest: the file is truncated")),
+    ]
+    async with api.client() as client:
+        answer = await client.post(PATH, json={**BODY, "stream": True})
+
+    assert answer.status_code == 500
+    assert answer.headers["x-should-retry"] == "false"
+    assert answer.json()["error"] == {
+        "message": "tiny:latest: the file is truncated",
+        "type": "server_error",
+        "param": None,
+        "code": "model_load_failed",
+    }
+
+
+async def test_a_full_queue_is_429_with_retry_after(api: Api) -> None:
+    api.engine.scripts["*"] = [failed(EngineBusy("256 requests wait", retry_after_seconds=3.2))]
+    async with sdk(api) as client:
+        with pytest.raises(openai.RateLimitError) as caught:
+            await client.chat.completions.create(model="tiny", messages=QUESTION)
+
+    assert caught.value.response.headers["retry-after"] == "4"
+    assert caught.value.code == "engine_busy"
+
+
+async def test_an_error_after_the_first_word_is_an_event_and_then_done(api: Api) -> None:
+    api.engine.scripts["*"] = [delta("Par"), failed(RunnerDied("the model's process died"))]
+    async with api.client() as client:
+        said = await lines(client, BODY)
+
+    assert data(said[-2])["error"]["code"] == "runner_died"
+    assert said[-1] == "data: [DONE]"
+    async with sdk(api) as official:
+        stream = await official.chat.completions.create(
+            model="tiny", messages=QUESTION, stream=True
+        )
+        with pytest.raises(openai.APIError, match="process died"):
+            _ = [chunk async for chunk in stream]
+
+
+async def test_a_session_that_breaks_mid_answer_ends_the_stream_with_an_error(api: Api) -> None:
+    api.engine.scripts["*"] = [delta("Par"), asyncio.Event()]
+    async with api.client() as client:
+        async with client.stream("POST", PATH, json={**BODY, "stream": True}) as answer:
+            said = []
+            async for line in answer.aiter_lines():
+                said.append(line)
+                if "Par" in line:
+                    api.engine.break_sessions()
+        api.engine.scripts["*"] = [delta("again"), finished()]
+        after = await client.post(PATH, json=BODY)
+
+    spoken = [line for line in said if line]
+    assert data(spoken[-2])["error"]["code"] == "engine_unavailable"
+    assert "127.0.0.1" not in spoken[-2]
+    assert spoken[-1] == "data: [DONE]"
+    assert after.json()["choices"][0]["message"]["content"] == "again"
+    assert api.engine.sessions == 2
+
+
+async def test_a_session_that_breaks_fails_whole_answers_with_503(api: Api) -> None:
+    api.engine.scripts["*"] = [asyncio.Event()]
+    async with api.client() as client:
+        asking = asyncio.create_task(client.post(PATH, json=BODY))
+        await api.engine.wait_until(lambda: api.engine.submits)
+        api.engine.break_sessions()
+        answer = await asking
+
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "2"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_client_that_leaves_cancels_in_the_engine(api: Api, stream: bool) -> None:
+    api.engine.scripts["*"] = [delta("Par"), asyncio.Event()]
+    async with api.client() as client:
+        asking = asyncio.create_task(client.post(PATH, json={**BODY, "stream": stream}))
+        await api.engine.wait_until(lambda: api.engine.submits)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+    await api.engine.wait_until(lambda: api.engine.cancels)
+    assert api.engine.cancels == [api.engine.submits[0].request_id]
+
+
+async def test_silence_is_filled_with_comments(tmp_path: Path, redis_url: str, api: Api) -> None:
+    gate = asyncio.Event()
+    api.engine.scripts["*"] = [queued(3), gate, started(), delta("Paris."), finished()]
+    async with (
+        running_api(tmp_path, redis_url, api.engine, sse_keepalive_seconds=0.02) as quick,
+        quick.client() as client,
+        client.stream("POST", PATH, json={**BODY, "stream": True}) as answer,
+    ):
+        said = []
+        async for line in answer.aiter_lines():
+            said.append(line)
+            if line.startswith(":"):
+                gate.set()
+
+    spoken = [line for line in said if line]
+    assert ": queued position=3 reason=slots" in spoken
+    assert data(spoken[0])["choices"][0]["delta"]["role"] == "assistant"
+    assert "Paris." in "".join(spoken)
+
+
+async def test_a_slow_readers_deltas_arrive_merged(api: Api) -> None:
+    words = [f"w{number} " for number in range(5000)]
+    api.engine.scripts["*"] = [*(delta(word) for word in words), finished(tokens=5000)]
+    async with api.client() as client:
+        said = await lines(client, BODY)
+
+    chunks = [data(line) for line in said[:-1]]
+    text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
+    assert text == "".join(words)

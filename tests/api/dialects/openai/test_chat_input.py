@@ -1,0 +1,120 @@
+"""Chats that are asked wrongly, or oddly."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from tests.api.chat_helpers import BODY, PATH, QUESTION, sdk
+from tests.api.conftest import Api
+
+BAD_BODIES: list[tuple[str, Any, str | None]] = [
+    ("no messages", {"model": "tiny"}, "messages"),
+    ("empty messages", {**BODY, "messages": []}, "messages"),
+    ("no model", {"messages": QUESTION}, "model"),
+    ("negative max_tokens", {**BODY, "max_tokens": -1}, "max_tokens"),
+    ("text for a number", {**BODY, "temperature": "hot"}, "temperature"),
+    ("too hot", {**BODY, "temperature": -0.1}, "temperature"),
+    ("unknown role", {**BODY, "messages": [{"role": "boss", "content": ""}]}, "messages[0].role"),
+    ("no content", {**BODY, "messages": [{"role": "user"}]}, "messages[0]"),
+    (
+        "an image",
+        {
+            **BODY,
+            "messages": [
+                *QUESTION,
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+            ],
+        },
+        "messages[1].content",
+    ),
+    (
+        "a number as content",
+        {**BODY, "messages": [{"role": "user", "content": 3}]},
+        "messages[0].content",
+    ),
+    (
+        "no such response format",
+        {**BODY, "response_format": {"type": "xml"}},
+        "response_format.type",
+    ),
+    (
+        "a schema without a schema",
+        {**BODY, "response_format": {"type": "json_schema"}},
+        "response_format",
+    ),
+    ("two constraints", {**BODY, "grammar": "root ::= x", "guided_regex": "x"}, None),
+    ("a bias for no token", {**BODY, "logit_bias": {"hello": 1}}, "logit_bias.hello"),
+    ("a bias too strong", {**BODY, "logit_bias": {"1": 101}}, "logit_bias.1"),
+    ("top_logprobs alone", {**BODY, "top_logprobs": 2}, None),
+    ("too many answers", {**BODY, "n": 1000}, "n"),
+    ("a stop that is no text", {**BODY, "stop": [1]}, "stop[0]"),
+    ("a body that is a list", [], None),
+    ("tool choice", {**BODY, "tool_choice": "maybe"}, "tool_choice"),
+    (
+        "reserved variable",
+        {**BODY, "chat_template_kwargs": {"messages": []}},
+        "chat_template_kwargs",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"), [b[1:] for b in BAD_BODIES], ids=[b[0] for b in BAD_BODIES]
+)
+async def test_bad_input_is_400_and_names_the_field(api: Api, body: Any, param: str | None) -> None:
+    async with api.client() as client:
+        answer = await client.post(PATH, json=body)
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param), error
+    assert error["type"] == "invalid_request_error"
+    assert param is None or param in error["message"] or "part" in error["message"]
+    assert not api.engine.submits
+
+
+@pytest.mark.parametrize("raw", [b"{", b"", b"nope", b'{"model": "tiny",}', b'"\xff"'], ids=repr)
+async def test_malformed_json_is_400(api: Api, raw: bytes) -> None:
+    async with api.client() as client:
+        answer = await client.post(PATH, content=raw)
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_a_body_is_json_whatever_its_content_type_says(api: Api) -> None:
+    async with api.client() as client:
+        answer = await client.post(
+            PATH,
+            content=json.dumps(BODY),
+            headers={"content-type": "application/x-www-form-urlencoded"},
+        )
+
+    assert answer.status_code == 200
+
+
+async def test_unknown_fields_and_nulls_are_ignored(api: Api) -> None:
+    extras = {"user": "u", "metadata": {"a": 1}, "stop": None, "n": None, "store": False}
+    async with api.client() as client:
+        answer = await client.post(PATH, json={**BODY, **extras})
+
+    assert answer.status_code == 200
+
+
+async def test_an_unknown_model_is_404_and_names_those_there_are(api: Api) -> None:
+    async with sdk(api) as client:
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.chat.completions.create(model="huge", messages=QUESTION)
+
+    assert caught.value.code == "model_not_found"
+    assert "tiny:latest" in caught.value.message
+
+
+async def test_the_description_of_the_api_is_there_for_those_with_a_key(api: Api) -> None:
+    async with api.client() as client:
+        described = (await client.get("/openapi.json")).json()
+
+    assert "/v1/chat/completions" in described["paths"]

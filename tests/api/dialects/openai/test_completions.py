@@ -1,0 +1,141 @@
+"""POST /v1/completions over real HTTP."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from protos import engine_pb2
+from tests.api.conftest import Api
+from tests.fakes.scripted_engine import delta, finished, started
+
+PATH = "/v1/completions"
+
+
+async def ask(api: Api, **body: Any) -> Any:
+    async with api.client() as client:
+        answer = await client.post(PATH, json={"model": "tiny", **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_a_completion_answers_in_openais_shape(api: Api) -> None:
+    answer = await ask(api, prompt="Par")
+
+    assert answer["object"] == "text_completion"
+    assert answer["choices"] == [
+        {"index": 0, "text": "Paris.", "logprobs": None, "finish_reason": "stop"}
+    ]
+    assert answer["usage"]["completion_tokens"] == 2
+
+
+async def test_a_text_prompt_goes_as_it_is_and_sixteen_tokens_are_the_default(api: Api) -> None:
+    await ask(api, prompt="<|im_start|>raw")
+
+    submit = api.engine.submits[0]
+    assert submit.text == engine_pb2.PromptText(
+        pieces=[engine_pb2.TextPiece(text="<|im_start|>raw")], add_special=True
+    )
+    assert submit.stopping.max_tokens == 16
+
+
+async def test_token_ids_go_as_they_are(api: Api) -> None:
+    await ask(api, prompt=[1, 2, 3], max_tokens=0)
+
+    assert list(api.engine.submits[0].tokens.ids) == [1, 2, 3]
+    assert api.engine.submits[0].stopping.HasField("max_tokens")
+
+
+async def test_several_prompts_with_several_answers_are_numbered_through(api: Api) -> None:
+    api.engine.scripts["*"] = [
+        started(),
+        delta("b", 1),
+        delta("a", 0),
+        finished(index=0),
+        finished(index=1),
+    ]
+    answer = await ask(api, prompt=["one ", "two "], n=2, echo=True)
+
+    assert [c["text"] for c in answer["choices"]] == ["one a", "one b", "two a", "two b"]
+    assert [c["index"] for c in answer["choices"]] == [0, 1, 2, 3]
+    assert answer["usage"]["prompt_tokens"] == 14
+    assert answer["usage"]["completion_tokens"] == 8
+
+
+async def test_the_official_client_streams_with_echo(api: Api) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key=api.user_key) as client:
+        stream = await client.completions.create(
+            model="tiny",
+            prompt="The city is ",
+            echo=True,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [chunk async for chunk in stream]
+
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == "The city is Paris."
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 2
+
+
+async def test_echo_with_logprobs_covers_the_prompt_whose_first_token_has_none(api: Api) -> None:
+    prompt = engine_pb2.TokenLogprob(token=2, text=b" b", logprob=-2.0)
+    answered = engine_pb2.TokenLogprob(token=3, text=b" c", logprob=-1.0, top=[prompt])
+    api.engine.scripts["*"] = [
+        delta(" c", logprobs=[answered]),
+        finished(tokens=1, prompt_logprobs=[prompt]),
+    ]
+    answer = await ask(api, prompt="a b", echo=True, logprobs=1)
+
+    assert api.engine.submits[0].prompt_logprobs
+    assert answer["choices"][0]["text"] == "a b c"
+    assert answer["choices"][0]["logprobs"] == {
+        "tokens": ["a", " b", " c"],
+        "token_logprobs": [None, -2.0, -1.0],
+        "top_logprobs": [None, {}, {" b": -2.0}],
+        "text_offset": [0, 1, 3],
+    }
+
+
+async def test_streamed_logprobs_count_offsets_on(api: Api) -> None:
+    token = engine_pb2.TokenLogprob(token=2, text=b" b", logprob=-2.0)
+    api.engine.scripts["*"] = [
+        delta(" b", logprobs=[token]),
+        delta(" b", logprobs=[token]),
+        finished(),
+    ]
+    async with api.client() as client:
+        body = {"model": "tiny", "prompt": "a", "logprobs": 0, "stream": True}
+        text = (await client.post(PATH, json=body)).text
+
+    chunks = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    found = [c["choices"][0]["logprobs"] for c in chunks if c["choices"][0]["logprobs"]]
+    assert [offset for entry in found for offset in entry["text_offset"]] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, None),
+        ({"prompt": [[1, -2]]}, "prompt[0][1]"),
+        ({"prompt": {"a": 1}}, "prompt"),
+        ({}, "prompt"),
+        ({"prompt": "a", "suffix": "b"}, None),
+        ({"prompt": "a", "best_of": 3}, None),
+        ({"prompt": "a", "logprobs": 21}, "logprobs"),
+        ({"prompt": "a", "echo": True, "logprobs": 1, "stream": True}, None),
+    ],
+    ids=str,
+)
+async def test_bad_input_is_400_and_names_the_field(
+    api: Api, body: dict[str, Any], param: str | None
+) -> None:
+    async with api.client() as client:
+        answer = await client.post(PATH, json={"model": "tiny", **body})
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text

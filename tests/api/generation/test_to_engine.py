@@ -1,0 +1,200 @@
+"""Requests as the engine gets them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from protos import engine_pb2
+from services.api.dialects.openai.chat_schema import ChatRequest
+from services.api.dialects.openai.completions_schema import CompletionRequest
+from services.api.generation import to_engine
+
+ENVELOPE = to_engine.Envelope(trace_id="t", model="m:latest", principal="key_1")
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+def make_request(**changes: Any) -> ChatRequest:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **changes}
+    return ChatRequest.model_validate_json(json.dumps(body))
+
+
+def submit(**changes: Any) -> engine_pb2.Submit:
+    return to_engine.chat_submit(make_request(**changes), engine_pb2.PromptText(), ENVELOPE)
+
+
+def test_what_was_not_said_is_not_sent() -> None:
+    assert submit() == engine_pb2.Submit(
+        trace_id="t",
+        model="m:latest",
+        principal="key_1",
+        n=1,
+        lane=engine_pb2.LANE_INTERACTIVE,
+        text=engine_pb2.PromptText(),
+        sampling=engine_pb2.Sampling(),
+        stopping=engine_pb2.Stopping(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ({"temperature": 0}, engine_pb2.Sampling(temperature=0)),
+        ({"top_k": -1}, engine_pb2.Sampling(top_k=0)),
+        ({"seed": -1}, engine_pb2.Sampling()),
+        ({"seed": 2**63}, engine_pb2.Sampling(seed=2**63)),
+        ({"repetition_penalty": 1.5}, engine_pb2.Sampling(repeat_penalty=1.5)),
+        ({"logit_bias": {"7": -100}}, engine_pb2.Sampling(logit_bias={7: -100})),
+        (
+            {"min_p": 0.5, "dry_multiplier": 0.25, "xtc_probability": 1},
+            engine_pb2.Sampling(min_p=0.5, dry_multiplier=0.25, xtc_probability=1),
+        ),
+    ],
+    ids=str,
+)
+def test_sampling(said: dict[str, Any], sent: engine_pb2.Sampling) -> None:
+    assert submit(**said).sampling == sent
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ({"stop": "x"}, engine_pb2.Stopping(strings=["x"])),
+        ({"stop": ["x", "", "y"]}, engine_pb2.Stopping(strings=["x", "y"])),
+        ({"max_tokens": 5}, engine_pb2.Stopping(max_tokens=5)),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, engine_pb2.Stopping(max_tokens=6)),
+        (
+            {"ignore_eos": True, "min_tokens": 3, "stop_token_ids": [4]},
+            engine_pb2.Stopping(ignore_eos=True, min_tokens=3, token_ids=[4]),
+        ),
+    ],
+    ids=str,
+)
+def test_stopping(said: dict[str, Any], sent: engine_pb2.Stopping) -> None:
+    assert submit(**said).stopping == sent
+
+
+SCHEMA = {"type": "object", "properties": {"ä": {"type": "string"}}}
+SCHEMA_TEXT = json.dumps(SCHEMA, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}}, {"json_schema": '{"type": "object"}'}),
+        (
+            {"response_format": {"type": "json_object", "schema": SCHEMA}},
+            {"json_schema": SCHEMA_TEXT},
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+            {"json_schema": SCHEMA_TEXT},
+        ),
+        ({"json_schema": SCHEMA}, {"json_schema": SCHEMA_TEXT}),
+        ({"grammar": 'root ::= "a"'}, {"gbnf": 'root ::= "a"'}),
+        ({"guided_regex": "a+"}, {"regex": "a+"}),
+    ],
+    ids=str,
+)
+def test_constraints(said: dict[str, Any], sent: dict[str, str] | None) -> None:
+    found = submit(**said)
+
+    assert found.HasField("constraint") is (sent is not None)
+    assert found.constraint == engine_pb2.Constraint(**(sent or {}))
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [(5, 5), (-1, -1), ("90s", 90), ("5m", 300), ("1h", 3600), ("-1", -1)]
+)
+def test_keep_alive_is_seconds_or_a_duration(said: object, seconds: float) -> None:
+    assert submit(keep_alive=said).keep_alive_seconds == seconds
+
+
+def test_lane_cache_and_deadline() -> None:
+    found = submit(lane="batch", cache_prompt=False, timeout=3)
+
+    assert (found.lane, found.no_cache, found.deadline_seconds) == (
+        engine_pb2.LANE_BATCH,
+        True,
+        3,
+    )
+
+
+def test_the_services_own_deadline_is_an_upper_bound() -> None:
+    envelope = to_engine.Envelope(trace_id="t", model="m", principal="p", timeout_seconds=2.0)
+    request = make_request(timeout=3)
+
+    assert to_engine.chat_submit(request, engine_pb2.PromptText(), envelope).deadline_seconds == 2
+
+
+def test_the_developer_is_the_system_and_parts_are_text() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    request = make_request(
+        messages=[{"role": "developer", "content": "d"}, {"role": "user", "content": parts}]
+    )
+
+    assert to_engine.template_messages(request.messages) == [
+        {"role": "system", "content": "d"},
+        {"role": "user", "content": "a\nb"},
+    ]
+
+
+def test_an_answer_with_calls_needs_no_content() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    request = make_request(
+        messages=[
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "r", "tool_call_id": "c1"},
+        ]
+    )
+
+    assert to_engine.template_messages(request.messages)[1:] == [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "r", "tool_call_id": "c1"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        (None, ["f", "g"]),
+        ("auto", ["f", "g"]),
+        ("none", None),
+        ({"type": "function", "function": {"name": "g"}}, ["g"]),
+    ],
+    ids=str,
+)
+def test_the_template_sees_the_tools_that_may_be_chosen(
+    choice: object, names: list[str] | None
+) -> None:
+    tools = [
+        TOOL,
+        {"type": "web_search"},
+        {"type": "function", "function": {"name": "g"}},
+    ]
+    found = to_engine.template_tools(make_request(tools=tools, tool_choice=choice))
+
+    assert (None if found is None else [tool["function"]["name"] for tool in found]) == names
+
+
+def test_reasoning_effort_none_switches_thinking_off() -> None:
+    request = make_request(reasoning_effort="none", chat_template_kwargs={"a": 1})
+
+    assert to_engine.template_options(request) == {
+        "a": 1,
+        "reasoning_effort": "none",
+        "enable_thinking": False,
+    }
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused(value: str) -> None:
+    with pytest.raises(ValidationError):
+        CompletionRequest.model_validate_json(
+            f'{{"model": "m", "prompt": "a", "temperature": {value}}}'
+        )

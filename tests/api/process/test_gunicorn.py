@@ -1,0 +1,252 @@
+"""The service as it is really run: gunicorn, several workers, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import httpx
+import psutil
+import pytest
+
+from protos import spindll_pb2
+from protos.spindll_pb2_grpc import SpindllStub
+from tests.api.conftest import PARIS, make_manifest, put_model
+from tests.fakes.scripted_engine import ScriptedEngine, delta, finished
+
+ROOT = Path(__file__).resolve().parents[3]
+BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+CHAT = "/v1/chat/completions"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Service:
+    """One `python -m services.api`."""
+
+    def __init__(self, data_dir: Path, **settings: Any) -> None:
+        self.port, self.grpc_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.data_dir = data_dir
+        self.log = data_dir / "api.log"
+        data_dir.mkdir(parents=True, exist_ok=True)
+        given = {
+            "data_dir": data_dir,
+            "api_port": self.port,
+            "grpc_port": self.grpc_port,
+            "api_workers": 2,
+            "log_format": "json",
+            "drain_seconds": 5,
+            **settings,
+        }
+        environment = {f"SPINDLL_{name.upper()}": str(value) for name, value in given.items()}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.api"],
+                env={**os.environ, **environment},
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-api-key": (self.data_dir / "secrets" / "user.key").read_text().strip()}
+
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+    async def wait_ready(self) -> None:
+        await until(self._is_ready, self.log.read_text)
+
+    async def _is_ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            async with httpx.AsyncClient() as client:
+                return (await client.get(f"{self.url}/ready")).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+async def until(claim: Callable[[], Any], story: Callable[[], str] = str) -> None:
+    """Poll until an awaitable claim is true."""
+    deadline = time.monotonic() + 30
+    while not await claim():
+        assert time.monotonic() < deadline, story()
+        await asyncio.sleep(0.05)
+
+
+@contextmanager
+def running(data_dir: Path, **settings: Any) -> Iterator[Service]:
+    service = Service(data_dir, **settings)
+    try:
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.process.terminate()
+            try:
+                service.process.wait(20)
+            except subprocess.TimeoutExpired:
+                for child in service.workers():
+                    child.kill()
+                service.process.kill()
+                raise
+
+
+@pytest.fixture
+async def service(tmp_path: Path, redis_url: str, engine: ScriptedEngine) -> AsyncIterator[Service]:
+    put_model(tmp_path / "models", make_manifest())
+    with running(tmp_path, redis_url=redis_url, engine_address=engine.address) as started:
+        await started.wait_ready()
+        yield started
+
+
+async def test_two_workers_serve_http_and_grpc_and_log_json(service: Service) -> None:
+    assert len(service.workers()) == 2
+    for _ in range(8):  # a connection each: the kernel spreads them over the workers
+        async with httpx.AsyncClient(headers=service.headers) as client:
+            answer = await client.post(service.url + CHAT, json=BODY)
+        assert answer.json()["choices"][0]["message"]["content"] == "Paris."
+        assert "server" not in answer.headers
+        async with grpc.aio.insecure_channel(
+            f"127.0.0.1:{service.grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)]
+        ) as channel:
+            call = SpindllStub(channel).Chat(
+                spindll_pb2.ChatRequest(
+                    model="tiny", messages=[spindll_pb2.Message(role="user", content="hi")]
+                ),
+                metadata=tuple(service.headers.items()),
+                timeout=20,
+            )
+            assert "".join([token.token async for token in call]) == "Paris."
+
+    lines = service.log.read_text().splitlines()
+    assert all(line.startswith("{") for line in lines), lines
+    assert not any(service.headers["x-api-key"] in line for line in lines)
+    assert not any("control" in line.lower() for line in lines)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared pages are told by Linux alone")
+async def test_workers_keep_sharing_what_was_imported_before_the_fork(service: Service) -> None:
+    async with httpx.AsyncClient(headers=service.headers) as client:
+        for _ in range(300):  # enough for full collections, which write to all they look at
+            assert (await client.post(service.url + CHAT, json=BODY)).status_code == 200
+
+    for worker in service.workers():
+        memory = worker.memory_full_info()
+        assert memory.uss < 0.4 * memory.rss
+
+
+async def test_curl_streams(service: Service) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("curl is not installed")
+    process = await asyncio.create_subprocess_exec(
+        curl,
+        "-sN",
+        service.url + CHAT,
+        "-H",
+        f"Authorization: Bearer {service.headers['x-api-key']}",
+        "-d",
+        '{"model":"tiny","stream":true,"messages":[{"role":"user","content":"hi"}]}',
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await process.communicate()
+
+    assert process.returncode == 0
+    assert b'"content":"Par' in said
+    assert said.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_killed_worker_is_replaced(service: Service) -> None:
+    before = {worker.pid for worker in service.workers()}
+    os.kill(min(before), signal.SIGKILL)
+
+    async def replaced() -> bool:
+        now = {worker.pid for worker in service.workers()}
+        return len(now) == 2 and min(before) not in now
+
+    await until(replaced)
+    await service.wait_ready()
+    async with httpx.AsyncClient(headers=service.headers) as client:
+        assert (await client.post(service.url + CHAT, json=BODY)).status_code == 200
+
+
+async def test_sigterm_lets_running_answers_finish(
+    service: Service, engine: ScriptedEngine
+) -> None:
+    gate = asyncio.Event()
+    engine.scripts["*"] = [delta("Par"), gate, delta("is."), finished()]
+    async with (
+        httpx.AsyncClient(headers=service.headers, timeout=30) as client,
+        client.stream("POST", service.url + CHAT, json={**BODY, "stream": True}) as answer,
+    ):
+        lines = answer.aiter_lines()
+        said = [await anext(lines)]
+        service.process.terminate()
+
+        async def refuses() -> bool:
+            try:
+                async with httpx.AsyncClient() as other:
+                    await other.get(f"{service.url}/health")
+            except httpx.TransportError:
+                return True
+            return False
+
+        await until(refuses)
+        gate.set()
+        said += [line async for line in lines]
+
+    assert "is." in "".join(said)
+    assert said[-2] == "data: [DONE]"
+    await asyncio.to_thread(service.process.wait, 20)
+    assert service.process.returncode == 0
+
+
+async def test_an_engine_that_comes_back_is_used_again(
+    service: Service, engine: ScriptedEngine
+) -> None:
+    address = engine.address
+    await engine.stop()
+    async with httpx.AsyncClient(headers=service.headers, timeout=30) as client:
+        gone = await client.post(service.url + CHAT, json=BODY)
+        not_ready = await client.get(f"{service.url}/ready")
+        again = ScriptedEngine({"*": PARIS})
+        await again.start(address)
+        await service.wait_ready()
+        back = await client.post(service.url + CHAT, json=BODY)
+        await again.stop()
+
+    assert (gone.status_code, not_ready.status_code, back.status_code) == (503, 503, 200)
+    assert not_ready.json()["missing"] == ["the engine does not answer"]
+
+
+def test_a_wrong_setting_stops_the_start_and_is_named(tmp_path: Path) -> None:
+    with running(tmp_path, api_port="many") as service:
+        assert service.process.wait(30) != 0
+
+        assert service.log.read_text().startswith("SPINDLL_API_PORT: ")
+
+
+def test_a_taken_grpc_port_stops_the_start_and_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with running(tmp_path, grpc_port=port) as service:
+            assert service.process.wait(30) == 1
+
+    assert f'"event": "the gRPC port is taken", "port": {port}' in service.log.read_text()

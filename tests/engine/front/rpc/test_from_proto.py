@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from protos import engine_pb2 as pb
+from services.engine.core import Constraint, Lane, Sampling, TextPiece
+from services.engine.front.models.model_settings import ModelSettings
+from services.engine.front.rpc.from_proto import settings_of, submit_of
+from services.engine.front.rpc.model_defaults import ModelDefaults, model_defaults
+from services.shared.errors import InvalidRequest
+
+NOTHING = model_defaults({})
+
+
+def message(**changes: object) -> pb.Submit:
+    fields: dict[str, object] = {
+        "text": pb.PromptText(pieces=[pb.TextPiece(text="hi")]),
+        "sampling": pb.Sampling(seed=1),
+    }
+    return pb.Submit(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_a_bare_request_takes_the_engines_defaults() -> None:
+    submit = submit_of(message(), NOTHING)
+
+    assert submit.sampling == Sampling(seed=1)
+    assert (submit.n, submit.lane, submit.top_logprobs) == (1, Lane.INTERACTIVE, None)
+    assert submit.stopping.max_tokens is None
+    assert submit.deadline_seconds is None
+
+
+def test_the_request_goes_before_the_model_and_the_model_before_the_engine() -> None:
+    defaults = model_defaults({"temperature": 0.2, "top_k": 7, "num_predict": 99})
+    submit = submit_of(message(sampling=pb.Sampling(temperature=0.0, seed=1)), defaults)
+
+    assert submit.sampling == Sampling(temperature=0.0, top_k=7, seed=1)
+    assert submit.stopping.max_tokens == 99
+
+
+def test_everything_said_arrives() -> None:
+    submit = submit_of(
+        pb.Submit(
+            tokens=pb.PromptTokens(ids=[1, 2]),
+            sampling=pb.Sampling(seed=2**64 - 1, logit_bias={5: -100.0}, repeat_last_n=0),
+            stopping=pb.Stopping(max_tokens=3, min_tokens=2, strings=["x"], token_ids=[9]),
+            constraint=pb.Constraint(regex="a+"),
+            n=3,
+            top_logprobs=0,
+            lane=pb.LANE_BATCH,
+            principal="key",
+            deadline_seconds=1.5,
+            prompt_logprobs=True,
+            no_cache=True,
+        ),
+        NOTHING,
+    )
+
+    assert (submit.tokens, submit.pieces, submit.n, submit.top_logprobs) == ((1, 2), None, 3, 0)
+    assert submit.sampling == Sampling(seed=2**64 - 1, logit_bias={5: -100.0}, repeat_last_n=0)
+    assert (submit.stopping.strings, submit.stopping.token_ids) == (("x",), (9,))
+    assert submit.constraint == Constraint("regex", "a+")
+    assert (submit.lane, submit.principal, submit.deadline_seconds) == (Lane.BATCH, "key", 1.5)
+    assert submit.prompt_logprobs
+    assert submit.no_cache
+
+
+def test_literal_pieces_stay_literal() -> None:
+    pieces = [pb.TextPiece(text="<a>"), pb.TextPiece(text="<b>", literal=True)]
+    submit = submit_of(message(text=pb.PromptText(pieces=pieces, add_special=True)), NOTHING)
+
+    assert submit.pieces == (TextPiece("<a>", False), TextPiece("<b>", True))
+    assert submit.add_special
+
+
+def test_a_seed_that_is_not_given_is_drawn_anew() -> None:
+    seeds = {submit_of(message(sampling=pb.Sampling()), NOTHING).sampling.seed for _ in range(5)}
+
+    assert len(seeds) == 5
+
+
+@pytest.mark.parametrize(("seed", "is_kept"), [(42, True), (-1, False), ("42", False)])
+def test_a_models_own_seed_counts_unless_it_is_negative(seed: object, is_kept: bool) -> None:
+    found = submit_of(message(sampling=pb.Sampling()), model_defaults({"seed": seed})).sampling.seed
+
+    assert (found == 42) is is_kept
+
+
+def test_a_models_stop_strings_go_for_every_answer_of_it() -> None:
+    defaults = model_defaults({"stop": ["User:", "x"]})
+
+    given = submit_of(message(stopping=pb.Stopping(strings=["x"])), defaults)
+    endless = submit_of(message(stopping=pb.Stopping(ignore_eos=True)), defaults)
+
+    assert given.stopping.strings == ("x", "User:")
+    assert endless.stopping.strings == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"sampling": pb.Sampling(temperature=-1)}, "temperature"),
+        ({"sampling": pb.Sampling(temperature=math.nan)}, "temperature"),
+        ({"sampling": pb.Sampling(temperature=math.inf)}, "temperature"),
+        ({"sampling": pb.Sampling(top_p=1.01)}, "top_p"),
+        ({"sampling": pb.Sampling(min_p=-0.1)}, "min_p"),
+        ({"sampling": pb.Sampling(repeat_penalty=0)}, "repeat_penalty"),
+        ({"sampling": pb.Sampling(top_k=2**31)}, "top_k"),
+        ({"sampling": pb.Sampling(logit_bias={1: math.nan})}, "logit_bias"),
+        ({"n": 257}, "n"),
+        ({"top_logprobs": 5000}, "top_logprobs"),
+        ({"deadline_seconds": -1.0}, "deadline_seconds"),
+        ({"lane": 17}, "lane"),
+        ({"stopping": pb.Stopping(strings=[""])}, "stop"),
+        ({"stopping": pb.Stopping(strings=["x"] * 257)}, "stop"),
+        ({"stopping": pb.Stopping(max_tokens=1, min_tokens=2)}, "min_tokens"),
+        ({"constraint": pb.Constraint(regex="")}, "regex"),
+        ({"text": None}, "prompt"),
+        ({"text": None, "tokens": pb.PromptTokens()}, "prompt"),
+        ({"text": None, "tokens": pb.PromptTokens(ids=[2**31])}, "prompt"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_name(changes: dict[str, object], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        submit_of(message(**changes), NOTHING)
+
+    assert caught.value.param == param
+
+
+def test_a_models_own_nonsense_is_passed_over() -> None:
+    params = {
+        "temperature": "hot",
+        "top_p": 3,
+        "top_k": 2.5,
+        "min_p": True,
+        "stop": 5,
+        "num_predict": -1,
+        "mirostat": 2,
+    }
+
+    assert model_defaults(params) == ModelDefaults(sampling={}, stop=(), max_tokens=None, seed=None)
+
+
+def test_a_models_options_are_read_by_ollamas_names() -> None:
+    params = {"stop": "x", "repeat_last_n": -1, "top_k": 20.0, "repeat_penalty": 1}
+
+    assert model_defaults(params) == ModelDefaults(
+        sampling={"top_k": 20, "repeat_penalty": 1.0, "repeat_last_n": 1 << 20},
+        stop=("x",),
+        max_tokens=None,
+        seed=None,
+    )
+
+
+def test_load_settings_arrive_and_what_is_absent_stays_none() -> None:
+    sent = pb.ModelSettings(context_length=0, tensor_split=[0.5, 0.5], pin=False, gpu_layers=-1)
+
+    assert settings_of(sent) == ModelSettings(
+        context_length=0, tensor_split=(0.5, 0.5), pin=False, gpu_layers=-1
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "param"),
+    [
+        (pb.ModelSettings(cache_type_k="f12"), "cache_type_k"),
+        (pb.ModelSettings(max_sequences=0), "max_sequences"),
+        (pb.ModelSettings(gpu_layers=-2), "gpu_layers"),
+        (pb.ModelSettings(tensor_split=[-1.0]), "tensor_split"),
+        (pb.ModelSettings(tensor_split=[math.nan]), "tensor_split"),
+        (pb.ModelSettings(keep_alive_seconds=math.nan), "keep_alive_seconds"),
+        (pb.ModelSettings(priority=11), "priority"),
+    ],
+)
+def test_load_settings_out_of_range_are_refused_by_name(sent: pb.ModelSettings, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        settings_of(sent)
+
+    assert caught.value.param == param

@@ -1,0 +1,237 @@
+"""The front through its gRPC face, over a scripted runner in a real child process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from urllib.parse import unquote
+
+import grpc
+import pytest
+from grpc import aio
+
+from protos import engine_pb2 as pb
+from services.engine.front.rpc.server import GRPC_STATUS, status_of
+from services.shared.errors import every_error
+from tests.engine.engine_server import add_script, eventually, running_front
+from tests.fakes.scripted_runner import Script
+
+
+async def test_an_answer_comes_with_its_start_text_and_end(tmp_path: Path) -> None:
+    add_script(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        text, last = await client.ask("words", "one two three")
+
+    assert text == "one two three "
+    assert last.finished.reason == pb.FINISH_REASON_LENGTH
+    assert (last.finished.prompt_tokens, last.finished.completion_tokens) == (3, 3)
+
+
+async def test_while_a_model_loads_its_requests_know_their_place(tmp_path: Path) -> None:
+    add_script(tmp_path, "slow", Script(load_seconds=0.3))
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        first = await client.submit("slow", "a")
+        second = await client.submit("slow", "b")
+        places = [(await client.event(n)).queued for n in (first, second)]
+
+        assert [(p.position, p.reason) for p in places] == [
+            (1, pb.QUEUE_REASON_LOADING),
+            (2, pb.QUEUE_REASON_LOADING),
+        ]
+        assert (await client.answer(first))[0] == "a "
+        assert (await client.answer(second))[0] == "b "
+
+
+async def test_an_unknown_model_fails_its_own_request_only(tmp_path: Path) -> None:
+    add_script(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        _, last = await client.ask("nobody", "hello")
+        text, _ = await client.ask("words", "hello")
+
+    assert last.error.code == "model_not_found"
+    assert json.loads(last.error.details) == {"models": ["words:latest"]}
+    assert text == "hello "
+
+
+async def test_health_and_loaded_answer_while_a_model_loads(tmp_path: Path) -> None:
+    add_script(tmp_path, "stuck", Script(never_ready=True))
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        await client.until(await client.submit("stuck", "a"), "queued")
+        await eventually(lambda: front.engine.fleet.table and _link(front) is not None)
+        health = await front.stub.Health(pb.HealthRequest(), timeout=5)
+        loaded = await front.loaded()
+
+    assert health.accepting
+    assert [(m.name, m.state, m.queued) for m in loaded.models] == [
+        ("stuck:latest", pb.MODEL_STATE_LOADING, 1)
+    ]
+    assert loaded.models[0].pid > 0
+
+
+def _link(front: object) -> object:
+    return next(iter(front.engine.fleet.table.values())).link  # type: ignore[attr-defined]
+
+
+async def test_a_cancelled_request_ends_and_the_others_go_on(tmp_path: Path) -> None:
+    add_script(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        endless = await client.submit("words", "!slow x", stopping=pb.Stopping(max_tokens=10_000))
+        await client.until(endless, "delta")
+        other = await client.submit("words", "y", stopping=pb.Stopping(max_tokens=5))
+        await client.cancel(endless)
+        _, last = await client.answer(endless)
+        text, _ = await client.answer(other)
+
+    assert last.finished.reason == pb.FINISH_REASON_CANCELLED
+    assert text == "y " * 5
+
+
+async def test_a_request_cancelled_while_it_waits_ends_at_once(tmp_path: Path) -> None:
+    add_script(tmp_path, "stuck", Script(never_ready=True))
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        waiting = await client.submit("stuck", "a", n=2)
+        await client.until(waiting, "queued")
+        await client.cancel(waiting)
+        ends = [await client.event(waiting) for _ in range(2)]
+
+    assert [(e.index, e.finished.reason) for e in ends] == [
+        (0, pb.FINISH_REASON_CANCELLED),
+        (1, pb.FINISH_REASON_CANCELLED),
+    ]
+
+
+async def test_a_broken_stream_cancels_its_requests(tmp_path: Path) -> None:
+    add_script(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        endless = await client.submit("words", "!slow x", stopping=pb.Stopping(max_tokens=10_000))
+        await client.until(endless, "delta")
+        await client.close()
+        (model,) = front.engine.fleet.table.values()
+
+        await eventually(lambda: model.running_count == 0)
+
+
+async def test_a_client_that_stops_sending_still_gets_its_answers(tmp_path: Path) -> None:
+    add_script(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        request = await client.submit("words", "a b c")
+        await client.done_writing()
+        text, _ = await client.answer(request)
+        await client.ended()
+
+    assert text == "a b c "
+
+
+async def test_a_reader_that_stalls_gets_merged_deltas_and_stops_nobody(tmp_path: Path) -> None:
+    add_script(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        stalled = front.stub.Session()
+        message = pb.Submit(
+            request_id=1,
+            model="words",
+            text=pb.PromptText(pieces=[pb.TextPiece(text="stall " + "x" * 20_000)]),
+            stopping=pb.Stopping(max_tokens=1500),
+        )
+        await stalled.write(pb.ClientFrame(submits=[message]))
+        client = front.client()
+        text, _ = await client.ask("words", "live", stopping=pb.Stopping(max_tokens=100))
+        assert text == "live " * 100
+
+        (model,) = front.engine.fleet.table.values()
+        await eventually(lambda: model.running_count == 0)
+        deltas, got = 0, ""
+        async for frame in stalled:
+            for event in frame.events:
+                deltas += event.HasField("delta")
+                got += event.delta.text
+            if frame.events[-1].HasField("finished"):
+                break
+        stalled.cancel()
+
+    assert got == ("stall " + "x" * 20_000 + " ") * 750
+    assert deltas < 1500
+
+
+async def test_the_same_id_twice_in_a_session_is_refused(tmp_path: Path) -> None:
+    add_script(tmp_path, "stuck", Script(never_ready=True))
+    async with running_front(tmp_path) as front:
+        client = front.client()
+        request = await client.submit("stuck", "a")
+        await client.until(request, "queued")
+        client._last_id -= 1
+        events = client._events[request]
+        await client.submit("stuck", "b")
+        client._events[request] = events
+        event = await client.event(request)
+
+    assert event.error.code == "invalid_request"
+
+
+async def test_a_wrong_field_is_named(tmp_path: Path) -> None:
+    add_script(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        _, last = await front.client().ask("words", "a", sampling=pb.Sampling(top_p=1.5))
+
+    assert (last.error.code, last.error.param) == ("invalid_request", "top_p")
+
+
+async def test_tokenize_loads_the_model_and_answers(tmp_path: Path) -> None:
+    add_script(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        text = pb.PromptText(pieces=[pb.TextPiece(text="a bb ccc")])
+        answer = await front.stub.Tokenize(pb.TokenizeRequest(model="words", text=text))
+
+    assert list(answer.ids) == [1, 2, 3]
+
+
+async def test_an_error_of_a_unary_call_comes_whole_in_its_metadata(tmp_path: Path) -> None:
+    async with running_front(tmp_path) as front:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await front.stub.Load(pb.LoadRequest(model="nobody"))
+
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    error = json.loads(unquote(dict(caught.value.trailing_metadata() or ())["spindll-error"]))
+    assert error["code"] == "model_not_found"
+    assert error["details"] == {"models": []}
+
+
+async def test_an_unexpected_error_tells_the_client_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_front(tmp_path) as front:
+        monkeypatch.setattr(front.engine.fleet.streaks, "problems", lambda: 1 / 0)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await front.stub.Health(pb.HealthRequest())
+
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.details() == "internal error"
+
+
+async def test_many_sessions_share_one_model(tmp_path: Path) -> None:
+    add_script(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        clients = [front.client() for _ in range(8)]
+        answers = await asyncio.gather(
+            *(
+                c.ask("words", f"w{n}", stopping=pb.Stopping(max_tokens=50))
+                for n, c in enumerate(clients)
+            )
+        )
+        loaded = await front.loaded()
+
+    assert [text for text, _ in answers] == [f"w{n} " * 50 for n in range(8)]
+    assert len(loaded.models) == 1
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda cls: cls.code)
+def test_every_error_has_a_status(error: type) -> None:
+    assert status_of(error("x")) in GRPC_STATUS.values()

@@ -1,0 +1,25 @@
+"""How a model is loaded in tests when nothing else is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.engine.front.models.load_planner import LoadDefaults
+
+
+def load_defaults(**changes: Any) -> LoadDefaults:
+    """Room for a few requests of a small model, with these fields changed."""
+    fields: dict[str, Any] = {
+        "context_length": 4096,
+        "max_sequences": 4,
+        "batch_tokens": 512,
+        "threads": 1,
+        "gpu_layers": -1,
+        "cache_type_k": "f16",
+        "cache_type_v": "f16",
+        "flash_attention": None,
+        "target_step_seconds": 0.05,
+        "speculate": True,
+        "max_queued": 1000,
+    }
+    return LoadDefaults(**fields | changes)

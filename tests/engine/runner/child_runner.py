@@ -1,0 +1,237 @@
+"""A runner as a child process, and a front small enough for a test."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from services.engine import messages
+from services.engine.core import (
+    FinishReason,
+    LoadConfig,
+    Sampling,
+    Stopping,
+    TextPiece,
+    TokenLogprob,
+)
+from services.engine.messages import HEADER, Command, Delta, Failed, Finished, Report, frame
+
+ROOT = Path(__file__).resolve().parents[3]
+TINY = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
+PATIENCE_SECONDS = 60.0
+
+R = TypeVar("R", bound=Report)
+
+
+def config(model: Path | str = TINY, **changes: Any) -> LoadConfig:
+    settings: dict[str, Any] = {
+        "model_path": str(model),
+        "backend": "llamacpp",
+        "context_length": 2048,
+        "max_sequences": 8,
+        "threads": 1,
+    } | changes
+    return LoadConfig(**settings)
+
+
+def fake_config(behaviour: Path | str = "", **changes: Any) -> LoadConfig:
+    return config(behaviour, **({"backend": "fake"} | changes))
+
+
+def submit(id_: int, text: str = "", **changes: Any) -> messages.Submit:
+    """Greedy, at most 64 tokens."""
+    fields: dict[str, Any] = {
+        "sampling": Sampling(temperature=0.0),
+        "stopping": Stopping(max_tokens=64),
+    } | changes
+    if "tokens" not in fields:
+        fields["pieces"] = (TextPiece(text),)
+    return messages.Submit(id=id_, **fields)
+
+
+@dataclass
+class Answered:
+    """All that came back for one request."""
+
+    text: dict[int, str] = field(default_factory=dict)
+    deltas: list[Delta] = field(default_factory=list)
+    finished: dict[int, Finished] = field(default_factory=dict)
+    failed: Failed | None = None
+    started: messages.Started | None = None
+    positions: list[int] = field(default_factory=list)
+
+    @property
+    def reason(self) -> FinishReason:
+        return self.finished[0].reason
+
+    @property
+    def logprobs(self) -> list[TokenLogprob]:
+        return [entry for delta in self.deltas for entry in delta.logprobs]
+
+    @property
+    def error_code(self) -> str:
+        assert self.failed is not None, self
+        return str(self.failed.error["code"])
+
+    def take(self, happening: messages.Happening) -> None:
+        match happening:
+            case Delta():
+                assert happening.index not in self.finished, "a delta after the end"
+                self.deltas.append(happening)
+                self.text[happening.index] = self.text.get(happening.index, "") + happening.text
+            case Finished():
+                assert happening.index not in self.finished, "finished twice"
+                self.finished[happening.index] = happening
+            case Failed():
+                assert self.failed is None, "failed twice"
+                self.failed = happening
+            case messages.Started():
+                self.started = happening
+            case messages.Queued():
+                self.positions.append(happening.position)
+
+
+class Runner:
+    """The front's end of one runner process. Reports are read on a thread."""
+
+    def __init__(self, load: LoadConfig, *arguments: str) -> None:
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "services.engine.runner", "--fd", str(theirs.fileno())]
+            + list(arguments),
+            pass_fds=[theirs.fileno()],
+            cwd=ROOT,
+        )
+        theirs.close()
+        self.reports: list[Report] = []
+        self.answered: dict[int, Answered] = {}
+        self.is_over = False
+        self._changed = threading.Condition()
+        self.send(messages.Start(load))
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._paused = threading.Event()
+        self._paused.set()
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, command: Command) -> None:
+        self._socket.sendall(frame(command))
+
+    def send_bytes(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def first(self, kind: type[R]) -> R:
+        """The first report of a kind, waited for."""
+        self.wait_until(lambda: any(isinstance(r, kind) for r in self.reports) or self.is_over)
+        for report in self.reports:
+            if isinstance(report, kind):
+                return report
+        raise AssertionError(f"no {kind.__name__} before the end: {self.reports}")
+
+    def answer(self, id_: int, n: int = 1) -> Answered:
+        """A request's answers, all of them ended."""
+
+        def is_done() -> bool:
+            got = self.answered.get(id_)
+            return got is not None and (got.failed is not None or len(got.finished) == n)
+
+        self.wait_until(lambda: is_done() or self.is_over)
+        assert is_done(), f"no end of {id_}: {self.answered.get(id_)}"
+        return self.answered[id_]
+
+    def ask(self, request: messages.Submit) -> Answered:
+        self.send(request)
+        return self.answer(request.id, request.n)
+
+    def wait_until(self, is_true: Any) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        with self._changed:
+            while not is_true():
+                left = deadline - time.monotonic()
+                assert left > 0, f"waited too long: {self.answered}"
+                self._changed.wait(left)
+
+    def last_beat(self) -> messages.Beat:
+        """A beat sent after this call."""
+        seen = self._beats()
+        self.wait_until(lambda: self._beats() > seen or self.is_over)
+        return next(r for r in reversed(self.reports) if isinstance(r, messages.Beat))
+
+    def pause_reading(self) -> None:
+        self._paused.clear()
+
+    def go_on_reading(self) -> None:
+        self._paused.set()
+
+    def close(self) -> int:
+        """Hang up and wait for the process."""
+        self._paused.set()
+        with contextlib.suppress(OSError):  # the process, or an earlier call, was first
+            self._socket.shutdown(socket.SHUT_RDWR)
+        status = self.process.wait(PATIENCE_SECONDS)
+        self._reader.join()
+        self._socket.close()
+        return status
+
+    def _beats(self) -> int:
+        return sum(isinstance(r, messages.Beat) for r in self.reports)
+
+    def _read(self) -> None:
+        buffer = b""
+        while data := self._receive():
+            buffer += data
+            while len(buffer) >= HEADER.size:
+                (size,) = HEADER.unpack_from(buffer)
+                if len(buffer) < HEADER.size + size:
+                    break
+                report = messages.reports.decode(buffer[HEADER.size : HEADER.size + size])
+                buffer = buffer[HEADER.size + size :]
+                with self._changed:
+                    self._take(report)
+                    self._changed.notify_all()
+        with self._changed:
+            self.is_over = True
+            self._changed.notify_all()
+
+    def _receive(self) -> bytes:
+        self._paused.wait()
+        try:
+            return self._socket.recv(1 << 16)
+        except OSError:
+            return b""
+
+    def _take(self, report: Report) -> None:
+        self.reports.append(report)
+        if isinstance(report, messages.Step):
+            for happening in report.happenings:
+                self.answered.setdefault(happening.id, Answered()).take(happening)
+
+
+@cache
+def expected() -> dict[str, tuple[str, str]]:
+    """The tiny model's prompts and the texts it gives to them, greedily, by name."""
+    cases = json.loads((TINY.parent / "expected.json").read_text())
+    return {case["name"]: (case["rendered"], case["text"]) for case in cases}
+
+
+def prompt_of(name: str) -> str:
+    return expected()[name][0]
+
+
+def text_of(name: str) -> str:
+    return expected()[name][1]

@@ -1,0 +1,198 @@
+"""Requests with a constraint keep nobody waiting, and nothing overtakes them that must not."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import llguidance
+import pytest
+
+from services.engine import messages
+from services.engine.backends import open_backend
+from services.engine.core import Constraint
+from services.engine.messages import Cancel, Start, Stop, Submit, Tokenize
+from services.engine.runner.ipc.command_queue import Inbox, Order
+from services.engine.runner.ipc.dispatcher import Desk
+from services.engine.runner.ipc.report_writer import Outbox
+from services.engine.runner.requests.input_processor import Arrival, Intake
+from services.engine.runner.requests.structured_output import Constraints, tokenizer_of_pieces
+from tests.engine.runner.child_runner import PATIENCE_SECONDS, fake_config, submit
+
+HELD = Constraint("regex", "[a-z]+")
+
+
+@dataclass
+class Counter:
+    """A desk over the fake backend, whose tokenizer for constraints is made when `gate` opens."""
+
+    desk: Desk
+    inbox: Inbox
+    front: socket.socket  # the other end of its outbox
+    intake: Intake
+    gate: threading.Event
+    making: threading.Event
+
+    def taken(self, count: int) -> list[Order]:
+        """The next orders, as soon as there are so many."""
+        orders: list[Order] = []
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(orders) < count and time.monotonic() < deadline:
+            self.inbox.wait(0.1)
+            orders += self.inbox.take()
+        return orders
+
+
+@pytest.fixture
+def early() -> Iterator[Counter]:
+    """Before the model is loaded."""
+    backend = open_backend(fake_config(), lambda _: None)
+    vocabulary = backend.vocabulary
+    gate, making = threading.Event(), threading.Event()
+
+    def tokenizer() -> llguidance.LLTokenizer:
+        making.set()
+        assert gate.wait(PATIENCE_SECONDS)
+        pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
+        return tokenizer_of_pieces(pieces, ends=vocabulary.end_tokens)
+
+    intake = Intake(vocabulary, Constraints(tokenizer), context_length=64, speculates=False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        inbox, outbox = Inbox(), Outbox(ours)
+        desk = Desk(inbox, outbox, most_waiting=2)
+        yield Counter(desk, inbox, theirs, intake, gate, making)
+        gate.set()
+        desk.close()
+        outbox.close(PATIENCE_SECONDS)
+        backend.close()
+
+
+@pytest.fixture
+def counter(early: Counter) -> Counter:
+    early.desk.open(early.intake)
+    return early
+
+
+def shown(orders: list[Order]) -> list[object]:
+    """Arrivals by their id."""
+    return [order.request.id if isinstance(order, Arrival) else order for order in orders]
+
+
+def constrained(id_: int) -> Submit:
+    return submit(id_, "hello", constraint=HELD)
+
+
+def test_a_request_without_a_constraint_overtakes_one_with(counter: Counter) -> None:
+    counter.desk.accept(constrained(1))
+    counter.desk.accept(constrained(2))
+    counter.desk.accept(submit(3, "hello"))
+
+    assert shown(counter.inbox.take()) == [3]
+    counter.gate.set()
+    assert shown(counter.taken(2)) == [1, 2]
+
+
+def test_a_cancel_reaches_the_running_now_and_the_coming_later(counter: Counter) -> None:
+    cancel = Cancel((1, 2))
+    counter.desk.accept(submit(1, "hello"))
+    counter.desk.accept(constrained(2))
+    counter.desk.accept(cancel)
+
+    assert shown(counter.inbox.take()) == [1, cancel]
+    counter.gate.set()
+    assert shown(counter.taken(2)) == [2, cancel]
+
+
+def test_a_stop_waits_for_what_came_before_it(counter: Counter) -> None:
+    stop = Stop(drain_seconds=1.0)
+    counter.desk.accept(constrained(1))
+    counter.desk.accept(stop)
+
+    assert counter.inbox.take() == []
+    counter.gate.set()
+    assert shown(counter.taken(2)) == [1, stop]
+
+
+def test_more_than_may_wait_are_sent_away_and_the_rest_are_not(counter: Counter) -> None:
+    for id_ in (1, 2, 3):
+        counter.desk.accept(constrained(id_))
+    counter.desk.accept(submit(4, "hello"))
+
+    frame = counter.front.recv(1 << 16)
+    report = messages.reports.decode(frame[messages.HEADER.size :])
+    assert isinstance(report, messages.Step)
+    (failed,) = report.happenings
+    assert isinstance(failed, messages.Failed)
+    assert (failed.id, failed.error["code"]) == (3, "engine_busy")
+    counter.gate.set()
+    assert shown(counter.taken(3)) == [4, 1, 2]
+
+
+def test_the_deadline_runs_while_others_are_prepared(counter: Counter) -> None:
+    counter.desk.accept(constrained(1))
+    counter.desk.accept(submit(2, "hello", constraint=HELD, deadline_seconds=5.0))
+    sent = time.monotonic()
+    counter.gate.set()
+
+    _, second = counter.taken(2)
+    assert isinstance(second, Arrival)
+    assert second.request.deadline is not None
+    assert second.request.deadline <= sent + 5
+
+
+@pytest.mark.parametrize("command", [Cancel((1,)), Stop(drain_seconds=1.0)])
+def test_with_nothing_under_way_a_command_goes_through_once(
+    counter: Counter, command: Cancel | Stop
+) -> None:
+    counter.desk.accept(command)
+
+    assert counter.inbox.take() == [command]
+
+
+def test_close_waits_for_what_is_being_prepared(counter: Counter) -> None:
+    counter.desk.accept(constrained(1))
+    assert counter.making.wait(PATIENCE_SECONDS)
+    closing = threading.Thread(target=counter.desk.close)
+    closing.start()
+    assert counter.inbox.take() == []
+    counter.gate.set()
+    closing.join(PATIENCE_SECONDS)
+
+    assert not closing.is_alive()
+    assert shown(counter.inbox.take()) == [1]
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        lambda: submit(2, "hello"),
+        lambda: constrained(2),
+        lambda: Tokenize(3, submit(0, "hello").pieces or (), add_special=False),
+    ],
+)
+def test_what_comes_after_the_end_is_left(counter: Counter, late: Callable[[], Submit]) -> None:
+    counter.desk.close()
+    counter.desk.accept(late())
+
+    assert counter.inbox.take() == []
+
+
+def test_a_second_start_is_a_bug_of_the_front(counter: Counter) -> None:
+    with pytest.raises(ValueError, match="once"):
+        counter.desk.accept(Start(fake_config()))
+
+
+def test_what_needs_the_model_waits_until_it_is_loaded(early: Counter) -> None:
+    hello = submit(1, "hello")
+    reading = threading.Thread(target=early.desk.accept, args=(hello,), daemon=True)
+    reading.start()
+    early.desk.accept(Cancel((9,)))
+    assert early.inbox.take() == [Cancel((9,))]
+
+    early.desk.open(early.intake)
+    reading.join(PATIENCE_SECONDS)
+    assert shown(early.inbox.take()) == [1]

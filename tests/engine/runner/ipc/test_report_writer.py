@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from services.engine import messages
+from services.engine.core import Counters, FinishReason, TokenLogprob
+from services.engine.messages import HEADER, Beat, Delta, Finished, Report, Step
+from services.engine.runner.ipc.command_queue import read_commands
+from services.engine.runner.ipc.report_writer import Outbox
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def read_all(connection: socket.socket) -> list[Report]:
+    """Every report until the other end closes."""
+    data = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    reports = []
+    while data:
+        (size,) = HEADER.unpack_from(data)
+        reports.append(messages.reports.decode(data[HEADER.size : HEADER.size + size]))
+        data = data[HEADER.size + size :]
+    return reports
+
+
+def delta(id_: int, text: str, index: int = 0, **changes: object) -> Delta:
+    return Delta(id_, index, text, 1, **changes)  # type: ignore[arg-type]
+
+
+def finished(id_: int) -> Finished:
+    return Finished(id_, 0, FinishReason.STOP, 1, 0, 1, 0.0, 0.0, 0.0)
+
+
+def beat(steps: int) -> Beat:
+    return Beat(0.0, 0, 0, 0, 0, Counters(steps=steps))
+
+
+def test_one_step_is_one_frame(pipe: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pipe
+    outbox = Outbox(ours)
+    outbox.post([delta(1, "a"), delta(2, "b")])
+    outbox.post([])
+    outbox.close(10)
+    ours.shutdown(socket.SHUT_WR)
+
+    assert read_all(theirs) == [Step([delta(1, "a"), delta(2, "b")])]
+
+
+def test_while_nobody_reads_the_deltas_of_an_answer_merge(
+    pipe: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pipe
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    outbox = Outbox(ours)
+    entry = TokenLogprob(5, b"x", -0.5)
+    for step in range(20_000):
+        outbox.post([delta(id_, "x", logprobs=(entry,)) for id_ in (1, 2)])
+        if step % 1000 == 0:
+            outbox.send(beat(step))
+    outbox.post([finished(1), finished(2)])
+    outbox.send(beat(99))
+    ours_closed = False
+    reports: list[Report] = []
+    buffer = b""
+    while not ours_closed:
+        buffer += theirs.recv(1 << 16)
+        while len(buffer) >= HEADER.size:
+            (size,) = HEADER.unpack_from(buffer)
+            if len(buffer) < HEADER.size + size:
+                break
+            reports.append(messages.reports.decode(buffer[HEADER.size : HEADER.size + size]))
+            buffer = buffer[HEADER.size + size :]
+        ours_closed = reports[-1:] == [beat(99)]
+
+    happenings = [h for report in reports if isinstance(report, Step) for h in report.happenings]
+    texts = {1: "", 2: ""}
+    tokens = logprobs = 0
+    for happening in happenings:
+        if isinstance(happening, Delta):
+            texts[happening.id] += happening.text
+            tokens += happening.tokens
+            logprobs += len(happening.logprobs)
+    assert texts == {1: "x" * 20_000, 2: "x" * 20_000}
+    assert tokens == logprobs == 40_000
+    assert happenings[-2:] == [finished(1), finished(2)]
+    assert len(happenings) < 10_000
+    assert sum(isinstance(report, Beat) for report in reports) <= 21
+
+
+def test_posting_to_a_front_that_is_gone_does_no_harm(
+    pipe: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pipe
+    outbox = Outbox(ours)
+    theirs.close()
+    for _ in range(1000):
+        outbox.post([delta(1, "x")])
+
+    outbox.close(10)
+
+
+def test_commands_are_read_however_they_are_cut(
+    pipe: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pipe
+    sent: list[messages.Command] = [
+        messages.Cancel((1, 2)),
+        messages.Stop(1.5),
+        messages.Cancel(tuple(range(300))),
+    ]
+    data = b"".join(messages.frame(command) for command in sent)
+    for byte in range(0, len(data), 7):
+        theirs.sendall(data[byte : byte + 7])
+    theirs.shutdown(socket.SHUT_WR)
+
+    assert list(read_commands(ours)) == sent
+
+
+def test_a_frame_too_large_is_an_error(pipe: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pipe
+    theirs.sendall(HEADER.pack(messages.MAX_FRAME_BYTES + 1))
+
+    with pytest.raises(ValueError, match="bytes"):
+        next(read_commands(ours))

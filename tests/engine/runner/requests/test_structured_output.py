@@ -1,0 +1,162 @@
+"""One answer's place in its grammar, step by step, and constraints nobody can follow."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.engine.core import Constraint, Sampling
+from services.engine.runner.requests.structured_output import (
+    Constraints,
+    ConstraintState,
+    tokenizer_of_pieces,
+)
+from services.engine.runner.stepping.sampling.sampler import Sampler
+from services.shared.errors import InternalError, InvalidRequest
+
+
+def letters() -> Constraints:
+    """One token per byte, then two end tokens."""
+    pieces = [bytes([byte]) for byte in range(256)]
+    return Constraints(lambda: tokenizer_of_pieces([*pieces, b"</s>", b"<|end|>"], ends=(256, 257)))
+
+
+def write(state: ConstraintState, text: str) -> None:
+    for byte in text.encode():
+        assert state.allows(byte)
+        state.accept(byte)
+
+
+def test_a_whole_answer_may_end_but_need_not() -> None:
+    state = letters().compile(Constraint("regex", "ab*c?"))
+    assert not state.allows(256)
+
+    write(state, "ab")
+
+    assert [state.allows(token) for token in (256, 257, ord("b"), ord("a"))] == [1, 1, 1, 0]
+    assert not state.is_finished
+
+
+def test_a_finished_answer_can_only_end() -> None:
+    state = letters().compile(Constraint("regex", "ab*c?"))
+    write(state, "abc")
+
+    assert state.is_finished
+    assert not state.allows(ord("c"))
+    assert np.flatnonzero(state.mask()).tolist() == [256, 257]
+    state.accept(257)
+
+
+def test_a_grammar_that_can_only_end_outranks_a_ban_on_ending() -> None:
+    state = letters().compile(Constraint("regex", "a"))
+    write(state, "a")
+    sampler = Sampler(Sampling(), seed=0, vocab_size=258, prompt=())
+
+    token = sampler.pick(np.zeros(258, np.float32), constraint=state, banned=(256, 257))
+
+    assert token in (256, 257)
+
+
+def test_text_the_grammar_forces_is_asked_for_in_its_own_tokens() -> None:
+    pieces = [*(bytes([byte]) for byte in range(256)), b"</s>", b"abc", b"ab"]
+    constraints = Constraints(lambda: tokenizer_of_pieces(pieces, ends=(256,)))
+
+    state = constraints.compile(Constraint("regex", "abcd"))
+
+    assert np.flatnonzero(state.mask()).tolist() == [257]
+    assert state.allows(ord("a"))
+
+
+@pytest.mark.parametrize("source", ["true", "{}"])
+def test_a_schema_without_a_wish_permits_any_json(source: str) -> None:
+    for text in ['{"a":[1,null]}', '"x"', "-1.5e3 "]:
+        write(letters().compile(Constraint("json_schema", source)), text.strip())
+
+
+def test_each_answer_has_its_own_place_in_a_shared_grammar() -> None:
+    constraints = letters()
+    first = constraints.compile(Constraint("regex", "abc"))
+    write(first, "ab")
+
+    second = constraints.compile(Constraint("regex", "abc"))
+
+    assert second.allows(ord("a"))
+    assert first.allows(ord("c"))
+
+
+def test_the_tokenizer_is_built_once_and_only_when_needed() -> None:
+    built = []
+
+    def build() -> Any:
+        built.append(1)
+        return tokenizer_of_pieces([b"a", b"b", b"</s>"], ends=(2,))
+
+    constraints = Constraints(build)
+    assert built == []
+    threads = [
+        threading.Thread(target=constraints.compile, args=(Constraint("regex", "a" * n),))
+        for n in range(1, 9)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+    assert built == [1]
+
+
+def test_json_may_be_indented_but_not_endlessly() -> None:
+    state = letters().compile(Constraint("json_schema", '{"type":"array","items":{"const":1}}'))
+    write(state, "[\n" + " " * 20)
+
+    assert not state.allows(ord(" "))
+    write(state, "1, 1]")
+    assert state.is_finished
+
+
+def test_a_token_that_was_not_permitted_is_our_bug() -> None:
+    state = letters().compile(Constraint("regex", "abc"))
+
+    with pytest.raises((InternalError, InvalidRequest)):
+        state.accept(ord("z"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "problem"),
+    [
+        ("json_schema", "{", "invalid json schema: "),
+        ("json_schema", "[1]", "invalid json schema: a schema is an object"),
+        ("json_schema", '{"type": "thing"}', "Invalid type: thing"),
+        ("json_schema", '{"not": {}}', 'Unimplemented keys: \\["not"\\]'),
+        ("json_schema", '{"$ref": "#/nowhere"}', "nowhere"),
+        ("json_schema", '{"type": "string", "pattern": "("}', "unclosed group"),
+        ("json_schema", '{}}], "x": [{', "invalid json schema: Extra data"),
+        ("json_schema", '{"items":' * 5000 + "{}" + "}" * 5000, "invalid json schema: "),
+        ("regex", "(", "unclosed group"),
+        ("regex", "(?=a)b", "look-around"),
+        ("lark", "start: nothing", 'unknown name: "nothing"'),
+        ("lark", "", "invalid lark: "),
+        ("gbnf", 'root ::= "a', "Unexpected end of input"),
+        ("gbnf", "root ::= nothing", "Rule 'nothing' not found"),
+        ("gbnf", "root ::= " + "(" * 5000 + '"a"' + ")" * 5000, "invalid gbnf: "),
+        ("gbnf", "x" * (1 << 20) + "y", "at most 1048576 characters"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else None,
+)
+def test_a_constraint_nobody_can_follow_is_refused_in_words(
+    kind: Any, source: str, problem: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=problem) as caught:
+        letters().compile(Constraint(kind, source))
+
+    assert len(caught.value.message) < 600
+
+
+def test_a_model_without_an_end_token_cannot_be_constrained() -> None:
+    constraints = Constraints(lambda: tokenizer_of_pieces([b"a", b"b"], ends=()))
+
+    with pytest.raises(InvalidRequest, match="no end token"):
+        constraints.compile(Constraint("regex", "a"))

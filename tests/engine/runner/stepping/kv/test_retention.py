@@ -1,0 +1,141 @@
+"""What idle sequences are worth, and to whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.engine.backends.fake import Behaviour
+from services.engine.core import MemoryPolicy
+from services.engine.runner.stepping.kv.retention import Habit, Reuse
+from services.engine.runner.stepping.kv.sequence_pool import Sequences
+from services.engine.runner.stepping.scheduler.request import Request
+from tests.engine.runner.stepping.simulation import Simulation, expected, request
+
+BATCH: Habit = ("alice", False)
+CHAT: Habit = ("alice", True)
+
+
+def one_off(id_: int, **changes: Any) -> Request:
+    return request(id_, f"{id_:03} is a prompt nobody sends again", 8, **changes)
+
+
+def test_nothing_is_known_of_a_newcomer() -> None:
+    assert Reuse().chance(("anyone", False)) == 0.5
+
+
+def test_who_never_comes_back_is_expected_less_and_less() -> None:
+    reuse = Reuse()
+    chances = []
+    for _ in range(200):
+        reuse.left(BATCH)
+        chances.append(reuse.chance(BATCH))
+
+    assert chances == sorted(chances, reverse=True)
+    assert chances[-1] < 0.02
+    assert reuse.chance(("somebody else", False)) == 0.5
+    assert reuse.chance(CHAT) == 0.5
+
+
+def test_who_always_comes_back_is_expected_and_old_habits_fade() -> None:
+    reuse = Reuse()
+    for _ in range(200):
+        reuse.left(CHAT)
+    for _ in range(200):
+        reuse.left(CHAT)
+        reuse.used(CHAT, 0.9)
+
+    assert reuse.chance(CHAT) > 0.8
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([BATCH, CHAT]), st.none() | st.floats(0, 1)), max_size=300)
+)
+def test_a_chance_is_one(history: list[tuple[Habit, float | None]]) -> None:
+    reuse = Reuse()
+    for habit, share in history:
+        if share is None:
+            reuse.left(habit)
+        else:
+            reuse.used(habit, share)
+
+    assert 0 < reuse.chance(BATCH) <= 1
+
+
+def test_the_books_of_many_principals_stay_small() -> None:
+    reuse = Reuse()
+    for number in range(5000):
+        reuse.left((str(number), False))
+
+    assert reuse.chance(("0", False)) == 0.5  # forgotten
+    assert reuse.chance(("4999", False)) < 0.5
+
+
+def test_prompts_nobody_sends_again_give_their_cells_back() -> None:
+    used = {}
+    for worth_rows in (None, 2000):
+        many = Behaviour(cached_sequences=64)
+        simulation = Simulation(cells=4096, running=1, worth_rows=worth_rows, behaviour=many)
+        for id_ in range(60):
+            simulation.add(one_off(id_))
+            simulation.run()
+        used[worth_rows] = simulation.sequences.cells.used
+
+    assert used[None] > 2000
+    assert used[2000] < 300
+
+
+@pytest.mark.parametrize("other", ["alice", "bob"], ids=["with the same key", "with another"])
+def test_a_chat_keeps_its_place_while_prompts_are_sent_once(other: str) -> None:
+    simulation = Simulation(cells=8192, running=2, worth_rows=1000)
+    tokens = list(b"You are a helpful assistant. ")
+    id_ = 0
+    for _ in range(20):
+        id_ += 1
+        turn = request(id_, tokens, 8, principal="alice")
+        simulation.add(turn)
+        simulation.run()
+        tokens = [*tokens, *simulation.answers[id_][0], *b" and then? "]
+    for _ in range(18):  # some 800 rows
+        id_ += 1
+        simulation.add(one_off(id_, principal=other))
+        simulation.run()
+    before = simulation.computed
+    last = request(id_ + 1, tokens, 1, principal="alice")
+    simulation.add(last)
+    simulation.run()
+
+    assert simulation.computed - before == len(" and then? ") + 1
+    assert tuple(simulation.answers[last.id][0]) == expected(last)
+
+
+def test_what_is_shared_from_counts_as_used() -> None:
+    simulation = Simulation(cells=8192, running=2, worth_rows=1000)
+    system = "These are the rules that every request of this program begins with. " * 2
+    for id_ in range(100):  # some 1 500 rows
+        simulation.add(request(id_, f"{system}{id_:03}", 8))
+        simulation.run()
+
+    # without the rules 100 requests would be 14 000 tokens
+    assert simulation.computed < 2000
+
+
+def test_who_begins_with_an_idle_sequence_renews_it() -> None:
+    sequences = Sequences(capacity=4096, ids=8, policy=MemoryPolicy.DENSE, worth_rows=1000)
+    tokens = list(range(100))
+    idle = sequences.lend(tokens, None, is_public=True, principal="alice")
+    sequences.grow(idle, 100)
+    sequences.keep(idle)
+    sequences.pass_rows(300)  # alice's chance is 1 of 3
+    beginning = sequences.find([*tokens[:40], 500])
+    other = sequences.lend([*tokens[:40], 500], beginning, is_public=False, principal="bob")
+    sequences.drop(other)
+
+    sequences.pass_rows(400)  # now 1.4 of 3
+    assert sequences.cached_count == 1
+    sequences.pass_rows(200)
+    assert sequences.cached_count == 0
+    assert sequences.cells.used == 0

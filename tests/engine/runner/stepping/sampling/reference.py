@@ -1,0 +1,107 @@
+"""What the sampler should do, in plain float64: dictionaries, sorted as a whole at every stage."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.engine.core import Sampling
+from services.engine.runner.stepping.sampling.sampler import Sampler
+
+Logits = NDArray[np.float32]
+VOCAB = 5000
+
+
+def make_sampling(**changes: object) -> Sampling:
+    """Everything off, temperature 1."""
+    off = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repeat_last_n=64)
+    fields = {name: getattr(off, name) for name in off.__struct_fields__}
+    return Sampling(**{**fields, **changes})
+
+
+def make_sampler(params: Sampling, *, seed: int = 0, prompt: Sequence[int] = ()) -> Sampler:
+    return Sampler(params, seed=seed, vocab_size=VOCAB, prompt=prompt)
+
+
+def make_logits(seed: int, spread: float = 3.0) -> Logits:
+    """A row like a language model's: a wide body and a few clear favourites."""
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal(VOCAB) * spread
+    logits[rng.integers(0, VOCAB, 12)] += 8
+    return logits.astype(np.float32)
+
+
+def reference(logits: Logits, params: Sampling, prompt: Sequence[int] = ()) -> dict[int, float]:
+    """Probability by token, XTC left out; stages in llama-server's order."""
+    scores = {token: float(value) for token, value in enumerate(logits)}
+    for token, bias in params.logit_bias.items():
+        scores[token] += bias
+    window = list(prompt)[-params.repeat_last_n :] if params.repeat_last_n else []
+    for token, count in Counter(window).items():
+        said = scores[token]
+        said = said * params.repeat_penalty if said <= 0 else said / params.repeat_penalty
+        scores[token] = said - count * params.frequency_penalty - params.presence_penalty
+    ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    ranked = [item for item in ranked if item[1] > -math.inf]
+    if params.top_k:
+        ranked = ranked[: params.top_k]
+    ranked = reference_typical(ranked, params.typical_p)
+    ranked = reference_top_p(ranked, params.top_p)
+    if params.min_p:
+        floor = max(value for _, value in ranked) + math.log(params.min_p)
+        ranked = [item for item in ranked if item[1] >= floor]
+    return softmax([(token, value / params.temperature) for token, value in ranked])
+
+
+def softmax(ranked: Sequence[tuple[int, float]]) -> dict[int, float]:
+    highest = max(value for _, value in ranked)
+    weights = {token: math.exp(value - highest) for token, value in ranked}
+    total = math.fsum(weights.values())
+    return {token: weight / total for token, weight in weights.items()}
+
+
+def reference_top_p(ranked: list[tuple[int, float]], p: float) -> list[tuple[int, float]]:
+    if p >= 1:
+        return ranked
+    ranked = sorted(ranked, key=lambda item: -item[1])
+    probability = softmax(ranked)
+    kept, reached = [], 0.0
+    for item in ranked:
+        kept.append(item)
+        reached += probability[item[0]]
+        if reached >= p:
+            break
+    return kept
+
+
+def reference_typical(ranked: list[tuple[int, float]], p: float) -> list[tuple[int, float]]:
+    if p >= 1:
+        return ranked
+    probability = {token: value for token, value in softmax(ranked).items() if value > 0}
+    entropy = math.fsum(-value * math.log(value) for value in probability.values())
+    order = sorted(probability, key=lambda token: abs(-math.log(probability[token]) - entropy))
+    kept, reached = set(), 0.0
+    for token in order:
+        kept.add(token)
+        reached += probability[token]
+        if reached > p:
+            break
+    return [item for item in ranked if item[0] in kept]
+
+
+def distance(one: Mapping[int, float], other: Mapping[int, float]) -> float:
+    """Total variation: the largest difference in probability any event can have."""
+    tokens = one.keys() | other.keys()
+    return sum(abs(one.get(token, 0.0) - other.get(token, 0.0)) for token in tokens) / 2
+
+
+def sampled_distribution(
+    logits: Logits, params: Sampling, prompt: Sequence[int] = ()
+) -> dict[int, float]:
+    sampler = make_sampler(params, prompt=prompt)
+    ids, probability = sampler.distribution(np.arange(VOCAB), sampler.scores(logits, ()))
+    return dict(zip(ids.tolist(), probability.tolist(), strict=True))

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from services.engine.core import Lane
+from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
+from services.engine.runner.stepping.scheduler.request import Branch, Request
+
+
+def branch(id_: int, tokens: int = 10, **changes: Any) -> Branch:
+    prompt = [1] * tokens
+    return Branch(Request(id_, prompt, limit=tokens + 10, **changes), 0, prompt)
+
+
+def served(queue: FairQueue, count: int | None = None, now: float = 0.0) -> list[int]:
+    ids: list[int] = []
+    while (count is None or len(ids) < count) and (next_ := queue.peek(now)) is not None:
+        assert queue.peek(now) is next_, "looking changed whose turn it is"
+        queue.take(next_)
+        ids.append(next_.request.id)
+    return ids
+
+
+def test_one_principal_is_served_in_order() -> None:
+    queue = FairQueue()
+    for id_ in range(5):
+        queue.add(branch(id_))
+
+    assert served(queue) == [0, 1, 2, 3, 4]
+
+
+def test_principals_get_equal_tokens_not_equal_requests() -> None:
+    queue = FairQueue()
+    for id_ in range(200):
+        queue.add(branch(id_, tokens=1000, principal="long"))
+        queue.add(branch(1000 + id_, tokens=100, principal="short"))
+
+    tokens = Counter[str]()
+    for id_ in served(queue, count=120):
+        tokens["long" if id_ < 1000 else "short"] += (1000 if id_ < 1000 else 100) + 256
+
+    assert tokens["long"] == pytest.approx(tokens["short"], rel=0.1)
+
+
+def test_a_better_lane_goes_first() -> None:
+    queue = FairQueue()
+    queue.add(branch(1, lane=Lane.BATCH))
+    queue.add(branch(2, lane=Lane.BACKGROUND))
+    queue.add(branch(3))
+
+    assert served(queue) == [3, 2, 1]
+
+
+def test_waiting_lifts_a_branch_over_a_fresh_one_of_a_better_lane() -> None:
+    queue = FairQueue()
+    queue.add(branch(1, lane=Lane.BATCH, arrived=0.0))
+    queue.add(branch(2, arrived=60.0))
+
+    assert served(queue, now=60.0) == [1, 2]
+
+
+def test_what_comes_back_goes_before_its_own_and_pays_nothing() -> None:
+    queue = FairQueue()
+    first, second = branch(1), branch(2)
+    queue.add(first)
+    queue.add(second)
+    assert served(queue, count=1) == [1]
+
+    queue.put_back(first)
+
+    assert served(queue) == [1, 2]
+
+
+def test_removing_any_place_keeps_the_rest() -> None:
+    queue = FairQueue()
+    branches = [branch(id_, principal="ab"[id_ % 2]) for id_ in range(6)]
+    for each in branches:
+        queue.add(each)
+
+    for each in (branches[2], branches[1], branches[5], branches[3]):
+        queue.remove(each)
+    queue.remove(branch(77))
+
+    assert len(queue) == 2
+    assert served(queue) == [0, 4]
+
+
+def test_places_interleave_principals() -> None:
+    queue = FairQueue()
+    for id_ in range(3):
+        queue.add(branch(id_, principal="flood"))
+    queue.add(branch(9, principal="alice"))
+
+    assert queue.changed_positions() == [(0, 1), (9, 2), (1, 3), (2, 4)]
+    assert queue.changed_positions() == []

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import pytest
+
+from services.engine.backends.fake import Behaviour
+from services.shared.errors import ContextLengthExceeded, EngineBusy, InvalidRequest
+from tests.engine.runner.stepping.simulation import Simulation, expected, request
+
+
+def test_answers_in_a_batch_equal_answers_alone() -> None:
+    simulation = Simulation()
+    requests = [request(i, f"question {i}", 40) for i in range(9)]
+    for each in requests:
+        simulation.add(each)
+
+    simulation.run()
+
+    answers = {id_: tuple(got[0]) for id_, got in simulation.answers.items()}
+    assert answers == {each.id: expected(each) for each in requests}
+
+
+def test_generating_branches_come_before_prompts() -> None:
+    simulation = Simulation(tokens=16)
+    simulation.add(request(1, "a", 60))
+    simulation.step()
+    simulation.add(request(2, "b" * 100, 5))
+
+    plan = simulation.step()
+
+    assert [(chunk.branch.request.id, chunk.count) for chunk in plan.chunks] == [(1, 1), (2, 15)]
+
+
+def test_a_prompt_takes_only_the_target_time_while_somebody_generates() -> None:
+    simulation = Simulation(cells=4096, tokens=2048)
+    simulation.prompt_token_seconds = 0.001
+    simulation.add(request(1, "a", 2000))
+    simulation.step()
+    simulation.step()
+    simulation.add(request(2, "b" * 2000, 5))
+
+    sizes = [simulation.step().prompt_tokens for _ in range(12)]
+
+    # 0.05 s at 0.001 s a token, once the pace is known
+    assert sizes[0] == 16
+    assert all(45 <= size <= 55 for size in sizes[-3:])
+
+
+def test_clients_share_a_step_evenly() -> None:
+    simulation = Simulation(cells=1024, tokens=128)
+    simulation.add(request(1, "a" * 200, principal="alice"))
+    simulation.add(request(2, "b" * 200, principal="bob"))
+
+    plan = simulation.step()
+
+    assert [chunk.count for chunk in plan.chunks] == [64, 64]
+
+
+def test_a_prompt_deep_in_memory_fills_a_tile_with_the_answers_beside_it() -> None:
+    simulation = Simulation(cells=4096, tokens=512, target=None)
+    simulation.prompt_token_seconds = 0.01
+    simulation.add(request(1, "a", 2000))
+    simulation.step()
+    simulation.add(request(2, "b" * 2000, 5))
+    for _ in range(12):
+        plan = simulation.step()
+
+    assert [chunk.count for chunk in plan.chunks] == [1, 63]
+
+
+def test_a_short_prompt_beside_much_other_memory_stays_below_a_tile() -> None:
+    simulation = Simulation(cells=4096, tokens=512, running=9, target=None)
+    simulation.prompt_token_seconds = 0.01
+    for id_ in range(8):
+        simulation.add(request(id_, f"{id_}" * 200, 2000))
+    while simulation.step().prompt_tokens:
+        pass
+    simulation.add(request(9, "b" * 200, 5))
+
+    plan = simulation.step()
+
+    assert plan.chunks[-1].branch.request.id == 9
+    assert plan.size == 63
+
+
+def test_a_prompt_that_cannot_fit_is_refused_with_both_numbers() -> None:
+    simulation = Simulation(cells=128)
+
+    with pytest.raises(ContextLengthExceeded) as refused:
+        simulation.add(request(1, "p" * 128))
+
+    assert refused.value.details == {"prompt_tokens": 128, "context_length": 128}
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    with pytest.raises(InvalidRequest):
+        Simulation().add(request(1, ""))
+
+
+def test_a_full_queue_refuses() -> None:
+    simulation = Simulation(running=1, queued=3)
+    for id_ in range(3):
+        simulation.add(request(id_))
+
+    with pytest.raises(EngineBusy):
+        simulation.add(request(3))
+
+
+def test_the_context_ends_an_answer() -> None:
+    simulation = Simulation(cells=64)
+    asked = request(1, "never ends? z", 1000)
+    simulation.add(asked)
+
+    simulation.run()
+
+    assert asked.limit == 64
+    assert tuple(simulation.answers[1][0]) == expected(asked)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3], ids=["queued", "in its prompt", "generating"])
+def test_cancelling_frees_everything_at_once(steps: int) -> None:
+    simulation = Simulation(tokens=16, behaviour=Behaviour(cached_sequences=2))
+    simulation.add(request(1, "p" * 30, 50, is_public=False))
+    for _ in range(steps):
+        simulation.step()
+
+    simulation.cancel(1)
+
+    assert simulation.scheduler.is_idle
+    assert (simulation.scheduler.running, simulation.scheduler.queued) == (0, 0)
+    assert simulation.sequences.cells.used == 0
+
+
+def test_cancelling_what_is_unknown_is_fine() -> None:
+    Simulation().cancel(99)
+
+
+@pytest.mark.parametrize("running", [1, 2], ids=["queued", "running"])
+def test_a_deadline_ends_a_request(running: int) -> None:
+    simulation = Simulation(cells=1024, running=running)
+    simulation.add(request(1, "first", 500))
+    simulation.add(request(2, "second", 500, deadline=0.035))
+
+    simulation.run()
+
+    assert simulation.ended == {1: "done", 2: "expired"}
+
+
+def test_when_cells_run_out_the_youngest_waits_and_its_text_stays_the_same() -> None:
+    simulation = Simulation(cells=128, running=3)
+    requests = [request(i, f"prompt number {i} ", 80) for i in range(3)]
+    for each in requests:
+        simulation.add(each)
+
+    simulation.run()
+
+    assert simulation.scheduler.preemptions > 0
+    assert {r.id: tuple(simulation.answers[r.id][0]) for r in requests} == {
+        r.id: expected(r) for r in requests
+    }
+    assert simulation.started == [0, 1, 2]  # told once each, however often they came back
+
+
+def test_cached_prefixes_give_way_before_anyone_is_preempted() -> None:
+    simulation = Simulation(cells=128, running=2)
+    simulation.add(request(1, "old " * 20, 5))
+    simulation.run()
+    assert simulation.sequences.cached_count == 1
+
+    simulation.add(request(2, "new " * 25, 5))
+    simulation.run()
+
+    assert simulation.scheduler.preemptions == 0
+    assert simulation.ended == {1: "done", 2: "done"}
+
+
+def test_a_backend_with_less_room_than_it_said_is_believed() -> None:
+    simulation = Simulation(cells=256, running=4, behaviour=Behaviour(hidden_cells=128))
+    requests = [request(i, f"prompt number {i} ", 60) for i in range(4)]
+    for each in requests:
+        simulation.add(each)
+
+    simulation.run()
+
+    assert set(simulation.ended.values()) == {"done"}
+
+
+def test_what_cannot_fit_alone_fails_alone() -> None:
+    simulation = Simulation(cells=256, running=2, behaviour=Behaviour(hidden_cells=200))
+    small, large = request(1, "small", 10), request(2, "l" * 150, 10)
+    simulation.add(small)
+    simulation.add(large)
+
+    simulation.run()
+
+    assert simulation.ended[1] == "done"
+    assert simulation.ended[2] in ("no room", "too long")
+    assert tuple(simulation.answers[1][0]) == expected(small)
+
+
+def test_places_in_the_queue_are_told_when_they_change() -> None:
+    simulation = Simulation(running=1)
+    for id_ in (1, 2, 3):
+        simulation.add(request(id_, "q", 3))
+
+    first = simulation.step()
+    second = simulation.step()
+    simulation.cancel(2)
+    third = simulation.step()
+
+    assert first.positions == [(2, 1), (3, 2)]
+    assert second.positions == []
+    assert third.positions == [(3, 1)]
+
+
+def test_drafts_that_come_true_save_steps_and_change_nothing() -> None:
+    plain, drafting = Simulation(), Simulation(drafts=True)
+    counts = []
+    for simulation in (plain, drafting):
+        simulation.add(request(1, "speculate", 40))
+        counts.append(0)
+        while not simulation.scheduler.is_idle:
+            simulation.step()
+            counts[-1] += 1
+
+    assert plain.answers == drafting.answers
+    assert counts[1] < counts[0]
+
+
+def test_nobody_drafts_while_a_prompt_waits() -> None:
+    simulation = Simulation(drafts=True, tokens=32)
+    simulation.add(request(1, "speculate", 40))
+    simulation.step()
+    simulation.add(request(2, "p" * 100, 1))
+
+    plan = simulation.step()
+
+    assert all(not chunk.drafts for chunk in plan.chunks)
+
+
+def test_logits_of_prompt_tokens_are_asked_for_in_rows_the_backend_has() -> None:
+    simulation = Simulation(cells=1024, tokens=512)
+    for id_ in (1, 2, 3):
+        simulation.add(request(id_, f"{id_}" * 100, 2, wants_prompt_logits=True))
+
+    sizes = [simulation.step() for _ in range(3)]
+
+    assert all(sum(c.outputs for c in plan.chunks) <= 32 for plan in sizes)
+    simulation.run()
+    assert set(simulation.ended.values()) == {"done"}

@@ -1,0 +1,123 @@
+"""What is computed once, and for whom."""
+
+from __future__ import annotations
+
+from services.engine.backends.fake import Behaviour
+from services.engine.core import MemoryPolicy
+from tests.engine.runner.stepping.simulation import Simulation, expected, recurrent, request
+
+SYSTEM = "You are a helpful assistant who answers in one short sentence, always. "  # 72 tokens
+
+
+def test_a_prompt_sent_by_many_at_once_is_computed_once() -> None:
+    simulation = Simulation(cells=4096, running=16, tokens=2048)
+    requests = [request(i, SYSTEM + f"user {i:02}", 1) for i in range(16)]
+    for each in requests:
+        simulation.add(each)
+
+    simulation.run()
+
+    # "user " and two tens digits are shared too; each has a last digit of its own
+    assert simulation.computed == len(SYSTEM) + len("user ") + 2 + 16
+    assert all(tuple(simulation.answers[r.id][0]) == expected(r) for r in requests)
+
+
+def test_many_answers_share_one_prompt() -> None:
+    simulation = Simulation(cells=1024, running=8, tokens=512)
+    asked = request(1, SYSTEM, 1, n=5)
+    simulation.add(asked)
+
+    simulation.run()
+
+    # each but the first computes the prompt's last token again, for its own logits
+    assert simulation.computed == len(SYSTEM) + 4
+
+
+def test_more_answers_than_places_all_come() -> None:
+    simulation = Simulation(cells=1024, running=2)
+    asked = request(1, "hello", 12, n=7)
+    simulation.add(asked)
+
+    simulation.run()
+
+    assert set(map(tuple, simulation.answers[1].values())) == {expected(asked)}
+
+
+def test_the_next_turn_of_a_chat_computes_only_what_is_new() -> None:
+    simulation = Simulation(cells=1024)
+    first = request(1, SYSTEM, 10)
+    simulation.add(first)
+    simulation.run()
+    before = simulation.computed
+    answer = simulation.answers[1][0]
+
+    simulation.add(request(2, [*first.prompt, *answer, *b" and then?"], 1))
+    simulation.run()
+
+    # the last token of an answer is sampled, not computed
+    assert simulation.computed - before == len(" and then?") + 1
+
+
+def test_a_private_request_shares_nothing() -> None:
+    simulation = Simulation(cells=1024)
+    for id_ in (1, 2):
+        simulation.add(request(id_, SYSTEM, 1, is_public=False))
+
+    simulation.run()
+
+    assert simulation.computed == 2 * len(SYSTEM)
+    assert simulation.sequences.cells.used == 0
+
+
+class TestRecurrentMemory:
+    """State at exact lengths only."""
+
+    def test_a_prompt_sent_by_many_at_once_is_computed_once(self) -> None:
+        simulation = Simulation(cells=4096, running=6, tokens=512, behaviour=recurrent())
+        requests = [request(i, SYSTEM + f"user {i}", 1) for i in range(6)]
+        for each in requests:
+            simulation.add(each)
+
+        simulation.run()
+
+        assert simulation.computed == len(SYSTEM + "user ") + 6
+        assert all(tuple(simulation.answers[r.id][0]) == expected(r) for r in requests)
+
+    def test_the_same_prompt_again_computes_its_last_tokens_only(self) -> None:
+        simulation = Simulation(cells=1024, behaviour=recurrent())
+        for id_ in (1, 2):
+            simulation.add(request(id_, SYSTEM, 1))
+            simulation.run()
+
+        assert simulation.computed == len(SYSTEM) + 8
+
+    def test_the_next_turn_of_a_chat_computes_only_what_is_new(self) -> None:
+        simulation = Simulation(cells=1024, behaviour=recurrent())
+        first = request(1, SYSTEM, 10)
+        simulation.add(first)
+        simulation.run()
+        before = simulation.computed
+
+        prompt = [*first.prompt, *simulation.answers[1][0], *b" and then?"]
+        simulation.add(request(2, prompt, 1))
+        simulation.run()
+
+        assert simulation.computed - before == len(" and then?") + 1
+
+    def test_nothing_is_drafted(self) -> None:
+        simulation = Simulation(drafts=True, behaviour=recurrent())
+        simulation.add(request(1, "speculate", 30))
+
+        simulation.run()
+
+        assert tuple(simulation.answers[1][0]) == expected(request(1, "speculate", 30))
+
+
+def test_a_window_memory_shares_like_a_dense_one() -> None:
+    simulation = Simulation(behaviour=Behaviour(memory_policy=MemoryPolicy.WINDOW))
+    for id_ in (1, 2):
+        simulation.add(request(id_, SYSTEM + str(id_), 1))
+
+    simulation.run()
+
+    assert simulation.computed == len(SYSTEM) + 2

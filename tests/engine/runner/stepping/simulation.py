@@ -1,0 +1,190 @@
+"""A loop without threads: the real scheduler and sequences over the fake backend, books compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from services.engine.backends.base import Outcome
+from services.engine.backends.fake import Behaviour, FakeBackend
+from services.engine.core import MemoryPolicy
+from services.engine.runner.stepping.kv.sequence_pool import Cut, Drop, Sequences, Share
+from services.engine.runner.stepping.scheduler.request import Branch, Request
+from services.engine.runner.stepping.scheduler.scheduler import Scheduler
+from services.engine.runner.stepping.scheduler.step_plan import Chunk, StepPlan
+from services.engine.runner.stepping.step_builder import fill
+
+
+def request(
+    id_: int, prompt: Sequence[int] | str = "hello", tokens: int = 8, **changes: Any
+) -> Request:
+    """At most `tokens` tokens of answer."""
+    ids = list(prompt.encode()) if isinstance(prompt, str) else list(prompt)
+    return Request(id_, ids, limit=len(ids) + tokens, **changes)
+
+
+class Simulation:
+    """Greedy answers to requests; time stands still unless moved."""
+
+    def __init__(
+        self,
+        *,
+        cells: int = 512,
+        running: int = 4,
+        tokens: int = 64,
+        queued: int = 64,
+        drafts: bool = False,
+        target: float | None = 0.05,
+        worth_rows: int | None = None,
+        behaviour: Behaviour | None = None,
+    ) -> None:
+        self.backend = FakeBackend(
+            cells=cells, max_tokens=tokens, max_running=running, behaviour=behaviour
+        )
+        self.sequences = Sequences(
+            capacity=cells,
+            ids=self.backend.max_sequences,
+            policy=self.backend.info.memory_policy,
+            worth_rows=worth_rows,
+        )
+        self.scheduler = Scheduler(
+            self.sequences,
+            context_length=cells,
+            most_running=running,
+            most_tokens=tokens,
+            most_queued=queued,
+            target_seconds=target,
+        )
+        self.now = 0.0
+        self.step_seconds = 0.01
+        self.prompt_token_seconds = 0.0
+        self.answers: dict[int, dict[int, list[int]]] = {}
+        self.ended: dict[int, str] = {}  # how a request ended, by id
+        self.started: list[int] = []
+        self.computed = 0  # tokens the backend computed
+        self._draft = guess if drafts else None
+
+    def add(self, added: Request) -> None:
+        added.arrived = self.now
+        self.scheduler.add(added)
+        self.answers[added.id] = {branch.index: [] for branch in added.branches}
+
+    def cancel(self, id_: int) -> None:
+        if self.scheduler.cancel(id_) is not None:
+            self._end(id_, "cancelled")
+
+    def step(self) -> StepPlan:
+        plan = self.scheduler.schedule(self.now, self._draft)
+        self.started += [branch.request.id for branch in plan.started]
+        for gone in plan.expired:
+            self._end(gone.id, "expired")
+        for gone in plan.too_long:
+            self._end(gone.id, "too long")
+        self._move(plan)
+        assert self.backend.cells_used == self.sequences.cells.used
+        if plan.chunks:
+            self._compute(plan)
+        return plan
+
+    def run(self, most_steps: int = 5000) -> None:
+        """Until nothing is left to do."""
+        for _ in range(most_steps):
+            if self.scheduler.is_idle:
+                return
+            self.step()
+        raise AssertionError(f"still busy after {most_steps} steps")
+
+    def _move(self, plan: StepPlan) -> None:
+        for move in plan.moves:
+            match move:
+                case Share():
+                    self.backend.share(move.source, move.target, move.end)
+                    if move.checkpoint is not None:
+                        self.backend.restore(move.target, move.checkpoint)
+                case Cut():
+                    self.backend.cut(move.sequence, move.start)
+                case Drop():
+                    self.backend.drop(move.sequence)
+
+    def _compute(self, plan: StepPlan) -> None:
+        fill(self.backend.step, plan.chunks)
+        seconds = self.step_seconds + plan.prompt_tokens * self.prompt_token_seconds
+        self.now += seconds
+        if self.backend.run() is Outcome.KV_FULL:
+            for gone in self.scheduler.refuse(plan):
+                self._end(gone.id, "no room")
+            return
+        self.computed += plan.size
+        for chunk in plan.chunks:
+            if chunk.ends_at_checkpoint:
+                assert chunk.branch.held is not None
+                chunk.checkpoint = self.backend.checkpoint(chunk.branch.held.id)
+        self._sample(plan)
+        self.scheduler.apply(plan, seconds=seconds)
+        for owner in dict.fromkeys(c.branch.request for c in plan.chunks if c.is_finished):
+            if owner.is_done:
+                self._end(owner.id, "done")
+
+    def _sample(self, plan: StepPlan) -> None:
+        row = 0
+        for chunk in plan.chunks:
+            if chunk.outputs and chunk.is_last:
+                first = row + chunk.outputs - 1 - len(chunk.drafts)
+                chunk.sampled = self._verify(chunk, first)
+                self.answers[chunk.branch.request.id][chunk.branch.index] += chunk.sampled
+            row += chunk.outputs
+
+    def _verify(self, chunk: Chunk, row: int) -> list[int]:
+        branch, drafts = chunk.branch, chunk.drafts
+        tokens: list[int] = []
+        for place in range(1 + len(drafts)):
+            token = int(self.backend.logits(row + place).argmax())
+            if self.backend.vocabulary.is_end(token):
+                chunk.is_finished = True
+                break
+            tokens.append(token)
+            chunk.is_finished = len(branch.tokens) + len(tokens) >= branch.request.limit
+            if chunk.is_finished or place == len(drafts) or token != drafts[place]:
+                break
+        return tokens
+
+    def _end(self, id_: int, how: str) -> None:
+        assert id_ not in self.ended, f"request {id_} ended twice"
+        self.ended[id_] = how
+
+
+@cache
+def solo(prompt: bytes, most: int) -> tuple[int, ...]:
+    """The answer the fake's language gives to a prompt, computed one token at a time."""
+    backend = FakeBackend(cells=len(prompt) + most + 1, max_tokens=1, max_running=1)
+    tokens = list(prompt)
+    for position in range(len(prompt) + most):
+        if position == len(tokens):
+            break
+        step = backend.step
+        step.tokens[0], step.positions[0], step.sequences[0] = tokens[position], position, 0
+        step.wants_logits[0], step.size = 1, 1
+        assert backend.run() is Outcome.OK
+        if position >= len(prompt) - 1 and len(tokens) < len(prompt) + most:
+            token = int(backend.logits(0).argmax())
+            if backend.vocabulary.is_end(token):
+                break
+            tokens.append(token)
+    return tuple(tokens[len(prompt) :])
+
+
+def expected(of: Request) -> tuple[int, ...]:
+    return solo(bytes(of.prompt), of.limit - len(of.prompt))
+
+
+def guess(branch: Branch, limit: int) -> list[int]:
+    """Drafts that are right at first and then wrong, by the length of the text so far."""
+    true = solo(bytes(branch.request.prompt), 64)
+    so_far = len(branch.tokens) - len(branch.request.prompt)
+    right = list(true[so_far : so_far + len(branch.tokens) % 4])
+    return (right + [ord("#")])[:limit]
+
+
+def recurrent() -> Behaviour:
+    return Behaviour(memory_policy=MemoryPolicy.RECURRENT, cached_sequences=2)

@@ -1,0 +1,95 @@
+"""What front and runner say to each other arrives as it was said."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.engine import messages
+from services.engine.core import (
+    Constraint,
+    Counters,
+    FinishReason,
+    Lane,
+    LoadConfig,
+    MemoryPolicy,
+    ModelInfo,
+    Sampling,
+    Stopping,
+    TextPiece,
+    TokenLogprob,
+)
+from services.engine.messages import HEADER, Command, Report
+
+LOGPROB = TokenLogprob(7, b"\xe4\xb8", -0.25, (TokenLogprob(7, b"\xe4\xb8", -0.25),))
+
+COMMANDS: list[Command] = [
+    messages.Start(LoadConfig(model_path="m.gguf", backend="llamacpp", context_length=4096)),
+    messages.Submit(
+        id=1 << 60,
+        pieces=(TextPiece("<|user|>"), TextPiece("h\u00e9llo", literal=True)),
+        add_special=True,
+        sampling=Sampling(temperature=0.5, logit_bias={3: -100.0, 9: 2.5}, seed=-1),
+        stopping=Stopping(max_tokens=5, strings=("\n\n", "END"), token_ids=(2,)),
+        constraint=Constraint("json_schema", "{}"),
+        n=2,
+        top_logprobs=0,
+        lane=Lane.BATCH,
+        principal="alice",
+        deadline_seconds=1.5,
+        no_cache=True,
+    ),
+    messages.Submit(id=2, tokens=(1, 2, 3), sampling=Sampling(), stopping=Stopping()),
+    messages.Cancel((1, 2)),
+    messages.Tokenize(3, (TextPiece("x"),)),
+    messages.Stop(30.0),
+]
+REPORTS: list[Report] = [
+    messages.Progress(0.5),
+    messages.Ready(
+        ModelInfo(
+            architecture="qwen2",
+            vocab_size=151_936,
+            context_length=4096,
+            trained_context_length=32_768,
+            max_sequences=16,
+            memory_policy=MemoryPolicy.WINDOW,
+            gpu_layers=25,
+            backend="llama.cpp 0.3.36",
+            weights_bytes=1 << 40,
+            kv_bytes=1,
+            compute_bytes=2,
+            pool_bytes={"host": 1, "cuda0": 2},
+        )
+    ),
+    messages.LoadFailed("model_load_failed", "no"),
+    messages.Step(
+        [
+            messages.Queued(1, 3),
+            messages.Started(1, 100, 96),
+            messages.Delta(1, 0, "\U0001f600", 2, (LOGPROB,)),
+            messages.Finished(
+                1, 0, FinishReason.LENGTH, 100, 96, 2, 0.1, 0.2, 0.3, 8, 5, "END", (LOGPROB,)
+            ),
+            messages.Failed(2, {"code": "engine_busy", "message": "later", "details": {"a": 1}}),
+        ]
+    ),
+    messages.Tokenized(3, (1, 2)),
+    messages.Beat(0.0, 1, 2, 3, 4, Counters(steps=5, decode_seconds=1.5)),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda message: type(message).__name__)
+def test_a_command_arrives_as_it_was_sent(command: Command) -> None:
+    data = messages.frame(command)
+
+    assert HEADER.unpack_from(data) == (len(data) - HEADER.size,)
+    assert messages.commands.decode(data[HEADER.size :]) == command
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=lambda message: type(message).__name__)
+def test_a_report_arrives_as_it_was_sent(report: Report) -> None:
+    assert messages.reports.decode(messages.frame(report)[HEADER.size :]) == report
+
+
+def test_better_lanes_are_smaller() -> None:
+    assert sorted(Lane) == [Lane.INTERACTIVE, Lane.BACKGROUND, Lane.BATCH]

@@ -1,0 +1,129 @@
+"""A hub that huggingface_hub itself can talk to: lists, model info with file metadata, downloads.
+
+Lists behave as the real hub's, by its API's answers: `search` is a part of the id in any case,
+`filter` one of the tags, `expand` names what an entry shows, and files have no sizes in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests.fakes.registries.server import Handler, LoopbackServer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+_LARGE = (".gguf", ".safetensors", ".bin")
+
+
+@dataclass
+class Repository:
+    """Files by path. `gated`: refused without its token; `private`: not even admitted to exist."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    gated: bool = False
+    private: bool = False
+    downloads: int = 0
+    tags: tuple[str, ...] = ()
+
+
+class Hub(LoopbackServer):
+    """`cdn`: large files are redirected there."""
+
+    def __init__(self, *, cdn: LoopbackServer | None = None, token: str = "hf_right") -> None:
+        super().__init__()
+        self.cdn = cdn
+        self.token = token
+        self.repositories: dict[str, Repository] = {}
+
+    def add(self, name: str, files: dict[str, bytes], **about: Any) -> None:
+        self.repositories[name] = Repository(files, **about)
+        if self.cdn is not None:
+            for path, data in files.items():
+                self.cdn.files[f"/{name}/{path}"] = data
+
+    def answer(self, request: Handler, path: str) -> None:
+        parts = path.strip("/").split("/")
+        if parts == ["api", "models"]:
+            self._list(request)
+        elif parts[:2] == ["api", "models"] and len(parts) >= 4:
+            self._info(request, "/".join(parts[2:4]))
+        elif len(parts) >= 5 and parts[2] == "resolve":
+            self._download(request, "/".join(parts[:2]), "/".join(parts[4:]))
+        else:
+            request.reply(404, b"{}")
+
+    def _repository(self, request: Handler, name: str) -> Repository | None:
+        repository = self.repositories.get(name)
+        may_read = request.headers.get("authorization") == f"Bearer {self.token}"
+        if repository is None or (repository.private and not may_read):
+            body = b'{"error":"Repository not found"}'
+            request.reply(
+                401 if not may_read else 404,
+                body,
+                {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"},
+            )
+            return None
+        if repository.gated and not may_read:
+            body = b'{"error":"Access to model is restricted"}'
+            request.reply(403, body, {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
+            return None
+        return repository
+
+    def _list(self, request: Handler) -> None:
+        asked = parse_qs(urlsplit(request.path).query)
+        shown = set(asked.get("expand", []))
+        may_read = request.headers.get("authorization") == f"Bearer {self.token}"
+        found = [
+            (name, repository)
+            for name, repository in self.repositories.items()
+            if asked.get("search", [""])[0].lower() in name.lower()
+            and set(asked.get("filter", [])) <= set(repository.tags)
+            and (may_read or not repository.private)
+        ]
+        if asked.get("sort") == ["downloads"]:
+            found.sort(key=lambda pair: -pair[1].downloads)
+        entries = [_entry(name, repository, shown) for name, repository in found]
+        body = json.dumps(entries[: int(asked.get("limit", ["1000"])[0])]).encode()
+        request.reply(200, body, {"Content-Type": "application/json"})
+
+    def _info(self, request: Handler, name: str) -> None:
+        repository = self._repository(request, name)
+        if repository is None:
+            return
+        siblings = [_sibling(path, data) for path, data in repository.files.items()]
+        info = {"_id": "1", "id": name, "modelId": name, "sha": COMMIT, "siblings": siblings}
+        body = json.dumps(info).encode()
+        request.reply(200, body, {"Content-Type": "application/json"})
+
+    def _download(self, request: Handler, name: str, path: str) -> None:
+        repository = self._repository(request, name)
+        if repository is None:
+            return
+        if path not in repository.files:
+            request.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
+        elif self.cdn is not None and path.endswith(_LARGE):
+            request.redirect(f"{self.cdn.url}/{name}/{path}", 302)
+        else:
+            request.serve(repository.files[path])
+
+
+def _entry(name: str, repository: Repository, shown: set[str]) -> dict[str, object]:
+    about = {
+        "downloads": repository.downloads,
+        "gated": "auto" if repository.gated else False,
+        "private": repository.private,
+        "siblings": [{"rfilename": path} for path in repository.files],
+    }
+    return {"_id": "1", "id": name, **{k: v for k, v in about.items() if k in shown}}
+
+
+def _sibling(path: str, data: bytes) -> dict[str, object]:
+    git = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+    about: dict[str, object] = {"rfilename": path, "size": len(data), "blobId": git}
+    if path.endswith(_LARGE):
+        digest = hashlib.sha256(data).hexdigest()
+        about["lfs"] = {"sha256": digest, "size": len(data), "pointerSize": 134}
+    return about

@@ -1,0 +1,198 @@
+"""A real HTTP server on loopback that serves files with ranges and ETags, and fails as planned."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+from tests.fakes.registries.faults import Fault, FaultPlan
+
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request as it arrived."""
+
+    path: str
+    headers: dict[str, str]
+    range: str | None
+
+
+class LoopbackServer:
+    """Files by path. Subclasses answer other paths in `answer`."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.answers: Callable[[Handler, str], None] | None = None
+        self.plan = FaultPlan()
+        self.seen: list[Seen] = []
+        self.sent_bytes = 0
+        self.opened = threading.Semaphore(0)  # released once for each request that arrived
+        self.stopping = threading.Event()
+        self._lock = threading.Lock()
+        outer = self
+
+        class OwnHandler(Handler):
+            server_of = outer
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                pass  # clients of these tests leave as they please
+
+        self._server = Server(("127.0.0.1", 0), OwnHandler)
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Any:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def paths(self) -> list[str]:
+        return [seen.path for seen in self.seen]
+
+    def answer(self, request: Handler, path: str) -> None:
+        """Answer a GET: as `answers` says, else from `files`."""
+        if self.answers is not None:
+            self.answers(request, path)
+            return
+        data = self.files.get(path)
+        if data is None:
+            request.reply(404, b'{"error":"not found"}')
+        else:
+            request.serve(data)
+
+    def note(self, seen: Seen) -> None:
+        with self._lock:
+            self.seen.append(seen)
+        self.opened.release()
+
+    def count(self, n_bytes: int) -> None:
+        with self._lock:
+            self.sent_bytes += n_bytes
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_of: LoopbackServer
+    fault: Fault
+
+    def do_GET(self) -> None:
+        server, path = self.server_of, self.path
+        headers = {k.lower(): v for k, v in self.headers.items()}
+        server.note(Seen(path, headers, headers.get("range")))
+        self.fault = server.plan.take(path)
+        if self.fault.status is not None:
+            extra = {"Retry-After": self.fault.retry_after} if self.fault.retry_after else {}
+            self.reply(self.fault.status, b"planned", extra)
+            return
+        server.answer(self, path.partition("?")[0])
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def redirect(self, location: str, status: int = 307) -> None:
+        self.reply(status, b"", {"Location": location})
+
+    def serve(self, data: bytes) -> None:
+        fault = self.fault
+        if fault.flip_at is not None:
+            data = (
+                data[: fault.flip_at] + bytes([data[fault.flip_at] ^ 1]) + data[fault.flip_at + 1 :]
+            )
+        etag = fault.etag or f'"{hashlib.md5(data).hexdigest()}"'
+        size = len(data) + fault.length_off_by
+        match = _RANGE.fullmatch(self.headers.get("range") or "")
+        if_range = self.headers.get("if-range")
+        if match is None or fault.no_range or (if_range is not None and if_range != etag):
+            self._send(200, data, size, {"ETag": etag})
+            return
+        start, end = int(match[1]), int(match[2] or len(data) - 1)
+        if start >= size:
+            self.reply(416, b"", {"Content-Range": f"bytes */{size}"})
+            return
+        body = data[start : end + 1]
+        if fault.shifted_range:
+            start += 1
+        last = start + len(body) - 1
+        headers = {"ETag": etag, "Content-Range": f"bytes {start}-{last}/{size}"}
+        self._send(206, body, len(body), headers)
+
+    def _send(self, status: int, body: bytes, length: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(length), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        fault = self.fault
+        if fault.drip:
+            self._drip(body)
+            return
+        stop = min(x for x in (fault.cut_at, fault.stall_at, len(body)) if x is not None)
+        self.server_of.count(stop)
+        with contextlib.suppress(OSError):
+            self.wfile.write(body[:stop])
+        if fault.stall_at is not None:
+            self._wait_for_leaving()
+        if stop < length:
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _drip(self, body: bytes) -> None:
+        for i in range(len(body)):
+            if self.server_of.stopping.wait(0.02):
+                break
+            try:
+                self.wfile.write(body[i : i + 1])
+            except OSError:
+                break
+        self.close_connection = True
+
+    def _wait_for_leaving(self) -> None:
+        self.connection.settimeout(0.1)
+        while not self.server_of.stopping.is_set():
+            try:
+                if not self.connection.recv(1):
+                    return
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+
+    def log_message(self, *args: object) -> None:
+        pass

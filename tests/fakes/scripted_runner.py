@@ -1,0 +1,218 @@
+"""A runner without a model: a real child process that speaks the wire and misbehaves on request.
+
+Its "model file" is JSON, see Script. The answer to a prompt is its words, one token each, repeated
+until max_tokens; a prompt may begin with a command:
+
+    !die N      SIGKILL to itself after N tokens of this answer
+    !freeze N   SIGSTOP to itself after N tokens
+    !busy N     reports a step that never ends, after N tokens
+    !garbage N  writes bytes that are no frame, after N tokens
+    !slow       a step every 50 ms instead of at once
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from services.engine import messages
+from services.engine.core import Counters, FinishReason, LoadConfig, MemoryPolicy, ModelInfo
+from services.shared.errors import InvalidRequest, to_wire
+
+
+class Script(msgspec.Struct, forbid_unknown_fields=True):
+    """What is in the "model file"."""
+
+    weights_bytes: int = 100 << 20
+    kv_bytes_per_cell: int = 1024
+    trained_context_length: int = 4096
+    load_seconds: float = 0.0
+    load_failed: str | None = None
+    load_failed_code: str = "model_load_failed"
+    dies_loading: bool = False
+    never_ready: bool = False
+    no_estimate: bool = False
+    ignores_stop: bool = False
+
+
+class Answer:
+    def __init__(self, submit: messages.Submit) -> None:
+        text = "".join(piece.text for piece in submit.pieces or ())
+        words = text.split() or ["nothing"]
+        self.submit = submit
+        self.command, self.at = "", -1
+        if words[0].startswith("!"):
+            self.command = words.pop(0)[1:]
+            if self.command != "slow":
+                self.at = int(words.pop(0))
+        self.words = words or ["word"]
+        self.count = 0
+        self.most = submit.stopping.max_tokens or len(self.words)
+
+
+class Runner:
+    def __init__(self, fd: int) -> None:
+        self.socket = socket.socket(fileno=fd)
+        self.answers: dict[int, Answer] = {}
+        self.script = Script()
+        self.busy_seconds = 0.0
+        self.counters = Counters()
+
+    async def run(self, *, only_estimate: bool) -> None:
+        self.reader, self.writer = await asyncio.open_connection(sock=self.socket)
+        start = await self.command()
+        assert isinstance(start, messages.Start)
+        self.script = msgspec.json.decode(Path(start.config.model_path).read_bytes(), type=Script)
+        if only_estimate:
+            if not self.script.no_estimate:
+                self.say(messages.Ready(self.info(start.config)))
+            await self.writer.drain()
+            return
+        await self.load(start.config)
+        beats = asyncio.create_task(self.beat())
+        steps = asyncio.create_task(self.steps())
+        while not isinstance(command := await self.command(), messages.Stop):
+            self.obey(command)
+        if self.script.ignores_stop:
+            await asyncio.sleep(3600)
+        while self.answers:
+            await asyncio.sleep(0.005)
+        beats.cancel()
+        steps.cancel()
+        await self.writer.drain()
+
+    async def load(self, config: LoadConfig) -> None:
+        script = self.script
+        if script.dies_loading:
+            os.kill(os.getpid(), signal.SIGABRT)
+        if script.never_ready:
+            await asyncio.sleep(3600)
+        if script.load_failed:
+            self.load_failed()
+            await self.writer.drain()
+            sys.exit(1)
+        for tenth in range(1, 11):
+            await asyncio.sleep(script.load_seconds / 10)
+            self.say(messages.Progress(tenth / 10))
+        self.say(messages.Ready(self.info(config)))
+
+    def load_failed(self) -> None:
+        self.say(messages.LoadFailed(self.script.load_failed_code, self.script.load_failed or ""))
+
+    def info(self, config: LoadConfig) -> ModelInfo:
+        kv = config.context_length * self.script.kv_bytes_per_cell
+        weights = self.script.weights_bytes
+        return ModelInfo(
+            architecture="scripted",
+            vocab_size=1000,
+            context_length=config.context_length,
+            trained_context_length=self.script.trained_context_length,
+            max_sequences=config.max_sequences,
+            memory_policy=MemoryPolicy.DENSE,
+            gpu_layers=0,
+            backend="scripted",
+            weights_bytes=weights,
+            kv_bytes=kv,
+            compute_bytes=1 << 20,
+            pool_bytes={"host": weights + kv + (1 << 20)},
+        )
+
+    def obey(self, command: messages.Command) -> None:
+        if isinstance(command, messages.Submit):
+            self.answers[command.id] = Answer(command)
+            self.counters.prompt_tokens += 1
+        elif isinstance(command, messages.Cancel):
+            ended = [self.answers.pop(id_) for id_ in command.ids if id_ in self.answers]
+            if ended:
+                self.say(messages.Step([self.finished(a, FinishReason.CANCELLED) for a in ended]))
+        elif isinstance(command, messages.Tokenize):
+            text = "".join(piece.text for piece in command.pieces)
+            if "!bad" in text:
+                error = to_wire(InvalidRequest("not that text"))
+                self.say(messages.Tokenized(command.id, error=error))
+            else:
+                self.say(messages.Tokenized(command.id, tuple(len(word) for word in text.split())))
+
+    async def steps(self) -> None:
+        while True:
+            slow = any(a.command == "slow" for a in self.answers.values())
+            await asyncio.sleep(0.05 if slow else 0.002)
+            happenings: list[messages.Happening] = []
+            for answer in list(self.answers.values()):
+                self.advance(answer, happenings)
+            if happenings:
+                self.say(messages.Step(happenings))
+                await self.writer.drain()
+            for answer in list(self.answers.values()):
+                await self.misbehave(answer)
+
+    def advance(self, answer: Answer, happenings: list[messages.Happening]) -> None:
+        id_ = answer.submit.id
+        if answer.count == 0:
+            happenings.append(messages.Started(id_, len(answer.words), 0))
+        word = answer.words[answer.count % len(answer.words)]
+        happenings.append(messages.Delta(id_, 0, word + " ", 1))
+        answer.count += 1
+        self.counters.completion_tokens += 1
+        if answer.count >= answer.most:
+            del self.answers[id_]
+            happenings.append(self.finished(answer, FinishReason.LENGTH))
+
+    async def misbehave(self, answer: Answer) -> None:
+        if answer.at < 0 or answer.count < answer.at:
+            return
+        if answer.command == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif answer.command == "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif answer.command == "busy":
+            self.busy_seconds = 1e6
+            await asyncio.sleep(3600)
+        elif answer.command == "garbage":
+            self.writer.write(messages.HEADER.pack(4) + b"\xc1\xc1\xc1\xc1")
+            await asyncio.sleep(3600)
+
+    def finished(self, answer: Answer, reason: FinishReason) -> messages.Finished:
+        return messages.Finished(
+            id=answer.submit.id,
+            index=0,
+            reason=reason,
+            prompt_tokens=len(answer.words),
+            cached_tokens=0,
+            completion_tokens=answer.count,
+            queue_seconds=0.0,
+            prompt_seconds=0.0,
+            generate_seconds=0.0,
+        )
+
+    async def beat(self) -> None:
+        while True:
+            running = len(self.answers)
+            self.say(messages.Beat(self.busy_seconds, running, 0, running, 1 << 20, self.counters))
+            await asyncio.sleep(0.2)
+
+    async def command(self) -> messages.Command:
+        try:
+            header = await self.reader.readexactly(messages.HEADER.size)
+            (size,) = messages.HEADER.unpack(header)
+            return messages.commands.decode(await self.reader.readexactly(size))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            sys.exit(0)  # the front is gone
+
+    def say(self, report: messages.Report) -> None:
+        self.writer.write(messages.frame(report))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--estimate", action="store_true")
+    args = parser.parse_args()
+    asyncio.run(Runner(args.fd).run(only_estimate=args.estimate))

@@ -1,0 +1,86 @@
+"""Hours and bandwidth."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+import redis
+
+from services.puller.download.throttle import Hours, Pace
+from services.shared import redis_keys
+from services.shared.errors import InvalidSettings
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("22-7", [22 * 60, 0, 6 * 60 + 59], [7 * 60, 12 * 60, 21 * 60 + 59]),
+        ("1:30-2:15", [90, 134], [89, 135, 0]),
+        ("0-0", [0, 720, 1439], []),
+    ],
+)
+def test_hours_include_their_start_and_not_their_end(
+    text: str, inside: list[int], outside: list[int]
+) -> None:
+    hours = Hours.parse(text)
+
+    assert all(hours.include(minute) for minute in inside)
+    assert not any(hours.include(minute) for minute in outside)
+
+
+@pytest.mark.parametrize("text", ["", "late", "22", "24-1", "1-60", "22:60-7"])
+def test_other_texts_are_no_hours(text: str) -> None:
+    with pytest.raises(InvalidSettings):
+        Hours.parse(text)
+
+
+def test_no_more_than_the_budget_is_spent_in_any_second(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    pace = Pace(client, bytes_per_second=1000)
+    spent: dict[int, int] = {}
+
+    for _ in range(6):
+        pace.spend(400, threading.Event())
+        now = int(time.time())
+        spent[now] = spent.get(now, 0) + 400
+    counted = [
+        int(client.get(redis_keys.pull_bytes(second)) or 0)
+        for second in range(min(spent), max(spent) + 1)
+    ]
+    client.close()
+
+    assert max(counted) <= 1000
+    assert len(spent) >= 3
+
+
+def test_a_halted_download_does_not_wait_for_its_budget(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    pace = Pace(client, bytes_per_second=1)
+    halted = threading.Event()
+    halted.set()
+
+    pace.spend(100, halted)
+    client.close()
+
+
+def test_without_redis_the_flow_slows_down_by_itself() -> None:
+    waited: list[float | None] = []
+
+    class Watching(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(timeout)
+            return True
+
+    client: Any = redis.Redis(unix_socket_path="/nonexistent/redis.sock")
+    Pace(client, bytes_per_second=1000).spend(500, Watching())
+
+    assert waited == [0.5]
+
+
+def test_chunks_get_small_enough_for_an_even_flow() -> None:
+    assert Pace().chunk_bytes(1 << 20) == 1 << 20
+    assert Pace(bytes_per_second=80_000).chunk_bytes(1 << 20) == 10_000
+    assert Pace(bytes_per_second=1024).chunk_bytes(1 << 20) == 1024

@@ -1,0 +1,96 @@
+"""What the puller reads from a header is what llama.cpp makes of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.puller.formats.architectures import PARTS, llama_cpp_architectures
+from services.puller.formats.gguf.header import read_header
+from services.puller.formats.gguf.tokenizer import read_tokens
+from tests.conftest import ROOT
+from tests.puller.formats.gguf.writer import METADATA, write_gguf
+
+ASK_LLAMA_CPP = """
+import ctypes, sys, llama_cpp
+said = []
+@llama_cpp.llama_log_callback
+def log(level, text, data):
+    said.append(text)
+llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
+parameters = llama_cpp.llama_model_default_params()
+parameters.vocab_only = True
+for path in sys.argv[1:]:
+    said.clear()
+    llama_cpp.llama_model_load_from_file(path.encode(), parameters)
+    print(int(b"unknown model architecture" in b"".join(said)))
+"""
+
+
+def test_the_listed_architectures_are_the_engines(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    names = [*sorted(llama_cpp_architectures()), "gptoss", "no-such"]
+    paths = []
+    for name in names:
+        path = tmp_path / f"{name}.gguf"
+        only: dict[str, Any] = dict.fromkeys(METADATA) | {"general.architecture": name}
+        path.write_bytes(write_gguf(only, tensors=()))
+        paths.append(str(path))
+
+    answer = subprocess.run(
+        [sys.executable, "-c", ASK_LLAMA_CPP, *paths], capture_output=True, text=True, cwd=ROOT
+    )
+
+    unknown = [n for n, line in zip(names, answer.stdout.split(), strict=True) if line == "1"]
+    assert unknown == ["gptoss", "no-such"]
+    assert not PARTS.keys() & llama_cpp_architectures()
+
+
+ASK_FOR_ENDINGS = """
+import ctypes, sys, llama_cpp
+@llama_cpp.llama_log_callback
+def log(level, text, data):
+    pass
+llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
+parameters = llama_cpp.llama_model_default_params()
+parameters.vocab_only = True
+model = llama_cpp.llama_model_load_from_file(sys.argv[1].encode(), parameters)
+vocab = llama_cpp.llama_model_get_vocab(model)
+count = llama_cpp.llama_vocab_n_tokens(vocab)
+print(*(i for i in range(count) if llama_cpp.llama_vocab_is_eog(vocab, i)))
+print(int(llama_cpp.llama_vocab_get_add_bos(vocab)))
+"""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokenizer.ggml.tokens": ["a", "b", "<|end|>", "<|return|>", "<|call|>", "<EOT>"]},
+        {"tokenizer.ggml.tokens": ["a", "b", "<|end|>", "<eos>", "[EOT]", "<turn|>"]},
+        {"tokenizer.ggml.tokens": ["a", "b", "<|end|>", "<|calls|>", "<|flush|>", "x"]},
+        {"tokenizer.ggml.pre": "llama-bpe"},
+        {"tokenizer.ggml.pre": "tekken"},
+        {"tokenizer.ggml.eot_token_id": 0},
+    ],
+    ids=["harmony", "others", "calls", "llama 3", "tekken", "eot"],
+)
+def test_endings_and_bos_are_those_of_the_engine(tmp_path: Path, changes: dict[str, Any]) -> None:
+    pytest.importorskip("llama_cpp")
+    tokens = changes.get("tokenizer.ggml.tokens", METADATA["tokenizer.ggml.tokens"])
+    hyper: dict[str, Any] = {"llama.feed_forward_length": 4, "llama.attention.head_count": 1}
+    hyper |= {"llama.attention.layer_norm_rms_epsilon": 1e-5, "tokenizer.ggml.eos_token_id": 0}
+    kinds = {"tokenizer.ggml.token_type": [1, 1] + [3] * (len(tokens) - 2)}
+    path = tmp_path / "m.gguf"
+    path.write_bytes(write_gguf(hyper | kinds | changes))
+
+    answer = subprocess.run(
+        [sys.executable, "-c", ASK_FOR_ENDINGS, str(path)], capture_output=True, text=True, cwd=ROOT
+    ).stdout.splitlines()
+
+    found = read_tokens(read_header(path))
+    assert set(found.ending) == {tokens[int(i)] for i in answer[0].split()}
+    assert found.add_bos == (answer[1] == "1")

@@ -1,0 +1,276 @@
+"""Searching a hub through huggingface_hub itself, and a registry by its protocol."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import huggingface_hub
+import pytest
+from huggingface_hub.utils._http import default_client_factory
+
+from services.puller.build import build_search, build_sources
+from services.puller.search.hits import exact_name, hub_text
+from services.puller.search.parallel import run_abreast
+from services.puller.search.search import NO_LIBRARY_SEARCH, Search, bound_hub_waits
+from services.puller.sources.base import Order
+from services.shared.errors import SourceUnavailable
+from services.shared.model_name import ModelName, Source
+from services.shared.search import Hit, Question, SearchAnswer
+from tests.conftest import TINY_GGUF
+from tests.fakes.registries.faults import ALWAYS, Fault
+from tests.fakes.registries.hub import Hub
+from tests.fakes.registries.oci import Registry
+from tests.puller.conftest import Desk
+
+GGUF_ONLY = "GGUF only; MLX repositories are found with format=mlx"
+MLX = {"config.json": b"{}", "model.safetensors": b"x" * 70, "tokenizer.json": b"{}"}
+
+
+@pytest.fixture
+def full_hub(hub: Hub) -> Hub:
+    qwen = {"README.md": b"hi", "q-Q4_K_M.gguf": b"x" * 40, "q-Q8_0.gguf": b"x" * 80}
+    seeing = {"v-Q8_0.gguf": b"x" * 50, "mmproj-f16.gguf": b"x" * 9}
+    hub.add("big/Qwen3-GGUF", qwen, downloads=900, tags=("gguf",))
+    hub.add("see/qwen3-vl", seeing, downloads=70, tags=("gguf",))
+    hub.add("shut/qwen3-gated", {"m-f16.gguf": b"x"}, gated=True, downloads=80, tags=("gguf",))
+    hub.add("my/qwen3-own", {"m.gguf": b"x" * 7}, private=True, downloads=1, tags=("gguf",))
+    hub.add("no/qwen3-imatrix", {"imatrix.gguf": b"x"}, downloads=950, tags=("gguf",))
+    hub.add("mlx-community/Qwen3-4bit", MLX, downloads=500, tags=("mlx",))
+    hub.add("other/llama", {"l-Q4_0.gguf": b"x"}, downloads=9999, tags=("gguf",))
+    return hub
+
+
+@pytest.fixture
+def search(desk: Desk, full_hub: Hub) -> Search:
+    return build_search(desk.settings)
+
+
+def ask(search: Search, text: str = "qwen3", seconds: float = 10, **fields: Any) -> SearchAnswer:
+    question = Question(id="1", text=text, **{"limit": 20, **fields})
+    return search.answer(question, seconds=seconds)
+
+
+def test_hits_are_what_a_pull_would_take_most_downloaded_first(search: Search) -> None:
+    answer = ask(search)
+
+    assert answer.hits == (
+        Hit(
+            name="big/Qwen3-GGUF:Q4_K_M",
+            source="huggingface",
+            format="gguf",
+            quantization="q4_k_m",
+            quantizations=("q4_k_m", "q8_0"),
+            size_bytes=40,
+            downloads=900,
+        ),
+        Hit(
+            name="shut/qwen3-gated:F16",
+            source="huggingface",
+            format="gguf",
+            quantization="f16",
+            quantizations=("f16",),
+            downloads=80,
+            gated=True,
+        ),
+        Hit(
+            name="see/qwen3-vl:Q8_0",
+            source="huggingface",
+            format="gguf",
+            quantization="q8_0",
+            quantizations=("q8_0",),
+            size_bytes=59,
+            downloads=70,
+        ),
+    )
+    assert answer.failed is None
+    assert answer.notes == (
+        NO_LIBRARY_SEARCH,
+        GGUF_ONLY,
+        "the size of some repositories could not be had",
+    )
+
+
+def test_the_name_of_a_hit_pulls_the_file_of_that_size(desk: Desk, hub: Hub) -> None:
+    files = {"a-Q8_0.gguf": b"no model", "a-Q4_K_M.gguf": TINY_GGUF.read_bytes()}
+    hub.add("owner/tiny", files, tags=("gguf",))
+    [hit] = ask(build_search(desk.settings), "tiny").hits
+
+    desk.pull(hit.name)
+
+    manifest = desk.store.resolve(hit.name)
+    assert (manifest.name, manifest.weights_bytes) == (hit.name, hit.size_bytes)
+
+
+@pytest.mark.parametrize(
+    ("sort", "names"),
+    [
+        ("size", ["big/Qwen3-GGUF", "see/qwen3-vl", "shut/qwen3-gated"]),
+        ("name", ["big/Qwen3-GGUF", "see/qwen3-vl", "shut/qwen3-gated"]),
+    ],
+)
+def test_other_orders_are_of_the_most_downloaded(
+    search: Search, sort: Any, names: list[str]
+) -> None:
+    answer = ask(search, sort=sort)
+
+    assert [hit.name.rpartition(":")[0] for hit in answer.hits] == names
+    assert "sorted are the 3 most downloaded" in answer.notes
+
+
+def test_a_limit_costs_no_more_calls_than_it_has_hits(search: Search, full_hub: Hub) -> None:
+    answer = ask(search, limit=2)  # the first of the two cannot be pulled
+
+    assert [hit.name for hit in answer.hits] == ["big/Qwen3-GGUF:Q4_K_M"]
+    assert len(full_hub.paths()) == 2
+
+
+def test_mlx_repositories_have_all_their_weights_as_size(search: Search) -> None:
+    [hit] = ask(search, format="mlx").hits
+
+    assert (hit.name, hit.format, hit.quantization) == ("mlx-community/Qwen3-4bit", "mlx", "4bit")
+    assert hit.size_bytes == sum(len(data) for data in MLX.values())
+
+
+def test_a_repository_of_both_kinds_is_named_with_the_one_asked_for(desk: Desk, hub: Hub) -> None:
+    hub.add("both/m", MLX | {"m-Q4_0.gguf": b"x"}, tags=("mlx", "gguf"))
+    search = build_search(desk.settings)
+
+    assert [hit.name for hit in ask(search, "both").hits] == ["both/m:Q4_0"]
+    assert [hit.name for hit in ask(search, "both", format="mlx").hits] == ["both/m:mlx"]
+
+
+def test_an_exact_name_is_asked_of_the_registry(desk: Desk, registry: Registry) -> None:
+    registry.add_model(
+        "library/qwen3:0.6b",
+        {"model": b"x" * 33, "license": b"long"},
+        config={"model_format": "gguf", "file_type": "Q4_K_M"},
+    )
+    answer = ask(build_search(desk.settings), "qwen3:0.6b")
+
+    assert answer.hits == (
+        Hit(
+            name="qwen3:0.6b",
+            source="ollama",
+            format="gguf",
+            quantization="q4_k_m",
+            quantizations=("q4_k_m",),
+            size_bytes=33,
+        ),
+    )
+
+
+def test_an_exact_name_the_registry_does_not_have_is_said(search: Search) -> None:
+    assert "the Ollama registry has no qwen3:9b" in ask(search, "qwen3:9b").notes
+    assert not any("registry has no" in note for note in ask(search, "qwen3").notes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["other.example/ns/model:1", "localhost:1/m", "http://127.0.0.1/m.gguf", "owner/repo", "a b"],
+)
+def test_nobody_is_sent_to_another_host_by_a_search(text: str) -> None:
+    assert exact_name(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("qwen3", "qwen3"),
+        ("qwen3:0.6b", "qwen3-0.6b"),
+        ("qwen3:latest", "qwen3"),
+        ("hf.co/owner/repo:Q4_K_M", "owner/repo"),
+        ("qwen 3 small", "qwen 3 small"),
+    ],
+)
+def test_the_hub_is_asked_in_its_own_spelling(text: str, asked: str) -> None:
+    assert hub_text(text) == asked
+
+
+def test_sources_the_settings_forbid_are_not_asked(
+    make_desk: Callable[..., Desk], full_hub: Hub, registry: Registry
+) -> None:
+    def settings(allowed: str) -> Any:
+        return make_desk(
+            ollama_registry=registry.url, hf_endpoint=full_hub.url, allowed_sources=allowed
+        ).settings
+
+    assert ask(build_search(settings("ollama.com")), "tiny:f16").hits[0].source == "ollama"
+    assert full_hub.paths() == []
+    ask(build_search(settings("hf.co")), "tiny:f16")
+    assert len(registry.paths()) == 2  # the manifest and its configuration, of the first search
+
+
+def test_a_private_repository_is_found_with_its_token_and_marked(
+    make_desk: Callable[..., Desk], full_hub: Hub
+) -> None:
+    desk = make_desk(hf_endpoint=full_hub.url, hf_token="hf_right", allowed_sources="hf.co")
+    private = {hit.name: hit.private for hit in ask(build_search(desk.settings)).hits}
+
+    assert private["my/qwen3-own:gguf"] is True
+    assert sum(private.values()) == 1
+
+
+def test_a_hub_that_is_down_fails_the_search(search: Search, full_hub: Hub) -> None:
+    full_hub.plan.faults = [Fault(on="/api/models", status=503, times=ALWAYS)]
+
+    assert ask(search, seconds=1.5).failed == "the hub does not answer"
+
+
+def test_a_hub_that_is_down_leaves_the_registry_s_hit(search: Search, full_hub: Hub) -> None:
+    full_hub.plan.faults = [Fault(on="/api/models", status=503, times=ALWAYS)]
+    answer = ask(search, "tiny:f16", seconds=1.5)
+
+    assert [hit.name for hit in answer.hits] == ["tiny:f16"]
+    assert (answer.failed, "the hub does not answer" in answer.notes) == (None, True)
+
+
+def test_a_size_that_cannot_be_had_is_not_guessed(search: Search, full_hub: Hub) -> None:
+    full_hub.plan.faults = [Fault(on="/api/models/big/", status=500, times=ALWAYS)]
+
+    assert ask(search).hits[0].size_bytes is None
+
+
+def test_calls_run_side_by_side_and_late_ones_are_given_up() -> None:
+    def fail() -> int:
+        raise ValueError
+
+    def hang() -> int:
+        never.wait(30)
+        return 3
+
+    never = threading.Event()
+    calls = [lambda: 1, fail, hang]
+    one, error, late = run_abreast(calls, threads=3, deadline=time.monotonic() + 0.5)
+
+    assert (one, type(error), late) == (1, ValueError, None)
+    assert run_abreast(calls, threads=3, deadline=0.0) == [None, None, None]
+
+
+@pytest.fixture
+def own_client() -> Iterator[None]:
+    yield
+    huggingface_hub.set_client_factory(default_client_factory)
+
+
+@pytest.mark.usefixtures("own_client")
+def test_no_call_of_huggingface_hub_waits_for_ever() -> None:
+    bound_hub_waits(0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+
+        with pytest.raises(httpx2.TimeoutException):
+            huggingface_hub.get_session().get(url, timeout=None)
+
+
+def test_a_pull_from_a_hub_nobody_listens_at_is_worth_another_try(
+    make_desk: Callable[..., Desk],
+) -> None:
+    sources = build_sources(make_desk(hf_endpoint="http://127.0.0.1:1").settings)
+
+    with pytest.raises(SourceUnavailable, match="the hub does not answer"):
+        sources[Source.HUB].resolve(ModelName.parse("owner/repo"), Order())

@@ -1,0 +1,91 @@
+"""The registry's token flow."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_ssh_public_key,
+)
+
+from services.puller.sources.registry_auth import OllamaKey, token_url
+from services.shared.errors import InvalidSettings, PullFailed
+
+REGISTRY = "https://registry.example/v2/library/tiny/manifests/latest"
+
+
+def asked(challenge: str) -> str:
+    return token_url(REGISTRY, challenge, nonce="n0nce", now=1700000000.7)
+
+
+def test_the_realm_is_asked_for_each_scope() -> None:
+    challenge = 'Bearer realm="https://registry.example/token?a=b",service="reg",scope="one two"'
+
+    url = urlsplit(asked(challenge))
+
+    assert (url.scheme, url.netloc, url.path) == ("https", "registry.example", "/token")
+    assert parse_qs(url.query) == {
+        "a": ["b"],
+        "service": ["reg"],
+        "scope": ["one", "two"],
+        "ts": ["1700000000"],
+        "nonce": ["n0nce"],
+    }
+
+
+def test_values_may_come_without_quotes() -> None:
+    assert "service=reg" in asked("Bearer realm=https://registry.example/token,service=reg")
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        'Bearer realm="https://evil.example/token"',
+        'Bearer realm="http://registry.example/token"',
+        'Bearer realm="https://registry.example:444/token"',
+        'Bearer realm="//registry.example/token"',
+    ],
+    ids=["another host", "plain http", "another port", "no scheme"],
+)
+def test_a_realm_that_is_not_the_registry_is_refused(challenge: str) -> None:
+    with pytest.raises(PullFailed, match="another host"):
+        asked(challenge)
+
+
+@pytest.mark.parametrize("challenge", ["", "Basic realm=x", "Bearer", 'Bearer service="x"'])
+def test_a_challenge_we_cannot_meet_means_private(challenge: str) -> None:
+    with pytest.raises(PullFailed, match="private or gated"):
+        asked(challenge)
+
+
+def test_an_ollama_key_signs_method_and_address(tmp_path: Path) -> None:
+    path = tmp_path / "id_ed25519"
+    path.write_bytes(
+        Ed25519PrivateKey.generate().private_bytes(
+            Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+        )
+    )
+    url = "https://registry.example/token?x=1"
+
+    public, _, signature = OllamaKey(path).authorization("GET", url).partition(":")
+
+    key = load_ssh_public_key(f"ssh-ed25519 {public}".encode())
+    assert isinstance(key, Ed25519PublicKey)
+    empty = base64.b64encode(hashlib.sha256(b"").hexdigest().encode()).decode()
+    key.verify(base64.b64decode(signature), f"GET,{url},{empty}".encode())
+
+
+def test_what_is_no_key_is_named_as_a_bad_setting(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("not a key")
+
+    with pytest.raises(InvalidSettings):
+        OllamaKey(path)

@@ -1,0 +1,101 @@
+"""What a template can express is found by comparing what it renders."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.shared.templates.template import ChatTemplate
+from services.shared.templates.traits import TemplateTraits, probe
+from tests.conftest import SHARED
+
+COLLECTION = SHARED / "data" / "chat-templates"
+
+PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    + PLAIN
+)
+TOOLS = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}"
+    "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }}{% endfor %}{% endfor %}{% endfor %}"
+)
+TEXT_ARGUMENTS = (
+    "{{ tools | tojson if tools else '' }}{% for m in messages %}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ 'call ' + c.function.arguments }}{% endfor %}{% endfor %}"
+)
+MENTIONS_TOOLS_ONLY = "{# tools <tool_call> #}" + PLAIN
+SWITCHED = (
+    PLAIN + "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+)
+OPENED = PLAIN + "assistant: <think>\n"
+PARTS = (
+    "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}{% endfor %}"
+)
+
+
+def traits(source: str) -> TemplateTraits:
+    return probe(ChatTemplate(source))
+
+
+def test_a_plain_template_takes_system_messages_and_tool_answers() -> None:
+    assert traits(PLAIN) == TemplateTraits(failure=None, system=True, tool_results=True)
+
+
+def test_a_template_that_refuses_system_messages_is_still_one_to_chat_with() -> None:
+    found = traits(NO_SYSTEM)
+
+    assert (found.failure, found.system) == (None, False)
+
+
+def test_tools_are_known_by_their_definitions_in_the_prompt() -> None:
+    assert traits(TOOLS) == TemplateTraits(
+        failure=None,
+        system=True,
+        tools=True,
+        tool_calls=True,
+        tool_results=True,
+        arguments_as_object=True,
+    )
+
+
+def test_a_template_may_want_arguments_as_text() -> None:
+    found = traits(TEXT_ARGUMENTS)
+
+    assert (found.tool_calls, found.arguments_as_object) == (True, False)
+
+
+def test_a_word_in_a_comment_is_no_capability() -> None:
+    assert traits(MENTIONS_TOOLS_ONLY) == traits(PLAIN)
+
+
+def test_thinking_is_known_by_its_switch_or_its_opening() -> None:
+    switched, opened = traits(SWITCHED), traits(OPENED)
+
+    assert (switched.thinking, switched.thinking_switch) == (True, "enable_thinking")
+    assert (opened.thinking, opened.opens_thinking) == (True, True)
+
+
+def test_parts_of_content_are_taken_only_where_they_are_read() -> None:
+    assert traits(PARTS).content_parts
+    assert not traits(PLAIN).content_parts
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ nothing.at.all }}", "always the same", "{{ raise_exception('no') }}"]
+)
+def test_a_template_that_cannot_ask_a_question_says_why(source: str) -> None:
+    assert traits(source).failure
+
+
+@pytest.mark.skipif(not COLLECTION.is_dir(), reason="the collection of templates is not here")
+def test_nearly_all_real_templates_are_seen_as_what_they_are() -> None:
+    found = {path.stem: traits(path.read_text()) for path in sorted(COLLECTION.glob("*.jinja"))}
+
+    assert [name for name, t in found.items() if t.failure] == []
+    assert [name for name, t in found.items() if not t.system] == ["google-gemma-2-2b-it"]
+    assert sum(t.tools for t in found.values()) >= 60
+    assert found["Qwen-Qwen3-0.6B"].thinking_switch == "enable_thinking"
+    assert not found["Qwen-Qwen2.5-7B-Instruct"].thinking
+    assert not found["meetkai-functionary-medium-v3.2"].arguments_as_object

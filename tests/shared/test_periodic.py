@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import queue
+import threading
+
+from services.shared.periodic import start_repeating
+
+WAIT_SECONDS = 10
+
+
+def test_it_acts_at_once_and_again_until_told_to_end() -> None:
+    before = set(threading.enumerate())
+    acts: queue.Queue[None] = queue.Queue()
+    stopped = start_repeating(lambda: acts.put(None), 0.01, name="again")
+    (thread,) = set(threading.enumerate()) - before
+    for _ in range(3):
+        acts.get(timeout=WAIT_SECONDS)
+    stopped.set()
+    thread.join(WAIT_SECONDS)
+
+    assert thread.name == "again"
+    assert not thread.is_alive()
+
+
+def test_the_first_time_does_not_wait_for_the_interval() -> None:
+    acts: queue.Queue[None] = queue.Queue()
+    stopped = start_repeating(lambda: acts.put(None), 3600, name="once")
+
+    acts.get(timeout=WAIT_SECONDS)
+    stopped.set()
+    assert acts.empty()
