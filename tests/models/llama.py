@@ -1,13 +1,13 @@
 """llama.cpp at its plainest: one prompt, one sequence, greedy. What the engine is compared with.
 
-Independent of `services.engine` on purpose: a mistake there must not be repeated here.
+Independent of `services.engine` on purpose: a mistake there must not be repeated here. Only the
+choice of compute modules is the engine's own, so that both compute with the same code.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,8 @@ from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
+
+from services.engine.backends.llamacpp.compute_modules import load_compute_modules, uses_amx
 
 BATCH_TOKENS = 512
 
@@ -25,13 +27,7 @@ def library() -> ModuleType:
     import llama_cpp
 
     llama_cpp.llama_log_set(_ignore_log(), None)
-    # Wheels with loadable CPU variants register none by themselves, and only the very file that
-    # libllama itself names has the right registry.
-    name = "libggml.dylib" if sys.platform == "darwin" else "libggml.so.0"
-    folder = Path(llama_cpp.__file__).parent / "lib"
-    if (folder / name).exists():
-        ggml = ctypes.CDLL(str(folder / name))
-        ggml.ggml_backend_load_all_from_path(os.fsencode(folder))
+    load_compute_modules(Path(llama_cpp.__file__).parent / "lib")
     llama_cpp.llama_backend_init()
     return llama_cpp
 
@@ -49,6 +45,7 @@ class Plain:
     def __init__(self, path: Path, *, context_tokens: int = 4096) -> None:
         self._llama = llama = library()
         params = llama.llama_model_default_params()
+        params.use_extra_bufts = not uses_amx(llama)
         self._model = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
             raise ValueError(f"llama.cpp cannot load {path.name}")

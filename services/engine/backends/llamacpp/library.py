@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from services.engine.backends.llamacpp.compute_modules import load_compute_modules
+
 logger = logging.getLogger(__name__)
 
 _INFO, _WARN, _ERROR = 2, 3, 4  # ggml_log_level
@@ -30,7 +32,7 @@ def llama() -> ModuleType:
     callback = llama_cpp.llama_log_callback(_on_log)
     _keep.append(callback)
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-    _register_backends(Path(llama_cpp.__file__).parent / "lib")
+    load_compute_modules(Path(llama_cpp.__file__).parent / "lib")
     llama_cpp.llama_backend_init()
     return llama_cpp
 
@@ -45,23 +47,6 @@ def listening() -> Iterator[list[str]]:
     finally:
         # By identity: two that heard the same are equal.
         _listeners[:] = [other for other in _listeners if other is not lines]
-
-
-def _register_backends(folder: Path) -> None:
-    """Load the CPU and GPU modules of a build that ships them apart (GGML_BACKEND_DL).
-
-    The binding does not; without it no model loads. It must be the very file libllama names,
-    libggml.so.0: registering in a copy of it changes nothing. A plain build finds no modules here
-    and has its backends compiled in.
-    """
-    for name in ("libggml.so.0", "libggml.0.dylib", "libggml.so", "libggml.dylib"):
-        path = folder / name
-        if path.exists():
-            ggml = ctypes.CDLL(str(path))
-            ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
-            ggml.ggml_backend_load_all_from_path.restype = None
-            ggml.ggml_backend_load_all_from_path(str(folder).encode())
-            return
 
 
 def _on_log(level: int, text: bytes, _user_data: object) -> None:

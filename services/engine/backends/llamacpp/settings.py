@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from services.engine.backends.llamacpp.compute_modules import uses_amx
 from services.engine.core import LoadConfig
 
 _UBATCH = 512  # tokens computed at once inside a step; more only costs compute buffers
@@ -33,6 +34,8 @@ def model_parameters(lib: ModuleType, config: LoadConfig, *, dry: bool = False) 
     params.n_gpu_layers = 999_999 if config.gpu_layers < 0 else config.gpu_layers
     params.main_gpu = config.main_gpu
     params.load_mode = _LOAD_WITHOUT_MMAP
+    # Without these buffers weights keep their own layout, which AMX does not compute with.
+    params.use_extra_bufts = not uses_amx(lib)
     if config.tensor_split:
         room = max(int(lib.llama_max_devices()), len(config.tensor_split))
         shares = (ctypes.c_float * room)(*config.tensor_split)

@@ -1,0 +1,57 @@
+"""Load ggml's compute modules: the fastest CPU module that can be trusted, and every GPU module.
+
+A build with loadable modules (GGML_BACKEND_DL) ships one CPU module per level of processor and
+registers none by itself; a plain build has its backends compiled in.
+
+Modules for processors with AMX are left out. Compilers drop the stores that fill AMX's tile
+configuration (GCC 12's `_tile_loadconfig` declares only its first 8 bytes as read), and ggml then
+computes with tiles of no rows: the process dies of SIGILL, or the numbers are wrong.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+_LIBRARIES = ("libggml.so.0", "libggml.0.dylib", "libggml.so", "libggml.dylib")
+_CPU_PREFIX = "libggml-cpu-"
+_WITH_AMX = frozenset({"sapphirerapids", "graniterapids"})
+
+
+def load_compute_modules(folder: Path) -> None:
+    """Register the modules of `folder` with ggml; nothing to do where there are none."""
+    modules = sorted(folder.glob("libggml-*.so"))
+    scores = {path: _score(path) for path in modules if path.name.startswith(_CPU_PREFIX)}
+    library = next((folder / name for name in _LIBRARIES if (folder / name).exists()), None)
+    if library is None or not scores:
+        return
+    # It must be the very file libllama names: registering in a copy of it changes nothing.
+    ggml = ctypes.CDLL(str(library))
+    ggml.ggml_backend_load.argtypes = [ctypes.c_char_p]
+    ggml.ggml_backend_load.restype = ctypes.c_void_p
+    accelerators = [p for p in modules if p not in scores and p.name != "libggml-base.so"]
+    for path in [*accelerators, best_cpu_module(scores)]:
+        ggml.ggml_backend_load(str(path).encode())
+
+
+def best_cpu_module(scores: Mapping[Path, int]) -> Path:
+    """The module with the highest score (0: this processor cannot run it) that does not use AMX."""
+    trusted = {
+        path: score
+        for path, score in scores.items()
+        if path.stem.removeprefix(_CPU_PREFIX) not in _WITH_AMX
+    }
+    return max(trusted, key=lambda path: (trusted[path], path.name))
+
+
+def uses_amx(library: ModuleType) -> bool:
+    """Whether the registered CPU backend would put weights into AMX's layout."""
+    return b"AMX_INT8 = 1" in library.llama_print_system_info()
+
+
+def _score(path: Path) -> int:
+    module = ctypes.CDLL(str(path))
+    module.ggml_backend_score.restype = ctypes.c_int
+    return int(module.ggml_backend_score())

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from services.engine.backends.llamacpp.compute_modules import best_cpu_module, uses_amx
+from services.engine.backends.llamacpp.library import llama
+from services.engine.backends.llamacpp.settings import model_parameters
+from services.engine.core import LoadConfig
+
+
+def module(level: str) -> Path:
+    return Path(f"libggml-cpu-{level}.so")
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ({"haswell": 64, "zen4": 1984, "sapphirerapids": 4032}, "zen4"),
+        ({"x64": 1, "haswell": 64, "zen4": 0}, "haswell"),
+        ({"x64": 1}, "x64"),
+    ],
+    ids=["a module with AMX is left out", "the highest score", "the only one"],
+)
+def test_the_fastest_module_that_can_be_trusted_is_taken(scores: dict[str, int], best: str) -> None:
+    found = best_cpu_module({module(level): score for level, score in scores.items()})
+
+    assert found == module(best)
+
+
+def test_nothing_computes_with_amx() -> None:
+    assert not uses_amx(llama()) or not model_parameters(llama(), config()).use_extra_bufts
+
+
+@pytest.mark.parametrize("has_amx", [True, False])
+def test_a_build_with_amx_compiled_in_keeps_weights_in_their_own_layout(has_amx: bool) -> None:
+    info = b"CPU : AVX2 = 1 | AMX_INT8 = 1 |" if has_amx else b"CPU : AVX2 = 1 |"
+    library = SimpleNamespace(
+        llama_model_default_params=lambda: SimpleNamespace(use_extra_bufts=True),
+        llama_print_system_info=lambda: info,
+    )
+
+    assert model_parameters(cast("Any", library), config()).use_extra_bufts is not has_amx
+
+
+def config() -> LoadConfig:
+    return LoadConfig(model_path="/models/tiny.gguf", backend="llamacpp", context_length=256)
