@@ -27,7 +27,7 @@ from services.api.models.pull_on_demand import OnDemand
 from services.api.settings import ApiSettings
 from services.shared import redis_client
 from services.shared.malloc_trim import start_trimming
-from services.shared.pulls.job_store import PullBoard
+from services.shared.pulls.job_store import JobStore
 from services.shared.store.model_store import ModelStore
 
 
@@ -35,7 +35,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
     """The application. Connects to nothing before its lifespan begins."""
     connection = redis_client.connect_async(settings.redis_url, settings.redis_password_file)
     blocking = redis_client.connect(settings.redis_url, settings.redis_password_file)
-    catalog = Catalog(ModelStore(settings.models_dir), PullBoard(blocking))
+    catalog = Catalog(ModelStore(settings.models_dir), JobStore(blocking))
     queue = PullQueue(blocking)
     keys = KeyStore(connection, settings.secrets_dir)
     parts = ApiParts(

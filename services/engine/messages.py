@@ -3,7 +3,7 @@
     frame = uint32 little-endian length, then msgpack of one Command (to the runner) or Report (back)
 
 The runner's first frame is `Start`, its first answers are `Progress`* and then `Ready` or
-`LoadFailed`. After each step it writes one `Step` with everything that happened in it. `Beat` comes
+`LoadFailed`. After each step it writes one `StepReport` with everything that happened in it. `Heartbeat` comes
 at least every BEAT_SECONDS, from a thread of its own, and tells how long the current step has been
 running, so that the front can tell a busy runner from a stuck one.
 """
@@ -27,7 +27,7 @@ from services.engine.core import (
     TokenLogprob,
 )
 
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 MAX_FRAME_BYTES = 256 << 20
 HEADER = struct.Struct("<I")
 
@@ -155,13 +155,13 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     error: dict[str, object]
 
 
-Happening = Queued | Started | Delta | Finished | Failed
+RequestEvent = Queued | Started | Delta | Finished | Failed
 
 
-class Step(msgspec.Struct, frozen=True, tag=True):
+class StepReport(msgspec.Struct, frozen=True, tag=True):
     """All that happened in one turn of the loop."""
 
-    happenings: list[Happening]
+    events: list[RequestEvent]
 
 
 class Tokenized(msgspec.Struct, frozen=True, tag=True):
@@ -172,7 +172,7 @@ class Tokenized(msgspec.Struct, frozen=True, tag=True):
     error: dict[str, object] | None = None
 
 
-class Beat(msgspec.Struct, frozen=True, tag=True):
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     """Alive. `busy_seconds`: how long the call into the backend has been going on; 0 between."""
 
     busy_seconds: float
@@ -183,14 +183,14 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
     counters: Counters
 
 
-Report = Progress | Ready | LoadFailed | Step | Tokenized | Beat
+Report = Progress | Ready | LoadFailed | StepReport | Tokenized | Heartbeat
 
 _encoder = msgspec.msgpack.Encoder()
-commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
-reports: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
+command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+report_decoder: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
 
 
-def frame(message: Command | Report) -> bytes:
+def encode_frame(message: Command | Report) -> bytes:
     """One message, ready to be written."""
     body = _encoder.encode(message)
     return HEADER.pack(len(body)) + body

@@ -15,9 +15,9 @@ from services.puller.settings import PullerSettings, listed
 from services.puller.worker_pool import Supervisor
 from services.shared.errors import InvalidSettings
 from services.shared.logs import set_up_logs
-from services.shared.pulls.commands import PullOrders
-from services.shared.pulls.job_queue import PullTickets
-from services.shared.pulls.job_store import PullBoard
+from services.shared.pulls.commands import JobCommands
+from services.shared.pulls.job_queue import JobQueue
+from services.shared.pulls.job_store import JobStore
 from services.shared.redis_client import connect
 from services.shared.settings import read_settings
 from services.shared.store.model_store import ModelStore
@@ -48,8 +48,8 @@ def build_supervisor(settings: PullerSettings) -> Supervisor:
     except InvalidSettings as error:
         print(error.message, file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from error
-    store, board, tickets = ModelStore(settings.models_dir), PullBoard(client), PullTickets(client)
-    first_start = FirstStart(store, PullOrders(client, board), tickets)
+    store, board, tickets = ModelStore(settings.models_dir), JobStore(client), JobQueue(client)
+    first_start = FirstStart(store, JobCommands(client, board), tickets)
 
     def bring() -> None:
         first_start.import_tiny(settings.tiny_model)

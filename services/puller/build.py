@@ -22,8 +22,8 @@ from services.puller.sources.registry_auth import OllamaKey
 from services.puller.sources.url import UrlSource
 from services.puller.webhook import Webhook
 from services.shared.model_name import HUB_HOST, OLLAMA_HOST, Source
-from services.shared.pulls.job_queue import PullTickets
-from services.shared.pulls.job_store import PullBoard
+from services.shared.pulls.job_queue import JobQueue
+from services.shared.pulls.job_store import JobStore
 from services.shared.store.model_store import ModelStore
 
 
@@ -45,7 +45,7 @@ def build_runner(settings: PullerSettings, client: redis.Redis) -> Runner:
         allowed_hosts=frozenset(host.lower() for host in listed(settings.allowed_sources)),
     )
     webhook = Webhook(settings.pull_webhook_url) if settings.pull_webhook_url else None
-    return Runner(PullBoard(client), PullTickets(client), puller, webhook)
+    return Runner(JobStore(client), JobQueue(client), puller, webhook)
 
 
 def build_sources(settings: PullerSettings) -> dict[Source, ModelSource]:

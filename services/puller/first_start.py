@@ -15,8 +15,8 @@ import msgspec
 from services.puller.importing.local_files import import_file
 from services.shared.errors import SpindllError
 from services.shared.model_name import ModelName
-from services.shared.pulls.commands import PullOrders
-from services.shared.pulls.job_queue import PullTickets
+from services.shared.pulls.commands import JobCommands
+from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import new_job
 from services.shared.store import durable
 from services.shared.store.model_store import ModelStore
@@ -30,7 +30,7 @@ _NOTES = "first-start.json"
 class FirstStart:
     """Idempotent; called at every start."""
 
-    def __init__(self, store: ModelStore, orders: PullOrders, tickets: PullTickets) -> None:
+    def __init__(self, store: ModelStore, orders: JobCommands, tickets: JobQueue) -> None:
         self._store = store
         self._orders = orders
         self._tickets = tickets

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 import redis
 
-from services.shared.pulls.job import FileProgress, PullState, Wish
-from services.shared.pulls.job_store import PullBoard, PullTakenOver
+from services.shared.pulls.job import FileProgress, PullJob, StopRequest
+from services.shared.pulls.job_store import JobStore, JobTakenOver
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Interrupted(Exception):
 class JobControl:
     """Progress and wishes of one job. Its fields are guarded by `_lock`."""
 
-    def __init__(self, board: PullBoard, job: PullState, owner: str) -> None:
+    def __init__(self, board: JobStore, job: PullJob, owner: str) -> None:
         self._board = board
         self._job_id = job.id
         self._owner = owner
@@ -123,7 +123,7 @@ class JobControl:
         while not self._done.wait(REPORT_SECONDS):
             try:
                 self._report()
-            except PullTakenOver:
+            except JobTakenOver:
                 self.interrupt(Why.TAKEN_OVER)
                 return
             except redis.RedisError:
@@ -132,11 +132,11 @@ class JobControl:
     def _report(self) -> None:
         fields = self.fields()
         changed = {k: v for k, v in fields.items() if self._written.get(k, _Speed) != v}
-        wish = self._board.report(self._job_id, self._owner, changed)
+        requested = self._board.report(self._job_id, self._owner, changed)
         self._written = fields
-        if wish is Wish.PAUSE:
+        if requested is StopRequest.PAUSE:
             self.interrupt(Why.PAUSE)
-        elif wish is Wish.CANCEL:
+        elif requested is StopRequest.CANCEL:
             self.interrupt(Why.CANCEL)
 
 

@@ -20,9 +20,9 @@ from services.puller.job_control import Interrupted, JobControl, Why
 from services.puller.pull import Puller
 from services.puller.webhook import Webhook
 from services.shared.errors import InternalError, SpindllError
-from services.shared.pulls.job import JobState, PullState
-from services.shared.pulls.job_queue import PullTickets
-from services.shared.pulls.job_store import PullBoard
+from services.shared.pulls.job import JobState, PullJob
+from services.shared.pulls.job_queue import JobQueue
+from services.shared.pulls.job_store import JobStore
 from services.shared.store.manifest import Manifest
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Runner:
     """One worker process's jobs, one at a time. `leave` may come from a signal handler."""
 
     def __init__(
-        self, board: PullBoard, tickets: PullTickets, puller: Puller, webhook: Webhook | None
+        self, board: JobStore, tickets: JobQueue, puller: Puller, webhook: Webhook | None
     ) -> None:
         self._board = board
         self._tickets = tickets
@@ -74,7 +74,7 @@ class Runner:
         finally:
             self._control = None
 
-    def _outcome(self, job: PullState, control: JobControl) -> Why | SpindllError | Manifest:
+    def _outcome(self, job: PullJob, control: JobControl) -> Why | SpindllError | Manifest:
         try:
             with control:
                 control.check()
@@ -93,7 +93,7 @@ class Runner:
 
     def _settle(
         self,
-        job: PullState,
+        job: PullJob,
         owner: str,
         control: JobControl,
         outcome: Why | SpindllError | Manifest,
@@ -116,13 +116,13 @@ class Runner:
             done = {**fields, "warnings": outcome.description.warnings}
             self._end(job, owner, JobState.DONE, done)
 
-    def _give_back(self, job: PullState, owner: str, fields: dict[str, Any]) -> None:
+    def _give_back(self, job: PullJob, owner: str, fields: dict[str, Any]) -> None:
         # Leaving on request is no failure, so this try does not count.
         back = self._board.put_back(job, owner, attempts=job.attempts - 1, **fields)
         if back is not None:
             self._tickets.send(back)
 
-    def _end(self, job: PullState, owner: str, state: JobState, fields: dict[str, Any]) -> None:
+    def _end(self, job: PullJob, owner: str, state: JobState, fields: dict[str, Any]) -> None:
         ended = _persistently(lambda: self._board.end(job, state, owner=owner, **fields))
         if ended and self._webhook is not None:
             self._webhook.send(self._board.get(job.id))

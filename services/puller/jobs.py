@@ -1,4 +1,4 @@
-"""What RQ calls: one function, found by its path (`pull_jobs.PULL_MODEL`).
+"""What RQ calls: one function, found by its path (`shared/pulls/job.py PULL_MODEL`).
 
 RQ hands over plain arguments, so what a job needs is installed once per worker process.
 """

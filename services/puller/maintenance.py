@@ -9,9 +9,9 @@ import logging
 from collections.abc import Iterable
 
 from services.puller.download.partial_file import Partial
-from services.shared.pulls.job import JobState, PullState
-from services.shared.pulls.job_queue import PullTickets
-from services.shared.pulls.job_store import PullBoard
+from services.shared.pulls.job import JobState, PullJob
+from services.shared.pulls.job_queue import JobQueue
+from services.shared.pulls.job_store import JobStore
 from services.shared.store.model_store import ModelStore
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ class Sweep:
     """The repairs. Called from the supervisor's loop only."""
 
     def __init__(
-        self, board: PullBoard, tickets: PullTickets, store: ModelStore, *, max_attempts: int
+        self, board: JobStore, tickets: JobQueue, store: ModelStore, *, max_attempts: int
     ) -> None:
         self._board = board
         self._tickets = tickets
@@ -49,7 +49,7 @@ class Sweep:
         if swept.files:
             logger.info("swept", extra={"files": swept.files, "bytes": swept.freed_bytes})
 
-    def _revive(self, job: PullState) -> None:
+    def _revive(self, job: PullJob) -> None:
         if job.attempts >= self._max_attempts:
             error = f"the worker died {job.attempts} times while working on this job"
             if self._board.end(job, JobState.FAILED, error=error, error_code="worker_died"):

@@ -22,7 +22,7 @@ from services.puller.sources.base import Source as ModelSource
 from services.puller.transport.range_response import AccessExpired
 from services.shared.errors import PermissionDenied, PullFailed, SourceUnavailable
 from services.shared.model_name import ModelName, Source
-from services.shared.pulls.job import FileProgress, PullState
+from services.shared.pulls.job import FileProgress, PullJob
 from services.shared.store.leases import Lease
 from services.shared.store.manifest import FileRole, Manifest, StoredFile
 from services.shared.store.model_store import ModelStore
@@ -49,7 +49,7 @@ class Puller:
         self._fetcher = fetcher
         self._allowed_hosts = allowed_hosts
 
-    def pull(self, job: PullState, control: JobControl) -> Manifest:
+    def pull(self, job: PullJob, control: JobControl) -> Manifest:
         """Fetch the job's model and list it. Interrupted leaves what is there for the next run;
         SpindllErrors say why it failed."""
         name = ModelName.parse(job.model)

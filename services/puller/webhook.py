@@ -12,7 +12,7 @@ import time
 import httpx
 import msgspec
 
-from services.shared.pulls.job import PullState
+from services.shared.pulls.job import PullJob
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Webhook:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def send(self, job: PullState) -> None:
+    def send(self, job: PullJob) -> None:
         """Post it; never raises, for the job's end does not depend on it."""
         body = msgspec.json.encode(
             {

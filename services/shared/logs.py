@@ -40,7 +40,7 @@ def set_up_logs(service: str, *, level: LogLevel, fmt: LogFormat) -> None:
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 
-def fields_of(record: logging.LogRecord) -> dict[str, object]:
+def extra_fields(record: logging.LogRecord) -> dict[str, object]:
     """What the caller passed in `extra`, and the request's id where one is known."""
     fields = {k: v for k, v in vars(record).items() if k not in _STANDARD_FIELDS}
     current = request_id.get()
@@ -60,7 +60,7 @@ class TextLines(logging.Formatter):
         """One line, then the traceback where there is one."""
         time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         name = record.name.removeprefix("services.")
-        fields = "".join(f" {k}={v}" for k, v in fields_of(record).items())
+        fields = "".join(f" {k}={v}" for k, v in extra_fields(record).items())
         line = f"{time} {record.levelname:<7} {self._service} {name}: {record.getMessage()}{fields}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
@@ -80,7 +80,7 @@ class JsonLines(logging.Formatter):
             "service": self._service,
             "logger": record.name,
             "event": record.getMessage(),
-            **fields_of(record),
+            **extra_fields(record),
         }
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)

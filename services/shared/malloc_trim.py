@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import threading
 
-from services.shared.periodic import start_repeating
+from services.shared.periodic import start_periodic
 
 TRIM_SECONDS = 20.0
 
@@ -24,4 +24,4 @@ def start_trimming(seconds: float = TRIM_SECONDS) -> threading.Event:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:
         return threading.Event()
-    return start_repeating(lambda: trim(ctypes.c_size_t(0)), seconds, name="trim")
+    return start_periodic(lambda: trim(ctypes.c_size_t(0)), seconds, name="trim")

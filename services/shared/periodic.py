@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 
-def start_repeating(action: Callable[[], object], seconds: float, *, name: str) -> threading.Event:
+def start_periodic(action: Callable[[], object], seconds: float, *, name: str) -> threading.Event:
     """Act now and every so many seconds, from a thread of its own, until the event is set."""
     stopped = threading.Event()
 

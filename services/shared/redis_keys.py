@@ -3,15 +3,15 @@
 | key | type | owner | lifetime |
 |-|-|-|-|
 | spindll:api_keys | hash: sha256 of key -> JSON {id, role, name, created_at} | api | until deleted |
-| spindll:pull:{job} | hash: the job's state, see pull_jobs.py | puller, api | 30 days after it ended |
+| spindll:pull:{job} | hash: the job's state, see pulls/job.py | puller, api | 30 days after it ended |
 | spindll:pulls | sorted set: job id by time asked | api | entries go with their job |
 | spindll:pulls_active | set: ids of the jobs that have not ended | api, puller | until the job ends |
-| spindll:pull_of:{order} | string: id of the job in flight for an order | api | until the job ends |
+| spindll:pull_for_order:{order} | string: id of the job in flight for an order | api | until the job ends |
 | spindll:pull_lease:{job} | string: the worker that runs a job | puller | 20 s, renewed |
 | spindll:pull_key:{hash} | string: id of the job an Idempotency-Key made | api | 24 h |
 | spindll:pull_bytes:{second} | integer: bytes taken from a second's budget | puller | 5 s |
 | spindll:puller:{host} | string: the puller of this host is alive | puller | 30 s, renewed |
-| spindll:searches | channel: questions of searches.py, no key of its own | api | none |
+| spindll:searches | channel: queries of search.py, no key of its own | api | none |
 | spindll:search_claim:{question} | string: a puller answers this question | puller | 60 s |
 | spindll:search_answer:{question} | list of one: its answer | puller | until read, or 60 s |
 
@@ -40,9 +40,9 @@ def pull(job_id: str) -> str:
     return f"{PREFIX}pull:{job_id}"
 
 
-def pull_of(order: str) -> str:
+def pull_for_order(order: str) -> str:
     """The job in flight for an order: a canonical model name, or `name#format`."""
-    return f"{PREFIX}pull_of:{order}"
+    return f"{PREFIX}pull_for_order:{order}"
 
 
 def pull_lease(job_id: str) -> str:

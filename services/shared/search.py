@@ -26,7 +26,7 @@ Sort = Literal["downloads", "size", "name"]
 
 
 @resolved
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class SearchQuery(msgspec.Struct, frozen=True, kw_only=True):
     """One search."""
 
     id: str
@@ -36,7 +36,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     sort: Sort = "downloads"
 
 
-class Hit(msgspec.Struct, frozen=True, kw_only=True):
+class SearchHit(msgspec.Struct, frozen=True, kw_only=True):
     """A model that can be pulled."""
 
     name: str  # what to pull
@@ -54,12 +54,12 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 class SearchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What was found, and in `notes` what a reader should know about it."""
 
-    hits: tuple[Hit, ...] = ()
+    hits: tuple[SearchHit, ...] = ()
     notes: tuple[str, ...] = ()
     failed: str | None = None  # a sentence, when nobody could be asked
 
 
-def sorted_hits(hits: list[Hit], by: Sort) -> list[Hit]:
+def sorted_hits(hits: list[SearchHit], by: Sort) -> list[SearchHit]:
     """Most downloads first, smallest first, or by name; what is not known comes last."""
     if by == "size":
         return sorted(hits, key=lambda h: (h.size_bytes is None, h.size_bytes or 0, h.name))

@@ -62,7 +62,7 @@ REPORTS: list[Report] = [
         )
     ),
     messages.LoadFailed("model_load_failed", "no"),
-    messages.Step(
+    messages.StepReport(
         [
             messages.Queued(1, 3),
             messages.Started(1, 100, 96),
@@ -74,21 +74,21 @@ REPORTS: list[Report] = [
         ]
     ),
     messages.Tokenized(3, (1, 2)),
-    messages.Beat(0.0, 1, 2, 3, 4, Counters(steps=5, decode_seconds=1.5)),
+    messages.Heartbeat(0.0, 1, 2, 3, 4, Counters(steps=5, decode_seconds=1.5)),
 ]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda message: type(message).__name__)
 def test_a_command_arrives_as_it_was_sent(command: Command) -> None:
-    data = messages.frame(command)
+    data = messages.encode_frame(command)
 
     assert HEADER.unpack_from(data) == (len(data) - HEADER.size,)
-    assert messages.commands.decode(data[HEADER.size :]) == command
+    assert messages.command_decoder.decode(data[HEADER.size :]) == command
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda message: type(message).__name__)
 def test_a_report_arrives_as_it_was_sent(report: Report) -> None:
-    assert messages.reports.decode(messages.frame(report)[HEADER.size :]) == report
+    assert messages.report_decoder.decode(messages.encode_frame(report)[HEADER.size :]) == report
 
 
 def test_better_lanes_are_smaller() -> None:

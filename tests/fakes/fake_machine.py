@@ -166,7 +166,9 @@ class FakeLink:
 
     def _say_finished(self, id_: int, reason: FinishReason) -> None:
         if not self._ended.done():
-            self._report(messages.Step([messages.Finished(id_, 0, reason, 1, 0, 1, 0.0, 0.0, 0.0)]))
+            self._report(
+                messages.StepReport([messages.Finished(id_, 0, reason, 1, 0, 1, 0.0, 0.0, 0.0)])
+            )
 
     def kill(self, why: str) -> None:
         if self._ended.done():

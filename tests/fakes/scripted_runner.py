@@ -131,7 +131,9 @@ class Runner:
         elif isinstance(command, messages.Cancel):
             ended = [self.answers.pop(id_) for id_ in command.ids if id_ in self.answers]
             if ended:
-                self.say(messages.Step([self.finished(a, FinishReason.CANCELLED) for a in ended]))
+                self.say(
+                    messages.StepReport([self.finished(a, FinishReason.CANCELLED) for a in ended])
+                )
         elif isinstance(command, messages.Tokenize):
             text = "".join(piece.text for piece in command.pieces)
             if "!bad" in text:
@@ -144,26 +146,26 @@ class Runner:
         while True:
             slow = any(a.command == "slow" for a in self.answers.values())
             await asyncio.sleep(0.05 if slow else 0.002)
-            happenings: list[messages.Happening] = []
+            events: list[messages.RequestEvent] = []
             for answer in list(self.answers.values()):
-                self.advance(answer, happenings)
-            if happenings:
-                self.say(messages.Step(happenings))
+                self.advance(answer, events)
+            if events:
+                self.say(messages.StepReport(events))
                 await self.writer.drain()
             for answer in list(self.answers.values()):
                 await self.misbehave(answer)
 
-    def advance(self, answer: Answer, happenings: list[messages.Happening]) -> None:
+    def advance(self, answer: Answer, events: list[messages.RequestEvent]) -> None:
         id_ = answer.submit.id
         if answer.count == 0:
-            happenings.append(messages.Started(id_, len(answer.words), 0))
+            events.append(messages.Started(id_, len(answer.words), 0))
         word = answer.words[answer.count % len(answer.words)]
-        happenings.append(messages.Delta(id_, 0, word + " ", 1))
+        events.append(messages.Delta(id_, 0, word + " ", 1))
         answer.count += 1
         self.counters.completion_tokens += 1
         if answer.count >= answer.most:
             del self.answers[id_]
-            happenings.append(self.finished(answer, FinishReason.LENGTH))
+            events.append(self.finished(answer, FinishReason.LENGTH))
 
     async def misbehave(self, answer: Answer) -> None:
         if answer.at < 0 or answer.count < answer.at:
@@ -195,19 +197,21 @@ class Runner:
     async def beat(self) -> None:
         while True:
             running = len(self.answers)
-            self.say(messages.Beat(self.busy_seconds, running, 0, running, 1 << 20, self.counters))
+            self.say(
+                messages.Heartbeat(self.busy_seconds, running, 0, running, 1 << 20, self.counters)
+            )
             await asyncio.sleep(0.2)
 
     async def command(self) -> messages.Command:
         try:
             header = await self.reader.readexactly(messages.HEADER.size)
             (size,) = messages.HEADER.unpack(header)
-            return messages.commands.decode(await self.reader.readexactly(size))
+            return messages.command_decoder.decode(await self.reader.readexactly(size))
         except (asyncio.IncompleteReadError, ConnectionError):
             sys.exit(0)  # the front is gone
 
     def say(self, report: messages.Report) -> None:
-        self.writer.write(messages.frame(report))
+        self.writer.write(messages.encode_frame(report))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import redis
 from services.puller.build import build_runner
 from services.puller.settings import PullerSettings
 from services.puller.worker import make_worker
-from services.shared.pulls.commands import PullOrders
-from services.shared.pulls.job import PullState
-from services.shared.pulls.job_queue import PullTickets
-from services.shared.pulls.job_store import PullBoard, new_job
+from services.shared.pulls.commands import JobCommands
+from services.shared.pulls.job import PullJob
+from services.shared.pulls.job_queue import JobQueue
+from services.shared.pulls.job_store import JobStore, new_job
 from services.shared.store.model_store import ModelStore
 from tests.conftest import TINY_GGUF
 from tests.fakes.registries.hub import Hub
@@ -32,12 +32,12 @@ class Desk:
 
     client: redis.Redis
     settings: PullerSettings
-    board: PullBoard
-    orders: PullOrders
-    tickets: PullTickets
+    board: JobStore
+    orders: JobCommands
+    tickets: JobQueue
     store: ModelStore
 
-    def order(self, model: str, **fields: Any) -> PullState:
+    def order(self, model: str, **fields: Any) -> PullJob:
         job, is_new = self.orders.create(new_job(model, **fields))
         if is_new:
             self.tickets.send(job)
@@ -47,7 +47,7 @@ class Desk:
         """Everything in the queue."""
         make_worker(self.client, build_runner(self.settings, self.client)).work(burst=True)
 
-    def pull(self, model: str, **fields: Any) -> PullState:
+    def pull(self, model: str, **fields: Any) -> PullJob:
         job = self.order(model, **fields)
         self.work()
         return self.board.get(job.id)
@@ -84,9 +84,9 @@ def make_desk(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Desk]]:
                 **settings,
             }
         )
-        board = PullBoard(client)
+        board = JobStore(client)
         store = ModelStore(chosen.models_dir)
-        return Desk(client, chosen, board, PullOrders(client, board), PullTickets(client), store)
+        return Desk(client, chosen, board, JobCommands(client, board), JobQueue(client), store)
 
     yield make
     for client in clients:

@@ -12,7 +12,7 @@ from services.puller.build import build_runner
 from services.puller.job_runner import Runner
 from services.puller.maintenance import Sweep
 from services.shared import redis_keys
-from services.shared.pulls.job import JobState, PullState, Wish
+from services.shared.pulls.job import JobState, PullJob, StopRequest
 from tests.conftest import TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.oci import digest_of
@@ -30,7 +30,7 @@ def _stalling(cdn: LoopbackServer) -> None:
 
 
 @contextmanager
-def downloading(desk: Desk, job: PullState) -> Iterator[Runner]:
+def downloading(desk: Desk, job: PullJob) -> Iterator[Runner]:
     """A runner in the middle of the job, in a thread."""
     runner = build_runner(desk.settings, desk.client)
     thread = threading.Thread(target=runner.run, args=(job.id, job.ticket))
@@ -49,12 +49,12 @@ def slow_desk(make_desk: Callable[..., Desk], desk: Desk) -> Desk:
     return make_desk(ollama_registry=desk.settings.ollama_registry, pull_timeout_seconds=600.0)
 
 
-def state_of(desk: Desk, job: PullState, state: JobState) -> PullState:
-    def looks() -> PullState | None:
+def state_of(desk: Desk, job: PullJob, state: JobState) -> PullJob:
+    def looks() -> PullJob | None:
         now = desk.board.get(job.id)
         return now if now.state is state else None
 
-    found: PullState = wait_for(looks)
+    found: PullJob = wait_for(looks)
     return found
 
 
@@ -67,8 +67,8 @@ def test_a_paused_download_keeps_its_bytes_and_goes_on(
         desk.orders.pause(job.id)
         paused = state_of(desk, job, JobState.PAUSED)
     assert paused.downloaded_bytes >= THERE
-    assert paused.wish is None
-    assert desk.board.loading_of("tiny:f16") == paused
+    assert paused.requested is None
+    assert desk.board.loading_job("tiny:f16") == paused
     cdn.plan.faults = []
     cdn.seen.clear()
 
@@ -91,7 +91,7 @@ def test_a_cancelled_download_leaves_nothing_after_the_sweep(slow_desk: Desk) ->
     Sweep(desk.board, desk.tickets, desk.store, max_attempts=3).store()
 
     assert desk.leftovers() == []
-    assert desk.board.loading_of("tiny:f16") is None
+    assert desk.board.loading_job("tiny:f16") is None
 
 
 def test_a_cancelled_job_does_not_take_the_bytes_of_another(slow_desk: Desk) -> None:
@@ -126,7 +126,7 @@ def make_sweep(desk: Desk, max_attempts: int = 3) -> Sweep:
     return Sweep(desk.board, desk.tickets, desk.store, max_attempts=max_attempts)
 
 
-def claimed(desk: Desk, owner: str = "host:1:x") -> PullState:
+def claimed(desk: Desk, owner: str = "host:1:x") -> PullJob:
     job = desk.order("tiny:f16")
     assert desk.board.claim(job.id, job.ticket, owner) is not None
     desk.client.delete(desk.tickets.queue.key)
@@ -161,7 +161,7 @@ def test_what_was_wished_of_a_dead_worker_is_heard_by_the_next(desk: Desk) -> No
 
     make_sweep(desk).jobs(["host:17:"])
 
-    assert desk.board.get(job.id).wish is Wish.PAUSE
+    assert desk.board.get(job.id).requested is StopRequest.PAUSE
 
 
 def test_a_poison_job_fails_after_its_attempts(desk: Desk) -> None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from services.shared.pulls.job import JobState, PullState
+from services.shared.pulls.job import JobState, PullJob
 from tests.conftest import ROOT, TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.oci import Registry, digest_of
@@ -81,12 +81,12 @@ def wait_for(fact: Callable[[], T | None], seconds: float = PATIENCE_SECONDS) ->
     return found
 
 
-def ended(desk: Desk, job: PullState) -> PullState:
+def ended(desk: Desk, job: PullJob) -> PullJob:
     return wait_for(lambda: j if (j := desk.board.get(job.id)).state.has_ended else None)
 
 
-def running(desk: Desk, job: PullState, at_least: int = 1) -> PullState:
-    def looks() -> PullState | None:
+def running(desk: Desk, job: PullJob, at_least: int = 1) -> PullJob:
+    def looks() -> PullJob | None:
         now = desk.board.get(job.id)
         arrived = now.downloaded_bytes >= at_least
         return now if now.state is JobState.RUNNING and arrived else None
@@ -94,7 +94,7 @@ def running(desk: Desk, job: PullState, at_least: int = 1) -> PullState:
     return wait_for(looks)
 
 
-def tried(desk: Desk, job: PullState, attempt: int) -> None:
+def tried(desk: Desk, job: PullJob, attempt: int) -> None:
     def looks() -> bool:
         now = desk.board.get(job.id)
         return now.state is JobState.RUNNING and now.attempts == attempt
@@ -102,7 +102,7 @@ def tried(desk: Desk, job: PullState, attempt: int) -> None:
     wait_for(looks)
 
 
-def arrived(desk: Desk, job: PullState, at_least: int) -> None:
+def arrived(desk: Desk, job: PullJob, at_least: int) -> None:
     def looks() -> bool:
         now = desk.board.get(job.id)
         return now.downloaded_bytes >= at_least or now.state.has_ended

@@ -3,7 +3,7 @@ from __future__ import annotations
 import queue
 import threading
 
-from services.shared.periodic import start_repeating
+from services.shared.periodic import start_periodic
 
 WAIT_SECONDS = 10
 
@@ -11,7 +11,7 @@ WAIT_SECONDS = 10
 def test_it_acts_at_once_and_again_until_told_to_end() -> None:
     before = set(threading.enumerate())
     acts: queue.Queue[None] = queue.Queue()
-    stopped = start_repeating(lambda: acts.put(None), 0.01, name="again")
+    stopped = start_periodic(lambda: acts.put(None), 0.01, name="again")
     (thread,) = set(threading.enumerate()) - before
     for _ in range(3):
         acts.get(timeout=WAIT_SECONDS)
@@ -24,7 +24,7 @@ def test_it_acts_at_once_and_again_until_told_to_end() -> None:
 
 def test_the_first_time_does_not_wait_for_the_interval() -> None:
     acts: queue.Queue[None] = queue.Queue()
-    stopped = start_repeating(lambda: acts.put(None), 3600, name="once")
+    stopped = start_periodic(lambda: acts.put(None), 3600, name="once")
 
     acts.get(timeout=WAIT_SECONDS)
     stopped.set()

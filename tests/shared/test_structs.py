@@ -46,7 +46,7 @@ def test_every_struct_that_is_decoded_is_resolved() -> None:
     }
     decoded = {name for tree in trees for name in _decoded(tree)} & set(ours)
 
-    assert {"Manifest", "LoadConfig", "PullState", "ApiKey"} <= decoded
+    assert {"Manifest", "LoadConfig", "PullJob", "ApiKey"} <= decoded
     assert [name for name in sorted(decoded) if "resolved" not in ours[name]] == []
 
 

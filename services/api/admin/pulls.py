@@ -20,7 +20,7 @@ from services.api.errors import body_of as error_body
 from services.api.settings import ApiSettings
 from services.shared.errors import SpindllError
 from services.shared.model_name import ModelName
-from services.shared.pulls.job import JobState, PullState
+from services.shared.pulls.job import JobState, PullJob
 from services.shared.store.model_store import ModelStore
 
 router = APIRouter()
@@ -148,7 +148,7 @@ async def delete_model(name: str, request: Request, _: RequireAdmin) -> dict[str
 
 
 async def _as_sse(
-    first: PullState | None, events: AsyncIterator[PullState | None]
+    first: PullJob | None, events: AsyncIterator[PullJob | None]
 ) -> AsyncIterator[bytes]:
     yield _event(first)
     try:
@@ -158,7 +158,7 @@ async def _as_sse(
         yield b"event: error\ndata: " + msgspec.json.encode(error_body(error)) + b"\n\n"
 
 
-def _event(job: PullState | None) -> bytes:
+def _event(job: PullJob | None) -> bytes:
     if job is None:
         return b": still\n\n"
     return b"event: pull\ndata: " + msgspec.json.encode(job_object(job)) + b"\n\n"

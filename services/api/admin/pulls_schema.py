@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from services.shared.pulls.job import PullState
+from services.shared.pulls.job import PullJob
 
 MAX_PRIORITY = 1000
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
@@ -39,7 +39,7 @@ class PriorityRequest(_Body):
     priority: int = Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)
 
 
-def job_object(job: PullState) -> dict[str, Any]:
+def job_object(job: PullJob) -> dict[str, Any]:
     """A job, in words and numbers a person can follow."""
     return {
         "id": job.id,
@@ -53,7 +53,7 @@ def job_object(job: PullState) -> dict[str, Any]:
         "error": job.error,
         "error_code": job.error_code,
         "note": job.note,
-        "wish": job.wish.value if job.wish else None,
+        "wish": job.requested.value if job.requested else None,
         "warnings": list(job.warnings),
         "priority": job.priority,
         "attempts": job.attempts,

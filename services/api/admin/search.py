@@ -14,7 +14,7 @@ from services.api.clients.search import ask
 from services.api.dependencies import ApiParts, Parts, RequireUser
 from services.api.models.fit_estimate import Box
 from services.shared.errors import InvalidRequest, SpindllError
-from services.shared.search import MAX_HITS, MAX_TEXT, Format, Question, Sort
+from services.shared.search import MAX_HITS, MAX_TEXT, Format, SearchQuery, Sort
 
 router = APIRouter()
 
@@ -35,7 +35,7 @@ async def search_models(
     text = " ".join(q.split())
     if not text or not text.isprintable():
         raise InvalidRequest("q must have something to search for", param="q")
-    question = Question(id=uuid.uuid4().hex, text=text, limit=limit, format=format, sort=sort)
+    question = SearchQuery(id=uuid.uuid4().hex, text=text, limit=limit, format=format, sort=sort)
     answer, box = await asyncio.gather(ask(request.app.state.redis, question), _box(api))
     # The box's token may see repositories that are nobody else's business.
     hits = [hit for hit in answer.hits if principal.role is Role.ADMIN or not hit.private]

@@ -6,10 +6,10 @@ from typing import Any
 
 from protos import engine_pb2
 from services.api.models.fit_estimate import Box, Device, estimate_bytes, fits
-from services.shared.search import Hit
+from services.shared.search import SearchHit
 
 
-def hit_object(hit: Hit, box: Box | None) -> dict[str, Any]:
+def hit_object(hit: SearchHit, box: Box | None) -> dict[str, Any]:
     """One hit; `fits` is about the box as it would be with no other model loaded."""
     need = None
     if hit.size_bytes is not None:

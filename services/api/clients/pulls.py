@@ -9,10 +9,10 @@ from typing import TypeVar
 import redis
 
 from services.shared.errors import Unavailable
-from services.shared.pulls.commands import PullOrders
-from services.shared.pulls.job import JobState, PullState
-from services.shared.pulls.job_queue import PullTickets
-from services.shared.pulls.job_store import PullBoard, new_job
+from services.shared.pulls.commands import JobCommands
+from services.shared.pulls.job import JobState, PullJob
+from services.shared.pulls.job_queue import JobQueue
+from services.shared.pulls.job_store import JobStore, new_job
 
 POLL_SECONDS = 0.4
 
@@ -23,9 +23,9 @@ class PullQueue:
     """Ask for pulls and look after them. Unavailable while Redis does not answer."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._board = PullBoard(client)
-        self._orders = PullOrders(client, self._board)
-        self._tickets = PullTickets(client)
+        self._board = JobStore(client)
+        self._orders = JobCommands(client, self._board)
+        self._tickets = JobQueue(client)
 
     async def start(
         self,
@@ -35,10 +35,10 @@ class PullQueue:
         format: str | None,  # noqa: A002  the field's name on the wire
         sha256: str | None,
         idempotency: str | None,
-    ) -> tuple[PullState, bool]:
+    ) -> tuple[PullJob, bool]:
         """The job for a canonical model name, and whether it is new."""
 
-        def create() -> tuple[PullState, bool]:
+        def create() -> tuple[PullJob, bool]:
             order = new_job(model, priority=priority, format=format, sha256=sha256)
             job, is_new = self._orders.create(order, idempotency=idempotency)
             if is_new:
@@ -47,36 +47,36 @@ class PullQueue:
 
         return await _in_thread(create)
 
-    async def get(self, job_id: str) -> PullState:
+    async def get(self, job_id: str) -> PullJob:
         """One job; JobNotFound."""
         return await _in_thread(lambda: self._board.get(job_id))
 
     async def list(
         self, *, states: Iterable[JobState], model: str | None, limit: int
-    ) -> list[PullState]:
+    ) -> list[PullJob]:
         """Jobs, newest first."""
         return await _in_thread(lambda: self._board.find(states=states, model=model, limit=limit))
 
-    async def pause(self, job_id: str) -> PullState:
+    async def pause(self, job_id: str) -> PullJob:
         """Stop it and keep what is there."""
         return await _in_thread(lambda: self._orders.pause(job_id))
 
-    async def resume(self, job_id: str) -> PullState:
+    async def resume(self, job_id: str) -> PullJob:
         """Go on with a paused one."""
         return await _in_thread(lambda: self._queued(self._orders.resume(job_id)))
 
-    async def cancel(self, job_id: str) -> PullState:
+    async def cancel(self, job_id: str) -> PullJob:
         """End it without a model."""
         return await _in_thread(lambda: self._orders.cancel(job_id))
 
-    async def retry(self, job_id: str) -> PullState:
+    async def retry(self, job_id: str) -> PullJob:
         """Queue a failed or cancelled one again."""
         return await _in_thread(lambda: self._queued(self._orders.retry(job_id)))
 
-    async def set_priority(self, job_id: str, priority: int) -> PullState:
+    async def set_priority(self, job_id: str, priority: int) -> PullJob:
         """Higher goes first."""
 
-        def change() -> PullState:
+        def change() -> PullJob:
             job = self._orders.set_priority(job_id, priority)
             self._tickets.arrange(job)
             return job
@@ -87,9 +87,9 @@ class PullQueue:
         """Remove an ended one from the list."""
         await _in_thread(lambda: self._orders.forget(job_id))
 
-    async def watch(self, job_id: str) -> AsyncIterator[PullState | None]:
+    async def watch(self, job_id: str) -> AsyncIterator[PullJob | None]:
         """The job each time it changed, None as a sign of life in between, until it has ended."""
-        last: PullState | None = None
+        last: PullJob | None = None
         while last is None or not last.state.has_ended:
             job = await self.get(job_id)
             yield job if job != last else None
@@ -97,7 +97,7 @@ class PullQueue:
             if not job.state.has_ended:
                 await asyncio.sleep(POLL_SECONDS)
 
-    def _queued(self, job: PullState) -> PullState:
+    def _queued(self, job: PullJob) -> PullJob:
         if job.state is JobState.QUEUED:
             self._tickets.send(job)
         return job

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from services.shared import redis_keys
 from services.shared.errors import Unavailable
-from services.shared.search import SEARCH_SECONDS, Question, SearchAnswer
+from services.shared.search import SEARCH_SECONDS, SearchAnswer, SearchQuery
 
 _RETRY_SECONDS = 5.0
 _SLICE_SECONDS = 2  # shorter than the connection's own timeout
@@ -19,7 +19,7 @@ _GRACE_SECONDS = 2.0
 
 
 async def ask(
-    connection: redis.asyncio.Redis, question: Question, *, seconds: float = SEARCH_SECONDS
+    connection: redis.asyncio.Redis, question: SearchQuery, *, seconds: float = SEARCH_SECONDS
 ) -> SearchAnswer:
     """What the puller found. Unavailable when there is none, it found nobody to ask, or the time
     is up."""

@@ -9,8 +9,8 @@ from redis.exceptions import RedisError
 
 from services.shared.errors import InvalidModelName, ModelLoading, ModelNotFound
 from services.shared.model_name import ModelName
-from services.shared.pulls.job import PullState
-from services.shared.pulls.job_store import PullBoard
+from services.shared.pulls.job import PullJob
+from services.shared.pulls.job_store import JobStore
 from services.shared.store.manifest import Manifest
 from services.shared.store.model_store import ModelStore
 
@@ -22,7 +22,7 @@ _RETRY_SECONDS = 10.0
 class Catalog:
     """Stored models by name, and what is known of those on their way."""
 
-    def __init__(self, store: ModelStore, pulls: PullBoard) -> None:
+    def __init__(self, store: ModelStore, pulls: JobStore) -> None:
         self._store = store
         self._pulls = pulls
 
@@ -42,15 +42,15 @@ class Catalog:
                 raise loading_error(text, job) from None
             raise
 
-    def _loading(self, text: str) -> PullState | None:
+    def _loading(self, text: str) -> PullJob | None:
         try:
-            return self._pulls.loading_of(str(ModelName.parse(text)))
+            return self._pulls.loading_job(str(ModelName.parse(text)))
         except (InvalidModelName, RedisError) as error:
             logger.debug("no word on downloads", extra={"reason": type(error).__name__})
             return None
 
 
-def loading_error(text: str, job: PullState) -> ModelLoading:
+def loading_error(text: str, job: PullJob) -> ModelLoading:
     """What a request gets for a model that this job fetches."""
     total = job.total_bytes
     progress = round(job.downloaded_bytes / total, 4) if total else None

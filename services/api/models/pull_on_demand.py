@@ -18,7 +18,7 @@ from services.api.middleware.authentication import Principal
 from services.api.models.catalog import Catalog, loading_error
 from services.shared.errors import InvalidModelName, ModelNotFound
 from services.shared.model_name import HUB_HOST, OLLAMA_HOST, ModelName, Source
-from services.shared.pulls.job import JobState, PullState
+from services.shared.pulls.job import JobState, PullJob
 from services.shared.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class OnDemand:
             job = await self._job(name, error)
             raise loading_error(text, job) from None
 
-    async def _job(self, name: str, not_found: ModelNotFound) -> PullState:
+    async def _job(self, name: str, not_found: ModelNotFound) -> PullJob:
         last = await self._pulls.list(states=(), model=name, limit=1)
         if last and ended_badly(last[0], now=time.time()):
             raise ModelNotFound(
@@ -79,13 +79,13 @@ def pullable(text: str) -> str | None:
     return str(name) if name.host == _HOSTS.get(name.source) else None
 
 
-def ended_badly(job: PullState, *, now: float) -> bool:
+def ended_badly(job: PullJob, *, now: float) -> bool:
     """Whether a job failed, or was cancelled, so lately that another would be in vain."""
     is_lately = job.ended_at is not None and now - job.ended_at < RETRY_AFTER_FAILURE_SECONDS
     return is_lately and job.state in (JobState.FAILED, JobState.CANCELLED)
 
 
-def _end(job: PullState) -> str:
+def _end(job: PullJob) -> str:
     if job.state is JobState.CANCELLED:
         return "its download was cancelled"
     return f"its download failed: {job.error}"

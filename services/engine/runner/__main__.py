@@ -20,8 +20,8 @@ import psutil
 from services.engine.backends import estimate, open_backend
 from services.engine.core import Counters, LoadConfig
 from services.engine.messages import (
-    Beat,
     Command,
+    Heartbeat,
     LoadFailed,
     Progress,
     Ready,
@@ -115,8 +115,8 @@ def _progress_to(outbox: Outbox) -> Callable[[float], None]:
     return report
 
 
-def _loading_beat() -> Beat:
-    return Beat(
+def _loading_beat() -> Heartbeat:
+    return Heartbeat(
         busy_seconds=0.0,
         running=0,
         queued=0,

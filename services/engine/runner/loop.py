@@ -12,7 +12,7 @@ import time
 import psutil
 
 from services.engine.backends.base import Backend, Outcome
-from services.engine.messages import Beat, Cancel, Queued, Stop
+from services.engine.messages import Cancel, Heartbeat, Queued, Stop
 from services.engine.runner.ipc.command_queue import Hangup, Inbox
 from services.engine.runner.ipc.report_writer import Outbox
 from services.engine.runner.requests.input_processor import Arrival
@@ -81,10 +81,10 @@ class EngineLoop:
                 self._step()
                 self._outbox.post(self._live.take_happenings())
 
-    def beat(self) -> Beat:
+    def beat(self) -> Heartbeat:
         """How things are; from any thread."""
         since = self._busy_since
-        return Beat(
+        return Heartbeat(
             busy_seconds=0.0 if since is None else time.monotonic() - since,
             running=self._scheduler.running,
             queued=self._scheduler.queued,

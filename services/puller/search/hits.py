@@ -15,7 +15,7 @@ from services.puller.sources.base import Format, Listing
 from services.puller.sources.file_selection import Choice, Wanted, choose, quantizations
 from services.shared.errors import InvalidModelName, PullFailed
 from services.shared.model_name import DEFAULT_TAG, OLLAMA_HOST, ModelName, Source
-from services.shared.search import Hit
+from services.shared.search import SearchHit
 from services.shared.store.manifest import FileRole
 from services.shared.structs import resolved
 
@@ -71,14 +71,14 @@ def choice_of(repo: str, paths: tuple[str, ...], fmt: Format) -> Choice | None:
         return None
 
 
-def hub_hit(found: Repository, sizes: Mapping[str, int]) -> Hit:
+def hub_hit(found: Repository, sizes: Mapping[str, int]) -> SearchHit:
     """A repository with what is known of its files' sizes."""
     choice = found.choice
     chosen = [path for _, path in choice.files]
     ggufs = quantizations(found.paths)
     bits = _BITS.search(found.id)
     label = choice.quantization if choice.format == "gguf" else f"{bits[1]}bit" if bits else None
-    return Hit(
+    return SearchHit(
         name=_name(found, has_gguf=bool(ggufs)),
         source="huggingface",
         format=choice.format,
@@ -91,13 +91,13 @@ def hub_hit(found: Repository, sizes: Mapping[str, int]) -> Hit:
     )
 
 
-def registry_hit(listing: Listing) -> Hit:
+def registry_hit(listing: Listing) -> SearchHit:
     """A model of the registry; its size is the layers' that hold weights."""
     label = None
     for small in listing.small_files:
         if small.role is FileRole.CONFIG:
             label = msgspec.json.decode(small.data, type=_Config).file_type.lower() or None
-    return Hit(
+    return SearchHit(
         name=str(listing.name),
         source="ollama",
         format=listing.format,

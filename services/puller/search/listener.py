@@ -16,7 +16,7 @@ import redis
 
 from services.puller.search.search import Search
 from services.shared import redis_keys
-from services.shared.search import SEARCH_SECONDS, Question, SearchAnswer
+from services.shared.search import SEARCH_SECONDS, SearchAnswer, SearchQuery
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class SearchDesk:
         self._redis = client
         self._search = search
         self._seconds = seconds
-        self._waiting: queue.Queue[tuple[float, Question]] = queue.Queue(_MOST_WAITING)
+        self._waiting: queue.Queue[tuple[float, SearchQuery]] = queue.Queue(_MOST_WAITING)
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -64,7 +64,7 @@ class SearchDesk:
 
     def _take(self, raw: bytes) -> None:
         try:
-            question = msgspec.json.decode(raw, type=Question)
+            question = msgspec.json.decode(raw, type=SearchQuery)
         except msgspec.DecodeError:
             logger.warning("not a question")
             return
@@ -86,14 +86,14 @@ class SearchDesk:
             if seconds > 0:
                 self._leave(question, self._answered(question, seconds))
 
-    def _answered(self, question: Question, seconds: float) -> SearchAnswer:
+    def _answered(self, question: SearchQuery, seconds: float) -> SearchAnswer:
         try:
             return self._search.answer(question, seconds=seconds)
         except Exception:  # the desk must outlive whatever a hub answers
             logger.exception("a search failed")
             return SearchAnswer(failed="the search failed for an internal reason")
 
-    def _leave(self, question: Question, answer: SearchAnswer) -> None:
+    def _leave(self, question: SearchQuery, answer: SearchAnswer) -> None:
         key = redis_keys.search_answer(question.id)
         try:
             with self._redis.pipeline() as pipe:

@@ -31,7 +31,7 @@ from services.puller.sources.base import Format, Order
 from services.puller.sources.base import Source as ModelSource
 from services.shared.errors import ModelNotFound, SourceUnavailable, SpindllError
 from services.shared.model_name import ModelName
-from services.shared.search import Hit, Question, SearchAnswer, sorted_hits
+from services.shared.search import SearchAnswer, SearchHit, SearchQuery, sorted_hits
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class _Part:
     """What one of those who are asked said."""
 
     repositories: tuple[Repository, ...] = ()
-    hits: tuple[Hit, ...] = ()
+    hits: tuple[SearchHit, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -63,7 +63,7 @@ class Search:
         self._registry = registry
         self._formats: tuple[Format, ...] = ("gguf", "mlx") if prefers_mlx else ("gguf",)
 
-    def answer(self, question: Question, *, seconds: float) -> SearchAnswer:
+    def answer(self, question: SearchQuery, *, seconds: float) -> SearchAnswer:
         """What there is, as far as it can be known within the time."""
         deadline = time.monotonic() + seconds
         formats = (question.format,) if question.format else self._formats
@@ -92,21 +92,21 @@ class Search:
         )
 
     def _hub_calls(
-        self, question: Question, formats: Iterable[Format]
+        self, question: SearchQuery, formats: Iterable[Format]
     ) -> list[tuple[str, Callable[[], _Part]]]:
         if self._hub is None:
             return []
         return [("the hub", partial(self._listed, self._hub, question, fmt)) for fmt in formats]
 
     def _registry_calls(
-        self, question: Question, formats: Iterable[Format]
+        self, question: SearchQuery, formats: Iterable[Format]
     ) -> list[tuple[str, Callable[[], _Part]]]:
         name = exact_name(question.text)
         if self._registry is None or name is None or "gguf" not in formats:
             return []
         return [("the Ollama registry", partial(_probed, self._registry, name))]
 
-    def _listed(self, hub: HfApi, question: Question, fmt: Format) -> _Part:
+    def _listed(self, hub: HfApi, question: SearchQuery, fmt: Format) -> _Part:
         try:
             models = list(
                 hub.list_models(
@@ -136,7 +136,7 @@ class Search:
                 )
         return _Part(repositories=tuple(found))
 
-    def _measured(self, found: Sequence[Repository], deadline: float) -> list[Hit]:
+    def _measured(self, found: Sequence[Repository], deadline: float) -> list[SearchHit]:
         calls = [partial(self._sizes, one.id) for one in found]
         sizes = run_abreast(calls, threads=_ABREAST, deadline=deadline)
         return [
@@ -178,7 +178,9 @@ def _most_downloaded(found: Sequence[Repository], limit: int) -> list[Repository
     return sorted(found, key=lambda one: -(one.downloads or 0))[:limit]
 
 
-def _notes(question: Question, hits: Sequence[Hit], formats: Sequence[Format]) -> Iterable[str]:
+def _notes(
+    question: SearchQuery, hits: Sequence[SearchHit], formats: Sequence[Format]
+) -> Iterable[str]:
     if question.format is None and "mlx" not in formats:
         yield "GGUF only; MLX repositories are found with format=mlx"
     if question.sort != "downloads" and hits:

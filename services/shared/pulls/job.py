@@ -1,7 +1,7 @@
 """What api and puller agree on about pull jobs: the queue, the job's path, its state in Redis.
 
 The api enqueues by string path, so that it need not import the puller; a test checks the path.
-A job's state is one Redis hash, field by field as in `PullState`. RQ carries tickets: its job id is
+A job's state is one Redis hash, field by field as in `PullJob`. RQ carries tickets: its job id is
 `ticket_id(id, n)`, where n counts how often the job was queued, so that an old ticket is worthless.
 """
 
@@ -36,7 +36,7 @@ class JobState(Enum):
 
 
 @resolved
-class Wish(Enum):
+class StopRequest(Enum):
     """What somebody asked of a running job; its worker sees it within a second."""
 
     PAUSE = "pause"
@@ -53,7 +53,7 @@ class FileProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @resolved
-class PullState(msgspec.Struct, frozen=True, kw_only=True):
+class PullJob(msgspec.Struct, frozen=True, kw_only=True):
     """One job as the API shows it."""
 
     id: str
@@ -75,7 +75,7 @@ class PullState(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None = None  # asked for, hex: what a plain URL's file must hash to
     note: str | None = None  # what a running job waits for, as a sentence
     ticket: int = 0  # the RQ ticket that may start it
-    wish: Wish | None = None
+    requested: StopRequest | None = None
     owner: str | None = None  # the worker that runs it, "host:pid:..."
 
     @property
@@ -91,12 +91,12 @@ def ticket_id(job_id: str, ticket: int) -> str:
     return f"{job_id}-{ticket}"
 
 
-def job_of_ticket(rq_job_id: str) -> str:
+def parse_ticket_id(rq_job_id: str) -> str:
     """The pull job an RQ job id stands for."""
     return rq_job_id.rpartition("-")[0]
 
 
-def to_hash(state: PullState) -> dict[str, bytes]:
+def to_hash(state: PullJob) -> dict[str, bytes]:
     """The Redis hash of a state: one JSON value a field, so that fields can be written alone."""
     return fields_to_hash(msgspec.structs.asdict(state))
 
@@ -106,10 +106,10 @@ def fields_to_hash(fields: Mapping[str, Any]) -> dict[str, bytes]:
     return {k: msgspec.json.encode(v) for k, v in fields.items()}
 
 
-def from_hash(fields: Mapping[Any, Any]) -> PullState:
+def from_hash(fields: Mapping[Any, Any]) -> PullJob:
     """The state of a hash, keys and values as bytes or str; ValidationError when it is not one."""
     plain = {
         (k.decode() if isinstance(k, bytes) else k): msgspec.json.decode(v)
         for k, v in fields.items()
     }
-    return msgspec.convert(plain, PullState)
+    return msgspec.convert(plain, PullJob)

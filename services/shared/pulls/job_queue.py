@@ -14,12 +14,12 @@ from rq.serializers import JSONSerializer
 
 from services.shared import redis_keys
 from services.shared.pulls import lua
-from services.shared.pulls.job import PULL_MODEL, QUEUE, PullState, job_of_ticket, ticket_id
+from services.shared.pulls.job import PULL_MODEL, QUEUE, PullJob, parse_ticket_id, ticket_id
 
 KEEP_TICKET_SECONDS = 600
 
 
-class PullTickets:
+class JobQueue:
     """The queue of tickets. Blocking and thread-safe."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -28,7 +28,7 @@ class PullTickets:
         self.queue = Queue(QUEUE, connection=client, serializer=JSONSerializer)
         self._arrange = client.register_script(lua.ARRANGE)
 
-    def send(self, job: PullState) -> None:
+    def send(self, job: PullJob) -> None:
         """Queue the job's present ticket, before those of lower priority."""
         self.queue.enqueue_call(
             PULL_MODEL,
@@ -41,7 +41,7 @@ class PullTickets:
         )
         self.arrange(job)
 
-    def arrange(self, job: PullState) -> None:
+    def arrange(self, job: PullJob) -> None:
         """Move a waiting ticket to where its job's priority belongs."""
         self._arrange(
             keys=[self.queue.key],
@@ -51,4 +51,4 @@ class PullTickets:
     def waiting(self) -> frozenset[str]:
         """Ids of the pull jobs that have a ticket in the queue."""
         tickets = cast("list[bytes]", self._redis.lrange(self.queue.key, 0, -1))
-        return frozenset(job_of_ticket(ticket.decode()) for ticket in tickets)
+        return frozenset(parse_ticket_id(ticket.decode()) for ticket in tickets)

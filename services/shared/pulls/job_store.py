@@ -1,7 +1,7 @@
 """The state of pull jobs in Redis: what api and puller read, and what a worker may change.
 
-One hash a job is the truth; RQ only carries tickets (`pull_tickets.py`). A change names what it
-expects to find and is refused otherwise, so that a pause (`pull_orders.py`), a finishing worker and
+One hash a job is the truth; RQ only carries tickets (`job_queue.py`). A change names what it
+expects to find and is refused otherwise, so that a pause (`commands.py`), a finishing worker and
 a sweep can meet:
 
     POST ─► queued ─claim─► running ─end─► done | failed | cancelled
@@ -25,16 +25,16 @@ import redis
 from services.shared import redis_keys
 from services.shared.errors import JobNotFound
 from services.shared.pulls import lua
-from services.shared.pulls.job import JobState, PullState, Wish, fields_to_hash, from_hash
+from services.shared.pulls.job import JobState, PullJob, StopRequest, fields_to_hash, from_hash
 
 LIST_LIMIT = 200
 
 
-class PullTakenOver(Exception):
+class JobTakenOver(Exception):
     """Another worker owns the job now; whoever gets this stops without touching its state."""
 
 
-class PullBoard:
+class JobStore:
     """All pull jobs. Thread-safe, as its Redis client is."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -44,7 +44,7 @@ class PullBoard:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def get(self, job_id: str) -> PullState:
+    def get(self, job_id: str) -> PullJob:
         """One job; JobNotFound."""
         fields = cast("dict[bytes, bytes]", self._redis.hgetall(redis_keys.pull(job_id)))
         if not fields:
@@ -53,7 +53,7 @@ class PullBoard:
 
     def find(
         self, *, states: Iterable[JobState] = (), model: str | None = None, limit: int = LIST_LIMIT
-    ) -> list[PullState]:
+    ) -> list[PullJob]:
         """Jobs, newest first; of these states and this canonical model name, where given."""
         wanted = frozenset(states)
         ids = cast("list[bytes]", self._redis.zrevrange(redis_keys.PULLS, 0, -1))
@@ -64,26 +64,26 @@ class PullBoard:
         )
         return [job for job, _ in zip(jobs, range(limit), strict=False)]
 
-    def in_flight(self) -> list[PullState]:
+    def in_flight(self) -> list[PullJob]:
         """Every job that has not ended, oldest first."""
         ids = cast("set[bytes]", self._redis.smembers(redis_keys.PULLS_ACTIVE))
         return sorted(self._get_many(ids), key=lambda job: (job.created_at, job.id))
 
-    def loading_of(self, model: str) -> PullState | None:
+    def loading_job(self, model: str) -> PullJob | None:
         """The job that fetches a model (canonical name) right now, of whatever format."""
-        orders = [order_of(model, None), order_of(model, "gguf"), order_of(model, "mlx")]
+        orders = [order_key(model, None), order_key(model, "gguf"), order_key(model, "mlx")]
         found = cast(
-            "list[bytes | None]", self._redis.mget([redis_keys.pull_of(o) for o in orders])
+            "list[bytes | None]", self._redis.mget([redis_keys.pull_for_order(o) for o in orders])
         )
         jobs = [job for job in self._get_many(i for i in found if i) if not job.state.has_ended]
         return jobs[0] if jobs else None
 
-    def abandoned(self) -> list[PullState]:
+    def abandoned(self) -> list[PullJob]:
         """Running jobs whose worker no longer renews its lease."""
         running = [job for job in self.in_flight() if job.state is JobState.RUNNING]
         return [job for job in running if not self._redis.exists(redis_keys.pull_lease(job.id))]
 
-    def _get_many(self, ids: Iterable[bytes]) -> list[PullState]:
+    def _get_many(self, ids: Iterable[bytes]) -> list[PullJob]:
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(redis_keys.pull(job_id.decode()))
@@ -91,7 +91,7 @@ class PullBoard:
 
     # -- working ---------------------------------------------------------------------------------
 
-    def claim(self, job_id: str, ticket: int, owner: str) -> PullState | None:
+    def claim(self, job_id: str, ticket: int, owner: str) -> PullJob | None:
         """The job, now running and ours; None when the ticket is old or somebody was faster."""
         try:
             job = self.get(job_id)
@@ -110,20 +110,18 @@ class PullBoard:
         )
         return self.get(job_id) if ours else None
 
-    def report(self, job_id: str, owner: str, fields: Mapping[str, Any]) -> Wish | None:
+    def report(self, job_id: str, owner: str, fields: Mapping[str, Any]) -> StopRequest | None:
         """Write fields of a running job of ours, renew the lease; what somebody wishes of it.
 
         Raises PullTakenOver when it is no longer ours.
         """
         expect = {"state": JobState.RUNNING, "owner": owner}
         if not self.change_if(job_id, expect, fields, lease=owner):
-            raise PullTakenOver("another worker owns the job")
-        wish = cast("bytes | None", self._redis.hget(redis_keys.pull(job_id), "wish"))
-        return msgspec.json.decode(wish, type=Wish | None) if wish else None
+            raise JobTakenOver("another worker owns the job")
+        requested = cast("bytes | None", self._redis.hget(redis_keys.pull(job_id), "wish"))
+        return msgspec.json.decode(requested, type=StopRequest | None) if requested else None
 
-    def put_back(
-        self, job: PullState, owner: str | None = None, **fields: object
-    ) -> PullState | None:
+    def put_back(self, job: PullJob, owner: str | None = None, **fields: object) -> PullJob | None:
         """Queue a running job again (its worker leaves or died); the job, None when it changed."""
         expect: dict[str, Any] = {"state": JobState.RUNNING, "ticket": job.ticket}
         if owner is not None:
@@ -142,7 +140,7 @@ class PullBoard:
 
     def end(
         self,
-        job: PullState,
+        job: PullJob,
         state: JobState,
         *,
         owner: str | None = None,
@@ -164,7 +162,7 @@ class PullBoard:
             self._end(
                 keys=[
                     redis_keys.pull(job.id),
-                    redis_keys.pull_of(order_of(job.model, job.format)),
+                    redis_keys.pull_for_order(order_key(job.model, job.format)),
                     redis_keys.PULLS_ACTIVE,
                     redis_keys.pull_lease(job.id),
                     redis_keys.PULLS,
@@ -174,8 +172,8 @@ class PullBoard:
                     redis_keys.JOB_LIFETIME_SECONDS,
                     time.time() - redis_keys.JOB_LIFETIME_SECONDS,
                     len(expected),
-                    *flat(fields_to_hash(expected)),
-                    *flat(fields_to_hash(changed)),
+                    *flatten(fields_to_hash(expected)),
+                    *flatten(fields_to_hash(changed)),
                 ],
             )
         )
@@ -190,7 +188,7 @@ class PullBoard:
     ) -> bool:
         """Write fields if the job has the expected ones; renew the lease of that owner, if any.
 
-        For this module and `pull_orders.py`, which know the states.
+        For this module and `commands.py`, which know the states.
         """
         return bool(
             self._change(
@@ -199,16 +197,16 @@ class PullBoard:
                     lease or "",
                     redis_keys.PULL_LEASE_SECONDS,
                     len(expect),
-                    *flat(fields_to_hash(expect)),
-                    *flat(fields_to_hash(fields)),
+                    *flatten(fields_to_hash(expect)),
+                    *flatten(fields_to_hash(fields)),
                 ],
             )
         )
 
 
-def new_job(model: str, **fields: Any) -> PullState:
+def new_job(model: str, **fields: Any) -> PullJob:
     """A fresh queued job for a canonical model name."""
-    return PullState(
+    return PullJob(
         id=uuid.uuid4().hex,
         model=model,
         state=JobState.QUEUED,
@@ -218,11 +216,11 @@ def new_job(model: str, **fields: Any) -> PullState:
     )
 
 
-def order_of(model: str, fmt: str | None) -> str:
+def order_key(model: str, fmt: str | None) -> str:
     """What makes two orders the same: the model, and the format where one was asked for."""
     return f"{model}#{fmt}" if fmt else model
 
 
-def flat(fields: Mapping[str, bytes]) -> list[str | bytes]:
+def flatten(fields: Mapping[str, bytes]) -> list[str | bytes]:
     """Fields as a script's arguments."""
     return [part for pair in fields.items() for part in pair]

@@ -1,4 +1,4 @@
-"""The Lua scripts behind `pull_board.py`: what must be looked at and changed in one go."""
+"""The Lua scripts behind `job_store.py`: what must be looked at and changed in one go."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ import redis
 
 from protos import engine_pb2
 from services.shared.errors import InsufficientMemory
-from services.shared.pulls.commands import PullOrders
-from services.shared.pulls.job import JobState, PullState
-from services.shared.pulls.job_store import PullBoard
+from services.shared.pulls.commands import JobCommands
+from services.shared.pulls.job import JobState, PullJob
+from services.shared.pulls.job_store import JobStore
 from tests.api.conftest import Api, make_manifest, put_model, running_api
 from tests.fakes.scripted_engine import ScriptedEngine
 
@@ -66,7 +66,7 @@ async def test_a_name_that_is_none_is_400(api: Api, name: str) -> None:
 
 async def test_a_model_on_its_way_is_503_with_its_progress(api: Api, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client_of_redis:
-        order = PullState(
+        order = PullJob(
             id="job1",
             model="qwen3:0.6b",
             state=JobState.QUEUED,
@@ -74,7 +74,7 @@ async def test_a_model_on_its_way_is_503_with_its_progress(api: Api, redis_url: 
             downloaded_bytes=25,
             total_bytes=100,
         )
-        PullOrders(client_of_redis, PullBoard(client_of_redis)).create(order)
+        JobCommands(client_of_redis, JobStore(client_of_redis)).create(order)
         async with api.client() as client:
             answer = await client.post(
                 "/v1/completions", json={"model": "qwen3:0.6b", "prompt": "x"}

@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from services.shared.pulls.job import FileProgress, JobState
-from services.shared.pulls.job_queue import PullTickets
-from services.shared.pulls.job_store import PullBoard
+from services.shared.pulls.job_queue import JobQueue
+from services.shared.pulls.job_store import JobStore
 from tests.api.conftest import Api, make_manifest, put_model
 
 
@@ -22,8 +22,8 @@ class Puller:
 
     def __init__(self, url: str) -> None:
         self.client = redis.Redis.from_url(url)
-        self.board = PullBoard(self.client)
-        self.tickets = PullTickets(self.client)
+        self.board = JobStore(self.client)
+        self.tickets = JobQueue(self.client)
 
     def claim(self, job_id: str) -> None:
         ticket = self.board.get(job_id).ticket

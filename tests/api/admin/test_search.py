@@ -18,7 +18,7 @@ from services.puller.search.listener import SearchDesk
 from services.puller.settings import PullerSettings
 from services.shared import redis_keys
 from services.shared.errors import EngineUnavailable, Unavailable
-from services.shared.search import Question, SearchAnswer
+from services.shared.search import SearchAnswer, SearchQuery
 from tests.api.conftest import Api
 from tests.fakes.registries.hub import Hub
 from tests.fakes.registries.oci import Registry
@@ -105,7 +105,7 @@ async def test_a_puller_that_stopped_answering_is_503_in_the_end(api: Api, redis
     with redis.Redis.from_url(redis_url) as client, client.pubsub() as deaf:
         deaf.subscribe(redis_keys.SEARCHES)
         await listening(client)
-        question = Question(id="q1", text="tiny", limit=1)
+        question = SearchQuery(id="q1", text="tiny", limit=1)
 
         with pytest.raises(Unavailable, match="did not answer the search in time"):
             await ask(api.app.state.redis, question, seconds=-1)
@@ -178,14 +178,14 @@ async def test_a_question_nobody_understands_does_not_end_the_desk(
 
 async def test_a_search_with_a_bug_is_an_apology(redis_url: str) -> None:
     class Broken:
-        def answer(self, question: Question, *, seconds: float) -> SearchAnswer:
+        def answer(self, question: SearchQuery, *, seconds: float) -> SearchAnswer:
             raise RuntimeError("secret")
 
     with redis.Redis.from_url(redis_url) as client:
         desk = SearchDesk(client, Broken())  # type: ignore[arg-type]
         desk.start()
         await listening(client)
-        question = Question(id="q2", text="tiny", limit=1)
+        question = SearchQuery(id="q2", text="tiny", limit=1)
         client.publish(redis_keys.SEARCHES, msgspec.json.encode(question))
         reply = await asyncio.to_thread(client.blpop, [redis_keys.search_answer("q2")], 4)
         desk.stop()

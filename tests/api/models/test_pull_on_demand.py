@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from protos import spindll_pb2
 from protos.spindll_pb2_grpc import SpindllStub
 from services.api.settings import ApiSettings
-from services.shared.pulls.job import JobState, PullState
-from services.shared.pulls.job_queue import PullTickets
-from services.shared.pulls.job_store import PullBoard
+from services.shared.pulls.job import JobState, PullJob
+from services.shared.pulls.job_queue import JobQueue
+from services.shared.pulls.job_store import JobStore
 from tests.api.conftest import Api, make_manifest, put_model, running_api
 from tests.fakes.scripted_engine import ScriptedEngine
 from tests.waiting import free_port
@@ -35,8 +35,8 @@ class Box:
 
     def __init__(self, api: Api, client: redis.Redis, grpc_port: int) -> None:
         self.api = api
-        self.board = PullBoard(client)
-        self.queue = PullTickets(client).queue
+        self.board = JobStore(client)
+        self.queue = JobQueue(client).queue
         self.grpc_port = grpc_port
 
     async def chat(self, model: str = QWEN, *, admin: bool = False) -> httpx.Response:
@@ -48,7 +48,7 @@ class Box:
     def jobs(self) -> list[str]:
         return [job.model for job in self.board.find()]
 
-    def running(self, **progress: Any) -> PullState:
+    def running(self, **progress: Any) -> PullJob:
         """The newest job, with a worker and so much done."""
         job = self.board.find()[0]
         assert self.board.claim(job.id, job.ticket, "worker") is not None

@@ -23,7 +23,7 @@ from services.engine.core import (
     TextPiece,
     TokenLogprob,
 )
-from services.engine.messages import HEADER, Command, Delta, Failed, Finished, Report, frame
+from services.engine.messages import HEADER, Command, Delta, Failed, Finished, Report, encode_frame
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
@@ -82,7 +82,7 @@ class Answered:
         assert self.failed is not None, self
         return str(self.failed.error["code"])
 
-    def take(self, happening: messages.Happening) -> None:
+    def take(self, happening: messages.RequestEvent) -> None:
         match happening:
             case Delta():
                 assert happening.index not in self.finished, "a delta after the end"
@@ -130,7 +130,7 @@ class Runner:
         self.close()
 
     def send(self, command: Command) -> None:
-        self._socket.sendall(frame(command))
+        self._socket.sendall(encode_frame(command))
 
     def send_bytes(self, data: bytes) -> None:
         self._socket.sendall(data)
@@ -166,11 +166,11 @@ class Runner:
                 assert left > 0, f"waited too long: {self.answered}"
                 self._changed.wait(left)
 
-    def last_beat(self) -> messages.Beat:
+    def last_beat(self) -> messages.Heartbeat:
         """A beat sent after this call."""
         seen = self._beats()
         self.wait_until(lambda: self._beats() > seen or self.is_over)
-        return next(r for r in reversed(self.reports) if isinstance(r, messages.Beat))
+        return next(r for r in reversed(self.reports) if isinstance(r, messages.Heartbeat))
 
     def pause_reading(self) -> None:
         self._paused.clear()
@@ -189,7 +189,7 @@ class Runner:
         return status
 
     def _beats(self) -> int:
-        return sum(isinstance(r, messages.Beat) for r in self.reports)
+        return sum(isinstance(r, messages.Heartbeat) for r in self.reports)
 
     def _read(self) -> None:
         buffer = b""
@@ -199,7 +199,7 @@ class Runner:
                 (size,) = HEADER.unpack_from(buffer)
                 if len(buffer) < HEADER.size + size:
                     break
-                report = messages.reports.decode(buffer[HEADER.size : HEADER.size + size])
+                report = messages.report_decoder.decode(buffer[HEADER.size : HEADER.size + size])
                 buffer = buffer[HEADER.size + size :]
                 with self._changed:
                     self._take(report)
@@ -217,8 +217,8 @@ class Runner:
 
     def _take(self, report: Report) -> None:
         self.reports.append(report)
-        if isinstance(report, messages.Step):
-            for happening in report.happenings:
+        if isinstance(report, messages.StepReport):
+            for happening in report.events:
                 self.answered.setdefault(happening.id, Answered()).take(happening)
 
 

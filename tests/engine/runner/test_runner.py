@@ -35,7 +35,7 @@ def test_it_loads_and_says_what(shared_runner: Runner) -> None:
         1024,
         MemoryPolicy.DENSE,
     )
-    kinds = [type(r) for r in shared_runner.reports if not isinstance(r, messages.Beat)]
+    kinds = [type(r) for r in shared_runner.reports if not isinstance(r, messages.Heartbeat)]
     assert (
         kinds[: kinds.index(messages.Ready)].count(messages.Progress)
         == kinds.index(messages.Ready)

@@ -149,7 +149,7 @@ def test_a_stuck_backend_shows_in_the_beats(tmp_path: Path) -> None:
         runner.send(submit(1, "x"))
         runner.wait_until(
             lambda: any(
-                isinstance(r, messages.Beat) and r.busy_seconds > 1.0 for r in runner.reports
+                isinstance(r, messages.Heartbeat) and r.busy_seconds > 1.0 for r in runner.reports
             )
         )
 
@@ -172,7 +172,9 @@ def test_a_runner_exits_when_the_front_is_gone_even_from_inside_the_backend(
     runner.first(messages.Ready)
     runner.send(submit(1, "x"))
     runner.wait_until(
-        lambda: any(isinstance(r, messages.Beat) and r.busy_seconds > 0.0 for r in runner.reports)
+        lambda: any(
+            isinstance(r, messages.Heartbeat) and r.busy_seconds > 0.0 for r in runner.reports
+        )
     )
 
     assert runner.close() == 0

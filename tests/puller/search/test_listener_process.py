@@ -6,7 +6,7 @@ import msgspec
 
 from services.shared import redis_keys
 from services.shared.pulls.job import JobState
-from services.shared.search import Question, SearchAnswer
+from services.shared.search import SearchAnswer, SearchQuery
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.hub import Hub
 from tests.fakes.registries.server import LoopbackServer
@@ -23,7 +23,7 @@ def test_a_search_does_not_wait_behind_a_download(
     puller = PullerProcess(desk, HF_ENDPOINT=hub.url, PULL_TIMEOUT_SECONDS="60")
     try:
         wait_for(lambda: desk.board.get(job.id).downloaded_bytes)
-        question = Question(id="q", text="tiny", limit=5)
+        question = SearchQuery(id="q", text="tiny", limit=5)
         wait_for(
             lambda: desk.client.publish(redis_keys.SEARCHES, msgspec.json.encode(question)) or None
         )

@@ -20,7 +20,7 @@ from services.puller.search.search import NO_LIBRARY_SEARCH, Search, bound_hub_w
 from services.puller.sources.base import Order
 from services.shared.errors import SourceUnavailable
 from services.shared.model_name import ModelName, Source
-from services.shared.search import Hit, Question, SearchAnswer
+from services.shared.search import SearchAnswer, SearchHit, SearchQuery
 from tests.conftest import TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.hub import Hub
@@ -51,7 +51,7 @@ def search(desk: Desk, full_hub: Hub) -> Search:
 
 
 def ask(search: Search, text: str = "qwen3", seconds: float = 10, **fields: Any) -> SearchAnswer:
-    question = Question(id="1", text=text, **{"limit": 20, **fields})
+    question = SearchQuery(id="1", text=text, **{"limit": 20, **fields})
     return search.answer(question, seconds=seconds)
 
 
@@ -59,7 +59,7 @@ def test_hits_are_what_a_pull_would_take_most_downloaded_first(search: Search) -
     answer = ask(search)
 
     assert answer.hits == (
-        Hit(
+        SearchHit(
             name="big/Qwen3-GGUF:Q4_K_M",
             source="huggingface",
             format="gguf",
@@ -68,7 +68,7 @@ def test_hits_are_what_a_pull_would_take_most_downloaded_first(search: Search) -
             size_bytes=40,
             downloads=900,
         ),
-        Hit(
+        SearchHit(
             name="shut/qwen3-gated:F16",
             source="huggingface",
             format="gguf",
@@ -77,7 +77,7 @@ def test_hits_are_what_a_pull_would_take_most_downloaded_first(search: Search) -
             downloads=80,
             gated=True,
         ),
-        Hit(
+        SearchHit(
             name="see/qwen3-vl:Q8_0",
             source="huggingface",
             format="gguf",
@@ -153,7 +153,7 @@ def test_an_exact_name_is_asked_of_the_registry(desk: Desk, registry: Registry) 
     answer = ask(build_search(desk.settings), "qwen3:0.6b")
 
     assert answer.hits == (
-        Hit(
+        SearchHit(
             name="qwen3:0.6b",
             source="ollama",
             format="gguf",

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-MAX_ANSWERS = 64
+from services.shared.limits import MAX_ANSWERS
+
 _MAX_STOPS = 64
 
 _DURATION = re.compile(r"(-?\d+(?:\.\d+)?)(ms|s|m|h)?")

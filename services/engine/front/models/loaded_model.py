@@ -49,7 +49,7 @@ class Model:
         self.config: LoadConfig | None = None
         self.link: Link | None = None
         self.info: ModelInfo | None = None
-        self.beat: messages.Beat | None = None
+        self.beat: messages.Heartbeat | None = None
         self.bring_up: asyncio.Task[None] | None = None
         self.has_started = False  # a process was started for it
         self.progress = 0.0
@@ -199,11 +199,11 @@ class Model:
 
     # ---- what its runner says
 
-    def on_step(self, happenings: Sequence[messages.Happening]) -> bool:
+    def on_step(self, events: Sequence[messages.RequestEvent]) -> bool:
         """Pass on what happened; True when a request ended."""
         has_ended = False
         running = self._running
-        for happening in happenings:
+        for happening in events:
             request = running.get(happening.id)
             if request is None:
                 continue

@@ -159,10 +159,10 @@ class Lifecycle:
     def _on_report(
         self, model: Model, loaded: asyncio.Future[ModelInfo], report: messages.Report
     ) -> None:
-        if isinstance(report, messages.Step):
-            if model.on_step(report.happenings):
+        if isinstance(report, messages.StepReport):
+            if model.on_step(report.events):
                 self._on_requests_ended(model)
-        elif isinstance(report, messages.Beat):
+        elif isinstance(report, messages.Heartbeat):
             model.beat = report
             model.free_bytes = self._free()
         elif isinstance(report, messages.Tokenized):

@@ -106,7 +106,7 @@ class Request:
             self._told = place
             self._listener.put(self.request_id, place)
 
-    def tell(self, happening: messages.Happening) -> None:
+    def tell(self, happening: messages.RequestEvent) -> None:
         """What its runner said of it."""
         if isinstance(happening, messages.Delta):
             self._listener.put_delta(self.request_id, happening)

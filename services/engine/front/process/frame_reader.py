@@ -65,5 +65,5 @@ class Pipe(asyncio.Protocol):
             if len(data) < end:
                 self._need = header + size
                 return data[start:]
-            self._on_report(messages.reports.decode(view[start + header : end]))
+            self._on_report(messages.report_decoder.decode(view[start + header : end]))
             start = end

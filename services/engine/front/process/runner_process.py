@@ -128,7 +128,7 @@ class RunnerLink:
     def send(self, command: messages.Command) -> None:
         """Hand over one command; to a runner that is ending it is lost, and on_gone tells."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(messages.frame(command))
+            self._transport.write(messages.encode_frame(command))
 
     def kill(self, why: str) -> None:
         """End it now. Killing it twice is fine."""
@@ -181,7 +181,7 @@ class RunnerLink:
         """Note the sign of life, then hand over."""
         vitals = self._vitals
         now = self._loop.time()
-        if isinstance(report, messages.Beat):
+        if isinstance(report, messages.Heartbeat):
             vitals.busy_seconds = report.busy_seconds
             if vitals.is_ready:
                 vitals.last_sign = now

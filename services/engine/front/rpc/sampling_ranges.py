@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.shared.limits import MAX_ANSWERS
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -38,7 +40,7 @@ SAMPLING: dict[str, Range] = {
     "xtc_threshold": Range(0, 1),
 }
 LOGIT_BIAS = Range(-1e6, 1e6)
-ANSWERS = Range(1, 256, is_whole=True)
+ANSWERS = Range(1, MAX_ANSWERS, is_whole=True)
 TOP_LOGPROBS = Range(0, 1024, is_whole=True)
 STOP_STRINGS_MOST = 256
 DEADLINE_SECONDS = Range(0, 1e9)

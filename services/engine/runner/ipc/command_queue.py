@@ -65,7 +65,7 @@ def read_commands(connection: socket.socket) -> Iterator[Command]:
         buffer += data
         start = 0
         while (end := _frame_end(buffer, start)) is not None:
-            yield messages.commands.decode(memoryview(buffer)[start + HEADER.size : end])
+            yield messages.command_decoder.decode(memoryview(buffer)[start + HEADER.size : end])
             start = end
         del buffer[:start]
 

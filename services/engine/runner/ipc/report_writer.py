@@ -10,7 +10,14 @@ import logging
 import socket
 import threading
 
-from services.engine.messages import Beat, Delta, Happening, Report, Step, frame
+from services.engine.messages import (
+    Delta,
+    Heartbeat,
+    Report,
+    RequestEvent,
+    StepReport,
+    encode_frame,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -22,30 +29,30 @@ class Outbox:
         self._connection = connection
         self._changed = threading.Condition()  # guards everything below
         self._reports: list[Report] = []
-        self._beat: Beat | None = None
-        self._happenings: list[Happening] = []
+        self._beat: Heartbeat | None = None
+        self._happenings: list[RequestEvent] = []
         self._deltas: dict[tuple[int, int], int] = {}  # (id, index) -> place in _happenings
         self._is_closed = False
         self._is_broken = False
         self._thread = threading.Thread(target=self._write, name="outbox", daemon=True)
         self._thread.start()
 
-    def post(self, happenings: list[Happening]) -> None:
+    def post(self, events: list[RequestEvent]) -> None:
         """Everything one step brought, as one frame or as part of the next."""
-        if not happenings:
+        if not events:
             return
         with self._changed:
             if self._happenings:
-                self._merge(happenings)
+                self._merge(events)
             else:
-                self._happenings = happenings
+                self._happenings = events
                 self._deltas.clear()
             self._changed.notify()
 
     def send(self, report: Report) -> None:
         """Anything that is not part of a step; an older beat that still waits is replaced."""
         with self._changed:
-            if isinstance(report, Beat):
+            if isinstance(report, Heartbeat):
                 self._beat = report
             else:
                 self._reports.append(report)
@@ -58,14 +65,14 @@ class Outbox:
             self._changed.notify()
         self._thread.join(timeout_seconds)
 
-    def _merge(self, happenings: list[Happening]) -> None:
+    def _merge(self, events: list[RequestEvent]) -> None:
         if not self._deltas:
             self._deltas = {
                 (h.id, h.index): place
                 for place, h in enumerate(self._happenings)
                 if isinstance(h, Delta)
             }
-        for happening in happenings:
+        for happening in events:
             if not isinstance(happening, Delta):
                 self._happenings.append(happening)
                 continue
@@ -78,7 +85,7 @@ class Outbox:
     def _write(self) -> None:
         while (reports := self._next()) is not None:
             try:
-                self._connection.sendall(b"".join(map(frame, reports)))
+                self._connection.sendall(b"".join(map(encode_frame, reports)))
             except OSError:
                 # The reader's thread sees the end of the connection too, and ends the process.
                 logger.info("front is gone")
@@ -95,7 +102,7 @@ class Outbox:
                 self._changed.wait()
             reports, self._reports = self._reports, []
             if self._happenings:
-                reports.append(Step(self._happenings))
+                reports.append(StepReport(self._happenings))
                 self._happenings = []
                 self._deltas = {}
             if self._beat is not None:
@@ -104,7 +111,7 @@ class Outbox:
             return reports
 
 
-def _joined(first: Happening, more: Delta) -> Delta:
+def _joined(first: RequestEvent, more: Delta) -> Delta:
     assert isinstance(first, Delta)
     return Delta(
         more.id,

@@ -21,10 +21,9 @@ from services.engine.runner.stepping.sampling.sampler import Sampler
 from services.engine.runner.stepping.scheduler.request import Request
 from services.engine.runner.stepping.scheduler.scheduler import too_long
 from services.shared.errors import InternalError, InvalidRequest, SpindllError, to_wire
+from services.shared.limits import MAX_ANSWERS
 
 logger = logging.getLogger(__name__)
-
-_MOST_ANSWERS = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -77,8 +76,8 @@ class Intake:
             return Tokenized(command.id, error=to_wire(InternalError("internal error")))
 
     def _prepare(self, submit: Submit, arrived: float) -> Arrival:
-        if not 1 <= submit.n <= _MOST_ANSWERS:
-            raise InvalidRequest(f"n must be 1 to {_MOST_ANSWERS}", param="n")
+        if not 1 <= submit.n <= MAX_ANSWERS:
+            raise InvalidRequest(f"n must be 1 to {MAX_ANSWERS}", param="n")
         prompt = self._prompt(submit)
         if len(prompt) >= self._context_length:
             raise too_long(len(prompt), self._context_length)

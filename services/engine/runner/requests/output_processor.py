@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from services.engine.core import Counters, FinishReason
-from services.engine.messages import Failed, Finished, Happening, Started
+from services.engine.messages import Failed, Finished, RequestEvent, Started
 from services.engine.runner.requests.answer import Answer
 from services.engine.runner.requests.input_processor import Arrival
 from services.engine.runner.stepping.scheduler.request import Branch, Request
@@ -19,7 +19,7 @@ class Live:
     def __init__(self) -> None:
         self.counters = Counters()
         self._arrivals: dict[int, Arrival] = {}
-        self._happenings: list[Happening] = []
+        self._happenings: list[RequestEvent] = []
 
     def __contains__(self, request_id: int) -> bool:
         return request_id in self._arrivals
@@ -36,14 +36,14 @@ class Live:
         """The answer a branch stands for."""
         return self._arrivals[branch.request.id].answers[branch.index]
 
-    def say(self, happening: Happening) -> None:
+    def say(self, happening: RequestEvent) -> None:
         """Add to what the front is told after this step."""
         self._happenings.append(happening)
 
-    def take_happenings(self) -> list[Happening]:
+    def take_happenings(self) -> list[RequestEvent]:
         """All of it, once."""
-        happenings, self._happenings = self._happenings, []
-        return happenings
+        events, self._happenings = self._happenings, []
+        return events
 
     def start(self, branch: Branch, now: float) -> None:
         """A branch runs for the first time; the front hears of a request's first."""

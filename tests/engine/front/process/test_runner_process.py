@@ -40,16 +40,16 @@ def pipe() -> tuple[Pipe, Heard]:
 
 REPORTS: list[messages.Report] = [
     messages.Progress(0.5),
-    messages.Step([messages.Delta(1, 0, "x" * n, 1) for n in range(20)]),
-    messages.Beat(0.0, 1, 2, 3, 4, Counters()),
-    messages.Step([]),
+    messages.StepReport([messages.Delta(1, 0, "x" * n, 1) for n in range(20)]),
+    messages.Heartbeat(0.0, 1, 2, 3, 4, Counters()),
+    messages.StepReport([]),
 ]
 
 
 @given(cuts=st.lists(st.integers(1, 500), max_size=30), seed=st.integers(0, 99))
 def test_frames_come_out_whole_however_the_bytes_arrive(cuts: list[int], seed: int) -> None:
     sent = random.Random(seed).choices(REPORTS, k=20)
-    data = b"".join(messages.frame(report) for report in sent)
+    data = b"".join(messages.encode_frame(report) for report in sent)
     cutter, heard = pipe()
     start = 0
     for size in [*cuts, len(data)]:
@@ -66,14 +66,14 @@ def test_frames_come_out_whole_however_the_bytes_arrive(cuts: list[int], seed: i
     [
         messages.HEADER.pack(3) + b"\xc1\xc1\xc1",
         messages.HEADER.pack(messages.MAX_FRAME_BYTES + 1),
-        messages.frame(messages.Stop()),
+        messages.encode_frame(messages.Stop()),
     ],
     ids=["not msgpack", "too long", "a command"],
 )
 def test_garbage_is_noticed_once_and_nothing_after_it_is_believed(garbage: bytes) -> None:
     cutter, heard = pipe()
-    cutter.data_received(messages.frame(REPORTS[0]) + garbage)
-    cutter.data_received(messages.frame(REPORTS[1]))
+    cutter.data_received(messages.encode_frame(REPORTS[0]) + garbage)
+    cutter.data_received(messages.encode_frame(REPORTS[1]))
 
     assert heard.reports == REPORTS[:1]
     assert len(heard.errors) == 1

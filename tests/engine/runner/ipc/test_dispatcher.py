@@ -123,9 +123,9 @@ def test_more_than_may_wait_are_sent_away_and_the_rest_are_not(counter: Counter)
     counter.desk.accept(submit(4, "hello"))
 
     frame = counter.front.recv(1 << 16)
-    report = messages.reports.decode(frame[messages.HEADER.size :])
-    assert isinstance(report, messages.Step)
-    (failed,) = report.happenings
+    report = messages.report_decoder.decode(frame[messages.HEADER.size :])
+    assert isinstance(report, messages.StepReport)
+    (failed,) = report.events
     assert isinstance(failed, messages.Failed)
     assert (failed.id, failed.error["code"]) == (3, "engine_busy")
     counter.gate.set()

@@ -7,7 +7,7 @@ import pytest
 
 from services.engine import messages
 from services.engine.core import Counters, FinishReason, TokenLogprob
-from services.engine.messages import HEADER, Beat, Delta, Finished, Report, Step
+from services.engine.messages import HEADER, Delta, Finished, Heartbeat, Report, StepReport
 from services.engine.runner.ipc.command_queue import read_commands
 from services.engine.runner.ipc.report_writer import Outbox
 
@@ -25,7 +25,7 @@ def read_all(connection: socket.socket) -> list[Report]:
     reports = []
     while data:
         (size,) = HEADER.unpack_from(data)
-        reports.append(messages.reports.decode(data[HEADER.size : HEADER.size + size]))
+        reports.append(messages.report_decoder.decode(data[HEADER.size : HEADER.size + size]))
         data = data[HEADER.size + size :]
     return reports
 
@@ -38,8 +38,8 @@ def finished(id_: int) -> Finished:
     return Finished(id_, 0, FinishReason.STOP, 1, 0, 1, 0.0, 0.0, 0.0)
 
 
-def beat(steps: int) -> Beat:
-    return Beat(0.0, 0, 0, 0, 0, Counters(steps=steps))
+def beat(steps: int) -> Heartbeat:
+    return Heartbeat(0.0, 0, 0, 0, 0, Counters(steps=steps))
 
 
 def test_one_step_is_one_frame(pipe: tuple[socket.socket, socket.socket]) -> None:
@@ -50,7 +50,7 @@ def test_one_step_is_one_frame(pipe: tuple[socket.socket, socket.socket]) -> Non
     outbox.close(10)
     ours.shutdown(socket.SHUT_WR)
 
-    assert read_all(theirs) == [Step([delta(1, "a"), delta(2, "b")])]
+    assert read_all(theirs) == [StepReport([delta(1, "a"), delta(2, "b")])]
 
 
 def test_while_nobody_reads_the_deltas_of_an_answer_merge(
@@ -75,23 +75,23 @@ def test_while_nobody_reads_the_deltas_of_an_answer_merge(
             (size,) = HEADER.unpack_from(buffer)
             if len(buffer) < HEADER.size + size:
                 break
-            reports.append(messages.reports.decode(buffer[HEADER.size : HEADER.size + size]))
+            reports.append(messages.report_decoder.decode(buffer[HEADER.size : HEADER.size + size]))
             buffer = buffer[HEADER.size + size :]
         ours_closed = reports[-1:] == [beat(99)]
 
-    happenings = [h for report in reports if isinstance(report, Step) for h in report.happenings]
+    events = [h for report in reports if isinstance(report, StepReport) for h in report.events]
     texts = {1: "", 2: ""}
     tokens = logprobs = 0
-    for happening in happenings:
+    for happening in events:
         if isinstance(happening, Delta):
             texts[happening.id] += happening.text
             tokens += happening.tokens
             logprobs += len(happening.logprobs)
     assert texts == {1: "x" * 20_000, 2: "x" * 20_000}
     assert tokens == logprobs == 40_000
-    assert happenings[-2:] == [finished(1), finished(2)]
-    assert len(happenings) < 10_000
-    assert sum(isinstance(report, Beat) for report in reports) <= 21
+    assert events[-2:] == [finished(1), finished(2)]
+    assert len(events) < 10_000
+    assert sum(isinstance(report, Heartbeat) for report in reports) <= 21
 
 
 def test_posting_to_a_front_that_is_gone_does_no_harm(
@@ -115,7 +115,7 @@ def test_commands_are_read_however_they_are_cut(
         messages.Stop(1.5),
         messages.Cancel(tuple(range(300))),
     ]
-    data = b"".join(messages.frame(command) for command in sent)
+    data = b"".join(messages.encode_frame(command) for command in sent)
     for byte in range(0, len(data), 7):
         theirs.sendall(data[byte : byte + 7])
     theirs.shutdown(socket.SHUT_WR)
