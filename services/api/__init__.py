@@ -1,1 +1,1 @@
-"""The HTTP and public gRPC service: dialects, keys, prompts, jobs. Never loads weights."""
+"""The HTTP and public gRPC service: dialects, API keys, prompts, pull jobs. It loads no weights."""

@@ -1,4 +1,4 @@
-"""`python -m services.api`: gunicorn with our configuration."""
+"""`python -m services.api`: runs gunicorn with the configuration of the api."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from gunicorn.app.wsgiapp import WSGIApplication  # type: ignore[import-untyped]
 
 
 def main() -> None:
-    """Run until stopped by a signal."""
-    # A GUNICORN_CMD_ARGS left in the environment must not change what runs.
+    """Run until a signal stops the process."""
+    # GUNICORN_CMD_ARGS in the environment must not change the configuration.
     os.environ.pop("GUNICORN_CMD_ARGS", None)
     sys.argv = [
         "spindll-api",

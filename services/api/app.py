@@ -1,7 +1,8 @@
-"""One worker's application: made whole here, once, out of its parts."""
+"""Builds the application of one worker from its parts."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -12,18 +13,21 @@ from starlette.middleware.cors import CORSMiddleware
 
 from services import __version__
 from services.api import errors, health
+from services.api.access.key_files import load_key_files
 from services.api.access.keys import KeyCache, KeyStore
+from services.api.access.principal import Authenticator
+from services.api.admin import models as admin_models
 from services.api.admin import pulls, search, status
 from services.api.clients.engine import EngineClient
-from services.api.clients.pulls import PullQueue
+from services.api.clients.pulls import PullClient
 from services.api.dependencies import ApiParts
 from services.api.dialects.grpc.server import start_grpc_server
 from services.api.dialects.openai import chat, completions, models
 from services.api.middleware.access_log import AccessLogMiddleware
-from services.api.middleware.authentication import Authenticator, AuthMiddleware
+from services.api.middleware.authentication import AuthenticationMiddleware
 from services.api.middleware.body_limit import BodyLimitMiddleware
 from services.api.models.catalog import Catalog
-from services.api.models.pull_on_demand import OnDemand
+from services.api.models.pull_on_demand import PullOnDemand
 from services.api.settings import ApiSettings
 from services.shared import redis_client
 from services.shared.malloc_trim import start_trimming
@@ -32,12 +36,12 @@ from services.shared.store.model_store import ModelStore
 
 
 def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> FastAPI:
-    """The application. Connects to nothing before its lifespan begins."""
+    """The application. It opens no connection before its lifespan begins."""
     connection = redis_client.connect_async(settings.redis_url, settings.redis_password_file)
     blocking = redis_client.connect(settings.redis_url, settings.redis_password_file)
     catalog = Catalog(ModelStore(settings.models_dir), JobStore(blocking))
-    queue = PullQueue(blocking)
-    keys = KeyStore(connection, settings.secrets_dir)
+    pull_client = PullClient(blocking)
+    keys = KeyStore(connection)
     parts = ApiParts(
         settings=settings,
         engine=engine
@@ -45,28 +49,28 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
             settings.engine_address, load_timeout_seconds=settings.load_timeout_seconds
         ),
         catalog=catalog,
-        pulls=queue,
-        on_demand=OnDemand(catalog, queue, settings.pull_on_demand),
+        pulls=pull_client,
+        pull_on_demand=PullOnDemand(catalog, pull_client, settings.pull_on_demand),
     )
     authenticator = Authenticator(keys, KeyCache(seconds=settings.key_cache_seconds))
     app = FastAPI(
         title="Spindll",
         version=__version__,
-        docs_url=None,  # its page loads scripts from strangers
+        docs_url=None,  # its page would load scripts from other servers
         redoc_url=None,
         redirect_slashes=False,
-        middleware=_middleware(settings, authenticator),
-        lifespan=_lifespan(parts, keys, connection, authenticator),
+        middleware=_build_middleware(settings, authenticator),
+        lifespan=_build_lifespan(parts, keys, connection, authenticator),
     )
     app.state.parts, app.state.redis, app.state.settings = parts, connection, settings
-    errors.install(app)
-    for routes in (chat, completions, pulls, models, search, status, health):
+    errors.install_error_handlers(app)
+    for routes in (chat, completions, pulls, admin_models, models, search, status, health):
         app.include_router(routes.router)
     return app
 
 
-def _middleware(settings: ApiSettings, authenticator: Authenticator) -> list[Middleware]:
-    """Outermost first. CORS before keys: a browser's preflight has none."""
+def _build_middleware(settings: ApiSettings, authenticator: Authenticator) -> list[Middleware]:
+    """The middleware, outermost first. CORS comes before authentication: a preflight has no key."""
     layers = [Middleware(AccessLogMiddleware)]
     if settings.cors_origins:
         layers.append(
@@ -78,16 +82,17 @@ def _middleware(settings: ApiSettings, authenticator: Authenticator) -> list[Mid
                 expose_headers=["retry-after", "x-request-id"],
             )
         )
-    layers.append(Middleware(AuthMiddleware, authenticator=authenticator))
+    layers.append(Middleware(AuthenticationMiddleware, authenticator=authenticator))
     return [*layers, Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)]
 
 
-def _lifespan(
+def _build_lifespan(
     parts: ApiParts, keys: KeyStore, connection: redis.asyncio.Redis, authenticator: Authenticator
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await keys.open()
+        file_keys = await asyncio.to_thread(load_key_files, parts.settings.secrets_dir)
+        await keys.open(file_keys)
         await parts.engine.start()
         server = await start_grpc_server(parts, authenticator)
         trimming = start_trimming()

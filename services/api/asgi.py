@@ -1,4 +1,4 @@
-"""The application object gunicorn's workers import. Settings come from the environment."""
+"""The application object for gunicorn's workers; its settings come from the environment."""
 
 from __future__ import annotations
 

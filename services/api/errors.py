@@ -1,9 +1,9 @@
-"""How what went wrong looks over HTTP: one status per error class, one body shape, OpenAI's.
+"""How errors look over HTTP: one status per error class, and one body, in OpenAI's shape.
 
     {"error": {"message": "…", "type": "invalid_request_error", "param": "n", "code": "…", …}}
 
-An error's `details` are further members of the inner object (`models`, `loading`). The rest of the
-api raises `services.shared.errors`; nothing else in it knows a status.
+The `details` of an error are further members of the inner object (`models`, `loading`). The rest of
+the api raises `services.shared.errors`; the HTTP status of an error class is decided here only.
 """
 
 from __future__ import annotations
@@ -60,46 +60,46 @@ _TYPES = {
     501: "not_supported_error",
     503: "unavailable_error",
 }
-# What a client's automatic second try cannot mend; the official OpenAI clients obey the header.
-_FINAL = (errors.ModelLoadFailed, errors.InvalidModelFile, errors.DiskFull)
+# A retry cannot succeed after these; the official OpenAI clients obey `x-should-retry`.
+_NOT_RETRYABLE = (errors.ModelLoadFailed, errors.InvalidModelFile, errors.DiskFull)
 _CODES = {404: "unknown_route", 405: "method_not_allowed", 413: "request_too_large"}
 
 
-def status_of(error: errors.SpindllError) -> int:
-    """The HTTP status of an error, by its nearest class in the table."""
+def status_for(error: errors.SpindllError) -> int:
+    """The HTTP status of an error, by the nearest of its classes in the table."""
     return next(HTTP_STATUS[cls] for cls in type(error).__mro__ if cls in HTTP_STATUS)
 
 
-def body_of(error: errors.SpindllError) -> dict[str, Any]:
-    """The JSON object a client gets, also inside a stream."""
-    return _body(
-        error.message, status_of(error), code=error.code, param=error.param, more=error.details
+def build_error_body(error: errors.SpindllError) -> dict[str, Any]:
+    """The JSON object that a client receives, as a response body or inside a stream."""
+    return _build_body(
+        error.message, status_for(error), code=error.code, param=error.param, details=error.details
     )
 
 
-def response_of(error: errors.SpindllError) -> Response:
-    """The whole answer, with the headers that tell a client what to do next."""
+def build_error_response(error: errors.SpindllError) -> Response:
+    """The response, with the headers that clients act on: when to retry, how to authenticate."""
     headers = {}
     if error.retry_after_seconds is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_seconds)))
     if isinstance(error, errors.NotAuthenticated):
         headers["www-authenticate"] = "Bearer"
-    if isinstance(error, _FINAL):
+    if isinstance(error, _NOT_RETRYABLE):
         headers["x-should-retry"] = "false"
-    return _json(body_of(error), status_of(error), headers)
+    return _json_response(build_error_body(error), status_for(error), headers)
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of this app, ours and the framework's, in OpenAI's shape."""
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every error of this app, our own and the framework's, in OpenAI's shape."""
     app.add_exception_handler(errors.SpindllError, _on_spindll_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
 
 
-def path_of(location: Iterable[int | str], body: object) -> str:
-    """Pydantic's error location as a person writes it: `messages[0].content`.
+def format_location(location: Iterable[int | str], body: object) -> str:
+    """Pydantic's error location as a path into the body: `messages[0].content`.
 
-    Tags of unions, which are no part of the request, are left out.
+    The tags of unions, which are not part of the request, are left out.
     """
     text, here = "", body
     for part in location:
@@ -114,42 +114,43 @@ def path_of(location: Iterable[int | str], body: object) -> str:
 
 async def _on_spindll_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, errors.SpindllError)
-    if status_of(error) == 500:
+    if status_for(error) == 500:
         logger.error("request failed", extra={"code": error.code, "reason": error.message})
-    return response_of(error)
+    return build_error_response(error)
 
 
 async def _on_validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _json(_validation_body(error), 400, {})
+    return _json_response(_build_validation_body(error), 400, {})
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     message = {
-        404: f"there is no {request.url.path}",
+        404: f"there is no route {request.url.path}",
         405: f"{request.method} is not allowed on {request.url.path}",
         413: "the request body is too large",
     }.get(status, str(error.detail))
-    return _json(_body(message, status, code=_CODES.get(status)), status, error.headers or {})
+    body = _build_body(message, status, code=_CODES.get(status))
+    return _json_response(body, status, error.headers or {})
 
 
-def _validation_body(error: RequestValidationError) -> dict[str, Any]:
-    first = _most_telling(error.errors())
+def _build_validation_body(error: RequestValidationError) -> dict[str, Any]:
+    first = _most_specific(error.errors())
     if first["type"] == "json_invalid":
-        why = first.get("ctx", {}).get("error", "")
-        return _body(f"the body is not valid JSON: {why}", 400, code="invalid_json")
+        reason = first.get("ctx", {}).get("error", "")
+        return _build_body(f"the body is not valid JSON: {reason}", 400, code="invalid_json")
     location = first["loc"][1:] if first["loc"][:1] in (("body",), ("query",)) else first["loc"]
-    param = path_of(location, error.body) or ".".join(str(part) for part in location)
+    param = format_location(location, error.body) or ".".join(str(part) for part in location)
     message = first["msg"].removeprefix("Value error, ")
-    return _body(
+    return _build_body(
         f"{param}: {message}" if param else message, 400, code="invalid_request", param=param
     )
 
 
-def _most_telling(problems: Sequence[Any]) -> Any:
-    """The first problem; of a union's, the one that came furthest."""
+def _most_specific(problems: Sequence[Any]) -> Any:
+    """The first problem; among those of a union, the one with the deepest location."""
     first = problems[0]
     prefix = first["loc"][:-1]
     return max(
@@ -158,20 +159,20 @@ def _most_telling(problems: Sequence[Any]) -> Any:
     )
 
 
-def _body(
+def _build_body(
     message: str,
     status: int,
     *,
     code: str | None,
     param: str | None = None,
-    more: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    error = {"message": message, "type": kind, "param": param or None, "code": code}
-    return {"error": {**(more or {}), **error}}
+    error_type = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    error = {"message": message, "type": error_type, "param": param or None, "code": code}
+    return {"error": {**(details or {}), **error}}
 
 
-def _json(body: dict[str, Any], status: int, headers: Mapping[str, str]) -> Response:
+def _json_response(body: dict[str, Any], status: int, headers: Mapping[str, str]) -> Response:
     return Response(
         msgspec.json.encode(body),
         status_code=status,

@@ -1,4 +1,4 @@
-"""GET /health (this process lives) and GET /ready (a request would succeed). Both need no key."""
+"""GET /health (this process runs) and GET /ready (a request would succeed); neither needs a key."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _CHECK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One thing a request needs. `missing` says what is wrong, for a person; None: all is well."""
+class ReadinessCheck:
+    """The result of one check. `missing` describes the problem; None: the check passed."""
 
     name: str
     missing: str | None = None
@@ -29,14 +29,14 @@ class Check:
 
 @router.get("/health")
 async def show_health() -> dict[str, str]:
-    """Alive. Asks nobody."""
+    """Report that this process runs, without checking anything else."""
     return {"status": "ok", "version": __version__}
 
 
 @router.get("/ready")
 async def show_ready(request: Request, api: Parts) -> Response:
-    """Whether a chat would succeed now; 503 and what is missing when not."""
-    checks = await asyncio.gather(_redis(request), _engine(api), _models(api))
+    """Whether a chat would succeed now; if not, 503 and what is missing."""
+    checks = await asyncio.gather(_check_redis(request), _check_engine(api), _check_models(api))
     missing = [check.missing for check in checks if check.missing]
     body = {
         "ready": not missing,
@@ -52,28 +52,28 @@ async def show_ready(request: Request, api: Parts) -> Response:
     )
 
 
-async def _redis(request: Request) -> Check:
+async def _check_redis(request: Request) -> ReadinessCheck:
     try:
         await asyncio.wait_for(request.app.state.redis.ping(), _CHECK_SECONDS)
     except (RedisError, OSError, TimeoutError):
-        return Check("redis", "Redis does not answer")
-    return Check("redis")
+        return ReadinessCheck("redis", "Redis does not answer")
+    return ReadinessCheck("redis")
 
 
-async def _engine(api: ApiParts) -> Check:
+async def _check_engine(api: ApiParts) -> ReadinessCheck:
     try:
         health = await asyncio.wait_for(api.engine.health(), _CHECK_SECONDS)
     except (SpindllError, TimeoutError):
-        return Check("engine", "the engine does not answer")
+        return ReadinessCheck("engine", "the engine does not answer")
     problems = tuple(health.problems)
     if not health.accepting:
-        return Check("engine", "the engine is stopping", problems)
+        return ReadinessCheck("engine", "the engine is stopping", problems)
     if not api.engine.is_connected:
-        return Check("engine", "the engine session is being opened", problems)
-    return Check("engine", notes=problems)
+        return ReadinessCheck("engine", "the engine session is being opened", problems)
+    return ReadinessCheck("engine", notes=problems)
 
 
-async def _models(api: ApiParts) -> Check:
+async def _check_models(api: ApiParts) -> ReadinessCheck:
     if not await api.catalog.models():
-        return Check("models", "no model is here yet: pull one with POST /v1/pulls")
-    return Check("models")
+        return ReadinessCheck("models", "no model is stored yet: pull one with POST /v1/pulls")
+    return ReadinessCheck("models")

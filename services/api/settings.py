@@ -1,4 +1,4 @@
-"""The api's settings: where it listens, how it is limited. See services/shared/settings.py."""
+"""The settings of the api: addresses, limits and time-outs. See services/shared/settings.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.shared.settings import SharedSettings
 
 
 class ApiSettings(SharedSettings):
-    """Read once by `__main__`, gunicorn's configuration and `asgi`."""
+    """Read by gunicorn's configuration in the master, and by `asgi` for the workers."""
 
     api_host: str = Field(
         default="127.0.0.1", description="Address the HTTP and public gRPC servers listen on."
@@ -30,26 +30,26 @@ class ApiSettings(SharedSettings):
     sse_keepalive_seconds: float = Field(
         default=5.0,
         gt=0,
-        description="A stream with nothing to say sends a comment this often.",
+        description="Interval of the comments that a stream sends while it has no text.",
     )
     key_cache_seconds: float = Field(
-        default=30.0, ge=0, description="How long a worker trusts a key it has looked up."
+        default=30.0, ge=0, description="How long a worker caches an API key that it has looked up."
     )
     request_timeout_seconds: float = Field(
-        default=0.0, ge=0, description="Give a request up after this long; 0: never."
+        default=0.0, ge=0, description="Time limit of a request; 0: none."
     )
     load_timeout_seconds: float = Field(
-        default=900.0, gt=0, description="How long an explicit load may take."
+        default=900.0, gt=0, description="Time limit of an explicit load or unload."
     )
     drain_seconds: float = Field(
         default=30.0,
         ge=0,
         le=3600,
-        description="On stop, running answers may take this long to finish.",
+        description="Time that running answers have to finish when the api stops.",
     )
     pull_on_demand: Literal["off", "admin", "everyone"] = Field(
         default="off",
-        description="Whose requests for a model that is not here start its download: off, admin "
+        description="Whose requests for a model that is not stored start its download: off, admin "
         "(or true), everyone.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -57,15 +57,17 @@ class ApiSettings(SharedSettings):
     )
     forwarded_allow_ips: str = Field(
         default="127.0.0.1",
-        description="Proxies whose X-Forwarded-* headers are believed, comma separated.",
+        description="Proxies whose X-Forwarded-* headers are trusted, comma separated.",
     )
 
     @field_validator("pull_on_demand", mode="before")
     @classmethod
-    def _read_switch(cls, value: object) -> object:
-        said = value.strip().lower() if isinstance(value, str) else value
-        switches = {"true": "admin", "1": "admin", "false": "off", "0": "off"}
-        return switches.get(said, said) if isinstance(said, str) else said
+    def _parse_policy(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        text = value.strip().lower()
+        aliases = {"true": "admin", "1": "admin", "false": "off", "0": "off"}
+        return aliases.get(text, text)
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -76,5 +78,5 @@ class ApiSettings(SharedSettings):
 
     @property
     def worker_count(self) -> int:
-        """How many gunicorn workers to run."""
+        """The number of gunicorn workers to run."""
         return self.api_workers or min(2, os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""A question, and ways to ask it."""
+"""A chat request, and helpers that send it and read the stream."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ BODY: dict[str, Any] = {"model": "tiny", "messages": QUESTION}
 PATH = "/v1/chat/completions"
 
 
-def sdk(api: Api) -> openai.AsyncOpenAI:
+def openai_client(api: Api) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key=api.user_key, max_retries=0)
 
 
-async def lines(client: httpx.AsyncClient, body: dict[str, Any]) -> list[str]:
-    """The lines of a streamed answer that say something."""
-    async with client.stream("POST", PATH, json={**body, "stream": True}) as answer:
-        assert answer.status_code == 200, await answer.aread()
-        return [line async for line in answer.aiter_lines() if line]
+async def stream_lines(client: httpx.AsyncClient, body: dict[str, Any]) -> list[str]:
+    """The lines of a streamed answer that are not blank."""
+    async with client.stream("POST", PATH, json={**body, "stream": True}) as response:
+        assert response.status_code == 200, await response.aread()
+        return [line async for line in response.aiter_lines() if line]
 
 
-def data(line: str) -> Any:
+def parse_data(line: str) -> Any:
     return json.loads(line.removeprefix("data: "))

@@ -1,4 +1,4 @@
-"""A whole api worker over real HTTP: uvicorn in this process, a scripted engine, a real Redis."""
+"""An api worker over real HTTP: uvicorn in this process, a scripted engine, a real Redis."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from services.api.app import create_app
 from services.api.settings import ApiSettings
 from services.shared.store.manifest import Capability, Description, FileRole, Manifest, StoredFile
 from services.shared.store.model_store import ModelStore
-from tests.fakes.scripted_engine import ScriptedEngine, Step, delta, finished, started
+from tests.fakes.scripted_engine import ScriptedEngine, ScriptStep, delta, finished, started
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-PARIS: Sequence[Step] = (started(), delta("Par"), delta("is."), finished())
+PARIS: Sequence[ScriptStep] = (started(), delta("Par"), delta("is."), finished())
 
 
 def make_description(**changes: Any) -> Description:
@@ -52,7 +52,7 @@ def make_manifest(name: str = "tiny:latest", **changes: Any) -> Manifest:
 
 
 def put_model(models_dir: Path, manifest: Manifest) -> None:
-    """Store a model whose weights are a few bytes: nobody loads it here."""
+    """Store a model whose weights are a few bytes; no test loads it."""
     content = f"weights of {manifest.name}".encode()
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     store = ModelStore(models_dir)
@@ -71,7 +71,7 @@ def put_model(models_dir: Path, manifest: Manifest) -> None:
 
 
 class Api:
-    """A running worker, and how to talk to it."""
+    """A running worker, its keys and its scripted engine."""
 
     def __init__(self, url: str, data_dir: Path, engine: ScriptedEngine, app: Any) -> None:
         self.url = url
@@ -92,7 +92,7 @@ class Api:
 async def running_api(
     tmp_path: Path, redis_url: str, engine: ScriptedEngine, **settings: Any
 ) -> AsyncIterator[Api]:
-    """The app under uvicorn on a free port, until the block ends."""
+    """Run the app under uvicorn on a free port until the block ends."""
     data_dir = tmp_path / "data"
     app = create_app(
         ApiSettings(

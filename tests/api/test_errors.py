@@ -1,4 +1,4 @@
-"""One status per error, one shape for all of them."""
+"""Every error has an HTTP status, and all have the same shape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from services.api.errors import HTTP_STATUS, body_of, path_of, response_of, status_of
+from services.api.errors import (
+    HTTP_STATUS,
+    build_error_body,
+    build_error_response,
+    format_location,
+    status_for,
+)
 from services.shared.errors import (
     EngineBusy,
     InternalError,
@@ -21,26 +27,28 @@ from tests.fakes.scripted_engine import ScriptedEngine
 
 @pytest.mark.parametrize("cls", every_error(), ids=lambda cls: cls.__name__)
 def test_every_error_has_a_status(cls: type[SpindllError]) -> None:
-    error = cls("words")
+    error = cls("reason")
 
-    assert 400 <= status_of(error) < 600
-    assert body_of(error)["error"]["message"] == "words"
-    assert response_of(error).status_code == status_of(error)
+    assert 400 <= status_for(error) < 600
+    assert build_error_body(error)["error"]["message"] == "reason"
+    assert build_error_response(error).status_code == status_for(error)
 
 
-def test_the_table_names_no_error_twice_over() -> None:
+def test_the_table_contains_only_error_classes() -> None:
     assert set(HTTP_STATUS) <= set(every_error())
 
 
 def test_details_are_members_of_the_error() -> None:
     error = ModelNotFound("no", details={"models": ["a"], "code": "forged"})
 
-    assert body_of(error)["error"]["models"] == ["a"]
-    assert body_of(error)["error"]["code"] == "model_not_found"
+    assert build_error_body(error)["error"]["models"] == ["a"]
+    assert build_error_body(error)["error"]["code"] == "model_not_found"
 
 
 def test_retry_after_is_whole_seconds_rounded_up() -> None:
-    assert response_of(EngineBusy("", retry_after_seconds=0.1)).headers["retry-after"] == "1"
+    assert (
+        build_error_response(EngineBusy("", retry_after_seconds=0.1)).headers["retry-after"] == "1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,10 +62,10 @@ def test_retry_after_is_whole_seconds_rounded_up() -> None:
     ],
     ids=str,
 )
-def test_paths_are_written_as_people_write_them(location: tuple[int | str, ...], path: str) -> None:
+def test_locations_are_formatted_as_paths(location: tuple[int | str, ...], path: str) -> None:
     body = {"messages": [{"content": 1}], "prompt": ["a", 3], "tool_choice": "maybe"}
 
-    assert path_of(location, body) == path
+    assert format_location(location, body) == path
 
 
 async def test_an_unknown_route_is_404_in_the_same_shape(api: Api) -> None:
@@ -96,7 +104,7 @@ async def test_a_body_too_large_is_413_in_the_same_shape(
         assert answer.json()["error"]["code"] == "request_too_large"
 
 
-async def test_a_bug_is_an_apology_without_its_words(
+async def test_an_unexpected_error_is_answered_without_its_message(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken() -> None:
@@ -107,11 +115,11 @@ async def test_a_bug_is_an_apology_without_its_words(
         answer = await client.get("/v1/models")
 
     assert answer.status_code == 500
-    assert answer.json() == body_of(InternalError("internal error"))
+    assert answer.json() == build_error_body(InternalError("internal error"))
     assert "unexpected error" in caplog.messages
 
 
-async def test_every_answer_carries_its_id_and_no_server_name(api: Api) -> None:
+async def test_every_response_has_a_request_id_and_no_server_name(api: Api) -> None:
     async with api.client() as client:
         given = await client.get("/health", headers={"x-request-id": "mine-1"})
         odd = await client.get("/health", headers={"x-request-id": "a b\tc"})
@@ -123,7 +131,7 @@ async def test_every_answer_carries_its_id_and_no_server_name(api: Api) -> None:
     assert "access-control-allow-origin" not in given.headers
 
 
-async def test_browsers_are_let_in_only_from_the_origins_named(
+async def test_only_the_configured_origins_may_call_from_a_browser(
     tmp_path: Path, redis_url: str, engine: ScriptedEngine
 ) -> None:
     put_model(tmp_path / "data" / "models", make_manifest())
@@ -141,7 +149,7 @@ async def test_browsers_are_let_in_only_from_the_origins_named(
     assert "access-control-allow-origin" not in other.headers
 
 
-async def test_the_log_names_the_route_and_the_key_but_no_content(
+async def test_the_log_has_the_route_and_the_principal_but_no_content(
     api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from services.api.settings import ApiSettings
 
 
-def test_the_defaults_listen_to_this_machine_only() -> None:
+def test_by_default_the_api_listens_on_the_loopback_address_only() -> None:
     settings = ApiSettings()
 
     assert settings.api_host == "127.0.0.1"
@@ -14,7 +14,7 @@ def test_the_defaults_listen_to_this_machine_only() -> None:
     assert settings.cors_origins == ()
 
 
-def test_origins_come_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_origins_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPINDLL_CORS_ORIGINS", "https://a.example, https://b.example,")
 
     assert ApiSettings().cors_origins == ("https://a.example", "https://b.example")
@@ -24,7 +24,7 @@ def test_origins_come_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "value"),
     [("API_PORT", "70000"), ("MAX_BODY_BYTES", "1"), ("SSE_KEEPALIVE_SECONDS", "0")],
 )
-def test_values_nobody_can_act_on_are_refused(
+def test_values_out_of_range_are_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"SPINDLL_{name}", value)

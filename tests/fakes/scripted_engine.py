@@ -1,7 +1,9 @@
-"""A real gRPC engine whose answers are written down beforehand; for faults no real one has.
+"""A gRPC engine server with scripted answers, for faults that a real engine does not produce.
 
-    script = {"slow": Script([queued(2), ...])}      by model name; "*" answers any other model
-A script's steps are events without ids (sent as they are) or an `asyncio.Event` to wait for.
+    scripts = {"slow": [queued(2), ...]}      by model name; "*" is the script of any other model
+
+The steps of a script are events without a request id, which are sent as they are, and
+`asyncio.Event` objects, which the engine waits for.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from protos import engine_pb2
 from protos.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
 from services.shared.errors import SpindllError, to_wire
 
-Step = engine_pb2.Event | asyncio.Event
+ScriptStep = engine_pb2.Event | asyncio.Event
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -74,21 +76,21 @@ def failed(error: SpindllError) -> engine_pb2.Event:
 
 
 class ScriptedEngine(EngineServicer):
-    """Plays its scripts, and keeps what it was sent. `start` and `stop` make it a server."""
+    """Sends the events of its scripts and records what it receives."""
 
-    def __init__(self, scripts: Mapping[str, Sequence[Step]] | None = None) -> None:
-        self.scripts: dict[str, Sequence[Step]] = dict(scripts or {})
+    def __init__(self, scripts: Mapping[str, Sequence[ScriptStep]] | None = None) -> None:
+        self.scripts: dict[str, Sequence[ScriptStep]] = dict(scripts or {})
         self.submits: list[engine_pb2.Submit] = []
         self.cancels: list[int] = []
         self.calls: list[Any] = []
         self.sessions = 0
-        self.accepting = True
+        self.is_accepting = True
         self.problems: list[str] = []
         self.unary_error: SpindllError | None = None
         self.address = ""
         self._changed = asyncio.Condition()
         self._server: grpc.aio.Server | None = None
-        self._breaks: list[asyncio.Event] = []
+        self._break_events: list[asyncio.Event] = []
 
     async def start(self, address: str = "127.0.0.1:0") -> None:
         self._server = grpc.aio.server()
@@ -102,15 +104,15 @@ class ScriptedEngine(EngineServicer):
             await self._server.stop(0)
 
     def break_sessions(self) -> None:
-        """As a crash of the engine would: the streams end with an error."""
-        for broken in self._breaks:
+        """End the open streams with an error, as a crash of the engine would."""
+        for broken in self._break_events:
             broken.set()
-        self._breaks.clear()
+        self._break_events.clear()
 
-    async def wait_until(self, claim: Any) -> None:
-        """Until `claim()` is true of what was received."""
+    async def wait_until(self, condition: Any) -> None:
+        """Wait until `condition()` is true of what was received."""
         async with self._changed:
-            await asyncio.wait_for(self._changed.wait_for(claim), 10)
+            await asyncio.wait_for(self._changed.wait_for(condition), 10)
 
     async def Session(  # type: ignore[override]  # noqa: N802
         self, request_iterator: AsyncIterator[engine_pb2.ClientFrame], context: Context
@@ -118,7 +120,7 @@ class ScriptedEngine(EngineServicer):
         self.sessions += 1
         outbox: asyncio.Queue[engine_pb2.EngineFrame] = asyncio.Queue()
         broken = asyncio.Event()
-        self._breaks.append(broken)
+        self._break_events.append(broken)
         tasks = [
             asyncio.create_task(self._receive(request_iterator, outbox)),
             asyncio.create_task(_send(context, outbox)),
@@ -137,16 +139,18 @@ class ScriptedEngine(EngineServicer):
         frames: AsyncIterator[engine_pb2.ClientFrame],
         outbox: asyncio.Queue[engine_pb2.EngineFrame],
     ) -> None:
-        playing: dict[int, asyncio.Task[None]] = {}
+        tasks_by_request: dict[int, asyncio.Task[None]] = {}
         async for frame in frames:
             async with self._changed:
                 self.submits.extend(frame.submits)
                 self.cancels.extend(frame.cancels)
                 self._changed.notify_all()
             for submit in frame.submits:
-                playing[submit.request_id] = asyncio.create_task(self._play(submit, outbox))
+                tasks_by_request[submit.request_id] = asyncio.create_task(
+                    self._play(submit, outbox)
+                )
             for request_id in frame.cancels:
-                playing[request_id].cancel()
+                tasks_by_request[request_id].cancel()
 
     async def _play(
         self, submit: engine_pb2.Submit, outbox: asyncio.Queue[engine_pb2.EngineFrame]
@@ -201,7 +205,7 @@ class ScriptedEngine(EngineServicer):
 
     async def Health(self, request: engine_pb2.HealthRequest, context: Context) -> Any:  # noqa: N802
         return engine_pb2.HealthResponse(
-            accepting=self.accepting, version="0", problems=self.problems
+            accepting=self.is_accepting, version="0", problems=self.problems
         )
 
 

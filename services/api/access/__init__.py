@@ -1,1 +1,1 @@
-"""Who may do what: API keys and the principals they belong to."""
+"""API keys, the principals they belong to, and the two key files."""

@@ -1,22 +1,18 @@
-"""API keys: the two files of the first start, and the hashes Redis keeps.
+"""API keys: their hashes, the record of them in Redis, and a cache in front of Redis.
 
-A key is `sk-` and 32 random bytes. Its text exists in its file and with its holder; Redis and we
-keep the SHA-256, which for a random key is as good as the slow hashes passwords need. The two files
-are the truth for the keys they hold: a Redis that lost its data gets them again, and a key whose
-file was replaced is forgotten at the next start.
+A key is `sk-` and 32 random bytes. Its text exists in its key file and with its holder. Redis and
+the api keep only its SHA-256, which for a random key is as good as the slow hashes that passwords
+need. The key files (`key_files.py`) are authoritative for the keys they hold: a Redis that lost its
+data gets these keys again, and a key whose file was replaced is removed at the next start.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
-import os
-import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,15 +24,12 @@ from services.shared.structs import resolved
 
 logger = logging.getLogger(__name__)
 
-_KEY_BYTES = 32
-_READABLE_BY_OTHERS = 0o077
-
 
 class Role(Enum):
     """What a key may do."""
 
     ADMIN = "admin"  # everything
-    USER = "user"  # ask models, look around
+    USER = "user"  # generate text and read state
 
 
 @resolved
@@ -44,86 +37,60 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """One key as Redis keeps it, under its hash."""
 
     id: str
-    hash: str  # again, so that what was found can be compared with what was asked
+    hash: str  # repeated here, so that the record found can be compared with the hash looked up
     role: Role
     name: str
     created_at: float  # unix seconds
     from_file: bool = False
 
 
-def digest_of(key: str) -> str:
-    """What is stored instead of a key."""
+def hash_key(key: str) -> str:
+    """The hexadecimal SHA-256 that is stored instead of a key."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def make_key_files(secrets_dir: Path) -> None:
-    """Create `admin.key` and `user.key` where missing: mode 0600, complete or not there at all."""
-    secrets_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for role in Role:
-        path = _key_file(secrets_dir, role)
-        if path.exists():
-            _warn_when_open(path)
-        elif _create(path, f"sk-{secrets.token_urlsafe(_KEY_BYTES)}\n"):
-            logger.info("key created", extra={"role": role.value})
-
-
-def read_key_files(secrets_dir: Path) -> dict[str, ApiKey]:
-    """The keys of the files, by their hash; a missing or empty file gives none."""
-    found = {}
-    for role in Role:
-        path = _key_file(secrets_dir, role)
-        try:
-            key, created_at = path.read_text().strip(), path.stat().st_mtime
-        except FileNotFoundError:
-            continue
-        if key:
-            digest = digest_of(key)
-            found[digest] = ApiKey(
-                id=f"key_{digest[:12]}",
-                hash=digest,
-                role=role,
-                name=role.value,
-                created_at=created_at,
-                from_file=True,
-            )
-    return found
-
-
 class KeyStore:
-    """The hashes in Redis. The files' keys are put there, and back there, by whoever looks."""
+    """The hashes in Redis.
 
-    def __init__(self, client: redis.asyncio.Redis, secrets_dir: Path) -> None:
+    The keys of the key files are written to Redis by `open`, and again by `find` when Redis lost
+    them.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
         self._redis = client
-        self._secrets_dir = secrets_dir
-        self._file_keys: dict[str, ApiKey] = {}
+        self._file_keys: Mapping[str, ApiKey] = {}
 
-    async def open(self) -> None:
-        """Make the key files where missing, read them, and tell Redis when it is there."""
-        await asyncio.to_thread(make_key_files, self._secrets_dir)
-        self._file_keys = await asyncio.to_thread(read_key_files, self._secrets_dir)
+    async def open(self, file_keys: Mapping[str, ApiKey]) -> None:
+        """Remember the keys of the key files, by hash, and register them in Redis if it is up."""
+        self._file_keys = file_keys
         try:
             await self._register_file_keys()
         except RedisError as error:
-            # `find` does it later.
-            logger.warning("keys not registered yet", extra={"reason": type(error).__name__})
+            # `find` registers them later.
+            logger.warning(
+                "could not register keys in Redis", extra={"reason": type(error).__name__}
+            )
 
     async def find(self, digest: str) -> ApiKey | None:
-        """The key of this hash. Without Redis the files still answer; RedisError when they cannot."""
-        of_file = self._file_keys.get(digest)
+        """The key with this hash, or None.
+
+        Without Redis, the keys of the key files are still found; RedisError for any other.
+        """
+        file_key = self._file_keys.get(digest)
         try:
             raw = await self._redis.hget(redis_keys.API_KEYS, digest)
-            if raw is None and of_file is not None:
+            if raw is None and file_key is not None:
                 await self._register_file_keys()
         except RedisError:
-            if of_file is None:
+            if file_key is None:
                 raise
-            return of_file
-        return of_file if raw is None else msgspec.json.decode(raw, type=ApiKey)
+            return file_key
+        return file_key if raw is None else msgspec.json.decode(raw, type=ApiKey)
 
     async def _register_file_keys(self) -> None:
-        """Make Redis' record of the files' keys equal the files."""
+        """Make Redis' record of the file keys equal to the key files."""
         known: dict[Any, Any] = await self._redis.hgetall(redis_keys.API_KEYS)
-        stale = [digest for digest in _from_files(known) if digest not in self._file_keys]
+        stale = [digest for digest in _file_key_hashes(known) if digest not in self._file_keys]
         fresh: dict[Any, Any] = {
             digest: msgspec.json.encode(key)
             for digest, key in self._file_keys.items()
@@ -136,7 +103,7 @@ class KeyStore:
 
 
 class KeyCache:
-    """Answers of the store a worker may repeat for a while, good and bad ones. Bounded."""
+    """Recent results of the store, for valid and unknown keys. Bounded."""
 
     def __init__(self, *, seconds: float, max_entries: int = 4096) -> None:
         self._seconds = seconds
@@ -144,48 +111,20 @@ class KeyCache:
         self._entries: dict[str, tuple[float, ApiKey | None]] = {}
 
     def get(self, digest: str) -> tuple[bool, ApiKey | None]:
-        """Whether the answer is known, and the answer."""
+        """Whether the result is cached, and the result."""
         expires_at, key = self._entries.get(digest, (0.0, None))
         return expires_at > time.monotonic(), key
 
     def put(self, digest: str, key: ApiKey | None) -> None:
-        """Remember an answer; a key nobody knows for a fraction of the time only."""
+        """Cache a result; that a key is unknown is cached for a tenth of the time only."""
         if len(self._entries) >= self._max_entries:
-            # Whoever fills the cache with made-up keys costs the others one look-up each.
+            # A client that fills the cache with invented keys costs the others one look-up each.
             self._entries.clear()
         seconds = self._seconds if key is not None else self._seconds / 10
         self._entries[digest] = (time.monotonic() + seconds, key)
 
 
-def _key_file(secrets_dir: Path, role: Role) -> Path:
-    return secrets_dir / f"{role.value}.key"
-
-
-def _create(path: Path, text: str) -> bool:
-    """Whether we were the one who made it; a reader never sees half a key."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # link, not rename: two starters at once must agree on one key.
-        path.hardlink_to(draft)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink(missing_ok=True)
-    return True
-
-
-def _warn_when_open(path: Path) -> None:
-    if path.stat().st_mode & _READABLE_BY_OTHERS:
-        logger.warning("key file is readable by others; chmod 600 it", extra={"file": path.name})
-
-
-def _from_files(known: dict[str, str]) -> Iterable[str]:
+def _file_key_hashes(known: Mapping[str, str]) -> Iterable[str]:
     for digest, raw in known.items():
         if msgspec.json.decode(raw, type=ApiKey).from_file:
             yield digest

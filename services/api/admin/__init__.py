@@ -1,1 +1,1 @@
-"""Routes for operators: pull jobs, search and status, each with the schema of its body."""
+"""Routes for operators: models, pull jobs, search and status, each with its schema."""

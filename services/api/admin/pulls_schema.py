@@ -1,46 +1,43 @@
-"""How pull jobs look over HTTP, and what may be asked of them."""
+"""The bodies of the pull routes, and how a pull job looks over HTTP."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from services.api.request_body import RequestBody
 from services.shared.pulls.job import PullJob
 
 MAX_PRIORITY = 1000
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
 
 
-def _sha256(text: str) -> str:
+def _normalize_sha256(text: str) -> str:
     match = _SHA256.fullmatch(text)
     if match is None:
         raise ValueError("must be 64 hexadecimal digits")
     return match[1].lower()
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class PullRequest(_Body):
+class PullRequest(RequestBody):
     """`POST /v1/pulls`."""
 
     model: str = Field(min_length=1, max_length=2048)
     priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     format: Literal["gguf", "mlx"] | None = None
-    sha256: Annotated[str, AfterValidator(_sha256)] | None = None
+    sha256: Annotated[str, AfterValidator(_normalize_sha256)] | None = None
 
 
-class PriorityRequest(_Body):
+class PriorityRequest(RequestBody):
     """`POST /v1/pulls/{id}/priority`."""
 
     priority: int = Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)
 
 
-def job_object(job: PullJob) -> dict[str, Any]:
-    """A job, in words and numbers a person can follow."""
+def job_to_dict(job: PullJob) -> dict[str, Any]:
+    """A job as the routes return it."""
     return {
         "id": job.id,
         "object": "pull",

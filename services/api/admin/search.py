@@ -1,4 +1,4 @@
-"""GET /v1/search: models that could be pulled, and whether they would fit this box."""
+"""GET /v1/search: models that can be pulled, and whether they fit this machine."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from services.api.access.keys import Role
-from services.api.admin.search_schema import box_of, hit_object
-from services.api.clients.search import ask
+from services.api.admin.search_schema import hit_to_dict, memory_from_proto
+from services.api.clients.search import run_search
 from services.api.dependencies import ApiParts, Parts, RequireUser
-from services.api.models.fit_estimate import Box
+from services.api.models.fit_estimate import MachineMemory
 from services.shared.errors import InvalidRequest, SpindllError
 from services.shared.search import MAX_HITS, MAX_TEXT, Format, SearchQuery, Sort
 
@@ -31,25 +31,30 @@ async def search_models(
     format: Annotated[Format | None, Query()] = None,  # noqa: A002  the parameter's name
     sort: Annotated[Sort, Query()] = "downloads",
 ) -> dict[str, Any]:
-    """The hub's most downloaded repositories of that name, and an exact Ollama name."""
+    """The hub's most downloaded repositories of that name, and an exact match in Ollama's registry.
+
+    Private repositories are shown to admins only.
+    """
     text = " ".join(q.split())
     if not text or not text.isprintable():
-        raise InvalidRequest("q must have something to search for", param="q")
-    question = SearchQuery(id=uuid.uuid4().hex, text=text, limit=limit, format=format, sort=sort)
-    answer, box = await asyncio.gather(ask(request.app.state.redis, question), _box(api))
-    # The box's token may see repositories that are nobody else's business.
+        raise InvalidRequest("q must contain a text to search for", param="q")
+    query = SearchQuery(id=uuid.uuid4().hex, text=text, limit=limit, format=format, sort=sort)
+    answer, memory = await asyncio.gather(
+        run_search(request.app.state.redis, query), _read_memory(api)
+    )
+    # The owner's hub token may give access to private repositories.
     hits = [hit for hit in answer.hits if principal.role is Role.ADMIN or not hit.private]
-    notes = [] if box else ["the engine does not answer, so nobody knows what fits"]
+    notes = [] if memory else ["the engine does not answer, so it is unknown what fits"]
     return {
         "object": "list",
-        "data": [hit_object(hit, box) for hit in hits],
+        "data": [hit_to_dict(hit, memory) for hit in hits],
         "notes": [*answer.notes, *notes],
-        "room_bytes": box.room_bytes if box else None,
+        "room_bytes": memory.room_bytes if memory else None,
     }
 
 
-async def _box(api: ApiParts) -> Box | None:
+async def _read_memory(api: ApiParts) -> MachineMemory | None:
     try:
-        return box_of(await asyncio.wait_for(api.engine.loaded(), _ENGINE_SECONDS))
+        return memory_from_proto(await asyncio.wait_for(api.engine.loaded(), _ENGINE_SECONDS))
     except (SpindllError, TimeoutError):
         return None

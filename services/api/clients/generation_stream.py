@@ -1,8 +1,8 @@
-"""One request's events on their way from the engine to its client.
+"""The events of one client request on their way from the engine to the HTTP or gRPC response.
 
-The engine client pushes, one task takes. While the taker is busy with a slow client, deltas pile up
-here; once there are many they are merged into one per answer, so that memory is bounded by the
-text itself and nobody else waits.
+The engine client pushes events, one task takes them. While that task waits for a slow client, the
+events collect here. When there are many, their deltas are merged into one per answer: memory is
+bounded by the text itself, and no other request waits.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from services.shared.errors import Cancelled, EngineUnavailable, SpindllError, f
 _MERGE_ABOVE_EVENTS = 64
 
 
-class Generation:
-    """The answers to one or more submits that belong together; `index` counts through all of them.
+class GenerationStream:
+    """The events of one or several submits that belong together.
 
-    Event loop only. Leaving early is `close()`; it is fine to call it twice, and after the end.
+    `index` counts through the answers of all submits. Event loop only. `close()` ends the
+    generation early; it may be called twice, and after the end.
     """
 
     def __init__(self, submits: Sequence[engine_pb2.Submit]) -> None:
@@ -33,13 +34,14 @@ class Generation:
             self._first_index[submit.request_id] = total
             self._open_answers[submit.request_id] = max(1, submit.n)
             total += max(1, submit.n)
-        self.answers = total
+        self.answer_count = total
         self._events: list[engine_pb2.Event] = []
         self._merge_above = _MERGE_ABOVE_EVENTS
         self.is_abandoned = False
         self._error: SpindllError | None = None
-        self._waiter: asyncio.Future[None] | None = None  # cheaper than an Event, for every token
-        self._on_close: Callable[[Generation], None] | None = None
+        # A future for each wait costs less per token than an asyncio.Event.
+        self._waiter: asyncio.Future[None] | None = None
+        self._on_close: Callable[[GenerationStream], None] | None = None
 
     @property
     def request_ids(self) -> Iterable[int]:
@@ -48,11 +50,11 @@ class Generation:
 
     @property
     def is_over(self) -> bool:
-        """Nothing more will be pushed."""
+        """Whether no further event will be pushed."""
         return self._error is not None or not self._open_answers
 
-    def request_of(self, index: int) -> int:
-        """Which of the submits an answer belongs to."""
+    def find_submit(self, index: int) -> int:
+        """The position in `submits` of the submit that answer `index` belongs to; IndexError."""
         for number, submit in enumerate(self.submits):
             index -= max(1, submit.n)
             if index < 0:
@@ -60,10 +62,10 @@ class Generation:
         raise IndexError(index)
 
     async def take(self) -> list[engine_pb2.Event]:
-        """What has happened since the last time, oldest first; waits for something.
+        """The events since the last call, oldest first; waits for at least one.
 
-        An empty list means `wake()` was called, or that everything is over. Raises the error the
-        request ended with, once what came before it was taken.
+        An empty list means that `wake()` was called or that everything is over. Raises the error
+        that ended the generation, once the events before it were taken.
         """
         if not self._events and not self.is_over:
             self._waiter = asyncio.get_running_loop().create_future()
@@ -75,37 +77,37 @@ class Generation:
         return events
 
     def wake(self) -> None:
-        """Let a waiting `take` return, empty-handed if need be."""
+        """Let a waiting `take` return, with an empty list if there is no event."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def close(self) -> None:
-        """The client needs no more: what still runs is cancelled in the engine."""
+        """Cancel in the engine what is still running."""
         if self._on_close is not None:
             on_close, self._on_close = self._on_close, None
             on_close(self)
 
     def abandon(self) -> None:
-        """The client has gone: close, and let the taker find out."""
+        """Close because the client has disconnected; `take` then raises Cancelled."""
         self.close()
         self.is_abandoned = True
         self.fail(Cancelled("the client closed the connection"))
 
     # ---- for the engine client
 
-    def on_close(self, callback: Callable[[Generation], None]) -> None:
-        """Call this when the taker leaves."""
+    def on_close(self, callback: Callable[[GenerationStream], None]) -> None:
+        """Set the callback that `close` calls, at most once."""
         self._on_close = callback
 
     def push(self, event: engine_pb2.Event) -> None:
-        """Something happened to one of the requests."""
+        """Add an event of one of the requests."""
         request = event.request_id
         if request not in self._open_answers or self._error is not None:
             return
         kind = event.WhichOneof("kind")
         if kind == "error":
             del self._open_answers[request]
-            self._error = error_of(event.error)
+            self._error = error_from_proto(event.error)
             self.wake()
             return
         if kind == "finished":
@@ -118,19 +120,19 @@ class Generation:
         event.index += self._first_index[request]
         self._events.append(event)
         if len(self._events) > self._merge_above:
-            self._events = merged(self._events)
+            self._events = merge_deltas(self._events)
             self._merge_above = len(self._events) + _MERGE_ABOVE_EVENTS
         self.wake()
 
     def fail(self, error: SpindllError) -> None:
-        """Everything still open ends with this error."""
+        """End all open requests with this error."""
         if not self.is_over:
             self._error = error
             self.wake()
 
 
-def merged(events: Iterable[engine_pb2.Event]) -> list[engine_pb2.Event]:
-    """The same happenings in fewer events: one delta an answer, the rest as they were, after it."""
+def merge_deltas(events: Iterable[engine_pb2.Event]) -> list[engine_pb2.Event]:
+    """Equivalent, fewer events: one delta per answer, then all other events unchanged."""
     texts: dict[int, list[str]] = {}
     deltas: dict[int, engine_pb2.Event] = {}
     others = []
@@ -138,18 +140,18 @@ def merged(events: Iterable[engine_pb2.Event]) -> list[engine_pb2.Event]:
         if not event.HasField("delta"):
             others.append(event)
             continue
-        into = deltas.setdefault(event.index, event)
+        merged = deltas.setdefault(event.index, event)
         texts.setdefault(event.index, []).append(event.delta.text)
-        if into is not event:
-            into.delta.tokens += event.delta.tokens
-            into.delta.logprobs.extend(event.delta.logprobs)
-    for index, into in deltas.items():
-        into.delta.text = "".join(texts[index])
+        if merged is not event:
+            merged.delta.tokens += event.delta.tokens
+            merged.delta.logprobs.extend(event.delta.logprobs)
+    for index, merged in deltas.items():
+        merged.delta.text = "".join(texts[index])
     return [*deltas.values(), *others]
 
 
-def error_of(error: engine_pb2.Error) -> SpindllError:
-    """Our error, out of the engine's event."""
+def error_from_proto(error: engine_pb2.Error) -> SpindllError:
+    """The error that an event of the engine carries."""
     return from_wire(
         {
             "code": error.code,

@@ -1,4 +1,4 @@
-"""The api's way to pull jobs: PullBoard and RQ are blocking, so every call goes through a thread."""
+"""The api's client for pull jobs. Redis and RQ are called in a thread, because they block."""
 
 from __future__ import annotations
 
@@ -19,76 +19,78 @@ POLL_SECONDS = 0.4
 T = TypeVar("T")
 
 
-class PullQueue:
-    """Ask for pulls and look after them. Unavailable while Redis does not answer."""
+class PullClient:
+    """Starts, reads and changes pull jobs. Unavailable while Redis does not answer."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._board = JobStore(client)
-        self._orders = JobCommands(client, self._board)
-        self._tickets = JobQueue(client)
+        self._store = JobStore(client)
+        self._commands = JobCommands(client, self._store)
+        self._queue = JobQueue(client)
 
     async def start(
         self,
         model: str,
         *,
         priority: int,
-        format: str | None,  # noqa: A002  the field's name on the wire
+        format: str | None,  # noqa: A002  the field's name in the API
         sha256: str | None,
         idempotency: str | None,
     ) -> tuple[PullJob, bool]:
         """The job for a canonical model name, and whether it is new."""
 
         def create() -> tuple[PullJob, bool]:
-            order = new_job(model, priority=priority, format=format, sha256=sha256)
-            job, is_new = self._orders.create(order, idempotency=idempotency)
+            draft = new_job(model, priority=priority, format=format, sha256=sha256)
+            job, is_new = self._commands.create(draft, idempotency=idempotency)
             if is_new:
-                self._tickets.send(job)
+                self._queue.send(job)
             return job, is_new
 
-        return await _in_thread(create)
+        return await _run_in_thread(create)
 
     async def get(self, job_id: str) -> PullJob:
         """One job; JobNotFound."""
-        return await _in_thread(lambda: self._board.get(job_id))
+        return await _run_in_thread(lambda: self._store.get(job_id))
 
     async def list(
         self, *, states: Iterable[JobState], model: str | None, limit: int
     ) -> list[PullJob]:
-        """Jobs, newest first."""
-        return await _in_thread(lambda: self._board.find(states=states, model=model, limit=limit))
+        """Jobs, newest first; empty `states` match every state."""
+        return await _run_in_thread(
+            lambda: self._store.find(states=states, model=model, limit=limit)
+        )
 
     async def pause(self, job_id: str) -> PullJob:
-        """Stop it and keep what is there."""
-        return await _in_thread(lambda: self._orders.pause(job_id))
+        """Stop a job and keep the bytes downloaded so far."""
+        return await _run_in_thread(lambda: self._commands.pause(job_id))
 
     async def resume(self, job_id: str) -> PullJob:
-        """Go on with a paused one."""
-        return await _in_thread(lambda: self._queued(self._orders.resume(job_id)))
+        """Continue a paused job."""
+        return await _run_in_thread(lambda: self._enqueue(self._commands.resume(job_id)))
 
     async def cancel(self, job_id: str) -> PullJob:
-        """End it without a model."""
-        return await _in_thread(lambda: self._orders.cancel(job_id))
+        """End a job without storing a model."""
+        return await _run_in_thread(lambda: self._commands.cancel(job_id))
 
     async def retry(self, job_id: str) -> PullJob:
-        """Queue a failed or cancelled one again."""
-        return await _in_thread(lambda: self._queued(self._orders.retry(job_id)))
+        """Queue a failed or cancelled job again."""
+        return await _run_in_thread(lambda: self._enqueue(self._commands.retry(job_id)))
 
     async def set_priority(self, job_id: str, priority: int) -> PullJob:
-        """Higher goes first."""
+        """Change the priority of a job; higher priorities run first."""
 
         def change() -> PullJob:
-            job = self._orders.set_priority(job_id, priority)
-            self._tickets.arrange(job)
+            job = self._commands.set_priority(job_id, priority)
+            self._queue.arrange(job)
             return job
 
-        return await _in_thread(change)
+        return await _run_in_thread(change)
 
-    async def forget(self, job_id: str) -> None:
-        """Remove an ended one from the list."""
-        await _in_thread(lambda: self._orders.forget(job_id))
+    async def delete(self, job_id: str) -> None:
+        """Remove an ended job from the list."""
+        await _run_in_thread(lambda: self._commands.forget(job_id))
 
     async def watch(self, job_id: str) -> AsyncIterator[PullJob | None]:
-        """The job each time it changed, None as a sign of life in between, until it has ended."""
+        """The job whenever it changed, until it has ended; None after a poll without a change."""
         last: PullJob | None = None
         while last is None or not last.state.has_ended:
             job = await self.get(job_id)
@@ -97,13 +99,13 @@ class PullQueue:
             if not job.state.has_ended:
                 await asyncio.sleep(POLL_SECONDS)
 
-    def _queued(self, job: PullJob) -> PullJob:
+    def _enqueue(self, job: PullJob) -> PullJob:
         if job.state is JobState.QUEUED:
-            self._tickets.send(job)
+            self._queue.send(job)
         return job
 
 
-async def _in_thread(action: Callable[[], T]) -> T:
+async def _run_in_thread(action: Callable[[], T]) -> T:
     try:
         return await asyncio.to_thread(action)
     except redis.RedisError as error:

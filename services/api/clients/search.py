@@ -1,4 +1,7 @@
-"""Asks the puller to search: the api itself reaches nothing outside (see shared/search.py)."""
+"""The client for model searches, which the puller runs: the api itself opens no connection outside.
+
+The protocol over Redis is described in services/shared/search.py.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,22 @@ from services.shared.errors import Unavailable
 from services.shared.search import SEARCH_SECONDS, SearchAnswer, SearchQuery
 
 _RETRY_SECONDS = 5.0
-_SLICE_SECONDS = 2  # shorter than the connection's own timeout
+_POLL_SECONDS = 2  # shorter than the connection's own timeout
 _GRACE_SECONDS = 2.0
 
 
-async def ask(
-    connection: redis.asyncio.Redis, question: SearchQuery, *, seconds: float = SEARCH_SECONDS
+async def run_search(
+    connection: redis.asyncio.Redis, query: SearchQuery, *, seconds: float = SEARCH_SECONDS
 ) -> SearchAnswer:
-    """What the puller found. Unavailable when there is none, it found nobody to ask, or the time
-    is up."""
+    """What the puller found.
+
+    Unavailable when no puller listens, the search failed, or the answer does not come in time.
+    """
     try:
-        listening = await connection.publish(redis_keys.SEARCHES, msgspec.json.encode(question))
-        if not listening:
-            raise _unavailable("no puller is running, and only it can search")
-        raw = await _reply(connection, question.id, seconds + _GRACE_SECONDS)
+        listeners = await connection.publish(redis_keys.SEARCHES, msgspec.json.encode(query))
+        if not listeners:
+            raise _unavailable("no puller is running, and only the puller can search")
+        raw = await _wait_for_answer(connection, query.id, seconds + _GRACE_SECONDS)
     except RedisError as error:
         raise _unavailable("searches cannot be made right now") from error
     if raw is None:
@@ -38,11 +43,13 @@ async def ask(
     return answer
 
 
-async def _reply(connection: redis.asyncio.Redis, question_id: str, seconds: float) -> str | None:
+async def _wait_for_answer(
+    connection: redis.asyncio.Redis, query_id: str, seconds: float
+) -> str | None:
     deadline = time.monotonic() + seconds
-    key = redis_keys.search_answer(question_id)
+    key = redis_keys.search_answer(query_id)
     while time.monotonic() < deadline:
-        found = cast("list[str] | None", await connection.blpop([key], timeout=_SLICE_SECONDS))
+        found = cast("list[str] | None", await connection.blpop([key], timeout=_POLL_SECONDS))
         if found is not None:
             return found[1]
     return None

@@ -1,1 +1,1 @@
-"""One package per protocol that clients speak; none imports another."""
+"""One package per protocol that clients speak; no dialect imports another."""

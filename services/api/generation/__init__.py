@@ -1,1 +1,1 @@
-"""From a parsed request to the engine's messages, whichever dialect it came in."""
+"""From a parsed request to the engine's messages: submits, usage, the client's connection."""

@@ -1,71 +1,69 @@
-"""Between a request's mailbox and its HTTP answer: who still listens, and how long nobody spoke."""
+"""Watches the client of one HTTP request: whether it is connected, and when it last got a write."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
 
 from starlette.types import Receive
 
 from protos import engine_pb2
-from services.api.clients.generation_stream import Generation
-
-T = TypeVar("T")
+from services.api.clients.generation_stream import GenerationStream
 
 
-class Watch:
+class ClientWatch:
     """Follows one generation for one HTTP request. `stop()` must be called; twice is fine.
 
-    A client that leaves abandons the generation at once, streaming or not. Silence wakes the
-    taker: a timer that looks back, so that a token costs no timer of its own.
+    A client that disconnects abandons the generation at once, streaming or not. After a silence of
+    `silence_seconds`, the task that takes the events is woken. One timer checks for a write since
+    its last run, so that a token needs no timer of its own.
     """
 
     def __init__(
-        self, generation: Generation, receive: Receive, *, silence_seconds: float | None
+        self, generation: GenerationStream, receive: Receive, *, silence_seconds: float | None
     ) -> None:
         self._generation = generation
         self._receive = receive
         self._silence_seconds = silence_seconds
-        self._heard = True
+        self._has_written = True
         self._timer: asyncio.TimerHandle | None = None
-        self._listener = asyncio.create_task(self._listen(), name="client watch")
-        self._arm()
+        self._listener = asyncio.create_task(self._wait_for_disconnect(), name="client watch")
+        self._start_timer()
 
-    def heard(self) -> None:
-        """Something was sent; silence starts anew."""
-        self._heard = True
+    def note_write(self) -> None:
+        """Record that something was sent: the silence starts anew."""
+        self._has_written = True
 
     def stop(self) -> None:
-        """Nobody waits any more: what still runs is cancelled."""
+        """End the watch and close the generation, which cancels what is still running."""
         self._listener.cancel()
         if self._timer is not None:
             self._timer.cancel()
         self._generation.close()
 
-    async def _listen(self) -> None:
+    async def _wait_for_disconnect(self) -> None:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self._generation.abandon()
                 return
 
-    def _arm(self) -> None:
+    def _start_timer(self) -> None:
         if self._silence_seconds is not None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._silence_seconds, self._look_back)
+            self._timer = loop.call_later(self._silence_seconds, self._check_silence)
 
-    def _look_back(self) -> None:
-        if not self._heard:
+    def _check_silence(self) -> None:
+        if not self._has_written:
             self._generation.wake()
-        self._heard = False
-        self._arm()
+        self._has_written = False
+        self._start_timer()
 
 
-async def first_events(generation: Generation) -> list[engine_pb2.Event]:
-    """Everything up to the first word of an answer, or up to the first wake-up.
+async def take_until_first_token(generation: GenerationStream) -> list[engine_pb2.Event]:
+    """All events up to the first text or end of an answer, or up to the first wake-up.
 
-    Until then an error can still be an HTTP status; it is raised.
+    Raises the error that the generation ends with before that.
     """
     events: list[engine_pb2.Event] = []
     while not generation.is_over:
@@ -76,12 +74,14 @@ async def first_events(generation: Generation) -> list[engine_pb2.Event]:
     return events + await generation.take()
 
 
-async def collect(generation: Generation, note: Callable[[engine_pb2.Event], None]) -> None:
-    """Wait for the whole answer, noting every event. Raises what it ended with."""
+async def take_all(
+    generation: GenerationStream, on_event: Callable[[engine_pb2.Event], None]
+) -> None:
+    """Pass every event to `on_event` until the generation is over; raises its error."""
     while True:
         for event in await generation.take():
-            note(event)
+            on_event(event)
         if generation.is_over:
             for event in await generation.take():
-                note(event)
+                on_event(event)
             return

@@ -1,16 +1,16 @@
-"""Requests as the engine wants them: pydantic in, proto out. The only file that knows both."""
+"""OpenAI's request bodies as what prompts and engine take: a Conversation, and Submit messages."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from protos import engine_pb2
-from services.api.dialects.openai.chat_schema import ChatRequest, Message, Tool
+from services.api.dialects.openai.chat_schema import ChatCompletionRequest, ChatMessage
 from services.api.dialects.openai.completions_schema import DEFAULT_MAX_TOKENS, CompletionRequest
 from services.api.dialects.openai.generation_options import GenerationOptions
+from services.api.prompts.render import Conversation
 
 _LANES = {
     None: engine_pb2.LANE_INTERACTIVE,
@@ -37,20 +37,31 @@ _PLAIN_SAMPLING = (
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
-    """What a submit carries beside the request itself."""
+class RequestContext:
+    """What a submit carries in addition to the body of its request."""
 
     trace_id: str
     model: str  # canonical
     principal: str
-    timeout_seconds: float | None = None
+    timeout_seconds: float = 0.0  # 0: no limit
 
 
-def chat_submit(
-    request: ChatRequest, prompt: engine_pb2.PromptText, envelope: Envelope
+def chat_to_conversation(request: ChatCompletionRequest) -> Conversation:
+    """The conversation that the model's chat template renders."""
+    return Conversation(
+        messages=[_message_to_dict(message) for message in request.messages],
+        tools=_select_tools(request),
+        options=_template_options(request),
+        add_generation_prompt=request.add_generation_prompt is not False,
+        continue_final_message=bool(request.continue_final_message),
+    )
+
+
+def chat_to_submit(
+    request: ChatCompletionRequest, prompt: engine_pb2.PromptText, context: RequestContext
 ) -> engine_pb2.Submit:
-    """A conversation, rendered, with everything that was asked about its answer."""
-    submit = _submit(request, envelope)
+    """The submit of a conversation whose prompt has been rendered."""
+    submit = _build_submit(request, context)
     submit.text.CopyFrom(prompt)
     max_tokens = request.max_completion_tokens or request.max_tokens
     if max_tokens is not None:
@@ -60,11 +71,13 @@ def chat_submit(
     return submit
 
 
-def completion_submits(request: CompletionRequest, envelope: Envelope) -> list[engine_pb2.Submit]:
-    """One submit a prompt."""
+def completion_to_submits(
+    request: CompletionRequest, context: RequestContext
+) -> list[engine_pb2.Submit]:
+    """One submit for each prompt of a text completion."""
     submits = []
     for prompt in request.prompt:
-        submit = _submit(request, envelope)
+        submit = _build_submit(request, context)
         if isinstance(prompt, str):
             submit.text.pieces.add(text=prompt)
             submit.text.add_special = True
@@ -79,24 +92,19 @@ def completion_submits(request: CompletionRequest, envelope: Envelope) -> list[e
     return submits
 
 
-def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as chat templates know them: plain dictionaries, no developer role."""
-    return [_template_message(message) for message in messages]
-
-
-def template_tools(request: ChatRequest) -> list[dict[str, Any]] | None:
-    """The tools the template may show: none when forbidden, one when one was chosen."""
+def _select_tools(request: ChatCompletionRequest) -> list[dict[str, Any]] | None:
+    """The tools that the template shows: none if `tool_choice` forbids them, one if it names one."""
     if not request.tools or request.tool_choice == "none":
         return None
-    functions: list[Tool] = [tool for tool in request.tools if tool.function is not None]
+    functions = [tool for tool in request.tools if tool.function is not None]
     if request.tool_choice is not None and not isinstance(request.tool_choice, str):
         chosen = request.tool_choice.function.name
         functions = [t for t in functions if t.function is not None and t.function.name == chosen]
     return [tool.model_dump(exclude_none=True) for tool in functions] or None
 
 
-def template_options(request: ChatRequest) -> dict[str, Any]:
-    """Variables of the template's own that the client sets."""
+def _template_options(request: ChatCompletionRequest) -> dict[str, Any]:
+    """The variables of the template that the client sets."""
     options = dict(request.chat_template_kwargs or {})
     if request.reasoning_effort is not None:
         options.setdefault("reasoning_effort", request.reasoning_effort)
@@ -105,35 +113,36 @@ def template_options(request: ChatRequest) -> dict[str, Any]:
     return options
 
 
-def _template_message(message: Message) -> dict[str, Any]:
+def _message_to_dict(message: ChatMessage) -> dict[str, Any]:
+    """A message as chat templates expect it: a plain dictionary without the developer role."""
     role = "system" if message.role == "developer" else message.role
-    plain: dict[str, Any] = {"role": role, "content": message.content or ""}
+    result: dict[str, Any] = {"role": role, "content": message.content or ""}
     if message.name is not None:
-        plain["name"] = message.name
+        result["name"] = message.name
     if message.reasoning_content is not None:
-        plain["reasoning_content"] = message.reasoning_content
+        result["reasoning_content"] = message.reasoning_content
     if message.tool_call_id is not None:
-        plain["tool_call_id"] = message.tool_call_id
+        result["tool_call_id"] = message.tool_call_id
     if message.tool_calls:
-        plain["tool_calls"] = [call.model_dump(exclude_none=True) for call in message.tool_calls]
-    return plain
+        result["tool_calls"] = [call.model_dump(exclude_none=True) for call in message.tool_calls]
+    return result
 
 
-def _submit(request: GenerationOptions, envelope: Envelope) -> engine_pb2.Submit:
+def _build_submit(request: GenerationOptions, context: RequestContext) -> engine_pb2.Submit:
     submit = engine_pb2.Submit(
-        trace_id=envelope.trace_id,
-        model=envelope.model,
-        principal=envelope.principal,
+        trace_id=context.trace_id,
+        model=context.model,
+        principal=context.principal,
         n=request.n or 1,
         lane=_LANES[request.lane],
         no_cache=request.cache_prompt is False,
-        sampling=_sampling(request),
-        stopping=_stopping(request),
+        sampling=_build_sampling(request),
+        stopping=_build_stopping(request),
     )
-    constraint = _constraint(request)
+    constraint = _build_constraint(request)
     if constraint is not None:
         submit.constraint.CopyFrom(constraint)
-    deadlines = [s for s in (request.timeout, envelope.timeout_seconds) if s is not None]
+    deadlines = [seconds for seconds in (request.timeout, context.timeout_seconds) if seconds]
     if deadlines:
         submit.deadline_seconds = min(deadlines)
     if request.keep_alive is not None:
@@ -141,7 +150,7 @@ def _submit(request: GenerationOptions, envelope: Envelope) -> engine_pb2.Submit
     return submit
 
 
-def _sampling(request: GenerationOptions) -> engine_pb2.Sampling:
+def _build_sampling(request: GenerationOptions) -> engine_pb2.Sampling:
     given = {name: getattr(request, name) for name in _PLAIN_SAMPLING}
     sampling = engine_pb2.Sampling(**{k: v for k, v in given.items() if v is not None})
     if request.top_k is not None:
@@ -151,7 +160,7 @@ def _sampling(request: GenerationOptions) -> engine_pb2.Sampling:
     return sampling
 
 
-def _stopping(request: GenerationOptions) -> engine_pb2.Stopping:
+def _build_stopping(request: GenerationOptions) -> engine_pb2.Stopping:
     return engine_pb2.Stopping(
         min_tokens=request.min_tokens or 0,
         strings=[text for text in request.stop or () if text],
@@ -160,23 +169,23 @@ def _stopping(request: GenerationOptions) -> engine_pb2.Stopping:
     )
 
 
-def _constraint(request: GenerationOptions) -> engine_pb2.Constraint | None:
-    """At most one is given: the schema checked that."""
+def _build_constraint(request: GenerationOptions) -> engine_pb2.Constraint | None:
+    """The constraint, if there is one; the schema ensures that there is at most one."""
     if request.grammar is not None:
         return engine_pb2.Constraint(gbnf=request.grammar)
     if request.guided_regex is not None:
         return engine_pb2.Constraint(regex=request.guided_regex)
     if request.json_schema is not None:
-        return _json_constraint(request.json_schema)
-    wanted = request.response_format
-    if wanted is None or wanted.type == "text":
+        return _build_json_constraint(request.json_schema)
+    response_format = request.response_format
+    if response_format is None or response_format.type == "text":
         return None
-    if wanted.schema_ is not None:
-        return _json_constraint(wanted.schema_)
-    if wanted.json_schema is not None and wanted.json_schema.schema_ is not None:
-        return _json_constraint(wanted.json_schema.schema_)
-    return _json_constraint({"type": "object"})
+    if response_format.schema_ is not None:
+        return _build_json_constraint(response_format.schema_)
+    if response_format.json_schema is not None and response_format.json_schema.schema_ is not None:
+        return _build_json_constraint(response_format.json_schema.schema_)
+    return _build_json_constraint({"type": "object"})
 
 
-def _json_constraint(schema: dict[str, Any] | bool) -> engine_pb2.Constraint:
+def _build_json_constraint(schema: dict[str, Any] | bool) -> engine_pb2.Constraint:
     return engine_pb2.Constraint(json_schema=json.dumps(schema, ensure_ascii=False))

@@ -1,51 +1,54 @@
-"""What an answer cost: OpenAI's `usage`, and llama.cpp's `timings` beside it."""
+"""The usage of a generation: OpenAI's `usage`, and llama.cpp's `timings` in addition."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from protos import engine_pb2
-from services.api.clients.generation_stream import Generation
+from services.api.clients.generation_stream import GenerationStream
 
 
-class Tally:
-    """Adds up the finishes of one generation. Prompts count once, however many answers they got."""
+class UsageCounter:
+    """Adds up the ends of the answers of one generation.
 
-    def __init__(self, generation: Generation) -> None:
+    A prompt counts once, however many answers it has.
+    """
+
+    def __init__(self, generation: GenerationStream) -> None:
         self._generation = generation
         self._prompts: dict[int, engine_pb2.Finished] = {}
-        self._finishes: list[engine_pb2.Finished] = []
+        self._finished: list[engine_pb2.Finished] = []
 
     def add(self, index: int, finished: engine_pb2.Finished) -> None:
-        """Answer `index` ended."""
-        self._prompts.setdefault(self._generation.request_of(index), finished)
-        self._finishes.append(finished)
+        """Answer `index` has ended."""
+        self._prompts.setdefault(self._generation.find_submit(index), finished)
+        self._finished.append(finished)
 
     @property
     def is_complete(self) -> bool:
-        """Every answer has ended."""
-        return len(self._finishes) == self._generation.answers
+        """Whether every answer has ended."""
+        return len(self._finished) == self._generation.answer_count
 
     def usage(self) -> dict[str, Any]:
-        """Tokens asked, of those cached, and answered."""
+        """Tokens of the prompts, of which cached, and of the answers."""
         prompt = sum(f.prompt_tokens for f in self._prompts.values())
-        completion = sum(f.completion_tokens for f in self._finishes)
+        completion = sum(f.completion_tokens for f in self._finished)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": self._cached},
+            "prompt_tokens_details": {"cached_tokens": self._cached_tokens},
         }
 
     def timings(self) -> dict[str, Any]:
         """Milliseconds and rates under llama.cpp's names; of several answers, the slowest counts."""
-        times = [f.timings for f in self._finishes]
-        prompt_n = sum(f.prompt_tokens for f in self._prompts.values()) - self._cached
-        predicted_n = sum(f.completion_tokens for f in self._finishes)
+        times = [f.timings for f in self._finished]
+        prompt_n = sum(f.prompt_tokens for f in self._prompts.values()) - self._cached_tokens
+        predicted_n = sum(f.completion_tokens for f in self._finished)
         prompt_ms = 1000 * max((t.prompt_seconds for t in times), default=0.0)
         predicted_ms = 1000 * max((t.generate_seconds for t in times), default=0.0)
         return {
-            "cache_n": self._cached,
+            "cache_n": self._cached_tokens,
             "prompt_n": prompt_n,
             "prompt_ms": round(prompt_ms, 3),
             "prompt_per_token_ms": _ratio(prompt_ms, prompt_n),
@@ -60,9 +63,9 @@ class Tally:
         }
 
     @property
-    def _cached(self) -> int:
+    def _cached_tokens(self) -> int:
         return sum(f.cached_tokens for f in self._prompts.values())
 
 
-def _ratio(amount: float, by: float) -> float:
-    return round(amount / by, 3) if by > 0 else 0.0
+def _ratio(numerator: float, denominator: float) -> float:
+    return round(numerator / denominator, 3) if denominator > 0 else 0.0

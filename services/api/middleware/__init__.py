@@ -1,1 +1,1 @@
-"""What every HTTP request passes before a route: the access log, authentication, the body limit."""
+"""The middleware of every HTTP request: access log, authentication, body limit."""

@@ -1,7 +1,7 @@
-"""The outermost layer of a request: its id, its log line, its headers, and the last word on bugs.
+"""The outermost middleware: request id, log line, security headers, and unexpected errors.
 
-Logged: method, route (not the path, which may name what a person does), status, seconds, whose key.
-Never a body, a query or a header.
+The log line has the method, the route (not the path, which may contain private names), the status,
+the seconds and the principal. Bodies, queries and headers are not logged.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.api.errors import response_of
+from services.api.errors import build_error_response
 from services.shared.errors import InternalError
 from services.shared.logs import request_id
 
 logger = logging.getLogger(__name__)
 
-CLIENT_LEFT = 499  # nginx's status for it; never sent, only logged
+CLIENT_DISCONNECTED = 499  # nginx's status for it; logged, not sent
 
 _HEADERS = {
     "cache-control": "no-store",
@@ -29,18 +29,18 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_QUIET = frozenset({"/health", "/ready"})
+_VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_DEBUG_PATHS = frozenset({"/health", "/ready"})
 
 
 class AccessLogMiddleware:
-    """Wraps everything else of the app."""
+    """Wraps the whole application."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, logged when it is over."""
+        """Pass one request on and log it when it is over."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -51,17 +51,19 @@ class AccessLogMiddleware:
         except Exception:  # a worker survives every request
             logger.exception("unexpected error")
             if exchange.status is None:
-                await response_of(InternalError("internal error"))(scope, receive, exchange.send)
+                await build_error_response(InternalError("internal error"))(
+                    scope, receive, exchange.send
+                )
         finally:
             exchange.log()
 
 
 class _Exchange:
-    """One request and its answer, as far as the log is concerned."""
+    """The facts about one request and its response that are logged."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         given = Headers(scope=scope).get("x-request-id", "")
-        self.id = given if _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        self.id = given if _VALID_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         self.status: int | None = None
         self._scope = scope
         self._send = send
@@ -79,14 +81,14 @@ class _Exchange:
     def log(self) -> None:
         route = self._scope.get("route")
         principal = self._scope.get("state", {}).get("principal")
-        level = logging.DEBUG if self._scope["path"] in _QUIET else logging.INFO
+        level = logging.DEBUG if self._scope["path"] in _DEBUG_PATHS else logging.INFO
         logger.log(
             level,
             "request",
             extra={
                 "method": self._scope["method"],
                 "route": getattr(route, "path", "-"),
-                "status": self.status or CLIENT_LEFT,
+                "status": self.status or CLIENT_DISCONNECTED,
                 "seconds": round(time.perf_counter() - self._started, 4),
                 "principal": principal.id if principal else "-",
             },

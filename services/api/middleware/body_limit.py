@@ -1,6 +1,6 @@
-"""Bodies are bounded: announced or not, nobody makes us hold more than the limit.
+"""Limits the size of request bodies, whether or not a request announces it.
 
-Starlette's own limiter answers in plain text; this one in the shape of every other error.
+Starlette's own limiter answers in plain text; this one answers in the shape of all other errors.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyLimitMiddleware:
-    """Raises a 413, for the application's own error handlers, once a body is too large."""
+    """Raises an HTTPException with status 413, for the error handlers, once a body is too large."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, its body counted as it is read."""
+        """Pass one request on and count its body as it is read."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,1 +1,1 @@
-"""Which models there are: the catalog, pulls on demand, and what would fit this machine."""
+"""The stored models: the catalog, pulls on demand, and what fits this machine."""

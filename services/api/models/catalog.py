@@ -1,4 +1,4 @@
-"""Which models there are, for the routes: the store off the event loop, downloads in sight."""
+"""The stored models, for the routes. Every call to the store runs in a thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.shared.model_name import ModelName
 from services.shared.pulls.job import PullJob
 from services.shared.pulls.job_store import JobStore
 from services.shared.store.manifest import Manifest
-from services.shared.store.model_store import ModelStore
+from services.shared.store.model_store import Deleted, ModelStore
 
 logger = logging.getLogger(__name__)
 
@@ -20,43 +20,47 @@ _RETRY_SECONDS = 10.0
 
 
 class Catalog:
-    """Stored models by name, and what is known of those on their way."""
+    """Stored models by name, and the progress of those that are being downloaded."""
 
     def __init__(self, store: ModelStore, pulls: JobStore) -> None:
         self._store = store
         self._pulls = pulls
 
     async def models(self) -> list[Manifest]:
-        """Every complete model, by name."""
+        """Every complete model, sorted by name."""
         return await asyncio.to_thread(self._store.list)
 
     async def resolve(self, text: str) -> Manifest:
-        """The model a request names. ModelNotFound, ModelLoading while it is being downloaded."""
+        """The model that a request names; ModelNotFound, ModelLoading while it downloads."""
         return await asyncio.to_thread(self._resolve, text)
+
+    async def delete(self, text: str) -> Deleted:
+        """Delete the model that a request names; ModelNotFound, Conflict when several match."""
+        return await asyncio.to_thread(self._store.delete, text)
 
     def _resolve(self, text: str) -> Manifest:
         try:
             return self._store.resolve(text)
         except ModelNotFound:
-            if (job := self._loading(text)) is not None:
-                raise loading_error(text, job) from None
+            if (job := self._find_job(text)) is not None:
+                raise build_loading_error(text, job) from None
             raise
 
-    def _loading(self, text: str) -> PullJob | None:
+    def _find_job(self, text: str) -> PullJob | None:
         try:
             return self._pulls.loading_job(str(ModelName.parse(text)))
         except (InvalidModelName, RedisError) as error:
-            logger.debug("no word on downloads", extra={"reason": type(error).__name__})
+            logger.debug("could not look up downloads", extra={"reason": type(error).__name__})
             return None
 
 
-def loading_error(text: str, job: PullJob) -> ModelLoading:
-    """What a request gets for a model that this job fetches."""
+def build_loading_error(text: str, job: PullJob) -> ModelLoading:
+    """The error for a request whose model this job downloads."""
     total = job.total_bytes
     progress = round(job.downloaded_bytes / total, 4) if total else None
-    said = "is being downloaded" if progress is None else f"is being downloaded ({progress:.0%})"
+    percentage = "" if progress is None else f" ({progress:.0%})"
     return ModelLoading(
-        f"the model {text!r} {said}; try again later",
+        f"the model {text!r} is being downloaded{percentage}; try again later",
         param="model",
         retry_after_seconds=min(60.0, max(2.0, job.eta_seconds or _RETRY_SECONDS)),
         details={

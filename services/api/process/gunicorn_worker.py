@@ -1,4 +1,4 @@
-"""The gunicorn worker and logger: uvicorn, with our manners."""
+"""The gunicorn worker, which runs uvicorn with the settings of the api, and the gunicorn logger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no t
         "ws": "none",
         "lifespan": "on",
         "server_header": False,
-        "access_log": False,  # access_log.py knows more
+        "access_log": False,  # access_log.py logs more fields
     }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -28,15 +28,15 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no t
         log = logging.getLogger("uvicorn.error")
         log.propagate = True
         log.setLevel(self.log.error_log.level)
-        # gunicorn kills at graceful_timeout; end by ourselves before it comes to that.
+        # gunicorn kills the worker at graceful_timeout; uvicorn has to end it before that.
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - KILL_SECONDS)
 
 
 class RootLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's events go where all of this process's events go."""
+    """Sends gunicorn's log events to the handlers of the root logger."""
 
     def setup(self, cfg: Any) -> None:
-        """As the parent's, with no handlers of its own."""
+        """As in the parent class, without handlers of its own."""
         super().setup(cfg)
         for log in (self.error_log, self.access_log):
             log.handlers.clear()

@@ -1,1 +1,1 @@
-"""From a conversation to the text a model was trained to continue: its own template, made safe."""
+"""From a conversation to the prompt: the model's own chat template, safely rendered."""

@@ -1,4 +1,4 @@
-"""A conversation in the form its template understands: what it cannot show is said another way."""
+"""Adapts a conversation to its chat template: what the template cannot show becomes adapted text."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ _TOOL_PROMPT = (
 )
 
 
-def canonical(
+def adapt_conversation(
     messages: Sequence[Message],
     tools: Sequence[Message] | None,
     traits: TemplateTraits,
 ) -> tuple[list[Message], list[Message] | None]:
-    """Messages and tools to render. Raises InvalidRequest for arguments that are no JSON object."""
-    plain = [_with_arguments(m) for m in messages] if traits.arguments_as_object else [*messages]
+    """The messages and tools to render; InvalidRequest for arguments that are no JSON object."""
+    adapted = [_parse_arguments(m) for m in messages] if traits.arguments_as_object else [*messages]
     shown_tools = list(tools) if tools else None
     if tools and not traits.tools:
-        plain = [{"role": "system", "content": _tool_prompt(tools)}, *plain]
+        adapted = [{"role": "system", "content": _build_tool_prompt(tools)}, *adapted]
         shown_tools = None
     if not (traits.tool_calls and traits.tool_results):
-        plain = [_without_calls(m) for m in plain]
-    plain = _merged_systems(plain)
+        adapted = [_calls_to_text(m) for m in adapted]
+    adapted = _merge_systems(adapted)
     if not traits.system:
-        plain = _system_into_user(plain)
+        adapted = _move_systems_into_user(adapted)
     if traits.parts_only:
-        plain = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in plain]
-    return plain, shown_tools
+        adapted = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in adapted]
+    return adapted, shown_tools
 
 
-def _with_arguments(message: Message) -> Message:
-    """Calls with their arguments as an object instead of OpenAI's JSON text."""
+def _parse_arguments(message: Message) -> Message:
+    """The message with the arguments of its calls as objects instead of OpenAI's JSON text."""
     if not message.get("tool_calls"):
         return message
     calls = [
-        {**call, "function": {**call["function"], "arguments": _parsed(call["function"])}}
+        {**call, "function": {**call["function"], "arguments": _parse_object(call["function"])}}
         for call in message["tool_calls"]
     ]
     return {**message, "tool_calls": calls}
 
 
-def _parsed(function: Message) -> dict[str, Any]:
+def _parse_object(function: Message) -> dict[str, Any]:
     try:
         arguments = json.loads(function["arguments"] or "{}")
     except ValueError:
@@ -64,30 +64,30 @@ def _parsed(function: Message) -> dict[str, Any]:
     return arguments
 
 
-def _tool_prompt(tools: Iterable[Message]) -> str:
+def _build_tool_prompt(tools: Iterable[Message]) -> str:
     lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     return _TOOL_PROMPT.format(tools=lines)
 
 
-def _without_calls(message: Message) -> Message:
-    """Calls and results as the text a model would have written and read."""
+def _calls_to_text(message: Message) -> Message:
+    """Calls as the text a model would write, and results as the text it would read."""
     if message["role"] in ("tool", "function"):
         text = f"<tool_response>\n{message['content']}\n</tool_response>"
         return {"role": "user", "content": text}
     if not message.get("tool_calls"):
         return message
-    calls = [_call_text(call["function"]) for call in message["tool_calls"]]
+    calls = [_call_to_text(call["function"]) for call in message["tool_calls"]]
     content = "\n".join(filter(None, [message["content"], *calls]))
     return {"role": message["role"], "content": content}
 
 
-def _call_text(function: Message) -> str:
+def _call_to_text(function: Message) -> str:
     call = {"name": function["name"], "arguments": function["arguments"]}
     return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
 
 
-def _merged_systems(messages: list[Message]) -> list[Message]:
-    """Leading system messages as one: many templates look at the first only, or reject a second."""
+def _merge_systems(messages: list[Message]) -> list[Message]:
+    """One message for the leading system messages: many templates ignore or reject a second one."""
     count = 0
     while count < len(messages) and messages[count]["role"] == "system":
         count += 1
@@ -97,18 +97,18 @@ def _merged_systems(messages: list[Message]) -> list[Message]:
     return [{**messages[0], "content": content}, *messages[count:]]
 
 
-def _system_into_user(messages: list[Message]) -> list[Message]:
-    """Each system message in front of the user message that follows it."""
+def _move_systems_into_user(messages: list[Message]) -> list[Message]:
+    """The messages with each system message moved into the user message that follows it."""
     result: list[Message] = []
-    held: list[str] = []
+    pending: list[str] = []
     for message in messages:
         if message["role"] == "system":
-            held.append(message["content"])
-        elif message["role"] == "user" and held:
-            result.append({**message, "content": "\n\n".join([*held, message["content"]])})
-            held = []
+            pending.append(message["content"])
+        elif message["role"] == "user" and pending:
+            result.append({**message, "content": "\n\n".join([*pending, message["content"]])})
+            pending = []
         else:
             result.append(message)
-    if held:
-        result.append({"role": "user", "content": "\n\n".join(held)})
+    if pending:
+        result.append({"role": "user", "content": "\n\n".join(pending)})
     return result

@@ -1,4 +1,4 @@
-"""A conversation as the text its model continues."""
+"""Renders a conversation as the text that its model continues."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from itertools import chain
 from typing import Any
 
 from protos import engine_pb2
-from services.api.prompts.adapt import canonical
-from services.api.prompts.control import Disguise, strings_of
+from services.api.prompts.adapt import adapt_conversation
+from services.api.prompts.control import ControlTokenEscaper, iter_strings
 from services.shared.errors import InvalidRequest
 from services.shared.store.manifest import Description, Manifest
 from services.shared.templates.template import ChatTemplate
@@ -24,7 +24,7 @@ _MAX_TEMPLATES = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """What to render. `options` are further variables of the template."""
+    """What to render. `options` are additional variables of the template."""
 
     messages: Sequence[dict[str, Any]]
     tools: Sequence[dict[str, Any]] | None = None
@@ -33,36 +33,38 @@ class Conversation:
     continue_final_message: bool = False
 
 
-def chat_prompt(manifest: Manifest, conversation: Conversation) -> engine_pb2.PromptText:
+def render_prompt(manifest: Manifest, conversation: Conversation) -> engine_pb2.PromptText:
     """The prompt, with BOS where the model wants one.
 
-    InvalidRequest when the model has no template, or its template refuses the conversation;
-    InvalidModelFile when the template itself is broken. Compiles a template it has not seen (0.1 s
-    and more): call it off the event loop.
+    InvalidRequest when the model has no template or its template rejects the conversation;
+    InvalidModelFile when the template itself is broken. The first call for a template compiles it,
+    which takes 0.1 s or more: call it off the event loop.
     """
     description = manifest.description
     if description.chat_template is None:
         raise InvalidRequest(
-            f"{manifest.name} has no chat template: it completes text (/v1/completions) only",
+            f"{manifest.name} has no chat template: it only completes text (/v1/completions)",
             param="model",
         )
-    template, traits = _compiled(
+    template, traits = _compile(
         description.chat_template, description.bos_token, description.eos_token
     )
     _check_options(conversation.options)
-    messages, tools = canonical(
-        with_defaults(manifest, conversation.messages), conversation.tools, traits
+    messages, tools = adapt_conversation(
+        prepend_model_messages(manifest, conversation.messages), conversation.tools, traits
     )
-    everything = chain(
-        [description.chat_template], strings_of([messages, tools, dict(conversation.options)])
+    texts = chain(
+        [description.chat_template], iter_strings([messages, tools, dict(conversation.options)])
     )
-    disguise = Disguise(description.control_tokens, everything)
-    rendered = _rendered(template, disguise, messages, tools, conversation)
-    pieces = disguise.pieces(_with_bos(rendered, description))
+    escaper = ControlTokenEscaper(description.control_tokens, texts)
+    rendered = _render(template, escaper, messages, tools, conversation)
+    pieces = escaper.split(_add_bos(rendered, description))
     return engine_pb2.PromptText(pieces=pieces, add_special=False)
 
 
-def with_defaults(manifest: Manifest, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def prepend_model_messages(
+    manifest: Manifest, messages: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """The conversation after the model's own system prompt and example messages, as in Ollama."""
     own: list[dict[str, Any]] = []
     if manifest.system and not (messages and messages[0]["role"] == "system"):
@@ -73,23 +75,23 @@ def with_defaults(manifest: Manifest, messages: Sequence[dict[str, Any]]) -> lis
     return [*own, *messages[:leading], *map(dict, manifest.messages), *messages[leading:]]
 
 
-def _rendered(
+def _render(
     template: ChatTemplate,
-    disguise: Disguise,
+    escaper: ControlTokenEscaper,
     messages: list[dict[str, Any]],
     tools: list[dict[str, Any]] | None,
     conversation: Conversation,
 ) -> str:
-    hidden = [disguise.put_on(message) for message in messages]
+    escaped = [escaper.escape_message(message) for message in messages]
     continues = conversation.continue_final_message
-    marker = disguise.marker() if continues else ""
+    marker = escaper.unused_char() if continues else ""
     if continues:
-        hidden[-1] = _ending_in(hidden[-1], marker)
+        escaped[-1] = _append_text(escaped[-1], marker)
     rendered = template.render(
-        hidden,
-        tools=None if tools is None else [disguise.hide(tool) for tool in tools],
+        escaped,
+        tools=None if tools is None else [escaper.escape(tool) for tool in tools],
         add_generation_prompt=conversation.add_generation_prompt and not continues,
-        **disguise.hide(dict(conversation.options)),
+        **escaper.escape(dict(conversation.options)),
     )
     if not continues:
         return rendered
@@ -100,18 +102,18 @@ def _rendered(
     return rendered[: rendered.rindex(marker)]
 
 
-def _ending_in(message: dict[str, Any], marker: str) -> dict[str, Any]:
+def _append_text(message: dict[str, Any], text: str) -> dict[str, Any]:
     content = message["content"]
     if isinstance(content, str):
-        return {**message, "content": content + marker}
+        return {**message, "content": content + text}
     return {
         **message,
-        "content": [*content[:-1], {"type": "text", "text": content[-1]["text"] + marker}],
+        "content": [*content[:-1], {"type": "text", "text": content[-1]["text"] + text}],
     }
 
 
-def _with_bos(rendered: str, description: Description) -> str:
-    """Templates may or may not write BOS; the tokenizer is told to add nothing."""
+def _add_bos(rendered: str, description: Description) -> str:
+    """Some templates write BOS themselves and others do not; the tokenizer adds none."""
     bos = description.bos_token
     if bos and description.add_bos and not rendered.startswith(bos):
         return bos + rendered
@@ -127,7 +129,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 @lru_cache(maxsize=_MAX_TEMPLATES)
-def _compiled(
+def _compile(
     source: str, bos_token: str | None, eos_token: str | None
 ) -> tuple[ChatTemplate, TemplateTraits]:
     template = ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)

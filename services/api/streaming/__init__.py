@@ -1,1 +1,1 @@
-"""How an answer leaves: as server-sent events, or in one piece."""
+"""How a generation becomes an HTTP response: server-sent events, or one JSON body."""

@@ -1,10 +1,9 @@
-"""Pull jobs over real HTTP: ask, watch, change one's mind; and deleting models."""
+"""Pull jobs over real HTTP: start, watch, pause, resume, cancel, retry, delete."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,30 +13,30 @@ import redis
 from services.shared.pulls.job import FileProgress, JobState
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore
-from tests.api.conftest import Api, make_manifest, put_model
+from tests.api.conftest import Api
 
 
 class Puller:
-    """Plays the worker's part on the board."""
+    """Plays the worker that runs the jobs."""
 
     def __init__(self, url: str) -> None:
         self.client = redis.Redis.from_url(url)
-        self.board = JobStore(self.client)
-        self.tickets = JobQueue(self.client)
+        self.store = JobStore(self.client)
+        self.queue = JobQueue(self.client)
 
     def claim(self, job_id: str) -> None:
-        ticket = self.board.get(job_id).ticket
-        assert self.board.claim(job_id, ticket, "worker") is not None
+        ticket = self.store.get(job_id).ticket
+        assert self.store.claim(job_id, ticket, "worker") is not None
 
     def queued(self) -> list[str]:
-        return [ticket.rpartition("-")[0] for ticket in self.tickets.queue.job_ids]
+        return [ticket.rpartition("-")[0] for ticket in self.queue.queue.job_ids]
 
 
 @pytest.fixture
 def puller(redis_url: str) -> Any:
-    made = Puller(redis_url)
-    yield made
-    made.client.close()
+    puller = Puller(redis_url)
+    yield puller
+    puller.client.close()
 
 
 @pytest.fixture
@@ -48,7 +47,9 @@ async def admin(api: Api) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def ask(admin: httpx.AsyncClient, model: str = "qwen3:0.6b", **fields: Any) -> dict[str, Any]:
+async def start_pull(
+    admin: httpx.AsyncClient, model: str = "qwen3:0.6b", **fields: Any
+) -> dict[str, Any]:
     answer = await admin.post("/v1/pulls", json={"model": model, **fields})
     assert answer.status_code == 202
     job: dict[str, Any] = answer.json()
@@ -68,30 +69,32 @@ async def test_a_pull_is_accepted_as_a_queued_job(admin: httpx.AsyncClient, pull
     assert puller.queued() == [job["id"]]
 
 
-async def test_the_same_model_in_flight_is_the_same_job(admin: httpx.AsyncClient) -> None:
-    first = await ask(admin, "qwen3:latest")
+async def test_a_pull_of_a_model_that_is_being_pulled_returns_the_same_job(
+    admin: httpx.AsyncClient,
+) -> None:
+    first = await start_pull(admin, "qwen3:latest")
 
-    assert (await ask(admin, "qwen3"))["id"] == first["id"]
-    assert (await ask(admin, "qwen3", format="gguf"))["id"] != first["id"]
+    assert (await start_pull(admin, "qwen3"))["id"] == first["id"]
+    assert (await start_pull(admin, "qwen3", format="gguf"))["id"] != first["id"]
 
 
-async def test_an_idempotency_key_finds_its_job_even_after_the_end(
+async def test_an_idempotency_key_finds_its_job_even_after_it_has_ended(
     admin: httpx.AsyncClient, puller: Puller
 ) -> None:
     headers = {"idempotency-key": "abc"}
     first = (await admin.post("/v1/pulls", json={"model": "qwen3"}, headers=headers)).json()
     puller.claim(first["id"])
-    puller.board.end(puller.board.get(first["id"]), JobState.DONE)
+    puller.store.end(puller.store.get(first["id"]), JobState.DONE)
 
     again = await admin.post("/v1/pulls", json={"model": "qwen3"}, headers=headers)
     other = await admin.post("/v1/pulls", json={"model": "llama3"}, headers=headers)
 
     assert again.json()["id"] == first["id"]
     assert other.status_code == 409
-    assert (await ask(admin, "qwen3"))["id"] != first["id"]
+    assert (await start_pull(admin, "qwen3"))["id"] != first["id"]
 
 
-BAD = {
+INVALID_BODIES = {
     "no model": {},
     "an empty name": {"model": ""},
     "a path trick": {"model": "../../etc/passwd"},
@@ -104,8 +107,8 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("body", BAD.values(), ids=BAD.keys())
-async def test_a_bad_order_is_a_400(
+@pytest.mark.parametrize("body", INVALID_BODIES.values(), ids=INVALID_BODIES.keys())
+async def test_an_invalid_pull_request_is_400(
     admin: httpx.AsyncClient, puller: Puller, body: dict[str, Any]
 ) -> None:
     answer = await admin.post("/v1/pulls", json=body)
@@ -115,8 +118,10 @@ async def test_a_bad_order_is_a_400(
     assert puller.queued() == []
 
 
-async def test_only_the_admin_changes_things(api: Api, admin: httpx.AsyncClient) -> None:
-    job = await ask(admin)
+async def test_only_the_admin_key_may_change_jobs_and_models(
+    api: Api, admin: httpx.AsyncClient
+) -> None:
+    job = await start_pull(admin)
     async with httpx.AsyncClient(base_url=api.url, headers={"x-api-key": api.user_key}) as user:
         assert (await user.post("/v1/pulls", json={"model": "a"})).status_code == 403
         assert (await user.post(f"/v1/pulls/{job['id']}/cancel")).status_code == 403
@@ -127,7 +132,7 @@ async def test_only_the_admin_changes_things(api: Api, admin: httpx.AsyncClient)
 async def test_a_queued_job_pauses_resumes_and_is_cancelled_at_once(
     admin: httpx.AsyncClient, puller: Puller
 ) -> None:
-    path = f"/v1/pulls/{(await ask(admin))['id']}"
+    path = f"/v1/pulls/{(await start_pull(admin))['id']}"
 
     assert (await admin.post(f"{path}/pause")).json()["state"] == "paused"
     assert (await admin.post(f"{path}/pause")).json()["state"] == "paused"
@@ -139,8 +144,10 @@ async def test_a_queued_job_pauses_resumes_and_is_cancelled_at_once(
     assert (await admin.post(f"{path}/retry")).status_code == 409
 
 
-async def test_a_running_job_hears_what_is_wished(admin: httpx.AsyncClient, puller: Puller) -> None:
-    job = await ask(admin)
+async def test_a_pause_or_cancel_of_a_running_job_is_recorded_for_its_worker(
+    admin: httpx.AsyncClient, puller: Puller
+) -> None:
+    job = await start_pull(admin)
     puller.claim(job["id"])
     path = f"/v1/pulls/{job['id']}"
 
@@ -149,22 +156,22 @@ async def test_a_running_job_hears_what_is_wished(admin: httpx.AsyncClient, pull
     assert (await admin.post(f"{path}/cancel")).json()["wish"] == "cancel"
 
 
-async def test_a_retry_waits_for_nobody_else_fetching_the_model(
+async def test_a_retry_is_refused_while_another_job_pulls_the_model(
     admin: httpx.AsyncClient,
 ) -> None:
-    first = await ask(admin)
+    first = await start_pull(admin)
     await admin.post(f"/v1/pulls/{first['id']}/cancel")
-    second = await ask(admin)
+    second = await start_pull(admin)
 
     assert second["id"] != first["id"]
     assert (await admin.post(f"/v1/pulls/{first['id']}/retry")).status_code == 409
 
 
 async def test_jobs_queue_by_priority_then_age(admin: httpx.AsyncClient, puller: Puller) -> None:
-    low = await ask(admin, "low", priority=-5)
-    first = await ask(admin, "first")
-    second = await ask(admin, "second")
-    high = await ask(admin, "high", priority=5)
+    low = await start_pull(admin, "low", priority=-5)
+    first = await start_pull(admin, "first")
+    second = await start_pull(admin, "second")
+    high = await start_pull(admin, "high", priority=5)
 
     assert puller.queued() == [job["id"] for job in (high, first, second, low)]
 
@@ -173,7 +180,7 @@ async def test_jobs_queue_by_priority_then_age(admin: httpx.AsyncClient, puller:
 
 
 async def test_the_list_filters_by_state_and_model(admin: httpx.AsyncClient) -> None:
-    one, two = await ask(admin, "one"), await ask(admin, "two")
+    one, two = await start_pull(admin, "one"), await start_pull(admin, "two")
     await admin.post(f"/v1/pulls/{one['id']}/pause")
 
     async def ids(query: str) -> list[str]:
@@ -187,30 +194,30 @@ async def test_the_list_filters_by_state_and_model(admin: httpx.AsyncClient) -> 
     assert (await admin.get("/v1/pulls?state=odd")).status_code == 400
 
 
-async def test_events_tell_each_change_until_the_end(
+async def test_events_report_each_change_until_the_job_has_ended(
     admin: httpx.AsyncClient, puller: Puller
 ) -> None:
-    job_id = (await ask(admin))["id"]
-    told = []
+    job_id = (await start_pull(admin))["id"]
+    seen = []
     async with admin.stream("GET", f"/v1/pulls/{job_id}/events") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         async for line in answer.aiter_lines():
             if not line.startswith("data: "):
                 continue
             job = json.loads(line.removeprefix("data: "))
-            told.append((job["state"], job["downloaded_bytes"]))
+            seen.append((job["state"], job["downloaded_bytes"]))
             if job["state"] == "queued":
                 puller.claim(job_id)
                 file = FileProgress(path="m", digest=None, downloaded_bytes=5, total_bytes=9)
                 fields = {"downloaded_bytes": 5, "total_bytes": 9, "files": (file,)}
-                puller.board.report(job_id, "worker", fields)
+                puller.store.report(job_id, "worker", fields)
             elif job["state"] == "running":
-                puller.board.end(puller.board.get(job_id), JobState.DONE, downloaded_bytes=9)
+                puller.store.end(puller.store.get(job_id), JobState.DONE, downloaded_bytes=9)
 
-    assert told == [("queued", 0), ("running", 5), ("done", 9)]
+    assert seen == [("queued", 0), ("running", 5), ("done", 9)]
 
 
-async def test_an_unknown_job_is_a_404_everywhere(admin: httpx.AsyncClient) -> None:
+async def test_an_unknown_job_is_404_on_every_route(admin: httpx.AsyncClient) -> None:
     for method, path in [
         ("GET", ""),
         ("GET", "/events"),
@@ -224,20 +231,11 @@ async def test_an_unknown_job_is_a_404_everywhere(admin: httpx.AsyncClient) -> N
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "job_not_found")
 
 
-async def test_deleting_cancels_a_job_and_then_forgets_it(admin: httpx.AsyncClient) -> None:
-    path = f"/v1/pulls/{(await ask(admin))['id']}"
+async def test_the_first_delete_cancels_a_job_and_the_second_removes_it(
+    admin: httpx.AsyncClient,
+) -> None:
+    path = f"/v1/pulls/{(await start_pull(admin))['id']}"
 
     assert (await admin.delete(path)).json()["state"] == "cancelled"
     assert (await admin.delete(path)).json()["deleted"] is True
     assert (await admin.get(path)).status_code == 404
-
-
-async def test_deleting_a_model_frees_its_bytes(api: Api, admin: httpx.AsyncClient) -> None:
-    models_dir: Path = api.data_dir / "models"
-    put_model(models_dir, make_manifest("owner/repo:Q4_K_M"))
-
-    deleted = (await admin.delete("/v1/models/owner/repo:Q4_K_M")).json()
-
-    assert deleted["id"] == "owner/repo:Q4_K_M"
-    assert deleted["freed_bytes"] == len(b"weights of owner/repo:Q4_K_M")
-    assert (await admin.delete("/v1/models/owner/repo:Q4_K_M")).status_code == 404

@@ -1,4 +1,4 @@
-"""Searches over real HTTP, answered by the puller's own desk over a real Redis."""
+"""Searches over real HTTP, answered by the puller's own listener over a real Redis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import redis
 
-from services.api.clients.search import ask
+from services.api.clients.search import run_search
 from services.puller.build import build_search
 from services.puller.search.listener import SearchDesk
 from services.puller.settings import PullerSettings
@@ -26,7 +26,7 @@ from tests.fakes.registries.oci import Registry
 
 @pytest.fixture
 async def puller(redis_url: str) -> AsyncIterator[Hub]:
-    """A desk that searches this hub, listening."""
+    """A running search listener of the puller, and the hub that it searches."""
     with Hub() as hub, Registry() as registry, redis.Redis.from_url(redis_url) as client:
         hub.token = "right"
         hub.add("owner/tiny-GGUF", {"t-Q4_K_M.gguf": b"x" * 40}, downloads=7, tags=("gguf",))
@@ -34,27 +34,27 @@ async def puller(redis_url: str) -> AsyncIterator[Hub]:
         settings = PullerSettings(
             hf_endpoint=hub.url, hf_token="right", ollama_registry=registry.url
         )
-        desk = SearchDesk(client, build_search(settings), seconds=2)
-        desk.start()
-        await listening(client)
+        listener = SearchDesk(client, build_search(settings), seconds=2)
+        listener.start()
+        await wait_for_listeners(client)
         yield hub
-        desk.stop()
-        await listening(client, 0)
+        listener.stop()
+        await wait_for_listeners(client, 0)
 
 
-async def listening(client: redis.Redis, count: int = 1) -> None:
+async def wait_for_listeners(client: redis.Redis, count: int = 1) -> None:
     async with asyncio.timeout(20):
         while client.pubsub_numsub(redis_keys.SEARCHES)[0][1] != count:
             await asyncio.sleep(0.01)
 
 
-async def search(api: Api, key: str | None = None, **asked: Any) -> httpx.Response:
+async def search(api: Api, key: str | None = None, **params: Any) -> httpx.Response:
     async with api.client(key) as client:
-        return await client.get("/v1/search", params={"q": "tiny", **asked})
+        return await client.get("/v1/search", params={"q": "tiny", **params})
 
 
 @pytest.mark.usefixtures("puller")
-async def test_a_search_tells_name_size_and_whether_it_fits(api: Api) -> None:
+async def test_a_hit_has_its_name_its_size_and_whether_it_fits(api: Api) -> None:
     answer = await search(api)
 
     assert answer.status_code == 200
@@ -79,39 +79,41 @@ async def test_a_search_tells_name_size_and_whether_it_fits(api: Api) -> None:
 
 
 @pytest.mark.usefixtures("puller")
-async def test_private_repositories_are_shown_to_admins_alone(api: Api) -> None:
+async def test_private_repositories_are_shown_to_admins_only(api: Api) -> None:
     names = [hit["name"] for hit in (await search(api, api.admin_key)).json()["data"]]
 
     assert names == ["owner/tiny-GGUF:Q4_K_M", "mine/tiny-own:Q8_0"]
 
 
 @pytest.mark.usefixtures("puller")
-async def test_without_an_engine_nobody_knows_what_fits(api: Api) -> None:
+async def test_without_an_engine_it_is_unknown_what_fits(api: Api) -> None:
     api.engine.unary_error = EngineUnavailable("gone")
     body = (await search(api)).json()
 
     assert (body["data"][0]["fits"], body["room_bytes"]) == ("unknown", None)
-    assert body["notes"][-1] == "the engine does not answer, so nobody knows what fits"
+    assert body["notes"][-1] == "the engine does not answer, so it is unknown what fits"
 
 
 async def test_without_a_puller_a_search_is_503_at_once(api: Api) -> None:
     answer = await search(api)
 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-    assert answer.json()["error"]["message"] == "no puller is running, and only it can search"
+    assert (
+        answer.json()["error"]["message"] == "no puller is running, and only the puller can search"
+    )
 
 
-async def test_a_puller_that_stopped_answering_is_503_in_the_end(api: Api, redis_url: str) -> None:
-    with redis.Redis.from_url(redis_url) as client, client.pubsub() as deaf:
-        deaf.subscribe(redis_keys.SEARCHES)
-        await listening(client)
-        question = SearchQuery(id="q1", text="tiny", limit=1)
+async def test_a_puller_that_does_not_answer_in_time_is_503(api: Api, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client, client.pubsub() as subscriber:
+        subscriber.subscribe(redis_keys.SEARCHES)
+        await wait_for_listeners(client)
+        query = SearchQuery(id="q1", text="tiny", limit=1)
 
         with pytest.raises(Unavailable, match="did not answer the search in time"):
-            await ask(api.app.state.redis, question, seconds=-1)
+            await run_search(api.app.state.redis, query, seconds=-1)
 
 
-async def test_a_search_that_found_nobody_to_ask_is_503(api: Api, puller: Hub) -> None:
+async def test_a_search_whose_sources_do_not_answer_is_503(api: Api, puller: Hub) -> None:
     puller.stopping.set()
     puller._server.shutdown()
     puller._server.server_close()
@@ -124,7 +126,7 @@ async def test_a_search_that_found_nobody_to_ask_is_503(api: Api, puller: Hub) -
 
 
 @pytest.mark.parametrize(
-    ("asked", "param"),
+    ("params", "param"),
     [
         ({"q": ""}, "q"),
         ({"q": "  "}, "q"),
@@ -137,10 +139,10 @@ async def test_a_search_that_found_nobody_to_ask_is_503(api: Api, puller: Hub) -
     ],
     ids=str,
 )
-async def test_a_search_nobody_can_make_is_400_by_name(
-    api: Api, asked: dict[str, Any], param: str
+async def test_an_invalid_search_is_400_and_names_the_parameter(
+    api: Api, params: dict[str, Any], param: str
 ) -> None:
-    answer = await search(api, **asked)
+    answer = await search(api, **params)
 
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
@@ -150,16 +152,16 @@ async def test_a_search_needs_a_key(api: Api) -> None:
 
 
 @pytest.mark.usefixtures("puller")
-async def test_one_of_several_pullers_answers_and_nothing_is_left(
+async def test_one_of_several_pullers_answers_and_leaves_no_keys_in_redis(
     api: Api, redis_url: str, tmp_path: Path
 ) -> None:
     with redis.Redis.from_url(redis_url) as client:
         second = SearchDesk(client, build_search(PullerSettings(allowed_sources="nowhere")))
         second.start()
-        await listening(client, 2)
+        await wait_for_listeners(client, 2)
         answers = await asyncio.gather(*(search(api) for _ in range(6)))
         second.stop()
-        await listening(client, 1)
+        await wait_for_listeners(client, 1)
 
         assert {answer.status_code for answer in answers} == {200}
         assert client.keys(redis_keys.search_answer("*")) == []
@@ -167,29 +169,29 @@ async def test_one_of_several_pullers_answers_and_nothing_is_left(
 
 
 @pytest.mark.usefixtures("puller")
-async def test_a_question_nobody_understands_does_not_end_the_desk(
-    api: Api, redis_url: str
-) -> None:
+async def test_an_invalid_query_does_not_end_the_listener(api: Api, redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.publish(redis_keys.SEARCHES, b"{")
 
     assert (await search(api)).status_code == 200
 
 
-async def test_a_search_with_a_bug_is_an_apology(redis_url: str) -> None:
+async def test_an_unexpected_error_in_a_search_is_reported_without_its_message(
+    redis_url: str,
+) -> None:
     class Broken:
         def answer(self, question: SearchQuery, *, seconds: float) -> SearchAnswer:
             raise RuntimeError("secret")
 
     with redis.Redis.from_url(redis_url) as client:
-        desk = SearchDesk(client, Broken())  # type: ignore[arg-type]
-        desk.start()
-        await listening(client)
-        question = SearchQuery(id="q2", text="tiny", limit=1)
-        client.publish(redis_keys.SEARCHES, msgspec.json.encode(question))
+        listener = SearchDesk(client, Broken())  # type: ignore[arg-type]
+        listener.start()
+        await wait_for_listeners(client)
+        query = SearchQuery(id="q2", text="tiny", limit=1)
+        client.publish(redis_keys.SEARCHES, msgspec.json.encode(query))
         reply = await asyncio.to_thread(client.blpop, [redis_keys.search_answer("q2")], 4)
-        desk.stop()
-        await listening(client, 0)
+        listener.stop()
+        await wait_for_listeners(client, 0)
 
     assert reply is not None
     answer = msgspec.json.decode(reply[1], type=SearchAnswer)

@@ -1,4 +1,4 @@
-"""One session stream for many requests, against a real gRPC server that can misbehave."""
+"""One session stream for many requests, against a real gRPC server with scripted faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from protos import engine_pb2
 from services.api.clients.engine import EngineClient
-from services.api.clients.generation_stream import Generation
+from services.api.clients.generation_stream import GenerationStream
 from services.shared.errors import EngineUnavailable, InsufficientMemory, RunnerDied
 from tests.fakes.scripted_engine import ScriptedEngine, delta, failed, finished
 
@@ -22,11 +22,11 @@ async def client(engine: ScriptedEngine) -> AsyncIterator[EngineClient]:
     await client.close()
 
 
-async def text_of(generation: Generation) -> str:
-    words = []
+async def read_text(generation: GenerationStream) -> str:
+    texts = []
     while not generation.is_over:
-        words += [event.delta.text for event in await generation.take()]
-    return "".join(words + [event.delta.text for event in await generation.take()])
+        texts += [event.delta.text for event in await generation.take()]
+    return "".join(texts + [event.delta.text for event in await generation.take()])
 
 
 async def test_requests_at_the_same_time_share_one_session(
@@ -37,13 +37,13 @@ async def test_requests_at_the_same_time_share_one_session(
     submits = [engine_pb2.Submit(model=f"m{number}") for number in range(30)]
     generations = [await client.generate([submit]) for submit in submits]
 
-    texts = await asyncio.gather(*(text_of(generation) for generation in generations))
+    texts = await asyncio.gather(*(read_text(generation) for generation in generations))
     assert texts == [f"{number}.{number}" for number in range(30)]
     assert engine.sessions == 1
     assert len({submit.request_id for submit in engine.submits}) == 30
 
 
-async def test_closing_cancels_once_and_only_what_still_runs(
+async def test_closing_cancels_once_and_only_what_is_still_running(
     client: EngineClient, engine: ScriptedEngine
 ) -> None:
     engine.scripts["short"] = [finished()]
@@ -74,7 +74,7 @@ async def test_one_error_ends_all_requests_that_belong_together(
     assert engine.cancels == [generation.submits[0].request_id]
 
 
-async def test_a_broken_session_fails_its_requests_and_the_next_ones_get_a_new_one(
+async def test_a_broken_session_fails_its_requests_and_later_ones_use_a_new_session(
     client: EngineClient, engine: ScriptedEngine
 ) -> None:
     engine.scripts["long"] = [asyncio.Event()]
@@ -87,11 +87,11 @@ async def test_a_broken_session_fails_its_requests_and_the_next_ones_get_a_new_o
             await generation.take()
         assert caught.value.retry_after_seconds
     engine.scripts["*"] = [delta("back"), finished()]
-    assert await text_of(await client.generate([engine_pb2.Submit(model="m")])) == "back"
+    assert await read_text(await client.generate([engine_pb2.Submit(model="m")])) == "back"
     assert engine.sessions == 2
 
 
-async def test_without_an_engine_a_request_waits_a_little_and_then_fails() -> None:
+async def test_without_an_engine_a_request_fails_after_the_connect_wait() -> None:
     client = EngineClient("127.0.0.1:1", connect_wait_seconds=0.05)
     await client.start()
     with pytest.raises(EngineUnavailable):
@@ -101,7 +101,7 @@ async def test_without_an_engine_a_request_waits_a_little_and_then_fails() -> No
     await client.close()
 
 
-async def test_closing_the_client_fails_what_runs(engine: ScriptedEngine) -> None:
+async def test_closing_the_client_fails_running_requests(engine: ScriptedEngine) -> None:
     engine.scripts["long"] = [asyncio.Event()]
     client = EngineClient(engine.address, connect_wait_seconds=10)
     await client.start()
@@ -112,11 +112,11 @@ async def test_closing_the_client_fails_what_runs(engine: ScriptedEngine) -> Non
         await generation.take()
 
 
-async def test_an_error_of_a_unary_call_arrives_whole(
+async def test_an_error_of_a_unary_call_keeps_its_message_and_details(
     client: EngineClient, engine: ScriptedEngine
 ) -> None:
     engine.unary_error = InsufficientMemory("zu groß", details={"need_bytes": 9})
 
     with pytest.raises(InsufficientMemory, match="zu groß") as caught:
-        await client.load(engine_pb2.LoadRequest(model="m"))
+        await client.load("m", engine_pb2.ModelSettings())
     assert caught.value.details == {"need_bytes": 9}

@@ -1,4 +1,4 @@
-"""What happens to events between the engine and a client."""
+"""The events of a generation between the engine and the response."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import asyncio
 import pytest
 
 from protos import engine_pb2
-from services.api.clients.generation_stream import Generation, merged
+from services.api.clients.generation_stream import GenerationStream, merge_deltas
 from services.shared.errors import Cancelled, EngineBusy, EngineUnavailable
 from tests.fakes.scripted_engine import delta, failed, finished, queued, started
 
 
-def make_generation(*answers: int) -> Generation:
-    """A generation of submits 1, 2, … with so many answers each."""
-    return Generation(
+def make_generation(*answers: int) -> GenerationStream:
+    """A generation of submits 1, 2, … with the given number of answers each."""
+    return GenerationStream(
         [engine_pb2.Submit(request_id=number, n=n) for number, n in enumerate(answers or (1,), 1)]
     )
 
 
-def of(request_id: int, event: engine_pb2.Event) -> engine_pb2.Event:
+def with_id(request_id: int, event: engine_pb2.Event) -> engine_pb2.Event:
     event.request_id = request_id
     return event
 
 
-async def test_events_are_taken_in_order_and_the_last_answer_ends_it() -> None:
+async def test_events_are_taken_in_order_and_the_last_finish_ends_the_generation() -> None:
     generation = make_generation(2)
     for event in (started(), delta("a"), finished(index=1)):
-        generation.push(of(1, event))
+        generation.push(with_id(1, event))
 
     assert [e.WhichOneof("kind") for e in await generation.take()] == [
         "started",
@@ -35,26 +35,26 @@ async def test_events_are_taken_in_order_and_the_last_answer_ends_it() -> None:
         "finished",
     ]
     assert not generation.is_over
-    generation.push(of(1, finished(index=0)))
+    generation.push(with_id(1, finished(index=0)))
     assert generation.is_over
 
 
-async def test_answers_of_several_submits_are_numbered_through() -> None:
+async def test_answers_of_several_submits_are_numbered_consecutively() -> None:
     generation = make_generation(2, 1)
-    generation.push(of(2, delta("c")))
-    generation.push(of(1, delta("b", 1)))
+    generation.push(with_id(2, delta("c")))
+    generation.push(with_id(1, delta("b", 1)))
 
     assert [(e.index, e.delta.text) for e in await generation.take()] == [(2, "c"), (1, "b")]
-    assert [generation.request_of(index) for index in range(3)] == [0, 0, 1]
+    assert [generation.find_submit(index) for index in range(3)] == [0, 0, 1]
     with pytest.raises(IndexError):
-        generation.request_of(3)
+        generation.find_submit(3)
 
 
-async def test_an_error_is_raised_after_what_came_before_it() -> None:
+async def test_an_error_is_raised_after_the_events_before_it_were_taken() -> None:
     generation = make_generation()
-    generation.push(of(1, delta("a")))
-    generation.push(of(1, failed(EngineBusy("full", param="x", details={"k": [1]}))))
-    generation.push(of(1, delta("late")))
+    generation.push(with_id(1, delta("a")))
+    generation.push(with_id(1, failed(EngineBusy("full", param="x", details={"k": [1]}))))
+    generation.push(with_id(1, delta("late")))
 
     assert [e.delta.text for e in await generation.take()] == ["a"]
     with pytest.raises(EngineBusy, match="full") as caught:
@@ -62,38 +62,38 @@ async def test_an_error_is_raised_after_what_came_before_it() -> None:
     assert (caught.value.param, caught.value.details) == ("x", {"k": [1]})
 
 
-async def test_an_answer_the_engine_gave_up_is_not_a_whole_one() -> None:
+async def test_an_answer_that_the_engine_cancelled_is_an_error() -> None:
     generation = make_generation()
-    generation.push(of(1, finished("CANCELLED")))
+    generation.push(with_id(1, finished("CANCELLED")))
 
     with pytest.raises(EngineUnavailable):
         await generation.take()
 
 
-async def test_unread_deltas_merge_so_that_memory_is_bounded_by_the_text() -> None:
+async def test_unread_deltas_are_merged_so_that_the_text_bounds_the_memory() -> None:
     generation = make_generation(2)
-    generation.push(of(1, queued(1)))
+    generation.push(with_id(1, queued(1)))
     for number in range(10_000):
-        generation.push(of(1, delta(f"{number} ", index=number % 2)))
+        generation.push(with_id(1, delta(f"{number} ", index=number % 2)))
 
     events = await generation.take()
     assert len(events) < 200
     for index in (0, 1):
-        said = "".join(e.delta.text for e in events if e.index == index)
-        assert said == "".join(f"{number} " for number in range(index, 10_000, 2))
+        text = "".join(e.delta.text for e in events if e.index == index)
+        assert text == "".join(f"{number} " for number in range(index, 10_000, 2))
     assert sum(e.delta.tokens for e in events) == 10_000
 
 
 def test_merging_keeps_log_probabilities_in_order() -> None:
     first, second = (engine_pb2.TokenLogprob(token=n) for n in (1, 2))
-    found = merged([delta("a", logprobs=[first]), finished(), delta("b", logprobs=[second])])
+    found = merge_deltas([delta("a", logprobs=[first]), finished(), delta("b", logprobs=[second])])
 
     assert [e.WhichOneof("kind") for e in found] == ["delta", "finished"]
     assert found[0].delta.text == "ab"
     assert [entry.token for entry in found[0].delta.logprobs] == [1, 2]
 
 
-async def test_a_wake_up_returns_empty_handed() -> None:
+async def test_a_wake_up_returns_an_empty_list() -> None:
     generation = make_generation()
     taking = asyncio.create_task(generation.take())
     await asyncio.sleep(0)
@@ -102,9 +102,9 @@ async def test_a_wake_up_returns_empty_handed() -> None:
     assert await taking == []
 
 
-async def test_abandoning_closes_and_tells_the_taker() -> None:
+async def test_abandoning_closes_the_generation_and_cancels_the_taker() -> None:
     generation = make_generation()
-    closed: list[Generation] = []
+    closed: list[GenerationStream] = []
     generation.on_close(closed.append)
     taking = asyncio.create_task(generation.take())
     await asyncio.sleep(0)

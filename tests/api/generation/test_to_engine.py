@@ -1,4 +1,4 @@
-"""Requests as the engine gets them."""
+"""The submit messages that request bodies become."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import pytest
 from pydantic import ValidationError
 
 from protos import engine_pb2
-from services.api.dialects.openai.chat_schema import ChatRequest
+from services.api.dialects.openai.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.completions_schema import CompletionRequest
 from services.api.generation import to_engine
 
-ENVELOPE = to_engine.Envelope(trace_id="t", model="m:latest", principal="key_1")
+CONTEXT = to_engine.RequestContext(trace_id="t", model="m:latest", principal="key_1")
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
-def make_request(**changes: Any) -> ChatRequest:
+def make_request(**changes: Any) -> ChatCompletionRequest:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **changes}
-    return ChatRequest.model_validate_json(json.dumps(body))
+    return ChatCompletionRequest.model_validate_json(json.dumps(body))
 
 
 def submit(**changes: Any) -> engine_pb2.Submit:
-    return to_engine.chat_submit(make_request(**changes), engine_pb2.PromptText(), ENVELOPE)
+    return to_engine.chat_to_submit(make_request(**changes), engine_pb2.PromptText(), CONTEXT)
 
 
-def test_what_was_not_said_is_not_sent() -> None:
+def test_options_that_are_absent_are_not_sent() -> None:
     assert submit() == engine_pb2.Submit(
         trace_id="t",
         model="m:latest",
@@ -40,7 +40,7 @@ def test_what_was_not_said_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "sent"),
+    ("given", "sent"),
     [
         ({"temperature": 0}, engine_pb2.Sampling(temperature=0)),
         ({"top_k": -1}, engine_pb2.Sampling(top_k=0)),
@@ -55,12 +55,14 @@ def test_what_was_not_said_is_not_sent() -> None:
     ],
     ids=str,
 )
-def test_sampling(said: dict[str, Any], sent: engine_pb2.Sampling) -> None:
-    assert submit(**said).sampling == sent
+def test_sampling_options_become_the_sampling_message(
+    given: dict[str, Any], sent: engine_pb2.Sampling
+) -> None:
+    assert submit(**given).sampling == sent
 
 
 @pytest.mark.parametrize(
-    ("said", "sent"),
+    ("given", "sent"),
     [
         ({"stop": "x"}, engine_pb2.Stopping(strings=["x"])),
         ({"stop": ["x", "", "y"]}, engine_pb2.Stopping(strings=["x", "y"])),
@@ -73,8 +75,10 @@ def test_sampling(said: dict[str, Any], sent: engine_pb2.Sampling) -> None:
     ],
     ids=str,
 )
-def test_stopping(said: dict[str, Any], sent: engine_pb2.Stopping) -> None:
-    assert submit(**said).stopping == sent
+def test_stopping_options_become_the_stopping_message(
+    given: dict[str, Any], sent: engine_pb2.Stopping
+) -> None:
+    assert submit(**given).stopping == sent
 
 
 SCHEMA = {"type": "object", "properties": {"ä": {"type": "string"}}}
@@ -82,7 +86,7 @@ SCHEMA_TEXT = json.dumps(SCHEMA, ensure_ascii=False)
 
 
 @pytest.mark.parametrize(
-    ("said", "sent"),
+    ("given", "sent"),
     [
         ({"response_format": {"type": "text"}}, None),
         ({"response_format": {"type": "json_object"}}, {"json_schema": '{"type": "object"}'}),
@@ -100,21 +104,23 @@ SCHEMA_TEXT = json.dumps(SCHEMA, ensure_ascii=False)
     ],
     ids=str,
 )
-def test_constraints(said: dict[str, Any], sent: dict[str, str] | None) -> None:
-    found = submit(**said)
+def test_a_response_format_or_grammar_becomes_a_constraint(
+    given: dict[str, Any], sent: dict[str, str] | None
+) -> None:
+    found = submit(**given)
 
     assert found.HasField("constraint") is (sent is not None)
     assert found.constraint == engine_pb2.Constraint(**(sent or {}))
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"), [(5, 5), (-1, -1), ("90s", 90), ("5m", 300), ("1h", 3600), ("-1", -1)]
+    ("given", "seconds"), [(5, 5), (-1, -1), ("90s", 90), ("5m", 300), ("1h", 3600), ("-1", -1)]
 )
-def test_keep_alive_is_seconds_or_a_duration(said: object, seconds: float) -> None:
-    assert submit(keep_alive=said).keep_alive_seconds == seconds
+def test_keep_alive_is_seconds_or_a_duration(given: object, seconds: float) -> None:
+    assert submit(keep_alive=given).keep_alive_seconds == seconds
 
 
-def test_lane_cache_and_deadline() -> None:
+def test_lane_cache_and_deadline_are_sent() -> None:
     found = submit(lane="batch", cache_prompt=False, timeout=3)
 
     assert (found.lane, found.no_cache, found.deadline_seconds) == (
@@ -124,20 +130,21 @@ def test_lane_cache_and_deadline() -> None:
     )
 
 
-def test_the_services_own_deadline_is_an_upper_bound() -> None:
-    envelope = to_engine.Envelope(trace_id="t", model="m", principal="p", timeout_seconds=2.0)
+def test_the_time_limit_of_the_service_is_an_upper_bound() -> None:
+    context = to_engine.RequestContext(trace_id="t", model="m", principal="p", timeout_seconds=2.0)
     request = make_request(timeout=3)
+    found = to_engine.chat_to_submit(request, engine_pb2.PromptText(), context)
 
-    assert to_engine.chat_submit(request, engine_pb2.PromptText(), envelope).deadline_seconds == 2
+    assert found.deadline_seconds == 2
 
 
-def test_the_developer_is_the_system_and_parts_are_text() -> None:
+def test_the_developer_role_becomes_system_and_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     request = make_request(
         messages=[{"role": "developer", "content": "d"}, {"role": "user", "content": parts}]
     )
 
-    assert to_engine.template_messages(request.messages) == [
+    assert to_engine.chat_to_conversation(request).messages == [
         {"role": "system", "content": "d"},
         {"role": "user", "content": "a\nb"},
     ]
@@ -153,7 +160,7 @@ def test_an_answer_with_calls_needs_no_content() -> None:
         ]
     )
 
-    assert to_engine.template_messages(request.messages)[1:] == [
+    assert to_engine.chat_to_conversation(request).messages[1:] == [
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "r", "tool_call_id": "c1"},
     ]
@@ -177,7 +184,8 @@ def test_the_template_sees_the_tools_that_may_be_chosen(
         {"type": "web_search"},
         {"type": "function", "function": {"name": "g"}},
     ]
-    found = to_engine.template_tools(make_request(tools=tools, tool_choice=choice))
+    request = make_request(tools=tools, tool_choice=choice)
+    found = to_engine.chat_to_conversation(request).tools
 
     assert (None if found is None else [tool["function"]["name"] for tool in found]) == names
 
@@ -185,7 +193,7 @@ def test_the_template_sees_the_tools_that_may_be_chosen(
 def test_reasoning_effort_none_switches_thinking_off() -> None:
     request = make_request(reasoning_effort="none", chat_template_kwargs={"a": 1})
 
-    assert to_engine.template_options(request) == {
+    assert to_engine.chat_to_conversation(request).options == {
         "a": 1,
         "reasoning_effort": "none",
         "enable_thinking": False,
@@ -193,7 +201,7 @@ def test_reasoning_effort_none_switches_thinking_off() -> None:
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
-def test_numbers_that_are_none_are_refused(value: str) -> None:
+def test_nan_and_infinity_are_refused(value: str) -> None:
     with pytest.raises(ValidationError):
         CompletionRequest.model_validate_json(
             f'{{"model": "m", "prompt": "a", "temperature": {value}}}'

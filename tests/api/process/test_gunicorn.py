@@ -1,4 +1,4 @@
-"""The service as it is really run: gunicorn, several workers, signals."""
+"""The service as it runs in production: gunicorn, several workers, signals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 class Service:
-    """One `python -m services.api`."""
+    """One process of `python -m services.api`."""
 
     def __init__(self, data_dir: Path, **settings: Any) -> None:
         self.port, self.grpc_port = free_port(), free_port()
@@ -83,11 +83,11 @@ class Service:
             return False
 
 
-async def until(claim: Callable[[], Any], story: Callable[[], str] = str) -> None:
-    """Poll until an awaitable claim is true."""
+async def until(condition: Callable[[], Any], describe: Callable[[], str] = str) -> None:
+    """Poll until the awaited condition is true; `describe` is the message of a failure."""
     deadline = time.monotonic() + 30
-    while not await claim():
-        assert time.monotonic() < deadline, story()
+    while not await condition():
+        assert time.monotonic() < deadline, describe()
         await asyncio.sleep(0.05)
 
 
@@ -141,10 +141,12 @@ async def test_two_workers_serve_http_and_grpc_and_log_json(service: Service) ->
     assert not any("control" in line.lower() for line in lines)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="shared pages are told by Linux alone")
-async def test_workers_keep_sharing_what_was_imported_before_the_fork(service: Service) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports shared pages")
+async def test_workers_share_the_memory_of_what_was_imported_before_the_fork(
+    service: Service,
+) -> None:
     async with httpx.AsyncClient(headers=service.headers) as client:
-        for _ in range(300):  # enough for full collections, which write to all they look at
+        for _ in range(300):  # enough for full collections, which write to all objects they visit
             assert (await client.post(service.url + CHAT, json=BODY)).status_code == 200
 
     for worker in service.workers():
@@ -218,7 +220,7 @@ async def test_sigterm_lets_running_answers_finish(
     assert service.process.returncode == 0
 
 
-async def test_an_engine_that_comes_back_is_used_again(
+async def test_an_engine_that_was_restarted_is_used_again(
     service: Service, engine: ScriptedEngine
 ) -> None:
     address = engine.address
@@ -236,14 +238,14 @@ async def test_an_engine_that_comes_back_is_used_again(
     assert not_ready.json()["missing"] == ["the engine does not answer"]
 
 
-def test_a_wrong_setting_stops_the_start_and_is_named(tmp_path: Path) -> None:
+def test_an_invalid_setting_is_named_and_stops_the_start(tmp_path: Path) -> None:
     with running(tmp_path, api_port="many") as service:
         assert service.process.wait(30) != 0
 
         assert service.log.read_text().startswith("SPINDLL_API_PORT: ")
 
 
-def test_a_taken_grpc_port_stops_the_start_and_is_named(tmp_path: Path) -> None:
+def test_a_taken_grpc_port_is_named_and_stops_the_start(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with running(tmp_path, grpc_port=port) as service:

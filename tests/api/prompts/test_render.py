@@ -1,4 +1,4 @@
-"""Conversations rendered by templates of every style one meets, and by all the real ones at hand."""
+"""Conversations rendered by templates of common styles, and by the real templates of shared/."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.api.prompts.render import Conversation, chat_prompt
+from services.api.prompts.render import Conversation, render_prompt
 from services.shared.errors import InvalidModelFile, InvalidRequest
 from services.shared.store.manifest import Description, Manifest
 from tests.conftest import SHARED
@@ -82,35 +82,35 @@ def make_manifest(template: str | None, **changes: Any) -> Manifest:
     )
 
 
-def style(name: str) -> str:
+def read_template(name: str) -> str:
     return (HERE / f"{name}.jinja").read_text()
 
 
 def render(template: str | None, **conversation: Any) -> str:
-    prompt = chat_prompt(make_manifest(template), Conversation(**conversation))
+    prompt = render_prompt(make_manifest(template), Conversation(**conversation))
     return "".join(piece.text for piece in prompt.pieces)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(HERE.glob("*.jinja"))])
-@pytest.mark.parametrize("situation", CONVERSATIONS)
-def test_everything_said_reaches_the_prompt(name: str, situation: str) -> None:
-    conversation, words = CONVERSATIONS[situation]
-    text = render(style(name), **conversation)
+@pytest.mark.parametrize("case", CONVERSATIONS)
+def test_every_part_of_the_conversation_is_in_the_prompt(name: str, case: str) -> None:
+    conversation, words = CONVERSATIONS[case]
+    text = render(read_template(name), **conversation)
 
     assert [word for word in words if word not in text] == []
 
 
-@pytest.mark.skipif(not REAL_TEMPLATES, reason="the folder of real templates is not here")
+@pytest.mark.skipif(not REAL_TEMPLATES, reason="the folder of real templates is missing")
 @pytest.mark.parametrize("path", REAL_TEMPLATES, ids=lambda path: path.stem)
-def test_everything_said_reaches_the_prompt_of_real_templates(path: Path) -> None:
+def test_real_templates_render_every_part_of_the_conversation(path: Path) -> None:
     template = path.read_text()
     for conversation, words in CONVERSATIONS.values():
         text = render(template, **conversation)
         assert [word for word in words if word not in text] == []
 
 
-def test_a_qwen_like_template_renders_exactly() -> None:
-    text = render(style("qwen_like"), messages=[SYSTEM, USER])
+def test_a_qwen_like_prompt_has_exactly_this_text() -> None:
+    text = render(read_template("qwen_like"), messages=[SYSTEM, USER])
 
     assert text == (
         "<|im_start|>system\nSystemWords<|im_end|>\n"
@@ -119,7 +119,7 @@ def test_a_qwen_like_template_renders_exactly() -> None:
 
 
 def test_variables_of_the_template_can_be_set() -> None:
-    text = render(style("qwen_like"), messages=[USER], options={"enable_thinking": False})
+    text = render(read_template("qwen_like"), messages=[USER], options={"enable_thinking": False})
 
     assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
@@ -127,58 +127,62 @@ def test_variables_of_the_template_can_be_set() -> None:
 def test_arguments_are_an_object_or_text_as_the_template_needs() -> None:
     conversation = {"messages": [USER, CALL, RESULT], "tools": [TOOL]}
 
-    assert '"arguments": {"city": "CityWords"}}' in render(style("qwen_like"), **conversation)
-    assert '"arguments": {"city": "CityWords"}}' in render(style("hermes_tools"), **conversation)
+    assert '"arguments": {"city": "CityWords"}}' in render(
+        read_template("qwen_like"), **conversation
+    )
+    assert '"arguments": {"city": "CityWords"}}' in render(
+        read_template("hermes_tools"), **conversation
+    )
 
 
-def test_a_system_prompt_goes_into_the_question_where_there_is_no_system_role() -> None:
-    assert render(style("gemma_like"), messages=[SYSTEM, USER]) == (
+def test_without_a_system_role_the_system_prompt_moves_into_the_user_message() -> None:
+    assert render(read_template("gemma_like"), messages=[SYSTEM, USER]) == (
         "<s><start_of_turn>user\nSystemWords\n\nUserWords<end_of_turn>\n<start_of_turn>model\n"
     )
 
 
 def test_several_system_messages_become_one() -> None:
     text = render(
-        style("qwen_like"), messages=[SYSTEM, {"role": "system", "content": "Second"}, USER]
+        read_template("qwen_like"), messages=[SYSTEM, {"role": "system", "content": "Second"}, USER]
     )
 
     assert text.startswith("<|im_start|>system\nSystemWords\n\nSecond<|im_end|>\n")
 
 
-def test_what_a_template_refuses_is_400_in_its_own_words() -> None:
+def test_an_error_raised_by_a_template_is_an_invalid_request() -> None:
     with pytest.raises(InvalidRequest, match="roles must alternate"):
-        render(style("gemma_like"), messages=[USER, MORE])
+        render(read_template("gemma_like"), messages=[USER, MORE])
 
 
-def test_a_template_that_is_no_jinja_is_the_models_fault() -> None:
+def test_a_template_with_a_syntax_error_is_an_invalid_model_file() -> None:
     with pytest.raises(InvalidModelFile, match="not valid Jinja"):
         render("{% for", messages=[USER])
 
 
-def test_a_template_without_end_is_stopped() -> None:
+def test_a_template_that_runs_too_long_is_stopped() -> None:
     forever = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(InvalidModelFile):
         render(forever, messages=[USER])
 
 
-def test_a_model_without_a_template_says_it_only_completes() -> None:
-    with pytest.raises(InvalidRequest, match="completes text") as caught:
+def test_a_model_without_a_template_cannot_chat() -> None:
+    with pytest.raises(InvalidRequest, match="only completes text") as caught:
         render(None, messages=[USER])
 
     assert caught.value.param == "model"
 
 
 @pytest.mark.parametrize("name", ["messages", "bos_token", "a b", "max_seconds", "self"])
-def test_options_cannot_replace_what_is_ours(name: str) -> None:
+def test_options_cannot_replace_reserved_variables(name: str) -> None:
     with pytest.raises(InvalidRequest):
-        render(style("qwen_like"), messages=[USER], options={name: 1})
+        render(read_template("qwen_like"), messages=[USER], options={name: 1})
 
 
-def test_arguments_that_are_no_object_are_400() -> None:
+def test_arguments_that_are_no_object_are_an_invalid_request() -> None:
     function = {"name": "f", "arguments": "[1]"}
     call = {**CALL, "tool_calls": [{"id": "abcdefgh1", "function": function}]}
     with pytest.raises(InvalidRequest, match="not a JSON object"):
-        render(style("qwen_like"), messages=[USER, call, RESULT])
+        render(read_template("qwen_like"), messages=[USER, call, RESULT])
 
 
 @pytest.mark.parametrize(
@@ -189,9 +193,11 @@ def test_arguments_that_are_no_object_are_400() -> None:
         ("qwen_like", False, "<|im_start|>"),
     ],
 )
-def test_bos_is_there_once_when_the_model_wants_it(name: str, add_bos: bool, starts: str) -> None:
-    manifest = make_manifest(style(name), add_bos=add_bos)
-    prompt = chat_prompt(manifest, Conversation(messages=[USER]))
+def test_the_prompt_has_one_bos_when_the_model_wants_it(
+    name: str, add_bos: bool, starts: str
+) -> None:
+    manifest = make_manifest(read_template(name), add_bos=add_bos)
+    prompt = render_prompt(manifest, Conversation(messages=[USER]))
 
     assert not prompt.add_special
     assert prompt.pieces[0].text.startswith(starts)
@@ -200,11 +206,11 @@ def test_bos_is_there_once_when_the_model_wants_it(name: str, add_bos: bool, sta
 
 def test_the_models_own_system_prompt_and_examples_come_first() -> None:
     manifest = make_manifest(
-        style("qwen_like"), system="Own", messages=({"role": "user", "content": "Example"},)
+        read_template("qwen_like"), system="Own", messages=({"role": "user", "content": "Example"},)
     )
 
     def text(*messages: dict[str, Any]) -> str:
-        return chat_prompt(manifest, Conversation(messages=messages)).pieces[0].text
+        return render_prompt(manifest, Conversation(messages=messages)).pieces[0].text
 
     assert text(USER).startswith("<|im_start|>system\nOwn<|im_end|>\n<|im_start|>user\nExample")
     assert text(SYSTEM, USER).startswith(
@@ -212,9 +218,9 @@ def test_the_models_own_system_prompt_and_examples_come_first() -> None:
     )
 
 
-def test_a_final_message_is_continued_without_an_end() -> None:
+def test_a_continued_final_message_has_no_end_token() -> None:
     text = render(
-        style("qwen_like"),
+        read_template("qwen_like"),
         messages=[USER, {"role": "assistant", "content": "The city is "}],
         continue_final_message=True,
     )

@@ -1,4 +1,4 @@
-"""The public gRPC messages in terms of the engine's, and back."""
+"""Converts the public gRPC messages to the engine's messages, and results back to public ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.shared.errors import InvalidRequest
 from services.shared.store.manifest import FileRole, Manifest
 
 _KEY_BYTES = 32
-_DEFAULT_MAX_TOKENS = 512  # the original's
+_DEFAULT_MAX_TOKENS = 512  # as in the original Spindll
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 _PRIORITIES = {
     spindll_pb2.PRIORITY_NORMAL: 0,
@@ -22,7 +22,7 @@ _GPU_KINDS = frozenset({"cuda", "metal"})
 
 
 def check_encryption_key(key: bytes) -> None:
-    """Empty or 32 bytes. Anything else is a mistake that must not turn encryption off."""
+    """InvalidRequest unless the key is empty or 32 bytes: a wrong key must not disable encryption."""
     if len(key) not in (0, _KEY_BYTES):
         raise InvalidRequest(
             f"encryption_key must be empty or {_KEY_BYTES} bytes, not {len(key)}",
@@ -30,23 +30,24 @@ def check_encryption_key(key: bytes) -> None:
         )
 
 
-def template_messages(messages: Sequence[spindll_pb2.Message]) -> list[dict[str, Any]]:
-    """Messages as chat templates know them."""
+def messages_from_proto(messages: Sequence[spindll_pb2.Message]) -> list[dict[str, Any]]:
+    """Messages as chat templates expect them: plain dictionaries without the developer role."""
     if not messages:
         raise InvalidRequest("messages must not be empty", param="messages")
-    plain = []
+    result = []
     for number, message in enumerate(messages):
         role = "system" if message.role == "developer" else message.role
         if role not in _ROLES:
             raise InvalidRequest(
-                f"messages[{number}].role is {message.role!r}", param=f"messages[{number}].role"
+                f"messages[{number}].role {message.role!r} is not supported",
+                param=f"messages[{number}].role",
             )
-        plain.append({"role": role, "content": message.content})
-    return plain
+        result.append({"role": role, "content": message.content})
+    return result
 
 
-def set_params(submit: engine_pb2.Submit, params: spindll_pb2.GenerateParams) -> None:
-    """What the client said about sampling and length; a negative max_tokens means no limit."""
+def apply_params(submit: engine_pb2.Submit, params: spindll_pb2.GenerateParams) -> None:
+    """Set the sampling and length options of a submit; a negative max_tokens means no limit."""
     for name in ("temperature", "top_p", "seed"):
         if params.HasField(name):
             setattr(submit.sampling, name, getattr(params, name))
@@ -58,8 +59,8 @@ def set_params(submit: engine_pb2.Submit, params: spindll_pb2.GenerateParams) ->
     submit.stopping.strings.extend(text for text in params.stop if text)
 
 
-def usage(finished: engine_pb2.Finished, *, seconds: float) -> spindll_pb2.UsageStats:
-    """The last message's figures; the rate counts all the time the client waited."""
+def usage_to_proto(finished: engine_pb2.Finished, *, seconds: float) -> spindll_pb2.UsageStats:
+    """The usage in the last message; `seconds` is the whole time that the client waited."""
     return spindll_pb2.UsageStats(
         prompt_tokens=finished.prompt_tokens,
         completion_tokens=finished.completion_tokens,
@@ -67,24 +68,24 @@ def usage(finished: engine_pb2.Finished, *, seconds: float) -> spindll_pb2.Usage
     )
 
 
-def load_settings(request: spindll_pb2.LoadRequest) -> engine_pb2.ModelSettings:
-    """How to load. 0 layers is what an old client sends that says nothing: automatic, as -1."""
+def load_settings_from_proto(request: spindll_pb2.LoadRequest) -> engine_pb2.ModelSettings:
+    """How to load. 0 GPU layers means automatic, as -1 does: a client that sets nothing sends 0."""
     settings = engine_pb2.ModelSettings(priority=_PRIORITIES.get(request.priority, 0))
     if request.gpu_layers > 0:
         settings.gpu_layers = request.gpu_layers
     return settings
 
 
-def model_list(manifests: Iterable[Manifest]) -> spindll_pb2.ListResponse:
-    """Every model, with what pickers show."""
+def models_to_proto(manifests: Iterable[Manifest]) -> spindll_pb2.ListResponse:
+    """Every model, with the facts that model pickers show."""
     return spindll_pb2.ListResponse(
-        models=[_model_info(manifest) for manifest in manifests],
+        models=[_model_to_proto(manifest) for manifest in manifests],
         prefer_format="mlx" if sys.platform == "darwin" else "gguf",
     )
 
 
-def status(loaded: engine_pb2.LoadedResponse) -> spindll_pb2.StatusResponse:
-    """What is loaded, the memory, and the totals of the running models."""
+def status_to_proto(loaded: engine_pb2.LoadedResponse) -> spindll_pb2.StatusResponse:
+    """The loaded models, the memory, and the totals of the running models."""
     return spindll_pb2.StatusResponse(
         models=[
             spindll_pb2.LoadedModel(
@@ -97,13 +98,13 @@ def status(loaded: engine_pb2.LoadedResponse) -> spindll_pb2.StatusResponse:
             for m in loaded.models
             if m.state == engine_pb2.MODEL_STATE_READY
         ],
-        memory=_memory(loaded.devices),
+        memory=_memory_to_proto(loaded.devices),
         devices=[device.name for device in loaded.devices],
-        metrics=_metrics([m.counters for m in loaded.models]),
+        metrics=_metrics_to_proto([m.counters for m in loaded.models]),
     )
 
 
-def _model_info(manifest: Manifest) -> spindll_pb2.ModelInfo:
+def _model_to_proto(manifest: Manifest) -> spindll_pb2.ModelInfo:
     description = manifest.description
     weights = [file.path for file in manifest.files if file.role is FileRole.MODEL]
     return spindll_pb2.ModelInfo(
@@ -122,7 +123,7 @@ def _model_info(manifest: Manifest) -> spindll_pb2.ModelInfo:
     )
 
 
-def _memory(devices: Iterable[engine_pb2.DeviceMemory]) -> spindll_pb2.MemoryInfo:
+def _memory_to_proto(devices: Iterable[engine_pb2.DeviceMemory]) -> spindll_pb2.MemoryInfo:
     memory = spindll_pb2.MemoryInfo()
     for device in devices:
         used = device.total_bytes - min(device.free_bytes, device.total_bytes)
@@ -137,7 +138,7 @@ def _memory(devices: Iterable[engine_pb2.DeviceMemory]) -> spindll_pb2.MemoryInf
     return memory
 
 
-def _metrics(counters: Sequence[engine_pb2.RunnerCounters]) -> spindll_pb2.EngineMetrics:
+def _metrics_to_proto(counters: Sequence[engine_pb2.RunnerCounters]) -> spindll_pb2.EngineMetrics:
     prompt = sum(c.prompt_tokens for c in counters)
     computed = sum(c.computed_tokens for c in counters)
     completion = sum(c.completion_tokens for c in counters)

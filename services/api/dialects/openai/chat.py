@@ -8,15 +8,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from protos import engine_pb2
-from services.api.dependencies import ApiParts, Parts, RequireUser, body_of
-from services.api.dialects.openai.chat_response import ChatChunks, WholeChat
-from services.api.dialects.openai.chat_schema import ChatRequest
-from services.api.generation import to_engine
-from services.api.generation.usage import Tally
-from services.api.middleware.authentication import Principal
-from services.api.prompts.render import Conversation, chat_prompt
-from services.api.streaming.responses import streamed, whole
+from services.api.dependencies import Parts, RequireUser
+from services.api.dialects.openai.chat_response import ChatCompletionResponse, ChatCompletionStream
+from services.api.dialects.openai.chat_schema import ChatCompletionRequest
+from services.api.generation.to_engine import RequestContext, chat_to_conversation, chat_to_submit
+from services.api.generation.usage import UsageCounter
+from services.api.prompts.render import render_prompt
+from services.api.request_body import parse_body_as
+from services.api.streaming.responses import respond_with_body, respond_with_stream
 
 router = APIRouter()
 
@@ -24,45 +23,34 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def create_chat_completion(
     request: Request,
-    body: Annotated[ChatRequest, Depends(body_of(ChatRequest))],
+    body: Annotated[ChatCompletionRequest, Depends(parse_body_as(ChatCompletionRequest))],
     api: Parts,
     principal: RequireUser,
 ) -> Response:
     """Continue a conversation."""
-    answer_id = f"chatcmpl-{secrets.token_hex(12)}"
-    submit = await _submit(body, api, principal, answer_id)
-    generation = await api.engine.generate([submit])
-    tally = Tally(generation)
-    if not body.stream:
-        answer = WholeChat(answer_id, body.model, answers=generation.answers, tally=tally)
-        return await whole(request, generation, answer)
-    chunks = ChatChunks(
-        answer_id,
-        body.model,
-        answers=generation.answers,
-        tally=tally,
-        include_usage=bool(body.stream_options and body.stream_options.include_usage),
-    )
-    silence = api.settings.sse_keepalive_seconds
-    return await streamed(request, generation, chunks, silence_seconds=silence)
-
-
-async def _submit(
-    body: ChatRequest, api: ApiParts, principal: Principal, answer_id: str
-) -> engine_pb2.Submit:
-    manifest = await api.on_demand.resolve(body.model, principal)
-    conversation = Conversation(
-        messages=to_engine.template_messages(body.messages),
-        tools=to_engine.template_tools(body),
-        options=to_engine.template_options(body),
-        add_generation_prompt=body.add_generation_prompt is not False,
-        continue_final_message=bool(body.continue_final_message),
-    )
-    prompt = await asyncio.to_thread(chat_prompt, manifest, conversation)
-    envelope = to_engine.Envelope(
-        trace_id=answer_id,
+    response_id = f"chatcmpl-{secrets.token_hex(12)}"
+    manifest = await api.pull_on_demand.resolve(body.model, principal)
+    prompt = await asyncio.to_thread(render_prompt, manifest, chat_to_conversation(body))
+    context = RequestContext(
+        trace_id=response_id,
         model=manifest.name,
         principal=principal.id,
-        timeout_seconds=api.settings.request_timeout_seconds or None,
+        timeout_seconds=api.settings.request_timeout_seconds,
     )
-    return to_engine.chat_submit(body, prompt, envelope)
+    generation = await api.engine.generate([chat_to_submit(body, prompt, context)])
+    usage = UsageCounter(generation)
+    if not body.stream:
+        response = ChatCompletionResponse(
+            response_id, body.model, answer_count=generation.answer_count, usage=usage
+        )
+        return await respond_with_body(request, generation, response)
+    stream = ChatCompletionStream(
+        response_id,
+        body.model,
+        answer_count=generation.answer_count,
+        usage=usage,
+        include_usage=body.includes_usage,
+    )
+    return await respond_with_stream(
+        request, generation, stream, keepalive_seconds=api.settings.sse_keepalive_seconds
+    )

@@ -1,17 +1,17 @@
-"""A chat answer in OpenAI's shape: in chunks, and whole."""
+"""Chat completions in OpenAI's shape, streamed and complete."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from protos import engine_pb2
-from services.api.dialects.openai.logprobs import chat_logprobs
-from services.api.dialects.openai.response import OpenAIWhole
-from services.api.dialects.openai.stream import OpenAIChunks
+from services.api.dialects.openai.logprobs import build_chat_logprobs
+from services.api.dialects.openai.response import OpenAIResponse
+from services.api.dialects.openai.stream import OpenAIStream
 
 
-class ChatChunks(OpenAIChunks):
-    """Streamed chat answers."""
+class ChatCompletionStream(OpenAIStream):
+    """The chunks of a streamed chat completion."""
 
     object_name = "chat.completion.chunk"
     before_text = b'"delta":{"content":'
@@ -27,24 +27,24 @@ class ChatChunks(OpenAIChunks):
         )
 
     def choice_with_logprobs(self, event: engine_pb2.Event) -> dict[str, Any]:
-        """One choice, in full."""
+        """One complete choice."""
         return {
             "index": event.index,
             "delta": {"content": event.delta.text},
-            "logprobs": chat_logprobs(event.delta.logprobs),
+            "logprobs": build_chat_logprobs(event.delta.logprobs),
             "finish_reason": None,
         }
 
 
-class WholeChat(OpenAIWhole):
-    """Chat answers in one piece."""
+class ChatCompletionResponse(OpenAIResponse):
+    """A complete chat completion."""
 
     object_name = "chat.completion"
 
     def choice(self, index: int, text: str) -> dict[str, Any]:
-        """The message, with its log-probabilities where they were asked for."""
+        """The message, with its log-probabilities where they were requested."""
         logprobs = self._logprobs[index]
         return {
             "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": chat_logprobs(logprobs) if logprobs else None,
+            "logprobs": build_chat_logprobs(logprobs) if logprobs else None,
         }

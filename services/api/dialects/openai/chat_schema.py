@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, `POST /v1/chat/completions`."""
+"""The body of `POST /v1/chat/completions`."""
 
 from __future__ import annotations
 
@@ -6,51 +6,52 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from services.api.dialects.openai.generation_options import GenerationOptions, Request
+from services.api.dialects.openai.generation_options import GenerationOptions
+from services.api.request_body import RequestBody
 
 MAX_MESSAGES = 16_384
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
-def _text_of(value: object) -> object:
-    """The text of a content: itself, or its parts' texts. Raises ValueError on anything else."""
+def _join_text_parts(value: object) -> object:
+    """The content itself, or the joined texts of its parts; ValueError for a part without text."""
     if not isinstance(value, list):
         return value
-    return "\n".join(_text_of_part(number, part) for number, part in enumerate(value))
+    return "\n".join(_read_text_part(number, part) for number, part in enumerate(value))
 
 
-def _text_of_part(number: int, part: object) -> str:
+def _read_text_part(number: int, part: object) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or not isinstance(kind, str):
         raise ValueError(f"part {number} is not an object with a type")
     if kind not in _TEXT_PARTS:
-        raise ValueError(f"part {number} is of type {kind!r}; this model reads text only")
+        raise ValueError(f"part {number} is of type {kind!r}; only text is supported")
     text = part.get(_TEXT_PARTS[kind])
     if not isinstance(text, str):
         raise ValueError(f"part {number} has no text")
     return text
 
 
-Text = Annotated[str, BeforeValidator(_text_of)]
+Text = Annotated[str, BeforeValidator(_join_text_parts)]
 
 
-class Function(Request):
-    """The function a call names; `arguments` is JSON text, as the model wrote it."""
+class FunctionCall(RequestBody):
+    """The function of a call; `arguments` is JSON text, as the model wrote it."""
 
     name: str
     arguments: str = "{}"
 
 
-class ToolCall(Request):
-    """A call an earlier answer made."""
+class ToolCall(RequestBody):
+    """A call in an earlier answer of the model."""
 
     id: str | None = None
     type: Literal["function"] = "function"
-    function: Function
+    function: FunctionCall
 
 
-class Message(Request):
-    """One turn."""
+class ChatMessage(RequestBody):
+    """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Text | None = None
@@ -60,14 +61,14 @@ class Message(Request):
     tool_call_id: str | None = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> Message:
+    def _check_content(self) -> ChatMessage:
         if self.content is None and self.role != "assistant":
             raise ValueError("content is required")
         return self
 
 
-class ToolFunction(Request):
-    """What the model is told of a function."""
+class FunctionDefinition(RequestBody):
+    """A function as the prompt describes it to the model."""
 
     name: str = Field(min_length=1, max_length=256)
     description: str | None = None
@@ -75,46 +76,46 @@ class ToolFunction(Request):
     strict: bool | None = None
 
 
-class Tool(Request):
-    """Something the model may call. Types other than `function` are accepted and left out."""
+class ChatTool(RequestBody):
+    """A tool that the model may call. Types other than `function` are accepted and ignored."""
 
     type: str
-    function: ToolFunction | None = None
+    function: FunctionDefinition | None = None
 
     @model_validator(mode="after")
-    def _has_its_function(self) -> Tool:
+    def _check_function(self) -> ChatTool:
         if self.type == "function" and self.function is None:
             raise ValueError("function is required")
         return self
 
 
-class NamedTool(Request):
-    """A choice of one function."""
+class NamedToolChoice(RequestBody):
+    """A `tool_choice` that names one function."""
 
-    function: Function
+    function: FunctionCall
 
 
-class ChatRequest(GenerationOptions):
+class ChatCompletionRequest(GenerationOptions):
     """A conversation to continue."""
 
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tools: list[ChatTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> ChatRequest:
+    def _check_consistency(self) -> ChatCompletionRequest:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         if self.continue_final_message and self.add_generation_prompt:
             raise ValueError("continue_final_message excludes add_generation_prompt")
         if self.continue_final_message and self.messages[-1].role != "assistant":
-            raise ValueError("continue_final_message needs a last message of the assistant")
+            raise ValueError("continue_final_message needs a last message with the role assistant")
         return self

@@ -7,12 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from services.api.dependencies import Parts, RequireUser, body_of
-from services.api.dialects.openai.completions_response import CompletionChunks, WholeCompletion
+from services.api.dependencies import Parts, RequireUser
+from services.api.dialects.openai.completions_response import CompletionResponse, CompletionStream
 from services.api.dialects.openai.completions_schema import CompletionRequest
-from services.api.generation import to_engine
-from services.api.generation.usage import Tally
-from services.api.streaming.responses import streamed, whole
+from services.api.generation.to_engine import RequestContext, completion_to_submits
+from services.api.generation.usage import UsageCounter
+from services.api.request_body import parse_body_as
+from services.api.streaming.responses import respond_with_body, respond_with_stream
 
 router = APIRouter()
 
@@ -20,44 +21,43 @@ router = APIRouter()
 @router.post("/v1/completions")
 async def create_completion(
     request: Request,
-    body: Annotated[CompletionRequest, Depends(body_of(CompletionRequest))],
+    body: Annotated[CompletionRequest, Depends(parse_body_as(CompletionRequest))],
     api: Parts,
     principal: RequireUser,
 ) -> Response:
-    """Continue one or several texts."""
-    answer_id = f"cmpl-{secrets.token_hex(12)}"
-    manifest = await api.on_demand.resolve(body.model, principal)
-    envelope = to_engine.Envelope(
-        trace_id=answer_id,
+    """Continue one or several prompts."""
+    response_id = f"cmpl-{secrets.token_hex(12)}"
+    manifest = await api.pull_on_demand.resolve(body.model, principal)
+    context = RequestContext(
+        trace_id=response_id,
         model=manifest.name,
         principal=principal.id,
-        timeout_seconds=api.settings.request_timeout_seconds or None,
+        timeout_seconds=api.settings.request_timeout_seconds,
     )
-    generation = await api.engine.generate(to_engine.completion_submits(body, envelope))
+    generation = await api.engine.generate(completion_to_submits(body, context))
+    usage = UsageCounter(generation)
     if not body.stream:
-        return await whole(request, generation, _whole(body, answer_id, Tally(generation)))
-    chunks = CompletionChunks(
-        answer_id,
+        response = CompletionResponse(
+            response_id,
+            body.model,
+            echoes=_build_echoes(body),
+            wants_logprobs=body.logprobs is not None,
+            usage=usage,
+        )
+        return await respond_with_body(request, generation, response)
+    stream = CompletionStream(
+        response_id,
         body.model,
-        echoes=[echo or "" for echo in _echoes(body)],
-        tally=Tally(generation),
-        include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        echoes=[echo or "" for echo in _build_echoes(body)],
+        usage=usage,
+        include_usage=body.includes_usage,
     )
-    silence = api.settings.sse_keepalive_seconds
-    return await streamed(request, generation, chunks, silence_seconds=silence)
-
-
-def _whole(body: CompletionRequest, answer_id: str, tally: Tally) -> WholeCompletion:
-    return WholeCompletion(
-        answer_id,
-        body.model,
-        echoes=_echoes(body),
-        wants_logprobs=body.logprobs is not None,
-        tally=tally,
+    return await respond_with_stream(
+        request, generation, stream, keepalive_seconds=api.settings.sse_keepalive_seconds
     )
 
 
-def _echoes(body: CompletionRequest) -> list[str | None]:
-    """For each answer the prompt to repeat; empty where it was given as token ids."""
+def _build_echoes(body: CompletionRequest) -> list[str | None]:
+    """The prompt to repeat for each answer; empty where the prompt was given as token ids."""
     prompts = [prompt if isinstance(prompt, str) else "" for prompt in body.prompt]
     return [prompt if body.echo else None for prompt in prompts for _ in range(body.n or 1)]

@@ -1,4 +1,4 @@
-"""OpenAI's text completions, `POST /v1/completions`."""
+"""The body of `POST /v1/completions`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from services.api.dialects.openai.generation_options import GenerationOptions, TokenId
 
 MAX_PROMPTS = 64
-DEFAULT_MAX_TOKENS = 16  # OpenAI's, and what its clients count on
+DEFAULT_MAX_TOKENS = 16  # OpenAI's default, which its clients rely on
 
 Prompt = str | list[TokenId]
 
 
-def _as_prompts(value: object) -> object:
-    """One prompt becomes a list of one; a list of numbers is one prompt of tokens."""
+def _wrap_single_prompt(value: object) -> object:
+    """A list of prompts: a single text, or a single list of token ids, becomes a list of one."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
@@ -24,10 +24,12 @@ def _as_prompts(value: object) -> object:
 
 
 class CompletionRequest(GenerationOptions):
-    """One or several prompts, each continued as it stands: no template."""
+    """One or several prompts, each continued without a chat template."""
 
     prompt: Annotated[
-        list[Prompt], BeforeValidator(_as_prompts), Field(min_length=1, max_length=MAX_PROMPTS)
+        list[Prompt],
+        BeforeValidator(_wrap_single_prompt),
+        Field(min_length=1, max_length=MAX_PROMPTS),
     ]
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -35,7 +37,7 @@ class CompletionRequest(GenerationOptions):
     suffix: str | None = None
 
     @model_validator(mode="after")
-    def _is_supported(self) -> CompletionRequest:
+    def _check_support(self) -> CompletionRequest:
         if self.suffix:
             raise ValueError("suffix is not supported")
         if self.best_of is not None and self.best_of != (self.n or 1):
@@ -48,6 +50,6 @@ class CompletionRequest(GenerationOptions):
 
     @property
     def wants_prompt_logprobs(self) -> bool:
-        """Echoing needs the prompt's own tokens, which the engine tells with their log-probs."""
-        tokens_given = any(not isinstance(prompt, str) for prompt in self.prompt)
-        return bool(self.echo) and (self.logprobs is not None or tokens_given)
+        """Whether the echo needs the prompt's tokens, which come with their log-probabilities."""
+        has_token_prompt = any(not isinstance(prompt, str) for prompt in self.prompt)
+        return bool(self.echo) and (self.logprobs is not None or has_token_prompt)

@@ -1,64 +1,43 @@
-"""The options chat and text completions share: OpenAI's, and the extensions local servers know.
+"""The options that chat and text completions share: OpenAI's, and those of other local servers.
 
-Unknown fields are ignored and `null` is the same as absent, as OpenAI and llama-server do it.
-Ranges here are those that make sense at all; what a model's vocabulary or context allows is the
-engine's to say.
+Unknown fields are ignored, and `null` means absent, as in OpenAI's API and in llama-server. The
+ranges here hold for any model; the engine checks what a model's vocabulary and context allow.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
+from services.api.request_body import RequestBody, Seconds
 from services.shared.limits import MAX_ANSWERS
 
 _MAX_STOPS = 64
 
-_DURATION = re.compile(r"(-?\d+(?:\.\d+)?)(ms|s|m|h)?")
-_UNIT_SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-
-def _as_list(value: object) -> object:
+def _wrap_in_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _as_seconds(value: object) -> object:
-    """Ollama's keep_alive: seconds as a number, or a text such as "5m"."""
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
-        raise ValueError('a duration is a number of seconds or a text such as "5m"')
-    return float(match[1]) * _UNIT_SECONDS[match[2]]
-
-
-def _negative_is_absent(value: object) -> object:
-    """llama.cpp's -1 for a random seed."""
+def _drop_negative(value: object) -> object:
+    """None for llama.cpp's -1, which means a random seed."""
     return None if isinstance(value, int) and value < 0 else value
 
 
-StopStrings = Annotated[list[str], BeforeValidator(_as_list), Field(max_length=_MAX_STOPS)]
-Seconds = Annotated[float, BeforeValidator(_as_seconds)]
-Seed = Annotated[Annotated[int, Field(lt=2**64)] | None, BeforeValidator(_negative_is_absent)]
+StopStrings = Annotated[list[str], BeforeValidator(_wrap_in_list), Field(max_length=_MAX_STOPS)]
+Seed = Annotated[Annotated[int, Field(lt=2**64)] | None, BeforeValidator(_drop_negative)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
-class Request(BaseModel):
-    """The base of every request body."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
-
-
-class StreamOptions(Request):
-    """What else a stream carries."""
+class StreamOptions(RequestBody):
+    """What a stream carries in addition to the text."""
 
     include_usage: bool | None = None
 
 
-class JsonSchema(Request):
+class JsonSchema(RequestBody):
     """OpenAI's named schema."""
 
     name: str | None = None
@@ -66,7 +45,7 @@ class JsonSchema(Request):
     strict: bool | None = None
 
 
-class ResponseFormat(Request):
+class ResponseFormat(RequestBody):
     """The shape the answer must have."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -74,15 +53,15 @@ class ResponseFormat(Request):
     schema_: dict[str, Any] | bool | None = Field(default=None, alias="schema")  # llama.cpp's
 
     @model_validator(mode="after")
-    def _has_its_schema(self) -> ResponseFormat:
+    def _check_schema(self) -> ResponseFormat:
         named = None if self.json_schema is None else self.json_schema.schema_
         if self.type == "json_schema" and self.schema_ is None and named is None:
             raise ValueError("json_schema.schema is required with type json_schema")
         return self
 
 
-class GenerationOptions(Request):
-    """How to generate. None leaves the choice to the model's own defaults."""
+class GenerationOptions(RequestBody):
+    """How to generate; None leaves the choice to the model's own defaults."""
 
     model: str = Field(min_length=1)
     stream: bool | None = None
@@ -124,17 +103,22 @@ class GenerationOptions(Request):
     keep_alive: Seconds | None = None
     cache_prompt: bool | None = None
     lane: Literal["interactive", "background", "batch"] | None = None
-    timeout: Annotated[float, Field(gt=0)] | None = None  # seconds until it is given up
+    timeout: Annotated[float, Field(gt=0)] | None = None  # in seconds
 
     @model_validator(mode="after")
-    def _at_most_one_constraint(self) -> GenerationOptions:
-        shaped = self.response_format is not None and self.response_format.type != "text"
+    def _check_constraints(self) -> GenerationOptions:
+        has_format = self.response_format is not None and self.response_format.type != "text"
         given = [
             name
             for name in ("json_schema", "grammar", "guided_regex")
             if getattr(self, name) is not None
         ]
-        if len(given) + shaped > 1:
-            names = ["response_format"] * shaped + given
-            raise ValueError(f"{' and '.join(names)} contradict each other: give one")
+        if len(given) + has_format > 1:
+            names = ["response_format"] * has_format + given
+            raise ValueError(f"{' and '.join(names)} exclude each other: set one of them")
         return self
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether the stream ends with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)

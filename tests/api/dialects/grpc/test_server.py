@@ -26,7 +26,7 @@ FRANCE = [spindll_pb2.Message(role="user", content="What is the capital of Franc
 
 
 class GrpcApi:
-    """A worker's gRPC side."""
+    """A worker and a stub for its gRPC service."""
 
     def __init__(self, api: Api, stub: SpindllAsyncStub) -> None:
         self.api = api
@@ -56,14 +56,14 @@ async def served(tmp_path: Path, redis_url: str, engine: ScriptedEngine) -> Asyn
         yield GrpcApi(api, SpindllStub(channel))
 
 
-async def status_of(call: Any) -> tuple[grpc.StatusCode, str]:
-    """How a call failed."""
+async def read_status(call: Any) -> tuple[grpc.StatusCode, str]:
+    """The status code and the details of a call that must fail."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _whole(call)
+        await _read_all(call)
     return caught.value.code(), caught.value.details() or ""
 
 
-async def _whole(call: Any) -> None:
+async def _read_all(call: Any) -> None:
     if hasattr(call, "__aiter__"):
         _ = [message async for message in call]
     else:
@@ -81,7 +81,7 @@ async def test_a_chat_streams_tokens_and_ends_with_usage(served: GrpcApi) -> Non
     assert not answers[0].HasField("usage")
 
 
-async def test_params_reach_the_engine_and_512_tokens_are_the_default(served: GrpcApi) -> None:
+async def test_params_reach_the_engine_and_the_default_is_512_tokens(served: GrpcApi) -> None:
     params = spindll_pb2.GenerateParams(temperature=0, top_k=-1, stop=["\n"], seed=3)
     request = spindll_pb2.ChatRequest(model="tiny", messages=FRANCE, params=params)
     _ = [a async for a in served.stub.Chat(request, **served.user())]
@@ -93,7 +93,7 @@ async def test_params_reach_the_engine_and_512_tokens_are_the_default(served: Gr
     assert submit.text.pieces[0].text.endswith("<|im_start|>assistant\n")
 
 
-async def test_generate_continues_the_text_as_it_stands(served: GrpcApi) -> None:
+async def test_generate_sends_the_prompt_unchanged(served: GrpcApi) -> None:
     params = spindll_pb2.GenerateParams(max_tokens=-1)
     request = spindll_pb2.GenerateRequest(model="tiny", prompt="The city", params=params)
     answers = [a async for a in served.stub.Generate(request, **served.user())]
@@ -103,51 +103,51 @@ async def test_generate_continues_the_text_as_it_stands(served: GrpcApi) -> None
     assert not served.api.engine.submits[0].stopping.HasField("max_tokens")
 
 
-async def test_no_key_is_unauthenticated(served: GrpcApi) -> None:
+async def test_a_call_without_a_key_is_unauthenticated(served: GrpcApi) -> None:
     chat = served.stub.Chat(spindll_pb2.ChatRequest(model="tiny", messages=FRANCE))
     listing = served.stub.List(spindll_pb2.ListRequest())
 
-    assert (await status_of(chat))[0] is grpc.StatusCode.UNAUTHENTICATED
-    assert (await status_of(listing))[0] is grpc.StatusCode.UNAUTHENTICATED
+    assert (await read_status(chat))[0] is grpc.StatusCode.UNAUTHENTICATED
+    assert (await read_status(listing))[0] is grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.mark.parametrize("length", [1, 16, 31, 33])
 async def test_an_encryption_key_of_another_length_is_refused(served: GrpcApi, length: int) -> None:
     request = spindll_pb2.ChatRequest(model="tiny", messages=FRANCE, encryption_key=b"k" * length)
-    code, details = await status_of(served.stub.Chat(request, **served.user()))
+    code, details = await read_status(served.stub.Chat(request, **served.user()))
 
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "32 bytes" in details
     assert not served.api.engine.submits
 
 
-async def test_with_an_encryption_key_nothing_is_kept(served: GrpcApi) -> None:
+async def test_a_chat_with_an_encryption_key_is_not_cached(served: GrpcApi) -> None:
     request = spindll_pb2.ChatRequest(model="tiny", messages=FRANCE, encryption_key=b"k" * 32)
     _ = [a async for a in served.stub.Chat(request, **served.user())]
 
     assert served.api.engine.submits[0].no_cache
 
 
-async def test_what_goes_wrong_has_a_status_and_a_code(served: GrpcApi) -> None:
+async def test_errors_have_a_status_and_a_code(served: GrpcApi) -> None:
     unknown = spindll_pb2.ChatRequest(model="huge", messages=FRANCE)
     empty = spindll_pb2.ChatRequest(model="tiny")
     role = spindll_pb2.ChatRequest(model="tiny", messages=[spindll_pb2.Message(role="boss")])
 
-    assert (await status_of(served.stub.Chat(unknown, **served.user())))[0] is (
+    assert (await read_status(served.stub.Chat(unknown, **served.user())))[0] is (
         grpc.StatusCode.NOT_FOUND
     )
-    assert (await status_of(served.stub.Chat(empty, **served.user())))[0] is (
+    assert (await read_status(served.stub.Chat(empty, **served.user())))[0] is (
         grpc.StatusCode.INVALID_ARGUMENT
     )
-    assert "messages[0].role" in (await status_of(served.stub.Chat(role, **served.user())))[1]
+    assert "messages[0].role" in (await read_status(served.stub.Chat(role, **served.user())))[1]
 
     served.api.engine.scripts["*"] = [failed(EngineBusy("full"))]
     call = served.stub.Chat(spindll_pb2.ChatRequest(model="tiny", messages=FRANCE), **served.user())
-    assert await status_of(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+    assert await read_status(call) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
     assert ("spindll-error-code", "engine_busy") in list(await call.trailing_metadata())
 
 
-async def test_a_bug_is_an_apology_without_its_words(
+async def test_an_unexpected_error_is_reported_without_its_message(
     served: GrpcApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken() -> None:
@@ -156,10 +156,10 @@ async def test_a_bug_is_an_apology_without_its_words(
     monkeypatch.setattr(served.api.app.state.parts.catalog, "models", broken)
     call = served.stub.List(spindll_pb2.ListRequest(), **served.user())
 
-    assert await status_of(call) == (grpc.StatusCode.INTERNAL, "internal error")
+    assert await read_status(call) == (grpc.StatusCode.INTERNAL, "internal error")
 
 
-async def test_a_client_that_leaves_cancels_in_the_engine(served: GrpcApi) -> None:
+async def test_a_client_that_disconnects_cancels_its_request_in_the_engine(served: GrpcApi) -> None:
     served.api.engine.scripts["*"] = [delta("Par"), asyncio.Event()]
     call = served.stub.Chat(spindll_pb2.ChatRequest(model="tiny", messages=FRANCE), **served.user())
     first = await call.read()
@@ -169,7 +169,7 @@ async def test_a_client_that_leaves_cancels_in_the_engine(served: GrpcApi) -> No
     await served.api.engine.wait_until(lambda: served.api.engine.cancels)
 
 
-async def test_list_and_status_tell_what_there_is(served: GrpcApi) -> None:
+async def test_list_and_status_report_models_and_memory(served: GrpcApi) -> None:
     listed = await served.stub.List(spindll_pb2.ListRequest(), **served.user())
     status = await served.stub.Status(spindll_pb2.StatusRequest(), **served.user())
 
@@ -180,10 +180,10 @@ async def test_list_and_status_tell_what_there_is(served: GrpcApi) -> None:
     assert (status.memory.total_ram, status.memory.used_ram) == (10, 6)
 
 
-async def test_loading_is_the_admins_and_zero_layers_mean_automatic(served: GrpcApi) -> None:
+async def test_loading_needs_the_admin_key_and_zero_layers_mean_automatic(served: GrpcApi) -> None:
     request = spindll_pb2.LoadRequest(model="tiny", priority=spindll_pb2.PRIORITY_HIGH)
 
-    code, _ = await status_of(served.stub.Load(request, **served.user()))
+    code, _ = await read_status(served.stub.Load(request, **served.user()))
     loaded = await served.stub.Load(request, **served.admin())
     unloaded = await served.stub.Unload(spindll_pb2.UnloadRequest(model="tiny"), **served.admin())
 
@@ -195,14 +195,14 @@ async def test_loading_is_the_admins_and_zero_layers_mean_automatic(served: Grpc
     assert not sent.settings.HasField("gpu_layers")
 
 
-async def test_what_is_not_served_yet_says_so(served: GrpcApi) -> None:
+async def test_calls_that_are_not_served_yet_are_unimplemented(served: GrpcApi) -> None:
     calls = [
         served.stub.Prefill(spindll_pb2.PrefillRequest(), **served.admin()),
         served.stub.Delete(spindll_pb2.DeleteRequest(), **served.admin()),
         served.stub.Pull(spindll_pb2.PullRequest(), **served.admin()),
     ]
     for call in calls:
-        code, details = await status_of(call)
+        code, details = await read_status(call)
         assert code is grpc.StatusCode.UNIMPLEMENTED
         assert "HTTP API" in details
 

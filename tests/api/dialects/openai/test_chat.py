@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions over real HTTP: what an answer looks like."""
+"""POST /v1/chat/completions over real HTTP: the shape of answers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import asyncio
 import openai
 
 from protos import engine_pb2
-from tests.api.chat_helpers import BODY, PATH, QUESTION, data, lines, sdk
+from tests.api.chat_helpers import BODY, PATH, QUESTION, openai_client, parse_data, stream_lines
 from tests.api.conftest import Api
 from tests.fakes.scripted_engine import delta, finished, started
 
 
-async def test_a_chat_answers_in_openais_shape(api: Api) -> None:
+async def test_a_chat_has_the_shape_of_openais_response(api: Api) -> None:
     async with api.client() as client:
         answer = (await client.post(PATH, json=BODY)).json()
 
@@ -58,12 +58,12 @@ async def test_the_engine_gets_the_rendered_prompt_and_the_canonical_name(api: A
     )
 
 
-async def test_a_stream_is_role_text_finish_usage_done(api: Api) -> None:
+async def test_a_stream_has_role_text_finish_usage_and_done(api: Api) -> None:
     async with api.client() as client:
-        said = await lines(client, {**BODY, "stream_options": {"include_usage": True}})
+        lines = await stream_lines(client, {**BODY, "stream_options": {"include_usage": True}})
 
-    chunks = [data(line) for line in said[:-1]]
-    assert said[-1] == "data: [DONE]"
+    chunks = [parse_data(line) for line in lines[:-1]]
+    assert lines[-1] == "data: [DONE]"
     assert [c["choices"][0]["delta"] for c in chunks[:-1]] == [
         {"role": "assistant", "content": ""},
         *(
@@ -81,16 +81,16 @@ async def test_a_stream_is_role_text_finish_usage_done(api: Api) -> None:
     assert len({c["id"] for c in chunks}) == 1
 
 
-async def test_without_usage_asked_the_last_chunk_carries_the_timings(api: Api) -> None:
+async def test_the_last_chunk_has_the_timings_when_usage_is_not_requested(api: Api) -> None:
     async with api.client() as client:
-        said = await lines(client, BODY)
+        lines = await stream_lines(client, BODY)
 
-    assert data(said[-2])["timings"]["predicted_n"] == 2
-    assert "usage" not in data(said[-2])
+    assert parse_data(lines[-2])["timings"]["predicted_n"] == 2
+    assert "usage" not in parse_data(lines[-2])
 
 
 async def test_the_official_async_client_streams(api: Api) -> None:
-    async with sdk(api) as client:
+    async with openai_client(api) as client:
         stream = await client.chat.completions.create(
             model="tiny",
             messages=QUESTION,
@@ -106,18 +106,18 @@ async def test_the_official_async_client_streams(api: Api) -> None:
     assert chunks[-1].usage.prompt_tokens_details.cached_tokens == 3
 
 
-async def test_the_official_sync_client_asks_and_streams(api: Api) -> None:
+async def test_the_official_sync_client_works_with_and_without_streaming(api: Api) -> None:
     def ask() -> tuple[str | None, str]:
         with openai.OpenAI(base_url=f"{api.url}/v1", api_key=api.user_key) as client:
-            whole = client.chat.completions.create(model="tiny", messages=QUESTION)
+            complete = client.chat.completions.create(model="tiny", messages=QUESTION)
             stream = client.chat.completions.create(model="tiny", messages=QUESTION, stream=True)
             streamed = "".join(c.choices[0].delta.content or "" for c in stream)
-            return whole.choices[0].message.content, streamed
+            return complete.choices[0].message.content, streamed
 
     assert await asyncio.to_thread(ask) == ("Paris.", "Paris.")
 
 
-async def test_n_answers_keep_apart(api: Api) -> None:
+async def test_the_texts_of_several_answers_are_not_mixed(api: Api) -> None:
     api.engine.scripts["*"] = [
         started(),
         delta("a", 0),
@@ -126,7 +126,7 @@ async def test_n_answers_keep_apart(api: Api) -> None:
         finished(index=1, tokens=1),
         finished("LENGTH", index=0),
     ]
-    async with sdk(api) as client:
+    async with openai_client(api) as client:
         answer = await client.chat.completions.create(model="tiny", messages=QUESTION, n=2)
 
     assert [(c.message.content, c.finish_reason) for c in answer.choices] == [
@@ -141,7 +141,7 @@ async def test_logprobs_come_with_their_bytes(api: Api) -> None:
     top = engine_pb2.TokenLogprob(token=5, text="é".encode()[:1], logprob=float("-inf"))
     token = engine_pb2.TokenLogprob(token=4, text=b"Par", logprob=-0.5, top=[top])
     api.engine.scripts["*"] = [delta("Par", logprobs=[token]), finished()]
-    async with sdk(api) as client:
+    async with openai_client(api) as client:
         answer = await client.chat.completions.create(
             model="tiny", messages=QUESTION, logprobs=True, top_logprobs=1
         )

@@ -1,4 +1,4 @@
-"""Chats that go wrong: errors before and after the first word, lost engines, clients that leave."""
+"""Chats that fail: errors before and after the first token, lost engines, disconnected clients."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from protos import engine_pb2
 from services.shared.errors import EngineBusy, ModelLoadFailed, RunnerDied
-from tests.api.chat_helpers import BODY, PATH, QUESTION, data, lines, sdk
+from tests.api.chat_helpers import BODY, PATH, QUESTION, openai_client, parse_data, stream_lines
 from tests.api.conftest import Api, running_api
 from tests.fakes.scripted_engine import delta, failed, finished, queued, started
 
 
-async def test_an_error_before_the_first_word_is_an_http_error(api: Api) -> None:
+async def test_an_error_before_the_first_token_is_an_http_error(api: Api) -> None:
     api.engine.scripts["*"] = [
         queued(1, engine_pb2.QUEUE_REASON_LOADING),
         failed(ModelLoadFailed("tiny:latest: the file is truncated")),
@@ -35,7 +35,7 @@ async def test_an_error_before_the_first_word_is_an_http_error(api: Api) -> None
 
 async def test_a_full_queue_is_429_with_retry_after(api: Api) -> None:
     api.engine.scripts["*"] = [failed(EngineBusy("256 requests wait", retry_after_seconds=3.2))]
-    async with sdk(api) as client:
+    async with openai_client(api) as client:
         with pytest.raises(openai.RateLimitError) as caught:
             await client.chat.completions.create(model="tiny", messages=QUESTION)
 
@@ -43,14 +43,14 @@ async def test_a_full_queue_is_429_with_retry_after(api: Api) -> None:
     assert caught.value.code == "engine_busy"
 
 
-async def test_an_error_after_the_first_word_is_an_event_and_then_done(api: Api) -> None:
+async def test_an_error_after_the_first_token_is_an_event_followed_by_done(api: Api) -> None:
     api.engine.scripts["*"] = [delta("Par"), failed(RunnerDied("the model's process died"))]
     async with api.client() as client:
-        said = await lines(client, BODY)
+        lines = await stream_lines(client, BODY)
 
-    assert data(said[-2])["error"]["code"] == "runner_died"
-    assert said[-1] == "data: [DONE]"
-    async with sdk(api) as official:
+    assert parse_data(lines[-2])["error"]["code"] == "runner_died"
+    assert lines[-1] == "data: [DONE]"
+    async with openai_client(api) as official:
         stream = await official.chat.completions.create(
             model="tiny", messages=QUESTION, stream=True
         )
@@ -62,48 +62,50 @@ async def test_a_session_that_breaks_mid_answer_ends_the_stream_with_an_error(ap
     api.engine.scripts["*"] = [delta("Par"), asyncio.Event()]
     async with api.client() as client:
         async with client.stream("POST", PATH, json={**BODY, "stream": True}) as answer:
-            said = []
+            lines = []
             async for line in answer.aiter_lines():
-                said.append(line)
+                lines.append(line)
                 if "Par" in line:
                     api.engine.break_sessions()
         api.engine.scripts["*"] = [delta("again"), finished()]
         after = await client.post(PATH, json=BODY)
 
-    spoken = [line for line in said if line]
-    assert data(spoken[-2])["error"]["code"] == "engine_unavailable"
-    assert "127.0.0.1" not in spoken[-2]
-    assert spoken[-1] == "data: [DONE]"
+    sent_lines = [line for line in lines if line]
+    assert parse_data(sent_lines[-2])["error"]["code"] == "engine_unavailable"
+    assert "127.0.0.1" not in sent_lines[-2]
+    assert sent_lines[-1] == "data: [DONE]"
     assert after.json()["choices"][0]["message"]["content"] == "again"
     assert api.engine.sessions == 2
 
 
-async def test_a_session_that_breaks_fails_whole_answers_with_503(api: Api) -> None:
+async def test_a_session_that_breaks_fails_an_unstreamed_answer_with_503(api: Api) -> None:
     api.engine.scripts["*"] = [asyncio.Event()]
     async with api.client() as client:
-        asking = asyncio.create_task(client.post(PATH, json=BODY))
+        request = asyncio.create_task(client.post(PATH, json=BODY))
         await api.engine.wait_until(lambda: api.engine.submits)
         api.engine.break_sessions()
-        answer = await asking
+        answer = await request
 
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "2"
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-async def test_a_client_that_leaves_cancels_in_the_engine(api: Api, stream: bool) -> None:
+@pytest.mark.parametrize("stream", [False, True], ids=["complete", "streamed"])
+async def test_a_client_that_disconnects_cancels_its_request_in_the_engine(
+    api: Api, stream: bool
+) -> None:
     api.engine.scripts["*"] = [delta("Par"), asyncio.Event()]
     async with api.client() as client:
-        asking = asyncio.create_task(client.post(PATH, json={**BODY, "stream": stream}))
+        request = asyncio.create_task(client.post(PATH, json={**BODY, "stream": stream}))
         await api.engine.wait_until(lambda: api.engine.submits)
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
 
     await api.engine.wait_until(lambda: api.engine.cancels)
     assert api.engine.cancels == [api.engine.submits[0].request_id]
 
 
-async def test_silence_is_filled_with_comments(tmp_path: Path, redis_url: str, api: Api) -> None:
+async def test_a_silent_stream_sends_comments(tmp_path: Path, redis_url: str, api: Api) -> None:
     gate = asyncio.Event()
     api.engine.scripts["*"] = [queued(3), gate, started(), delta("Paris."), finished()]
     async with (
@@ -111,24 +113,24 @@ async def test_silence_is_filled_with_comments(tmp_path: Path, redis_url: str, a
         quick.client() as client,
         client.stream("POST", PATH, json={**BODY, "stream": True}) as answer,
     ):
-        said = []
+        lines = []
         async for line in answer.aiter_lines():
-            said.append(line)
+            lines.append(line)
             if line.startswith(":"):
                 gate.set()
 
-    spoken = [line for line in said if line]
-    assert ": queued position=3 reason=slots" in spoken
-    assert data(spoken[0])["choices"][0]["delta"]["role"] == "assistant"
-    assert "Paris." in "".join(spoken)
+    sent_lines = [line for line in lines if line]
+    assert ": queued position=3 reason=slots" in sent_lines
+    assert parse_data(sent_lines[0])["choices"][0]["delta"]["role"] == "assistant"
+    assert "Paris." in "".join(sent_lines)
 
 
-async def test_a_slow_readers_deltas_arrive_merged(api: Api) -> None:
+async def test_the_text_of_a_stream_with_many_deltas_is_complete(api: Api) -> None:
     words = [f"w{number} " for number in range(5000)]
     api.engine.scripts["*"] = [*(delta(word) for word in words), finished(tokens=5000)]
     async with api.client() as client:
-        said = await lines(client, BODY)
+        lines = await stream_lines(client, BODY)
 
-    chunks = [data(line) for line in said[:-1]]
+    chunks = [parse_data(line) for line in lines[:-1]]
     text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
     assert text == "".join(words)

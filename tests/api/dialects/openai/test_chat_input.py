@@ -1,4 +1,4 @@
-"""Chats that are asked wrongly, or oddly."""
+"""Chat requests that are invalid or unusual."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import openai
 import pytest
 
-from tests.api.chat_helpers import BODY, PATH, QUESTION, sdk
+from tests.api.chat_helpers import BODY, PATH, QUESTION, openai_client
 from tests.api.conftest import Api
 
-BAD_BODIES: list[tuple[str, Any, str | None]] = [
+INVALID_BODIES: list[tuple[str, Any, str | None]] = [
     ("no messages", {"model": "tiny"}, "messages"),
     ("empty messages", {**BODY, "messages": []}, "messages"),
     ("no model", {"messages": QUESTION}, "model"),
@@ -63,9 +63,13 @@ BAD_BODIES: list[tuple[str, Any, str | None]] = [
 
 
 @pytest.mark.parametrize(
-    ("body", "param"), [b[1:] for b in BAD_BODIES], ids=[b[0] for b in BAD_BODIES]
+    ("body", "param"),
+    [body[1:] for body in INVALID_BODIES],
+    ids=[body[0] for body in INVALID_BODIES],
 )
-async def test_bad_input_is_400_and_names_the_field(api: Api, body: Any, param: str | None) -> None:
+async def test_an_invalid_body_is_400_and_names_the_field(
+    api: Api, body: Any, param: str | None
+) -> None:
     async with api.client() as client:
         answer = await client.post(PATH, json=body)
 
@@ -85,7 +89,7 @@ async def test_malformed_json_is_400(api: Api, raw: bytes) -> None:
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-async def test_a_body_is_json_whatever_its_content_type_says(api: Api) -> None:
+async def test_a_body_is_parsed_as_json_for_any_content_type(api: Api) -> None:
     async with api.client() as client:
         answer = await client.post(
             PATH,
@@ -104,8 +108,8 @@ async def test_unknown_fields_and_nulls_are_ignored(api: Api) -> None:
     assert answer.status_code == 200
 
 
-async def test_an_unknown_model_is_404_and_names_those_there_are(api: Api) -> None:
-    async with sdk(api) as client:
+async def test_an_unknown_model_is_404_and_lists_the_stored_models(api: Api) -> None:
+    async with openai_client(api) as client:
         with pytest.raises(openai.NotFoundError) as caught:
             await client.chat.completions.create(model="huge", messages=QUESTION)
 
@@ -113,7 +117,7 @@ async def test_an_unknown_model_is_404_and_names_those_there_are(api: Api) -> No
     assert "tiny:latest" in caught.value.message
 
 
-async def test_the_description_of_the_api_is_there_for_those_with_a_key(api: Api) -> None:
+async def test_openapi_json_is_served_to_clients_with_a_key(api: Api) -> None:
     async with api.client() as client:
         described = (await client.get("/openapi.json")).json()
 

@@ -15,15 +15,15 @@ from tests.fakes.scripted_engine import delta, finished, started
 PATH = "/v1/completions"
 
 
-async def ask(api: Api, **body: Any) -> Any:
+async def complete(api: Api, **body: Any) -> Any:
     async with api.client() as client:
         answer = await client.post(PATH, json={"model": "tiny", **body})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-async def test_a_completion_answers_in_openais_shape(api: Api) -> None:
-    answer = await ask(api, prompt="Par")
+async def test_a_completion_has_the_shape_of_openais_response(api: Api) -> None:
+    answer = await complete(api, prompt="Par")
 
     assert answer["object"] == "text_completion"
     assert answer["choices"] == [
@@ -32,8 +32,8 @@ async def test_a_completion_answers_in_openais_shape(api: Api) -> None:
     assert answer["usage"]["completion_tokens"] == 2
 
 
-async def test_a_text_prompt_goes_as_it_is_and_sixteen_tokens_are_the_default(api: Api) -> None:
-    await ask(api, prompt="<|im_start|>raw")
+async def test_a_text_prompt_is_sent_unchanged_and_the_default_is_sixteen_tokens(api: Api) -> None:
+    await complete(api, prompt="<|im_start|>raw")
 
     submit = api.engine.submits[0]
     assert submit.text == engine_pb2.PromptText(
@@ -42,14 +42,14 @@ async def test_a_text_prompt_goes_as_it_is_and_sixteen_tokens_are_the_default(ap
     assert submit.stopping.max_tokens == 16
 
 
-async def test_token_ids_go_as_they_are(api: Api) -> None:
-    await ask(api, prompt=[1, 2, 3], max_tokens=0)
+async def test_token_ids_are_sent_unchanged(api: Api) -> None:
+    await complete(api, prompt=[1, 2, 3], max_tokens=0)
 
     assert list(api.engine.submits[0].tokens.ids) == [1, 2, 3]
     assert api.engine.submits[0].stopping.HasField("max_tokens")
 
 
-async def test_several_prompts_with_several_answers_are_numbered_through(api: Api) -> None:
+async def test_the_answers_of_several_prompts_are_numbered_consecutively(api: Api) -> None:
     api.engine.scripts["*"] = [
         started(),
         delta("b", 1),
@@ -57,7 +57,7 @@ async def test_several_prompts_with_several_answers_are_numbered_through(api: Ap
         finished(index=0),
         finished(index=1),
     ]
-    answer = await ask(api, prompt=["one ", "two "], n=2, echo=True)
+    answer = await complete(api, prompt=["one ", "two "], n=2, echo=True)
 
     assert [c["text"] for c in answer["choices"]] == ["one a", "one b", "two a", "two b"]
     assert [c["index"] for c in answer["choices"]] == [0, 1, 2, 3]
@@ -82,14 +82,14 @@ async def test_the_official_client_streams_with_echo(api: Api) -> None:
     assert chunks[-1].usage.completion_tokens == 2
 
 
-async def test_echo_with_logprobs_covers_the_prompt_whose_first_token_has_none(api: Api) -> None:
+async def test_echo_with_logprobs_includes_the_prompt_whose_first_token_has_none(api: Api) -> None:
     prompt = engine_pb2.TokenLogprob(token=2, text=b" b", logprob=-2.0)
     answered = engine_pb2.TokenLogprob(token=3, text=b" c", logprob=-1.0, top=[prompt])
     api.engine.scripts["*"] = [
         delta(" c", logprobs=[answered]),
         finished(tokens=1, prompt_logprobs=[prompt]),
     ]
-    answer = await ask(api, prompt="a b", echo=True, logprobs=1)
+    answer = await complete(api, prompt="a b", echo=True, logprobs=1)
 
     assert api.engine.submits[0].prompt_logprobs
     assert answer["choices"][0]["text"] == "a b c"
@@ -101,7 +101,7 @@ async def test_echo_with_logprobs_covers_the_prompt_whose_first_token_has_none(a
     }
 
 
-async def test_streamed_logprobs_count_offsets_on(api: Api) -> None:
+async def test_streamed_logprobs_continue_the_text_offsets(api: Api) -> None:
     token = engine_pb2.TokenLogprob(token=2, text=b" b", logprob=-2.0)
     api.engine.scripts["*"] = [
         delta(" b", logprobs=[token]),
@@ -132,7 +132,7 @@ async def test_streamed_logprobs_count_offsets_on(api: Api) -> None:
     ],
     ids=str,
 )
-async def test_bad_input_is_400_and_names_the_field(
+async def test_an_invalid_body_is_400_and_names_the_field(
     api: Api, body: dict[str, Any], param: str | None
 ) -> None:
     async with api.client() as client:

@@ -1,0 +1,56 @@
+"""Model routes for admins: delete, plan a load, load, unload."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+
+from services.api.admin.models_schema import LoadOptions, UnloadOptions, message_to_dict
+from services.api.dependencies import Parts, RequireAdmin
+from services.api.request_body import parse_body_as
+
+router = APIRouter()
+
+
+async def _resolve_name(name: str, api: Parts, _: RequireAdmin) -> str:
+    """The full name of the stored model in the path; ModelNotFound, ModelLoading."""
+    return (await api.catalog.resolve(name)).name
+
+
+# FastAPI resolves dependencies in the order of the parameters: an invalid body is answered first.
+LoadBody = Annotated[LoadOptions, Depends(parse_body_as(LoadOptions))]
+UnloadBody = Annotated[UnloadOptions, Depends(parse_body_as(UnloadOptions))]
+StoredName = Annotated[str, Depends(_resolve_name)]
+
+
+@router.delete("/v1/models/{name:path}")
+async def delete_model(name: str, api: Parts, _: RequireAdmin) -> dict[str, Any]:
+    """Delete a model, and free those of its bytes that no other model uses."""
+    deleted = await api.catalog.delete(name)
+    return {
+        "id": deleted.name,
+        "object": "model",
+        "deleted": True,
+        "freed_bytes": deleted.freed_bytes,
+    }
+
+
+@router.post("/v1/models/{name:path}/plan")
+async def plan_model(options: LoadBody, model: StoredName, api: Parts) -> dict[str, Any]:
+    """What a load would do, without doing it."""
+    plan = await api.engine.plan(model, options.to_proto())
+    return {"model": model, **message_to_dict(plan)}
+
+
+@router.post("/v1/models/{name:path}/load")
+async def load_model(options: LoadBody, model: StoredName, api: Parts) -> dict[str, Any]:
+    """Load a model; answers when it is ready."""
+    return message_to_dict(await api.engine.load(model, options.to_proto()))
+
+
+@router.post("/v1/models/{name:path}/unload")
+async def unload_model(options: UnloadBody, model: StoredName, api: Parts) -> dict[str, Any]:
+    """Free a model's memory; running requests finish first unless forced."""
+    unloaded = await api.engine.unload(model, force=options.force)
+    return {"model": model, **message_to_dict(unloaded)}

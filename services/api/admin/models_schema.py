@@ -1,0 +1,74 @@
+"""The bodies of the model routes for admins, and the engine's answers as JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from pydantic import Field
+
+from protos import engine_pb2
+from services.api.request_body import RequestBody, Seconds
+
+_HIDDEN = frozenset({"pid"})  # internal to the machine
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
+
+class LoadOptions(RequestBody):
+    """How to load; None leaves the choice to the model's own settings, then to the engine's."""
+
+    context_length: int | None = Field(default=None, ge=0, lt=2**31)
+    gpu_layers: int | None = Field(default=None, ge=-1, lt=2**15)
+    tensor_split: list[float] | None = Field(default=None, max_length=64)
+    main_gpu: int | None = Field(default=None, ge=0, lt=64)
+    max_sequences: int | None = Field(default=None, ge=1, le=256)
+    batch_tokens: int | None = Field(default=None, ge=32, le=1 << 16)
+    threads: int | None = Field(default=None, ge=0, le=1024)
+    cache_type_k: CacheType | None = None
+    cache_type_v: CacheType | None = None
+    flash_attention: bool | None = None
+    keep_alive: Seconds | None = None
+    pin: bool | None = None
+    priority: int | None = Field(default=None, ge=-(2**31), lt=2**31)
+
+    def to_proto(self) -> engine_pb2.ModelSettings:
+        """The options that were given; all others are absent from the message."""
+        given = self.model_dump(exclude_none=True)
+        if "keep_alive" in given:
+            given["keep_alive_seconds"] = given.pop("keep_alive")
+        return engine_pb2.ModelSettings(**given)
+
+
+class UnloadOptions(RequestBody):
+    """How to unload."""
+
+    force: bool = False
+
+
+def message_to_dict(message: Message) -> dict[str, Any]:
+    """A proto message as JSON: its own field names, null for absent fields, short enum names."""
+    fields: Iterable[Any] = message.DESCRIPTOR.fields  # of the C implementation's own type
+    return {f.name: _read_field(message, f) for f in fields if f.name not in _HIDDEN}
+
+
+def _read_field(message: Message, field: FieldDescriptor) -> Any:
+    if field.has_presence and not message.HasField(field.name):
+        return None
+    value = getattr(message, field.name)
+    if field.is_repeated:
+        return [_value_to_json(field, item) for item in value]
+    return _value_to_json(field, value)
+
+
+def _value_to_json(field: FieldDescriptor, value: Any) -> Any:
+    if field.message_type is not None:
+        return message_to_dict(value)
+    if field.enum_type is not None:
+        prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", field.enum_type.name).upper() + "_"
+        name: str = field.enum_type.values_by_number[value].name
+        return name.removeprefix(prefix).lower()
+    return value

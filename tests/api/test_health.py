@@ -1,0 +1,68 @@
+"""Health and readiness over real HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.api.conftest import Api, make_manifest, put_model, running_api
+from tests.fakes.scripted_engine import ScriptedEngine
+
+
+async def test_ready_when_a_chat_would_succeed(api: Api) -> None:
+    api.engine.problems = ["other:latest died three times"]
+    async with api.client("") as client:
+        answer = await client.get("/ready")
+
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "ready": True,
+        "missing": [],
+        "checks": {"redis": "ok", "engine": "ok", "models": "ok"},
+        "problems": ["other:latest died three times"],
+    }
+
+
+async def test_not_ready_while_the_engine_is_stopping(api: Api) -> None:
+    api.engine.is_accepting = False
+    async with api.client("") as client:
+        answer = await client.get("/ready")
+
+    assert answer.status_code == 503
+    assert answer.json()["missing"] == ["the engine is stopping"]
+
+
+async def test_the_readiness_report_lists_everything_that_is_missing(
+    tmp_path: Path, redis_url: str
+) -> None:
+    unreachable = ScriptedEngine()
+    async with (
+        running_api(tmp_path, f"unix://{tmp_path}/none", unreachable) as api,
+        api.client("") as client,
+    ):
+        answer = await client.get("/ready")
+        health = await client.get("/health")
+
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "2"
+    assert answer.json()["missing"] == [
+        "Redis does not answer",
+        "the engine does not answer",
+        "no model is stored yet: pull one with POST /v1/pulls",
+    ]
+    assert str(tmp_path) not in answer.text
+    assert health.status_code == 200
+
+
+async def test_a_chat_without_an_engine_is_503_with_retry_after(
+    tmp_path: Path, redis_url: str
+) -> None:
+    put_model(tmp_path / "data" / "models", make_manifest())
+    async with (
+        running_api(tmp_path, redis_url, ScriptedEngine()) as api,
+        api.client() as client,
+    ):
+        answer = await client.post("/v1/completions", json={"model": "tiny", "prompt": "x"})
+
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "2"
+    assert answer.json()["error"]["code"] == "engine_unavailable"
