@@ -15,49 +15,55 @@ class ApiSettings(SharedSettings):
     """Read by gunicorn's configuration in the master, and by `asgi` for the workers."""
 
     api_host: str = Field(
-        default="127.0.0.1", description="Address the HTTP and public gRPC servers listen on."
+        default="127.0.0.1", description="Address on which the HTTP and public gRPC servers listen."
     )
     api_port: int = Field(default=8080, ge=0, le=65535, description="HTTP port.")
     grpc_port: int = Field(
-        default=50051, ge=0, le=65535, description="Public gRPC port; 0 switches it off."
+        default=50051, ge=0, le=65535, description="Public gRPC port; 0: no gRPC server."
     )
     api_workers: int = Field(
-        default=0, ge=0, le=64, description="Worker processes; 0: one per core, at most two."
+        default=0,
+        ge=0,
+        le=64,
+        description="Number of worker processes; 0: one per core, at most two.",
     )
     max_body_bytes: int = Field(
-        default=32 << 20, ge=1024, description="Largest request body; larger ones get a 413."
+        default=32 << 20,
+        ge=1024,
+        description="Maximum size of a request body; a larger one is refused with 413.",
     )
     sse_keepalive_seconds: float = Field(
         default=5.0,
         gt=0,
-        description="Interval of the comments that a stream sends while it has no text.",
+        description="A stream without new text sends a comment at this interval.",
     )
     key_cache_seconds: float = Field(
-        default=30.0, ge=0, description="How long a worker caches an API key that it has looked up."
+        default=30.0, ge=0, description="How long a worker caches the result of a key lookup."
     )
     request_timeout_seconds: float = Field(
-        default=0.0, ge=0, description="Time limit of a request; 0: none."
+        default=0.0, ge=0, description="Time limit of a request; 0: no limit."
     )
     load_timeout_seconds: float = Field(
-        default=900.0, gt=0, description="Time limit of an explicit load or unload."
+        default=900.0, gt=0, description="Time limit of an explicit load of a model."
     )
     drain_seconds: float = Field(
         default=30.0,
         ge=0,
         le=3600,
-        description="Time that running answers have to finish when the api stops.",
+        description="How long running answers may take to finish when the service stops.",
     )
     pull_on_demand: Literal["off", "admin", "everyone"] = Field(
         default="off",
-        description="Whose requests for a model that is not stored start its download: off, admin "
-        "(or true), everyone.",
+        description="Whose requests for a model that is not installed start its download: off, "
+        "admin (or true), everyone.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Browser origins that may call the API, comma separated; * for all."
+        default=(),
+        description="Browser origins that may call the API, separated by commas; *: all.",
     )
     forwarded_allow_ips: str = Field(
         default="127.0.0.1",
-        description="Proxies whose X-Forwarded-* headers are trusted, comma separated.",
+        description="Proxies whose X-Forwarded-* headers are trusted, separated by commas.",
     )
 
     @field_validator("pull_on_demand", mode="before")

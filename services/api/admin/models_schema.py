@@ -12,6 +12,12 @@ from pydantic import Field
 
 from protos import engine_pb2
 from services.api.request_body import RequestBody, Seconds
+from services.shared.limits import (
+    MAX_BATCH_TOKENS,
+    MAX_SEQUENCES,
+    MAX_THREADS,
+    MIN_BATCH_TOKENS,
+)
 
 _HIDDEN = frozenset({"pid"})  # internal to the machine
 
@@ -25,9 +31,9 @@ class LoadOptions(RequestBody):
     gpu_layers: int | None = Field(default=None, ge=-1, lt=2**15)
     tensor_split: list[float] | None = Field(default=None, max_length=64)
     main_gpu: int | None = Field(default=None, ge=0, lt=64)
-    max_sequences: int | None = Field(default=None, ge=1, le=256)
-    batch_tokens: int | None = Field(default=None, ge=32, le=1 << 16)
-    threads: int | None = Field(default=None, ge=0, le=1024)
+    max_sequences: int | None = Field(default=None, ge=1, le=MAX_SEQUENCES)
+    batch_tokens: int | None = Field(default=None, ge=MIN_BATCH_TOKENS, le=MAX_BATCH_TOKENS)
+    threads: int | None = Field(default=None, ge=0, le=MAX_THREADS)
     cache_type_k: CacheType | None = None
     cache_type_v: CacheType | None = None
     flash_attention: bool | None = None

@@ -30,13 +30,13 @@ from services.shared.errors import (
     SpindllError,
     from_wire,
 )
+from services.shared.limits import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:  # exists in the type stubs only
     from protos.engine_pb2_grpc import EngineAsyncStub
 
 logger = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 64 << 20
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

@@ -25,13 +25,13 @@ from google.protobuf.message import Message
 from protos import engine_pb2, spindll_pb2
 from protos.spindll_pb2_grpc import SpindllServicer, add_SpindllServicer_to_server
 from services.api.access.principal import Authenticator, Principal, require_admin
-from services.api.clients.engine import MAX_MESSAGE_BYTES
 from services.api.clients.generation_stream import merge_deltas
 from services.api.dependencies import ApiParts
 from services.api.dialects.grpc import convert
 from services.api.prompts.render import Conversation, render_prompt
 from services.shared import errors
 from services.shared.errors import NotFound, SpindllError
+from services.shared.limits import MAX_MESSAGE_BYTES
 from services.shared.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)

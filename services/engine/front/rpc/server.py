@@ -41,9 +41,9 @@ from services.shared.errors import (
     Unavailable,
     to_wire,
 )
+from services.shared.limits import MAX_MESSAGE_BYTES
 
 ERROR_KEY = "spindll-error"
-MAX_MESSAGE_BYTES = 64 << 20
 
 # The first class an error is an instance of decides.
 GRPC_STATUS: dict[type[SpindllError], grpc.StatusCode] = {
