@@ -5,9 +5,10 @@ The public gRPC interface. The package, the messages and the field numbers are t
 original Spindll, so that its clients connect unchanged. Fields that the original does not have
 get numbers from 16 in every message.
 
-Every call that is served needs an API key as metadata: `authorization: Bearer <key>` or `x-api-key: <key>`. An
-error is a gRPC status with trailing metadata: `spindll-error-code`, `retry-after` (seconds) and
-`spindll-loading` (the progress of a model that is being downloaded, as JSON).
+Every call that is served needs an API key as metadata: `authorization: Bearer <key>` or
+`x-api-key: <key>`. An error is a gRPC status with trailing metadata: `spindll-error-code`,
+`retry-after` (seconds) and `spindll-loading` (the progress of a model that is being downloaded,
+as JSON).
 """
 
 from collections import abc as _abc

@@ -93,7 +93,7 @@ def completion_to_submits(
 
 
 def _select_tools(request: ChatCompletionRequest) -> list[dict[str, Any]] | None:
-    """The tools that the template shows: none if `tool_choice` forbids them, one if it names one."""
+    """The tools that the template shows; `tool_choice` may exclude all, or all but one."""
     if not request.tools or request.tool_choice == "none":
         return None
     functions = [tool for tool in request.tools if tool.function is not None]

@@ -41,7 +41,7 @@ class UsageCounter:
         }
 
     def timings(self) -> dict[str, Any]:
-        """Milliseconds and rates under llama.cpp's names; of several answers, the slowest counts."""
+        """Milliseconds and rates under llama.cpp's names; the slowest of several answers counts."""
         times = [f.timings for f in self._finished]
         prompt_n = sum(f.prompt_tokens for f in self._prompts.values()) - self._cached_tokens
         predicted_n = sum(f.completion_tokens for f in self._finished)

@@ -1,4 +1,4 @@
-"""Adapts a conversation to its chat template: what the template cannot show becomes adapted text."""
+"""Adapts a conversation to its chat template: what the template cannot show becomes plain text."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ data: {…}          an event
 data: {"error":…}  an error that happened after the status was sent
 data: [DONE]       the end of a stream in OpenAI's dialect
 
-A blank line ends each of them. Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+A blank line ends each of them. Source:
+https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 from __future__ import annotations

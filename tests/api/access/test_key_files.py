@@ -33,8 +33,8 @@ def test_a_later_start_keeps_the_keys(tmp_path: Path) -> None:
 
 async def test_processes_that_start_at_the_same_time_agree_on_the_keys(tmp_path: Path) -> None:
     script = (
-        "import sys, pathlib; from services.api.access.key_files import create_key_files, read_key_files;"
-        "d = pathlib.Path(sys.argv[1]); create_key_files(d); print(sorted(read_key_files(d)))"
+        "import sys, pathlib; from services.api.access.key_files import load_key_files;"
+        "print(sorted(load_key_files(pathlib.Path(sys.argv[1]))))"
     )
     started = [
         await asyncio.create_subprocess_exec(

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import redis
 import redis.asyncio
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.api.access.key_files import load_key_files
 from services.api.access.keys import ApiKey, KeyCache, KeyStore, Role
@@ -58,17 +57,14 @@ async def test_without_redis_the_file_keys_are_still_accepted(tmp_path: Path) ->
 
 
 class CountingStore(KeyStore):
-    """Counts look-ups, and fails them while `is_lost` is set."""
+    """Counts look-ups."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         super().__init__(client)
         self.lookups = 0
-        self.is_lost = False
 
     async def find(self, digest: str) -> ApiKey | None:
         self.lookups += 1
-        if self.is_lost:
-            raise RedisConnectionError
         return await super().find(digest)
 
 

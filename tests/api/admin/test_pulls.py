@@ -101,7 +101,7 @@ INVALID_BODIES = {
     "a NUL": {"model": "a\0b"},
     "look-alikes": {"model": "qw\u0435n3"},  # a Cyrillic letter
     "300 letters": {"model": "a" * 300},
-    "a priority of words": {"model": "a", "priority": "high"},
+    "a priority that is a text": {"model": "a", "priority": "high"},
     "an unknown format": {"model": "a", "format": "onnx"},
     "half a digest": {"model": "a", "sha256": "abc"},
 }

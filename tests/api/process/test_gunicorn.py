@@ -168,11 +168,11 @@ async def test_curl_streams(service: Service) -> None:
         '{"model":"tiny","stream":true,"messages":[{"role":"user","content":"hi"}]}',
         stdout=asyncio.subprocess.PIPE,
     )
-    said, _ = await process.communicate()
+    output, _ = await process.communicate()
 
     assert process.returncode == 0
-    assert b'"content":"Par' in said
-    assert said.endswith(b"data: [DONE]\n\n")
+    assert b'"content":"Par' in output
+    assert output.endswith(b"data: [DONE]\n\n")
 
 
 async def test_a_killed_worker_is_replaced(service: Service) -> None:
@@ -198,8 +198,8 @@ async def test_sigterm_lets_running_answers_finish(
         httpx.AsyncClient(headers=service.headers, timeout=30) as client,
         client.stream("POST", service.url + CHAT, json={**BODY, "stream": True}) as answer,
     ):
-        lines = answer.aiter_lines()
-        said = [await anext(lines)]
+        stream = answer.aiter_lines()
+        lines = [await anext(stream)]
         service.process.terminate()
 
         async def refuses() -> bool:
@@ -212,10 +212,10 @@ async def test_sigterm_lets_running_answers_finish(
 
         await until(refuses)
         gate.set()
-        said += [line async for line in lines]
+        lines += [line async for line in stream]
 
-    assert "is." in "".join(said)
-    assert said[-2] == "data: [DONE]"
+    assert "is." in "".join(lines)
+    assert lines[-2] == "data: [DONE]"
     await asyncio.to_thread(service.process.wait, 20)
     assert service.process.returncode == 0
 

@@ -80,7 +80,7 @@ def test_tools_calls_and_results_are_escaped() -> None:
 
 def test_thinking_tags_in_earlier_answers_are_kept() -> None:
     manifest = make_manifest(read_template("qwen_like"), control_tokens=("<think>", "</think>"))
-    answer = {"role": "assistant", "content": "<think>hidden</think>said"}
+    answer = {"role": "assistant", "content": "<think>hidden</think>answer"}
     prompt = render_prompt(
         manifest, Conversation(messages=[user("</think>q"), answer, user("again")])
     )

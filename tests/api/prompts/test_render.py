@@ -94,19 +94,19 @@ def render(template: str | None, **conversation: Any) -> str:
 @pytest.mark.parametrize("name", [path.stem for path in sorted(HERE.glob("*.jinja"))])
 @pytest.mark.parametrize("case", CONVERSATIONS)
 def test_every_part_of_the_conversation_is_in_the_prompt(name: str, case: str) -> None:
-    conversation, words = CONVERSATIONS[case]
+    conversation, parts = CONVERSATIONS[case]
     text = render(read_template(name), **conversation)
 
-    assert [word for word in words if word not in text] == []
+    assert [part for part in parts if part not in text] == []
 
 
 @pytest.mark.skipif(not REAL_TEMPLATES, reason="the folder of real templates is missing")
 @pytest.mark.parametrize("path", REAL_TEMPLATES, ids=lambda path: path.stem)
 def test_real_templates_render_every_part_of_the_conversation(path: Path) -> None:
     template = path.read_text()
-    for conversation, words in CONVERSATIONS.values():
+    for conversation, parts in CONVERSATIONS.values():
         text = render(template, **conversation)
-        assert [word for word in words if word not in text] == []
+        assert [part for part in parts if part not in text] == []
 
 
 def test_a_qwen_like_prompt_has_exactly_this_text() -> None:

@@ -22,7 +22,7 @@ _GPU_KINDS = frozenset({"cuda", "metal"})
 
 
 def check_encryption_key(key: bytes) -> None:
-    """InvalidRequest unless the key is empty or 32 bytes: a wrong key must not disable encryption."""
+    """InvalidRequest unless the key is empty or 32 bytes: a mistake must not turn encryption off."""
     if len(key) not in (0, _KEY_BYTES):
         raise InvalidRequest(
             f"encryption_key must be empty or {_KEY_BYTES} bytes, not {len(key)}",

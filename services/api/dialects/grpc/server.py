@@ -179,7 +179,7 @@ class SpindllService(SpindllServicer):
         submit = _build_submit(manifest, principal)
         prompt = await asyncio.to_thread(render_prompt, manifest, conversation)
         submit.text.CopyFrom(prompt)
-        # A client with a key wants nothing to be cached that the key does not protect.
+        # Nothing of a request with a key may be cached without the protection of that key.
         submit.no_cache = bool(request.encryption_key)
         convert.apply_params(submit, request.params)
         return submit
@@ -215,7 +215,7 @@ def _build_submit(manifest: Manifest, principal: Principal) -> engine_pb2.Submit
 
 @asynccontextmanager
 async def _translate_errors(context: Context) -> AsyncIterator[None]:
-    """Turn an error into a gRPC status; the details of an unexpected one are not sent to the client."""
+    """Turn an error into a gRPC status; an unexpected one is sent without its message."""
     try:
         yield
     except SpindllError as error:

@@ -107,14 +107,14 @@ async def test_the_official_async_client_streams(api: Api) -> None:
 
 
 async def test_the_official_sync_client_works_with_and_without_streaming(api: Api) -> None:
-    def ask() -> tuple[str | None, str]:
+    def call() -> tuple[str | None, str]:
         with openai.OpenAI(base_url=f"{api.url}/v1", api_key=api.user_key) as client:
             complete = client.chat.completions.create(model="tiny", messages=QUESTION)
             stream = client.chat.completions.create(model="tiny", messages=QUESTION, stream=True)
             streamed = "".join(c.choices[0].delta.content or "" for c in stream)
             return complete.choices[0].message.content, streamed
 
-    assert await asyncio.to_thread(ask) == ("Paris.", "Paris.")
+    assert await asyncio.to_thread(call) == ("Paris.", "Paris.")
 
 
 async def test_the_texts_of_several_answers_are_not_mixed(api: Api) -> None:
