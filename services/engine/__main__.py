@@ -38,11 +38,11 @@ async def serve(settings: EngineSettings, settings_of: dict[str, ModelSettings])
     except RuntimeError as error:
         logger.error("cannot listen", extra={"address": settings.engine_address})
         logger.debug("cannot listen", exc_info=error)
-        await engine.fleet.close()
+        await engine.pool.close()
         return 1
     watchdog = Watchdog.start(loop)
     logger.info("engine listening", extra={"address": settings.engine_address})
-    engine.fleet.background.do(engine.preload(settings.preload))
+    engine.pool.run_until_close(engine.preload(settings.preload))
     await stop.wait()
     logger.info("engine stopping", extra={"drain_seconds": settings.drain_seconds})
     await _stop(engine, settings.drain_seconds, hurry)
@@ -56,7 +56,7 @@ async def _stop(engine: Engine, drain_seconds: float, hurry: asyncio.Event) -> N
     await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
     if not stopping.done():
         logger.warning("stopping at once")
-        await engine.fleet.close()
+        await engine.pool.close()
     hurrying.cancel()
     await stopping
 

@@ -11,6 +11,13 @@ from pydantic_settings import NoDecode
 from services.engine.core import CacheType
 from services.engine.memory.budget import parse_budget
 from services.shared.errors import InvalidSettings
+from services.shared.limits import (
+    MAX_BATCH_TOKENS,
+    MAX_CONTEXT_LENGTH,
+    MAX_SEQUENCES,
+    MAX_THREADS,
+    MIN_BATCH_TOKENS,
+)
 from services.shared.settings import SharedSettings
 
 
@@ -25,18 +32,21 @@ class EngineSettings(SharedSettings):
     context_length: int = Field(
         default=8192,
         ge=0,
-        le=1 << 24,
+        le=MAX_CONTEXT_LENGTH,
         description="Tokens a model's context holds, shared by its requests; at most what it was "
         "trained for, and less where it would not fit. 0: as many as fit.",
     )
     max_sequences: int = Field(
-        default=16, ge=1, le=256, description="Requests a model answers at the same time."
+        default=16, ge=1, le=MAX_SEQUENCES, description="Requests a model answers at the same time."
     )
     batch_tokens: int = Field(
-        default=2048, ge=32, le=1 << 16, description="Tokens computed in one step at most."
+        default=2048,
+        ge=MIN_BATCH_TOKENS,
+        le=MAX_BATCH_TOKENS,
+        description="Tokens computed in one step at most.",
     )
     threads: int = Field(
-        default=0, ge=0, le=1024, description="CPU threads of one model; 0: one per core."
+        default=0, ge=0, le=MAX_THREADS, description="CPU threads of one model; 0: one per core."
     )
     gpu_layers: int = Field(
         default=-1, ge=-1, description="Layers on the GPU; -1: as many as fit, 0: none."

@@ -31,7 +31,7 @@ FOREVER = pb.Stopping(max_tokens=1_000_000)
 
 
 def pid_of(front: Front, name: str) -> int:
-    (model,) = [m for m in front.engine.fleet.table.values() if m.name.startswith(name)]
+    (model,) = [m for m in front.engine.pool.models if m.name.startswith(name)]
     assert model.link is not None
     return model.link.pid
 
@@ -130,10 +130,10 @@ async def test_a_load_that_ran_out_of_memory_is_tried_once_more_with_more_room(
     add_script(tmp_path, "big", script)
     async with running_front(tmp_path) as front:
         _, last = await front.client().ask("big", "a")
-        left = dict(front.engine.fleet.table)
+        left = front.engine.pool.models
 
     assert last.error.code == "insufficient_memory"
-    assert left == {}
+    assert left == []
 
 
 async def test_a_model_that_keeps_dying_is_left_alone_for_longer_and_longer(
@@ -186,7 +186,7 @@ async def test_drain_finishes_what_runs_and_refuses_what_comes(tmp_path: Path) -
         await client.until(request, "delta")
         pid = pid_of(front, "words")
         draining = asyncio.create_task(front.engine.stop(drain_seconds=20))
-        await eventually(lambda: front.engine.fleet.is_draining)
+        await eventually(lambda: front.engine.pool.is_draining)
         health = await front.stub.Health(pb.HealthRequest())
         _, refused = await client.ask("words", "late")
         text, last = await client.answer(request)
@@ -215,7 +215,8 @@ class FrontProcess:
     """`python -m services.engine`, with the scripted runner in place of the real one."""
 
     MAIN = (
-        "import sys; from services.engine import program; program.RUNNER = tuple(sys.argv[1:]);"
+        "import sys; from services.engine.front.process import launcher;"
+        "launcher.RUNNER = tuple(sys.argv[1:]);"
         "from services.engine import __main__ as m; sys.exit(m.main())"
     )
 

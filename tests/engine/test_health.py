@@ -24,7 +24,7 @@ async def test_an_engine_that_answers_is_healthy_and_one_that_drains_is_not(
 ) -> None:
     async with running_front(tmp_path) as front:
         before = await asyncio.to_thread(check, front.address)
-        front.engine.fleet.is_draining = True
+        await front.engine.pool.drain(0)
         during = await asyncio.to_thread(check, front.address)
 
     assert (before, during) == (0, 1)

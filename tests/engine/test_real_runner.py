@@ -118,7 +118,7 @@ async def test_two_models_that_cannot_both_be_loaded_answer_by_turns(tmp_path: P
         asked = [(name, q) for q in QUESTIONS for name in ("first", "second")]
         answers = await asyncio.gather(*(ask(front, question, name) for name, question in asked))
         again = [await ask(front, q, name) for name, q in asked[:4]]
-        loads = front.engine.fleet.loads
+        loads = front.engine.pool.loads
         loaded = await front.loaded()
 
     assert answers == [QUESTIONS[question] for _, question in asked]

@@ -227,7 +227,7 @@ class Bench:
     def __init__(self, world: World, fleet: Fleet) -> None:
         self.world = world
         self.fleet = fleet
-        self.models = Models(fleet, most_waiting=1000)
+        self.models = Models(fleet, max_queued=1000)
 
     def send(self, name: str, *, keep_alive: float | None = None) -> tuple[Request, Ear]:
         ear = Ear()
@@ -239,7 +239,7 @@ class Bench:
             trace_id="",
             model=name,
             keep_alive_seconds=keep_alive,
-            now=self.fleet.clock(),
+            now=asyncio.get_running_loop().time(),
         )
         self.models.place(self.world.models[name].manifest, request)
         return request, ear
@@ -253,7 +253,7 @@ class Bench:
         return ear.end_word
 
     def ready_names(self) -> set[str]:
-        ready = (m for m in self.fleet.table.values() if m.ready.done())
+        ready = (m for m in self.fleet.models if m.ready.done())
         return {m.name.split(":")[0] for m in ready}
 
 

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 class Engine:
     """The parts that outlive a call."""
 
-    fleet: Fleet
+    pool: Fleet
     models: Models
     catalogue: Catalogue
     server: EngineServer
@@ -54,10 +54,10 @@ class Engine:
     async def stop(self, *, drain_seconds: float) -> None:
         """Let running answers finish for so long, hang up, end every runner."""
         try:
-            await self.fleet.drain(drain_seconds)
+            await self.pool.drain(drain_seconds)
             await self.server.finish(grace_seconds=_FLUSH_SECONDS)
         finally:
-            await self.fleet.close()
+            await self.pool.close()
 
 
 def model_settings_by_name(settings: EngineSettings) -> dict[str, ModelSettings]:
@@ -83,7 +83,7 @@ def build_engine(
         beat=settings.beat_deadline_seconds,
         step=settings.step_deadline_seconds,
     )
-    fleet = Fleet(
+    pool = Fleet(
         RunnerProgram(runner, patience=patience),
         SystemProbe(),
         parse_budget(settings.memory_budget),
@@ -96,8 +96,9 @@ def build_engine(
     )
     clock = asyncio.get_running_loop().time
     catalogue = Catalogue(store.resolve, clock=clock)
-    models = Models(fleet, most_waiting=settings.max_queued)
-    return Engine(fleet, models, catalogue, EngineServer(models, fleet, catalogue))
+    models = Models(pool, max_queued=settings.max_queued)
+    server = EngineServer(models, pool, catalogue, clock=clock)
+    return Engine(pool, models, catalogue, server)
 
 
 def load_defaults(settings: EngineSettings) -> LoadDefaults:

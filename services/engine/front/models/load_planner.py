@@ -86,13 +86,13 @@ class Preparation:
         defaults: LoadDefaults,
         *,
         path_of: PathOf,
-        room_at_best: Callable[[], Mapping[str, int]],
+        max_available_bytes: Callable[[], Mapping[str, int]],
     ) -> None:
         self._program = program
         self._book = book
         self._defaults = defaults
         self._path_of = path_of
-        self._room_at_best = room_at_best
+        self._max_available_bytes = max_available_bytes
 
     async def prepare(self, manifest: Manifest, settings: ModelSettings) -> Prepared:
         """The load these settings mean here. ModelLoadFailed when a dry run says it cannot be.
@@ -100,7 +100,7 @@ class Preparation:
         The result may still not fit: then nothing that was left to us could give way any more.
         """
         path = await self._path_of(manifest)
-        room = self._room_at_best()
+        room = self._max_available_bytes()
         config = load_config(manifest, settings, self._defaults, str(path), has_gpu=len(room) > 1)
         first = await self._prepared(manifest, config)
         # A model may turn out to be trained for less than its manifest knew.

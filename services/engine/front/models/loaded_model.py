@@ -1,16 +1,22 @@
-"""One model the front has to do with: waiting for memory, loading, ready, or leaving.
+"""One model that the pool loads, serves or unloads: its state, its requests, its runner.
 
-    WAITING -> LOADING -> READY -> STOPPING -> (gone)
-       └─ the first part of LOADING is spent finding out how much memory it needs
+    (new) ──► LOADING ◄──► WAITING        LOADING: plans the load, then runs it
+                 │                        WAITING: for memory, in the memory queue
+                 ▼
+               READY ──► STOPPING
 
-Holds its requests, speaks to its runner, decides nothing about others. Event loop only.
+The arrows of this chart are the only changes of state; `move_to` is the only code that makes one.
+From every state the pool may remove the model from its table.
+
+A runner's reports go straight to its model. The model decides nothing about other models. Event
+loop only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 from services.engine import messages
@@ -18,16 +24,23 @@ from services.engine.core import LoadConfig, ModelInfo, TextPiece
 from services.engine.front.models.model_settings import ModelSettings
 from services.engine.front.models.request import Request, WaitReason
 from services.engine.front.models.residency import Residency, TurnRules, is_in_turn
-from services.engine.front.process.launcher import Link
+from services.engine.front.process.launcher import Link, Program, load_error
 from services.engine.memory.estimate import Footprint
-from services.shared.errors import DeadlineExceeded, EngineBusy, SpindllError, from_wire
+from services.engine.memory.probe import Probe, free_bytes
+from services.shared.errors import (
+    DeadlineExceeded,
+    EngineBusy,
+    ModelLoadFailed,
+    SpindllError,
+    from_wire,
+)
 from services.shared.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
 
 class State(Enum):
-    """Where a model stands. BACKING_OFF ones are no Model: Models keeps their streak."""
+    """What a model of the pool does. A model that backs off after crashes is not in the pool."""
 
     WAITING = "waiting"
     LOADING = "loading"
@@ -35,15 +48,41 @@ class State(Enum):
     STOPPING = "stopping"
 
 
-class Model:
-    """See the module. Models (models.py) owns it and moves it from state to state."""
+TRANSITIONS = frozenset(
+    {
+        (State.LOADING, State.WAITING),
+        (State.WAITING, State.LOADING),
+        (State.LOADING, State.READY),
+        (State.READY, State.STOPPING),
+    }
+)
 
-    def __init__(self, manifest: Manifest, settings: ModelSettings, *, now: float) -> None:
+
+class Model:
+    """See the module. The pool creates it, starts its load and removes it.
+
+    `on_requests_finished` and `on_runner_crashed` are called for a ready model, the second one also
+    while it is stopping.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        settings: ModelSettings,
+        probe: Probe,
+        *,
+        on_requests_finished: Callable[[Model], None],
+        on_runner_crashed: Callable[[Model, str], None],
+        now: float,
+    ) -> None:
         self.manifest = manifest
         self.key = manifest.digest
         self.name = manifest.name
         self.settings = settings
-        self.state = State.LOADING
+        self._state = State.LOADING
+        self._probe = probe
+        self._on_requests_finished = on_requests_finished
+        self._on_runner_crashed = on_runner_crashed
         self.has_memory = False  # promised: from its admission until its process has ended
         self.footprint: Footprint | None = None
         self.config: LoadConfig | None = None
@@ -53,7 +92,8 @@ class Model:
         self.bring_up: asyncio.Task[None] | None = None
         self.has_started = False  # a process was started for it
         self.progress = 0.0
-        self.death: str | None = None  # why its process ended before the load was over
+        self._exit_reason: str | None = None  # why its process ended before the load was over
+        self._loaded: asyncio.Future[ModelInfo] | None = None  # what its runner reports as ready
         self.free_bytes: dict[str, int] = {}  # by pool, measured while its process lived
         self.residency = Residency(loaded_at=now, load_seconds=0.0, last_used=now)
         self.keep_alive_seconds = settings.keep_alive_seconds
@@ -70,6 +110,16 @@ class Model:
         self._next_id = 1
 
     # ---- what it is
+
+    @property
+    def state(self) -> State:
+        """The state; see the chart of the module."""
+        return self._state
+
+    def move_to(self, state: State) -> None:
+        """Follow one arrow of the module's chart; another one is a bug of ours."""
+        assert (self._state, state) in TRANSITIONS, f"{self._state} -> {state}"
+        self._state = state
 
     @property
     def is_busy(self) -> bool:
@@ -197,9 +247,46 @@ class Model:
                 self._idle = asyncio.get_running_loop().create_future()
             await self._idle
 
-    # ---- what its runner says
+    # ---- its runner
 
-    def on_step(self, events: Sequence[messages.RequestEvent]) -> bool:
+    async def start_runner(self, launcher: Program, config: LoadConfig) -> None:
+        """Start a runner and wait until it has loaded the model. ModelLoadFailed."""
+        self._loaded = asyncio.get_running_loop().create_future()
+        self._exit_reason, self.has_started = None, True
+        self.link = await launcher.start(config, self.on_report, self.on_exit)
+        self.info = await self._loaded
+        if self._exit_reason is not None:  # the process ended before this task resumed
+            raise ModelLoadFailed(f"the process of {self.name} {self._exit_reason}")
+
+    def on_report(self, report: messages.Report) -> None:
+        """Take one report of the runner; called for each step of it."""
+        if isinstance(report, messages.StepReport):
+            if self._on_step(report.events):
+                self._on_requests_finished(self)
+        elif isinstance(report, messages.Heartbeat):
+            self.beat = report
+            self.free_bytes = free_bytes(self._probe)
+        elif isinstance(report, messages.Tokenized):
+            self._on_tokenized(report)
+        elif isinstance(report, messages.Progress):
+            self.progress = report.fraction
+        elif self._loaded is not None and not self._loaded.done():
+            if isinstance(report, messages.Ready):
+                self._loaded.set_result(report.info)
+            else:
+                self._loaded.set_exception(load_error(report))
+
+    def on_exit(self, reason: str) -> None:
+        """The process of the runner has ended, by itself or because it was stopped."""
+        self._exit_reason = reason
+        if self._loaded is not None and not self._loaded.done():
+            sentence = f"the process of {self.name} {reason} while it loaded the model"
+            self._loaded.set_exception(ModelLoadFailed(sentence))
+        elif self.link is not None and self._state in (State.READY, State.STOPPING):
+            self.link = None
+            self._on_runner_crashed(self, reason)
+
+    def _on_step(self, events: Sequence[messages.RequestEvent]) -> bool:
         """Pass on what happened; True when a request ended."""
         has_ended = False
         running = self._running
@@ -215,7 +302,7 @@ class Model:
             self._wake_idle()
         return has_ended
 
-    def on_tokenized(self, report: messages.Tokenized) -> None:
+    def _on_tokenized(self, report: messages.Tokenized) -> None:
         """The answer to `tokenize`."""
         answer = self._tokenizing.get(report.id)
         if answer is None or answer.done():

@@ -9,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
 
 import msgspec
 import psutil
 
-from services.engine import messages
-from services.engine.core import ModelInfo
 from services.engine.front.models.load_planner import Preparation, Prepared
 from services.engine.front.models.loaded_model import Model, State
 from services.engine.front.models.memory_queue import Admission
 from services.engine.front.models.residency import Residency
-from services.engine.front.process.launcher import Program, load_error
+from services.engine.front.process.launcher import Program
 from services.engine.memory.estimate import Footprint, corrected
-from services.engine.memory.probe import HOST, Probe
-from services.shared.errors import InsufficientMemory, ModelLoadFailed
+from services.engine.memory.probe import HOST, Probe, free_bytes
+from services.shared.errors import InsufficientMemory
 
 STOP_GRACE_SECONDS = 10.0
 _RETURN_SECONDS = 5.0  # for a driver to give a dead process's memory back
@@ -34,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class Lifecycle:
-    """Event loop only. `on_requests_ended` and `on_death` are told of ready models."""
+    """Loads and unloads models for the pool. Event loop only."""
 
     def __init__(
         self,
@@ -43,16 +40,12 @@ class Lifecycle:
         admission: Admission,
         probe: Probe,
         *,
-        on_requests_ended: Callable[[Model], None],
-        on_death: Callable[[Model, str], None],
         clock: Callable[[], float],
     ) -> None:
         self._program = program
         self._preparation = preparation
         self._admission = admission
         self._probe = probe
-        self._on_requests_ended = on_requests_ended
-        self._on_death = on_death
         self._clock = clock
         self.loads = 0  # begun so far; with those under way it tells whether one was alone
         self._under_way = 0
@@ -78,7 +71,7 @@ class Lifecycle:
         link, model.link = model.link, None
         try:
             if link is not None:  # a dead one's memory may be free already: keep the last measure
-                model.free_bytes = self._free()
+                model.free_bytes = free_bytes(self._probe)
                 await link.stop(grace_seconds=grace_seconds)
         finally:
             await self.memory_returned(model)
@@ -93,7 +86,7 @@ class Lifecycle:
             if name != HOST  # the kernel took that back before it told us of the end
         }
         deadline = self._clock() + _RETURN_SECONDS
-        while any(self._free().get(name, 0) < size for name, size in wanted.items()):
+        while any(free_bytes(self._probe).get(name, 0) < size for name, size in wanted.items()):
             if self._clock() > deadline:
                 logger.warning("memory not seen returned", extra={"model": model.name})
                 break
@@ -108,9 +101,9 @@ class Lifecycle:
         self.loads += 1
         self._under_way += 1
         loads, is_alone = self.loads, self._under_way == 1
-        before, began = self._free(), self._clock()
+        before, began = free_bytes(self._probe), self._clock()
         try:
-            await self._start(model, prepared)
+            await model.start_runner(self._program, prepared.config)
         except BaseException:
             await self.take_down(model, grace_seconds=0)
             raise
@@ -120,25 +113,13 @@ class Lifecycle:
         model.residency = Residency(loaded_at=now, load_seconds=now - began, last_used=now)
         if is_alone and loads == self.loads:
             self._measure(model, prepared, before)
-        model.state = State.READY
-
-    async def _start(self, model: Model, prepared: Prepared) -> None:
-        loaded: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
-        model.death, model.has_started = None, True
-        model.link = await self._program.start(
-            prepared.config,
-            partial(self._on_report, model, loaded),
-            partial(self._on_gone, model, loaded),
-        )
-        model.info = await loaded
-        if model.death is not None:  # between its word and our hearing it
-            raise ModelLoadFailed(f"the process of {model.name} {model.death}")
+        model.move_to(State.READY)
 
     def _measure(self, model: Model, prepared: Prepared, before: dict[str, int]) -> None:
         """Correct the footprint by what this load, alone at its time, really took."""
         assert model.link is not None
         estimated = prepared.footprint
-        after = self._free()
+        after = free_bytes(self._probe)
         measured = {
             name: before.get(name, 0) - after.get(name, 0)
             for name in estimated.need
@@ -155,37 +136,6 @@ class Lifecycle:
             measured[HOST] = _host_bytes(estimated, own)
         model.footprint = corrected(estimated, measured)
         self._preparation.remember(Prepared(prepared.config, model.footprint), model.key)
-
-    def _on_report(
-        self, model: Model, loaded: asyncio.Future[ModelInfo], report: messages.Report
-    ) -> None:
-        if isinstance(report, messages.StepReport):
-            if model.on_step(report.events):
-                self._on_requests_ended(model)
-        elif isinstance(report, messages.Heartbeat):
-            model.beat = report
-            model.free_bytes = self._free()
-        elif isinstance(report, messages.Tokenized):
-            model.on_tokenized(report)
-        elif isinstance(report, messages.Progress):
-            model.progress = report.fraction
-        elif not loaded.done():
-            if isinstance(report, messages.Ready):
-                loaded.set_result(report.info)
-            else:
-                loaded.set_exception(load_error(report))
-
-    def _on_gone(self, model: Model, loaded: asyncio.Future[ModelInfo], why: str) -> None:
-        model.death = why
-        if not loaded.done():
-            sentence = f"the process of {model.name} {why} while it loaded the model"
-            loaded.set_exception(ModelLoadFailed(sentence))
-        elif model.link is not None and model.state in (State.READY, State.STOPPING):
-            model.link = None
-            self._on_death(model, why)
-
-    def _free(self) -> dict[str, int]:
-        return {pool.name: pool.free_bytes for pool in self._probe.pools()}
 
 
 def _larger(prepared: Prepared) -> Prepared:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from services.engine.front.models.loaded_model import Model, State
 from services.engine.front.models.request import WaitReason
-from services.engine.front.models.residency import TurnRules
-from services.engine.front.models.residents import resident_of
+from services.engine.front.models.residency import TurnRules, is_settling
 from services.engine.memory.budget import Budget, limits, primary_bytes
+from services.engine.memory.estimate import Footprint, fitting_context
 from services.engine.memory.plan import (
     Action,
     Decision,
@@ -28,8 +29,30 @@ from services.engine.memory.plan import (
     plan,
     room_at_best,
 )
-from services.engine.memory.probe import Pool, Probe
+from services.engine.memory.probe import HOST, Pool, Probe
 from services.shared.errors import InsufficientMemory
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTotals:
+    """The memory of the machine, and what models may take and have been promised of it."""
+
+    pools: tuple[Pool, ...]
+    budget_bytes: int
+    promised_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPreview:
+    """What loading a model would do now. `decision` None: it is loaded already."""
+
+    decision: Decision | None
+    footprint: Footprint
+    evict: tuple[str, ...]  # names
+    fitting_context_length: int
+    free_bytes: int
+    budget_bytes: int
+
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +66,14 @@ class Admission:
         budget: Budget,
         rules: TurnRules,
         *,
-        models: Callable[[], Iterable[Model]],
+        list_models: Callable[[], Iterable[Model]],
         evict: Callable[[Model], None],
         clock: Callable[[], float],
     ) -> None:
         self._probe = probe
         self._budget = budget
         self._rules = rules
-        self._models = models
+        self._list_models = list_models
         self._evict = evict
         self._clock = clock
         self._line: dict[Model, asyncio.Future[None]] = {}
@@ -63,7 +86,7 @@ class Admission:
     async def enter(self, model: Model) -> None:
         """Wait for a turn. InsufficientMemory when there will never be one."""
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        model.state = State.WAITING
+        model.move_to(State.WAITING)
         self._line[model] = granted
         try:
             self.turn()
@@ -79,7 +102,7 @@ class Admission:
         if not self._line:
             self._ask_to_yield(())
             return
-        pools = self.pool_rooms()
+        pools = self._pool_rooms()
         first: Model | None = None
         awaited: tuple[str, ...] = ()
         for model, granted in list(self._line.items()):
@@ -103,29 +126,44 @@ class Admission:
             if model.state is State.WAITING:
                 before = model.announce(before, WaitReason.MEMORY)
 
-    def decide(self, need: Mapping[str, int], *, besides: str = "") -> Decision:
-        """What loading something of this need would mean now; `besides` is left out."""
-        return plan(self._residents(besides), need, self.pool_rooms())
+    def preview(self, key: str, footprint: Footprint) -> LoadPreview:
+        """What loading the model of this key with this footprint would do now. Changes nothing."""
+        models = {model.key: model for model in self._list_models()}
+        totals = self.totals()
+        decision = None
+        if key not in models or models[key].state is not State.READY:
+            decision = plan(self._residents(key), footprint.need, self._pool_rooms())
+        return LoadPreview(
+            decision=decision,
+            footprint=footprint,
+            evict=tuple(models[k].name for k in decision.leaving) if decision else (),
+            fitting_context_length=fitting_context(footprint, self.room_at_best(besides=key)),
+            free_bytes=min(
+                totals.budget_bytes - totals.promised_bytes,
+                sum(pool.free_bytes for pool in totals.pools),
+            ),
+            budget_bytes=totals.budget_bytes,
+        )
 
     def room_at_best(self, *, besides: str = "") -> dict[str, int]:
         """Bytes by pool that could be had at most: all but the pinned ones gone."""
-        return room_at_best(self._residents(besides), self.pool_rooms())
+        return room_at_best(self._residents(besides), self._pool_rooms())
 
-    def pool_rooms(self) -> list[PoolRoom]:
+    def _pool_rooms(self) -> list[PoolRoom]:
         """Every pool, with its limit and what is free now."""
         pools = self._probe.pools()
         most = limits(self._budget, pools)
         return [PoolRoom(pool.name, most[pool.name], pool.free_bytes) for pool in pools]
 
-    def totals(self) -> tuple[tuple[Pool, ...], int, int]:
-        """The pools, the budget, and what of it is promised; the last two in bytes."""
+    def totals(self) -> MemoryTotals:
+        """The memory as it is now."""
         pools = self._probe.pools()
         promised: dict[str, int] = {}
         for resident in self._residents():
             for name, size in resident.promised.items():
                 promised[name] = promised.get(name, 0) + size
         budget = primary_bytes(pools, limits(self._budget, pools))
-        return pools, budget, primary_bytes(pools, promised)
+        return MemoryTotals(pools, budget, primary_bytes(pools, promised))
 
     def _decide(self, model: Model, pools: Sequence[PoolRoom]) -> Decision:
         assert model.footprint is not None
@@ -134,8 +172,8 @@ class Admission:
     def _residents(self, besides: str = "") -> list[Resident]:
         now = self._clock()
         return [
-            resident_of(model, self._rules, now)
-            for model in self._models()
+            _resident(model, self._rules, now)
+            for model in self._list_models()
             if model.has_memory and model.key != besides
         ]
 
@@ -152,7 +190,7 @@ class Admission:
     def _grant(self, model: Model, granted: asyncio.Future[None]) -> None:
         # Promised here and not by the waiter: the next in line is planned before it wakes up.
         model.has_memory = True
-        model.state = State.LOADING
+        model.move_to(State.LOADING)
         granted.set_result(None)
         model.announce(0, WaitReason.LOADING)
 
@@ -162,11 +200,38 @@ class Admission:
             return
         logger.info("making room", extra={"model": model.name, "decision": decision.why})
         leaving = set(decision.leaving)
-        for other in list(self._models()):
+        for other in list(self._list_models()):
             if other.key in leaving:
                 self._evict(other)
 
     def _ask_to_yield(self, keys: Iterable[str]) -> None:
         awaited = set(keys)
-        for model in self._models():
+        for model in self._list_models():
             model.must_yield = model.key in awaited
+
+
+def _resident(model: Model, rules: TurnRules, now: float) -> Resident:
+    """The model as a fact of this moment."""
+    need = model.footprint.need if model.footprint is not None and model.has_memory else {}
+    return Resident(
+        key=model.key,
+        name=model.name,
+        promised=need,
+        untaken=_untaken(model, need),
+        is_busy=model.is_busy or bool(model.waiting and model.accepts(rules, now)),
+        is_pinned=model.is_pinned,
+        is_settling=is_settling(model.residency, rules, now),
+        is_moving=model.state is not State.READY,
+        idle_seconds=max(now - model.residency.last_used, 0.0),
+        reload_seconds=max(model.residency.load_seconds, 0.1),
+        priority=model.settings.priority or 0,
+    )
+
+
+def _untaken(model: Model, need: Mapping[str, int]) -> Mapping[str, int]:
+    """While it loads, all of it: it may have taken any part."""
+    if model.state is not State.READY or model.footprint is None:
+        return need
+    # Weights in main memory are mapped files: the machine counts them as free.
+    share = model.footprint.pool_bytes.get(HOST, 0)
+    return {HOST: min(model.footprint.weights_bytes, share, need.get(HOST, 0))}

@@ -21,6 +21,13 @@ import msgspec
 
 from services.engine.core import CacheType
 from services.shared.errors import InvalidSettings
+from services.shared.limits import (
+    MAX_BATCH_TOKENS,
+    MAX_CONTEXT_LENGTH,
+    MAX_SEQUENCES,
+    MAX_THREADS,
+    MIN_BATCH_TOKENS,
+)
 from services.shared.store.manifest import Manifest
 from services.shared.structs import resolved
 
@@ -31,13 +38,17 @@ Share = Annotated[float, msgspec.Meta(ge=0)]
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What may be said about one model; None where nothing is."""
 
-    context_length: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)] | None = None  # 0: what fits
+    context_length: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONTEXT_LENGTH)] | None = (
+        None  # 0: what fits
+    )
     gpu_layers: Annotated[int, msgspec.Meta(ge=-1, le=10_000)] | None = None  # -1: what fits
     tensor_split: Annotated[tuple[Share, ...], msgspec.Meta(max_length=16)] | None = None
     main_gpu: Annotated[int, msgspec.Meta(ge=0, le=15)] | None = None
-    max_sequences: Annotated[int, msgspec.Meta(ge=1, le=256)] | None = None
-    batch_tokens: Annotated[int, msgspec.Meta(ge=32, le=1 << 16)] | None = None
-    threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] | None = None
+    max_sequences: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQUENCES)] | None = None
+    batch_tokens: Annotated[int, msgspec.Meta(ge=MIN_BATCH_TOKENS, le=MAX_BATCH_TOKENS)] | None = (
+        None
+    )
+    threads: Annotated[int, msgspec.Meta(ge=0, le=MAX_THREADS)] | None = None
     cache_type_k: CacheType | None = None
     cache_type_v: CacheType | None = None
     flash_attention: bool | None = None

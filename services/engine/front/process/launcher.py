@@ -10,6 +10,7 @@ from typing import Protocol
 
 from services.engine import messages
 from services.engine.core import LoadConfig, ModelInfo
+from services.engine.front.process.openmp import Spinning
 from services.engine.front.process.runner_process import Patience, RunnerLink
 from services.shared.errors import ModelLoadFailed, SpindllError, from_wire
 
@@ -58,6 +59,7 @@ class RunnerProgram:
     def __init__(self, argv: Sequence[str] = RUNNER, *, patience: Patience) -> None:
         self._argv = tuple(argv)
         self._patience = patience
+        self._spinning = Spinning()
 
     async def start(
         self,
@@ -102,7 +104,12 @@ class RunnerProgram:
     ) -> RunnerLink:
         try:
             return await RunnerLink.start(
-                argv, config, patience=self._patience, on_report=on_report, on_gone=on_gone
+                argv,
+                config,
+                patience=self._patience,
+                spinning=self._spinning,
+                on_report=on_report,
+                on_gone=on_gone,
             )
         except OSError as error:
             logger.error("runner not started", extra={"reason": str(error)})

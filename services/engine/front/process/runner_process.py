@@ -24,8 +24,6 @@ from services.engine.front.process.openmp import Spinning
 _WATCH_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 2.0  # from the process's end to the end of its pipe, and the other way round
 
-_spinning = Spinning()  # the cores are the process's, however many fleets there are
-
 logger = logging.getLogger(__name__)
 
 
@@ -67,12 +65,14 @@ class RunnerLink:
         end: socket.socket,
         *,
         patience: Patience,
+        spinning: Spinning,
         on_report: Callable[[messages.Report], None],
         on_gone: Callable[[str], None],
     ) -> None:
         self._process = process
-        self._end = end  # of the pipe, ours; under this name the runner is known to `_spinning`
+        self._end = end  # of the pipe, ours; under this name the runner is known to `spinning`
         self._patience = patience
+        self._spinning = spinning
         self._on_report = on_report
         self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
@@ -90,6 +90,7 @@ class RunnerLink:
         config: LoadConfig,
         *,
         patience: Patience,
+        spinning: Spinning,
         on_report: Callable[[messages.Report], None],
         on_gone: Callable[[str], None],
     ) -> RunnerLink:
@@ -106,13 +107,20 @@ class RunnerLink:
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     start_new_session=True,
-                    env=with_huge_pages(_spinning.environment(ours)),
+                    env=with_huge_pages(spinning.environment(ours)),
                 )
             except BaseException:
-                _spinning.ended(ours)
+                spinning.ended(ours)
                 ours.close()
                 raise
-        link = cls(process, ours, patience=patience, on_report=on_report, on_gone=on_gone)
+        link = cls(
+            process,
+            ours,
+            patience=patience,
+            spinning=spinning,
+            on_report=on_report,
+            on_gone=on_gone,
+        )
         try:
             await link._connect(ours, config)
         except BaseException:
@@ -216,7 +224,7 @@ class RunnerLink:
 
     async def _await_end(self) -> None:
         status = await self._process.wait()
-        _spinning.ended(self._end)
+        self._spinning.ended(self._end)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._pipe_ended), _LAST_WORDS_SECONDS)
         self._watch.cancel()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
@@ -81,9 +81,12 @@ logger = logging.getLogger(__name__)
 class EngineServer(EngineServicer):
     """The servicer, and the server around it."""
 
-    def __init__(self, models: Models, fleet: Fleet, catalogue: Catalogue) -> None:
+    def __init__(
+        self, models: Models, pool: Fleet, catalogue: Catalogue, *, clock: Callable[[], float]
+    ) -> None:
         self._models = models
-        self._fleet = fleet
+        self._pool = pool
+        self._clock = clock
         self._catalogue = catalogue
         self._sessions: set[Session] = set()
         self._server = aio.server(options=_OPTIONS)
@@ -107,7 +110,7 @@ class EngineServer(EngineServicer):
         context: Any,
     ) -> AsyncIterator[pb.EngineFrame]:
         """See engine.proto. This task is the only one that writes to the stream."""
-        session = Session(self._models, self._catalogue, clock=self._fleet.clock)
+        session = Session(self._models, self._catalogue, clock=self._clock)
         self._sessions.add(session)
         # Not only in `finally`: a generator that is not being awaited when the call ends is
         # closed some time later, and its requests would run on until then.
@@ -157,7 +160,7 @@ class EngineServer(EngineServicer):
         manifest = await self._catalogue.resolve(request.model)
         settings = from_proto.settings_of(request.settings)
         was_loaded, model = await self._models.load(manifest, settings)
-        loaded = to_proto.model_of(model, now=self._fleet.clock())
+        loaded = to_proto.model_of(model, now=self._clock())
         return pb.LoadResponse(already_loaded=was_loaded, model=loaded)
 
     async def _unload(self, request: pb.UnloadRequest) -> pb.UnloadResponse:
@@ -166,22 +169,18 @@ class EngineServer(EngineServicer):
         return pb.UnloadResponse(was_loaded=was_loaded)
 
     async def _loaded(self) -> pb.LoadedResponse:
-        fleet = self._fleet
-        pools, budget, used = fleet.admission.totals()
         return to_proto.loaded_of(
-            list(fleet.table.values()),
-            fleet.streaks.backing_off(),
-            pools,
-            budget_bytes=budget,
-            used_bytes=used,
-            problems=fleet.streaks.problems(),
-            now=fleet.clock(),
+            self._pool.models,
+            self._pool.backing_off(),
+            self._pool.memory_totals(),
+            problems=self._pool.problems(),
+            now=self._clock(),
         )
 
     async def _plan(self, request: pb.PlanRequest) -> pb.PlanResponse:
         manifest = await self._catalogue.resolve(request.model)
         settings = from_proto.settings_of(request.settings)
-        return to_proto.plan_of(await self._models.plan(manifest, settings))
+        return to_proto.plan_of(await self._models.preview_load(manifest, settings))
 
     async def _tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
         manifest = await self._catalogue.resolve(request.model)
@@ -191,12 +190,11 @@ class EngineServer(EngineServicer):
         return pb.TokenizeResponse(ids=ids)
 
     async def _health(self) -> pb.HealthResponse:
-        models = self._fleet.table.values()
         return pb.HealthResponse(
-            accepting=not self._fleet.is_draining,
+            accepting=not self._pool.is_draining,
             version=__version__,
-            models_loaded=sum(model.state is State.READY for model in models),
-            problems=self._fleet.streaks.problems(),
+            models_loaded=sum(model.state is State.READY for model in self._pool.models),
+            problems=self._pool.problems(),
         )
 
 

@@ -10,11 +10,10 @@ from protos import engine_pb2 as pb
 from services.engine import messages
 from services.engine.core import Counters, FinishReason, TokenLogprob
 from services.engine.front.models.loaded_model import Model, State
-from services.engine.front.models.manager import PlanReport
+from services.engine.front.models.memory_queue import LoadPreview, MemoryTotals
 from services.engine.front.models.request import Waiting, WaitReason
 from services.engine.front.rpc.event_queue import Item, MergedDelta, Said
 from services.engine.memory.plan import Action
-from services.engine.memory.probe import Pool
 
 _FINISH = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -54,10 +53,8 @@ def frame_of(items: Iterable[Item]) -> pb.EngineFrame:
 def loaded_of(
     models: Sequence[Model],
     backing_off: Iterable[str],
-    pools: Sequence[Pool],
+    memory: MemoryTotals,
     *,
-    budget_bytes: int,
-    used_bytes: int,
     problems: Iterable[str],
     now: float,
 ) -> pb.LoadedResponse:
@@ -74,10 +71,10 @@ def loaded_of(
                 total_bytes=pool.total_bytes,
                 free_bytes=pool.free_bytes,
             )
-            for pool in pools
+            for pool in memory.pools
         ],
-        budget_bytes=budget_bytes,
-        used_bytes=max(used_bytes, 0),
+        budget_bytes=memory.budget_bytes,
+        used_bytes=max(memory.promised_bytes, 0),
         problems=list(problems),
     )
 
@@ -109,7 +106,7 @@ def model_of(model: Model, *, now: float) -> pb.LoadedModel:
     return message
 
 
-def plan_of(report: PlanReport) -> pb.PlanResponse:
+def plan_of(report: LoadPreview) -> pb.PlanResponse:
     """A plan, with its numbers."""
     footprint, decision = report.footprint, report.decision
     return pb.PlanResponse(

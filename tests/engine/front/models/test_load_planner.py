@@ -84,7 +84,7 @@ async def prepare(
         EstimateBook(tmp_path / "estimates.json"),
         load_defaults(context_length=8192),
         path_of=path_of,
-        room_at_best=lambda: room,
+        max_available_bytes=lambda: room,
     )
     return await preparation.prepare(model or manifest(), ModelSettings(**settings))
 

@@ -245,7 +245,7 @@ def test_a_forced_unload_ends_what_runs() -> None:
             await asyncio.sleep(0.1)
             assert await b.models.unload(A.manifest, force=True)
             assert await running == "engine_unavailable"
-            assert b.fleet.table == {}
+            assert b.fleet.models == []
             assert await b.models.unload(A.manifest, force=True) is False
 
     run_virtually(story())
@@ -293,7 +293,7 @@ def test_a_request_that_waits_for_a_dead_model_starts_the_next_runner() -> None:
             await asyncio.sleep(0.1)
             world.links["a"].kill("was ended by SIGKILL")
             await asyncio.sleep(0.05)
-            (model,) = b.fleet.table.values()
+            (model,) = b.fleet.models
             assert model.state is State.STOPPING
             after = asyncio.create_task(b.ask("a"))
             assert (await hit, await after) == ("runner_died", "stop")

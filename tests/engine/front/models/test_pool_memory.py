@@ -36,9 +36,9 @@ def test_a_plan_tells_what_would_leave_and_does_nothing() -> None:
         async with bench(world, A, B, BIG) as b:
             await b.ask("a")
             await asyncio.sleep(60)
-            evict = await b.models.plan(B.manifest, ModelSettings())
-            impossible = await b.models.plan(BIG.manifest, ModelSettings())
-            loaded = await b.models.plan(A.manifest, ModelSettings())
+            evict = await b.models.preview_load(B.manifest, ModelSettings())
+            impossible = await b.models.preview_load(BIG.manifest, ModelSettings())
+            loaded = await b.models.preview_load(A.manifest, ModelSettings())
             assert b.ready_names() == {"a"}
         assert evict.decision is not None
         assert evict.evict == ("a:latest",)

@@ -14,6 +14,7 @@ from services.engine import messages
 from services.engine.core import Counters, LoadConfig
 from services.engine.front.process.frame_reader import Pipe
 from services.engine.front.process.launcher import RunnerProgram
+from services.engine.front.process.openmp import Spinning
 from services.engine.front.process.runner_process import Patience, RunnerLink, Vitals, overdue
 from tests.engine.engine_server import SCRIPTED, WAIT_SECONDS, eventually
 from tests.fakes.scripted_runner import Script
@@ -104,6 +105,7 @@ async def start(tmp_path: Path, script: Script) -> tuple[RunnerLink, asyncio.Que
         SCRIPTED,
         LoadConfig(model_path=str(path), backend="fake", context_length=16),
         patience=Patience(),
+        spinning=Spinning(),
         on_report=heard.put_nowait,
         on_gone=heard.put_nowait,
     )
@@ -188,6 +190,7 @@ async def test_a_program_that_is_not_there_is_an_os_error(tmp_path: Path) -> Non
             [str(tmp_path / "nothing")],
             LoadConfig(model_path="m", backend="fake", context_length=16),
             patience=Patience(),
+            spinning=Spinning(),
             on_report=lambda _: None,
             on_gone=lambda _: None,
         )
@@ -209,7 +212,12 @@ async def test_a_start_that_is_cancelled_leaves_no_process(
     before = set(psutil.Process().children())
     starting = asyncio.create_task(
         RunnerLink.start(
-            SCRIPTED, config, patience=Patience(), on_report=lambda _: None, on_gone=gone.append
+            SCRIPTED,
+            config,
+            patience=Patience(),
+            spinning=Spinning(),
+            on_report=lambda _: None,
+            on_gone=gone.append,
         )
     )
     await asyncio.wait_for(connecting.wait(), WAIT_SECONDS)

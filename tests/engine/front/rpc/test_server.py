@@ -62,7 +62,7 @@ async def test_health_and_loaded_answer_while_a_model_loads(tmp_path: Path) -> N
     async with running_front(tmp_path) as front:
         client = front.client()
         await client.until(await client.submit("stuck", "a"), "queued")
-        await eventually(lambda: front.engine.fleet.table and _link(front) is not None)
+        await eventually(lambda: front.engine.pool.models and _link(front) is not None)
         health = await front.stub.Health(pb.HealthRequest(), timeout=5)
         loaded = await front.loaded()
 
@@ -74,7 +74,7 @@ async def test_health_and_loaded_answer_while_a_model_loads(tmp_path: Path) -> N
 
 
 def _link(front: object) -> object:
-    return next(iter(front.engine.fleet.table.values())).link  # type: ignore[attr-defined]
+    return next(iter(front.engine.pool.models)).link  # type: ignore[attr-defined]
 
 
 async def test_a_cancelled_request_ends_and_the_others_go_on(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ async def test_a_broken_stream_cancels_its_requests(tmp_path: Path) -> None:
         endless = await client.submit("words", "!slow x", stopping=pb.Stopping(max_tokens=10_000))
         await client.until(endless, "delta")
         await client.close()
-        (model,) = front.engine.fleet.table.values()
+        (model,) = front.engine.pool.models
 
         await eventually(lambda: model.running_count == 0)
 
@@ -146,7 +146,7 @@ async def test_a_reader_that_stalls_gets_merged_deltas_and_stops_nobody(tmp_path
         text, _ = await client.ask("words", "live", stopping=pb.Stopping(max_tokens=100))
         assert text == "live " * 100
 
-        (model,) = front.engine.fleet.table.values()
+        (model,) = front.engine.pool.models
         await eventually(lambda: model.running_count == 0)
         deltas, got = 0, ""
         async for frame in stalled:
@@ -208,7 +208,7 @@ async def test_an_unexpected_error_tells_the_client_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_front(tmp_path) as front:
-        monkeypatch.setattr(front.engine.fleet.streaks, "problems", lambda: 1 / 0)
+        monkeypatch.setattr(front.engine.pool, "problems", lambda: 1 / 0)
         with pytest.raises(aio.AioRpcError) as caught:
             await front.stub.Health(pb.HealthRequest())
 
