@@ -75,50 +75,51 @@ class EngineServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Session(self, request_iterator, context):
-        """Opened once per api worker and kept. Client frames submit and cancel; engine frames carry what
-        happened to many requests at once. When the stream breaks, the engine cancels all its requests.
+        """Opened once by each api worker and kept open. Client frames submit and cancel requests; an
+        engine frame carries events of many requests. When the stream breaks, the engine cancels all
+        requests of the session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Load(self, request, context):
-        """Start a model's runner (or join a load under way) and answer when it is ready.
+        """Loads a model (or joins a load that is under way) and answers when it is ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Unload(self, request, context):
-        """Stop a model's runner. Running requests finish first unless `force`.
+        """Unloads a model. Its running requests finish first unless `force` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Loaded(self, request, context):
-        """What is loaded, loading, running and queued, and the memory it takes.
+        """The models that are loaded or loading, with their requests and their memory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Plan(self, request, context):
-        """What loading this model would do, without doing it.
+        """What loading this model would do now. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Tokenize(self, request, context):
-        """Token ids of a text, in a loaded model (loads it when it is not).
+        """The token ids of a text for a model. Loads the model if it is not loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Health(self, request, context):
-        """Cheap and always answered, also during loads.
+        """Cheap, and answered also while models load.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,1 +1,1 @@
-"""The engine: a front that plans memory and supervises, and one runner process per model."""
+"""The engine: a front process that plans memory, and one runner process for each loaded model."""

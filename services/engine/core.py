@@ -1,7 +1,8 @@
-"""The facts front and runner both speak of: how to load, how to sample, why it ended.
+"""The facts that front and runner share: how to load, how to sample, why an answer ended.
 
-Plain data, no behaviour beyond derived facts; msgspec structs, so that they cross the pipe as they
-are (`runner/wire.py`). Everything is concrete here: defaults were filled in by `convert.py`.
+Plain data without behaviour, as msgspec structs, which the messages between the two processes carry
+as they are (messages.py). Every option has a value here: front/rpc/from_proto.py and
+front/models/load_planner.py have filled in the defaults.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 
 
 class Lane(IntEnum):
-    """Who waits for whom; lower goes first, ageing lifts the others."""
+    """The priority of a request: a smaller number goes first, and waiting raises the others."""
 
     INTERACTIVE = 0
     BACKGROUND = 1
@@ -33,15 +34,17 @@ class FinishReason(Enum):
 
 
 class MemoryPolicy(Enum):
-    """What a model's memory lets us do with a computed prefix; found by probing at load."""
+    """How a computed prefix of the model's memory can be reused; found by probing at load."""
 
-    DENSE = "dense"  # cut and share at any token
-    WINDOW = "window"  # sliding window: live sequences cut exactly, saved ones only whole
-    RECURRENT = "recurrent"  # state at exact lengths only
+    DENSE = "dense"  # can be cut and shared at any token
+    WINDOW = (
+        "window"  # sliding window: a live sequence can be cut anywhere, a saved one is used whole
+    )
+    RECURRENT = "recurrent"  # a state exists at exact lengths only
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """How the next token is chosen. Ranges are checked at the api's edge and again in convert."""
+    """How the next token is chosen. front/rpc/from_proto.py checks the ranges."""
 
     temperature: float = 0.8  # 0 is greedy
     top_k: int = 40  # 0 is off
@@ -62,7 +65,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Stopping(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """When an answer ends. `max_tokens` None: when the context is full."""
+    """When an answer ends. With `max_tokens` None it ends when the context is full."""
 
     max_tokens: int | None = None
     min_tokens: int = 0
@@ -79,16 +82,17 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TextPiece(msgspec.Struct, frozen=True, array_like=True):
-    """A part of a prompt; a literal piece never yields a control token."""
+    """A part of a prompt. A literal piece does not yield control tokens."""
 
     text: str
     literal: bool = False
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """One token's natural log-probability under the model's own distribution (no sampling).
+    """One token's natural log-probability under the model's own distribution, before sampling.
 
-    `text` is the token's bytes, which may be part of a character.
+    `text` holds the token's bytes, which may be a part of a character. `top` holds the likeliest
+    tokens at its place.
     """
 
     token: int
@@ -99,32 +103,33 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 @resolved
 class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """All a runner needs to load one model. Paths come from the store, never from a request."""
+    """All that a runner needs to load one model. The path comes from the store, not a request."""
 
     model_path: str  # a GGUF file (first part of a split one) or an MLX folder
     backend: Literal["llamacpp", "mlx", "fake"]
-    context_length: int  # cells of the unified KV, shared by all sequences
-    max_sequences: int = 16  # running at once
-    batch_tokens: int = 2048  # tokens of one llama_decode at most
+    context_length: int  # cells of the unified KV cache, shared by all sequences
+    max_sequences: int = 16  # that run at the same time
+    batch_tokens: int = 2048  # at most, in one step
     gpu_layers: int = 0  # -1: all
     tensor_split: tuple[float, ...] = ()
     main_gpu: int = 0
-    threads: int = 0  # 0: as many as there are cores for us
+    threads: int = 0  # 0: one for each core of this process
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"
-    flash_attention: bool | None = None  # None: where the backend can
-    # Prompt work may stretch a step by this while others generate; None: what suits the processor.
+    flash_attention: bool | None = None  # None: where the backend supports it
+    # By how much prompt work may lengthen a step while other requests generate; None: chosen for
+    # the processor.
     target_step_seconds: float | None = None
     max_queued: int = 256
     speculate: bool = True
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runner learnt by loading."""
+    """What a runner knows about its model after the load, or after a dry run."""
 
     architecture: str
     vocab_size: int
-    context_length: int  # cells in all
+    context_length: int  # cells of the KV cache
     trained_context_length: int
     max_sequences: int
     memory_policy: MemoryPolicy
@@ -133,19 +138,19 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     weights_bytes: int
     kv_bytes: int
     compute_bytes: int
-    # All of the above by the pool it comes from: "host", "cuda0", ...; empty where unknown.
+    # The sum of the three sizes above by memory pool: "host", "cuda0", ...; empty where unknown.
     pool_bytes: dict[str, int] = {}
 
 
 class Counters(msgspec.Struct, kw_only=True, array_like=True):
-    """Totals since the runner started."""
+    """Totals since the start of the runner."""
 
-    prompt_tokens: int = 0  # asked for
+    prompt_tokens: int = 0  # requested
     computed_tokens: int = 0  # of those, decoded; the rest came from the cache
     completion_tokens: int = 0
     steps: int = 0
-    decode_seconds: float = 0.0  # inside the backend
-    step_seconds: float = 0.0  # all of a step, the backend's part included
+    decode_seconds: float = 0.0  # in the backend
+    step_seconds: float = 0.0  # in whole steps, including the backend's part
     preemptions: int = 0
     draft_tokens: int = 0
     draft_accepted: int = 0

@@ -1,6 +1,6 @@
 """`python -m services.engine.health`: exit status 0 when the engine answers and takes requests.
 
-For container health checks: imports little, and never waits longer than a few seconds.
+For the health checks of containers: it imports little and waits a few seconds at most.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""The frames between engine front and runner: msgpack over a socket pair, length first.
+"""The messages between engine front and runner: msgpack frames over a socket pair.
 
-    frame = uint32 little-endian length, then msgpack of one Command (to the runner) or Report (back)
+    frame = uint32 little-endian length, then the msgpack of one Command or one Report
 
-The runner's first frame is `Start`, its first answers are `Progress`* and then `Ready` or
-`LoadFailed`. After each step it writes one `StepReport` with everything that happened in it. `Heartbeat` comes
-at least every BEAT_SECONDS, from a thread of its own, and tells how long the current step has been
-running, so that the front can tell a busy runner from a stuck one.
+The front sends commands, the runner sends reports. The first command is `Start`. The first reports
+are any number of `Progress`, then `Ready` or `LoadFailed`. After each step the runner sends one
+`StepReport` with all events of the step. It sends a `Heartbeat` every HEARTBEAT_SECONDS, from a
+thread of its own, with the time that the current step has taken so far: with that the front
+distinguishes a busy runner from a stuck one.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ MAX_FRAME_BYTES = 256 << 20
 HEADER = struct.Struct("<I")
 
 
-# ---- to the runner
+# ---- commands, to the runner
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """Load this."""
+    """Load a model."""
 
     config: LoadConfig
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """One request. Exactly one of `pieces` and `tokens` is given."""
+    """Start a request. Exactly one of `pieces` and `tokens` is set."""
 
-    id: int  # unique while the runner lives; the front chose it
+    id: int  # chosen by the front, unique while the runner lives
     pieces: tuple[TextPiece, ...] | None = None
     add_special: bool = False
     tokens: tuple[int, ...] | None = None
@@ -56,18 +57,18 @@ class Submit(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     prompt_logprobs: bool = False
     lane: Lane = Lane.INTERACTIVE
     principal: str = ""
-    deadline_seconds: float | None = None  # from when the runner reads this frame
+    deadline_seconds: float | None = None  # from the time when the runner reads this frame
     no_cache: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
-    """Stop these; unknown ids are fine."""
+    """Stop these requests. Unknown ids are fine."""
 
     ids: tuple[int, ...]
 
 
 class Tokenize(msgspec.Struct, frozen=True, tag=True):
-    """Answered by `Tokenized` with the same id."""
+    """Tokenise a text. The answer is a `Tokenized` with the same id."""
 
     id: int
     pieces: tuple[TextPiece, ...]
@@ -75,7 +76,7 @@ class Tokenize(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """Accept nothing more, finish what runs within the time, then exit 0."""
+    """Accept no more requests, finish the running ones within the time, then exit with 0."""
 
     drain_seconds: float = 0.0
 
@@ -83,37 +84,37 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 Command = Start | Submit | Cancel | Tokenize | Stop
 
 
-# ---- from the runner
+# ---- reports, from the runner
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
-    """How much of the weights is loaded, 0 to 1."""
+    """The part of the weights that is loaded, 0 to 1."""
 
     fraction: float
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Requests are welcome."""
+    """The model is loaded. Requests are accepted from now on."""
 
     info: ModelInfo
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
-    """The runner exits after this. `code` is a SpindllError's."""
+    """The load failed; the runner exits after this. `code` is the code of a SpindllError."""
 
     code: str
     message: str
 
 
 class Queued(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Place in the runner's queue, 1 is next; said when it changes."""
+    """The place in the runner's queue has changed; 1 is next."""
 
     id: int
     position: int
 
 
 class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Prompt work begins."""
+    """The work on the prompt has begun."""
 
     id: int
     prompt_tokens: int
@@ -121,7 +122,7 @@ class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Delta(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Text of answer `index` since the last one; `tokens` of them, perhaps with no text yet."""
+    """Text of answer `index` since its last delta. The `tokens` may have yielded no text yet."""
 
     id: int
     index: int
@@ -131,7 +132,7 @@ class Delta(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Answer `index` ended. The request ends with its last answer."""
+    """Answer `index` has ended. The request ends with its last answer."""
 
     id: int
     index: int
@@ -149,7 +150,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The whole request ended with an error; `error` is services.shared.errors.to_wire's."""
+    """The whole request has ended with an error, as services.shared.errors.to_wire returns it."""
 
     id: int
     error: dict[str, object]
@@ -159,13 +160,13 @@ RequestEvent = Queued | Started | Delta | Finished | Failed
 
 
 class StepReport(msgspec.Struct, frozen=True, tag=True):
-    """All that happened in one turn of the loop."""
+    """All events of one step."""
 
     events: list[RequestEvent]
 
 
 class Tokenized(msgspec.Struct, frozen=True, tag=True):
-    """The ids, or an error as `to_wire` gives it."""
+    """The token ids, or an error as `to_wire` returns it."""
 
     id: int
     ids: tuple[int, ...] = ()
@@ -173,7 +174,11 @@ class Tokenized(msgspec.Struct, frozen=True, tag=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    """Alive. `busy_seconds`: how long the call into the backend has been going on; 0 between."""
+    """The runner is alive.
+
+    `busy_seconds` is the time that the current call into the backend has taken so far, 0 between
+    calls.
+    """
 
     busy_seconds: float
     running: int
@@ -191,6 +196,6 @@ report_decoder: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report
 
 
 def encode_frame(message: Command | Report) -> bytes:
-    """One message, ready to be written."""
+    """Encode one message as a frame."""
     body = _encoder.encode(message)
     return HEADER.pack(len(body)) + body

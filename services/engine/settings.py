@@ -1,4 +1,4 @@
-"""The engine's settings; how one model differs is in `DATA/models.d/` (model_settings.py)."""
+"""The engine's settings. `DATA/models.d/` holds those of single models (model_settings.py)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from services.shared.settings import SharedSettings
 
 
 class EngineSettings(SharedSettings):
-    """Of the engine front and the runners it starts."""
+    """The settings of the engine front and of the runners that it starts."""
 
     memory_budget: str = Field(
         default="auto",
         description="Memory for models: auto, a share such as 80%, or a size such as 8G. "
-        "Of the GPUs where there are any, else of main memory.",
+        "It is memory of the GPUs where there are any, else main memory.",
     )
     context_length: int = Field(
         default=8192,
         ge=0,
         le=MAX_CONTEXT_LENGTH,
-        description="Tokens a model's context holds, shared by its requests; at most what it was "
-        "trained for, and less where it would not fit. 0: as many as fit.",
+        description="Tokens in a model's context, shared by its requests; at most the length it was "
+        "trained for, and less where that does not fit. 0: as many as fit.",
     )
     max_sequences: int = Field(
         default=16, ge=1, le=MAX_SEQUENCES, description="Requests a model answers at the same time."
@@ -43,7 +43,7 @@ class EngineSettings(SharedSettings):
         default=2048,
         ge=MIN_BATCH_TOKENS,
         le=MAX_BATCH_TOKENS,
-        description="Tokens computed in one step at most.",
+        description="Largest number of tokens in one step.",
     )
     threads: int = Field(
         default=0, ge=0, le=MAX_THREADS, description="CPU threads of one model; 0: one per core."
@@ -58,57 +58,57 @@ class EngineSettings(SharedSettings):
         default="f16", description="Type of the context's values: f16, q8_0, q4_0, ..."
     )
     flash_attention: bool | None = Field(
-        default=None, description="Flash attention; empty: where the backend can."
+        default=None, description="Flash attention; empty: where the backend supports it."
     )
     target_step_ms: float | None = Field(
         default=None,
         gt=0,
         le=10_000,
-        description="While answers are being written, prompt work may stretch a step by so many ms. "
-        "Empty: 50, or what 64 rows take: on a processor fewer are hardly faster.",
+        description="While answers are generated, prompt work may lengthen a step by this many "
+        "milliseconds. Empty: 50, or the time for 64 rows, since on a CPU fewer are hardly faster.",
     )
     speculate: bool = Field(
         default=True,
-        description="Draft tokens from the text itself where few answers are written and it pays; "
-        "the text is the same without.",
+        description="Draft tokens from the text itself (speculative decoding) where few answers are "
+        "generated and it saves time. The answers are the same without it.",
     )
     max_queued: int = Field(
         default=256, ge=1, le=1 << 16, description="Requests that may wait for one model."
     )
     keep_alive_seconds: float = Field(
-        default=300.0, description="A model idle for longer is unloaded; negative: never."
+        default=300.0, description="A model that is idle for longer is unloaded; negative: never."
     )
     preload: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Models to load at start, separated by commas."
+        default=(), description="Models to load at the start, separated by commas."
     )
     drain_seconds: float = Field(
         default=30.0,
         ge=0,
         le=3600,
-        description="On stop, running answers may take this long to finish.",
+        description="When the engine stops, running answers may take this long to finish.",
     )
     engine_backend: Literal["auto", "fake"] = Field(
         default="auto",
-        description="auto: what the model's format needs; fake: no model at all, to measure the "
-        "rest.",
+        description="auto: the backend that the model's format needs; fake: no model at all, to "
+        "measure everything else.",
     )
     load_stall_seconds: float = Field(
-        default=300.0, gt=0, description="A load without progress for this long has failed."
+        default=300.0, gt=0, description="A load that makes no progress for this long has failed."
     )
     step_deadline_seconds: float = Field(
         default=300.0,
         gt=0,
-        description="A step that takes longer is stuck: its runner is replaced.",
+        description="A runner whose step takes longer is stuck and is replaced.",
     )
     beat_deadline_seconds: float = Field(
         default=15.0,
         ge=3,
-        description="A runner silent for this long is stuck: it is replaced.",
+        description="A runner that is silent for this long is stuck and is replaced.",
     )
 
     @field_validator("memory_budget")
     @classmethod
-    def _is_a_budget(cls, value: str) -> str:
+    def _check_budget(cls, value: str) -> str:
         try:
             parse_budget(value)
         except InvalidSettings as error:
@@ -117,17 +117,17 @@ class EngineSettings(SharedSettings):
 
     @field_validator("preload", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
+    def _split_names(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         return tuple(name.strip() for name in value.split(",") if name.strip())
 
     @property
     def model_settings_dir(self) -> Path:
-        """One TOML file for each model that differs from these settings."""
+        """The folder of the models' own settings, one TOML file for each."""
         return self.data_dir / "models.d"
 
     @property
     def estimates_path(self) -> Path:
-        """What models took in memory."""
+        """The file of the memory estimates."""
         return self.data_dir / "engine" / "estimates.json"

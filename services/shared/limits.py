@@ -1,4 +1,4 @@
-"""Limits that more than one service enforces: what the api refuses, the engine refuses too."""
+"""Limits that more than one layer enforces, from the api to the runner."""
 
 from __future__ import annotations
 
