@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer: minutes of a simulation take milliseconds."""
+"""An event loop whose clock jumps to the next timer: simulated minutes take milliseconds."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ class _Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if not ready and timeout is None:
-            raise RuntimeError("everybody waits and nothing will ever happen")
+            raise RuntimeError("every task waits, and no timer and no socket will wake one")
         if not ready and timeout:
             self.now += timeout
         return ready
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in virtual time."""
+
     def __init__(self) -> None:
         self._virtual = _Selector()
         super().__init__(self._virtual)
@@ -32,6 +34,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run_virtually(work: Coroutine[object, object, T]) -> T:
-    """Run to the end; sleeping costs nothing."""
+    """Run a coroutine to its end in virtual time; its result."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(work)

@@ -1,7 +1,7 @@
-"""`python -m services.engine`: the engine front, until SIGTERM or SIGINT.
+"""`python -m services.engine`: runs the engine front until SIGTERM or SIGINT.
 
-The first signal drains; a second one, or the end of the drain time, ends what still runs. Exit
-status 2: a setting is wrong, and stderr names it. 1: the address cannot be listened on.
+The first signal starts to drain; a second signal or the end of the drain time ends the requests
+that still run. Exit status 2: a setting is wrong, and stderr names it. 1: the address is taken.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 
-from services.engine.front.build import Engine, build_engine, model_settings_by_name
+from services.engine.front.build import Engine, build_engine, read_model_settings_by_name
 from services.engine.front.models.model_settings import ModelSettings
 from services.engine.front.watchdog import Watchdog
 from services.engine.settings import EngineSettings
@@ -22,17 +22,17 @@ from services.shared.settings import read_settings
 logger = logging.getLogger(__name__)
 
 
-async def serve(settings: EngineSettings, settings_of: dict[str, ModelSettings]) -> int:
-    """Run until told to stop; the exit status."""
+async def serve(settings: EngineSettings, settings_by_name: dict[str, ModelSettings]) -> int:
+    """Run until a signal; the exit status."""
     loop = asyncio.get_running_loop()
-    stop, hurry = asyncio.Event(), asyncio.Event()
+    drain_requested, stop_requested = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
+        (stop_requested if drain_requested.is_set() else drain_requested).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    engine = build_engine(settings, settings_of)
+    engine = build_engine(settings, settings_by_name)
     try:
         await engine.server.listen(settings.engine_address)
     except RuntimeError as error:
@@ -42,35 +42,35 @@ async def serve(settings: EngineSettings, settings_of: dict[str, ModelSettings])
         return 1
     watchdog = Watchdog.start(loop)
     logger.info("engine listening", extra={"address": settings.engine_address})
-    engine.pool.run_until_close(engine.preload(settings.preload))
-    await stop.wait()
+    engine.start_preload(settings.preload)
+    await drain_requested.wait()
     logger.info("engine stopping", extra={"drain_seconds": settings.drain_seconds})
-    await _stop(engine, settings.drain_seconds, hurry)
+    await _stop(engine, settings.drain_seconds, stop_requested)
     watchdog.stop()
     return 0
 
 
-async def _stop(engine: Engine, drain_seconds: float, hurry: asyncio.Event) -> None:
+async def _stop(engine: Engine, drain_seconds: float, stop_requested: asyncio.Event) -> None:
     stopping = asyncio.create_task(engine.stop(drain_seconds=drain_seconds))
-    hurrying = asyncio.create_task(hurry.wait())
-    await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+    second_signal = asyncio.create_task(stop_requested.wait())
+    await asyncio.wait({stopping, second_signal}, return_when=asyncio.FIRST_COMPLETED)
     if not stopping.done():
-        logger.warning("stopping at once")
+        logger.warning("engine stopping without drain")
         await engine.pool.close()
-    hurrying.cancel()
+    second_signal.cancel()
     await stopping
 
 
 def main() -> int:
-    """See the module."""
+    """Run the front; the exit status. See the module."""
     settings = read_settings(EngineSettings)
     set_up_logs("engine", level=settings.log_level, fmt=settings.log_format)
     try:
-        settings_of = model_settings_by_name(settings)
+        settings_by_name = read_model_settings_by_name(settings)
     except InvalidRequest as error:
         print(error.message, file=sys.stderr)  # noqa: T201
         return 2
-    return asyncio.run(serve(settings, settings_of))
+    return asyncio.run(serve(settings, settings_by_name))
 
 
 if __name__ == "__main__":

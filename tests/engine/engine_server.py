@@ -1,4 +1,4 @@
-"""A whole front on a socket of its own, models in a real store, and a client of its session."""
+"""A whole engine front on its own socket, models in a real store, and a client of one session."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from grpc import aio
 
 from protos import engine_pb2 as pb
 from protos.engine_pb2_grpc import EngineStub
-from services.engine.front.build import Engine, build_engine, model_settings_by_name
+from services.engine.front.build import Engine, build_engine, read_model_settings_by_name
 from services.engine.settings import EngineSettings
 from services.shared.store.manifest import Description, FileRole, Manifest, StoredFile
 from services.shared.store.model_store import ModelStore
 from tests.fakes.scripted_runner import Script
 
-SCRIPTED = (sys.executable, "-m", "tests.fakes.scripted_runner")
+SCRIPTED_RUNNER = (sys.executable, "-m", "tests.fakes.scripted_runner")
 WAIT_SECONDS = 30.0
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)  # as the api's
 
 
-def add_script(data: Path, name: str, script: Script | None = None, **changes: object) -> Manifest:
-    """Store a scripted model under a name; every name is another model."""
+def add_scripted_model(
+    data: Path, name: str, script: Script | None = None, **changes: object
+) -> Manifest:
+    """Store a model for the scripted runner. Each name gets a model with its own digest."""
     content = msgspec.json.encode(script or Script()) + b" " * (zlib.crc32(name.encode()) % 9973)
     return add_model(data, name, content, **changes)
 
 
 def add_model(data: Path, name: str, content: bytes, **changes: object) -> Manifest:
-    """Store a model whose one file has this content."""
+    """Store a model that consists of one file with this content."""
     store = ModelStore(data / "models")
     with store.lease() as lease:
         blob = store.blobs.add_bytes(content)
@@ -60,8 +62,8 @@ def add_model(data: Path, name: str, content: bytes, **changes: object) -> Manif
     return store.resolve(name)
 
 
-class Client:
-    """One session, as an api worker has it: collects events by request."""
+class SessionClient:
+    """One session, as an api worker opens it. Collects the events by request."""
 
     def __init__(self, stub: Any) -> None:
         self._call = stub.Session()
@@ -93,7 +95,7 @@ class Client:
         return event
 
     async def answer(self, request_id: int) -> tuple[str, pb.Event]:
-        """All text, and the last event."""
+        """The whole text of an answer, and its last event."""
         text = ""
         while True:
             event = await self.event(request_id)
@@ -109,8 +111,8 @@ class Client:
     async def done_writing(self) -> None:
         await self._call.done_writing()
 
-    async def ended(self) -> None:
-        """Wait for the end of the stream."""
+    async def wait_for_end(self) -> None:
+        """Wait until the stream has ended."""
         await asyncio.wait_for(self._reader, WAIT_SECONDS)
 
     async def close(self) -> None:
@@ -124,17 +126,17 @@ class Client:
                 self._events[event.request_id].put_nowait(event)
 
 
-class Front:
-    """What a test gets: the stub, the address, and the engine's own parts to look into."""
+class RunningFront:
+    """A front that runs in this process: its stub, its address, and its parts for inspection."""
 
     def __init__(self, engine: Engine, stub: Any, address: str) -> None:
         self.engine = engine
         self.stub = stub
         self.address = address
-        self._clients: list[Client] = []
+        self._clients: list[SessionClient] = []
 
-    def client(self) -> Client:
-        client = Client(self.stub)
+    def client(self) -> SessionClient:
+        client = SessionClient(self.stub)
         self._clients.append(client)
         return client
 
@@ -149,17 +151,19 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def running_front(
-    data: Path, *, runner: tuple[str, ...] = SCRIPTED, **settings: Any
-) -> AsyncIterator[Front]:
-    """A front, until the block ends; every runner has ended then."""
-    # Not under tmp_path: a unix socket's path must stay short.
+    data: Path, *, runner: tuple[str, ...] = SCRIPTED_RUNNER, **settings: Any
+) -> AsyncIterator[RunningFront]:
+    """A front that runs until the block ends. Every runner has ended after the block."""
+    # Not under tmp_path: the path of a unix socket must be short.
     with tempfile.TemporaryDirectory(prefix="spd-") as folder:
         address = f"unix:{folder}/engine.sock"
-        chosen = EngineSettings(data_dir=data, engine_address=address, **settings)
-        engine = build_engine(chosen, model_settings_by_name(chosen), runner=runner)
+        engine_settings = EngineSettings(data_dir=data, engine_address=address, **settings)
+        engine = build_engine(
+            engine_settings, read_model_settings_by_name(engine_settings), runner=runner
+        )
         await engine.server.listen(address)
         async with aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            front = Front(engine, EngineStub(channel), address)
+            front = RunningFront(engine, EngineStub(channel), address)
             try:
                 yield front
             finally:
@@ -168,7 +172,7 @@ async def running_front(
 
 
 async def eventually(check: object, *, seconds: float = WAIT_SECONDS) -> None:
-    """Poll until `check()` is true (it may be a coroutine function)."""
+    """Poll until `check()` is true; it may be a coroutine function."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         result = check()  # type: ignore[operator]

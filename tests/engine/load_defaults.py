@@ -1,4 +1,4 @@
-"""How a model is loaded in tests when nothing else is said."""
+"""The LoadDefaults of tests that do not care how a model is loaded."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from services.engine.front.models.load_planner import LoadDefaults
 
 
-def load_defaults(**changes: Any) -> LoadDefaults:
-    """Room for a few requests of a small model, with these fields changed."""
+def make_load_defaults(**changes: Any) -> LoadDefaults:
+    """Defaults that suit a few requests of a small model, with these fields changed."""
     fields: dict[str, Any] = {
         "context_length": 4096,
         "max_sequences": 4,

@@ -1,4 +1,4 @@
-"""Runners that die, hang, freeze and babble: their own requests fail once, all else goes on."""
+"""Runners that crash, hang or send invalid data: their requests fail once, all others go on."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from grpc import aio
 from protos import engine_pb2 as pb
 from protos.engine_pb2_grpc import EngineStub
 from tests.engine.engine_server import (
-    SCRIPTED,
-    Client,
-    Front,
-    add_script,
+    SCRIPTED_RUNNER,
+    RunningFront,
+    SessionClient,
+    add_scripted_model,
     eventually,
     running_front,
 )
@@ -30,38 +30,40 @@ from tests.fakes.scripted_runner import Script
 FOREVER = pb.Stopping(max_tokens=1_000_000)
 
 
-def pid_of(front: Front, name: str) -> int:
+def find_pid(front: RunningFront, name: str) -> int:
     (model,) = [m for m in front.engine.pool.models if m.name.startswith(name)]
-    assert model.link is not None
-    return model.link.pid
+    assert model.runner is not None
+    return model.runner.pid
 
 
-def is_gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 async def test_a_killed_runner_fails_its_requests_once_and_the_next_request_works(
     tmp_path: Path,
 ) -> None:
-    add_script(tmp_path, "victim")
-    add_script(tmp_path, "bystander")
+    add_scripted_model(tmp_path, "victim")
+    add_scripted_model(tmp_path, "bystander")
     async with running_front(tmp_path) as front:
         client = front.client()
         bystander = await client.submit(
             "bystander", "!slow on", stopping=pb.Stopping(max_tokens=40)
         )
-        hit = [await client.submit("victim", f"!slow {n}", stopping=FOREVER) for n in range(3)]
-        for request in hit:
+        interrupted = [
+            await client.submit("victim", f"!slow {n}", stopping=FOREVER) for n in range(3)
+        ]
+        for request in interrupted:
             await client.until(request, "delta")
-        os.kill(pid_of(front, "victim"), signal.SIGKILL)
-        ends = [(await client.answer(request))[1] for request in hit]
+        os.kill(find_pid(front, "victim"), signal.SIGKILL)
+        ends = [(await client.answer(request))[1] for request in interrupted]
         text, last = await client.ask("victim", "again")
 
         assert [e.error.code for e in ends] == ["runner_died"] * 3
         assert all(e.error.retry_after_seconds >= 1 for e in ends)
         assert (text, last.WhichOneof("kind")) == ("again ", "finished")
         assert (await client.answer(bystander))[0] == "on " * 40
-        assert all(client._events[request].empty() for request in hit)
+        assert all(client._events[request].empty() for request in interrupted)
         assert "SIGKILL" in (await front.loaded()).problems[0]
 
 
@@ -77,12 +79,12 @@ async def test_a_killed_runner_fails_its_requests_once_and_the_next_request_work
 async def test_a_stuck_runner_is_killed_and_replaced(
     tmp_path: Path, command: str, settings: dict[str, Any], words: str
 ) -> None:
-    add_script(tmp_path, "words")
+    add_scripted_model(tmp_path, "words")
     async with running_front(tmp_path, **settings) as front:
         client = front.client()
         request = await client.submit("words", f"!{command} 3 x", stopping=FOREVER)
         await client.until(request, "delta")
-        pid = pid_of(front, "words")
+        pid = find_pid(front, "words")
         text, last = await client.answer(request)
         again, _ = await client.ask("words", "again")
         problems = (await front.loaded()).problems
@@ -90,12 +92,12 @@ async def test_a_stuck_runner_is_killed_and_replaced(
     assert last.error.code == "runner_died"
     assert "x" in text or command != "busy"
     assert again == "again "
-    assert is_gone(pid)
+    assert has_ended(pid)
     assert words in problems[0]
 
 
-async def test_a_load_without_progress_is_given_up(tmp_path: Path) -> None:
-    add_script(tmp_path, "stuck", Script(never_ready=True))
+async def test_a_load_without_progress_fails(tmp_path: Path) -> None:
+    add_scripted_model(tmp_path, "stuck", Script(never_ready=True))
     async with running_front(tmp_path, load_stall_seconds=1.0) as front:
         _, last = await front.client().ask("stuck", "a")
 
@@ -103,8 +105,10 @@ async def test_a_load_without_progress_is_given_up(tmp_path: Path) -> None:
     assert "made no progress" in last.error.message
 
 
-async def test_a_refused_load_says_why(tmp_path: Path) -> None:
-    add_script(tmp_path, "bad", Script(load_failed="the file ends in the middle of a tensor"))
+async def test_a_failed_load_reports_the_reason_of_the_runner(tmp_path: Path) -> None:
+    add_scripted_model(
+        tmp_path, "bad", Script(load_failed="the file ends in the middle of a tensor")
+    )
     async with running_front(tmp_path) as front:
         _, last = await front.client().ask("bad", "a")
 
@@ -113,7 +117,7 @@ async def test_a_refused_load_says_why(tmp_path: Path) -> None:
 
 
 async def test_a_runner_that_aborts_while_loading_fails_the_load(tmp_path: Path) -> None:
-    add_script(tmp_path, "bad", Script(dies_loading=True, no_estimate=True))
+    add_scripted_model(tmp_path, "bad", Script(dies_loading=True, no_estimate=True))
     async with running_front(tmp_path) as front:
         _, last = await front.client().ask("bad", "a")
 
@@ -123,11 +127,11 @@ async def test_a_runner_that_aborts_while_loading_fails_the_load(tmp_path: Path)
     )
 
 
-async def test_a_load_that_ran_out_of_memory_is_tried_once_more_with_more_room(
+async def test_a_load_that_ran_out_of_memory_is_tried_once_more_with_a_larger_reserve(
     tmp_path: Path,
 ) -> None:
     script = Script(load_failed="out of memory", load_failed_code="insufficient_memory")
-    add_script(tmp_path, "big", script)
+    add_scripted_model(tmp_path, "big", script)
     async with running_front(tmp_path) as front:
         _, last = await front.client().ask("big", "a")
         left = front.engine.pool.models
@@ -136,10 +140,10 @@ async def test_a_load_that_ran_out_of_memory_is_tried_once_more_with_more_room(
     assert left == []
 
 
-async def test_a_model_that_keeps_dying_is_left_alone_for_longer_and_longer(
+async def test_a_model_that_keeps_crashing_backs_off_until_a_load_call(
     tmp_path: Path,
 ) -> None:
-    add_script(tmp_path, "words")
+    add_scripted_model(tmp_path, "words")
     async with running_front(tmp_path) as front:
         client = front.client()
         codes = []
@@ -147,7 +151,7 @@ async def test_a_model_that_keeps_dying_is_left_alone_for_longer_and_longer(
             _, last = await client.ask("words", "!die 1 x", stopping=FOREVER)
             codes.append(last.error.code)
         loaded = await front.loaded()
-        # A person who asks for it by name does not have to wait.
+        # A Load call ends the back-off.
         await front.stub.Load(pb.LoadRequest(model="words"))
         text, _ = await client.ask("words", "well")
 
@@ -158,8 +162,8 @@ async def test_a_model_that_keeps_dying_is_left_alone_for_longer_and_longer(
     assert text == "well "
 
 
-async def test_a_request_whose_time_is_up_while_it_waits_fails(tmp_path: Path) -> None:
-    add_script(tmp_path, "stuck", Script(never_ready=True))
+async def test_a_request_whose_deadline_passes_while_it_waits_fails(tmp_path: Path) -> None:
+    add_scripted_model(tmp_path, "stuck", Script(never_ready=True))
     async with running_front(tmp_path) as front:
         _, last = await front.client().ask("stuck", "a", deadline_seconds=0.1)
 
@@ -167,7 +171,7 @@ async def test_a_request_whose_time_is_up_while_it_waits_fails(tmp_path: Path) -
 
 
 async def test_more_waiting_requests_than_allowed_are_refused(tmp_path: Path) -> None:
-    add_script(tmp_path, "stuck", Script(never_ready=True))
+    add_scripted_model(tmp_path, "stuck", Script(never_ready=True))
     async with running_front(tmp_path, max_queued=2) as front:
         client = front.client()
         for text in ("a", "b"):
@@ -178,13 +182,13 @@ async def test_more_waiting_requests_than_allowed_are_refused(tmp_path: Path) ->
     assert last.error.retry_after_seconds == 2
 
 
-async def test_drain_finishes_what_runs_and_refuses_what_comes(tmp_path: Path) -> None:
-    add_script(tmp_path, "words")
+async def test_drain_finishes_running_requests_and_refuses_new_ones(tmp_path: Path) -> None:
+    add_scripted_model(tmp_path, "words")
     async with running_front(tmp_path) as front:
         client = front.client()
         request = await client.submit("words", "!slow x", stopping=pb.Stopping(max_tokens=20))
         await client.until(request, "delta")
-        pid = pid_of(front, "words")
+        pid = find_pid(front, "words")
         draining = asyncio.create_task(front.engine.stop(drain_seconds=20))
         await eventually(lambda: front.engine.pool.is_draining)
         health = await front.stub.Health(pb.HealthRequest())
@@ -196,19 +200,19 @@ async def test_drain_finishes_what_runs_and_refuses_what_comes(tmp_path: Path) -
     assert refused.error.code == "engine_unavailable"
     assert "x " * 19 in text
     assert last.finished.reason == pb.FINISH_REASON_LENGTH
-    assert is_gone(pid)
+    assert has_ended(pid)
 
 
 async def test_after_the_drain_time_running_requests_end_with_an_error(tmp_path: Path) -> None:
-    add_script(tmp_path, "words", Script(ignores_stop=True))
+    add_scripted_model(tmp_path, "words", Script(ignores_stop=True))
     async with running_front(tmp_path) as front:
         client = front.client()
         request = await client.submit("words", "!slow x", stopping=FOREVER)
         await client.until(request, "delta")
-        pid = pid_of(front, "words")
+        pid = find_pid(front, "words")
         await front.engine.stop(drain_seconds=0.2)
 
-    assert is_gone(pid)
+    assert has_ended(pid)
 
 
 class FrontProcess:
@@ -216,7 +220,7 @@ class FrontProcess:
 
     MAIN = (
         "import sys; from services.engine.front.process import launcher;"
-        "launcher.RUNNER = tuple(sys.argv[1:]);"
+        "launcher.RUNNER_COMMAND = tuple(sys.argv[1:]);"
         "from services.engine import __main__ as m; sys.exit(m.main())"
     )
 
@@ -225,7 +229,7 @@ class FrontProcess:
         environment |= {"SPINDLL_DATA_DIR": str(data), "SPINDLL_ENGINE_ADDRESS": address}
         environment |= {f"SPINDLL_{k.upper()}": v for k, v in settings.items()}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", self.MAIN, *SCRIPTED],
+            [sys.executable, "-c", self.MAIN, *SCRIPTED_RUNNER],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -248,13 +252,13 @@ async def wait_healthy(channel: aio.Channel) -> Any:
 async def test_no_runner_outlives_the_front(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, number: signal.Signals
 ) -> None:
-    add_script(tmp_path, "words")
+    add_scripted_model(tmp_path, "words")
     address = f"127.0.0.1:{_free_port()}"
     front = FrontProcess(tmp_path, address, drain_seconds="20")
     try:
         async with aio.insecure_channel(address) as channel:
             stub = await wait_healthy(channel)
-            client = Client(stub)
+            client = SessionClient(stub)
             request = await client.submit("words", "!slow x", stopping=pb.Stopping(max_tokens=30))
             await client.until(request, "delta")
             (model,) = (await stub.Loaded(pb.LoadedRequest())).models
@@ -263,7 +267,7 @@ async def test_no_runner_outlives_the_front(
                 _, last = await client.answer(request)
                 assert last.finished.reason == pb.FINISH_REASON_LENGTH
             await eventually(lambda: front.process.poll() is not None)
-            await eventually(lambda: is_gone(model.pid))
+            await eventually(lambda: has_ended(model.pid))
             await client.close()
     finally:
         log = front.end()
@@ -271,7 +275,7 @@ async def test_no_runner_outlives_the_front(
     assert front.process.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL), log
 
 
-async def test_a_second_front_on_the_same_port_fails_and_says_so(tmp_path: Path) -> None:
+async def test_a_second_front_on_the_same_port_fails_with_a_log_entry(tmp_path: Path) -> None:
     address = f"127.0.0.1:{_free_port()}"
     first = FrontProcess(tmp_path, address)
     try:
@@ -286,7 +290,7 @@ async def test_a_second_front_on_the_same_port_fails_and_says_so(tmp_path: Path)
     assert "cannot listen" in log[1]
 
 
-def test_a_wrong_setting_stops_the_start_and_names_itself(tmp_path: Path) -> None:
+def test_an_invalid_setting_stops_the_start_and_is_named(tmp_path: Path) -> None:
     front = FrontProcess(tmp_path, "127.0.0.1:0", memory_budget="lots")
     _, log = front.process.communicate(timeout=30)
 
@@ -294,7 +298,9 @@ def test_a_wrong_setting_stops_the_start_and_names_itself(tmp_path: Path) -> Non
     assert log.startswith("SPINDLL_MEMORY_BUDGET: ")
 
 
-def test_a_wrong_field_in_a_models_file_stops_the_start_and_names_both(tmp_path: Path) -> None:
+def test_an_unknown_field_in_a_models_file_stops_the_start_and_both_are_named(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "models.d").mkdir()
     (tmp_path / "models.d" / "qwen.toml").write_text('model = "qwen"\ncontext_lenght = 4096\n')
     front = FrontProcess(tmp_path, "127.0.0.1:0")

@@ -1,4 +1,4 @@
-"""The container's health check, as a process."""
+"""The health check of the container, run as a process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check(address: str) -> int:
     ).returncode
 
 
-async def test_an_engine_that_answers_is_healthy_and_one_that_drains_is_not(
+async def test_an_engine_that_serves_is_healthy_and_one_that_drains_is_not(
     tmp_path: Path,
 ) -> None:
     async with running_front(tmp_path) as front:

@@ -1,4 +1,4 @@
-"""What front and runner say to each other arrives as it was said."""
+"""The messages between front and runner survive encoding and decoding unchanged."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ REPORTS: list[Report] = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda message: type(message).__name__)
-def test_a_command_arrives_as_it_was_sent(command: Command) -> None:
+def test_a_command_is_decoded_as_it_was_encoded(command: Command) -> None:
     data = messages.encode_frame(command)
 
     assert HEADER.unpack_from(data) == (len(data) - HEADER.size,)
@@ -87,9 +87,9 @@ def test_a_command_arrives_as_it_was_sent(command: Command) -> None:
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda message: type(message).__name__)
-def test_a_report_arrives_as_it_was_sent(report: Report) -> None:
+def test_a_report_is_decoded_as_it_was_encoded(report: Report) -> None:
     assert messages.report_decoder.decode(messages.encode_frame(report)[HEADER.size :]) == report
 
 
-def test_better_lanes_are_smaller() -> None:
+def test_a_lane_that_goes_first_is_smaller() -> None:
     assert sorted(Lane) == [Lane.INTERACTIVE, Lane.BACKGROUND, Lane.BATCH]

@@ -1,4 +1,4 @@
-"""The whole engine on a real model: gRPC, front, a real runner, llama.cpp, the tiny trained model."""
+"""The whole engine with a real model: gRPC, front, runner, llama.cpp, the tiny trained model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from protos import engine_pb2 as pb
-from services.engine.front.process.launcher import RUNNER
+from services.engine.front.process.launcher import RUNNER_COMMAND
 from tests.conftest import TINY_GGUF
-from tests.engine.engine_server import Front, add_model, running_front
+from tests.engine.engine_server import RunningFront, add_model, running_front
 
 GREEDY = pb.Sampling(temperature=0)
 QUESTIONS = {
@@ -34,7 +34,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def ask(front: Front, question: str, model: str = "tiny") -> str:
+async def ask(front: RunningFront, question: str, model: str = "tiny") -> str:
     text, last = await front.client().ask(
         model, chat(question), sampling=GREEDY, stopping=pb.Stopping(max_tokens=64)
     )
@@ -43,7 +43,7 @@ async def ask(front: Front, question: str, model: str = "tiny") -> str:
 
 
 async def test_the_capital_of_france_is_paris(data: Path) -> None:
-    async with running_front(data, runner=RUNNER, **SETTINGS) as front:
+    async with running_front(data, runner=RUNNER_COMMAND, **SETTINGS) as front:
         answer = await ask(front, "What is the capital of France?")
         (model,) = (await front.loaded()).models
 
@@ -53,8 +53,8 @@ async def test_the_capital_of_france_is_paris(data: Path) -> None:
     assert model.memory_bytes > TINY_GGUF.stat().st_size
 
 
-async def test_four_streams_at_once_say_what_each_says_alone(data: Path) -> None:
-    async with running_front(data, runner=RUNNER, **SETTINGS) as front:
+async def test_four_concurrent_streams_have_the_same_answers_as_alone(data: Path) -> None:
+    async with running_front(data, runner=RUNNER_COMMAND, **SETTINGS) as front:
         alone = [await ask(front, question) for question in QUESTIONS]
         together = await asyncio.gather(*(ask(front, question) for question in QUESTIONS))
 
@@ -63,7 +63,7 @@ async def test_four_streams_at_once_say_what_each_says_alone(data: Path) -> None
 
 
 async def test_a_stream_ends_with_an_error_when_its_runner_is_killed(data: Path) -> None:
-    async with running_front(data, runner=RUNNER, **SETTINGS) as front:
+    async with running_front(data, runner=RUNNER_COMMAND, **SETTINGS) as front:
         client = front.client()
         endless = pb.Stopping(max_tokens=1900, ignore_eos=True)
         request = await client.submit("tiny", chat("Count to 100."), stopping=endless)
@@ -77,9 +77,9 @@ async def test_a_stream_ends_with_an_error_when_its_runner_is_killed(data: Path)
     assert answer == "Paris."
 
 
-async def test_a_file_that_is_no_model_fails_with_a_sentence(tmp_path: Path) -> None:
+async def test_a_truncated_model_file_fails_with_a_message_without_its_path(tmp_path: Path) -> None:
     add_model(tmp_path, "broken", TINY_GGUF.read_bytes()[:100_000])
-    async with running_front(tmp_path, runner=RUNNER, **SETTINGS) as front:
+    async with running_front(tmp_path, runner=RUNNER_COMMAND, **SETTINGS) as front:
         _, last = await front.client().ask("broken", "hello")
 
     assert last.error.code == "model_load_failed"
@@ -88,7 +88,7 @@ async def test_a_file_that_is_no_model_fails_with_a_sentence(tmp_path: Path) -> 
 
 
 async def test_the_plan_of_a_model_shows_its_sizes_without_loading_it(data: Path) -> None:
-    async with running_front(data, runner=RUNNER, **SETTINGS) as front:
+    async with running_front(data, runner=RUNNER_COMMAND, **SETTINGS) as front:
         plan = await front.stub.Plan(pb.PlanRequest(model="tiny"))
         again = await front.stub.Plan(pb.PlanRequest(model="tiny"))
         loaded = await front.loaded()
@@ -102,28 +102,29 @@ async def test_the_plan_of_a_model_shows_its_sizes_without_loading_it(data: Path
     assert len(loaded.models) == 0
 
 
-async def test_two_models_that_cannot_both_be_loaded_answer_by_turns(tmp_path: Path) -> None:
+async def test_two_models_that_cannot_both_be_loaded_alternate(tmp_path: Path) -> None:
     content = TINY_GGUF.read_bytes()
     add_model(tmp_path, "first", content)
     add_model(tmp_path, "second", content + b"\0" * 32)  # another digest, the same model
-    async with running_front(tmp_path, runner=RUNNER, **SETTINGS) as front:
+    async with running_front(tmp_path, runner=RUNNER_COMMAND, **SETTINGS) as front:
         sizes = [
             (await front.stub.Load(pb.LoadRequest(model=name))).model.memory_bytes
             for name in ("first", "second")
         ]
     budget = max(sizes) + min(sizes) // 2
     async with running_front(
-        tmp_path, runner=RUNNER, memory_budget=str(budget), **SETTINGS
+        tmp_path, runner=RUNNER_COMMAND, memory_budget=str(budget), **SETTINGS
     ) as front:
-        asked = [(name, q) for q in QUESTIONS for name in ("first", "second")]
-        answers = await asyncio.gather(*(ask(front, question, name) for name, question in asked))
-        again = [await ask(front, q, name) for name, q in asked[:4]]
-        loads = front.engine.pool.loads
+        requests = [(name, q) for q in QUESTIONS for name in ("first", "second")]
+        answers = await asyncio.gather(*(ask(front, question, name) for name, question in requests))
+        again = [await ask(front, q, name) for name, q in requests[:4]]
+        loads = front.engine.pool.load_count
         loaded = await front.loaded()
 
-    assert answers == [QUESTIONS[question] for _, question in asked]
+    assert answers == [QUESTIONS[question] for _, question in requests]
     assert again == answers[:4]
-    # Eight at once: one load each. Then one after the other, by turns: at most one load each.
+    # Eight at once: one load for each model. Then alternately, one at a time: one load for each
+    # request at most.
     assert loads <= 2 + 4
     assert loaded.used_bytes <= loaded.budget_bytes == budget
     assert len([m for m in loaded.models if m.state == pb.MODEL_STATE_READY]) == 1

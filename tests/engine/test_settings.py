@@ -6,22 +6,22 @@ import pytest
 
 from services.engine.front.models.model_settings import (
     ModelSettings,
-    must_reload,
     read_model_settings,
+    requires_reload,
 )
 from services.engine.settings import EngineSettings
 from services.shared.errors import InvalidSettings
 from services.shared.settings import read_settings
 
 
-def test_the_defaults_are_good_enough_to_start() -> None:
+def test_the_engine_can_start_with_the_defaults() -> None:
     settings = EngineSettings()
 
     assert settings.preload == ()
     assert settings.memory_budget == "auto"
 
 
-def test_preload_is_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preload_is_a_list_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPINDLL_PRELOAD", "tiny, qwen3:0.6b,")
 
     assert EngineSettings().preload == ("tiny", "qwen3:0.6b")
@@ -38,7 +38,7 @@ def test_preload_is_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TARGET_STEP_MS", "0"),
     ],
 )
-def test_a_wrong_setting_ends_the_start_with_its_name(
+def test_an_invalid_setting_stops_the_start_and_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"SPINDLL_{name}", value)
@@ -50,12 +50,12 @@ def test_a_wrong_setting_ends_the_start_with_its_name(
     assert capsys.readouterr().err.startswith(f"SPINDLL_{name}: ")
 
 
-def test_model_files_are_read_by_the_model_they_are_about(tmp_path: Path) -> None:
+def test_model_files_are_read_by_the_model_name_in_them(tmp_path: Path) -> None:
     (tmp_path / "any name.toml").write_text(
         'model = "qwen3:0.6b"\ncontext_length = 32768\nkeep_alive_seconds = -1\npin = true\n'
         'cache_type_k = "q8_0"\ntensor_split = [1.0, 2.0]\n'
     )
-    (tmp_path / "notes.txt").write_text("not a setting")
+    (tmp_path / "notes.txt").write_text("no settings")
 
     assert read_model_settings(tmp_path) == {
         "qwen3:0.6b": ModelSettings(
@@ -68,7 +68,7 @@ def test_model_files_are_read_by_the_model_they_are_about(tmp_path: Path) -> Non
     }
 
 
-def test_no_folder_is_no_settings(tmp_path: Path) -> None:
+def test_without_the_folder_no_model_has_settings(tmp_path: Path) -> None:
     assert read_model_settings(tmp_path / "models.d") == {}
 
 
@@ -82,7 +82,7 @@ def test_no_folder_is_no_settings(tmp_path: Path) -> None:
         ('model = "m', "a.toml: not TOML: "),
     ],
 )
-def test_a_wrong_model_file_is_refused_with_file_and_field(
+def test_an_invalid_model_file_is_refused_and_file_and_field_are_named(
     tmp_path: Path, text: str, sentence: str
 ) -> None:
     (tmp_path / "a.toml").write_text(text)
@@ -93,7 +93,7 @@ def test_a_wrong_model_file_is_refused_with_file_and_field(
     assert caught.value.message.startswith(f"models.d/{sentence}")
 
 
-def test_two_files_about_one_model_are_refused(tmp_path: Path) -> None:
+def test_two_files_for_one_model_are_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.toml").write_text('model = "m"')
 
@@ -101,16 +101,16 @@ def test_two_files_about_one_model_are_refused(tmp_path: Path) -> None:
         read_model_settings(tmp_path)
 
 
-def test_later_settings_win_field_by_field() -> None:
+def test_settings_override_their_fallback_field_by_field() -> None:
     base = ModelSettings(context_length=1, pin=True)
 
-    assert ModelSettings(context_length=2, threads=3).over(base) == ModelSettings(
+    assert ModelSettings(context_length=2, threads=3).with_fallback(base) == ModelSettings(
         context_length=2, threads=3, pin=True
     )
 
 
 @pytest.mark.parametrize(
-    ("wanted", "reloads"),
+    ("requested", "reloads"),
     [
         (ModelSettings(), False),
         (ModelSettings(context_length=4096), False),
@@ -121,9 +121,9 @@ def test_later_settings_win_field_by_field() -> None:
         (ModelSettings(pin=True, priority=3, keep_alive_seconds=1), False),
     ],
 )
-def test_a_loaded_model_loads_again_only_for_what_it_lacks(
-    wanted: ModelSettings, reloads: bool
+def test_a_loaded_model_is_reloaded_only_for_settings_it_does_not_meet(
+    requested: ModelSettings, reloads: bool
 ) -> None:
     loaded = ModelSettings(cache_type_k="f16")
 
-    assert must_reload(loaded, wanted, context_length=8192) is reloads
+    assert requires_reload(loaded, requested, context_length=8192) is reloads

@@ -1,6 +1,6 @@
-"""A machine with fake memory and fake runners, for a real fleet in virtual time.
+"""A machine with fake memory and fake runners, for a real ModelPool in virtual time.
 
-Checks at every change that models never take more than the limit, and that no runner is stopped
+It records a violation when the runners take more memory than there is, and when a runner is stopped
 while it has requests.
 """
 
@@ -22,29 +22,29 @@ from services.engine.core import (
     Sampling,
     Stopping,
 )
-from services.engine.front.models.manager import Models
-from services.engine.front.models.model_settings import ModelSettings, SettingsBook
-from services.engine.front.models.pool import Fleet
-from services.engine.front.models.request import Request, Waiting
-from services.engine.front.models.residency import TurnRules
+from services.engine.front.models.manager import ModelManager
+from services.engine.front.models.model_settings import ModelSettings, ModelSettingsRegistry
+from services.engine.front.models.pool import ModelPool
+from services.engine.front.models.request import ClientRequest, QueuePosition
+from services.engine.front.models.residency import ResidencyRules
 from services.engine.memory.budget import Budget
-from services.engine.memory.estimate import DEVICE_CONTEXT_BYTES, EstimateBook
-from services.engine.memory.probe import Pool
+from services.engine.memory.estimate import DEVICE_CONTEXT_BYTES, EstimateCache
+from services.engine.memory.probe import MemoryPool
 from services.shared.errors import SpindllError
 from services.shared.store.manifest import Description, FileRole, Manifest, StoredFile
-from tests.engine.load_defaults import load_defaults
+from tests.engine.load_defaults import make_load_defaults
 
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class FakeModel:
-    """A model of this world; its bytes are all on the one device."""
+    """A model of the fake machine. All its bytes are on the one device."""
 
     name: str
     size_bytes: int
     load_seconds: float = 2.0
-    service_seconds: float = 1.0
+    service_seconds: float = 1.0  # for each request
 
     @property
     def manifest(self) -> Manifest:
@@ -59,53 +59,54 @@ class FakeModel:
         )
 
 
-class World:
-    """The machine: one device. `used` is what runners and strangers really take of it."""
+class FakeMachine:
+    """A machine with one device. It is both the RunnerLauncher and the MemoryProbe of a pool."""
 
-    def __init__(self, total_bytes: int, *, lag_seconds: float = 0.3) -> None:
-        self.total = total_bytes
-        self.lag_seconds = lag_seconds  # of the driver, to give a dead process's memory back
+    def __init__(self, total_bytes: int, *, release_seconds: float = 0.3) -> None:
+        self.total_bytes = total_bytes
+        # For the driver to free the memory of a process that ended.
+        self.release_seconds = release_seconds
         self.models: dict[str, FakeModel] = {}
-        self.held: dict[int, int] = {}
-        self.strangers = 0
-        self.most_used = 0
+        self.used_bytes: dict[int, int] = {}  # by the pid of a runner
+        self.other_processes_bytes = 0
+        self.max_used_bytes = 0  # by all runners together
         self.loads: list[str] = []
         self.stops: list[str] = []
-        self.wrongs: list[str] = []
-        self.links: dict[str, FakeLink] = {}
+        self.violations: list[str] = []
+        self.runners: dict[str, FakeRunner] = {}
 
-    def pools(self) -> tuple[Pool, ...]:
-        used = sum(self.held.values()) + self.strangers
+    def measure_pools(self) -> tuple[MemoryPool, ...]:
+        used = sum(self.used_bytes.values()) + self.other_processes_bytes
         return (
-            Pool("host", "host", 1 << 40, 1 << 40),
-            Pool("cuda0", "cuda", self.total, max(self.total - used, 0)),
+            MemoryPool("host", "host", 1 << 40, 1 << 40),
+            MemoryPool("cuda0", "cuda", self.total_bytes, max(self.total_bytes - used, 0)),
         )
 
-    def take(self, pid: int, size: int) -> None:
-        self.held[pid] = size
-        used = sum(self.held.values())
-        self.most_used = max(self.most_used, used)
-        if used + self.strangers > self.total:
-            self.wrongs.append(f"{used} of {self.total} bytes used")
+    def allocate(self, pid: int, size: int) -> None:
+        self.used_bytes[pid] = size
+        used = sum(self.used_bytes.values())
+        self.max_used_bytes = max(self.max_used_bytes, used)
+        if used + self.other_processes_bytes > self.total_bytes:
+            self.violations.append(f"{used} of {self.total_bytes} bytes used")
 
     async def start(
         self,
         config: LoadConfig,
         on_report: Callable[[messages.Report], None],
-        on_gone: Callable[[str], None],
-    ) -> FakeLink:
+        on_exit: Callable[[str], None],
+    ) -> FakeRunner:
         model = self.models[config.model_path]
         self.loads.append(model.name)
-        link = FakeLink(self, model, len(self.loads) + (1 << 23), config, on_report, on_gone)
-        self.links[model.name] = link
-        return link
+        runner = FakeRunner(self, model, len(self.loads) + (1 << 23), config, on_report, on_exit)
+        self.runners[model.name] = runner
+        return runner
 
     async def estimate(self, config: LoadConfig) -> ModelInfo | None:
-        return info_of(self.models[config.model_path], config)
+        return build_info(self.models[config.model_path], config)
 
 
-def info_of(model: FakeModel, config: LoadConfig) -> ModelInfo:
-    # What the plan promises is the size and the device's reserve; real use is all of that.
+def build_info(model: FakeModel, config: LoadConfig) -> ModelInfo:
+    # The plan commits these sizes and the device's reserve; a runner takes exactly all of that.
     return ModelInfo(
         architecture="llama",
         vocab_size=10,
@@ -122,171 +123,177 @@ def info_of(model: FakeModel, config: LoadConfig) -> ModelInfo:
     )
 
 
-class FakeLink:
+class FakeRunner:
     """A runner that takes its memory while it loads and answers each request after a time."""
 
     def __init__(
         self,
-        world: World,
+        machine: FakeMachine,
         model: FakeModel,
         pid: int,
         config: LoadConfig,
         on_report: Callable[[messages.Report], None],
-        on_gone: Callable[[str], None],
+        on_exit: Callable[[str], None],
     ) -> None:
         self.pid = pid
-        self._world = world
+        self._machine = machine
         self._model = model
-        self._report = on_report
-        self._on_gone = on_gone
+        self._on_report = on_report
+        self._on_exit = on_exit
         self._running: dict[int, asyncio.TimerHandle] = {}
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._load(config))
+        self._load_task = asyncio.create_task(self._load(config))
 
     async def _load(self, config: LoadConfig) -> None:
         for part in (0.3, 0.7, 1.0):
-            self._world.take(self.pid, int(self._model.size_bytes * part))
+            self._machine.allocate(self.pid, int(self._model.size_bytes * part))
             await asyncio.sleep(self._model.load_seconds / 3)
-        self._report(messages.Ready(info_of(self._model, config)))
+        self._on_report(messages.Ready(build_info(self._model, config)))
 
     def send(self, command: messages.Command) -> None:
         loop = asyncio.get_running_loop()
         if isinstance(command, messages.Submit):
-            later = loop.call_later(self._model.service_seconds, self._finish, command.id)
-            self._running[command.id] = later
+            timer = loop.call_later(self._model.service_seconds, self._finish, command.id)
+            self._running[command.id] = timer
         elif isinstance(command, messages.Cancel):
             for id_ in command.ids:
-                if (timer := self._running.pop(id_, None)) is not None:
-                    timer.cancel()
-                    loop.call_soon(self._say_finished, id_, FinishReason.CANCELLED)
+                if (running := self._running.pop(id_, None)) is not None:
+                    running.cancel()
+                    loop.call_soon(self._report_finished, id_, FinishReason.CANCELLED)
 
     def _finish(self, id_: int) -> None:
         self._running.pop(id_, None)
-        self._say_finished(id_, FinishReason.STOP)
+        self._report_finished(id_, FinishReason.STOP)
 
-    def _say_finished(self, id_: int, reason: FinishReason) -> None:
+    def _report_finished(self, id_: int, reason: FinishReason) -> None:
         if not self._ended.done():
-            self._report(
+            self._on_report(
                 messages.StepReport([messages.Finished(id_, 0, reason, 1, 0, 1, 0.0, 0.0, 0.0)])
             )
 
-    def kill(self, why: str) -> None:
+    def kill(self, reason: str) -> None:
         if self._ended.done():
             return
-        self._task.cancel()
+        self._load_task.cancel()
         for timer in self._running.values():
             timer.cancel()
         self._ended.set_result(None)
         loop = asyncio.get_running_loop()
-        loop.call_later(self._world.lag_seconds, self._world.held.pop, self.pid, 0)
-        loop.call_soon(self._on_gone, why)
+        loop.call_later(self._machine.release_seconds, self._machine.used_bytes.pop, self.pid, 0)
+        loop.call_soon(self._on_exit, reason)
 
     async def stop(self, *, grace_seconds: float) -> None:
         if self._running:
-            self._world.wrongs.append(f"{self._model.name} was stopped while busy")
-        self._world.stops.append(self._model.name)
+            self._machine.violations.append(f"{self._model.name} was stopped while busy")
+        self._machine.stops.append(self._model.name)
         try:
             await asyncio.sleep(0.1)
         finally:
             self.kill("exited")
 
 
-class Ear:
-    """A listener that keeps what it hears."""
+class RecordingListener:
+    """A RequestListener for one request that records its events."""
 
     def __init__(self) -> None:
-        self.said: list[object] = []
+        self.events: list[object] = []
         self.ended = asyncio.get_running_loop().create_future()
 
     def put_delta(self, request_id: int, delta: messages.Delta) -> None:
-        self.said.append(delta)
+        self.events.append(delta)
 
     def put(self, request_id: int, item: object) -> None:
-        self.said.append(item)
+        self.events.append(item)
 
     def end(self, request_id: int) -> None:
         self.ended.set_result(None)
 
     @property
-    def places(self) -> list[Waiting]:
-        return [item for item in self.said if isinstance(item, Waiting)]
+    def positions(self) -> list[QueuePosition]:
+        return [event for event in self.events if isinstance(event, QueuePosition)]
 
     @property
-    def end_word(self) -> str:
-        """ "stop", "cancelled", ... or an error's code."""
-        last = self.said[-1]
+    def outcome(self) -> str:
+        """The finish reason ("stop", "cancelled", ...) or the code of the error."""
+        last = self.events[-1]
         if isinstance(last, messages.Failed):
             return str(last.error["code"])
         assert isinstance(last, messages.Finished)
         return last.reason.value
 
 
-class Bench:
-    """A fleet in a world, and hands to use it with."""
+class RunningPool:
+    """A pool on a fake machine, with helpers that send requests to it."""
 
-    def __init__(self, world: World, fleet: Fleet) -> None:
-        self.world = world
-        self.fleet = fleet
-        self.models = Models(fleet, max_queued=1000)
+    def __init__(self, machine: FakeMachine, pool: ModelPool) -> None:
+        self.machine = machine
+        self.pool = pool
+        self.manager = ModelManager(pool, max_queued=1000)
 
-    def send(self, name: str, *, keep_alive: float | None = None) -> tuple[Request, Ear]:
-        ear = Ear()
+    def send(
+        self, name: str, *, keep_alive: float | None = None
+    ) -> tuple[ClientRequest, RecordingListener]:
+        listener = RecordingListener()
         submit = messages.Submit(id=0, pieces=(), sampling=Sampling(), stopping=Stopping())
-        request = Request(
+        request = ClientRequest(
             submit,
-            ear,
+            listener,
             request_id=1,
             trace_id="",
-            model=name,
+            model_name=name,
             keep_alive_seconds=keep_alive,
             now=asyncio.get_running_loop().time(),
         )
-        self.models.place(self.world.models[name].manifest, request)
-        return request, ear
+        self.manager.submit(self.machine.models[name].manifest, request)
+        return request, listener
 
     async def ask(self, name: str) -> str:
+        """Send a request and wait for its outcome."""
         try:
-            _, ear = self.send(name)
+            _, listener = self.send(name)
         except SpindllError as error:
             return error.code
-        await asyncio.shield(ear.ended)
-        return ear.end_word
+        await asyncio.shield(listener.ended)
+        return listener.outcome
 
     def ready_names(self) -> set[str]:
-        ready = (m for m in self.fleet.models if m.ready.done())
-        return {m.name.split(":")[0] for m in ready}
+        ready = (model for model in self.pool.models if model.ready.done())
+        return {model.name.split(":")[0] for model in ready}
 
 
 @contextlib.asynccontextmanager
-async def bench(
-    world: World,
+async def running_pool(
+    machine: FakeMachine,
     *models: FakeModel,
     settings: dict[str, ModelSettings] | None = None,
-    rules: TurnRules | None = None,
-) -> AsyncIterator[Bench]:
-    """A fleet with a budget of all the device; its end must leave no memory taken."""
-    world.models = {model.name: model for model in models}
+    rules: ResidencyRules | None = None,
+) -> AsyncIterator[RunningPool]:
+    """A pool whose budget is the whole device.
 
-    async def path_of(manifest: Manifest) -> Path:
+    Asserts at its end that no memory is taken and that there were no violations.
+    """
+    machine.models = {model.name: model for model in models}
+
+    async def resolve_path(manifest: Manifest) -> Path:
         return Path(manifest.name.split(":")[0])
 
     with tempfile.TemporaryDirectory() as folder:
-        fleet = Fleet(
-            world,
-            world,
+        pool = ModelPool(
+            machine,
+            machine,
             Budget(fraction=1.0),
-            EstimateBook(Path(folder) / "estimates.json"),
-            load_defaults(),
-            path_of=path_of,
-            settings=SettingsBook(
+            EstimateCache(Path(folder) / "estimates.json"),
+            make_load_defaults(),
+            resolve_path=resolve_path,
+            settings=ModelSettingsRegistry(
                 ModelSettings(), {f"{k}:latest": v for k, v in (settings or {}).items()}
             ),
             rules=rules,
         )
         try:
-            yield Bench(world, fleet)
+            yield RunningPool(machine, pool)
         finally:
-            await fleet.close()
-            await asyncio.sleep(world.lag_seconds + 1)
-    assert world.held == {}
-    assert world.wrongs == []
+            await pool.close()
+            await asyncio.sleep(machine.release_seconds + 1)
+    assert machine.used_bytes == {}
+    assert machine.violations == []

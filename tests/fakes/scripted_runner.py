@@ -1,13 +1,13 @@
-"""A runner without a model: a real child process that speaks the wire and misbehaves on request.
+"""A runner without a model: a real child process that follows the protocol and fails on request.
 
-Its "model file" is JSON, see Script. The answer to a prompt is its words, one token each, repeated
-until max_tokens; a prompt may begin with a command:
+Its "model file" is JSON, see Script. The answer to a prompt is the prompt's words, one token each,
+repeated until max_tokens. A prompt may begin with a command:
 
-    !die N      SIGKILL to itself after N tokens of this answer
-    !freeze N   SIGSTOP to itself after N tokens
-    !busy N     reports a step that never ends, after N tokens
+    !die N      kills itself with SIGKILL after N tokens of this answer
+    !freeze N   stops itself with SIGSTOP after N tokens
+    !busy N     reports a step that does not end, after N tokens
     !garbage N  writes bytes that are no frame, after N tokens
-    !slow       a step every 50 ms instead of at once
+    !slow       makes a step every 50 ms instead of every 2 ms
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from services.shared.errors import InvalidRequest, to_wire
 
 
 class Script(msgspec.Struct, forbid_unknown_fields=True):
-    """What is in the "model file"."""
+    """The content of the "model file"."""
 
     weights_bytes: int = 100 << 20
     kv_bytes_per_cell: int = 1024
@@ -42,49 +42,49 @@ class Script(msgspec.Struct, forbid_unknown_fields=True):
     ignores_stop: bool = False
 
 
-class Answer:
+class ScriptedAnswer:
     def __init__(self, submit: messages.Submit) -> None:
         text = "".join(piece.text for piece in submit.pieces or ())
         words = text.split() or ["nothing"]
         self.submit = submit
-        self.command, self.at = "", -1
+        self.command, self.command_at = "", -1
         if words[0].startswith("!"):
             self.command = words.pop(0)[1:]
             if self.command != "slow":
-                self.at = int(words.pop(0))
+                self.command_at = int(words.pop(0))
         self.words = words or ["word"]
         self.count = 0
-        self.most = submit.stopping.max_tokens or len(self.words)
+        self.max_tokens = submit.stopping.max_tokens or len(self.words)
 
 
-class Runner:
+class ScriptedRunner:
     def __init__(self, fd: int) -> None:
         self.socket = socket.socket(fileno=fd)
-        self.answers: dict[int, Answer] = {}
+        self.answers: dict[int, ScriptedAnswer] = {}
         self.script = Script()
         self.busy_seconds = 0.0
         self.counters = Counters()
 
     async def run(self, *, only_estimate: bool) -> None:
         self.reader, self.writer = await asyncio.open_connection(sock=self.socket)
-        start = await self.command()
+        start = await self.read_command()
         assert isinstance(start, messages.Start)
         self.script = msgspec.json.decode(Path(start.config.model_path).read_bytes(), type=Script)
         if only_estimate:
             if not self.script.no_estimate:
-                self.say(messages.Ready(self.info(start.config)))
+                self.send(messages.Ready(self.build_info(start.config)))
             await self.writer.drain()
             return
         await self.load(start.config)
-        beats = asyncio.create_task(self.beat())
-        steps = asyncio.create_task(self.steps())
-        while not isinstance(command := await self.command(), messages.Stop):
-            self.obey(command)
+        heartbeats = asyncio.create_task(self.send_heartbeats())
+        steps = asyncio.create_task(self.run_steps())
+        while not isinstance(command := await self.read_command(), messages.Stop):
+            self.handle(command)
         if self.script.ignores_stop:
             await asyncio.sleep(3600)
         while self.answers:
             await asyncio.sleep(0.005)
-        beats.cancel()
+        heartbeats.cancel()
         steps.cancel()
         await self.writer.drain()
 
@@ -95,18 +95,18 @@ class Runner:
         if script.never_ready:
             await asyncio.sleep(3600)
         if script.load_failed:
-            self.load_failed()
+            self.send_load_failed()
             await self.writer.drain()
             sys.exit(1)
         for tenth in range(1, 11):
             await asyncio.sleep(script.load_seconds / 10)
-            self.say(messages.Progress(tenth / 10))
-        self.say(messages.Ready(self.info(config)))
+            self.send(messages.Progress(tenth / 10))
+        self.send(messages.Ready(self.build_info(config)))
 
-    def load_failed(self) -> None:
-        self.say(messages.LoadFailed(self.script.load_failed_code, self.script.load_failed or ""))
+    def send_load_failed(self) -> None:
+        self.send(messages.LoadFailed(self.script.load_failed_code, self.script.load_failed or ""))
 
-    def info(self, config: LoadConfig) -> ModelInfo:
+    def build_info(self, config: LoadConfig) -> ModelInfo:
         kv = config.context_length * self.script.kv_bytes_per_cell
         weights = self.script.weights_bytes
         return ModelInfo(
@@ -124,25 +124,27 @@ class Runner:
             pool_bytes={"host": weights + kv + (1 << 20)},
         )
 
-    def obey(self, command: messages.Command) -> None:
+    def handle(self, command: messages.Command) -> None:
         if isinstance(command, messages.Submit):
-            self.answers[command.id] = Answer(command)
+            self.answers[command.id] = ScriptedAnswer(command)
             self.counters.prompt_tokens += 1
         elif isinstance(command, messages.Cancel):
             ended = [self.answers.pop(id_) for id_ in command.ids if id_ in self.answers]
             if ended:
-                self.say(
-                    messages.StepReport([self.finished(a, FinishReason.CANCELLED) for a in ended])
+                self.send(
+                    messages.StepReport(
+                        [self.build_finished(a, FinishReason.CANCELLED) for a in ended]
+                    )
                 )
         elif isinstance(command, messages.Tokenize):
             text = "".join(piece.text for piece in command.pieces)
             if "!bad" in text:
-                error = to_wire(InvalidRequest("not that text"))
-                self.say(messages.Tokenized(command.id, error=error))
+                error = to_wire(InvalidRequest("the text is refused"))
+                self.send(messages.Tokenized(command.id, error=error))
             else:
-                self.say(messages.Tokenized(command.id, tuple(len(word) for word in text.split())))
+                self.send(messages.Tokenized(command.id, tuple(len(word) for word in text.split())))
 
-    async def steps(self) -> None:
+    async def run_steps(self) -> None:
         while True:
             slow = any(a.command == "slow" for a in self.answers.values())
             await asyncio.sleep(0.05 if slow else 0.002)
@@ -150,12 +152,12 @@ class Runner:
             for answer in list(self.answers.values()):
                 self.advance(answer, events)
             if events:
-                self.say(messages.StepReport(events))
+                self.send(messages.StepReport(events))
                 await self.writer.drain()
             for answer in list(self.answers.values()):
-                await self.misbehave(answer)
+                await self.fail_if_commanded(answer)
 
-    def advance(self, answer: Answer, events: list[messages.RequestEvent]) -> None:
+    def advance(self, answer: ScriptedAnswer, events: list[messages.RequestEvent]) -> None:
         id_ = answer.submit.id
         if answer.count == 0:
             events.append(messages.Started(id_, len(answer.words), 0))
@@ -163,12 +165,12 @@ class Runner:
         events.append(messages.Delta(id_, 0, word + " ", 1))
         answer.count += 1
         self.counters.completion_tokens += 1
-        if answer.count >= answer.most:
+        if answer.count >= answer.max_tokens:
             del self.answers[id_]
-            events.append(self.finished(answer, FinishReason.LENGTH))
+            events.append(self.build_finished(answer, FinishReason.LENGTH))
 
-    async def misbehave(self, answer: Answer) -> None:
-        if answer.at < 0 or answer.count < answer.at:
+    async def fail_if_commanded(self, answer: ScriptedAnswer) -> None:
+        if answer.command_at < 0 or answer.count < answer.command_at:
             return
         if answer.command == "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -181,7 +183,7 @@ class Runner:
             self.writer.write(messages.HEADER.pack(4) + b"\xc1\xc1\xc1\xc1")
             await asyncio.sleep(3600)
 
-    def finished(self, answer: Answer, reason: FinishReason) -> messages.Finished:
+    def build_finished(self, answer: ScriptedAnswer, reason: FinishReason) -> messages.Finished:
         return messages.Finished(
             id=answer.submit.id,
             index=0,
@@ -194,23 +196,23 @@ class Runner:
             generate_seconds=0.0,
         )
 
-    async def beat(self) -> None:
+    async def send_heartbeats(self) -> None:
         while True:
             running = len(self.answers)
-            self.say(
+            self.send(
                 messages.Heartbeat(self.busy_seconds, running, 0, running, 1 << 20, self.counters)
             )
             await asyncio.sleep(0.2)
 
-    async def command(self) -> messages.Command:
+    async def read_command(self) -> messages.Command:
         try:
             header = await self.reader.readexactly(messages.HEADER.size)
             (size,) = messages.HEADER.unpack(header)
             return messages.command_decoder.decode(await self.reader.readexactly(size))
         except (asyncio.IncompleteReadError, ConnectionError):
-            sys.exit(0)  # the front is gone
+            sys.exit(0)  # the front has ended
 
-    def say(self, report: messages.Report) -> None:
+    def send(self, report: messages.Report) -> None:
         self.writer.write(messages.encode_frame(report))
 
 
@@ -219,4 +221,4 @@ if __name__ == "__main__":
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--estimate", action="store_true")
     args = parser.parse_args()
-    asyncio.run(Runner(args.fd).run(only_estimate=args.estimate))
+    asyncio.run(ScriptedRunner(args.fd).run(only_estimate=args.estimate))

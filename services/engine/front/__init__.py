@@ -1,1 +1,4 @@
-"""The front: the process that api workers speak to. It plans memory, owns the runners, links no llama.cpp."""
+"""The front: the engine process that api workers connect to.
+
+It plans memory and owns the runner processes. It does not link llama.cpp.
+"""

@@ -1,4 +1,4 @@
-"""Puts the engine front together from its settings: the one place that knows all the parts."""
+"""Builds the engine front from its settings: the one place that knows all its parts."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.engine.front.models.load_planner import LoadDefaults
-from services.engine.front.models.manager import Models
-from services.engine.front.models.manifest_cache import Catalogue
+from services.engine.front.models.manager import ModelManager
+from services.engine.front.models.manifest_cache import ManifestCache
 from services.engine.front.models.model_settings import (
     ModelSettings,
-    SettingsBook,
+    ModelSettingsRegistry,
     read_model_settings,
 )
-from services.engine.front.models.pool import Fleet
-from services.engine.front.process.launcher import RUNNER, RunnerProgram
-from services.engine.front.process.runner_process import Patience
+from services.engine.front.models.pool import ModelPool
+from services.engine.front.process.launcher import RUNNER_COMMAND, ProcessLauncher
+from services.engine.front.process.runner_process import RunnerTimeouts
 from services.engine.front.rpc.server import EngineServer
 from services.engine.memory.budget import parse_budget
-from services.engine.memory.estimate import EstimateBook
+from services.engine.memory.estimate import EstimateCache
 from services.engine.memory.probe import SystemProbe
 from services.engine.settings import EngineSettings
 from services.shared.errors import SpindllError
@@ -36,73 +36,79 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The parts that outlive a call."""
+    """The parts of the front that live as long as the process."""
 
-    pool: Fleet
-    models: Models
-    catalogue: Catalogue
+    pool: ModelPool
+    manager: ModelManager
+    manifests: ManifestCache
     server: EngineServer
 
-    async def preload(self, names: Sequence[str]) -> None:
-        """Load these, one after the other; one that cannot be is told in the log."""
-        for name in names:
-            try:
-                await self.models.ready(await self.catalogue.resolve(name))
-            except SpindllError as error:
-                logger.error("not preloaded", extra={"model": name, "reason": error.message})
+    def start_preload(self, names: Sequence[str]) -> None:
+        """Load these models in the background, one after the other."""
+        self.pool.run_until_close(self._preload(names))
 
     async def stop(self, *, drain_seconds: float) -> None:
-        """Let running answers finish for so long, hang up, end every runner."""
+        """Let running answers finish for this long, close the streams, end every runner."""
         try:
             await self.pool.drain(drain_seconds)
             await self.server.finish(grace_seconds=_FLUSH_SECONDS)
         finally:
             await self.pool.close()
 
+    async def _preload(self, names: Sequence[str]) -> None:
+        for name in names:
+            try:
+                await self.manager.load_and_wait(await self.manifests.resolve(name))
+            except SpindllError as error:
+                logger.error("model not preloaded", extra={"model": name, "reason": error.message})
 
-def model_settings_by_name(settings: EngineSettings) -> dict[str, ModelSettings]:
-    """What models.d says, by canonical name in lower case. InvalidSettings, InvalidModelName."""
-    found = read_model_settings(settings.model_settings_dir)
-    return {str(ModelName.parse(name)).casefold(): said for name, said in found.items()}
+
+def read_model_settings_by_name(settings: EngineSettings) -> dict[str, ModelSettings]:
+    """Read models.d; the settings by canonical model name in lower case.
+
+    Raises InvalidSettings or InvalidModelName.
+    """
+    files = read_model_settings(settings.model_settings_dir)
+    return {str(ModelName.parse(name)).casefold(): file for name, file in files.items()}
 
 
 def build_engine(
     settings: EngineSettings,
-    settings_of: dict[str, ModelSettings],
+    settings_by_name: dict[str, ModelSettings],
     *,
-    runner: Sequence[str] = RUNNER,
+    runner: Sequence[str] = RUNNER_COMMAND,
 ) -> Engine:
-    """The whole front; needs a running loop. `runner` is another program in tests."""
+    """Build the whole front. Needs a running event loop; tests run another `runner` command."""
     store = ModelStore(settings.models_dir)
 
-    async def path_of(manifest: Manifest) -> Path:
+    async def resolve_path(manifest: Manifest) -> Path:
         return await asyncio.to_thread(store.model_path, manifest)
 
-    patience = Patience(
-        load_stall=settings.load_stall_seconds,
-        beat=settings.beat_deadline_seconds,
-        step=settings.step_deadline_seconds,
+    timeouts = RunnerTimeouts(
+        load_stall_seconds=settings.load_stall_seconds,
+        beat_deadline_seconds=settings.beat_deadline_seconds,
+        step_deadline_seconds=settings.step_deadline_seconds,
     )
-    pool = Fleet(
-        RunnerProgram(runner, patience=patience),
+    pool = ModelPool(
+        ProcessLauncher(runner, timeouts=timeouts),
         SystemProbe(),
         parse_budget(settings.memory_budget),
-        EstimateBook(settings.estimates_path),
-        load_defaults(settings),
-        path_of=path_of,
-        settings=SettingsBook(
-            ModelSettings(keep_alive_seconds=settings.keep_alive_seconds), settings_of
+        EstimateCache(settings.estimates_path),
+        build_load_defaults(settings),
+        resolve_path=resolve_path,
+        settings=ModelSettingsRegistry(
+            ModelSettings(keep_alive_seconds=settings.keep_alive_seconds), settings_by_name
         ),
     )
     clock = asyncio.get_running_loop().time
-    catalogue = Catalogue(store.resolve, clock=clock)
-    models = Models(pool, max_queued=settings.max_queued)
-    server = EngineServer(models, pool, catalogue, clock=clock)
-    return Engine(pool, models, catalogue, server)
+    manifests = ManifestCache(store.resolve, clock=clock)
+    manager = ModelManager(pool, max_queued=settings.max_queued)
+    server = EngineServer(manager, pool, manifests, clock=clock)
+    return Engine(pool, manager, manifests, server)
 
 
-def load_defaults(settings: EngineSettings) -> LoadDefaults:
-    """The settings that go for every load."""
+def build_load_defaults(settings: EngineSettings) -> LoadDefaults:
+    """The part of the settings that applies to every load."""
     return LoadDefaults(
         context_length=settings.context_length,
         max_sequences=settings.max_sequences,
@@ -112,12 +118,12 @@ def load_defaults(settings: EngineSettings) -> LoadDefaults:
         cache_type_k=settings.cache_type_k,
         cache_type_v=settings.cache_type_v,
         flash_attention=settings.flash_attention,
-        target_step_seconds=_seconds(settings.target_step_ms),
+        target_step_seconds=_to_seconds(settings.target_step_ms),
         speculate=settings.speculate,
         max_queued=settings.max_queued,
         backend=settings.engine_backend,
     )
 
 
-def _seconds(milliseconds: float | None) -> float | None:
+def _to_seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000

@@ -1,7 +1,7 @@
-"""Ends the front when its event loop hangs: whoever started it then starts a new one.
+"""Ends the front when its event loop hangs, so that its supervisor starts a new one.
 
-Container engines mark a hung service unhealthy and leave it running, so it has to see to that
-itself. The runners notice their pipe's end and exit too.
+A container engine marks a hung service as unhealthy but leaves it running, so the front has to end
+itself. The runners see the end of their pipes and exit too.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ EXIT_STATUS = 70  # EX_SOFTWARE
 
 
 class Watchdog:
-    """A thread that asks the loop for a sign of life."""
+    """A thread that checks that the event loop runs callbacks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, hung_seconds: float) -> None:
         self._loop = loop
         self._hung_seconds = hung_seconds
-        self._is_over = threading.Event()
+        self._is_stopped = threading.Event()
 
     @classmethod
     def start(
         cls, loop: asyncio.AbstractEventLoop, *, hung_seconds: float = HUNG_SECONDS
     ) -> Watchdog:
-        """Begin to watch."""
+        """Start to check, from a thread of its own."""
         watchdog = cls(loop, hung_seconds)
-        threading.Thread(target=watchdog._watch, name="watchdog", daemon=True).start()
+        threading.Thread(target=watchdog._run, name="watchdog", daemon=True).start()
         return watchdog
 
     def stop(self) -> None:
-        """The loop is about to end by itself."""
-        self._is_over.set()
+        """Stop checking: the loop is about to end."""
+        self._is_stopped.set()
 
-    def _watch(self) -> None:
-        while not self._is_over.wait(self._hung_seconds / 4):
+    def _run(self) -> None:
+        while not self._is_stopped.wait(self._hung_seconds / 4):
             answered = threading.Event()
             try:
                 self._loop.call_soon_threadsafe(answered.set)
             except RuntimeError:  # the loop is closed
                 return
-            if not answered.wait(self._hung_seconds) and not self._is_over.is_set():
-                # Logging may hang with the loop; this writes to stderr and nothing else.
+            if not answered.wait(self._hung_seconds) and not self._is_stopped.is_set():
+                # Logging may hang with the loop; this writes to stderr and does nothing else.
                 faulthandler.dump_traceback()
                 os._exit(EXIT_STATUS)

@@ -1,1 +1,1 @@
-"""How much memory there is, how much a model needs, and what to do about it."""
+"""Memory planning: how much there is, how much a model needs, and which models must leave for it."""

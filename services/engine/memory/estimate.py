@@ -1,10 +1,13 @@
-"""How much memory a model will take, before it is loaded, and what it really took last time.
+"""How much memory a model will take, before it is loaded.
 
-1. `dry run`        a runner child loads nothing and allocates nothing, yet knows every size exactly
-2. `earlier load`   a dry run's numbers, corrected by what a load of the same settings took
-3. `file header`    where a dry run is not to be had: the files' size and a rule of thumb
+The sources of an estimate, best first:
 
-Remembered per (model digest, settings that change a size) in `DATA/estimates.json`.
+1. `earlier load`   the numbers of a dry run, corrected by what a load with the same settings took
+2. `dry run`        a runner process that computes every size exactly and allocates nothing
+3. `file header`    a rule of thumb over the size of the files, where no dry run is possible
+
+Estimates are kept by the model's digest and the settings that change a size, in
+`DATA/engine/estimates.json`.
 """
 
 from __future__ import annotations
@@ -21,22 +24,22 @@ from services.engine.core import LoadConfig, ModelInfo
 from services.engine.memory.probe import HOST
 from services.shared.structs import resolved
 
-Source = Literal["dry run", "earlier load", "file header"]
+EstimateSource = Literal["dry run", "earlier load", "file header"]
 
-# What a runner takes beside the model: interpreter, numpy, llama.cpp, token tables; and on each
+# What a runner takes beside the model: the interpreter, numpy, llama.cpp, token tables; and on each
 # device the driver's context with its kernels.
 PROCESS_BYTES = 192 << 20
 DEVICE_CONTEXT_BYTES = 512 << 20
 
-_KV_BYTES_PER_CELL_GUESS = 128 << 10  # 32 layers of 8 heads of 128, f16
-_MOST_REMEMBERED = 512
+_ASSUMED_KV_BYTES_PER_CELL = 128 << 10  # 32 layers of 8 heads of 128 dimensions, f16
+_MAX_ENTRIES = 512
 
 logger = logging.getLogger(__name__)
 
 
 @resolved
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model with one set of settings takes, in bytes."""
+    """The memory that one model takes with one set of settings, in bytes."""
 
     weights_bytes: int
     kv_bytes: int
@@ -44,24 +47,24 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int  # the cells that kv_bytes is for
     trained_context_length: int
     gpu_layers: int
-    pool_bytes: dict[str, int]  # the three above by pool, without the reserve
-    reserve_bytes: dict[str, int]  # by pool: beside the model itself
-    source: Source = "dry run"
+    pool_bytes: dict[str, int]  # the sum of the three above by pool, without the reserve
+    reserve_bytes: dict[str, int]  # by pool: what the process takes beside the model
+    source: EstimateSource = "dry run"
 
     @property
     def need(self) -> dict[str, int]:
-        """All of it, by pool."""
+        """The sum of `pool_bytes` and `reserve_bytes`, by pool."""
         names = {*self.pool_bytes, *self.reserve_bytes}
         return {n: self.pool_bytes.get(n, 0) + self.reserve_bytes.get(n, 0) for n in sorted(names)}
 
     @property
     def need_bytes(self) -> int:
-        """All of it."""
+        """The sum of `need` over all pools."""
         return sum(self.need.values())
 
 
-def footprint_of(info: ModelInfo) -> Footprint:
-    """What a dry run (or a load) told."""
+def footprint_from_info(info: ModelInfo) -> Footprint:
+    """Build a footprint from the sizes that a dry run or a load reported."""
     sizes = info.weights_bytes + info.kv_bytes + info.compute_bytes
     pools = dict(info.pool_bytes) or {("cuda0" if info.gpu_layers else HOST): sizes}
     return Footprint(
@@ -72,13 +75,15 @@ def footprint_of(info: ModelInfo) -> Footprint:
         trained_context_length=info.trained_context_length,
         gpu_layers=info.gpu_layers,
         pool_bytes=pools,
-        reserve_bytes=_reserve(pools),
+        reserve_bytes=_default_reserve(pools),
     )
 
 
-def guess(config: LoadConfig, *, weights_bytes: int, trained_context_length: int) -> Footprint:
-    """A rule of thumb that errs on the large side, for when no dry run can be had."""
-    kv = config.context_length * _KV_BYTES_PER_CELL_GUESS
+def guess_footprint(
+    config: LoadConfig, *, weights_bytes: int, trained_context_length: int
+) -> Footprint:
+    """Estimate without a dry run, by a rule of thumb that errs on the large side."""
+    kv = config.context_length * _ASSUMED_KV_BYTES_PER_CELL
     compute = max(weights_bytes // 10, 128 << 20)
     pools = {("cuda0" if config.gpu_layers else HOST): weights_bytes + kv + compute}
     return Footprint(
@@ -89,15 +94,16 @@ def guess(config: LoadConfig, *, weights_bytes: int, trained_context_length: int
         trained_context_length=trained_context_length,
         gpu_layers=config.gpu_layers,
         pool_bytes=pools,
-        reserve_bytes=_reserve(pools),
+        reserve_bytes=_default_reserve(pools),
         source="file header",
     )
 
 
-def corrected(footprint: Footprint, measured: Mapping[str, int]) -> Footprint:
-    """The footprint, its reserve replaced by what the load really took beyond the model's sizes.
+def correct_footprint(footprint: Footprint, measured: Mapping[str, int]) -> Footprint:
+    """Replace the reserve by what a load took beyond the model's own sizes.
 
-    Never below what the sizes themselves say: mapped weights may not have been touched yet.
+    `measured` is bytes by pool; a pool that it lacks keeps its reserve. The result is never below
+    the model's own sizes: a load may not have touched all of its mapped weights yet.
     """
     reserve = {
         name: max(measured[name] - footprint.pool_bytes.get(name, 0), 0)
@@ -108,30 +114,32 @@ def corrected(footprint: Footprint, measured: Mapping[str, int]) -> Footprint:
     return msgspec.structs.replace(footprint, reserve_bytes=reserve, source="earlier load")
 
 
-def fitting_context(footprint: Footprint, room: Mapping[str, int], *, step: int = 256) -> int:
-    """The largest context (a multiple of `step`) whose cells fit the room; 0 when none does.
+def find_fitting_context(
+    footprint: Footprint, available: Mapping[str, int], *, step: int = 256
+) -> int:
+    """The largest context, a multiple of `step`, that fits the available bytes; 0 when none does.
 
-    Taken as linear in the cells, which is exact for plain attention and on the safe side for
-    sliding windows.
+    The KV cache is taken as linear in the cells. That is exact for plain attention and an
+    approximation for sliding windows.
     """
     total = sum(footprint.pool_bytes.values())
     if footprint.kv_bytes <= 0 or footprint.context_length <= 0 or total <= 0:
         return 0
     cells = footprint.trained_context_length or footprint.context_length
     for name, size in footprint.need.items():
-        # A pool's share of the cells is not told apart: take it as its share of everything.
+        # A pool's part of the KV cache is not known: take it as the pool's part of the whole model.
         share = footprint.pool_bytes.get(name, 0) / total
         per_cell = footprint.kv_bytes * share / footprint.context_length
         fixed = size - footprint.kv_bytes * share
         if per_cell > 0:
-            cells = min(cells, int((room.get(name, 0) - fixed) / per_cell))
-        elif fixed > room.get(name, 0):
+            cells = min(cells, int((available.get(name, 0) - fixed) / per_cell))
+        elif fixed > available.get(name, 0):
             return 0
     return max(cells // step * step, 0)
 
 
-def estimate_key(digest: str, config: LoadConfig) -> str:
-    """Equal for loads that take equal memory."""
+def compute_estimate_key(digest: str, config: LoadConfig) -> str:
+    """A key that is equal for loads of one model that take equal memory."""
     parts = (
         digest,
         config.backend,
@@ -148,23 +156,26 @@ def estimate_key(digest: str, config: LoadConfig) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
 
-class EstimateBook:
-    """Footprints by `estimate_key`, on disk. Event loop only; a lost or broken file costs a dry run."""
+class EstimateCache:
+    """Footprints by `compute_estimate_key`, on disk. Event loop only.
+
+    A file that is missing or broken costs a dry run and nothing else.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known = self._read()
+        self._footprints = self._read()
 
     def get(self, key: str) -> Footprint | None:
-        """What is remembered."""
-        return self._known.get(key)
+        """The footprint stored under the key."""
+        return self._footprints.get(key)
 
     def put(self, key: str, footprint: Footprint) -> None:
-        """Remember, and write the file; the oldest entries go first."""
-        self._known.pop(key, None)
-        self._known[key] = footprint
-        while len(self._known) > _MOST_REMEMBERED:
-            del self._known[next(iter(self._known))]
+        """Store a footprint and write the file. The oldest entries are dropped first."""
+        self._footprints.pop(key, None)
+        self._footprints[key] = footprint
+        while len(self._footprints) > _MAX_ENTRIES:
+            del self._footprints[next(iter(self._footprints))]
         self._write()
 
     def _read(self) -> dict[str, Footprint]:
@@ -180,12 +191,12 @@ class EstimateBook:
         partial = self._path.with_suffix(".partial")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(msgspec.json.encode(self._known))
+            partial.write_bytes(msgspec.json.encode(self._footprints))
             partial.replace(self._path)
-        except OSError as error:  # a read-only data folder: remembered until we end
+        except OSError as error:  # a read-only data folder: the entries live as long as the process
             logger.warning("estimates not written", extra={"reason": str(error)})
 
 
-def _reserve(pools: Mapping[str, int]) -> dict[str, int]:
+def _default_reserve(pools: Mapping[str, int]) -> dict[str, int]:
     reserve = {name: DEVICE_CONTEXT_BYTES for name in pools if name != HOST}
     return {HOST: PROCESS_BYTES, **reserve}

@@ -1,9 +1,10 @@
-"""How much memory there is and how much of it is free, as the machine tells right now.
+"""How much memory there is and how much of it is free, measured on the machine.
 
-    host    min over the cgroups we are in (v2 or v1) of limit - use, and the system's available
-    cudaN   NVML, per device, numbered as NVML numbers them
+    host    the smaller of the system's available memory and, over the cgroups (v2 or v1) that this
+            process is in, limit - use
+    cudaN   from NVML, one pool for each device, numbered as NVML numbers them
 
-A cgroup's use counts page cache, which the kernel gives back when asked: it is not counted here.
+A cgroup's use includes page cache, which the kernel gives back on demand. It counts as free here.
 """
 
 from __future__ import annotations
@@ -19,67 +20,71 @@ import psutil
 HOST = "host"
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
-_NO_LIMIT = 1 << 60  # v1 writes a huge number for "none"
+_NO_LIMIT = 1 << 60  # v1 writes a huge number for "no limit"
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """One place memory comes from."""
+class MemoryPool:
+    """Main memory, or the memory of one device."""
 
     name: str  # "host", "cuda0", ...
     kind: str  # "host" or "cuda"
     total_bytes: int
     free_bytes: int
-    label: str = ""  # what a person calls it, e.g. "NVIDIA H200"
+    label: str = ""  # for people, e.g. "NVIDIA H200"
 
 
-class Probe(Protocol):
-    """Who knows the memory."""
+class MemoryProbe(Protocol):
+    """Measures the memory of the machine."""
 
-    def pools(self) -> tuple[Pool, ...]:
-        """Every pool, the host first, measured now. Takes well under a millisecond per pool."""
+    def measure_pools(self) -> tuple[MemoryPool, ...]:
+        """Every pool, the host first. Takes well under a millisecond for each pool."""
 
 
-def free_bytes(probe: Probe) -> dict[str, int]:
-    """The free bytes of every pool, by name, measured now."""
-    return {pool.name: pool.free_bytes for pool in probe.pools()}
+def measure_free_bytes(probe: MemoryProbe) -> dict[str, int]:
+    """The free bytes of every pool, by the pool's name."""
+    return {pool.name: pool.free_bytes for pool in probe.measure_pools()}
 
 
 class SystemProbe:
-    """The real machine. NVML is opened at construction; without it there is only the host."""
+    """The real machine. Opens NVML when it is created; without NVML the host is the only pool."""
 
     def __init__(self, cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) -> None:
         self._nvml = _open_nvml()
         self._cgroups = cgroups
         self._own_cgroups = own_cgroups
 
-    def pools(self) -> tuple[Pool, ...]:
-        """See Probe."""
+    def measure_pools(self) -> tuple[MemoryPool, ...]:
+        """See MemoryProbe."""
         memory = psutil.virtual_memory()
         total, free = int(memory.total), int(memory.available)
-        bound = cgroup_memory(self._cgroups, self._own_cgroups)
-        if bound is not None:
-            total, free = min(total, bound[0]), min(free, bound[1])
-        return (Pool(HOST, "host", total, free, "main memory"), *self._devices())
+        cgroup = read_cgroup_memory(self._cgroups, self._own_cgroups)
+        if cgroup is not None:
+            total, free = min(total, cgroup[0]), min(free, cgroup[1])
+        return (MemoryPool(HOST, "host", total, free, "main memory"), *self._measure_devices())
 
-    def _devices(self) -> list[Pool]:
+    def _measure_devices(self) -> list[MemoryPool]:
         if self._nvml is None:
             return []
-        return [_device(self._nvml, n) for n in range(self._nvml.nvmlDeviceGetCount())]
+        return [_measure_device(self._nvml, n) for n in range(self._nvml.nvmlDeviceGetCount())]
 
 
-def cgroup_memory(root: Path, own: Path) -> tuple[int, int] | None:
-    """(limit, free) in bytes of the tightest memory cgroup we are in; None where nothing limits."""
-    bounds = [bound for folder in _cgroup_folders(root, own) if (bound := _bound(folder))]
-    if not bounds:
+def read_cgroup_memory(root: Path, own: Path) -> tuple[int, int] | None:
+    """The smallest limit and the smallest free bytes over the memory cgroups of this process.
+
+    None when no cgroup sets a limit. `root` is where cgroups are mounted; `own` is a file like
+    `/proc/self/cgroup`.
+    """
+    found = [memory for folder in _find_cgroup_folders(root, own) if (memory := _read_one(folder))]
+    if not found:
         return None
-    return min(limit for limit, _ in bounds), min(free for _, free in bounds)
+    return min(limit for limit, _ in found), min(free for _, free in found)
 
 
-def _cgroup_folders(root: Path, own: Path) -> list[Path]:
-    """Our memory cgroups up to the root: every one of them limits us."""
+def _find_cgroup_folders(root: Path, own: Path) -> list[Path]:
+    """This process's memory cgroups and all their parents: each of them limits it."""
     found: list[Path] = []
     for line in _read(own).splitlines():
         number, controllers, path = line.split(":", 2)
@@ -87,32 +92,32 @@ def _cgroup_folders(root: Path, own: Path) -> list[Path]:
             continue
         base = root if number == "0" else root / "memory"
         folder = base / path.lstrip("/")
-        # In a container the path may be the host's, which we do not see: the root is ours then.
+        # In a container the path may be the host's, which is not mounted: the root is ours then.
         found.extend(f for f in (folder, *folder.parents) if f.is_relative_to(base))
     return found
 
 
-def _bound(folder: Path) -> tuple[int, int] | None:
-    """(limit, free) of one cgroup folder, whichever version's files it has."""
-    stat = _stat(folder / "memory.stat")
-    limit = _number(folder / "memory.max")
-    used = _number(folder / "memory.current")
+def _read_one(folder: Path) -> tuple[int, int] | None:
+    """(limit, free) of one cgroup, from the files of either version."""
+    stat = _read_stat(folder / "memory.stat")
+    limit = _read_number(folder / "memory.max")
+    used = _read_number(folder / "memory.current")
     cache = stat.get("file", 0) - stat.get("shmem", 0)
     if limit is None:
-        limit = _number(folder / "memory.limit_in_bytes")
-        used = _number(folder / "memory.usage_in_bytes")
+        limit = _read_number(folder / "memory.limit_in_bytes")
+        used = _read_number(folder / "memory.usage_in_bytes")
         cache = stat.get("total_cache", 0) - stat.get("total_shmem", 0)
     if limit is None or used is None or limit >= _NO_LIMIT:
         return None
     return limit, min(max(limit - used + max(cache, 0), 0), limit)
 
 
-def _number(path: Path) -> int | None:
+def _read_number(path: Path) -> int | None:
     text = _read(path).strip()
     return int(text) if text.isdigit() else None
 
 
-def _stat(path: Path) -> Mapping[str, int]:
+def _read_stat(path: Path) -> Mapping[str, int]:
     pairs = (line.split() for line in _read(path).splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
@@ -125,7 +130,7 @@ def _read(path: Path) -> str:
 
 
 def _open_nvml() -> Any:
-    """The pynvml module, initialised; None where there is no driver to speak of."""
+    """The pynvml module, initialised; None without the module or the driver."""
     try:
         import pynvml
 
@@ -138,11 +143,11 @@ def _open_nvml() -> Any:
     return pynvml
 
 
-def _device(nvml: Any, number: int) -> Pool:
+def _measure_device(nvml: Any, number: int) -> MemoryPool:
     handle = nvml.nvmlDeviceGetHandleByIndex(number)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     label = nvml.nvmlDeviceGetName(handle)
-    return Pool(
+    return MemoryPool(
         name=f"cuda{number}",
         kind="cuda",
         total_bytes=int(memory.total),

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from services.engine.memory.budget import Budget, limits, parse_budget
-from services.engine.memory.probe import Pool
+from services.engine.memory.budget import Budget, compute_pool_limits, parse_budget
+from services.engine.memory.probe import MemoryPool
 from services.shared.errors import InvalidSettings
 
 GIB = 1 << 30
-HOST = Pool("host", "host", 16 * GIB, 12 * GIB)
-GPUS = [Pool("cuda0", "cuda", 24 * GIB, 23 * GIB), Pool("cuda1", "cuda", 8 * GIB, 8 * GIB)]
+HOST = MemoryPool("host", "host", 16 * GIB, 12 * GIB)
+GPUS = [
+    MemoryPool("cuda0", "cuda", 24 * GIB, 23 * GIB),
+    MemoryPool("cuda1", "cuda", 8 * GIB, 8 * GIB),
+]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,7 @@ def test_a_budget_is_auto_a_share_or_a_size(text: str, budget: Budget) -> None:
 @pytest.mark.parametrize(
     "text", ["", "lots", "-8G", "8X", "8 Giraffes", "0", "0%", "101%", "1e9", "8G 8G", "8,5G", "²G"]
 )
-def test_anything_else_is_refused_with_the_text(text: str) -> None:
+def test_any_other_text_is_refused_and_named(text: str) -> None:
     with pytest.raises(InvalidSettings, match="is not a memory budget"):
         parse_budget(text)
 
@@ -44,18 +47,20 @@ def test_anything_else_is_refused_with_the_text(text: str) -> None:
     [
         pytest.param(Budget(size_bytes=8 * GIB), {"host": 8 * GIB}, id="size"),
         pytest.param(Budget(fraction=0.5), {"host": 8 * GIB}, id="share"),
-        pytest.param(Budget(), {"host": 16 * GIB - 16 * GIB // 10}, id="auto keeps a tenth back"),
-        pytest.param(Budget(size_bytes=99 * GIB), {"host": 16 * GIB}, id="never above the total"),
+        pytest.param(
+            Budget(), {"host": 16 * GIB - 16 * GIB // 10}, id="auto leaves a tenth to the system"
+        ),
+        pytest.param(Budget(size_bytes=99 * GIB), {"host": 16 * GIB}, id="not above the total"),
     ],
 )
-def test_without_a_gpu_the_budget_is_about_main_memory(
+def test_without_a_gpu_the_budget_applies_to_main_memory(
     budget: Budget, expected: dict[str, int]
 ) -> None:
-    assert limits(budget, [HOST]) == expected
+    assert compute_pool_limits(budget, [HOST]) == expected
 
 
-def test_with_gpus_the_budget_is_shared_among_them_and_main_memory_keeps_its_own_limit() -> None:
-    assert limits(Budget(size_bytes=16 * GIB), [HOST, *GPUS]) == {
+def test_with_gpus_the_budget_is_divided_among_them_and_main_memory_keeps_its_own_limit() -> None:
+    assert compute_pool_limits(Budget(size_bytes=16 * GIB), [HOST, *GPUS]) == {
         "host": 16 * GIB - 16 * GIB // 10,
         "cuda0": 12 * GIB,
         "cuda1": 4 * GIB,

@@ -9,13 +9,13 @@ from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.memory.estimate import (
     DEVICE_CONTEXT_BYTES,
     PROCESS_BYTES,
-    EstimateBook,
+    EstimateCache,
     Footprint,
-    corrected,
-    estimate_key,
-    fitting_context,
-    footprint_of,
-    guess,
+    compute_estimate_key,
+    correct_footprint,
+    find_fitting_context,
+    footprint_from_info,
+    guess_footprint,
 )
 
 
@@ -41,37 +41,39 @@ def config(**changes: object) -> LoadConfig:
     return msgspec.structs.replace(base, **changes)
 
 
-def test_a_footprint_adds_what_a_process_takes() -> None:
-    assert footprint_of(info()).need == {"host": 2124 + PROCESS_BYTES}
+def test_a_footprint_includes_what_the_process_takes() -> None:
+    assert footprint_from_info(info()).need == {"host": 2124 + PROCESS_BYTES}
 
 
-def test_on_a_device_the_drivers_context_is_counted() -> None:
-    footprint = footprint_of(info(pool_bytes={"host": 124, "cuda0": 2000}, gpu_layers=9))
+def test_a_footprint_on_a_device_includes_the_drivers_context() -> None:
+    footprint = footprint_from_info(info(pool_bytes={"host": 124, "cuda0": 2000}, gpu_layers=9))
 
     assert footprint.need == {"host": 124 + PROCESS_BYTES, "cuda0": 2000 + DEVICE_CONTEXT_BYTES}
 
 
-def test_a_measured_load_replaces_the_reserve_but_never_what_the_sizes_say() -> None:
-    footprint = footprint_of(info())
+def test_a_measured_load_replaces_the_reserve_and_not_the_models_sizes() -> None:
+    footprint = footprint_from_info(info())
 
-    assert corrected(footprint, {"host": 5000}).need == {"host": 5000}
-    assert corrected(footprint, {"host": 10}).need == {"host": 2124}
-    assert corrected(footprint, {}).need == footprint.need
-    assert corrected(footprint, {"host": 5000}).source == "earlier load"
+    assert correct_footprint(footprint, {"host": 5000}).need == {"host": 5000}
+    assert correct_footprint(footprint, {"host": 10}).need == {"host": 2124}
+    assert correct_footprint(footprint, {}).need == footprint.need
+    assert correct_footprint(footprint, {"host": 5000}).source == "earlier load"
 
 
 @pytest.mark.parametrize(
-    ("room", "cells"),
+    ("available", "cells"),
     [(2124 + 1024, 2048), (2124, 1024), (2123, 768), (1099, 0), (1 << 40, 8192)],
 )
-def test_the_fitting_context_is_what_the_room_leaves_in_steps(room: int, cells: int) -> None:
-    footprint = footprint_of(info())
+def test_the_fitting_context_is_the_largest_multiple_of_the_step(
+    available: int, cells: int
+) -> None:
+    footprint = footprint_from_info(info())
 
-    assert fitting_context(footprint, {"host": PROCESS_BYTES + room}) == cells
+    assert find_fitting_context(footprint, {"host": PROCESS_BYTES + available}) == cells
 
 
-def test_a_guess_is_larger_than_the_file() -> None:
-    guessed = guess(config(), weights_bytes=1 << 30, trained_context_length=4096)
+def test_a_guessed_footprint_is_larger_than_the_file() -> None:
+    guessed = guess_footprint(config(), weights_bytes=1 << 30, trained_context_length=4096)
 
     assert guessed.need_bytes > 1 << 30
     assert guessed.source == "file header"
@@ -88,21 +90,23 @@ def test_a_guess_is_larger_than_the_file() -> None:
         ({"gpu_layers": 3}, False),
     ],
 )
-def test_an_estimate_is_known_by_what_changes_a_size(
+def test_the_estimate_key_depends_on_what_changes_a_size(
     changes: dict[str, object], is_same: bool
 ) -> None:
-    same = estimate_key("sha256:1", config(**changes)) == estimate_key("sha256:1", config())
+    same = compute_estimate_key("sha256:1", config(**changes)) == compute_estimate_key(
+        "sha256:1", config()
+    )
 
     assert same is is_same
 
 
-def test_the_book_remembers_across_processes_and_survives_a_broken_file(tmp_path: Path) -> None:
+def test_the_estimate_cache_outlives_the_process_and_ignores_a_broken_file(tmp_path: Path) -> None:
     path = tmp_path / "engine" / "estimates.json"
-    footprint: Footprint = footprint_of(info())
-    EstimateBook(path).put("k", footprint)
+    footprint: Footprint = footprint_from_info(info())
+    EstimateCache(path).put("k", footprint)
 
-    assert EstimateBook(path).get("k") == footprint
+    assert EstimateCache(path).get("k") == footprint
 
     path.write_text('{"k": {"weights_bytes": "many"')
 
-    assert EstimateBook(path).get("k") is None
+    assert EstimateCache(path).get("k") is None

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.engine.memory.probe import SystemProbe, cgroup_memory
+from services.engine.memory.probe import SystemProbe, read_cgroup_memory
 
 
 def write(folder: Path, **files: str) -> None:
@@ -20,46 +20,46 @@ def own(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_version_2_limits_count_without_page_cache(tmp_path: Path) -> None:
+def test_page_cache_of_a_version_2_cgroup_counts_as_free(tmp_path: Path) -> None:
     root = tmp_path / "cgroup"
     write(root, memory__max="1000\n", memory__current="700\n")
     write(root, memory__stat="anon 300\nfile 400\nshmem 100\n")
 
-    assert cgroup_memory(root, own(tmp_path, "0::/\n")) == (1000, 600)
+    assert read_cgroup_memory(root, own(tmp_path, "0::/\n")) == (1000, 600)
 
 
-def test_the_tightest_of_nested_groups_counts(tmp_path: Path) -> None:
+def test_the_smallest_limit_of_nested_cgroups_applies(tmp_path: Path) -> None:
     root = tmp_path / "cgroup"
     write(root / "a", memory__max="1000", memory__current="900", memory__stat="file 0\n")
     write(root / "a" / "b", memory__max="500", memory__current="100", memory__stat="file 0\n")
 
-    assert cgroup_memory(root, own(tmp_path, "0::/a/b\n")) == (500, 100)
+    assert read_cgroup_memory(root, own(tmp_path, "0::/a/b\n")) == (500, 100)
 
 
-def test_version_1_limits_count_too(tmp_path: Path) -> None:
+def test_the_limit_of_a_version_1_cgroup_applies(tmp_path: Path) -> None:
     root = tmp_path / "cgroup"
     memory = root / "memory" / "docker"
     write(memory, memory__limit_in_bytes="1000", memory__usage_in_bytes="700")
     write(memory, memory__stat="total_cache 500\ntotal_shmem 100\n")
     text = "5:cpu:/docker\n4:memory:/docker\n0::/\n"
 
-    assert cgroup_memory(root, own(tmp_path, text)) == (1000, 700)
+    assert read_cgroup_memory(root, own(tmp_path, text)) == (1000, 700)
 
 
 @pytest.mark.parametrize("limit", ["max\n", "9223372036854771712\n"])
-def test_no_limit_is_none(tmp_path: Path, limit: str) -> None:
+def test_a_cgroup_without_a_limit_is_none(tmp_path: Path, limit: str) -> None:
     root = tmp_path / "cgroup"
     write(root, memory__max=limit, memory__current="700\n")
 
-    assert cgroup_memory(root, own(tmp_path, "0::/\n")) is None
+    assert read_cgroup_memory(root, own(tmp_path, "0::/\n")) is None
 
 
 def test_a_system_without_cgroups_is_none(tmp_path: Path) -> None:
-    assert cgroup_memory(tmp_path / "nothing", tmp_path / "nothing") is None
+    assert read_cgroup_memory(tmp_path / "nothing", tmp_path / "nothing") is None
 
 
-def test_the_host_comes_first_and_has_some_memory(tmp_path: Path) -> None:
-    host = SystemProbe(tmp_path, tmp_path).pools()[0]
+def test_the_host_is_the_first_pool_and_has_memory(tmp_path: Path) -> None:
+    host = SystemProbe(tmp_path, tmp_path).measure_pools()[0]
 
     assert host.name == "host"
     assert 0 < host.free_bytes <= host.total_bytes <= psutil.virtual_memory().total

@@ -1,1 +1,1 @@
-"""Which models are loaded: requests wait here, models are loaded, evicted and given up."""
+"""The models of the engine: which are loaded, and how requests wait for them and reach them."""

@@ -1,8 +1,8 @@
-"""How long to leave a model alone whose runner keeps dying, or that keeps failing to load.
+"""How long a model is not started after its runners crashed or its loads failed.
 
-1st death  the next request starts a new runner at once
+1st crash  the next request starts a new runner at once
 2nd, 3rd … 1 s, 2 s, 4 s, … 60 s
-a runner that lived for a minute starts the count anew
+A runner that lived for a minute starts the count again.
 """
 
 from __future__ import annotations
@@ -12,95 +12,100 @@ from dataclasses import dataclass
 
 from services.shared.errors import EngineUnavailable, ModelLoadFailed, SpindllError
 
-MOST_SECONDS = 60.0
-HEALTHY_SECONDS = 60.0
-_TOLD_SECONDS = 600.0  # a problem is of interest for this long
+MAX_BACKOFF_SECONDS = 60.0
+HEALTHY_LIFETIME_SECONDS = 60.0
+_PROBLEM_SECONDS = 600.0  # for how long a crash is reported as a problem
 
 
 @dataclass(frozen=True, slots=True)
-class Streak:
-    """Deaths in a row of one model's runners; times of one clock, in seconds."""
+class CrashRecord:
+    """The crashes in a row of one model's runners; times of one clock, in seconds."""
 
     name: str
-    deaths: int = 0
-    died_at: float = 0.0
-    why: str = ""  # as the end of a sentence about the model
-    error: SpindllError | None = None  # of the load that failed, when that was the death
+    crashes: int = 0
+    crashed_at: float = 0.0  # the last one
+    reason: str = ""  # the end of a sentence that starts with the model's name
+    error: SpindllError | None = None  # of the load, when the last crash was a load that failed
 
-    def next(
-        self, *, lived_seconds: float, why: str, now: float, error: SpindllError | None = None
-    ) -> Streak:
-        """One more runner has ended that should not have."""
-        deaths = 1 if lived_seconds >= HEALTHY_SECONDS else self.deaths + 1
-        return Streak(self.name, deaths, now, why, error)
+    def add_crash(
+        self,
+        *,
+        lived_seconds: float,
+        reason: str,
+        now: float,
+        error: SpindllError | None = None,
+    ) -> CrashRecord:
+        """The record after one more crash."""
+        crashes = 1 if lived_seconds >= HEALTHY_LIFETIME_SECONDS else self.crashes + 1
+        return CrashRecord(self.name, crashes, now, reason, error)
 
-    def pause_left(self, now: float) -> float:
-        """Seconds until the next try; 0: now."""
-        return max(self.died_at + pause_seconds(self.deaths) - now, 0.0)
+    def remaining_seconds(self, now: float) -> float:
+        """The seconds until the next start is allowed; 0 when it is."""
+        return max(self.crashed_at + compute_backoff_seconds(self.crashes) - now, 0.0)
 
 
-def pause_seconds(deaths: int) -> float:
-    """The pause after so many deaths in a row."""
-    return 0.0 if deaths < 2 else min(2.0 ** min(deaths - 2, 16), MOST_SECONDS)
+def compute_backoff_seconds(crashes: int) -> float:
+    """The back-off after this many crashes in a row."""
+    return 0.0 if crashes < 2 else min(2.0 ** min(crashes - 2, 16), MAX_BACKOFF_SECONDS)
 
 
-class Streaks:
-    """The streak of every model that has one, by key. Event loop only."""
+class CrashBackoff:
+    """The crash records of all models that have one, by key. Event loop only."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._streaks: dict[str, Streak] = {}
+        self._records: dict[str, CrashRecord] = {}
 
-    def died(
+    def record_crash(
         self,
         key: str,
         name: str,
-        why: str,
+        reason: str,
         *,
         lived_seconds: float,
         error: SpindllError | None = None,
-    ) -> Streak:
-        """Count one more death."""
-        before = self._streaks.get(key) or Streak(name)
+    ) -> CrashRecord:
+        """Count one more crash; the model's record after it."""
+        before = self._records.get(key) or CrashRecord(name)
         now = self._clock()
-        streak = before.next(lived_seconds=lived_seconds, why=why, now=now, error=error)
-        self._streaks[key] = streak
-        return streak
+        record = before.add_crash(lived_seconds=lived_seconds, reason=reason, now=now, error=error)
+        self._records[key] = record
+        return record
 
-    def forgive(self, key: str) -> None:
-        """A person asked for it by name: try at once."""
-        self._streaks.pop(key, None)
+    def clear(self, key: str) -> None:
+        """Forget the crashes of a model: it may start at once."""
+        self._records.pop(key, None)
 
-    def backing_off(self) -> list[str]:
-        """Names of the models left alone now."""
+    def list_backing_off(self) -> list[str]:
+        """The names of the models that may not start now."""
         now = self._clock()
-        return [s.name for s in self._streaks.values() if s.pause_left(now) > 0]
+        return [r.name for r in self._records.values() if r.remaining_seconds(now) > 0]
 
-    def require_no_pause(self, key: str) -> None:
-        """Raises what to tell a client while the model is left alone.
+    def raise_if_backing_off(self, key: str) -> None:
+        """Raise the error for clients while the model may not start.
 
-        ModelLoadFailed as it was where loading failed, else EngineUnavailable.
+        The ModelLoadFailed of the last load where that failed, else EngineUnavailable.
         """
-        streak = self._streaks.get(key)
-        if streak is None or (left := streak.pause_left(self._clock())) <= 0:
+        record = self._records.get(key)
+        if record is None or (seconds := record.remaining_seconds(self._clock())) <= 0:
             return
-        if isinstance(streak.error, ModelLoadFailed):
-            raise type(streak.error)(streak.error.message, retry_after_seconds=max(left, 1.0))
+        if isinstance(record.error, ModelLoadFailed):
+            raise type(record.error)(record.error.message, retry_after_seconds=max(seconds, 1.0))
         raise EngineUnavailable(
-            f"{streak.name} {streak.why}, {streak.deaths} times in a row",
-            retry_after_seconds=max(left, 1.0),
+            f"{record.name} {record.reason}, {record.crashes} times in a row",
+            retry_after_seconds=max(seconds, 1.0),
         )
 
-    def problems(self) -> list[str]:
-        """What a person should know, a sentence each; the old is forgotten."""
+    def list_problems(self) -> list[str]:
+        """The recent crashes, a sentence for each model. Older ones are forgotten."""
         now = self._clock()
-        recent = {k: s for k, s in self._streaks.items() if now - s.died_at < _TOLD_SECONDS}
-        self._streaks = recent
-        return [_sentence(streak, now) for streak in recent.values()]
+        recent = {k: r for k, r in self._records.items() if now - r.crashed_at < _PROBLEM_SECONDS}
+        self._records = recent
+        return [_describe(record, now) for record in recent.values()]
 
 
-def _sentence(streak: Streak, now: float) -> str:
-    times = "" if streak.deaths == 1 else f" ({streak.deaths} times in a row)"
-    left = streak.pause_left(now)
-    when = f"; next try in {left:.0f} s" if left > 0 else ""
-    return f"{streak.name}: {streak.why}{times}{when}"
+def _describe(record: CrashRecord, now: float) -> str:
+    times = "" if record.crashes == 1 else f" ({record.crashes} times in a row)"
+    seconds = record.remaining_seconds(now)
+    retry = f"; next try in {seconds:.0f} s" if seconds > 0 else ""
+    return f"{record.name}: {record.reason}{times}{retry}"

@@ -1,11 +1,11 @@
-"""From a manifest and settings to a load that fits: its configuration, and the memory it takes.
+"""Plans a load that fits: from a manifest and settings to a LoadConfig and its footprint.
 
-What was asked for in so many words stays as it is. What was left to us gives way, in this order,
-until the need fits the budget as it would be with nothing else loaded:
+A setting that was set explicitly is kept. Others are reduced in this order, until the need fits the
+memory that would be available if no other unpinned model were loaded:
 
-1. the context shrinks, down to a context that is still useful
-2. layers stay in main memory, as few as possible (only with gpu_layers = -1 and a GPU)
-3. the context shrinks further
+1. the context, down to a context that is still useful
+2. the layers on the GPUs, as few fewer as possible (only with gpu_layers = -1 and a GPU)
+3. the context, further
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ import msgspec
 
 from services.engine.core import CacheType, LoadConfig
 from services.engine.front.models.model_settings import ModelSettings
-from services.engine.front.process.launcher import Program
+from services.engine.front.process.launcher import RunnerLauncher
 from services.engine.memory.estimate import (
-    EstimateBook,
+    EstimateCache,
     Footprint,
-    estimate_key,
-    fitting_context,
-    footprint_of,
-    guess,
+    compute_estimate_key,
+    find_fitting_context,
+    footprint_from_info,
+    guess_footprint,
 )
 from services.engine.memory.probe import HOST
 from services.shared.store.manifest import Manifest
 
-LEAST_CONTEXT = 512
-USEFUL_CONTEXT = 4096
-_MOST_DRY_RUNS = 6
-# Fields of LoadConfig that a model's settings may say and the defaults say otherwise.
-_CHOSEN = (
+MIN_CONTEXT = 512
+MIN_USEFUL_CONTEXT = 4096
+_CONTEXT_STEP = 256
+_MAX_DRY_RUNS = 6
+# Fields of LoadConfig that a model's settings override and LoadDefaults otherwise sets.
+_OVERRIDABLE_FIELDS = (
     "max_sequences",
     "batch_tokens",
     "threads",
@@ -45,14 +46,14 @@ _CHOSEN = (
     "flash_attention",
 )
 
-PathOf = Callable[[Manifest], Awaitable[Path]]  # what the backend opens for a model
+PathResolver = Callable[[Manifest], Awaitable[Path]]  # the file or folder that the backend opens
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadDefaults:
-    """What the engine's settings say for every model."""
+    """The engine's settings that apply to every model."""
 
     context_length: int
     max_sequences: int
@@ -69,121 +70,135 @@ class LoadDefaults:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A load and what it takes."""
+class PlannedLoad:
+    """A load and the memory that it takes."""
 
     config: LoadConfig
     footprint: Footprint
 
 
-class Preparation:
-    """Event loop only; what blocks goes to a thread or to a child."""
+class LoadPlanner:
+    """See the module. Event loop only; blocking work runs in a thread or in a child process."""
 
     def __init__(
         self,
-        program: Program,
-        book: EstimateBook,
+        launcher: RunnerLauncher,
+        estimates: EstimateCache,
         defaults: LoadDefaults,
         *,
-        path_of: PathOf,
-        max_available_bytes: Callable[[], Mapping[str, int]],
+        resolve_path: PathResolver,
+        compute_max_available_bytes: Callable[[], Mapping[str, int]],
     ) -> None:
-        self._program = program
-        self._book = book
+        self._launcher = launcher
+        self._estimates = estimates
         self._defaults = defaults
-        self._path_of = path_of
-        self._max_available_bytes = max_available_bytes
+        self._resolve_path = resolve_path
+        self._compute_max_available_bytes = compute_max_available_bytes
 
-    async def prepare(self, manifest: Manifest, settings: ModelSettings) -> Prepared:
-        """The load these settings mean here. ModelLoadFailed when a dry run says it cannot be.
+    async def plan(self, manifest: Manifest, settings: ModelSettings) -> PlannedLoad:
+        """Plan the load of a model with these settings. ModelLoadFailed: a dry run failed.
 
-        The result may still not fit: then nothing that was left to us could give way any more.
+        The plan may still not fit, when nothing that may be reduced is left. Then it is the load as
+        it was requested.
         """
-        path = await self._path_of(manifest)
-        room = self._max_available_bytes()
-        config = load_config(manifest, settings, self._defaults, str(path), has_gpu=len(room) > 1)
-        first = await self._prepared(manifest, config)
-        # A model may turn out to be trained for less than its manifest knew.
+        path = await self._resolve_path(manifest)
+        available = self._compute_max_available_bytes()
+        config = build_load_config(
+            manifest, settings, self._defaults, str(path), has_gpu=len(available) > 1
+        )
+        first = await self._estimate(manifest, config)
+        # The training length in the model's file may be smaller than the one in its manifest.
         trained = first.footprint.trained_context_length
         if 0 < trained < config.context_length:
-            first = await self._prepared(manifest, _with(config, context_length=trained))
-        if _fits(first.footprint, room):
+            first = await self._estimate(manifest, _replace(config, context_length=trained))
+        if _fits(first.footprint, available):
             return first
-        return await self._give_way(manifest, settings, first, room)
+        return await self._reduce(manifest, settings, first, available)
 
-    def remember(self, prepared: Prepared, digest: str) -> None:
-        """Keep a footprint that a load has corrected."""
-        self._book.put(estimate_key(digest, prepared.config), prepared.footprint)
+    def save_footprint(self, planned: PlannedLoad, digest: str) -> None:
+        """Keep a footprint that a load has corrected, for the next plan of the same load."""
+        self._estimates.put(compute_estimate_key(digest, planned.config), planned.footprint)
 
-    async def _give_way(
+    async def _reduce(
         self,
         manifest: Manifest,
         settings: ModelSettings,
-        first: Prepared,
-        room: Mapping[str, int],
-    ) -> Prepared:
-        """Cases 1 to 3 of the module; the first try when none of them helps."""
+        first: PlannedLoad,
+        available: Mapping[str, int],
+    ) -> PlannedLoad:
+        """Cases 1 to 3 of the module; the first plan when none of them makes it fit."""
         may_shrink = not settings.context_length
-        may_split = first.config.gpu_layers == -1
-        tried = first
+        may_offload_less = first.config.gpu_layers == -1
+        planned = first
         if may_shrink:  # 1
-            least = min(USEFUL_CONTEXT, first.config.context_length) if may_split else LEAST_CONTEXT
-            tried = await self._shrunk(manifest, tried, room, least)
-        if may_split and not _fits(tried.footprint, room):  # 2
-            tried = await self._split(manifest, tried, room)
-        if may_shrink and not _fits(tried.footprint, room):  # 3
-            tried = await self._shrunk(manifest, tried, room, LEAST_CONTEXT)
-        return tried if _fits(tried.footprint, room) else first
+            min_context = MIN_CONTEXT
+            if may_offload_less:
+                min_context = min(MIN_USEFUL_CONTEXT, first.config.context_length)
+            planned = await self._shrink_context(manifest, planned, available, min_context)
+        if may_offload_less and not _fits(planned.footprint, available):  # 2
+            planned = await self._offload_less(manifest, planned, available)
+        if may_shrink and not _fits(planned.footprint, available):  # 3
+            planned = await self._shrink_context(manifest, planned, available, MIN_CONTEXT)
+        return planned if _fits(planned.footprint, available) else first
 
-    async def _shrunk(
-        self, manifest: Manifest, tried: Prepared, room: Mapping[str, int], least: int
-    ) -> Prepared:
-        """With the largest context that fits, but not below `least`."""
-        config = tried.config
-        for _ in range(_MOST_DRY_RUNS):
-            fitting = fitting_context(tried.footprint, room)
-            cells = max(min(fitting, tried.config.context_length - 256), least)
-            if cells >= tried.config.context_length:
-                return tried
-            tried = await self._prepared(manifest, _with(config, context_length=cells))
-            if _fits(tried.footprint, room):
+    async def _shrink_context(
+        self,
+        manifest: Manifest,
+        planned: PlannedLoad,
+        available: Mapping[str, int],
+        min_context: int,
+    ) -> PlannedLoad:
+        """The plan with the largest context that fits, but not below `min_context` cells."""
+        config = planned.config
+        for _ in range(_MAX_DRY_RUNS):
+            fitting = find_fitting_context(planned.footprint, available)
+            cells = max(min(fitting, planned.config.context_length - _CONTEXT_STEP), min_context)
+            if cells >= planned.config.context_length:
+                return planned
+            planned = await self._estimate(manifest, _replace(config, context_length=cells))
+            if _fits(planned.footprint, available):
                 break
-        return tried
+        return planned
 
-    async def _split(
-        self, manifest: Manifest, tried: Prepared, room: Mapping[str, int]
-    ) -> Prepared:
-        """With as many layers on the GPUs as fit; a layer's size is taken from the last try."""
-        layers = tried.footprint.gpu_layers
-        for _ in range(_MOST_DRY_RUNS):
-            if layers <= 0 or _fits(tried.footprint, room):
+    async def _offload_less(
+        self, manifest: Manifest, planned: PlannedLoad, available: Mapping[str, int]
+    ) -> PlannedLoad:
+        """The plan with as many layers on the GPUs as fit.
+
+        The size of a layer is taken from the estimate before.
+        """
+        layers = planned.footprint.gpu_layers
+        for _ in range(_MAX_DRY_RUNS):
+            if layers <= 0 or _fits(planned.footprint, available):
                 break
-            used = sum(v for k, v in tried.footprint.pool_bytes.items() if k != HOST)
-            kept = sum(v for k, v in tried.footprint.reserve_bytes.items() if k != HOST)
-            free = sum(v for k, v in room.items() if k != HOST)
-            fitting = int((free - kept) / (used / layers)) if used > 0 else 0
+            used = sum(v for k, v in planned.footprint.pool_bytes.items() if k != HOST)
+            reserve = sum(v for k, v in planned.footprint.reserve_bytes.items() if k != HOST)
+            free = sum(v for k, v in available.items() if k != HOST)
+            fitting = int((free - reserve) / (used / layers)) if used > 0 else 0
             layers = max(min(fitting, layers - 1), 0)
-            tried = await self._prepared(manifest, _with(tried.config, gpu_layers=layers))
-        return tried
+            planned = await self._estimate(manifest, _replace(planned.config, gpu_layers=layers))
+        return planned
 
-    async def _prepared(self, manifest: Manifest, config: LoadConfig) -> Prepared:
-        key = estimate_key(manifest.digest, config)
-        known = self._book.get(key)
-        if known is not None:
-            return Prepared(config, known)
-        info = await self._program.estimate(config)
+    async def _estimate(self, manifest: Manifest, config: LoadConfig) -> PlannedLoad:
+        """The config with its footprint: a stored one, else a dry run's, else a guess."""
+        key = compute_estimate_key(manifest.digest, config)
+        stored = self._estimates.get(key)
+        if stored is not None:
+            return PlannedLoad(config, stored)
+        info = await self._launcher.estimate(config)
         if info is None:
-            trained = manifest.description.context_length or 0
-            weights = manifest.weights_bytes
-            return Prepared(
-                config, guess(config, weights_bytes=weights, trained_context_length=trained)
+            guessed = guess_footprint(
+                config,
+                weights_bytes=manifest.weights_bytes,
+                trained_context_length=manifest.description.context_length or 0,
             )
-        footprint = footprint_of(info)
-        self._book.put(key, footprint)
-        return Prepared(config, footprint)
+            return PlannedLoad(config, guessed)
+        footprint = footprint_from_info(info)
+        self._estimates.put(key, footprint)
+        return PlannedLoad(config, footprint)
 
 
-def load_config(
+def build_load_config(
     manifest: Manifest,
     settings: ModelSettings,
     defaults: LoadDefaults,
@@ -191,20 +206,20 @@ def load_config(
     *,
     has_gpu: bool,
 ) -> LoadConfig:
-    """The load as asked for: settings, then the manifest's num_ctx, then the defaults."""
+    """The load as requested, before anything is reduced to make it fit."""
 
-    def chosen(name: str) -> object:
-        said = getattr(settings, name)
-        return getattr(defaults, name) if said is None else said
+    def choose(name: str) -> object:
+        value = getattr(settings, name)
+        return getattr(defaults, name) if value is None else value
 
     backend = "mlx" if manifest.description.format == "mlx" else "llamacpp"
     return msgspec.convert(
         {
-            **{name: chosen(name) for name in _CHOSEN},
+            **{name: choose(name) for name in _OVERRIDABLE_FIELDS},
             "model_path": path,
             "backend": backend if defaults.backend == "auto" else defaults.backend,
-            "context_length": wanted_context(manifest, settings, defaults),
-            "gpu_layers": chosen("gpu_layers") if has_gpu and backend == "llamacpp" else 0,
+            "context_length": choose_context_length(manifest, settings, defaults),
+            "gpu_layers": choose("gpu_layers") if has_gpu and backend == "llamacpp" else 0,
             "tensor_split": settings.tensor_split or (),
             "main_gpu": settings.main_gpu or 0,
             "target_step_seconds": defaults.target_step_seconds,
@@ -215,21 +230,26 @@ def load_config(
     )
 
 
-def wanted_context(manifest: Manifest, settings: ModelSettings, defaults: LoadDefaults) -> int:
-    """Cells to ask for first; never more than the model was trained for."""
+def choose_context_length(
+    manifest: Manifest, settings: ModelSettings, defaults: LoadDefaults
+) -> int:
+    """The context to try first: from the settings, else the manifest's num_ctx, else the defaults.
+
+    It is never more than the model was trained for, where the manifest knows that.
+    """
     trained = manifest.description.context_length or 0
-    wanted = settings.context_length
-    if wanted is None:
-        own = manifest.params.get("num_ctx")
-        wanted = own if isinstance(own, int) and own > 0 else defaults.context_length
-    if wanted <= 0:
-        return trained or USEFUL_CONTEXT
-    return min(wanted, trained) if trained else wanted
+    requested = settings.context_length
+    if requested is None:
+        num_ctx = manifest.params.get("num_ctx")
+        requested = num_ctx if isinstance(num_ctx, int) and num_ctx > 0 else defaults.context_length
+    if requested <= 0:
+        return trained or MIN_USEFUL_CONTEXT
+    return min(requested, trained) if trained else requested
 
 
-def _with(config: LoadConfig, **changes: int) -> LoadConfig:
+def _replace(config: LoadConfig, **changes: int) -> LoadConfig:
     return msgspec.structs.replace(config, **changes)
 
 
-def _fits(footprint: Footprint, room: Mapping[str, int]) -> bool:
-    return all(room.get(name, 0) >= size for name, size in footprint.need.items())
+def _fits(footprint: Footprint, available: Mapping[str, int]) -> bool:
+    return all(available.get(name, 0) >= size for name, size in footprint.need.items())

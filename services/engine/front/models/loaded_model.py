@@ -1,14 +1,14 @@
-"""One model that the pool loads, serves or unloads: its state, its requests, its runner.
+"""One model of the pool: its state, its requests, its runner.
 
-    (new) ──► LOADING ◄──► WAITING        LOADING: plans the load, then runs it
+    (new) ──► LOADING ◄──► WAITING        LOADING: its load is planned, or runs
                  │                        WAITING: for memory, in the memory queue
                  ▼
                READY ──► STOPPING
 
-The arrows of this chart are the only changes of state; `move_to` is the only code that makes one.
-From every state the pool may remove the model from its table.
+The arrows of this chart are the only changes of state, and `move_to` is the only code that makes
+one. A model in any state may be removed from the pool.
 
-A runner's reports go straight to its model. The model decides nothing about other models. Event
+The reports of a runner go straight to its model. A model decides nothing about other models. Event
 loop only.
 """
 
@@ -22,25 +22,27 @@ from enum import Enum
 from services.engine import messages
 from services.engine.core import LoadConfig, ModelInfo, TextPiece
 from services.engine.front.models.model_settings import ModelSettings
-from services.engine.front.models.request import Request, WaitReason
-from services.engine.front.models.residency import Residency, TurnRules, is_in_turn
-from services.engine.front.process.launcher import Link, Program, load_error
-from services.engine.memory.estimate import Footprint
-from services.engine.memory.probe import Probe, free_bytes
-from services.shared.errors import (
-    DeadlineExceeded,
-    EngineBusy,
-    ModelLoadFailed,
-    SpindllError,
-    from_wire,
+from services.engine.front.models.request import ClientRequest, WaitingRequests
+from services.engine.front.models.residency import (
+    Residency,
+    ResidencyRules,
+    has_residency_left,
 )
+from services.engine.front.process.launcher import (
+    RunnerHandle,
+    RunnerLauncher,
+    error_from_report,
+)
+from services.engine.memory.estimate import Footprint
+from services.engine.memory.probe import MemoryProbe, measure_free_bytes
+from services.shared.errors import ModelLoadFailed, SpindllError, from_wire
 from services.shared.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
 
-class State(Enum):
-    """What a model of the pool does. A model that backs off after crashes is not in the pool."""
+class ModelState(Enum):
+    """The state of a model in the pool. A model that backs off after crashes is not in the pool."""
 
     WAITING = "waiting"
     LOADING = "loading"
@@ -50,198 +52,177 @@ class State(Enum):
 
 TRANSITIONS = frozenset(
     {
-        (State.LOADING, State.WAITING),
-        (State.WAITING, State.LOADING),
-        (State.LOADING, State.READY),
-        (State.READY, State.STOPPING),
+        (ModelState.LOADING, ModelState.WAITING),
+        (ModelState.WAITING, ModelState.LOADING),
+        (ModelState.LOADING, ModelState.READY),
+        (ModelState.READY, ModelState.STOPPING),
     }
 )
 
 
-class Model:
+class LoadedModel:
     """See the module. The pool creates it, starts its load and removes it.
 
-    `on_requests_finished` and `on_runner_crashed` are called for a ready model, the second one also
-    while it is stopping.
+    `on_requests_finished` is called after some of its requests have ended. `on_runner_crashed` is
+    called with the reason when its runner ends by itself while the model is ready or stopping.
     """
 
     def __init__(
         self,
         manifest: Manifest,
         settings: ModelSettings,
-        probe: Probe,
+        probe: MemoryProbe,
         *,
-        on_requests_finished: Callable[[Model], None],
-        on_runner_crashed: Callable[[Model, str], None],
+        on_requests_finished: Callable[[LoadedModel], None],
+        on_runner_crashed: Callable[[LoadedModel, str], None],
         now: float,
     ) -> None:
         self.manifest = manifest
         self.key = manifest.digest
         self.name = manifest.name
         self.settings = settings
-        self._state = State.LOADING
+        self._state = ModelState.LOADING
         self._probe = probe
         self._on_requests_finished = on_requests_finished
         self._on_runner_crashed = on_runner_crashed
-        self.has_memory = False  # promised: from its admission until its process has ended
+        # Set when the memory queue grants the load, until the process has ended.
+        self.has_committed_memory = False
         self.footprint: Footprint | None = None
         self.config: LoadConfig | None = None
-        self.link: Link | None = None
+        self.runner: RunnerHandle | None = None
         self.info: ModelInfo | None = None
-        self.beat: messages.Heartbeat | None = None
-        self.bring_up: asyncio.Task[None] | None = None
-        self.has_started = False  # a process was started for it
-        self.progress = 0.0
+        self.heartbeat: messages.Heartbeat | None = None
+        self.load_task: asyncio.Task[None] | None = None
+        self.has_started_runner = False
+        self.load_progress = 0.0
         self._exit_reason: str | None = None  # why its process ended before the load was over
-        self._loaded: asyncio.Future[ModelInfo] | None = None  # what its runner reports as ready
-        self.free_bytes: dict[str, int] = {}  # by pool, measured while its process lived
-        self.residency = Residency(loaded_at=now, load_seconds=0.0, last_used=now)
+        self._loaded: asyncio.Future[ModelInfo] | None = None  # the result of the runner's load
+        self.last_free_bytes: dict[str, int] = {}  # by pool, measured while its process lived
+        self.residency = Residency(loaded_at=now, load_seconds=0.0, last_used_at=now)
         self.keep_alive_seconds = settings.keep_alive_seconds
-        self.must_yield = False  # somebody waits for its memory
+        self.must_yield = False  # another model waits for its memory
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
-        self.ready.add_done_callback(_seen)
-        self.gone: asyncio.Future[None] = loop.create_future()  # it left the table of models
-        self.awaiting = 0  # who wants it loaded besides the waiting requests
-        self._idle: asyncio.Future[None] | None = None
-        self.waiting: dict[Request, None] = {}  # ordered; a dict, for leaving early
-        self._running: dict[int, Request] = {}
+        self.ready.add_done_callback(_retrieve_exception)
+        self.removed: asyncio.Future[None] = loop.create_future()  # from the pool
+        self.waiter_count = 0  # callers that wait for `ready`, besides the waiting requests
+        self.waiting = WaitingRequests(manifest.name)
+        self._running: dict[int, ClientRequest] = {}
         self._tokenizing: dict[int, asyncio.Future[tuple[int, ...]]] = {}
-        self._next_id = 1
+        self._idle: asyncio.Future[None] | None = None
+        self._last_id = 1
 
-    # ---- what it is
+    # ---- its state
 
     @property
-    def state(self) -> State:
+    def state(self) -> ModelState:
         """The state; see the chart of the module."""
         return self._state
 
-    def move_to(self, state: State) -> None:
-        """Follow one arrow of the module's chart; another one is a bug of ours."""
+    def move_to(self, state: ModelState) -> None:
+        """Change the state along an arrow of the chart. Any other change is a bug of ours."""
         assert (self._state, state) in TRANSITIONS, f"{self._state} -> {state}"
         self._state = state
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody would notice its end."""
-        return bool(self._running or self._tokenizing) or self.state is not State.READY
+        """Whether stopping it now would interrupt a request, a load or an unload."""
+        return bool(self._running or self._tokenizing) or self._state is not ModelState.READY
 
     @property
     def running_count(self) -> int:
-        """Requests its runner has, queued ones there included."""
+        """The requests that its runner has, including those queued there."""
         return len(self._running)
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether anybody still waits for it to become ready."""
-        return bool(self.waiting) or self.awaiting > 0
+    def has_waiters(self) -> bool:
+        """Whether a request or a caller waits for it to become ready."""
+        return bool(self.waiting) or self.waiter_count > 0
 
     @property
     def is_pinned(self) -> bool:
-        """Never evicted, never unloaded for being idle."""
+        """Whether it is never evicted and never unloaded for being idle."""
         return bool(self.settings.pin)
 
     @property
     def expires_at(self) -> float | None:
-        """Loop time at which it is unloaded if nothing more is asked of it; None: never."""
+        """The loop time at which it is unloaded if no request comes until then; None: never."""
         keep = self.keep_alive_seconds
-        if self.is_pinned or self.state is not State.READY or keep is None or keep < 0:
+        if self.is_pinned or self._state is not ModelState.READY or keep is None or keep < 0:
             return None
-        return self.residency.last_used + keep
+        return self.residency.last_used_at + keep
 
-    def accepts(self, rules: TurnRules, now: float) -> bool:
+    def accepts_requests(self, rules: ResidencyRules, now: float) -> bool:
         """Whether a new request may go to its runner now."""
-        if self.state is not State.READY:
+        if self._state is not ModelState.READY:
             return False
-        return not self.must_yield or is_in_turn(self.residency, rules, now)
+        return not self.must_yield or has_residency_left(self.residency, rules, now)
 
-    def resettle(self, said: ModelSettings) -> None:
-        """Take over what can change without loading again."""
-        self.settings = said.residency().over(self.settings)
-        if said.keep_alive_seconds is not None:
-            self.keep_alive_seconds = said.keep_alive_seconds
+    def update_settings(self, settings: ModelSettings) -> None:
+        """Apply those of the settings that need no new load."""
+        self.settings = settings.runtime_fields().with_fallback(self.settings)
+        if settings.keep_alive_seconds is not None:
+            self.keep_alive_seconds = settings.keep_alive_seconds
 
     # ---- its requests
 
-    def enqueue(self, request: Request, *, most: int) -> None:
-        """Let a request wait until the model is ready. EngineBusy when too many do."""
-        if len(self.waiting) >= most:
-            raise EngineBusy(f"{len(self.waiting)} requests wait for {self.name} already")
-        self.waiting[request] = None
-
-    def announce(self, before: int, reason: WaitReason) -> int:
-        """Tell the waiting ones their place, after `before` others; how many that makes."""
-        for position, request in enumerate(self.waiting, before + 1):
-            request.wait(position, reason)
-        return before + len(self.waiting)
-
-    def hand_over(self, request: Request, now: float) -> None:
+    def submit(self, request: ClientRequest, now: float) -> None:
         """Give a request to the runner."""
-        assert self.link is not None
-        number = self._number()
-        self._running[number] = request
+        assert self.runner is not None
+        runner_id = self._new_id()
+        self._running[runner_id] = request
         if request.keep_alive_seconds is not None:
             self.keep_alive_seconds = request.keep_alive_seconds
-        self.link.send(request.for_runner(number, now))
+        self.runner.send(request.build_submit(runner_id, now))
 
-    def hand_over_waiting(self, now: float) -> None:
-        """Give all that waited to the runner, in the order they came."""
-        waiting, self.waiting = self.waiting, {}
-        for request in waiting:
+    def submit_waiting(self, now: float) -> None:
+        """Give all waiting requests to the runner, in the order of their arrival."""
+        for request in self.waiting.take_all():
             if not request.has_ended:
-                self.hand_over(request, now)
+                self.submit(request, now)
 
-    def cancel(self, request: Request) -> None:
-        """Stop one: at once where it waits, within a step where it runs."""
-        if request in self.waiting:
-            del self.waiting[request]
+    def cancel(self, request: ClientRequest) -> None:
+        """Stop a request: at once if it waits, within a step if it runs."""
+        if self.waiting.remove(request):
             request.cancel()
-        elif request.runner_id in self._running and self.link is not None:
-            self.link.send(messages.Cancel((request.runner_id,)))
-
-    def give_up_overdue(self, now: float) -> None:
-        """End those that waited longer than they may; a runner looks after its own."""
-        overdue = [r for r in self.waiting if r.deadline_at is not None and r.deadline_at <= now]
-        for request in overdue:
-            del self.waiting[request]
-            request.fail(DeadlineExceeded(f"{self.name} was not ready in time"))
+        elif request.runner_id in self._running and self.runner is not None:
+            self.runner.send(messages.Cancel((request.runner_id,)))
 
     def fail_waiting(self, error: SpindllError) -> None:
-        """End all that wait, and whoever awaits `ready`."""
-        waiting, self.waiting = self.waiting, {}
-        for request in waiting:
+        """End all waiting requests with an error, and raise it for the callers that wait."""
+        for request in self.waiting.take_all():
             request.fail(error)
         if not self.ready.done():
             self.ready.set_exception(error)
 
     def fail_running(self, error: SpindllError) -> int:
-        """End all its runner had, each once; how many those were."""
+        """End all requests of the runner with an error; how many they were."""
         running, self._running = self._running, {}
-        self._wake_idle()
-        if running and self.link is not None:
-            self.link.send(messages.Cancel(tuple(running)))
+        self._wake_idle_waiters()
+        if running and self.runner is not None:
+            self.runner.send(messages.Cancel(tuple(running)))
         for request in running.values():
             request.fail(error)
         tokenizing, self._tokenizing = self._tokenizing, {}
-        for answer in tokenizing.values():
-            if not answer.done():
-                answer.set_exception(error)
+        for result in tokenizing.values():
+            if not result.done():
+                result.set_exception(error)
         return len(running)
 
     async def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> tuple[int, ...]:
-        """Token ids, from the runner. RunnerDied, InvalidRequest."""
-        assert self.link is not None
-        number = self._number()
-        answer: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
-        self._tokenizing[number] = answer
-        self.link.send(messages.Tokenize(number, tuple(pieces), add_special))
+        """The token ids of a text, from the runner. RunnerDied, InvalidRequest."""
+        assert self.runner is not None
+        runner_id = self._new_id()
+        result: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
+        self._tokenizing[runner_id] = result
+        self.runner.send(messages.Tokenize(runner_id, tuple(pieces), add_special))
         try:
-            return await answer
+            return await result
         finally:
-            self._tokenizing.pop(number, None)
+            self._tokenizing.pop(runner_id, None)
 
-    async def idle(self) -> None:
-        """Wait until its runner has no request left."""
+    async def wait_until_idle(self) -> None:
+        """Wait until the runner has no request."""
         while self._running:
             if self._idle is None or self._idle.done():
                 self._idle = asyncio.get_running_loop().create_future()
@@ -249,79 +230,81 @@ class Model:
 
     # ---- its runner
 
-    async def start_runner(self, launcher: Program, config: LoadConfig) -> None:
+    async def start_runner(self, launcher: RunnerLauncher, config: LoadConfig) -> None:
         """Start a runner and wait until it has loaded the model. ModelLoadFailed."""
         self._loaded = asyncio.get_running_loop().create_future()
-        self._exit_reason, self.has_started = None, True
-        self.link = await launcher.start(config, self.on_report, self.on_exit)
+        self._exit_reason, self.has_started_runner = None, True
+        self.runner = await launcher.start(config, self.on_report, self.on_exit)
         self.info = await self._loaded
-        if self._exit_reason is not None:  # the process ended before this task resumed
+        if self._exit_reason is not None:  # it ended after its report, before this task went on
             raise ModelLoadFailed(f"the process of {self.name} {self._exit_reason}")
 
     def on_report(self, report: messages.Report) -> None:
-        """Take one report of the runner; called for each step of it."""
+        """Take a report of the runner. The hot path: called after every step of it."""
         if isinstance(report, messages.StepReport):
             if self._on_step(report.events):
                 self._on_requests_finished(self)
         elif isinstance(report, messages.Heartbeat):
-            self.beat = report
-            self.free_bytes = free_bytes(self._probe)
+            self.heartbeat = report
+            self.last_free_bytes = measure_free_bytes(self._probe)
         elif isinstance(report, messages.Tokenized):
             self._on_tokenized(report)
         elif isinstance(report, messages.Progress):
-            self.progress = report.fraction
+            self.load_progress = report.fraction
         elif self._loaded is not None and not self._loaded.done():
             if isinstance(report, messages.Ready):
                 self._loaded.set_result(report.info)
             else:
-                self._loaded.set_exception(load_error(report))
+                self._loaded.set_exception(error_from_report(report))
 
     def on_exit(self, reason: str) -> None:
-        """The process of the runner has ended, by itself or because it was stopped."""
+        """The runner's process has ended, by itself or because it was stopped."""
         self._exit_reason = reason
         if self._loaded is not None and not self._loaded.done():
             sentence = f"the process of {self.name} {reason} while it loaded the model"
             self._loaded.set_exception(ModelLoadFailed(sentence))
-        elif self.link is not None and self._state in (State.READY, State.STOPPING):
-            self.link = None
+        elif self.runner is not None and self._state in (ModelState.READY, ModelState.STOPPING):
+            self.runner = None
             self._on_runner_crashed(self, reason)
 
     def _on_step(self, events: Sequence[messages.RequestEvent]) -> bool:
-        """Pass on what happened; True when a request ended."""
+        """Pass the events of a step to their requests; whether a request ended."""
         has_ended = False
         running = self._running
-        for happening in events:
-            request = running.get(happening.id)
+        for event in events:
+            request = running.get(event.id)
             if request is None:
                 continue
-            request.tell(happening)
+            request.on_event(event)
             if request.has_ended:
-                del running[happening.id]
+                del running[event.id]
                 has_ended = True
         if has_ended and not running:
-            self._wake_idle()
+            self._wake_idle_waiters()
         return has_ended
 
     def _on_tokenized(self, report: messages.Tokenized) -> None:
-        """The answer to `tokenize`."""
-        answer = self._tokenizing.get(report.id)
-        if answer is None or answer.done():
+        result = self._tokenizing.get(report.id)
+        if result is None or result.done():
             return
         if report.error is not None:
-            answer.set_exception(from_wire(report.error))
+            result.set_exception(from_wire(report.error))
         else:
-            answer.set_result(report.ids)
+            result.set_result(report.ids)
 
-    def _wake_idle(self) -> None:
+    def _wake_idle_waiters(self) -> None:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
-    def _number(self) -> int:
-        self._next_id += 1
-        return self._next_id
+    def _new_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
 
 
-def _seen(future: asyncio.Future[None]) -> None:
-    """A load may fail while nobody awaits it: its waiters were told one by one."""
+def _retrieve_exception(future: asyncio.Future[None]) -> None:
+    """Keep asyncio from logging a load that fails while no caller awaits `ready`.
+
+    Each waiting request gets the error as an event.
+    """
     if not future.cancelled():
         future.exception()

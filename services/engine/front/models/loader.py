@@ -1,7 +1,7 @@
-"""Bring one model up and take it down: every step that takes time, and its clean end.
+"""Loads one model and stops its runner: every step that takes time, and a clean end.
 
-prepare -> admission -> start the runner -> ready -> measure          bring_up
-stop or kill the runner -> process gone -> its memory is back         take_down
+load          plan -> wait for memory -> start the runner -> ready -> measure
+stop_runner   stop or kill the runner -> its process ends -> its memory is free again
 """
 
 from __future__ import annotations
@@ -13,155 +13,169 @@ from collections.abc import Callable
 import msgspec
 import psutil
 
-from services.engine.front.models.load_planner import Preparation, Prepared
-from services.engine.front.models.loaded_model import Model, State
-from services.engine.front.models.memory_queue import Admission
+from services.engine.front.models.load_planner import LoadPlanner, PlannedLoad
+from services.engine.front.models.loaded_model import LoadedModel, ModelState
+from services.engine.front.models.memory_queue import MemoryQueue
 from services.engine.front.models.residency import Residency
-from services.engine.front.process.launcher import Program
-from services.engine.memory.estimate import Footprint, corrected
-from services.engine.memory.probe import HOST, Probe, free_bytes
+from services.engine.front.process.launcher import RunnerLauncher
+from services.engine.memory.estimate import Footprint, correct_footprint
+from services.engine.memory.probe import HOST, MemoryProbe, measure_free_bytes
 from services.shared.errors import InsufficientMemory
 
 STOP_GRACE_SECONDS = 10.0
-_RETURN_SECONDS = 5.0  # for a driver to give a dead process's memory back
-_RETURN_SHARE = 0.75  # of what was promised; what it really took may have been less
+_RELEASE_TIMEOUT_SECONDS = 5.0  # for a driver to free the memory of a process that ended
+_RELEASE_POLL_SECONDS = 0.05
+_RELEASED_SHARE = 0.75  # of the committed bytes; the process may have used less than all of them
 _OUT_OF_MEMORY_FACTOR = 1.25
 
 logger = logging.getLogger(__name__)
 
 
-class Lifecycle:
-    """Loads and unloads models for the pool. Event loop only."""
+class ModelLoader:
+    """Runs loads and unloads for the pool. Event loop only."""
 
     def __init__(
         self,
-        program: Program,
-        preparation: Preparation,
-        admission: Admission,
-        probe: Probe,
+        launcher: RunnerLauncher,
+        planner: LoadPlanner,
+        memory_queue: MemoryQueue,
+        probe: MemoryProbe,
         *,
         clock: Callable[[], float],
     ) -> None:
-        self._program = program
-        self._preparation = preparation
-        self._admission = admission
+        self._launcher = launcher
+        self._planner = planner
+        self._memory_queue = memory_queue
         self._probe = probe
         self._clock = clock
-        self.loads = 0  # begun so far; with those under way it tells whether one was alone
-        self._under_way = 0
+        self.load_count = 0  # loads begun so far
+        self._active_loads = 0
 
-    async def bring_up(self, model: Model) -> None:
-        """Load it. ModelLoadFailed (InsufficientMemory among them) says why not.
+    async def load(self, model: LoadedModel) -> None:
+        """Load the model. ModelLoadFailed, of which InsufficientMemory is one.
 
-        When it raises, or is cancelled, the process has ended and holds nothing.
+        When this raises or is cancelled, the process has ended and holds no memory.
         """
-        prepared = await self._preparation.prepare(model.manifest, model.settings)
-        await self._admit(model, prepared)
+        planned = await self._planner.plan(model.manifest, model.settings)
+        await self._wait_for_memory(model, planned)
         try:
-            await self._load(model, prepared)
+            await self._run_load(model, planned)
         except InsufficientMemory:
-            # The backend ran out of memory where the plan said it would fit: the plan was wrong.
+            # The plan fitted, but the backend ran out of memory: the estimate was too low.
             logger.warning("load ran out of memory", extra={"model": model.name})
-            larger = _larger(prepared)
-            await self._admit(model, larger)
-            await self._load(model, larger)
+            larger = _with_larger_reserve(planned)
+            await self._wait_for_memory(model, larger)
+            await self._run_load(model, larger)
 
-    async def take_down(self, model: Model, *, grace_seconds: float) -> None:
-        """End its runner, if it has one, and wait until what it held is free again."""
-        link, model.link = model.link, None
+    async def stop_runner(self, model: LoadedModel, *, grace_seconds: float) -> None:
+        """End the model's runner, if it has one, and wait until its memory is free again."""
+        runner, model.runner = model.runner, None
         try:
-            if link is not None:  # a dead one's memory may be free already: keep the last measure
-                model.free_bytes = free_bytes(self._probe)
-                await link.stop(grace_seconds=grace_seconds)
+            if (
+                runner is not None
+            ):  # after a crash memory may be free already: keep the last measure
+                model.last_free_bytes = measure_free_bytes(self._probe)
+                await runner.stop(grace_seconds=grace_seconds)
         finally:
-            await self.memory_returned(model)
+            await self._wait_until_memory_is_free(model)
 
-    async def memory_returned(self, model: Model) -> None:
-        """Wait until the driver agrees that a dead runner's memory is free; give up after a time."""
-        before = model.free_bytes
-        need = model.footprint.need if model.footprint is not None and model.has_memory else {}
-        wanted = {
-            name: before.get(name, 0) + size * _RETURN_SHARE
+    async def _wait_until_memory_is_free(self, model: LoadedModel) -> None:
+        """Wait until the driver reports the runner's memory as free, or until a timeout."""
+        before = model.last_free_bytes
+        need = (
+            model.footprint.need
+            if model.footprint is not None and model.has_committed_memory
+            else {}
+        )
+        expected = {
+            name: before.get(name, 0) + size * _RELEASED_SHARE
             for name, size in need.items()
-            if name != HOST  # the kernel took that back before it told us of the end
+            if name != HOST  # the kernel frees main memory before it reports the end of a process
         }
-        deadline = self._clock() + _RETURN_SECONDS
-        while any(free_bytes(self._probe).get(name, 0) < size for name, size in wanted.items()):
+        deadline = self._clock() + _RELEASE_TIMEOUT_SECONDS
+        while not self._is_free(expected):
             if self._clock() > deadline:
-                logger.warning("memory not seen returned", extra={"model": model.name})
+                logger.warning("memory of a runner not freed in time", extra={"model": model.name})
                 break
-            await asyncio.sleep(0.05)
-        model.has_memory = False
+            await asyncio.sleep(_RELEASE_POLL_SECONDS)
+        model.has_committed_memory = False
 
-    async def _admit(self, model: Model, prepared: Prepared) -> None:
-        model.config, model.footprint = prepared.config, prepared.footprint
-        await self._admission.enter(model)
+    def _is_free(self, expected: dict[str, float]) -> bool:
+        return all(
+            measure_free_bytes(self._probe).get(name, 0) >= size for name, size in expected.items()
+        )
 
-    async def _load(self, model: Model, prepared: Prepared) -> None:
-        self.loads += 1
-        self._under_way += 1
-        loads, is_alone = self.loads, self._under_way == 1
-        before, began = free_bytes(self._probe), self._clock()
+    async def _wait_for_memory(self, model: LoadedModel, planned: PlannedLoad) -> None:
+        model.config, model.footprint = planned.config, planned.footprint
+        await self._memory_queue.wait_for_memory(model)
+
+    async def _run_load(self, model: LoadedModel, planned: PlannedLoad) -> None:
+        self.load_count += 1
+        self._active_loads += 1
+        number, is_alone = self.load_count, self._active_loads == 1
+        free_before, began_at = measure_free_bytes(self._probe), self._clock()
         try:
-            await model.start_runner(self._program, prepared.config)
+            await model.start_runner(self._launcher, planned.config)
         except BaseException:
-            await self.take_down(model, grace_seconds=0)
+            await self.stop_runner(model, grace_seconds=0)
             raise
         finally:
-            self._under_way -= 1
+            self._active_loads -= 1
         now = self._clock()
-        model.residency = Residency(loaded_at=now, load_seconds=now - began, last_used=now)
-        if is_alone and loads == self.loads:
-            self._measure(model, prepared, before)
-        model.move_to(State.READY)
+        model.residency = Residency(loaded_at=now, load_seconds=now - began_at, last_used_at=now)
+        if is_alone and number == self.load_count:  # no other load ran or began meanwhile
+            self._correct_footprint(model, planned, free_before)
+        model.move_to(ModelState.READY)
 
-    def _measure(self, model: Model, prepared: Prepared, before: dict[str, int]) -> None:
-        """Correct the footprint by what this load, alone at its time, really took."""
-        assert model.link is not None
-        estimated = prepared.footprint
-        after = free_bytes(self._probe)
+    def _correct_footprint(
+        self, model: LoadedModel, planned: PlannedLoad, free_before: dict[str, int]
+    ) -> None:
+        """Correct the footprint by what this load, with no other load beside it, has taken."""
+        assert model.runner is not None
+        estimated = planned.footprint
+        free_after = measure_free_bytes(self._probe)
         measured = {
-            name: before.get(name, 0) - after.get(name, 0)
+            name: free_before.get(name, 0) - free_after.get(name, 0)
             for name in estimated.need
             if name != HOST
         }
-        # Somebody else may have taken or freed memory meanwhile: believe only what is plausible.
+        # Another process may have taken or freed memory meanwhile: use only plausible numbers.
         measured = {
             name: size
             for name, size in measured.items()
             if estimated.need[name] / 2 < size < estimated.need[name] * 2
         }
-        own = _anonymous_bytes(model.link.pid)
-        if own is not None:
-            measured[HOST] = _host_bytes(estimated, own)
-        model.footprint = corrected(estimated, measured)
-        self._preparation.remember(Prepared(prepared.config, model.footprint), model.key)
+        anonymous = _read_anonymous_bytes(model.runner.pid)
+        if anonymous is not None:
+            measured[HOST] = _estimate_host_bytes(estimated, anonymous)
+        model.footprint = correct_footprint(estimated, measured)
+        self._planner.save_footprint(PlannedLoad(planned.config, model.footprint), model.key)
 
 
-def _larger(prepared: Prepared) -> Prepared:
-    """The same load, promised more memory."""
-    footprint = prepared.footprint
+def _with_larger_reserve(planned: PlannedLoad) -> PlannedLoad:
+    """The same load with more memory committed to it."""
+    footprint = planned.footprint
     reserve = {
         name: size + int(footprint.pool_bytes.get(name, 0) * (_OUT_OF_MEMORY_FACTOR - 1))
         for name, size in footprint.reserve_bytes.items()
     }
-    return Prepared(prepared.config, msgspec.structs.replace(footprint, reserve_bytes=reserve))
+    return PlannedLoad(planned.config, msgspec.structs.replace(footprint, reserve_bytes=reserve))
 
 
-def _host_bytes(estimated: Footprint, own_bytes: int) -> int:
-    """What a runner takes of main memory, from its anonymous bytes.
+def _estimate_host_bytes(estimated: Footprint, anonymous_bytes: int) -> int:
+    """The main memory that a runner takes, from its anonymous bytes.
 
-    Weights there are usually mapped from the file, which anonymous memory does not show; but a
-    backend may have copied them, and then it does.
+    Weights in main memory are usually mapped from the file, and then they are not among the
+    anonymous bytes. If the backend has copied them, they are.
     """
     expected = estimated.pool_bytes.get(HOST, 0)
-    if own_bytes >= expected:
-        return own_bytes
-    return own_bytes + min(estimated.weights_bytes, expected)
+    if anonymous_bytes >= expected:
+        return anonymous_bytes
+    return anonymous_bytes + min(estimated.weights_bytes, expected)
 
 
-def _anonymous_bytes(pid: int) -> int | None:
-    """Bytes of a process that are no file's; None where the system does not tell."""
+def _read_anonymous_bytes(pid: int) -> int | None:
+    """The bytes of a process that belong to no file; None where the system does not report them."""
     try:
         memory = psutil.Process(pid).memory_info()
     except psutil.Error:

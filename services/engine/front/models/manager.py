@@ -1,12 +1,12 @@
-"""The door to the models: what may be asked of them, by name of a manifest.
+"""The operations on models that the RPCs offer, each for one model by its manifest.
 
 A request for a model:
-1. it is ready                               -> to its runner
-2. its runners keep dying                    -> refused, with the time of the next try
-3. it is not there                           -> a load begins, and the request waits for that
-4. it is on its way, or leaving, or yielding -> waits, with its place; waiters share one load
+1. The model is ready                              -> the request goes to its runner.
+2. It backs off after crashes                      -> the request is refused, with the retry time.
+3. It is not in the pool                           -> its load starts, and the request waits for it.
+4. It loads, stops, or must yield its memory       -> the request waits and is told its place.
 
-Event loop only. What follows from it is the fleet's business (fleet.py).
+All requests that wait for a model share one load. Event loop only. The pool (pool.py) does the rest.
 """
 
 from __future__ import annotations
@@ -15,96 +15,103 @@ import asyncio
 from collections.abc import Sequence
 
 from services.engine.core import TextPiece
-from services.engine.front.models.loaded_model import Model, State
+from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.memory_queue import LoadPreview
-from services.engine.front.models.model_settings import ModelSettings, must_reload
-from services.engine.front.models.pool import Fleet
-from services.engine.front.models.request import Request
+from services.engine.front.models.model_settings import ModelSettings, requires_reload
+from services.engine.front.models.pool import ModelPool
+from services.engine.front.models.request import ClientRequest
 from services.shared.errors import EngineUnavailable
 from services.shared.store.manifest import Manifest
 
 
-class Models:
+class ModelManager:
     """See the module."""
 
-    def __init__(self, pool: Fleet, *, max_queued: int) -> None:
+    def __init__(self, pool: ModelPool, *, max_queued: int) -> None:
         self._pool = pool
         self._max_queued = max_queued
 
-    def place(self, manifest: Manifest, request: Request) -> None:
-        """Send a request on its way. EngineUnavailable, EngineBusy, ModelLoadFailed: refused."""
-        self._require_accepting()
+    def submit(self, manifest: Manifest, request: ClientRequest) -> None:
+        """Run a request or let it wait. EngineUnavailable, EngineBusy, ModelLoadFailed: refused."""
+        self._raise_if_draining()
         model = self._pool.get(manifest) or self._pool.start(manifest)  # 2, 3
         self._pool.submit(model, request, max_queued=self._max_queued)  # 1, 4
 
-    def cancel(self, manifest: Manifest, request: Request) -> None:
-        """Stop a request wherever it is. One that ended is fine."""
+    def cancel(self, manifest: Manifest, request: ClientRequest) -> None:
+        """Stop a request that waits or runs. A request that has ended is fine."""
         model = self._pool.get(manifest)
         if model is not None and not request.has_ended:
             model.cancel(request)
-            self._pool.abandon_unwanted(model)
+            self._pool.abandon_if_unneeded(model)
 
-    async def load(self, manifest: Manifest, settings: ModelSettings) -> tuple[bool, Model]:
-        """Load it, or change how it is loaded; (whether it was there already, the model)."""
-        self._require_accepting()
+    async def load(self, manifest: Manifest, settings: ModelSettings) -> tuple[bool, LoadedModel]:
+        """Load a model, or apply settings to a loaded one; (whether it was loaded, the model).
+
+        A loaded model is loaded again if the settings require it. ModelLoadFailed,
+        EngineUnavailable.
+        """
+        self._raise_if_draining()
         self._pool.configure(manifest, settings)
         model = self._pool.get(manifest)
-        if model is not None and model.state is State.READY:
+        if model is not None and model.state is ModelState.READY:
             assert model.config is not None
             cells = model.config.context_length
-            if not must_reload(model.settings, settings, context_length=cells):
-                model.resettle(settings)
+            if not requires_reload(model.settings, settings, context_length=cells):
+                model.update_settings(settings)
                 return True, model
             self._pool.stop(model)
-        return False, await self.ready(manifest)
+        return False, await self.load_and_wait(manifest)
 
-    async def ready(self, manifest: Manifest) -> Model:
-        """The model, loaded; waits for that. ModelLoadFailed, EngineUnavailable."""
+    async def load_and_wait(self, manifest: Manifest) -> LoadedModel:
+        """The model, ready; loads it if it is not. ModelLoadFailed, EngineUnavailable."""
         while True:
-            self._require_accepting()
+            self._raise_if_draining()
             model = self._pool.get(manifest) or self._pool.start(manifest)
-            model.awaiting += 1
+            model.waiter_count += 1
             try:
-                if model.state is State.STOPPING:
-                    await asyncio.shield(model.gone)
+                if model.state is ModelState.STOPPING:
+                    await asyncio.shield(model.removed)
                     continue
                 await asyncio.shield(model.ready)
                 return model
             finally:
-                model.awaiting -= 1
-                self._pool.abandon_unwanted(model)
+                model.waiter_count -= 1
+                self._pool.abandon_if_unneeded(model)
 
     async def unload(self, manifest: Manifest, *, force: bool) -> bool:
-        """Stop it, after its requests finished unless forced; False when it was not there."""
+        """Stop a model after its requests have finished; False when it is not in the pool.
+
+        `force` ends the requests with an error instead.
+        """
         model = self._pool.get(manifest)
         if model is None:
             return False
         error = EngineUnavailable(f"{model.name} was unloaded")
-        if model.state in (State.WAITING, State.LOADING):
+        if model.state in (ModelState.WAITING, ModelState.LOADING):
             model.fail_waiting(error)
-            assert model.bring_up is not None
-            model.bring_up.cancel()
+            assert model.load_task is not None
+            model.load_task.cancel()
         self._pool.stop(model)
         if force:
             model.fail_waiting(error)
             model.fail_running(error)
-        await asyncio.shield(model.gone)
+        await asyncio.shield(model.removed)
         return True
 
     async def tokenize(
         self, manifest: Manifest, pieces: Sequence[TextPiece], *, add_special: bool
     ) -> tuple[int, ...]:
-        """Token ids of a text; loads the model when it is not."""
-        model = await self.ready(manifest)
+        """The token ids of a text; loads the model if it is not loaded."""
+        model = await self.load_and_wait(manifest)
         try:
             return await model.tokenize(pieces, add_special=add_special)
         finally:
             self._pool.on_requests_finished(model)
 
     async def preview_load(self, manifest: Manifest, settings: ModelSettings) -> LoadPreview:
-        """What loading it with these settings would do, and why. Does nothing."""
+        """What loading the model with these settings would do, and why. Changes nothing."""
         return await self._pool.preview_load(manifest, settings)
 
-    def _require_accepting(self) -> None:
+    def _raise_if_draining(self) -> None:
         if self._pool.is_draining:
             raise EngineUnavailable("the engine is shutting down")

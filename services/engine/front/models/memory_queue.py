@@ -1,12 +1,13 @@
-"""Which model may take memory next: first come, first served, and who has to leave for it.
+"""The queue of models that wait for memory: which one is loaded next, and what is evicted for it.
 
-    enter(model)   returns when the model may be loaded; its bytes are promised to it from then on
-    turn()         looks again; called whenever something changed, and a few times a second
+    wait_for_memory(model)   returns when the model may be loaded; its bytes are committed then
+    schedule()               checks the queue again, after every change and a few times a second
 
-1. The first in line is planned for: loaded, or idle models are evicted, or busy ones asked to
-   yield (turns.py).
-2. One behind it may go ahead only where it fits at once, and would still fit beside the first.
-3. What cannot fit whatever leaves is refused, and nothing is evicted for it.
+1. The first model in the queue is planned for: it is granted, or idle models are evicted for it, or
+   busy ones must yield (residency.py).
+2. A later model may overtake the first one only if it fits at once and would still fit beside the
+   first one.
+3. A model that cannot fit whatever leaves is refused, and nothing is evicted for it.
 """
 
 from __future__ import annotations
@@ -16,58 +17,57 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.engine.front.models.loaded_model import Model, State
-from services.engine.front.models.request import WaitReason
-from services.engine.front.models.residency import TurnRules, is_settling
-from services.engine.memory.budget import Budget, limits, primary_bytes
-from services.engine.memory.estimate import Footprint, fitting_context
+from services.engine.front.models.loaded_model import LoadedModel, ModelState
+from services.engine.front.models.request import QueueReason
+from services.engine.front.models.residency import ResidencyRules, is_in_grace
+from services.engine.memory.budget import Budget, compute_pool_limits, sum_primary_bytes
+from services.engine.memory.estimate import Footprint, find_fitting_context
 from services.engine.memory.plan import (
     Action,
     Decision,
-    PoolRoom,
+    PoolCapacity,
     Resident,
+    compute_max_available_bytes,
     plan,
-    room_at_best,
 )
-from services.engine.memory.probe import HOST, Pool, Probe
+from services.engine.memory.probe import HOST, MemoryPool, MemoryProbe
 from services.shared.errors import InsufficientMemory
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryTotals:
-    """The memory of the machine, and what models may take and have been promised of it."""
+    """The memory of the machine, what models may take of it, and what is committed to models."""
 
-    pools: tuple[Pool, ...]
+    pools: tuple[MemoryPool, ...]
     budget_bytes: int
-    promised_bytes: int
+    committed_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPreview:
-    """What loading a model would do now. `decision` None: it is loaded already."""
+    """What loading a model would do now. `decision` is None when it is loaded already."""
 
     decision: Decision | None
     footprint: Footprint
-    evict: tuple[str, ...]  # names
+    evict: tuple[str, ...]  # the names of the models that are evicted or waited for
     fitting_context_length: int
     free_bytes: int
     budget_bytes: int
 
 
-logger = logging.getLogger(__name__)
-
-
-class Admission:
-    """Owns the line of models that wait for memory. Event loop only."""
+class MemoryQueue:
+    """See the module. Commits memory to models. Event loop only."""
 
     def __init__(
         self,
-        probe: Probe,
+        probe: MemoryProbe,
         budget: Budget,
-        rules: TurnRules,
+        rules: ResidencyRules,
         *,
-        list_models: Callable[[], Iterable[Model]],
-        evict: Callable[[Model], None],
+        list_models: Callable[[], Iterable[LoadedModel]],
+        evict: Callable[[LoadedModel], None],
         clock: Callable[[], float],
     ) -> None:
         self._probe = probe
@@ -76,162 +76,173 @@ class Admission:
         self._list_models = list_models
         self._evict = evict
         self._clock = clock
-        self._line: dict[Model, asyncio.Future[None]] = {}
+        self._queue: dict[LoadedModel, asyncio.Future[None]] = {}
 
     @property
     def has_waiting(self) -> bool:
-        """Whether any model waits for memory."""
-        return bool(self._line)
+        """Whether a model waits for memory."""
+        return bool(self._queue)
 
-    async def enter(self, model: Model) -> None:
-        """Wait for a turn. InsufficientMemory when there will never be one."""
+    async def wait_for_memory(self, model: LoadedModel) -> None:
+        """Wait until memory is committed to the model. InsufficientMemory: it can never fit."""
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        model.move_to(State.WAITING)
-        self._line[model] = granted
+        model.move_to(ModelState.WAITING)
+        self._queue[model] = granted
         try:
-            self.turn()
+            self.schedule()
             await granted
         except BaseException:
-            model.has_memory = False
+            model.has_committed_memory = False
             raise
         finally:
-            self._line.pop(model, None)
+            self._queue.pop(model, None)
 
-    def turn(self) -> None:
-        """Grant, evict, ask to yield, refuse: whatever can be done now."""
-        if not self._line:
-            self._ask_to_yield(())
+    def schedule(self) -> None:
+        """Grant, refuse, evict and request to yield: all that is possible now."""
+        if not self._queue:
+            self._set_must_yield(())
             return
-        pools = self._pool_rooms()
-        first: Model | None = None
+        pools = self._measure_capacities()
+        first: LoadedModel | None = None
         awaited: tuple[str, ...] = ()
-        for model, granted in list(self._line.items()):
+        for model, granted in list(self._queue.items()):
             if granted.done():
                 continue
             decision = self._decide(model, pools)
             if decision.action is Action.IMPOSSIBLE:
-                granted.set_exception(InsufficientMemory(f"{model.name} {decision.why}"))
-            elif decision.action is Action.LOAD and self._may_pass(model, first, pools):
+                error = InsufficientMemory(f"{model.name} {decision.explanation}")
+                granted.set_exception(error)
+            elif decision.action is Action.LOAD and self._may_overtake(model, first, pools):
                 self._grant(model, granted)
             elif first is None:
                 first, awaited = model, decision.leaving
-                self._make_room(model, decision)
-        self._ask_to_yield(awaited)
-        self.announce()
+                self._evict_for(model, decision)
+        self._set_must_yield(awaited)
+        self.report_positions()
 
-    def announce(self) -> None:
-        """Tell every waiting request its place; those told already hear nothing."""
-        before = 0
-        for model in self._line:
-            if model.state is State.WAITING:
-                before = model.announce(before, WaitReason.MEMORY)
+    def report_positions(self) -> None:
+        """Report their places to the requests of the models in the queue."""
+        ahead = 0
+        for model in self._queue:
+            if model.state is ModelState.WAITING:
+                ahead = model.waiting.report_positions(ahead, QueueReason.MEMORY)
 
     def preview(self, key: str, footprint: Footprint) -> LoadPreview:
         """What loading the model of this key with this footprint would do now. Changes nothing."""
         models = {model.key: model for model in self._list_models()}
-        totals = self.totals()
+        totals = self.measure_totals()
         decision = None
-        if key not in models or models[key].state is not State.READY:
-            decision = plan(self._residents(key), footprint.need, self._pool_rooms())
+        if key not in models or models[key].state is not ModelState.READY:
+            decision = plan(self._residents(key), footprint.need, self._measure_capacities())
+        available = self.compute_max_available_bytes(excluding=key)
         return LoadPreview(
             decision=decision,
             footprint=footprint,
             evict=tuple(models[k].name for k in decision.leaving) if decision else (),
-            fitting_context_length=fitting_context(footprint, self.room_at_best(besides=key)),
+            fitting_context_length=find_fitting_context(footprint, available),
             free_bytes=min(
-                totals.budget_bytes - totals.promised_bytes,
+                totals.budget_bytes - totals.committed_bytes,
                 sum(pool.free_bytes for pool in totals.pools),
             ),
             budget_bytes=totals.budget_bytes,
         )
 
-    def room_at_best(self, *, besides: str = "") -> dict[str, int]:
-        """Bytes by pool that could be had at most: all but the pinned ones gone."""
-        return room_at_best(self._residents(besides), self._pool_rooms())
+    def compute_max_available_bytes(self, *, excluding: str = "") -> dict[str, int]:
+        """The bytes by pool that a model could get at most: all others but pinned ones have left.
 
-    def _pool_rooms(self) -> list[PoolRoom]:
-        """Every pool, with its limit and what is free now."""
-        pools = self._probe.pools()
-        most = limits(self._budget, pools)
-        return [PoolRoom(pool.name, most[pool.name], pool.free_bytes) for pool in pools]
+        The model whose key is `excluding` is left out.
+        """
+        return compute_max_available_bytes(self._residents(excluding), self._measure_capacities())
 
-    def totals(self) -> MemoryTotals:
-        """The memory as it is now."""
-        pools = self._probe.pools()
-        promised: dict[str, int] = {}
+    def measure_totals(self) -> MemoryTotals:
+        """The totals as they are now."""
+        pools = self._probe.measure_pools()
+        committed: dict[str, int] = {}
         for resident in self._residents():
-            for name, size in resident.promised.items():
-                promised[name] = promised.get(name, 0) + size
-        budget = primary_bytes(pools, limits(self._budget, pools))
-        return MemoryTotals(pools, budget, primary_bytes(pools, promised))
+            for name, size in resident.committed.items():
+                committed[name] = committed.get(name, 0) + size
+        budget_bytes = sum_primary_bytes(pools, compute_pool_limits(self._budget, pools))
+        return MemoryTotals(pools, budget_bytes, sum_primary_bytes(pools, committed))
 
-    def _decide(self, model: Model, pools: Sequence[PoolRoom]) -> Decision:
+    def _measure_capacities(self) -> list[PoolCapacity]:
+        pools = self._probe.measure_pools()
+        limits = compute_pool_limits(self._budget, pools)
+        return [PoolCapacity(pool.name, limits[pool.name], pool.free_bytes) for pool in pools]
+
+    def _decide(self, model: LoadedModel, pools: Sequence[PoolCapacity]) -> Decision:
         assert model.footprint is not None
         return plan(self._residents(model.key), model.footprint.need, pools)
 
-    def _residents(self, besides: str = "") -> list[Resident]:
+    def _residents(self, excluding: str = "") -> list[Resident]:
         now = self._clock()
         return [
-            _resident(model, self._rules, now)
+            _build_resident(model, self._rules, now)
             for model in self._list_models()
-            if model.has_memory and model.key != besides
+            if model.has_committed_memory and model.key != excluding
         ]
 
-    def _may_pass(self, model: Model, first: Model | None, pools: Sequence[PoolRoom]) -> bool:
+    def _may_overtake(
+        self, model: LoadedModel, first: LoadedModel | None, pools: Sequence[PoolCapacity]
+    ) -> bool:
         """Case 2 of the module."""
         if first is None:
             return True
         assert model.footprint is not None
         assert first.footprint is not None
-        best = room_at_best(self._residents(), pools)
-        both = [model.footprint.need, first.footprint.need]
-        return all(sum(need.get(name, 0) for need in both) <= best[name] for name in best)
+        available = compute_max_available_bytes(self._residents(), pools)
+        needs = [model.footprint.need, first.footprint.need]
+        return all(sum(n.get(name, 0) for n in needs) <= size for name, size in available.items())
 
-    def _grant(self, model: Model, granted: asyncio.Future[None]) -> None:
-        # Promised here and not by the waiter: the next in line is planned before it wakes up.
-        model.has_memory = True
-        model.move_to(State.LOADING)
+    def _grant(self, model: LoadedModel, granted: asyncio.Future[None]) -> None:
+        # Committed here and not by the waiting task: the next model is planned before it resumes.
+        model.has_committed_memory = True
+        model.move_to(ModelState.LOADING)
         granted.set_result(None)
-        model.announce(0, WaitReason.LOADING)
+        model.waiting.report_positions(0, QueueReason.LOADING)
 
-    def _make_room(self, model: Model, decision: Decision) -> None:
-        """Case 1 of the module, for one that cannot be loaded at once."""
+    def _evict_for(self, model: LoadedModel, decision: Decision) -> None:
+        """Case 1 of the module, for a model that cannot be loaded at once."""
         if decision.action is not Action.EVICT:
             return
-        logger.info("making room", extra={"model": model.name, "decision": decision.why})
+        logger.info(
+            "evicting models",
+            extra={"for_model": model.name, "decision": decision.explanation},
+        )
         leaving = set(decision.leaving)
         for other in list(self._list_models()):
             if other.key in leaving:
                 self._evict(other)
 
-    def _ask_to_yield(self, keys: Iterable[str]) -> None:
+    def _set_must_yield(self, keys: Iterable[str]) -> None:
         awaited = set(keys)
         for model in self._list_models():
             model.must_yield = model.key in awaited
 
 
-def _resident(model: Model, rules: TurnRules, now: float) -> Resident:
-    """The model as a fact of this moment."""
-    need = model.footprint.need if model.footprint is not None and model.has_memory else {}
+def _build_resident(model: LoadedModel, rules: ResidencyRules, now: float) -> Resident:
+    """The model as the memory plan sees it now."""
+    need: Mapping[str, int] = {}
+    if model.footprint is not None and model.has_committed_memory:
+        need = model.footprint.need
     return Resident(
         key=model.key,
         name=model.name,
-        promised=need,
-        untaken=_untaken(model, need),
-        is_busy=model.is_busy or bool(model.waiting and model.accepts(rules, now)),
+        committed=need,
+        unused=_compute_unused(model, need),
+        is_busy=model.is_busy or bool(model.waiting and model.accepts_requests(rules, now)),
         is_pinned=model.is_pinned,
-        is_settling=is_settling(model.residency, rules, now),
-        is_moving=model.state is not State.READY,
-        idle_seconds=max(now - model.residency.last_used, 0.0),
+        is_in_grace=is_in_grace(model.residency, rules, now),
+        is_transitioning=model.state is not ModelState.READY,
+        idle_seconds=max(now - model.residency.last_used_at, 0.0),
         reload_seconds=max(model.residency.load_seconds, 0.1),
         priority=model.settings.priority or 0,
     )
 
 
-def _untaken(model: Model, need: Mapping[str, int]) -> Mapping[str, int]:
-    """While it loads, all of it: it may have taken any part."""
-    if model.state is not State.READY or model.footprint is None:
+def _compute_unused(model: LoadedModel, need: Mapping[str, int]) -> Mapping[str, int]:
+    """The committed bytes that may still count as free; while it loads, all of them."""
+    if model.state is not ModelState.READY or model.footprint is None:
         return need
-    # Weights in main memory are mapped files: the machine counts them as free.
+    # Weights in main memory are mapped files, which the machine counts as free.
     share = model.footprint.pool_bytes.get(HOST, 0)
     return {HOST: min(model.footprint.weights_bytes, share, need.get(HOST, 0))}

@@ -1,13 +1,15 @@
-"""How one model is loaded and kept: from the engine's settings, `models.d/*.toml`, and the request.
+"""How one model is loaded and kept: its settings, from the engine's, `models.d/*.toml` and Load.
 
-    DATA/models.d/qwen.toml        any file name; one file per model
+    DATA/models.d/qwen.toml        any file name; one file for each model
         model = "qwen3:0.6b"
         context_length = 32768
         keep_alive_seconds = -1
         pin = true
 
-Later sources win, field by field. A file with an unknown field or a value out of range stops the
-service at start, by file and field: a typing error in a setting must not be found by its users.
+The sources in order: the engine's settings, the model's file, the Load calls. Later sources win,
+field by field. A file with an unknown field or a value out of range stops the service at its start,
+and the error names the file and the field: an owner must not find a typing error later, by its
+effects.
 """
 
 from __future__ import annotations
@@ -36,12 +38,11 @@ Share = Annotated[float, msgspec.Meta(ge=0)]
 
 @resolved
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be said about one model; None where nothing is."""
+    """The settings of one model; None where a source does not set the field."""
 
-    context_length: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONTEXT_LENGTH)] | None = (
-        None  # 0: what fits
-    )
-    gpu_layers: Annotated[int, msgspec.Meta(ge=-1, le=10_000)] | None = None  # -1: what fits
+    # 0: the largest that fits
+    context_length: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONTEXT_LENGTH)] | None = None
+    gpu_layers: Annotated[int, msgspec.Meta(ge=-1, le=10_000)] | None = None  # -1: all that fit
     tensor_split: Annotated[tuple[Share, ...], msgspec.Meta(max_length=16)] | None = None
     main_gpu: Annotated[int, msgspec.Meta(ge=0, le=15)] | None = None
     max_sequences: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQUENCES)] | None = None
@@ -56,54 +57,58 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     pin: bool | None = None  # never evicted, never unloaded for being idle
     priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] | None = None
 
-    def over(self, base: ModelSettings) -> ModelSettings:
-        """These settings, and where they say nothing, the base's."""
-        said = {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
-        return msgspec.structs.replace(base, **said)
+    def with_fallback(self, base: ModelSettings) -> ModelSettings:
+        """These settings, with the fields of `base` where these are None."""
+        chosen = {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
+        return msgspec.structs.replace(base, **chosen)
 
-    def residency(self) -> ModelSettings:
-        """Only the fields that a loaded model can change without being loaded again."""
+    def runtime_fields(self) -> ModelSettings:
+        """Only the fields that change without loading the model again."""
         return ModelSettings(
             keep_alive_seconds=self.keep_alive_seconds, pin=self.pin, priority=self.priority
         )
 
-    def loading(self) -> ModelSettings:
-        """Only the fields that decide how it is loaded."""
+    def load_fields(self) -> ModelSettings:
+        """Only the fields that decide how the model is loaded."""
         return msgspec.structs.replace(self, keep_alive_seconds=None, pin=None, priority=None)
 
 
-def must_reload(loaded: ModelSettings, wanted: ModelSettings, *, context_length: int) -> bool:
-    """Whether a model loaded with these settings (and so many cells) must load again for others.
+def requires_reload(
+    loaded: ModelSettings, requested: ModelSettings, *, context_length: int
+) -> bool:
+    """Whether a model loaded with these settings and context must be loaded again for others.
 
-    Fields that are not asked for do not matter, and a context larger than asked for is fine: else
-    two clients with different wishes would have the model loaded over and over.
+    Fields that are not requested do not matter, and a context larger than the requested one is
+    fine. Otherwise two clients with different settings would load the model over and over.
     """
-    asked = msgspec.structs.asdict(wanted.loading())
-    cells = asked.pop("context_length")
-    differing = [k for k, v in asked.items() if v is not None and v != getattr(loaded, k)]
+    fields = msgspec.structs.asdict(requested.load_fields())
+    cells = fields.pop("context_length")
+    differing = [k for k, v in fields.items() if v is not None and v != getattr(loaded, k)]
     return bool(differing) or (cells is not None and cells > context_length)
 
 
-class SettingsBook:
-    """All that is said about models: by Load calls, by their files, by the engine's settings.
+class ModelSettingsRegistry:
+    """The settings of all models, from all sources.
 
-    Load calls count for as long as the process lives. Files are by canonical name in lower case.
+    `files` is by canonical model name in lower case. The settings of Load calls apply until the
+    process ends.
     """
 
     def __init__(self, base: ModelSettings, files: Mapping[str, ModelSettings]) -> None:
         self._base = base
         self._files = files
-        self._chosen: dict[str, ModelSettings] = {}
+        self._overrides: dict[str, ModelSettings] = {}  # from Load calls, by digest
 
-    def choose(self, manifest: Manifest, settings: ModelSettings) -> None:
-        """Remember what a Load call said; what earlier ones said stays, field by field."""
-        before = self._chosen.get(manifest.digest, ModelSettings())
-        self._chosen[manifest.digest] = settings.over(before)
+    def override(self, manifest: Manifest, settings: ModelSettings) -> None:
+        """Add the settings of a Load call; fields that it does not set keep their overrides."""
+        before = self._overrides.get(manifest.digest, ModelSettings())
+        self._overrides[manifest.digest] = settings.with_fallback(before)
 
-    def of(self, manifest: Manifest) -> ModelSettings:
-        """What counts for a model now."""
-        said = self._files.get(manifest.name.casefold(), ModelSettings()).over(self._base)
-        return self._chosen.get(manifest.digest, ModelSettings()).over(said)
+    def get(self, manifest: Manifest) -> ModelSettings:
+        """The settings that apply to a model now."""
+        file = self._files.get(manifest.name.casefold(), ModelSettings())
+        override = self._overrides.get(manifest.digest, ModelSettings())
+        return override.with_fallback(file.with_fallback(self._base))
 
 
 @resolved
@@ -112,7 +117,10 @@ class _File(ModelSettings, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def read_model_settings(folder: Path) -> dict[str, ModelSettings]:
-    """Every file of the folder, by the model name it is about. InvalidSettings names file and field."""
+    """Read every file of the folder; the settings by the model name in the file.
+
+    InvalidSettings names the file and the field.
+    """
     found: dict[str, ModelSettings] = {}
     for path in sorted(folder.glob("*.toml")):
         file = _read(path)
@@ -124,32 +132,32 @@ def read_model_settings(folder: Path) -> dict[str, ModelSettings]:
     return found
 
 
-def check(fields: Mapping[str, object]) -> ModelSettings:
-    """Settings from a request. InvalidSettings names the field."""
+def validate_model_settings(fields: Mapping[str, object]) -> ModelSettings:
+    """Build settings from the fields of a request. InvalidSettings names the field."""
     try:
         return msgspec.convert(dict(fields), ModelSettings)
     except msgspec.ValidationError as error:
-        raise InvalidSettings(_sentence(error), param=_field(error)) from error
+        raise InvalidSettings(_describe(error), param=_find_field(error)) from error
 
 
 def _read(path: Path) -> _File:
     try:
         return msgspec.convert(tomllib.loads(path.read_text()), _File)
     except msgspec.ValidationError as error:
-        raise InvalidSettings(f"models.d/{path.name}: {_sentence(error)}") from error
+        raise InvalidSettings(f"models.d/{path.name}: {_describe(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSettings(f"models.d/{path.name}: not TOML: {error}") from error
     except OSError as error:
         raise InvalidSettings(f"models.d/{path.name}: not readable") from error
 
 
-def _field(error: msgspec.ValidationError) -> str | None:
-    """msgspec ends its sentence with "- at `$.field`"."""
+def _find_field(error: msgspec.ValidationError) -> str | None:
+    """The field in msgspec's sentence, which ends with "- at `$.field`"."""
     _, found, path = str(error).partition("`$.")
     return path.split("`")[0].split("[")[0] if found else None
 
 
-def _sentence(error: msgspec.ValidationError) -> str:
+def _describe(error: msgspec.ValidationError) -> str:
     text = str(error).replace("Object contains unknown field", "there is no setting")
-    field = _field(error)
+    field = _find_field(error)
     return f"{field}: {text.partition(' - at ')[0]}" if field else text

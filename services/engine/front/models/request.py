@@ -1,12 +1,13 @@
 """One request of one session, from its arrival at the front to its last event.
 
-    arrived -> waiting (for a load, for memory) -> running (a runner has it) -> ended, exactly once
+    arrived -> waiting (for a load or for memory) -> running (a runner has it) -> ended, exactly once
 
-It does not know models: a Model holds it while it waits and runs, and tells it what happened.
+A request knows no model. A LoadedModel holds it while it waits and runs, and passes it its events.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -15,53 +16,57 @@ import msgspec
 
 from services.engine import messages
 from services.engine.core import FinishReason
-from services.shared.errors import SpindllError, to_wire
+from services.shared.errors import DeadlineExceeded, EngineBusy, SpindllError, to_wire
 
 
-class WaitReason(Enum):
-    """What a request that no runner has yet is waiting for."""
+class QueueReason(Enum):
+    """What a request waits for before a runner has it."""
 
     LOADING = "loading"
     MEMORY = "memory"
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """Its place before any runner has it; 1 is next."""
+class QueuePosition:
+    """The place of a request before a runner has it; 1 is next."""
 
     position: int
-    reason: WaitReason
+    reason: QueueReason
 
 
-class Listener(Protocol):
-    """Who is told: the mailbox of the session the request came through."""
+class RequestListener(Protocol):
+    """Receives the events of requests: the session that they came through."""
 
     def put_delta(self, request_id: int, delta: messages.Delta) -> None:
-        """More text."""
+        """Receive more text."""
 
     def put(
         self,
         request_id: int,
-        item: messages.Queued | messages.Started | messages.Finished | messages.Failed | Waiting,
+        item: messages.Queued
+        | messages.Started
+        | messages.Finished
+        | messages.Failed
+        | QueuePosition,
     ) -> None:
-        """Anything else."""
+        """Receive any other event."""
 
     def end(self, request_id: int) -> None:
-        """That was its last event."""
+        """The request has ended: no event follows."""
 
 
-class Request:
-    """See the module. `submit.id` is filled in when a runner gets it."""
+class ClientRequest:
+    """See the module. `submit.id` is set when a runner gets the request."""
 
     __slots__ = (
         "_listener",
         "_open_answers",
-        "_told",
+        "_reported_position",
         "arrived_at",
         "deadline_at",
         "has_ended",
         "keep_alive_seconds",
-        "model",
+        "model_name",
         "request_id",
         "runner_id",
         "submit",
@@ -71,57 +76,57 @@ class Request:
     def __init__(
         self,
         submit: messages.Submit,
-        listener: Listener,
+        listener: RequestListener,
         *,
         request_id: int,
         trace_id: str,
-        model: str,
+        model_name: str,
         keep_alive_seconds: float | None,
         now: float,
     ) -> None:
         self.submit = submit
         self.request_id = request_id
         self.trace_id = trace_id
-        self.model = model  # the name that was asked for
+        self.model_name = model_name  # as the client wrote it
         self.keep_alive_seconds = keep_alive_seconds
         self.arrived_at = now
         limit = submit.deadline_seconds
         self.deadline_at = None if limit is None else now + limit
-        self.runner_id: int | None = None
+        self.runner_id: int | None = None  # its id in the runner that has it
         self.has_ended = False
         self._listener = listener
         self._open_answers = submit.n
-        self._told: Waiting | None = None
+        self._reported_position: QueuePosition | None = None
 
-    def for_runner(self, runner_id: int, now: float) -> messages.Submit:
-        """The command that hands it to a runner; the deadline is what is left of it."""
+    def build_submit(self, runner_id: int, now: float) -> messages.Submit:
+        """The command that gives it to a runner, with the time that is left of its deadline."""
         self.runner_id = runner_id
         left = None if self.deadline_at is None else max(self.deadline_at - now, 0.0)
         return msgspec.structs.replace(self.submit, id=runner_id, deadline_seconds=left)
 
-    def wait(self, position: int, reason: WaitReason) -> None:
-        """Say where it stands; a place it was told already is not said again."""
-        place = Waiting(position, reason)
-        if place != self._told and not self.has_ended:
-            self._told = place
+    def report_position(self, position: int, reason: QueueReason) -> None:
+        """Report its place in the queue, if that has changed since the last report."""
+        place = QueuePosition(position, reason)
+        if place != self._reported_position and not self.has_ended:
+            self._reported_position = place
             self._listener.put(self.request_id, place)
 
-    def tell(self, happening: messages.RequestEvent) -> None:
-        """What its runner said of it."""
-        if isinstance(happening, messages.Delta):
-            self._listener.put_delta(self.request_id, happening)
+    def on_event(self, event: messages.RequestEvent) -> None:
+        """Take an event from its runner."""
+        if isinstance(event, messages.Delta):
+            self._listener.put_delta(self.request_id, event)
             return
-        if isinstance(happening, messages.Finished):
+        if isinstance(event, messages.Finished):
             self._open_answers -= 1
             self.has_ended = self._open_answers <= 0
-        elif isinstance(happening, messages.Failed):
+        elif isinstance(event, messages.Failed):
             self.has_ended = True
-        self._listener.put(self.request_id, happening)
+        self._listener.put(self.request_id, event)
         if self.has_ended:
             self._listener.end(self.request_id)
 
     def fail(self, error: SpindllError) -> None:
-        """End it with an error. One that ended already stays as it is."""
+        """End it with an error. A request that has ended stays as it is."""
         if not self.has_ended:
             self.has_ended = True
             self._listener.put(
@@ -130,15 +135,61 @@ class Request:
             self._listener.end(self.request_id)
 
     def cancel(self) -> None:
-        """End it without an error, before any runner had it."""
+        """End a request that no runner has, without an error."""
         if not self.has_ended:
             self.has_ended = True
             for index in range(self._open_answers):
-                self._listener.put(self.request_id, _nothing(index))
+                self._listener.put(self.request_id, _build_cancelled(index))
             self._listener.end(self.request_id)
 
 
-def _nothing(index: int) -> messages.Finished:
+class WaitingRequests:
+    """The requests that wait until one model is ready, in the order of their arrival."""
+
+    def __init__(self, model_name: str) -> None:
+        self._model_name = model_name
+        self._requests: dict[ClientRequest, None] = {}  # ordered; a dict, for removal in the middle
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def add(self, request: ClientRequest, *, max_queued: int) -> None:
+        """Append a request. EngineBusy when `max_queued` wait already."""
+        if len(self._requests) >= max_queued:
+            raise EngineBusy(f"{len(self)} requests wait for {self._model_name} already")
+        self._requests[request] = None
+
+    def add_all(self, requests: Iterable[ClientRequest]) -> None:
+        """Append requests that have waited before, however many they are."""
+        self._requests.update(dict.fromkeys(requests))
+
+    def remove(self, request: ClientRequest) -> bool:
+        """Remove a request; False when it does not wait here."""
+        if request not in self._requests:
+            return False
+        del self._requests[request]
+        return True
+
+    def take_all(self) -> list[ClientRequest]:
+        """Remove all requests; those removed."""
+        requests, self._requests = list(self._requests), {}
+        return requests
+
+    def report_positions(self, ahead: int, reason: QueueReason) -> int:
+        """Report their places to all, with `ahead` requests before the first; the last place."""
+        for position, request in enumerate(self._requests, ahead + 1):
+            request.report_position(position, reason)
+        return ahead + len(self._requests)
+
+    def fail_overdue(self, now: float) -> None:
+        """End those whose deadline has passed. A runner checks the deadlines of its own."""
+        overdue = [r for r in self._requests if r.deadline_at is not None and r.deadline_at <= now]
+        for request in overdue:
+            del self._requests[request]
+            request.fail(DeadlineExceeded(f"{self._model_name} was not ready in time"))
+
+
+def _build_cancelled(index: int) -> messages.Finished:
     return messages.Finished(
         id=0,
         index=index,

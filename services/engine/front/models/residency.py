@@ -1,13 +1,16 @@
-"""When a loaded model gives its memory to another one: pure, so that alternating models take turns.
+"""How long a loaded model keeps its memory while another model waits for it: pure.
 
-Two models that cannot both be loaded, asked for by turns, would spend their time loading. So:
+Two models that cannot both be loaded, and that are requested alternately, would spend their time
+loading. These rules prevent that:
 
-1. A model keeps its turn for `turn_seconds` after it was loaded: it takes new requests meanwhile,
-   whoever waits. A swap then pays for itself: it never takes more than a fraction of the time.
-2. Inside its turn it is not evicted the moment it falls idle, but after `settle_seconds`: its next
-   request is likely on its way.
-3. After its turn, while somebody waits for its memory, it takes no new requests: they wait as well.
-   What runs finishes, it leaves, and all who waited for the other one are served together.
+1. A model has a minimum residency after its load. In that time it accepts new requests, whichever
+   model waits. The minimum residency is a multiple of the load time, so that loading never takes
+   more than a fraction of the time.
+2. Within its minimum residency, a model that falls idle is evicted only after a grace time: its next
+   request is likely to follow soon.
+3. After its minimum residency, a model whose memory another one waits for accepts no new requests:
+   they wait as well. Its running requests finish, it leaves, and then all requests that waited for
+   the other model are served together.
 """
 
 from __future__ import annotations
@@ -16,37 +19,38 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class TurnRules:
-    """Bounds of the two times, in seconds; both grow with what loading the model cost."""
+class ResidencyRules:
+    """The bounds of the two times, in seconds, and how both grow with the load time."""
 
-    least_turn: float = 5.0
-    most_turn: float = 120.0
-    turn_loads: float = 4.0  # a turn lasts this many times as long as the load took
-    most_settle: float = 2.0
-    settle_loads: float = 0.25
+    min_residency_seconds: float = 5.0
+    max_residency_seconds: float = 120.0
+    residency_load_factor: float = 4.0  # residency = load time x this, within the bounds
+    max_grace_seconds: float = 2.0
+    grace_load_factor: float = 0.25  # grace time = load time x this, up to the bound
 
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """Since when a model is there and what that cost; times of one clock, in seconds."""
+    """When a model was loaded and used, and how long the load took; times of one clock."""
 
     loaded_at: float
     load_seconds: float
-    last_used: float
+    last_used_at: float
 
 
-def turn_seconds(residency: Residency, rules: TurnRules) -> float:
-    """How long its turn lasts."""
-    wanted = residency.load_seconds * rules.turn_loads
-    return min(max(wanted, rules.least_turn), rules.most_turn)
+def compute_residency_seconds(residency: Residency, rules: ResidencyRules) -> float:
+    """The model's minimum residency."""
+    seconds = residency.load_seconds * rules.residency_load_factor
+    return min(max(seconds, rules.min_residency_seconds), rules.max_residency_seconds)
 
 
-def is_in_turn(residency: Residency, rules: TurnRules, now: float) -> bool:
-    """Whether it still takes new requests although somebody waits for its memory."""
-    return now - residency.loaded_at < turn_seconds(residency, rules)
+def has_residency_left(residency: Residency, rules: ResidencyRules, now: float) -> bool:
+    """Whether the model accepts new requests although another one waits for its memory."""
+    return now - residency.loaded_at < compute_residency_seconds(residency, rules)
 
 
-def is_settling(residency: Residency, rules: TurnRules, now: float) -> bool:
-    """Whether it is idle so shortly that it is not to be evicted yet."""
-    settle = min(residency.load_seconds * rules.settle_loads, rules.most_settle)
-    return is_in_turn(residency, rules, now) and now - residency.last_used < settle
+def is_in_grace(residency: Residency, rules: ResidencyRules, now: float) -> bool:
+    """Whether the model has been idle for so short a time that it is not evicted yet."""
+    grace_seconds = min(residency.load_seconds * rules.grace_load_factor, rules.max_grace_seconds)
+    idle_seconds = now - residency.last_used_at
+    return has_residency_left(residency, rules, now) and idle_seconds < grace_seconds

@@ -1,1 +1,1 @@
-"""Runner processes: how one is started, spoken to, and ended."""
+"""Runner processes: how one is started, how the front talks to it, and how it is ended."""

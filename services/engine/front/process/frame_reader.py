@@ -1,4 +1,4 @@
-"""The byte stream from a runner, cut into reports (the frames of runner/wire.py)."""
+"""Reads a runner's reports from the byte stream of its pipe (frames: services/engine/messages.py)."""
 
 from __future__ import annotations
 
@@ -10,52 +10,56 @@ import msgspec
 from services.engine import messages
 
 
-class Pipe(asyncio.Protocol):
-    """Cuts the byte stream into frames. A frame may come in pieces, and many in one piece."""
+class FrameReader(asyncio.Protocol):
+    """Splits the byte stream into frames and decodes each one.
+
+    One read may hold a part of a frame, or many frames. After invalid data, `on_invalid_data` is
+    called once and everything that follows is dropped.
+    """
 
     def __init__(
         self,
         on_report: Callable[[messages.Report], None],
-        on_garbage: Callable[[Exception], None],
-        on_end: Callable[[], None],
+        on_invalid_data: Callable[[Exception], None],
+        on_closed: Callable[[], None],
     ) -> None:
         self._on_report = on_report
-        self._on_garbage = on_garbage
-        self._on_end = on_end
-        self._pieces: list[bytes] = []
-        self._have = 0
-        self._need = messages.HEADER.size
+        self._on_invalid_data = on_invalid_data
+        self._on_closed = on_closed
+        self._pieces: list[bytes] = []  # received, but not yet a whole frame
+        self._received_bytes = 0  # the size of all pieces
+        self._needed_bytes = messages.HEADER.size  # to continue
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        self._have += len(data)
+        self._received_bytes += len(data)
         self._pieces.append(data)
-        if self._have < self._need:
+        if self._received_bytes < self._needed_bytes:
             return
         if len(self._pieces) > 1:
             data = b"".join(self._pieces)
         self._pieces.clear()
         try:
-            rest = self._cut(data)
+            rest = self._read_frames(data)
         except (msgspec.DecodeError, ValueError) as error:
-            self._need = 1 << 62  # nothing after garbage means anything
-            self._on_garbage(error)
+            self._needed_bytes = 1 << 62  # the start of the next frame cannot be found any more
+            self._on_invalid_data(error)
             return
         if rest:
             self._pieces.append(rest)
-        self._have = len(rest)
+        self._received_bytes = len(rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self._on_end()
+        self._on_closed()
 
-    def _cut(self, data: bytes) -> bytes:
-        """Hand over every whole frame; what is left belongs to the next."""
+    def _read_frames(self, data: bytes) -> bytes:
+        """Report every whole frame; returns the beginning of the next one."""
         header = messages.HEADER.size
         view = memoryview(data)
         start = 0
         while True:
-            self._need = header
+            self._needed_bytes = header
             if len(data) - start < header:
                 return data[start:]
             (size,) = messages.HEADER.unpack_from(data, start)
@@ -63,7 +67,7 @@ class Pipe(asyncio.Protocol):
                 raise ValueError(f"a frame of {size} bytes")
             end = start + header + size
             if len(data) < end:
-                self._need = header + size
+                self._needed_bytes = header + size
                 return data[start:]
             self._on_report(messages.report_decoder.decode(view[start + header : end]))
             start = end

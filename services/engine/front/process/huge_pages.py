@@ -1,9 +1,11 @@
-"""A runner's weights and KV cache lie in huge pages where the kernel gives them.
+"""Huge pages for the weights and the KV cache of a runner, where the kernel provides them.
 
-Every token reads all weights: in pages of 4 KiB the processor looks up an address each 4 KiB, in
-those of 2 MiB hardly ever. docs/decisions/006 has what it brings. Kernels that give such pages only
-on request ("madvise") get the request from glibc, for every large allocation; it reads its tunables
-once, when a process starts. Other C libraries and other kernels ignore it.
+Every token reads all weights. With pages of 4 KiB the processor translates an address for each
+4 KiB; with pages of 2 MiB it does so 512 times less often. docs/decisions/006 has the measurements.
+
+A kernel whose transparent huge pages are set to "madvise" provides them on request. glibc makes the
+request for every large allocation when a tunable is set; it reads its tunables once, when a process
+starts. Other C libraries and other kernels ignore the tunable.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ from collections.abc import Mapping
 
 _VARIABLE = "GLIBC_TUNABLES"  # name=value pairs, separated by colons
 _TUNABLE = "glibc.malloc.hugetlb"
-_ON_REQUEST = "1"
+_MADVISE = "1"
 
 
-def with_huge_pages(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """The environment, and the request in it. The owner's own word counts."""
+def request_huge_pages(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment with the request added, unless the owner has set the tunable."""
     tunables = environment.get(_VARIABLE, "")
     if _TUNABLE in tunables:
         return environment
-    request = f"{_TUNABLE}={_ON_REQUEST}"
+    request = f"{_TUNABLE}={_MADVISE}"
     return {**environment, _VARIABLE: f"{tunables}:{request}" if tunables else request}

@@ -1,4 +1,4 @@
-"""The runner program: how it is started to serve a model, and to tell only what one would take."""
+"""Starts runner processes: to serve a model, or only to estimate what a load would take."""
 
 from __future__ import annotations
 
@@ -10,113 +10,119 @@ from typing import Protocol
 
 from services.engine import messages
 from services.engine.core import LoadConfig, ModelInfo
-from services.engine.front.process.openmp import Spinning
-from services.engine.front.process.runner_process import Patience, RunnerLink
+from services.engine.front.process.openmp import OpenMPWaitPolicy
+from services.engine.front.process.runner_process import RunnerProcess, RunnerTimeouts
 from services.shared.errors import ModelLoadFailed, SpindllError, from_wire
 
-RUNNER = (sys.executable, "-m", "services.engine.runner")
+RUNNER_COMMAND = (sys.executable, "-m", "services.engine.runner")
 
-_ESTIMATE_SECONDS = 60.0
+_ESTIMATE_TIMEOUT_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
 
 
-class Link(Protocol):
-    """A runner that was started; see RunnerLink."""
+class RunnerHandle(Protocol):
+    """A runner that was started; see RunnerProcess."""
 
     @property
     def pid(self) -> int:
-        """Of its process."""
+        """The id of its process."""
 
     def send(self, command: messages.Command) -> None:
-        """Hand over one command."""
+        """Send one command."""
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Let it exit, kill it after the grace time; returned or cancelled, it is gone."""
+        """Let it exit and kill it after the grace time. The process has ended when this returns.
 
-
-class Program(Protocol):
-    """Something that can be started as a runner."""
-
-    async def start(
-        self,
-        config: LoadConfig,
-        on_report: Callable[[messages.Report], None],
-        on_gone: Callable[[str], None],
-    ) -> Link:
-        """Start one; it loads and reports. ModelLoadFailed when not even the process starts."""
-
-    async def estimate(self, config: LoadConfig) -> ModelInfo | None:
-        """The sizes of a load, without loading; None where that cannot be found out.
-
-        ModelLoadFailed when the model could not be loaded either.
+        That is so as well when the call is cancelled.
         """
 
 
-class RunnerProgram:
-    """Program as a child process. `argv` is a parameter for tests."""
-
-    def __init__(self, argv: Sequence[str] = RUNNER, *, patience: Patience) -> None:
-        self._argv = tuple(argv)
-        self._patience = patience
-        self._spinning = Spinning()
+class RunnerLauncher(Protocol):
+    """Starts runners."""
 
     async def start(
         self,
         config: LoadConfig,
         on_report: Callable[[messages.Report], None],
-        on_gone: Callable[[str], None],
-    ) -> RunnerLink:
-        """See Program."""
-        return await self._start(self._argv, config, on_report, on_gone)
+        on_exit: Callable[[str], None],
+    ) -> RunnerHandle:
+        """Start a runner, which loads the model and reports.
+
+        `on_exit` is called once, with the reason. ModelLoadFailed: the process could not be started.
+        """
 
     async def estimate(self, config: LoadConfig) -> ModelInfo | None:
-        """See Program."""
-        answer: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
+        """The sizes of a load, without loading; None where they cannot be found out.
+
+        ModelLoadFailed: a real load would fail as well.
+        """
+
+
+class ProcessLauncher:
+    """Starts each runner as a child process. `argv` is a parameter for tests."""
+
+    def __init__(self, argv: Sequence[str] = RUNNER_COMMAND, *, timeouts: RunnerTimeouts) -> None:
+        self._argv = tuple(argv)
+        self._timeouts = timeouts
+        self._wait_policy = OpenMPWaitPolicy()
+
+    async def start(
+        self,
+        config: LoadConfig,
+        on_report: Callable[[messages.Report], None],
+        on_exit: Callable[[str], None],
+    ) -> RunnerProcess:
+        """See RunnerLauncher."""
+        return await self._start(self._argv, config, on_report, on_exit)
+
+    async def estimate(self, config: LoadConfig) -> ModelInfo | None:
+        """See RunnerLauncher."""
+        result: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
 
         def on_report(report: messages.Report) -> None:
-            if answer.done():
+            if result.done():
                 return
             if isinstance(report, messages.Ready):
-                answer.set_result(report.info)
+                result.set_result(report.info)
             elif isinstance(report, messages.LoadFailed):
-                answer.set_exception(load_error(report))
+                result.set_exception(error_from_report(report))
 
-        def on_gone(why: str) -> None:
-            if not answer.done():
-                answer.set_exception(ChildProcessError(why))
+        def on_exit(reason: str) -> None:
+            if not result.done():
+                result.set_exception(ChildProcessError(reason))
 
-        link = await self._start((*self._argv, "--estimate"), config, on_report, on_gone)
+        runner = await self._start((*self._argv, "--estimate"), config, on_report, on_exit)
         try:
-            return await asyncio.wait_for(answer, _ESTIMATE_SECONDS)
+            return await asyncio.wait_for(result, _ESTIMATE_TIMEOUT_SECONDS)
         except (ChildProcessError, TimeoutError) as error:
             logger.warning("no dry run", extra={"reason": str(error) or "took too long"})
             return None
         finally:
-            await link.end("has told what it had to")
+            await runner.kill_and_wait("is no longer needed")
 
     async def _start(
         self,
         argv: Sequence[str],
         config: LoadConfig,
         on_report: Callable[[messages.Report], None],
-        on_gone: Callable[[str], None],
-    ) -> RunnerLink:
+        on_exit: Callable[[str], None],
+    ) -> RunnerProcess:
         try:
-            return await RunnerLink.start(
+            return await RunnerProcess.start(
                 argv,
                 config,
-                patience=self._patience,
-                spinning=self._spinning,
+                timeouts=self._timeouts,
+                wait_policy=self._wait_policy,
                 on_report=on_report,
-                on_gone=on_gone,
+                on_exit=on_exit,
             )
         except OSError as error:
             logger.error("runner not started", extra={"reason": str(error)})
             raise ModelLoadFailed("the model's process could not be started") from error
 
 
-def load_error(report: messages.LoadFailed) -> SpindllError:
-    """What a runner said, as an error; always one of a failed load."""
+def error_from_report(report: messages.LoadFailed) -> SpindllError:
+    """The error that a runner reported; always a ModelLoadFailed or a subclass of it."""
     error = from_wire({"code": report.code, "message": report.message})
     return error if isinstance(error, ModelLoadFailed) else ModelLoadFailed(report.message)

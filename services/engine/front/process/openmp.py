@@ -1,10 +1,12 @@
-"""At most one runner's compute threads wait by spinning.
+"""How the compute threads of runners wait for each other: at most one runner spins.
 
-Threads of one step wait for each other many times a token. Spinning is fastest alone; but of two
-models that compute at once on the same cores, both spinning, each token takes many times as long.
-One spinner beside others that sleep shares with them (docs/decisions/006 has both costs). libgomp
-reads the setting once, when a process starts: the first runner may spin, those that start while it
-lives may not.
+The threads of one step wait for each other many times for each token. Spinning is the fastest way
+to wait for a runner that is alone. When two runners compute at once on the same cores and both
+spin, each token takes many times as long. One spinning runner beside others that sleep shares the
+cores with them (docs/decisions/006 has both costs).
+
+libgomp reads the setting once, when a process starts. So the first runner may spin, and those that
+start while it lives may not.
 """
 
 from __future__ import annotations
@@ -12,27 +14,32 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-_VARIABLE = "GOMP_SPINCOUNT"  # how often a thread looks before it sleeps; 300 000 unless told
-_SLEEPS_SOON = "1000"
+_VARIABLE = (
+    "GOMP_SPINCOUNT"  # how often a thread polls before it sleeps; libgomp's default: 300 000
+)
+_SLEEP_SOON = "1000"
 
 
-class Spinning:
-    """Who has the right. Event loop only."""
+class OpenMPWaitPolicy:
+    """Knows which runner may spin. One for each launcher. Event loop only."""
 
     def __init__(self) -> None:
-        self._holder: object | None = None
+        self._spinning_runner: object | None = None
 
-    def environment(self, runner: object) -> Mapping[str, str]:
-        """A new runner's environment: it has the right if nobody else does. The owner's own word counts."""
+    def build_environment(self, runner: object) -> Mapping[str, str]:
+        """The environment to start a runner with; it may spin if no other runner may.
+
+        A value that the owner has set in the environment is kept.
+        """
         inherited = dict(os.environ)
         if _VARIABLE in inherited:
             return inherited
-        if self._holder is None:
-            self._holder = runner
+        if self._spinning_runner is None:
+            self._spinning_runner = runner
             return inherited
-        return inherited | {_VARIABLE: _SLEEPS_SOON}
+        return inherited | {_VARIABLE: _SLEEP_SOON}
 
-    def ended(self, runner: object) -> None:
-        """The runner is gone, or never came to be."""
-        if self._holder is runner:
-            self._holder = None
+    def release(self, runner: object) -> None:
+        """The runner has ended or was not started: another one may spin."""
+        if self._spinning_runner is runner:
+            self._spinning_runner = None

@@ -1,8 +1,8 @@
-"""The front's end of one runner: its process, its pipe, and the watch over both.
+"""The front's side of one runner: its process, its pipe, and the check that it is not stuck.
 
-A link lives from `start` to `on_gone`, which is called exactly once, after the process has ended
-and the last frame it wrote was handed over. Frames arrive many to a wake-up and are handed to
-`on_report` one by one, in order. Event loop only.
+A RunnerProcess lives from `start` to `on_exit`, which is called exactly once, after the process has
+ended and its last frame was reported. One read may hold many frames; they are passed to `on_report`
+one by one, in order. Event loop only.
 """
 
 from __future__ import annotations
@@ -17,71 +17,73 @@ from dataclasses import dataclass
 
 from services.engine import messages
 from services.engine.core import LoadConfig
-from services.engine.front.process.frame_reader import Pipe
-from services.engine.front.process.huge_pages import with_huge_pages
-from services.engine.front.process.openmp import Spinning
+from services.engine.front.process.frame_reader import FrameReader
+from services.engine.front.process.huge_pages import request_huge_pages
+from services.engine.front.process.openmp import OpenMPWaitPolicy
 
-_WATCH_SECONDS = 1.0
-_LAST_WORDS_SECONDS = 2.0  # from the process's end to the end of its pipe, and the other way round
+_CHECK_SECONDS = 1.0
+_CLOSE_SECONDS = 2.0  # from the end of the process to the end of its pipe, and the other way round
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a runner may be silent, in seconds."""
+class RunnerTimeouts:
+    """How long a runner may be silent, in seconds. Named like the settings."""
 
-    load_stall: float = 300.0  # between two signs of progress while it loads
-    beat: float = 15.0  # between two beats once it is ready
-    step: float = 300.0  # in one call into the backend
+    load_stall_seconds: float = 300.0  # without progress while it loads
+    beat_deadline_seconds: float = 15.0  # without a heartbeat once it is ready
+    step_deadline_seconds: float = 300.0  # in one call into the backend
 
 
 @dataclass(slots=True)
-class Vitals:
-    """When the runner last gave a sign of life; loop time."""
+class HeartbeatState:
+    """What the runner reported last, and when (loop time)."""
 
     is_ready: bool
-    last_sign: float
+    last_heartbeat_at: float  # while it loads: when it last made progress
     progress: float = -1.0
     busy_seconds: float = 0.0
 
 
-def overdue(vitals: Vitals, patience: Patience, now: float) -> str | None:
-    """Why this runner is taken for stuck; None while it is not."""
-    silent = now - vitals.last_sign
-    if not vitals.is_ready:
-        return "made no progress loading" if silent > patience.load_stall else None
-    if silent > patience.beat:
+def find_timeout(state: HeartbeatState, timeouts: RunnerTimeouts, now: float) -> str | None:
+    """Why the runner counts as stuck; None while it does not."""
+    silent_seconds = now - state.last_heartbeat_at
+    if not state.is_ready:
+        has_stalled = silent_seconds > timeouts.load_stall_seconds
+        return "made no progress loading" if has_stalled else None
+    if silent_seconds > timeouts.beat_deadline_seconds:
         return "stopped answering"
-    return "was stuck in one step" if vitals.busy_seconds > patience.step else None
+    is_stuck = state.busy_seconds > timeouts.step_deadline_seconds
+    return "was stuck in one step" if is_stuck else None
 
 
-class RunnerLink:
-    """One runner process, from start to its end."""
+class RunnerProcess:
+    """One runner process, from its start to its end."""
 
     def __init__(
         self,
         process: asyncio.subprocess.Process,
-        end: socket.socket,
+        pipe: socket.socket,
         *,
-        patience: Patience,
-        spinning: Spinning,
+        timeouts: RunnerTimeouts,
+        wait_policy: OpenMPWaitPolicy,
         on_report: Callable[[messages.Report], None],
-        on_gone: Callable[[str], None],
+        on_exit: Callable[[str], None],
     ) -> None:
         self._process = process
-        self._end = end  # of the pipe, ours; under this name the runner is known to `spinning`
-        self._patience = patience
-        self._spinning = spinning
+        self._pipe = pipe  # the front's end; it identifies the runner to the wait policy
+        self._timeouts = timeouts
+        self._wait_policy = wait_policy
         self._on_report = on_report
-        self._on_gone = on_gone
+        self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
-        self._vitals = Vitals(is_ready=False, last_sign=self._loop.time())
+        self._heartbeat = HeartbeatState(is_ready=False, last_heartbeat_at=self._loop.time())
         self._transport: asyncio.Transport | None = None
-        self._pipe_ended = self._loop.create_future()
-        self._verdict: str | None = None  # why we killed it, when we did
-        self._ended = asyncio.create_task(self._await_end())
-        self._watch = self._loop.call_later(_WATCH_SECONDS, self._check, False)
+        self._pipe_closed = self._loop.create_future()
+        self._kill_reason: str | None = None  # set when the front kills it
+        self._ended = asyncio.create_task(self._wait_for_end())
+        self._next_check = self._loop.call_later(_CHECK_SECONDS, self._check, False)
 
     @classmethod
     async def start(
@@ -89,12 +91,12 @@ class RunnerLink:
         argv: Sequence[str],
         config: LoadConfig,
         *,
-        patience: Patience,
-        spinning: Spinning,
+        timeouts: RunnerTimeouts,
+        wait_policy: OpenMPWaitPolicy,
         on_report: Callable[[messages.Report], None],
-        on_gone: Callable[[str], None],
-    ) -> RunnerLink:
-        """Start `argv --fd N` and tell it what to load. OSError: the program cannot be started."""
+        on_exit: Callable[[str], None],
+    ) -> RunnerProcess:
+        """Start `argv --fd N` and send the Start command. OSError: the program cannot be started."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -107,63 +109,63 @@ class RunnerLink:
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     start_new_session=True,
-                    env=with_huge_pages(spinning.environment(ours)),
+                    env=request_huge_pages(wait_policy.build_environment(ours)),
                 )
             except BaseException:
-                spinning.ended(ours)
+                wait_policy.release(ours)
                 ours.close()
                 raise
-        link = cls(
+        runner = cls(
             process,
             ours,
-            patience=patience,
-            spinning=spinning,
+            timeouts=timeouts,
+            wait_policy=wait_policy,
             on_report=on_report,
-            on_gone=on_gone,
+            on_exit=on_exit,
         )
         try:
-            await link._connect(ours, config)
+            await runner._connect(config)
         except BaseException:
-            await link.end("could not be reached")  # nobody else would wait for it
+            await runner.kill_and_wait("could not be reached")  # the caller has no handle to it
             raise
-        return link
+        return runner
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The id of the process."""
         return self._process.pid
 
     def send(self, command: messages.Command) -> None:
-        """Hand over one command; to a runner that is ending it is lost, and on_gone tells."""
+        """Send one command. A runner that is ending drops it; `on_exit` reports the end."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(messages.encode_frame(command))
 
-    def kill(self, why: str) -> None:
-        """End it now. Killing it twice is fine."""
-        self._verdict = self._verdict or why
+    def kill(self, reason: str) -> None:
+        """Send SIGKILL. Killing it twice is fine; the first reason counts."""
+        self._kill_reason = self._kill_reason or reason
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Let it finish what it does and exit; kill it after the grace time, or when cancelled.
+        """Let it finish its requests and exit; kill it after the grace time or when cancelled.
 
-        However this returns, the process is gone.
+        The process has ended when this returns or raises.
         """
         self.send(messages.Stop(drain_seconds=grace_seconds))
         try:
             await asyncio.wait_for(asyncio.shield(self._ended), grace_seconds + 1)
         except TimeoutError:
-            await self.end("did not stop in time")
+            await self.kill_and_wait("did not stop in time")
         except asyncio.CancelledError:
-            await self.end("was not given the time to stop")
+            await self.kill_and_wait("was not given the time to stop")
             raise
 
-    async def end(self, why: str) -> None:
-        """Kill it and wait until it is gone; a cancel meanwhile is raised only then.
+    async def kill_and_wait(self, reason: str) -> None:
+        """Kill it and wait until it has ended. A cancellation is raised only after that.
 
-        A process that nobody waits for would outlive the event loop it belongs to.
+        A process that is not waited for would outlive the event loop that it belongs to.
         """
-        self.kill(why)
+        self.kill(reason)
         cancel: asyncio.CancelledError | None = None
         while not self._ended.done():
             try:
@@ -173,67 +175,71 @@ class RunnerLink:
         if cancel is not None:
             raise cancel
 
-    async def _connect(self, ours: socket.socket, config: LoadConfig) -> None:
+    async def _connect(self, config: LoadConfig) -> None:
         try:
             transport, _ = await self._loop.create_connection(
-                lambda: Pipe(self._take, self._garbled, self._pipe_lost), sock=ours
+                lambda: FrameReader(self._receive, self._on_invalid_data, self._on_pipe_closed),
+                sock=self._pipe,
             )
         except BaseException:
-            ours.close()
-            self._pipe_ended.set_result(None)
+            self._pipe.close()
+            self._pipe_closed.set_result(None)
             raise
         self._transport = transport
         self.send(messages.Start(config))
 
-    def _take(self, report: messages.Report) -> None:
-        """Note the sign of life, then hand over."""
-        vitals = self._vitals
+    def _receive(self, report: messages.Report) -> None:
+        """Update the heartbeat state, then pass the report on."""
+        heartbeat = self._heartbeat
         now = self._loop.time()
         if isinstance(report, messages.Heartbeat):
-            vitals.busy_seconds = report.busy_seconds
-            if vitals.is_ready:
-                vitals.last_sign = now
+            heartbeat.busy_seconds = report.busy_seconds
+            if heartbeat.is_ready:
+                heartbeat.last_heartbeat_at = now
         elif isinstance(report, messages.Ready):
-            vitals.is_ready, vitals.last_sign = True, now
-        elif isinstance(report, messages.Progress) and report.fraction != vitals.progress:
-            vitals.progress, vitals.last_sign = report.fraction, now
+            heartbeat.is_ready, heartbeat.last_heartbeat_at = True, now
+        elif isinstance(report, messages.Progress) and report.fraction != heartbeat.progress:
+            heartbeat.progress, heartbeat.last_heartbeat_at = report.fraction, now
         self._on_report(report)
 
-    def _check(self, was_overdue: bool) -> None:
-        """Once a second. Twice overdue in a row: our own loop may have been the late one."""
-        why = overdue(self._vitals, self._patience, self._loop.time())
-        if why is not None and was_overdue:
-            logger.error("runner stuck", extra={"pid": self.pid, "reason": why})
-            self.kill(why)
-            return
-        self._watch = self._loop.call_later(_WATCH_SECONDS, self._check, why is not None)
+    def _check(self, was_stuck: bool) -> None:
+        """Kill a runner that is stuck in two checks in a row.
 
-    def _garbled(self, error: Exception) -> None:
-        logger.error("runner garbled", extra={"pid": self.pid, "reason": str(error)})
+        In the first one, this process's own event loop may have been the late one.
+        """
+        reason = find_timeout(self._heartbeat, self._timeouts, self._loop.time())
+        if reason is not None and was_stuck:
+            logger.error("runner stuck", extra={"pid": self.pid, "reason": reason})
+            self.kill(reason)
+            return
+        self._next_check = self._loop.call_later(_CHECK_SECONDS, self._check, reason is not None)
+
+    def _on_invalid_data(self, error: Exception) -> None:
+        logger.error("runner sent invalid data", extra={"pid": self.pid, "reason": str(error)})
         self.kill("sent something unreadable")
 
-    def _pipe_lost(self) -> None:
-        if not self._pipe_ended.done():
-            self._pipe_ended.set_result(None)
-        # A runner that closed its pipe is on its way out; see that it gets there.
-        self._loop.call_later(_LAST_WORDS_SECONDS, self._kill_if_alive)
+    def _on_pipe_closed(self) -> None:
+        if not self._pipe_closed.done():
+            self._pipe_closed.set_result(None)
+        # A runner that has closed its pipe is about to exit. Make sure that it does.
+        self._loop.call_later(_CLOSE_SECONDS, self._kill_if_alive)
 
     def _kill_if_alive(self) -> None:
         if self._process.returncode is None:
             self.kill("closed its pipe")
 
-    async def _await_end(self) -> None:
+    async def _wait_for_end(self) -> None:
         status = await self._process.wait()
-        self._spinning.ended(self._end)
+        self._wait_policy.release(self._pipe)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._pipe_ended), _LAST_WORDS_SECONDS)
-        self._watch.cancel()
+            await asyncio.wait_for(asyncio.shield(self._pipe_closed), _CLOSE_SECONDS)
+        self._next_check.cancel()
         if self._transport is not None:
             self._transport.abort()
-        self._on_gone(self._verdict or _exit_words(status))
+        self._on_exit(self._kill_reason or _describe_exit(status))
 
 
-def _exit_words(status: int) -> str:
+def _describe_exit(status: int) -> str:
     if status < 0:
         try:
             return f"was ended by {signal.Signals(-status).name}"

@@ -1,1 +1,1 @@
-"""engine.proto's service: messages in, the front's commands and events out."""
+"""The gRPC service of engine.proto: requests in, calls to the models, events and answers out."""

@@ -1,7 +1,8 @@
-"""Requests: from engine.proto's messages to the runner's commands, everything filled in.
+"""From the messages of engine.proto to the front's requests and the runner's commands.
 
-Defaults: the request, then the model's own (defaults.py), then the engine's (core.Sampling).
-What is out of range is an InvalidRequest that names the field. Answers: events.py.
+Every option is set here: from the request, else from the model's defaults (model_defaults.py), else
+from the engine's (core.Sampling). A value out of range is an InvalidRequest that names the field.
+The other direction is to_proto.py.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from collections.abc import Iterable
 from protos import engine_pb2 as pb
 from services.engine import messages
 from services.engine.core import Constraint, Lane, Sampling, Stopping, TextPiece
-from services.engine.front.models.model_settings import ModelSettings, check
-from services.engine.front.models.request import Listener, Request
+from services.engine.front.models.model_settings import ModelSettings, validate_model_settings
+from services.engine.front.models.request import ClientRequest, RequestListener
 from services.engine.front.rpc.model_defaults import ModelDefaults
 from services.engine.front.rpc.sampling_ranges import (
-    ANSWERS,
-    DEADLINE_SECONDS,
-    LOGIT_BIAS,
-    SAMPLING,
-    STOP_STRINGS_MOST,
-    TOP_LOGPROBS,
+    DEADLINE_SECONDS_RANGE,
+    LOGIT_BIAS_RANGE,
+    MAX_STOP_STRINGS,
+    N_RANGE,
+    SAMPLING_RANGES,
+    TOP_LOGPROBS_RANGE,
     Range,
 )
 from services.shared.errors import InvalidRequest
@@ -35,46 +36,47 @@ _LANES: dict[int, Lane] = {
 }
 
 
-def request_of(
-    message: pb.Submit, defaults: ModelDefaults, listener: Listener, *, now: float
-) -> Request:
-    """A request as it came in."""
-    keep = message.keep_alive_seconds if message.HasField("keep_alive_seconds") else None
-    if keep is not None and math.isnan(keep):
+def parse_request(
+    message: pb.Submit, defaults: ModelDefaults, listener: RequestListener, *, now: float
+) -> ClientRequest:
+    """Parse a request that has just arrived."""
+    keep_alive = message.keep_alive_seconds if message.HasField("keep_alive_seconds") else None
+    if keep_alive is not None and math.isnan(keep_alive):
         raise InvalidRequest("keep_alive_seconds is not a number", param="keep_alive_seconds")
-    return Request(
-        submit_of(message, defaults),
+    return ClientRequest(
+        parse_submit(message, defaults),
         listener,
         request_id=message.request_id,
         trace_id=message.trace_id,
-        model=message.model,
-        keep_alive_seconds=keep,
+        model_name=message.model,
+        keep_alive_seconds=keep_alive,
         now=now,
     )
 
 
-def submit_of(message: pb.Submit, defaults: ModelDefaults) -> messages.Submit:
-    """The runner's command for a request; its id is 0 until a runner gets it."""
+def parse_submit(message: pb.Submit, defaults: ModelDefaults) -> messages.Submit:
+    """Parse a request into the runner's command; its id is 0 until a runner gets it."""
     n = message.n or 1
-    _require(ANSWERS, n, "n")
+    _check_range(N_RANGE, n, "n")
     top_logprobs = message.top_logprobs if message.HasField("top_logprobs") else None
     if top_logprobs is not None:
-        _require(TOP_LOGPROBS, top_logprobs, "top_logprobs")
+        _check_range(TOP_LOGPROBS_RANGE, top_logprobs, "top_logprobs")
     deadline = message.deadline_seconds if message.HasField("deadline_seconds") else None
     if deadline is not None:
-        _require(DEADLINE_SECONDS, deadline, "deadline_seconds")
+        _check_range(DEADLINE_SECONDS_RANGE, deadline, "deadline_seconds")
     lane = _LANES.get(message.lane)
     if lane is None:
         raise InvalidRequest(f"there is no lane {message.lane}", param="lane")
-    pieces, tokens = _prompt(message)
+    pieces, tokens = _parse_prompt(message)
+    constraint = parse_constraint(message.constraint) if message.HasField("constraint") else None
     return messages.Submit(
         id=0,
         pieces=pieces,
         add_special=message.text.add_special if pieces is not None else False,
         tokens=tokens,
-        sampling=sampling_of(message.sampling, defaults),
-        stopping=stopping_of(message.stopping, defaults),
-        constraint=constraint_of(message.constraint) if message.HasField("constraint") else None,
+        sampling=parse_sampling(message.sampling, defaults),
+        stopping=parse_stopping(message.stopping, defaults),
+        constraint=constraint,
         n=n,
         top_logprobs=top_logprobs,
         prompt_logprobs=message.prompt_logprobs,
@@ -85,39 +87,42 @@ def submit_of(message: pb.Submit, defaults: ModelDefaults) -> messages.Submit:
     )
 
 
-def pieces_of(text: pb.PromptText) -> tuple[TextPiece, ...]:
-    """The parts of a text prompt."""
+def parse_pieces(text: pb.PromptText) -> tuple[TextPiece, ...]:
+    """Parse the pieces of a text prompt."""
     return tuple(TextPiece(piece.text, piece.literal) for piece in text.pieces)
 
 
-def sampling_of(message: pb.Sampling, defaults: ModelDefaults) -> Sampling:
-    """Every option set; a seed is drawn where none was given."""
+def parse_sampling(message: pb.Sampling, defaults: ModelDefaults) -> Sampling:
+    """Parse the sampling options; the seed is random where neither request nor model sets one."""
     fields: dict[str, float | int] = dict(defaults.sampling)
-    for name, bounds in SAMPLING.items():
+    for name, allowed in SAMPLING_RANGES.items():
         if message.HasField(name):  # type: ignore[arg-type]
             value = getattr(message, name)
-            _require(bounds, value, name)
+            _check_range(allowed, value, name)
             fields[name] = value
     bias = dict(message.logit_bias)
     for value in bias.values():
-        _require(LOGIT_BIAS, value, "logit_bias")
+        _check_range(LOGIT_BIAS_RANGE, value, "logit_bias")
     seed = message.seed if message.HasField("seed") else defaults.seed
     if seed is None:
         seed = secrets.randbits(63)
     return Sampling(**fields, logit_bias=bias, seed=seed)  # type: ignore[arg-type]
 
 
-def stopping_of(message: pb.Stopping, defaults: ModelDefaults) -> Stopping:
-    """When the answer ends. The model's own stop strings go for every answer of it."""
+def parse_stopping(message: pb.Stopping, defaults: ModelDefaults) -> Stopping:
+    """Parse the conditions that end an answer.
+
+    The model's own stop strings are added to those of the request, unless it ignores the end token.
+    """
     strings = tuple(message.strings)
     if "" in strings:
         raise InvalidRequest("a stop string is empty", param="stop")
-    if len(strings) > STOP_STRINGS_MOST:
-        raise InvalidRequest(f"more than {STOP_STRINGS_MOST} stop strings", param="stop")
+    if len(strings) > MAX_STOP_STRINGS:
+        raise InvalidRequest(f"more than {MAX_STOP_STRINGS} stop strings", param="stop")
     if not message.ignore_eos:
         strings += tuple(s for s in defaults.stop if s not in strings)
-    given = message.max_tokens if message.HasField("max_tokens") else None
-    max_tokens = defaults.max_tokens if given is None else given
+    requested = message.max_tokens if message.HasField("max_tokens") else None
+    max_tokens = defaults.max_tokens if requested is None else requested
     if max_tokens is not None and message.min_tokens > max_tokens:
         raise InvalidRequest("min_tokens is more than max_tokens", param="min_tokens")
     return Stopping(
@@ -129,8 +134,8 @@ def stopping_of(message: pb.Stopping, defaults: ModelDefaults) -> Stopping:
     )
 
 
-def constraint_of(message: pb.Constraint) -> Constraint | None:
-    """What the answer must match; the runner compiles it."""
+def parse_constraint(message: pb.Constraint) -> Constraint | None:
+    """Parse what the answer must match. The runner compiles it."""
     kind = message.WhichOneof("kind")
     if kind is None:
         return None
@@ -140,40 +145,42 @@ def constraint_of(message: pb.Constraint) -> Constraint | None:
     return Constraint(kind, source)
 
 
-def settings_of(message: pb.ModelSettings) -> ModelSettings:
-    """How to load. InvalidSettings names the field."""
+def parse_model_settings(message: pb.ModelSettings) -> ModelSettings:
+    """Parse the settings of a Load or Plan call. InvalidSettings names the field."""
     fields: dict[str, object] = {
         field.name: value for field, value in message.ListFields() if field.name != "tensor_split"
     }
     if message.tensor_split:
         fields["tensor_split"] = tuple(message.tensor_split)
     for name, value in fields.items():
-        _require_number(value, name)
-    return check(fields)
+        _check_no_nan(value, name)
+    return validate_model_settings(fields)
 
 
-def _prompt(message: pb.Submit) -> tuple[tuple[TextPiece, ...] | None, tuple[int, ...] | None]:
-    """Pieces or tokens, whichever was given."""
+def _parse_prompt(
+    message: pb.Submit,
+) -> tuple[tuple[TextPiece, ...] | None, tuple[int, ...] | None]:
+    """(pieces, None) of a text prompt, (None, tokens) of a token prompt."""
     kind = message.WhichOneof("prompt")
     if kind == "tokens":
         ids = tuple(message.tokens.ids)
         if not ids:
             raise InvalidRequest("the prompt has no tokens", param="prompt")
-        # The runner's ids are signed; which of them exist only it knows.
+        # The runner's ids are signed 32-bit numbers. Only the runner knows which of them exist.
         if max(ids) >= 1 << 31:
             raise InvalidRequest("a token id of the prompt is out of range", param="prompt")
         return None, ids
     if kind == "text":
-        return pieces_of(message.text), None
+        return parse_pieces(message.text), None
     raise InvalidRequest("the prompt is missing", param="prompt")
 
 
-def _require(bounds: Range, value: float, name: str) -> None:
-    if not bounds.allow(value):
-        raise InvalidRequest(f"{name} must be {bounds}, not {value:g}", param=name)
+def _check_range(allowed: Range, value: float, name: str) -> None:
+    if not allowed.contains(value):
+        raise InvalidRequest(f"{name} must be {allowed}, not {value:g}", param=name)
 
 
-def _require_number(value: object, name: str) -> None:
+def _check_no_nan(value: object, name: str) -> None:
     values: Iterable[object] = value if isinstance(value, tuple) else (value,)
     if any(isinstance(v, float) and math.isnan(v) for v in values):
         raise InvalidRequest(f"{name} is not a number", param=name)

@@ -1,7 +1,7 @@
-"""The gRPC face of the engine: engine.proto, one method each; the work is behind models.py.
+"""The gRPC server of the engine: one method for each rpc of engine.proto.
 
-Errors of a session travel as events. Those of a unary call travel as a gRPC status with our own
-error beside it, in trailing metadata `spindll-error` (see engine.proto).
+Errors of a session are sent as events. An error of a unary call is sent as a gRPC status, with our
+own error in the trailing metadata `spindll-error` (see engine.proto).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from grpc import aio
 from protos import engine_pb2 as pb
 from protos.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
 from services import __version__
-from services.engine.front.models.loaded_model import State
-from services.engine.front.models.manager import Models
-from services.engine.front.models.manifest_cache import Catalogue
-from services.engine.front.models.pool import Fleet
+from services.engine.front.models.loaded_model import ModelState
+from services.engine.front.models.manager import ModelManager
+from services.engine.front.models.manifest_cache import ManifestCache
+from services.engine.front.models.pool import ModelPool
 from services.engine.front.rpc import from_proto, to_proto
 from services.engine.front.rpc.session import Session
 from services.shared.errors import (
@@ -45,7 +45,7 @@ from services.shared.limits import MAX_MESSAGE_BYTES
 
 ERROR_KEY = "spindll-error"
 
-# The first class an error is an instance of decides.
+# An error has the status of the first class here that it is an instance of.
 GRPC_STATUS: dict[type[SpindllError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
@@ -64,12 +64,12 @@ GRPC_STATUS: dict[type[SpindllError], grpc.StatusCode] = {
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # A peer that vanished without a word (its host, its network) is noticed within a minute.
+    # Notice within a minute that a peer's host or network is gone.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    # Two engines on one port would share its callers; the second one shall fail instead.
+    # Two engines on one port would share its clients: the second engine must fail instead.
     ("grpc.so_reuseport", 0),
 ]
 
@@ -79,27 +79,32 @@ logger = logging.getLogger(__name__)
 
 
 class EngineServer(EngineServicer):
-    """The servicer, and the server around it."""
+    """The servicer of engine.proto and the gRPC server that runs it."""
 
     def __init__(
-        self, models: Models, pool: Fleet, catalogue: Catalogue, *, clock: Callable[[], float]
+        self,
+        manager: ModelManager,
+        pool: ModelPool,
+        manifests: ManifestCache,
+        *,
+        clock: Callable[[], float],
     ) -> None:
-        self._models = models
+        self._manager = manager
         self._pool = pool
         self._clock = clock
-        self._catalogue = catalogue
+        self._manifests = manifests
         self._sessions: set[Session] = set()
         self._server = aio.server(options=_OPTIONS)
         add_EngineServicer_to_server(self, self._server)
 
     async def listen(self, address: str) -> int:
-        """Start answering; the port, where there is one. RuntimeError when the address is taken."""
+        """Start to serve; the port, if the address has one. RuntimeError: the address is taken."""
         port = self._server.add_insecure_port(address)
         await self._server.start()
         return port
 
     async def finish(self, *, grace_seconds: float) -> None:
-        """Let sessions send what they have, then hang up."""
+        """Let the sessions send the events they have, then close their streams."""
         for session in self._sessions:
             session.finish()
         await self._server.stop(grace_seconds)
@@ -110,15 +115,15 @@ class EngineServer(EngineServicer):
         context: Any,
     ) -> AsyncIterator[pb.EngineFrame]:
         """See engine.proto. This task is the only one that writes to the stream."""
-        session = Session(self._models, self._catalogue, clock=self._clock)
+        session = Session(self._manager, self._manifests, clock=self._clock)
         self._sessions.add(session)
-        # Not only in `finally`: a generator that is not being awaited when the call ends is
-        # closed some time later, and its requests would run on until then.
+        # Not only in `finally`: a generator that is not awaited when the call ends is closed some
+        # time later, and until then its requests would keep running.
         context.add_done_callback(lambda _: session.close())
-        reader = asyncio.create_task(_read(session, request_iterator))
+        reader = asyncio.create_task(_read_frames(session, request_iterator))
         try:
-            while items := await session.mailbox.take():
-                yield to_proto.frame_of(items)
+            while items := await session.events.take():
+                yield to_proto.build_frame(items)
         finally:
             reader.cancel()
             session.close()
@@ -157,35 +162,35 @@ class EngineServer(EngineServicer):
         return await _answer(self._health(), context)
 
     async def _load(self, request: pb.LoadRequest) -> pb.LoadResponse:
-        manifest = await self._catalogue.resolve(request.model)
-        settings = from_proto.settings_of(request.settings)
-        was_loaded, model = await self._models.load(manifest, settings)
-        loaded = to_proto.model_of(model, now=self._clock())
+        manifest = await self._manifests.resolve(request.model)
+        settings = from_proto.parse_model_settings(request.settings)
+        was_loaded, model = await self._manager.load(manifest, settings)
+        loaded = to_proto.build_loaded_model(model, now=self._clock())
         return pb.LoadResponse(already_loaded=was_loaded, model=loaded)
 
     async def _unload(self, request: pb.UnloadRequest) -> pb.UnloadResponse:
-        manifest = await self._catalogue.resolve(request.model)
-        was_loaded = await self._models.unload(manifest, force=request.force)
+        manifest = await self._manifests.resolve(request.model)
+        was_loaded = await self._manager.unload(manifest, force=request.force)
         return pb.UnloadResponse(was_loaded=was_loaded)
 
     async def _loaded(self) -> pb.LoadedResponse:
-        return to_proto.loaded_of(
+        return to_proto.build_loaded_response(
             self._pool.models,
-            self._pool.backing_off(),
-            self._pool.memory_totals(),
-            problems=self._pool.problems(),
+            self._pool.list_backing_off(),
+            self._pool.measure_memory(),
+            problems=self._pool.list_problems(),
             now=self._clock(),
         )
 
     async def _plan(self, request: pb.PlanRequest) -> pb.PlanResponse:
-        manifest = await self._catalogue.resolve(request.model)
-        settings = from_proto.settings_of(request.settings)
-        return to_proto.plan_of(await self._models.preview_load(manifest, settings))
+        manifest = await self._manifests.resolve(request.model)
+        settings = from_proto.parse_model_settings(request.settings)
+        return to_proto.build_plan_response(await self._manager.preview_load(manifest, settings))
 
     async def _tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
-        manifest = await self._catalogue.resolve(request.model)
-        ids = await self._models.tokenize(
-            manifest, from_proto.pieces_of(request.text), add_special=request.text.add_special
+        manifest = await self._manifests.resolve(request.model)
+        ids = await self._manager.tokenize(
+            manifest, from_proto.parse_pieces(request.text), add_special=request.text.add_special
         )
         return pb.TokenizeResponse(ids=ids)
 
@@ -193,35 +198,35 @@ class EngineServer(EngineServicer):
         return pb.HealthResponse(
             accepting=not self._pool.is_draining,
             version=__version__,
-            models_loaded=sum(model.state is State.READY for model in self._pool.models),
-            problems=self._pool.problems(),
+            models_loaded=sum(model.state is ModelState.READY for model in self._pool.models),
+            problems=self._pool.list_problems(),
         )
 
 
-def status_of(error: SpindllError) -> grpc.StatusCode:
-    """The gRPC status an error travels under."""
+def to_grpc_status(error: SpindllError) -> grpc.StatusCode:
+    """The gRPC status that an error is sent with."""
     return next(status for cls, status in GRPC_STATUS.items() if isinstance(error, cls))
 
 
-async def _read(session: Session, frames: AsyncIterator[pb.ClientFrame]) -> None:
+async def _read_frames(session: Session, frames: AsyncIterator[pb.ClientFrame]) -> None:
     async for frame in frames:
-        session.take(frame)
+        session.receive(frame)
     session.finish()
 
 
 async def _answer(work: Awaitable[T], context: Any) -> T:
-    """The answer, or the call's end with our error."""
+    """Return the answer, or end the call with our error."""
     try:
         return await work
     except SpindllError as error:
-        problem = error
+        failure = error
     except Exception:
-        logger.exception("call broke")
-        problem = InternalError("internal error")
-    return await _abort(context, problem)
+        logger.exception("unexpected error in an rpc")
+        failure = InternalError("internal error")
+    return await _abort(context, failure)
 
 
 async def _abort(context: Any, error: SpindllError) -> NoReturn:
     wire = quote(json.dumps(to_wire(error)))
-    await context.abort(status_of(error), error.message, ((ERROR_KEY, wire),))
-    raise AssertionError("abort raises")
+    await context.abort(to_grpc_status(error), error.message, ((ERROR_KEY, wire),))
+    raise AssertionError("context.abort has not raised")

@@ -1,4 +1,4 @@
-"""Answers: what happened to requests, and how things stand, as engine.proto's messages."""
+"""From the front's events, models and plans to the messages of engine.proto."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from collections.abc import Iterable, Sequence
 from protos import engine_pb2 as pb
 from services.engine import messages
 from services.engine.core import Counters, FinishReason, TokenLogprob
-from services.engine.front.models.loaded_model import Model, State
+from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.memory_queue import LoadPreview, MemoryTotals
-from services.engine.front.models.request import Waiting, WaitReason
-from services.engine.front.rpc.event_queue import Item, MergedDelta, Said
+from services.engine.front.models.request import QueuePosition, QueueReason
+from services.engine.front.rpc.event_queue import MergedDelta, QueueItem, SessionEvent
 from services.engine.memory.plan import Action
 
-_FINISH = {
+_FINISH_REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
     FinishReason.CANCELLED: pb.FINISH_REASON_CANCELLED,
 }
-_WAIT = {
-    WaitReason.LOADING: pb.QUEUE_REASON_LOADING,
-    WaitReason.MEMORY: pb.QUEUE_REASON_MEMORY,
+_QUEUE_REASONS = {
+    QueueReason.LOADING: pb.QUEUE_REASON_LOADING,
+    QueueReason.MEMORY: pb.QUEUE_REASON_MEMORY,
 }
-_STATE = {
-    State.WAITING: pb.MODEL_STATE_WAITING,
-    State.LOADING: pb.MODEL_STATE_LOADING,
-    State.READY: pb.MODEL_STATE_READY,
-    State.STOPPING: pb.MODEL_STATE_STOPPING,
+_STATES = {
+    ModelState.WAITING: pb.MODEL_STATE_WAITING,
+    ModelState.LOADING: pb.MODEL_STATE_LOADING,
+    ModelState.READY: pb.MODEL_STATE_READY,
+    ModelState.STOPPING: pb.MODEL_STATE_STOPPING,
 }
-_ACTION = {
+_ACTIONS = {
     Action.LOAD: pb.PLAN_ACTION_LOAD,
     Action.EVICT: pb.PLAN_ACTION_EVICT,
     Action.WAIT: pb.PLAN_ACTION_WAIT,
@@ -38,32 +38,32 @@ _ACTION = {
 }
 
 
-def frame_of(items: Iterable[Item]) -> pb.EngineFrame:
-    """One message with all of it."""
+def build_frame(items: Iterable[QueueItem]) -> pb.EngineFrame:
+    """Build one message with all the events."""
     frame = pb.EngineFrame()
     add = frame.events.add
     for request_id, item in items:
         if isinstance(item, MergedDelta):
-            _put_delta(add(request_id=request_id, index=item.index).delta, item)
+            _fill_delta(add(request_id=request_id, index=item.index).delta, item)
         else:
-            _put(add(request_id=request_id), item)
+            _fill_event(add(request_id=request_id), item)
     return frame
 
 
-def loaded_of(
-    models: Sequence[Model],
+def build_loaded_response(
+    models: Sequence[LoadedModel],
     backing_off: Iterable[str],
     memory: MemoryTotals,
     *,
     problems: Iterable[str],
     now: float,
 ) -> pb.LoadedResponse:
-    """How things stand."""
-    left_alone = [
+    """Build the answer of Loaded: the models, the memory, and the recent problems."""
+    not_in_pool = [
         pb.LoadedModel(name=name, state=pb.MODEL_STATE_BACKING_OFF) for name in backing_off
     ]
     return pb.LoadedResponse(
-        models=[model_of(model, now=now) for model in models] + left_alone,
+        models=[build_loaded_model(model, now=now) for model in models] + not_in_pool,
         devices=[
             pb.DeviceMemory(
                 name=pool.label or pool.name,
@@ -74,85 +74,86 @@ def loaded_of(
             for pool in memory.pools
         ],
         budget_bytes=memory.budget_bytes,
-        used_bytes=max(memory.promised_bytes, 0),
+        used_bytes=max(memory.committed_bytes, 0),
         problems=list(problems),
     )
 
 
-def model_of(model: Model, *, now: float) -> pb.LoadedModel:
-    """One model; `now` is loop time, what goes out is unix time."""
-    info, beat, config, footprint = model.info, model.beat, model.config, model.footprint
-    queued = beat.queued if beat is not None else 0
+def build_loaded_model(model: LoadedModel, *, now: float) -> pb.LoadedModel:
+    """Build one model's entry. `now` is loop time; the message has Unix time."""
+    info, config, footprint = model.info, model.config, model.footprint
+    heartbeat = model.heartbeat
+    queued = heartbeat.queued if heartbeat is not None else 0
     message = pb.LoadedModel(
         name=model.name,
         digest=model.key,
-        state=_STATE[model.state],
+        state=_STATES[model.state],
         memory_bytes=footprint.need_bytes if footprint is not None else 0,
         context_length=info.context_length if info else config.context_length if config else 0,
         gpu_layers=info.gpu_layers if info is not None else 0,
         running=max(model.running_count - queued, 0),
         queued=queued + len(model.waiting),
         max_sequences=config.max_sequences if config is not None else 0,
-        load_progress=1.0 if info is not None else model.progress,
+        load_progress=1.0 if info is not None else model.load_progress,
         pinned=model.is_pinned,
         backend=config.backend if config is not None else "",
-        pid=model.link.pid if model.link is not None else 0,
+        pid=model.runner.pid if model.runner is not None else 0,
         memory_policy=info.memory_policy.value if info is not None else "",
     )
-    if beat is not None:
-        message.counters.CopyFrom(_counters(beat.counters))
+    if heartbeat is not None:
+        message.counters.CopyFrom(_build_counters(heartbeat.counters))
     if (expires_at := model.expires_at) is not None:
         message.expires_at = time.time() + max(expires_at - now, 0.0)
     return message
 
 
-def plan_of(report: LoadPreview) -> pb.PlanResponse:
-    """A plan, with its numbers."""
-    footprint, decision = report.footprint, report.decision
+def build_plan_response(preview: LoadPreview) -> pb.PlanResponse:
+    """Build the answer of Plan."""
+    footprint, decision = preview.footprint, preview.decision
     return pb.PlanResponse(
-        action=pb.PLAN_ACTION_LOADED if decision is None else _ACTION[decision.action],
-        evict=report.evict,
+        action=pb.PLAN_ACTION_LOADED if decision is None else _ACTIONS[decision.action],
+        evict=preview.evict,
         weights_bytes=footprint.weights_bytes,
         kv_bytes=footprint.kv_bytes,
         compute_bytes=footprint.compute_bytes,
         reserve_bytes=sum(footprint.reserve_bytes.values()),
-        free_bytes=max(report.free_bytes, 0),
-        budget_bytes=report.budget_bytes,
+        free_bytes=max(preview.free_bytes, 0),
+        budget_bytes=preview.budget_bytes,
         context_length=footprint.context_length,
-        fitting_context_length=report.fitting_context_length,
-        explanation="it is loaded" if decision is None else decision.why,
+        fitting_context_length=preview.fitting_context_length,
+        explanation="it is loaded" if decision is None else decision.explanation,
         source=footprint.source,
     )
 
 
-def _put_delta(message: pb.Delta, delta: MergedDelta) -> None:
+def _fill_delta(message: pb.Delta, delta: MergedDelta) -> None:
     pieces = delta.pieces
     message.text = pieces[0] if len(pieces) == 1 else "".join(pieces)
     message.tokens = delta.tokens
     if delta.logprobs:
-        message.logprobs.extend(_logprobs(delta.logprobs))
+        message.logprobs.extend(_build_logprobs(delta.logprobs))
 
 
-def _put(event: pb.Event, item: Said) -> None:
+def _fill_event(event: pb.Event, item: SessionEvent) -> None:
     match item:
         case messages.Finished():
             event.index = item.index
-            event.finished.CopyFrom(_finished(item))
+            event.finished.CopyFrom(_build_finished(item))
         case messages.Started():
             event.started.prompt_tokens = item.prompt_tokens
             event.started.cached_tokens = item.cached_tokens
         case messages.Queued():
             event.queued.position = item.position
             event.queued.reason = pb.QUEUE_REASON_SLOTS
-        case Waiting():
+        case QueuePosition():
             event.queued.position = item.position
-            event.queued.reason = _WAIT[item.reason]
+            event.queued.reason = _QUEUE_REASONS[item.reason]
         case messages.Failed():
-            event.error.CopyFrom(error_of(item.error))
+            event.error.CopyFrom(build_error(item.error))
 
 
-def error_of(error: dict[str, object]) -> pb.Error:
-    """An error as `to_wire` gives it."""
+def build_error(error: dict[str, object]) -> pb.Error:
+    """Build an error from the dictionary that `to_wire` returns."""
     message = pb.Error(code=str(error.get("code", "")), message=str(error.get("message", "")))
     if (param := error.get("param")) is not None:
         message.param = str(param)
@@ -164,9 +165,9 @@ def error_of(error: dict[str, object]) -> pb.Error:
     return message
 
 
-def _finished(item: messages.Finished) -> pb.Finished:
+def _build_finished(item: messages.Finished) -> pb.Finished:
     return pb.Finished(
-        reason=_FINISH[item.reason],
+        reason=_FINISH_REASONS[item.reason],
         prompt_tokens=item.prompt_tokens,
         cached_tokens=item.cached_tokens,
         completion_tokens=item.completion_tokens,
@@ -178,18 +179,18 @@ def _finished(item: messages.Finished) -> pb.Finished:
             draft_accepted=item.draft_accepted,
         ),
         stop_string=item.stop_string,
-        prompt_logprobs=_logprobs(item.prompt_logprobs),
+        prompt_logprobs=_build_logprobs(item.prompt_logprobs),
     )
 
 
-def _logprobs(entries: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
+def _build_logprobs(entries: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
     return [
-        pb.TokenLogprob(token=e.token, text=e.text, logprob=e.logprob, top=_logprobs(e.top))
+        pb.TokenLogprob(token=e.token, text=e.text, logprob=e.logprob, top=_build_logprobs(e.top))
         for e in entries
     ]
 
 
-def _counters(counters: Counters) -> pb.RunnerCounters:
+def _build_counters(counters: Counters) -> pb.RunnerCounters:
     return pb.RunnerCounters(
         prompt_tokens=counters.prompt_tokens,
         computed_tokens=counters.computed_tokens,

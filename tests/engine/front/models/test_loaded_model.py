@@ -1,4 +1,4 @@
-"""The states of a model: the arrows of the chart are allowed and used, every other one is a bug."""
+"""The states of a model: the arrows of its chart are allowed and used, all others are bugs."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import itertools
 
 import pytest
 
-from services.engine.front.models.loaded_model import TRANSITIONS, Model, State
+from services.engine.front.models.loaded_model import TRANSITIONS, LoadedModel, ModelState
 from services.engine.front.models.model_settings import ModelSettings
-from tests.fakes.fake_machine import GIB, FakeModel, World, bench
+from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, running_pool
 from tests.virtual_time import run_virtually
 
 PATH_TO = {
-    State.LOADING: (),
-    State.WAITING: (State.WAITING,),
-    State.READY: (State.READY,),
-    State.STOPPING: (State.READY, State.STOPPING),
+    ModelState.LOADING: (),
+    ModelState.WAITING: (ModelState.WAITING,),
+    ModelState.READY: (ModelState.READY,),
+    ModelState.STOPPING: (ModelState.READY, ModelState.STOPPING),
 }
 
 
-async def make_model(state: State) -> Model:
-    model = Model(
+async def make_model(state: ModelState) -> LoadedModel:
+    model = LoadedModel(
         FakeModel("a", GIB).manifest,
         ModelSettings(),
-        World(GIB),
+        FakeMachine(GIB),
         on_requests_finished=lambda _: None,
         on_runner_crashed=lambda _, __: None,
         now=0.0,
@@ -34,7 +34,7 @@ async def make_model(state: State) -> Model:
 
 
 @pytest.mark.parametrize(("old", "new"), sorted(TRANSITIONS, key=str), ids=str)
-async def test_an_arrow_of_the_chart_is_allowed(old: State, new: State) -> None:
+async def test_an_arrow_of_the_chart_is_allowed(old: ModelState, new: ModelState) -> None:
     model = await make_model(old)
     model.move_to(new)
 
@@ -42,9 +42,13 @@ async def test_an_arrow_of_the_chart_is_allowed(old: State, new: State) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), sorted(set(itertools.product(State, State)) - TRANSITIONS, key=str), ids=str
+    ("old", "new"),
+    sorted(set(itertools.product(ModelState, ModelState)) - TRANSITIONS, key=str),
+    ids=str,
 )
-async def test_any_other_change_of_state_is_an_assertion_failure(old: State, new: State) -> None:
+async def test_any_other_change_of_state_is_an_assertion_failure(
+    old: ModelState, new: ModelState
+) -> None:
     model = await make_model(old)
 
     with pytest.raises(AssertionError):
@@ -55,19 +59,20 @@ async def test_any_other_change_of_state_is_an_assertion_failure(old: State, new
 def test_loading_and_evicting_use_every_arrow_of_the_chart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    used: set[tuple[State, State]] = set()
-    move_to = Model.move_to
+    used: set[tuple[ModelState, ModelState]] = set()
+    move_to = LoadedModel.move_to
 
-    def recording_move_to(model: Model, state: State) -> None:
+    def recording_move_to(model: LoadedModel, state: ModelState) -> None:
         used.add((model.state, state))
         move_to(model, state)
 
-    monkeypatch.setattr(Model, "move_to", recording_move_to)
+    monkeypatch.setattr(LoadedModel, "move_to", recording_move_to)
 
     async def scenario() -> None:
-        async with bench(World(10 * GIB), FakeModel("a", 6 * GIB), FakeModel("b", 6 * GIB)) as b:
-            assert await b.ask("a") == "stop"
-            assert await b.ask("b") == "stop"
+        models = [FakeModel(name, 6 * GIB) for name in "ab"]
+        async with running_pool(FakeMachine(10 * GIB), *models) as running:
+            assert await running.ask("a") == "stop"
+            assert await running.ask("b") == "stop"
 
     run_virtually(scenario())
 

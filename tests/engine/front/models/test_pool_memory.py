@@ -1,4 +1,4 @@
-"""The fleet's books of memory: a real fleet on a fake machine, in virtual time."""
+"""How the pool accounts for memory: a real pool on a fake machine, in virtual time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.engine.front.models.model_settings import ModelSettings
 from services.shared.errors import InsufficientMemory
-from tests.fakes.fake_machine import GIB, FakeModel, World, bench
+from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, running_pool
 from tests.virtual_time import run_virtually
 
 A = FakeModel("a", 6 * GIB)
@@ -18,53 +18,53 @@ B = FakeModel("b", 6 * GIB)
 BIG = FakeModel("big", 20 * GIB)
 
 
-def test_the_memory_of_a_dead_runner_counts_as_taken_until_the_driver_gave_it_back() -> None:
-    async def story() -> None:
-        world = World(10 * GIB, lag_seconds=3.0)
-        async with bench(world, A, B) as b:
-            await b.ask("a")
-            world.links["a"].kill("was ended by SIGKILL")
-            assert await b.ask("b") == "stop"
-        assert world.most_used <= 10 * GIB
+def test_the_memory_of_a_crashed_runner_counts_as_used_until_the_driver_frees_it() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB, release_seconds=3.0)
+        async with running_pool(machine, A, B) as running:
+            await running.ask("a")
+            machine.runners["a"].kill("was ended by SIGKILL")
+            assert await running.ask("b") == "stop"
+        assert machine.max_used_bytes <= 10 * GIB
 
-    run_virtually(story())
+    run_virtually(scenario())
 
 
-def test_a_plan_tells_what_would_leave_and_does_nothing() -> None:
-    async def story() -> None:
-        world = World(10 * GIB)
-        async with bench(world, A, B, BIG) as b:
-            await b.ask("a")
+def test_a_preview_names_what_would_be_evicted_and_changes_nothing() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        async with running_pool(machine, A, B, BIG) as running:
+            await running.ask("a")
             await asyncio.sleep(60)
-            evict = await b.models.preview_load(B.manifest, ModelSettings())
-            impossible = await b.models.preview_load(BIG.manifest, ModelSettings())
-            loaded = await b.models.preview_load(A.manifest, ModelSettings())
-            assert b.ready_names() == {"a"}
+            evict = await running.manager.preview_load(B.manifest, ModelSettings())
+            impossible = await running.manager.preview_load(BIG.manifest, ModelSettings())
+            loaded = await running.manager.preview_load(A.manifest, ModelSettings())
+            assert running.ready_names() == {"a"}
         assert evict.decision is not None
         assert evict.evict == ("a:latest",)
-        assert evict.decision.why == (
-            "fits once a:latest left; cuda0: needs 6.0 GiB, room 4.0 GiB (limit 10.0 GiB, "
+        assert evict.decision.explanation == (
+            "fits after a:latest is evicted; cuda0: needs 6.0 GiB, available 4.0 GiB (limit 10.0 GiB, "
             "models hold 6.0 GiB, free on the machine 4.0 GiB)"
         )
         assert impossible.decision is not None
-        assert impossible.decision.why == (
+        assert impossible.decision.explanation == (
             "does not fit; cuda0: needs 20.0 GiB, but at most 10.0 GiB can be made free (limit "
             "10.0 GiB, pinned models hold 0 MiB, free on the machine 4.0 GiB)"
         )
         assert loaded.decision is None
 
-    run_virtually(story())
+    run_virtually(scenario())
 
 
-def test_what_strangers_take_is_not_given_to_models() -> None:
-    async def story() -> None:
-        world = World(10 * GIB)
-        world.strangers = 5 * GIB
-        async with bench(world, A) as b:
+def test_memory_that_other_processes_use_is_not_given_to_models() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        machine.other_processes_bytes = 5 * GIB
+        async with running_pool(machine, A) as running:
             with pytest.raises(InsufficientMemory, match=r"free on the machine 5\.0 GiB"):
-                await b.models.ready(A.manifest)
+                await running.manager.load_and_wait(A.manifest)
 
-    run_virtually(story())
+    run_virtually(scenario())
 
 
 sizes = st.integers(1, 12)
@@ -79,16 +79,16 @@ fake_models = st.lists(
 @given(
     shapes=fake_models,
     pins=st.sets(st.integers(0, 4), max_size=2),
-    asks=st.lists(
+    requests=st.lists(
         st.tuples(st.integers(0, 4), st.sampled_from([0.0, 0.05, 1.0, 15.0])), max_size=25
     ),
-    lag=st.sampled_from([0.0, 0.5, 4.0]),
+    release_seconds=st.sampled_from([0.0, 0.5, 4.0]),
 )
-def test_whatever_is_asked_memory_suffices_and_everybody_is_answered(
+def test_any_mix_of_requests_is_answered_and_stays_within_memory(
     shapes: list[tuple[int, float, float]],
     pins: set[int],
-    asks: list[tuple[int, float]],
-    lag: float,
+    requests: list[tuple[int, float]],
+    release_seconds: float,
 ) -> None:
     models = [
         FakeModel(f"m{n}", size * GIB, load, service)
@@ -96,26 +96,26 @@ def test_whatever_is_asked_memory_suffices_and_everybody_is_answered(
     ]
     pinned = {f"m{n}": ModelSettings(pin=True) for n in pins}
 
-    async def story() -> None:
-        world = World(10 * GIB, lag_seconds=lag)
-        async with bench(world, *models, settings=pinned) as b:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB, release_seconds=release_seconds)
+        async with running_pool(machine, *models, settings=pinned) as running:
             asked = []
-            for number, pause in asks:
+            for number, pause in requests:
                 model = models[number % len(models)]
-                asked.append((model, asyncio.create_task(b.ask(model.name))))
+                asked.append((model, asyncio.create_task(running.ask(model.name))))
                 await asyncio.sleep(pause)
             for model, answer in asked:
-                word = await asyncio.wait_for(answer, 10_000)
-                if model.size_bytes > world.total:
-                    assert word == "insufficient_memory"
+                outcome = await asyncio.wait_for(answer, 10_000)
+                if model.size_bytes > machine.total_bytes:
+                    assert outcome == "insufficient_memory"
                 elif not pinned:
-                    assert word == "stop"
+                    assert outcome == "stop"
                 else:
-                    assert word in ("stop", "insufficient_memory")
-            # What is pinned is still there, once it was.
+                    assert outcome in ("stop", "insufficient_memory")
+            # A pinned model that was loaded is still loaded.
             for name in pinned:
-                assert (name in world.loads) <= (name in b.ready_names())
-                assert name not in world.stops
-        # bench() asserts: never more used than there is, never a busy runner stopped.
+                assert (name in machine.loads) <= (name in running.ready_names())
+                assert name not in machine.stops
+        # running_pool() asserts that memory sufficed and that no busy runner was stopped.
 
-    run_virtually(story())
+    run_virtually(scenario())

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from services.engine.front.process.huge_pages import with_huge_pages
-from services.engine.front.process.launcher import RUNNER
+from services.engine.front.process.huge_pages import request_huge_pages
+from services.engine.front.process.launcher import RUNNER_COMMAND
 from tests.conftest import TINY_GGUF
 from tests.engine.engine_server import add_model, running_front
 
@@ -14,7 +14,7 @@ _HAS_TUNABLE = platform.libc_ver()[0] == "glibc" and platform.libc_ver()[1] >= "
 
 
 @pytest.mark.parametrize(
-    ("owners", "runners"),
+    ("owner", "runner"),
     [
         ({}, "glibc.malloc.hugetlb=1"),
         ({"GLIBC_TUNABLES": ""}, "glibc.malloc.hugetlb=1"),
@@ -24,23 +24,25 @@ _HAS_TUNABLE = platform.libc_ver()[0] == "glibc" and platform.libc_ver()[1] >= "
         ),
         ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, "glibc.malloc.hugetlb=0"),
     ],
-    ids=["no word", "an empty word", "about something else", "no huge pages"],
+    ids=["not set", "empty", "another tunable", "huge pages off"],
 )
-def test_huge_pages_are_asked_for_unless_the_owner_spoke(
-    owners: dict[str, str], runners: str
+def test_huge_pages_are_requested_unless_the_owner_has_set_the_tunable(
+    owner: dict[str, str], runner: str
 ) -> None:
-    environment = with_huge_pages({"HOME": "/nowhere", **owners})
+    environment = request_huge_pages({"HOME": "/nowhere", **owner})
 
-    assert environment == {"HOME": "/nowhere", "GLIBC_TUNABLES": runners}
+    assert environment == {"HOME": "/nowhere", "GLIBC_TUNABLES": runner}
 
 
 @pytest.mark.skipif(not _HAS_TUNABLE, reason="the C library does not know the tunable")
-async def test_a_runner_asks_the_kernel_for_them(
+async def test_the_memory_of_a_runner_is_advised_to_use_huge_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     add_model(tmp_path, "tiny", TINY_GGUF.read_bytes())
-    async with running_front(tmp_path, runner=RUNNER, context_length=2048, threads=1) as front:
+    async with running_front(
+        tmp_path, runner=RUNNER_COMMAND, context_length=2048, threads=1
+    ) as front:
         await front.client().ask("tiny", "Hello")
         (model,) = (await front.loaded()).models
         mappings = Path(f"/proc/{model.pid}/smaps").read_text()

@@ -2,35 +2,35 @@ from __future__ import annotations
 
 import pytest
 
-from services.engine.front.process.openmp import Spinning
+from services.engine.front.process.openmp import OpenMPWaitPolicy
 
 
 @pytest.fixture(autouse=True)
-def _no_word_of_the_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+def _variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
 
 
-def test_the_first_may_spin_and_those_beside_it_may_not() -> None:
-    spinning = Spinning()
+def test_the_first_runner_may_spin_and_later_ones_beside_it_may_not() -> None:
+    policy = OpenMPWaitPolicy()
 
-    environments = [spinning.environment(runner) for runner in ("first", "second", "third")]
+    environments = [policy.build_environment(runner) for runner in ("first", "second", "third")]
 
     assert [e.get("GOMP_SPINCOUNT") for e in environments] == [None, "1000", "1000"]
 
 
-def test_the_right_is_free_again_when_its_holder_ended() -> None:
-    spinning = Spinning()
+def test_after_the_spinning_runner_has_ended_the_next_one_may_spin() -> None:
+    policy = OpenMPWaitPolicy()
     for runner in ("first", "second"):
-        spinning.environment(runner)
+        policy.build_environment(runner)
 
-    spinning.ended("second")
-    assert spinning.environment("third").get("GOMP_SPINCOUNT") == "1000"
-    spinning.ended("first")
-    assert "GOMP_SPINCOUNT" not in spinning.environment("fourth")
+    policy.release("second")
+    assert policy.build_environment("third").get("GOMP_SPINCOUNT") == "1000"
+    policy.release("first")
+    assert "GOMP_SPINCOUNT" not in policy.build_environment("fourth")
 
 
-def test_the_owners_word_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_the_owner_has_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "42")
-    spinning = Spinning()
+    policy = OpenMPWaitPolicy()
 
-    assert [spinning.environment(n)["GOMP_SPINCOUNT"] for n in ("a", "b")] == ["42", "42"]
+    assert [policy.build_environment(n)["GOMP_SPINCOUNT"] for n in ("a", "b")] == ["42", "42"]

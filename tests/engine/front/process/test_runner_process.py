@@ -12,31 +12,36 @@ from hypothesis import strategies as st
 
 from services.engine import messages
 from services.engine.core import Counters, LoadConfig
-from services.engine.front.process.frame_reader import Pipe
-from services.engine.front.process.launcher import RunnerProgram
-from services.engine.front.process.openmp import Spinning
-from services.engine.front.process.runner_process import Patience, RunnerLink, Vitals, overdue
-from tests.engine.engine_server import SCRIPTED, WAIT_SECONDS, eventually
+from services.engine.front.process.frame_reader import FrameReader
+from services.engine.front.process.launcher import ProcessLauncher
+from services.engine.front.process.openmp import OpenMPWaitPolicy
+from services.engine.front.process.runner_process import (
+    HeartbeatState,
+    RunnerProcess,
+    RunnerTimeouts,
+    find_timeout,
+)
+from tests.engine.engine_server import SCRIPTED_RUNNER, WAIT_SECONDS, eventually
 from tests.fakes.scripted_runner import Script
 
 
-class Heard:
-    """Keeps what the pipe cut out."""
+class RecordingCallbacks:
+    """Records what a FrameReader passes on."""
 
     def __init__(self) -> None:
         self.reports: list[messages.Report] = []
         self.errors: list[Exception] = []
 
-    def take(self, report: messages.Report) -> None:
+    def on_report(self, report: messages.Report) -> None:
         self.reports.append(report)
 
-    def garbled(self, error: Exception) -> None:
+    def on_invalid_data(self, error: Exception) -> None:
         self.errors.append(error)
 
 
-def pipe() -> tuple[Pipe, Heard]:
-    heard = Heard()
-    return Pipe(heard.take, heard.garbled, lambda: None), heard
+def make_reader() -> tuple[FrameReader, RecordingCallbacks]:
+    received = RecordingCallbacks()
+    return FrameReader(received.on_report, received.on_invalid_data, lambda: None), received
 
 
 REPORTS: list[messages.Report] = [
@@ -48,22 +53,24 @@ REPORTS: list[messages.Report] = [
 
 
 @given(cuts=st.lists(st.integers(1, 500), max_size=30), seed=st.integers(0, 99))
-def test_frames_come_out_whole_however_the_bytes_arrive(cuts: list[int], seed: int) -> None:
+def test_frames_are_read_whole_in_whatever_pieces_the_bytes_arrive(
+    cuts: list[int], seed: int
+) -> None:
     sent = random.Random(seed).choices(REPORTS, k=20)
     data = b"".join(messages.encode_frame(report) for report in sent)
-    cutter, heard = pipe()
+    reader, received = make_reader()
     start = 0
     for size in [*cuts, len(data)]:
         if data[start : start + size]:
-            cutter.data_received(data[start : start + size])
+            reader.data_received(data[start : start + size])
         start += size
 
-    assert heard.reports == sent
-    assert heard.errors == []
+    assert received.reports == sent
+    assert received.errors == []
 
 
 @pytest.mark.parametrize(
-    "garbage",
+    "invalid",
     [
         messages.HEADER.pack(3) + b"\xc1\xc1\xc1",
         messages.HEADER.pack(messages.MAX_FRAME_BYTES + 1),
@@ -71,92 +78,96 @@ def test_frames_come_out_whole_however_the_bytes_arrive(cuts: list[int], seed: i
     ],
     ids=["not msgpack", "too long", "a command"],
 )
-def test_garbage_is_noticed_once_and_nothing_after_it_is_believed(garbage: bytes) -> None:
-    cutter, heard = pipe()
-    cutter.data_received(messages.encode_frame(REPORTS[0]) + garbage)
-    cutter.data_received(messages.encode_frame(REPORTS[1]))
+def test_invalid_data_is_reported_once_and_all_that_follows_is_dropped(invalid: bytes) -> None:
+    reader, received = make_reader()
+    reader.data_received(messages.encode_frame(REPORTS[0]) + invalid)
+    reader.data_received(messages.encode_frame(REPORTS[1]))
 
-    assert heard.reports == REPORTS[:1]
-    assert len(heard.errors) == 1
+    assert received.reports == REPORTS[:1]
+    assert len(received.errors) == 1
 
 
 @pytest.mark.parametrize(
-    ("vitals", "now", "is_overdue"),
+    ("state", "now", "is_stuck"),
     [
-        (Vitals(is_ready=False, last_sign=0), 299, False),
-        (Vitals(is_ready=False, last_sign=0), 301, True),
-        (Vitals(is_ready=True, last_sign=0), 14, False),
-        (Vitals(is_ready=True, last_sign=0), 16, True),
-        (Vitals(is_ready=True, last_sign=9, busy_seconds=299), 10, False),
-        (Vitals(is_ready=True, last_sign=9, busy_seconds=301), 10, True),
+        (HeartbeatState(is_ready=False, last_heartbeat_at=0), 299, False),
+        (HeartbeatState(is_ready=False, last_heartbeat_at=0), 301, True),
+        (HeartbeatState(is_ready=True, last_heartbeat_at=0), 14, False),
+        (HeartbeatState(is_ready=True, last_heartbeat_at=0), 16, True),
+        (HeartbeatState(is_ready=True, last_heartbeat_at=9, busy_seconds=299), 10, False),
+        (HeartbeatState(is_ready=True, last_heartbeat_at=9, busy_seconds=301), 10, True),
     ],
 )
-def test_silence_is_judged_by_what_the_runner_is_doing(
-    vitals: Vitals, now: float, is_overdue: bool
+def test_the_timeout_depends_on_what_the_runner_does(
+    state: HeartbeatState, now: float, is_stuck: bool
 ) -> None:
-    assert (overdue(vitals, Patience(), now) is not None) is is_overdue
+    assert (find_timeout(state, RunnerTimeouts(), now) is not None) is is_stuck
 
 
-async def start(tmp_path: Path, script: Script) -> tuple[RunnerLink, asyncio.Queue[object]]:
+async def start(tmp_path: Path, script: Script) -> tuple[RunnerProcess, asyncio.Queue[object]]:
     path = tmp_path / "model"
     path.write_bytes(msgspec.json.encode(script))
-    heard: asyncio.Queue[object] = asyncio.Queue()
-    link = await RunnerLink.start(
-        SCRIPTED,
+    received: asyncio.Queue[object] = asyncio.Queue()
+    runner = await RunnerProcess.start(
+        SCRIPTED_RUNNER,
         LoadConfig(model_path=str(path), backend="fake", context_length=16),
-        patience=Patience(),
-        spinning=Spinning(),
-        on_report=heard.put_nowait,
-        on_gone=heard.put_nowait,
+        timeouts=RunnerTimeouts(),
+        wait_policy=OpenMPWaitPolicy(),
+        on_report=received.put_nowait,
+        on_exit=received.put_nowait,
     )
-    return link, heard
+    return runner, received
 
 
-async def until_gone(heard: asyncio.Queue[object]) -> str:
-    while not isinstance(item := await asyncio.wait_for(heard.get(), WAIT_SECONDS), str):
+async def wait_for_exit(received: asyncio.Queue[object]) -> str:
+    while not isinstance(item := await asyncio.wait_for(received.get(), WAIT_SECONDS), str):
         pass
     return item
 
 
-async def test_a_runner_that_is_told_to_stop_exits(tmp_path: Path) -> None:
-    link, heard = await start(tmp_path, Script())
-    while not isinstance(await asyncio.wait_for(heard.get(), WAIT_SECONDS), messages.Ready):
+async def test_a_runner_exits_on_the_stop_command(tmp_path: Path) -> None:
+    runner, received = await start(tmp_path, Script())
+    while not isinstance(await asyncio.wait_for(received.get(), WAIT_SECONDS), messages.Ready):
         pass
-    await link.stop(grace_seconds=10)
+    await runner.stop(grace_seconds=10)
 
-    assert await until_gone(heard) == "exited"
-    assert heard.empty()
+    assert await wait_for_exit(received) == "exited"
+    assert received.empty()
 
 
 async def test_a_runner_that_does_not_stop_is_killed(tmp_path: Path) -> None:
-    link, heard = await start(tmp_path, Script(ignores_stop=True))
-    await link.stop(grace_seconds=0.1)
+    runner, received = await start(tmp_path, Script(ignores_stop=True))
+    await runner.stop(grace_seconds=0.1)
 
-    assert await until_gone(heard) == "did not stop in time"
-    link.kill("twice is fine")
-    link.send(messages.Stop())
+    assert await wait_for_exit(received) == "did not stop in time"
+    runner.kill("twice is fine")
+    runner.send(messages.Stop())
 
 
-@pytest.mark.parametrize("way", ["end", "stop"])
-async def test_a_cancel_while_a_runner_is_ended_is_heard_only_after_its_end(
-    tmp_path: Path, way: str
+@pytest.mark.parametrize("method", ["kill_and_wait", "stop"])
+async def test_a_cancel_while_a_runner_ends_is_raised_only_after_its_end(
+    tmp_path: Path, method: str
 ) -> None:
-    link, heard = await start(tmp_path, Script(ignores_stop=True))
-    while not isinstance(await asyncio.wait_for(heard.get(), WAIT_SECONDS), messages.Ready):
+    runner, received = await start(tmp_path, Script(ignores_stop=True))
+    while not isinstance(await asyncio.wait_for(received.get(), WAIT_SECONDS), messages.Ready):
         pass
     ending = asyncio.create_task(
-        link.end("enough") if way == "end" else link.stop(grace_seconds=WAIT_SECONDS)
+        runner.kill_and_wait("no longer needed")
+        if method == "kill_and_wait"
+        else runner.stop(grace_seconds=WAIT_SECONDS)
     )
     for _ in range(3):
-        await asyncio.sleep(0)  # not enough for the process to end, enough to be waited for
+        await asyncio.sleep(0)  # enough to start waiting, but not enough for the process to end
         assert not ending.done()
         ending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await ending
 
-    assert not psutil.pid_exists(link.pid)
-    last = [heard.get_nowait() for _ in range(heard.qsize())][-1]
-    assert last == ("enough" if way == "end" else "was not given the time to stop")
+    assert not psutil.pid_exists(runner.pid)
+    last = [received.get_nowait() for _ in range(received.qsize())][-1]
+    assert last == (
+        "no longer needed" if method == "kill_and_wait" else "was not given the time to stop"
+    )
 
 
 async def test_a_dry_run_that_is_cancelled_again_while_it_ends_leaves_no_process(
@@ -165,15 +176,17 @@ async def test_a_dry_run_that_is_cancelled_again_while_it_ends_leaves_no_process
     (tmp_path / "model").write_bytes(msgspec.json.encode(Script(no_estimate=True)))
     config = LoadConfig(model_path=str(tmp_path / "model"), backend="fake", context_length=16)
     killed = asyncio.Event()
-    kill = RunnerLink.kill
+    kill = RunnerProcess.kill
 
-    def heard_kill(link: RunnerLink, why: str) -> None:
-        kill(link, why)
+    def recording_kill(runner: RunnerProcess, reason: str) -> None:
+        kill(runner, reason)
         killed.set()
 
-    monkeypatch.setattr(RunnerLink, "kill", heard_kill)
+    monkeypatch.setattr(RunnerProcess, "kill", recording_kill)
     before = set(psutil.Process().children())
-    estimating = asyncio.create_task(RunnerProgram(SCRIPTED, patience=Patience()).estimate(config))
+    estimating = asyncio.create_task(
+        ProcessLauncher(SCRIPTED_RUNNER, timeouts=RunnerTimeouts()).estimate(config)
+    )
     await eventually(lambda: not set(psutil.Process().children()) <= before)
     estimating.cancel()
     await asyncio.wait_for(killed.wait(), WAIT_SECONDS)
@@ -184,22 +197,22 @@ async def test_a_dry_run_that_is_cancelled_again_while_it_ends_leaves_no_process
     assert set(psutil.Process().children()) <= before
 
 
-async def test_a_program_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+async def test_a_program_that_does_not_exist_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        await RunnerLink.start(
+        await RunnerProcess.start(
             [str(tmp_path / "nothing")],
             LoadConfig(model_path="m", backend="fake", context_length=16),
-            patience=Patience(),
-            spinning=Spinning(),
+            timeouts=RunnerTimeouts(),
+            wait_policy=OpenMPWaitPolicy(),
             on_report=lambda _: None,
-            on_gone=lambda _: None,
+            on_exit=lambda _: None,
         )
 
 
 async def test_a_start_that_is_cancelled_leaves_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone: list[str] = []
+    reasons: list[str] = []
 
     connecting = asyncio.Event()
 
@@ -211,13 +224,13 @@ async def test_a_start_that_is_cancelled_leaves_no_process(
     config = LoadConfig(model_path=str(tmp_path), backend="fake", context_length=16)
     before = set(psutil.Process().children())
     starting = asyncio.create_task(
-        RunnerLink.start(
-            SCRIPTED,
+        RunnerProcess.start(
+            SCRIPTED_RUNNER,
             config,
-            patience=Patience(),
-            spinning=Spinning(),
+            timeouts=RunnerTimeouts(),
+            wait_policy=OpenMPWaitPolicy(),
             on_report=lambda _: None,
-            on_gone=gone.append,
+            on_exit=reasons.append,
         )
     )
     await asyncio.wait_for(connecting.wait(), WAIT_SECONDS)
@@ -225,5 +238,5 @@ async def test_a_start_that_is_cancelled_leaves_no_process(
     with pytest.raises(asyncio.CancelledError):
         await starting
 
-    assert gone == ["could not be reached"]
+    assert reasons == ["could not be reached"]
     assert set(psutil.Process().children()) <= before

@@ -7,11 +7,11 @@ import pytest
 from protos import engine_pb2 as pb
 from services.engine.core import Constraint, Lane, Sampling, TextPiece
 from services.engine.front.models.model_settings import ModelSettings
-from services.engine.front.rpc.from_proto import settings_of, submit_of
-from services.engine.front.rpc.model_defaults import ModelDefaults, model_defaults
+from services.engine.front.rpc.from_proto import parse_model_settings, parse_submit
+from services.engine.front.rpc.model_defaults import ModelDefaults, parse_model_defaults
 from services.shared.errors import InvalidRequest
 
-NOTHING = model_defaults({})
+NO_DEFAULTS = parse_model_defaults({})
 
 
 def message(**changes: object) -> pb.Submit:
@@ -23,7 +23,7 @@ def message(**changes: object) -> pb.Submit:
 
 
 def test_a_bare_request_takes_the_engines_defaults() -> None:
-    submit = submit_of(message(), NOTHING)
+    submit = parse_submit(message(), NO_DEFAULTS)
 
     assert submit.sampling == Sampling(seed=1)
     assert (submit.n, submit.lane, submit.top_logprobs) == (1, Lane.INTERACTIVE, None)
@@ -31,16 +31,16 @@ def test_a_bare_request_takes_the_engines_defaults() -> None:
     assert submit.deadline_seconds is None
 
 
-def test_the_request_goes_before_the_model_and_the_model_before_the_engine() -> None:
-    defaults = model_defaults({"temperature": 0.2, "top_k": 7, "num_predict": 99})
-    submit = submit_of(message(sampling=pb.Sampling(temperature=0.0, seed=1)), defaults)
+def test_the_request_overrides_the_model_and_the_model_overrides_the_engine() -> None:
+    defaults = parse_model_defaults({"temperature": 0.2, "top_k": 7, "num_predict": 99})
+    submit = parse_submit(message(sampling=pb.Sampling(temperature=0.0, seed=1)), defaults)
 
     assert submit.sampling == Sampling(temperature=0.0, top_k=7, seed=1)
     assert submit.stopping.max_tokens == 99
 
 
-def test_everything_said_arrives() -> None:
-    submit = submit_of(
+def test_every_field_of_a_request_is_parsed() -> None:
+    submit = parse_submit(
         pb.Submit(
             tokens=pb.PromptTokens(ids=[1, 2]),
             sampling=pb.Sampling(seed=2**64 - 1, logit_bias={5: -100.0}, repeat_last_n=0),
@@ -54,7 +54,7 @@ def test_everything_said_arrives() -> None:
             prompt_logprobs=True,
             no_cache=True,
         ),
-        NOTHING,
+        NO_DEFAULTS,
     )
 
     assert (submit.tokens, submit.pieces, submit.n, submit.top_logprobs) == ((1, 2), None, 3, 0)
@@ -68,30 +68,36 @@ def test_everything_said_arrives() -> None:
 
 def test_literal_pieces_stay_literal() -> None:
     pieces = [pb.TextPiece(text="<a>"), pb.TextPiece(text="<b>", literal=True)]
-    submit = submit_of(message(text=pb.PromptText(pieces=pieces, add_special=True)), NOTHING)
+    submit = parse_submit(message(text=pb.PromptText(pieces=pieces, add_special=True)), NO_DEFAULTS)
 
     assert submit.pieces == (TextPiece("<a>", False), TextPiece("<b>", True))
     assert submit.add_special
 
 
-def test_a_seed_that_is_not_given_is_drawn_anew() -> None:
-    seeds = {submit_of(message(sampling=pb.Sampling()), NOTHING).sampling.seed for _ in range(5)}
+def test_a_request_without_a_seed_gets_a_random_one() -> None:
+    seeds = {
+        parse_submit(message(sampling=pb.Sampling()), NO_DEFAULTS).sampling.seed for _ in range(5)
+    }
 
     assert len(seeds) == 5
 
 
-@pytest.mark.parametrize(("seed", "is_kept"), [(42, True), (-1, False), ("42", False)])
-def test_a_models_own_seed_counts_unless_it_is_negative(seed: object, is_kept: bool) -> None:
-    found = submit_of(message(sampling=pb.Sampling()), model_defaults({"seed": seed})).sampling.seed
+@pytest.mark.parametrize(("seed", "is_used"), [(42, True), (-1, False), ("42", False)])
+def test_a_models_own_seed_is_used_unless_it_is_negative_or_no_integer(
+    seed: object, is_used: bool
+) -> None:
+    found = parse_submit(
+        message(sampling=pb.Sampling()), parse_model_defaults({"seed": seed})
+    ).sampling.seed
 
-    assert (found == 42) is is_kept
+    assert (found == 42) is is_used
 
 
-def test_a_models_stop_strings_go_for_every_answer_of_it() -> None:
-    defaults = model_defaults({"stop": ["User:", "x"]})
+def test_a_models_stop_strings_are_added_unless_the_end_token_is_ignored() -> None:
+    defaults = parse_model_defaults({"stop": ["User:", "x"]})
 
-    given = submit_of(message(stopping=pb.Stopping(strings=["x"])), defaults)
-    endless = submit_of(message(stopping=pb.Stopping(ignore_eos=True)), defaults)
+    given = parse_submit(message(stopping=pb.Stopping(strings=["x"])), defaults)
+    endless = parse_submit(message(stopping=pb.Stopping(ignore_eos=True)), defaults)
 
     assert given.stopping.strings == ("x", "User:")
     assert endless.stopping.strings == ()
@@ -121,14 +127,16 @@ def test_a_models_stop_strings_go_for_every_answer_of_it() -> None:
         ({"text": None, "tokens": pb.PromptTokens(ids=[2**31])}, "prompt"),
     ],
 )
-def test_what_is_out_of_range_is_refused_by_name(changes: dict[str, object], param: str) -> None:
+def test_a_value_out_of_range_is_refused_and_its_field_named(
+    changes: dict[str, object], param: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        submit_of(message(**changes), NOTHING)
+        parse_submit(message(**changes), NO_DEFAULTS)
 
     assert caught.value.param == param
 
 
-def test_a_models_own_nonsense_is_passed_over() -> None:
+def test_invalid_params_of_a_model_are_ignored() -> None:
     params = {
         "temperature": "hot",
         "top_p": 3,
@@ -139,13 +147,15 @@ def test_a_models_own_nonsense_is_passed_over() -> None:
         "mirostat": 2,
     }
 
-    assert model_defaults(params) == ModelDefaults(sampling={}, stop=(), max_tokens=None, seed=None)
+    assert parse_model_defaults(params) == ModelDefaults(
+        sampling={}, stop=(), max_tokens=None, seed=None
+    )
 
 
-def test_a_models_options_are_read_by_ollamas_names() -> None:
+def test_a_models_params_are_read_by_ollamas_names() -> None:
     params = {"stop": "x", "repeat_last_n": -1, "top_k": 20.0, "repeat_penalty": 1}
 
-    assert model_defaults(params) == ModelDefaults(
+    assert parse_model_defaults(params) == ModelDefaults(
         sampling={"top_k": 20, "repeat_penalty": 1.0, "repeat_last_n": 1 << 20},
         stop=("x",),
         max_tokens=None,
@@ -153,10 +163,10 @@ def test_a_models_options_are_read_by_ollamas_names() -> None:
     )
 
 
-def test_load_settings_arrive_and_what_is_absent_stays_none() -> None:
+def test_load_settings_are_parsed_and_absent_ones_stay_none() -> None:
     sent = pb.ModelSettings(context_length=0, tensor_split=[0.5, 0.5], pin=False, gpu_layers=-1)
 
-    assert settings_of(sent) == ModelSettings(
+    assert parse_model_settings(sent) == ModelSettings(
         context_length=0, tensor_split=(0.5, 0.5), pin=False, gpu_layers=-1
     )
 
@@ -173,8 +183,10 @@ def test_load_settings_arrive_and_what_is_absent_stays_none() -> None:
         (pb.ModelSettings(priority=11), "priority"),
     ],
 )
-def test_load_settings_out_of_range_are_refused_by_name(sent: pb.ModelSettings, param: str) -> None:
+def test_a_load_setting_out_of_range_is_refused_and_named(
+    sent: pb.ModelSettings, param: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        settings_of(sent)
+        parse_model_settings(sent)
 
     assert caught.value.param == param

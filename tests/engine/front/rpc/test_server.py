@@ -1,4 +1,4 @@
-"""The front through its gRPC face, over a scripted runner in a real child process."""
+"""The front through its gRPC service, with a scripted runner in a real child process."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from grpc import aio
 
 from protos import engine_pb2 as pb
-from services.engine.front.rpc.server import GRPC_STATUS, status_of
+from services.engine.front.rpc.server import GRPC_STATUS, to_grpc_status
 from services.shared.errors import every_error
-from tests.engine.engine_server import add_script, eventually, running_front
+from tests.engine.engine_server import add_scripted_model, eventually, running_front
 from tests.fakes.scripted_runner import Script
 
 
-async def test_an_answer_comes_with_its_start_text_and_end(tmp_path: Path) -> None:
-    add_script(tmp_path, "words")
+async def test_an_answer_has_text_and_a_finish_reason_with_counts(tmp_path: Path) -> None:
+    add_scripted_model(tmp_path, "words")
     async with running_front(tmp_path) as front:
         client = front.client()
         text, last = await client.ask("words", "one two three")
@@ -29,8 +29,8 @@ async def test_an_answer_comes_with_its_start_text_and_end(tmp_path: Path) -> No
     assert (last.finished.prompt_tokens, last.finished.completion_tokens) == (3, 3)
 
 
-async def test_while_a_model_loads_its_requests_know_their_place(tmp_path: Path) -> None:
-    add_script(tmp_path, "slow", Script(load_seconds=0.3))
+async def test_while_a_model_loads_its_requests_are_told_their_position(tmp_path: Path) -> None:
+    add_scripted_model(tmp_path, "slow", Script(load_seconds=0.3))
     async with running_front(tmp_path) as front:
         client = front.client()
         first = await client.submit("slow", "a")
@@ -46,10 +46,10 @@ async def test_while_a_model_loads_its_requests_know_their_place(tmp_path: Path)
 
 
 async def test_an_unknown_model_fails_its_own_request_only(tmp_path: Path) -> None:
-    add_script(tmp_path, "words")
+    add_scripted_model(tmp_path, "words")
     async with running_front(tmp_path) as front:
         client = front.client()
-        _, last = await client.ask("nobody", "hello")
+        _, last = await client.ask("unknown", "hello")
         text, _ = await client.ask("words", "hello")
 
     assert last.error.code == "model_not_found"
@@ -58,11 +58,11 @@ async def test_an_unknown_model_fails_its_own_request_only(tmp_path: Path) -> No
 
 
 async def test_health_and_loaded_answer_while_a_model_loads(tmp_path: Path) -> None:
-    add_script(tmp_path, "stuck", Script(never_ready=True))
+    add_scripted_model(tmp_path, "stuck", Script(never_ready=True))
     async with running_front(tmp_path) as front:
         client = front.client()
         await client.until(await client.submit("stuck", "a"), "queued")
-        await eventually(lambda: front.engine.pool.models and _link(front) is not None)
+        await eventually(lambda: front.engine.pool.models and _runner(front) is not None)
         health = await front.stub.Health(pb.HealthRequest(), timeout=5)
         loaded = await front.loaded()
 
@@ -73,12 +73,12 @@ async def test_health_and_loaded_answer_while_a_model_loads(tmp_path: Path) -> N
     assert loaded.models[0].pid > 0
 
 
-def _link(front: object) -> object:
-    return next(iter(front.engine.pool.models)).link  # type: ignore[attr-defined]
+def _runner(front: object) -> object:
+    return next(iter(front.engine.pool.models)).runner  # type: ignore[attr-defined]
 
 
 async def test_a_cancelled_request_ends_and_the_others_go_on(tmp_path: Path) -> None:
-    add_script(tmp_path, "words")
+    add_scripted_model(tmp_path, "words")
     async with running_front(tmp_path) as front:
         client = front.client()
         endless = await client.submit("words", "!slow x", stopping=pb.Stopping(max_tokens=10_000))
@@ -93,7 +93,7 @@ async def test_a_cancelled_request_ends_and_the_others_go_on(tmp_path: Path) -> 
 
 
 async def test_a_request_cancelled_while_it_waits_ends_at_once(tmp_path: Path) -> None:
-    add_script(tmp_path, "stuck", Script(never_ready=True))
+    add_scripted_model(tmp_path, "stuck", Script(never_ready=True))
     async with running_front(tmp_path) as front:
         client = front.client()
         waiting = await client.submit("stuck", "a", n=2)
@@ -108,7 +108,7 @@ async def test_a_request_cancelled_while_it_waits_ends_at_once(tmp_path: Path) -
 
 
 async def test_a_broken_stream_cancels_its_requests(tmp_path: Path) -> None:
-    add_script(tmp_path, "words")
+    add_scripted_model(tmp_path, "words")
     async with running_front(tmp_path) as front:
         client = front.client()
         endless = await client.submit("words", "!slow x", stopping=pb.Stopping(max_tokens=10_000))
@@ -120,19 +120,19 @@ async def test_a_broken_stream_cancels_its_requests(tmp_path: Path) -> None:
 
 
 async def test_a_client_that_stops_sending_still_gets_its_answers(tmp_path: Path) -> None:
-    add_script(tmp_path, "words")
+    add_scripted_model(tmp_path, "words")
     async with running_front(tmp_path) as front:
         client = front.client()
         request = await client.submit("words", "a b c")
         await client.done_writing()
         text, _ = await client.answer(request)
-        await client.ended()
+        await client.wait_for_end()
 
     assert text == "a b c "
 
 
-async def test_a_reader_that_stalls_gets_merged_deltas_and_stops_nobody(tmp_path: Path) -> None:
-    add_script(tmp_path, "words")
+async def test_a_reader_that_stalls_gets_merged_deltas_and_delays_no_other(tmp_path: Path) -> None:
+    add_scripted_model(tmp_path, "words")
     async with running_front(tmp_path) as front:
         stalled = front.stub.Session()
         message = pb.Submit(
@@ -148,21 +148,21 @@ async def test_a_reader_that_stalls_gets_merged_deltas_and_stops_nobody(tmp_path
 
         (model,) = front.engine.pool.models
         await eventually(lambda: model.running_count == 0)
-        deltas, got = 0, ""
+        deltas, received = 0, ""
         async for frame in stalled:
             for event in frame.events:
                 deltas += event.HasField("delta")
-                got += event.delta.text
+                received += event.delta.text
             if frame.events[-1].HasField("finished"):
                 break
         stalled.cancel()
 
-    assert got == ("stall " + "x" * 20_000 + " ") * 750
+    assert received == ("stall " + "x" * 20_000 + " ") * 750
     assert deltas < 1500
 
 
-async def test_the_same_id_twice_in_a_session_is_refused(tmp_path: Path) -> None:
-    add_script(tmp_path, "stuck", Script(never_ready=True))
+async def test_a_request_id_that_is_in_use_is_refused(tmp_path: Path) -> None:
+    add_scripted_model(tmp_path, "stuck", Script(never_ready=True))
     async with running_front(tmp_path) as front:
         client = front.client()
         request = await client.submit("stuck", "a")
@@ -176,16 +176,16 @@ async def test_the_same_id_twice_in_a_session_is_refused(tmp_path: Path) -> None
     assert event.error.code == "invalid_request"
 
 
-async def test_a_wrong_field_is_named(tmp_path: Path) -> None:
-    add_script(tmp_path, "words")
+async def test_an_invalid_field_is_named(tmp_path: Path) -> None:
+    add_scripted_model(tmp_path, "words")
     async with running_front(tmp_path) as front:
         _, last = await front.client().ask("words", "a", sampling=pb.Sampling(top_p=1.5))
 
     assert (last.error.code, last.error.param) == ("invalid_request", "top_p")
 
 
-async def test_tokenize_loads_the_model_and_answers(tmp_path: Path) -> None:
-    add_script(tmp_path, "words")
+async def test_tokenize_loads_the_model_and_returns_the_ids(tmp_path: Path) -> None:
+    add_scripted_model(tmp_path, "words")
     async with running_front(tmp_path) as front:
         text = pb.PromptText(pieces=[pb.TextPiece(text="a bb ccc")])
         answer = await front.stub.Tokenize(pb.TokenizeRequest(model="words", text=text))
@@ -193,10 +193,10 @@ async def test_tokenize_loads_the_model_and_answers(tmp_path: Path) -> None:
     assert list(answer.ids) == [1, 2, 3]
 
 
-async def test_an_error_of_a_unary_call_comes_whole_in_its_metadata(tmp_path: Path) -> None:
+async def test_the_metadata_of_a_failed_unary_call_hold_the_whole_error(tmp_path: Path) -> None:
     async with running_front(tmp_path) as front:
         with pytest.raises(aio.AioRpcError) as caught:
-            await front.stub.Load(pb.LoadRequest(model="nobody"))
+            await front.stub.Load(pb.LoadRequest(model="unknown"))
 
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     error = json.loads(unquote(dict(caught.value.trailing_metadata() or ())["spindll-error"]))
@@ -204,11 +204,11 @@ async def test_an_error_of_a_unary_call_comes_whole_in_its_metadata(tmp_path: Pa
     assert error["details"] == {"models": []}
 
 
-async def test_an_unexpected_error_tells_the_client_nothing(
+async def test_an_unexpected_error_shows_the_client_no_detail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_front(tmp_path) as front:
-        monkeypatch.setattr(front.engine.pool, "problems", lambda: 1 / 0)
+        monkeypatch.setattr(front.engine.pool, "list_problems", lambda: 1 / 0)
         with pytest.raises(aio.AioRpcError) as caught:
             await front.stub.Health(pb.HealthRequest())
 
@@ -217,7 +217,7 @@ async def test_an_unexpected_error_tells_the_client_nothing(
 
 
 async def test_many_sessions_share_one_model(tmp_path: Path) -> None:
-    add_script(tmp_path, "words")
+    add_scripted_model(tmp_path, "words")
     async with running_front(tmp_path) as front:
         clients = [front.client() for _ in range(8)]
         answers = await asyncio.gather(
@@ -234,4 +234,4 @@ async def test_many_sessions_share_one_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda cls: cls.code)
 def test_every_error_has_a_status(error: type) -> None:
-    assert status_of(error("x")) in GRPC_STATUS.values()
+    assert to_grpc_status(error("x")) in GRPC_STATUS.values()
