@@ -33,8 +33,8 @@ class EngineSettings(SharedSettings):
         default=8192,
         ge=0,
         le=MAX_CONTEXT_LENGTH,
-        description="Tokens in a model's context, shared by its requests; at most the length it was "
-        "trained for, and less where that does not fit. 0: as many as fit.",
+        description="Tokens in a model's context, shared by its requests; at most the length it "
+        "was trained for, and less where that does not fit. 0: as many as fit.",
     )
     max_sequences: int = Field(
         default=16, ge=1, le=MAX_SEQUENCES, description="Requests a model answers at the same time."
@@ -65,12 +65,13 @@ class EngineSettings(SharedSettings):
         gt=0,
         le=10_000,
         description="While answers are generated, prompt work may lengthen a step by this many "
-        "milliseconds. Empty: 50, or the time for 64 rows, since on a CPU fewer are hardly faster.",
+        "milliseconds. Empty: 50, or the time for 64 rows, since on a CPU fewer are hardly "
+        "faster.",
     )
     speculate: bool = Field(
         default=True,
-        description="Draft tokens from the text itself (speculative decoding) where few answers are "
-        "generated and it saves time. The answers are the same without it.",
+        description="Draft tokens from the text itself (speculative decoding) where few answers "
+        "are generated and it saves time. The answers are the same without it.",
     )
     max_queued: int = Field(
         default=256, ge=1, le=1 << 16, description="Requests that may wait for one model."

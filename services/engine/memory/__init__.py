@@ -1,1 +1,1 @@
-"""Memory planning: how much there is, how much a model needs, and which models must leave for it."""
+"""Memory planning: how much there is, how much a model needs, which models leave for it."""

@@ -4,9 +4,10 @@ A request for a model:
 1. The model is ready                              -> the request goes to its runner.
 2. It backs off after crashes                      -> the request is refused, with the retry time.
 3. It is not in the pool                           -> its load starts, and the request waits for it.
-4. It loads, stops, or must yield its memory       -> the request waits and is told its place.
+4. It loads, stops, or must yield its memory       -> the request waits and gets its position.
 
-All requests that wait for a model share one load. Event loop only. The pool (pool.py) does the rest.
+All requests that wait for a model share one load. The pool (pool.py) does the rest. Event loop
+only.
 """
 
 from __future__ import annotations

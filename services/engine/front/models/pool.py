@@ -151,7 +151,7 @@ class ModelPool:
         self._settings.override(manifest, settings)
 
     def submit(self, model: LoadedModel, request: ClientRequest, *, max_queued: int) -> None:
-        """Give a request to the model's runner, or let it wait until that is possible. EngineBusy."""
+        """Give a request to the model's runner, or let it wait. EngineBusy: too many wait."""
         now = self._clock()
         if model.accepts_requests(self._rules, now):
             model.submit(request, now)

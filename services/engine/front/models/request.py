@@ -1,6 +1,6 @@
 """One request of one session, from its arrival at the front to its last event.
 
-    arrived -> waiting (for a load or for memory) -> running (a runner has it) -> ended, exactly once
+    arrived -> waiting (for a load or memory) -> running (a runner has it) -> ended, exactly once
 
 A request knows no model. A LoadedModel holds it while it waits and runs, and passes it its events.
 """

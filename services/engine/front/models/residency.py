@@ -6,8 +6,8 @@ loading. These rules prevent that:
 1. A model has a minimum residency after its load. In that time it accepts new requests, whichever
    model waits. The minimum residency is a multiple of the load time, so that loading never takes
    more than a fraction of the time.
-2. Within its minimum residency, a model that falls idle is evicted only after a grace time: its next
-   request is likely to follow soon.
+2. Within its minimum residency, a model that falls idle is evicted only after a grace time: its
+   next request is likely to follow soon.
 3. After its minimum residency, a model whose memory another one waits for accepts no new requests:
    they wait as well. Its running requests finish, it leaves, and then all requests that waited for
    the other model are served together.

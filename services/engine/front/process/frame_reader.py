@@ -1,4 +1,7 @@
-"""Reads a runner's reports from the byte stream of its pipe (frames: services/engine/messages.py)."""
+"""Reads a runner's reports from the byte stream of its pipe.
+
+The format of the frames is in services/engine/messages.py.
+"""
 
 from __future__ import annotations
 

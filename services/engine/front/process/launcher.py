@@ -49,7 +49,7 @@ class RunnerLauncher(Protocol):
     ) -> RunnerHandle:
         """Start a runner, which loads the model and reports.
 
-        `on_exit` is called once, with the reason. ModelLoadFailed: the process could not be started.
+        `on_exit` is called once, with the reason. ModelLoadFailed: the process cannot be started.
         """
 
     async def estimate(self, config: LoadConfig) -> ModelInfo | None:

@@ -96,7 +96,7 @@ class RunnerProcess:
         on_report: Callable[[messages.Report], None],
         on_exit: Callable[[str], None],
     ) -> RunnerProcess:
-        """Start `argv --fd N` and send the Start command. OSError: the program cannot be started."""
+        """Start `argv --fd N` and send the Start command. OSError: the program does not start."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:

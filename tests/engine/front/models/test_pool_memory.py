@@ -43,8 +43,8 @@ def test_a_preview_names_what_would_be_evicted_and_changes_nothing() -> None:
         assert evict.decision is not None
         assert evict.evict == ("a:latest",)
         assert evict.decision.explanation == (
-            "fits after a:latest is evicted; cuda0: needs 6.0 GiB, available 4.0 GiB (limit 10.0 GiB, "
-            "models hold 6.0 GiB, free on the machine 4.0 GiB)"
+            "fits after a:latest is evicted; cuda0: needs 6.0 GiB, available 4.0 GiB "
+            "(limit 10.0 GiB, models hold 6.0 GiB, free on the machine 4.0 GiB)"
         )
         assert impossible.decision is not None
         assert impossible.decision.explanation == (
