@@ -30,11 +30,12 @@ from services.shared.store.model_store import ModelStore
 def build_runner(settings: PullerSettings, client: redis.Redis) -> Runner:
     """A worker process's runner. InvalidSettings when a named file is not usable."""
     store = ModelStore(settings.models_dir)
+    limits = Limits(
+        connections=settings.pull_connections, timeout_seconds=settings.pull_timeout_seconds
+    )
     fetcher = Fetcher(
         blobs=store.blobs,
-        limits=Limits(
-            connections=settings.pull_connections, timeout_seconds=settings.pull_timeout_seconds
-        ),
+        limits=limits,
         pace=build_pace(settings, client),
         reserve_bytes=settings.pull_reserve_bytes,
     )
@@ -42,6 +43,8 @@ def build_runner(settings: PullerSettings, client: redis.Redis) -> Runner:
         store,
         build_sources(settings),
         fetcher,
+        limits=limits,
+        reserve_bytes=settings.pull_reserve_bytes,
         allowed_hosts=frozenset(host.lower() for host in listed(settings.allowed_sources)),
     )
     webhook = Webhook(settings.pull_webhook_url) if settings.pull_webhook_url else None

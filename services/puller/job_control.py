@@ -131,7 +131,8 @@ class JobControl:
 
     def _report(self) -> None:
         fields = self.fields()
-        changed = {k: v for k, v in fields.items() if self._written.get(k, _Speed) != v}
+        written = self._written
+        changed = {k: v for k, v in fields.items() if k not in written or written[k] != v}
         requested = self._board.report(self._job_id, self._owner, changed)
         self._written = fields
         if requested is StopRequest.PAUSE:

@@ -12,12 +12,11 @@ from collections.abc import Mapping
 
 from services.puller.assemble import assemble
 from services.puller.download.disk_space import require_room
-from services.puller.download.file_fetcher import Fetcher, key_of
-from services.puller.download.partial_file import read_notes
-from services.puller.download.retry import Patience
+from services.puller.download.file_fetcher import Fetcher
+from services.puller.download.retry import Limits, Patience
 from services.puller.formats.describe import describe_model
 from services.puller.job_control import JobControl
-from services.puller.sources.base import Listing, Order, RemoteFile
+from services.puller.sources.base import Listing, Order
 from services.puller.sources.base import Source as ModelSource
 from services.puller.transport.range_response import AccessExpired
 from services.shared.errors import PermissionDenied, PullFailed, SourceUnavailable
@@ -41,12 +40,16 @@ class Puller:
         sources: Mapping[Source, ModelSource],
         fetcher: Fetcher,
         *,
+        limits: Limits,
+        reserve_bytes: int,
         allowed_hosts: frozenset[str] = frozenset(),
     ) -> None:
         """`allowed_hosts`: where models may come from; empty means from anywhere."""
         self._store = store
         self._sources = sources
         self._fetcher = fetcher
+        self._limits = limits
+        self._reserve_bytes = reserve_bytes
         self._allowed_hosts = allowed_hosts
 
     def pull(self, job: PullJob, control: JobControl) -> Manifest:
@@ -73,7 +76,7 @@ class Puller:
     ) -> tuple[Listing, list[StoredFile]]:
         for _ in range(_MAX_RESOLVES):
             listing = self._resolve(name, order, control)
-            lease.add(*(key_of(file) for file in listing.files))
+            lease.add(*(file.download_digest for file in listing.files))
             self._announce(listing, control)
             try:
                 return listing, self._fetch_files(listing, lease, control)
@@ -82,7 +85,7 @@ class Puller:
         raise PullFailed("the source keeps refusing the credentials it gave")
 
     def _resolve(self, name: ModelName, order: Order, control: JobControl) -> Listing:
-        patience = Patience(self._fetcher.limits)
+        patience = Patience(self._limits)
         while True:
             control.check()
             try:
@@ -96,25 +99,22 @@ class Puller:
                 control.set_note(None)
 
     def _announce(self, listing: Listing, control: JobControl) -> None:
-        known = [self._progress(file) for file in listing.files]
+        known = [
+            FileProgress(
+                path=file.path,
+                digest=file.download_digest,
+                downloaded_bytes=self._fetcher.downloaded_bytes(file),
+                total_bytes=file.size_bytes,
+            )
+            for file in listing.files
+        ]
         control.set_files(known)
         # Files may repeat a digest; the room is needed once.
         missing = {f.digest: f.total_bytes - f.downloaded_bytes for f in known}
         require_room(
             self._store.layout.root,
             missing_bytes=sum(missing.values()),
-            reserve_bytes=self._fetcher.reserve_bytes,
-        )
-
-    def _progress(self, file: RemoteFile) -> FileProgress:
-        key = key_of(file)
-        if self._store.blobs.has(key, file.size_bytes):
-            done = file.size_bytes
-        else:
-            notes = read_notes(self._store.blobs.partial_path(key))
-            done = min(sum(notes.done), file.size_bytes) if notes else 0
-        return FileProgress(
-            path=file.path, digest=key, downloaded_bytes=done, total_bytes=file.size_bytes
+            reserve_bytes=self._reserve_bytes,
         )
 
     def _fetch_files(self, listing: Listing, lease: Lease, control: JobControl) -> list[StoredFile]:

@@ -43,7 +43,7 @@ class Fetcher:
 
         DigestMismatch, DiskFull, SourceUnavailable, PullFailed; Interrupted from the control.
         """
-        digest = key_of(file)
+        digest = file.download_digest
         partial = self._own_partial(file, digest, control)
         if partial is None:
             control.set_done(file.path, file.size_bytes)
@@ -54,6 +54,13 @@ class Fetcher:
             return self._download(file, partial, control)
         finally:
             partial.close()
+
+    def downloaded_bytes(self, file: RemoteFile) -> int:
+        """How many bytes of a file the store has, in a blob or in a partial file."""
+        digest = file.download_digest
+        if self.blobs.has(digest, file.size_bytes):
+            return file.size_bytes
+        return min(_partial_bytes(self.blobs.partial_path(digest)), file.size_bytes)
 
     def _own_partial(self, file: RemoteFile, digest: str, control: JobControl) -> Partial | None:
         path = self.blobs.partial_path(digest)
@@ -67,8 +74,7 @@ class Fetcher:
                 break
             control.check()  # 2
             control.set_note("another job downloads the same file")
-            notes = read_notes(path)
-            control.set_done(file.path, sum(notes.done) if notes else 0)
+            control.set_done(file.path, _partial_bytes(path))
             control.interrupted.wait(_WAIT_SECONDS)
         control.set_note(None)
         return None
@@ -126,13 +132,9 @@ class Fetcher:
         return watch
 
 
-def key_of(file: RemoteFile) -> str:
-    """The digest a file is downloaded under: its own, or where unknown one made of its address,
-    under which no finished blob can ever be."""
-    if file.digest is not None:
-        return file.digest
-    identity = f"{file.address.url}\n{file.size_bytes}\n{file.git_oid}"
-    return f"sha256:{hashlib.sha256(identity.encode()).hexdigest()}"
+def _partial_bytes(path: Path) -> int:
+    notes = read_notes(path)
+    return sum(notes.done) if notes else 0
 
 
 def _is_right(file: RemoteFile, computed: str, partial: Partial) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -23,6 +24,17 @@ class RemoteFile:
     size_bytes: int
     digest: str | None = None
     git_oid: str | None = None
+
+    @property
+    def download_digest(self) -> str:
+        """The digest that names the partial file: `digest`, or one derived from the address.
+
+        No finished blob can have a derived digest.
+        """
+        if self.digest is not None:
+            return self.digest
+        identity = f"{self.address.url}\n{self.size_bytes}\n{self.git_oid}"
+        return f"sha256:{hashlib.sha256(identity.encode()).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
