@@ -72,24 +72,25 @@ class _Handler(socketserver.StreamRequestHandler):
 def download(url: str, size: int, folder: Path, connections: int) -> None:
     """Our side, as the worker does it; prints seconds and peak memory as JSON."""
     from services.puller.download.download import Download
-    from services.puller.download.partial_file import Partial
-    from services.puller.download.retry import Limits
-    from services.puller.download.throttle import Pace
+    from services.puller.download.partial_file import PartialFile
+    from services.puller.download.retry import RetryPolicy
+    from services.puller.download.throttle import Throttle
     from services.puller.transport.http_client import Address
     from services.shared.store.model_store import ModelStore
 
     store = ModelStore(folder)
     path = store.blobs.partial_path("sha256:" + "0" * 64)
     started = time.perf_counter()
-    partial = Partial.lock(path)
+    partial = PartialFile.lock(path)
     assert partial is not None
     run = Download(
         partial,
         Address(url),
         size,
-        limits=Limits(connections=connections),
-        pace=Pace(),
-        watch=lambda done: None,
+        connections=connections,
+        retry_policy=RetryPolicy(),
+        throttle=Throttle(),
+        on_progress=lambda done: None,
     )
     computed = run.run()
     arrived = time.perf_counter() - started

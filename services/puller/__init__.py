@@ -1,1 +1,1 @@
-"""The puller: an RQ worker that turns a model name into verified blobs and a manifest."""
+"""The puller: RQ workers that turn a model name into verified blobs and a manifest."""

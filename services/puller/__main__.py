@@ -1,4 +1,4 @@
-"""`python -m services.puller`: the supervisor and its workers, until SIGTERM or SIGINT."""
+"""`python -m services.puller`: run the worker pool and the search listener until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import logging
 import signal
 import sys
 
-from services.puller.build import build_runner, build_search
+from services.puller.build import build_job_runner, build_search
 from services.puller.first_start import FirstStart
-from services.puller.maintenance import Sweep
-from services.puller.search.listener import SearchDesk
+from services.puller.maintenance import Maintenance
+from services.puller.search.listener import SearchListener
 from services.puller.search.search import bound_hub_waits
-from services.puller.settings import PullerSettings, listed
-from services.puller.worker_pool import Supervisor
+from services.puller.settings import PullerSettings, split_list
+from services.puller.worker_pool import WorkerPool
 from services.shared.errors import InvalidSettings
 from services.shared.logs import set_up_logs
 from services.shared.pulls.commands import JobCommands
@@ -26,44 +26,47 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Exit status 2 when a setting is not usable."""
+    """Run the puller; the exit status is 2 when a setting is not usable."""
     settings = read_settings(PullerSettings)
     set_up_logs("puller", level=settings.log_level, fmt=settings.log_format)
-    supervisor = build_supervisor(settings)
+    worker_pool = build_worker_pool(settings)
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: supervisor.stop())
+        signal.signal(signum, lambda *_: worker_pool.stop())
     logger.info("puller started", extra={"workers": settings.pull_workers})
-    desk = build_desk(settings)
-    desk.start()
-    supervisor.run()
-    desk.stop()
+    listener = build_search_listener(settings)
+    listener.start()
+    worker_pool.run()
+    listener.stop()
     logger.info("puller stopped")
 
 
-def build_supervisor(settings: PullerSettings) -> Supervisor:
-    """The main process's parts; fails by name on settings that a worker could not use."""
+def build_worker_pool(settings: PullerSettings) -> WorkerPool:
+    """Build the worker pool; exit with status 2 on settings that a worker could not use."""
     client = connect(settings.redis_url, settings.redis_password_file)
     try:
-        build_runner(settings, client)
+        build_job_runner(settings, client)
     except InvalidSettings as error:
         print(error.message, file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from error
-    store, board, tickets = ModelStore(settings.models_dir), JobStore(client), JobQueue(client)
-    first_start = FirstStart(store, JobCommands(client, board), tickets)
+    store = ModelStore(settings.models_dir)
+    job_store, job_queue = JobStore(client), JobQueue(client)
+    first_start = FirstStart(store, JobCommands(client, job_store), job_queue)
 
-    def bring() -> None:
+    def provision_models() -> None:
         first_start.import_tiny(settings.tiny_model)
-        first_start.queue(listed(settings.models))
+        first_start.queue_pulls(split_list(settings.models))
 
-    sweep = Sweep(board, tickets, store, max_attempts=settings.pull_attempts)
-    return Supervisor(client, sweep, workers=settings.pull_workers, first_start=bring)
+    maintenance = Maintenance(job_store, job_queue, store, max_attempts=settings.pull_attempts)
+    return WorkerPool(
+        client, maintenance, workers=settings.pull_workers, first_start=provision_models
+    )
 
 
-def build_desk(settings: PullerSettings) -> SearchDesk:
-    """Who answers searches, in this process."""
+def build_search_listener(settings: PullerSettings) -> SearchListener:
+    """Build the listener that answers searches in this process."""
     bound_hub_waits()
     client = connect(settings.redis_url, settings.redis_password_file)
-    return SearchDesk(client, build_search(settings))
+    return SearchListener(client, build_search(settings))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Make a manifest of the files that were fetched: read what the small ones say, describe the large.
+"""Assemble the manifest of a model from its stored files and its description.
 
-Limits are those of a text a person wrote; a registry may send anything.
+The small text files of a model are untrusted, so their sizes are limited.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _MAX_TEXT_BYTES = 4 << 20
 def assemble(
     store: ModelStore, listing: Listing, files: Sequence[StoredFile], description: Description
 ) -> Manifest:
-    """The manifest to put; InvalidModelFile when a small file is not what it should be."""
-    texts = _Texts(store, files)
+    """Return the manifest. Raises InvalidModelFile when a small file is too large or malformed."""
+    small_files = _SmallFiles(store, files)
     return Manifest(
         name=str(listing.name),
         source=listing.source,
@@ -32,45 +32,49 @@ def assemble(
         description=msgspec.structs.replace(
             description, warnings=(*listing.warnings, *description.warnings)
         ),
-        params=texts.params(),
-        system=texts.joined(FileRole.SYSTEM, "\n"),
-        messages=texts.messages(),
-        license=texts.joined(FileRole.LICENSE, "\n"),
+        params=small_files.read_params(),
+        system=small_files.read_text(FileRole.SYSTEM, "\n"),
+        messages=small_files.read_messages(),
+        license=small_files.read_text(FileRole.LICENSE, "\n"),
     )
 
 
-class _Texts:
+class _SmallFiles:
+    """Reads the text files of a model by role; several files of one role are merged."""
+
     def __init__(self, store: ModelStore, files: Sequence[StoredFile]) -> None:
         self._store = store
         self._files = files
 
-    def params(self) -> dict[str, Any]:
+    def read_params(self) -> dict[str, Any]:
         merged: dict[str, Any] = {}
-        for raw in self._raw(FileRole.PARAMS):
-            merged.update(_json(raw, dict[str, Any], "parameters"))
+        for raw in self._read(FileRole.PARAMS):
+            merged.update(_parse_json(raw, dict[str, Any], "parameters"))
         return merged
 
-    def messages(self) -> tuple[dict[str, Any], ...]:
+    def read_messages(self) -> tuple[dict[str, Any], ...]:
         found: list[dict[str, Any]] = []
-        for raw in self._raw(FileRole.MESSAGES):
-            found += _json(raw, list[dict[str, Any]], "messages")
+        for raw in self._read(FileRole.MESSAGES):
+            found += _parse_json(raw, list[dict[str, Any]], "messages")
         return tuple(found)
 
-    def joined(self, role: FileRole, separator: str) -> str | None:
-        texts = [raw.decode("utf-8", "replace") for raw in self._raw(role)]
+    def read_text(self, role: FileRole, separator: str) -> str | None:
+        texts = [raw.decode("utf-8", "replace") for raw in self._read(role)]
         return separator.join(texts) if texts else None
 
-    def _raw(self, role: FileRole) -> list[bytes]:
+    def _read(self, role: FileRole) -> list[bytes]:
         found = []
         for file in self._files:
             if file.role is role:
                 if file.size_bytes > _MAX_TEXT_BYTES:
-                    raise InvalidModelFile(f"the model's {role.value} is too large to be one")
+                    raise InvalidModelFile(
+                        f"the model's {role.value} file is larger than any real one"
+                    )
                 found.append(self._store.file_path(file).read_bytes())
         return found
 
 
-def _json(raw: bytes, kind: Any, what: str) -> Any:
+def _parse_json(raw: bytes, kind: Any, what: str) -> Any:
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.DecodeError as error:

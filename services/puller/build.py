@@ -1,4 +1,4 @@
-"""Put the puller together from its settings. Below this file values are passed, not settings."""
+"""Build the puller's objects from its settings. Below this file, values are passed, not settings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 import redis
 from huggingface_hub import HfApi
 
-from services.puller.download.file_fetcher import Fetcher
-from services.puller.download.retry import Limits
-from services.puller.download.throttle import Hours, Pace
-from services.puller.job_runner import Runner
+from services.puller.download.file_fetcher import FileFetcher
+from services.puller.download.retry import RetryPolicy
+from services.puller.download.throttle import Hours, Throttle
+from services.puller.job_runner import JobRunner
 from services.puller.pull import Puller
-from services.puller.search.search import Search
-from services.puller.settings import PullerSettings, listed
-from services.puller.sources.base import Source as ModelSource
+from services.puller.search.search import ModelSearch
+from services.puller.settings import PullerSettings, split_list
+from services.puller.sources.base import ModelSource
 from services.puller.sources.huggingface import HuggingFaceSource
 from services.puller.sources.ollama import OllamaSource
 from services.puller.sources.registry_auth import OllamaKey
@@ -27,72 +27,71 @@ from services.shared.pulls.job_store import JobStore
 from services.shared.store.model_store import ModelStore
 
 
-def build_runner(settings: PullerSettings, client: redis.Redis) -> Runner:
-    """A worker process's runner. InvalidSettings when a named file is not usable."""
+def build_job_runner(settings: PullerSettings, client: redis.Redis) -> JobRunner:
+    """Build the job runner of a worker. Raises InvalidSettings when a named file is not usable."""
     store = ModelStore(settings.models_dir)
-    limits = Limits(
-        connections=settings.pull_connections, timeout_seconds=settings.pull_timeout_seconds
-    )
-    fetcher = Fetcher(
+    retry_policy = RetryPolicy(timeout_seconds=settings.pull_timeout_seconds)
+    fetcher = FileFetcher(
         blobs=store.blobs,
-        limits=limits,
-        pace=build_pace(settings, client),
+        connections=settings.pull_connections,
+        retry_policy=retry_policy,
+        throttle=build_throttle(settings, client),
         reserve_bytes=settings.pull_reserve_bytes,
     )
     puller = Puller(
         store,
         build_sources(settings),
         fetcher,
-        limits=limits,
+        retry_policy=retry_policy,
         reserve_bytes=settings.pull_reserve_bytes,
-        allowed_hosts=frozenset(host.lower() for host in listed(settings.allowed_sources)),
+        allowed_hosts=frozenset(host.lower() for host in split_list(settings.allowed_sources)),
     )
     webhook = Webhook(settings.pull_webhook_url) if settings.pull_webhook_url else None
-    return Runner(JobStore(client), JobQueue(client), puller, webhook)
+    return JobRunner(JobStore(client), JobQueue(client), puller, webhook)
 
 
 def build_sources(settings: PullerSettings) -> dict[Source, ModelSource]:
-    """One source for each kind of name."""
-    plain = frozenset(host.lower() for host in listed(settings.plain_http_hosts))
-    key = settings.ollama_key_file
+    """Build one source for each kind of name."""
+    plain_http_hosts = frozenset(host.lower() for host in split_list(settings.plain_http_hosts))
+    key_file = settings.ollama_key_file
     return {
         Source.OLLAMA: OllamaSource(
             settings.ollama_registry,
-            plain_http_hosts=plain,
-            signer=OllamaKey(key) if key else None,
+            plain_http_hosts=plain_http_hosts,
+            signer=OllamaKey(key_file) if key_file else None,
         ),
         Source.HUB: HuggingFaceSource(
-            settings.hf_endpoint, token=settings.token, prefers_mlx=on_apple_silicon()
+            settings.hf_endpoint, token=settings.hub_token, prefers_mlx=is_apple_silicon()
         ),
-        Source.URL: UrlSource(plain_http_hosts=plain),
+        Source.URL: UrlSource(plain_http_hosts=plain_http_hosts),
     }
 
 
-def build_search(settings: PullerSettings) -> Search:
-    """What pulls may come from, searched."""
-    allowed = frozenset(host.lower() for host in listed(settings.allowed_sources))
-    # False, not None: never pick up a token somebody left on the machine.
+def build_search(settings: PullerSettings) -> ModelSearch:
+    """Build the search of the sources that the settings allow."""
+    allowed = frozenset(host.lower() for host in split_list(settings.allowed_sources))
+    # False, not None: None would use a token that is stored on this machine.
     hub = HfApi(
         endpoint=settings.hf_endpoint.rstrip("/"),
-        token=settings.token or False,
+        token=settings.hub_token or False,
         library_name="spindll",
     )
-    return Search(
+    return ModelSearch(
         hub if not allowed or HUB_HOST in allowed else None,
         build_sources(settings)[Source.OLLAMA] if not allowed or OLLAMA_HOST in allowed else None,
-        prefers_mlx=on_apple_silicon(),
+        prefers_mlx=is_apple_silicon(),
     )
 
 
-def build_pace(settings: PullerSettings, client: redis.Redis) -> Pace:
-    """The shared bandwidth limit and the hours."""
-    return Pace(
+def build_throttle(settings: PullerSettings, client: redis.Redis) -> Throttle:
+    """Build the shared bandwidth limit with the allowed hours."""
+    return Throttle(
         client,
         bytes_per_second=settings.pull_max_bytes_per_second,
         hours=Hours.parse(settings.pull_hours) if settings.pull_hours else None,
     )
 
 
-def on_apple_silicon() -> bool:
-    """Where MLX is the faster engine."""
+def is_apple_silicon() -> bool:
+    """Whether MLX, the faster backend of Apple silicon, runs on this machine."""
     return sys.platform == "darwin" and platform.machine() == "arm64"

@@ -1,7 +1,7 @@
-"""What the first start brings: the tiny model, and the models the operator named.
+"""Provide the first models: the tiny model, and the models in the settings.
 
-Each is noted in a file of the models folder once it was done or queued, so that deleting it later
-is final: a second start brings nothing back.
+Each is recorded in a file of the models folder once it is imported or queued. A model that is
+deleted later therefore does not come back at the next start.
 """
 
 from __future__ import annotations
@@ -24,50 +24,52 @@ from services.shared.store.model_store import ModelStore
 logger = logging.getLogger(__name__)
 
 TINY = "tiny"
-_NOTES = "first-start.json"
+_RECORD_FILE = "first-start.json"
 
 
 class FirstStart:
-    """Idempotent; called at every start."""
+    """Idempotent: called at every start, and does for each model what was not done before."""
 
-    def __init__(self, store: ModelStore, orders: JobCommands, tickets: JobQueue) -> None:
+    def __init__(self, store: ModelStore, commands: JobCommands, job_queue: JobQueue) -> None:
         self._store = store
-        self._orders = orders
-        self._tickets = tickets
-        self._notes = store.layout.root / _NOTES
+        self._commands = commands
+        self._job_queue = job_queue
+        self._record_path = store.layout.root / _RECORD_FILE
 
     def import_tiny(self, path: Path | None) -> None:
-        """Import the tiny model, unless it was before. A file that is no model only warns."""
-        if path is None or TINY in self._done():
+        """Import the tiny model, unless it was imported before. An unusable file only warns."""
+        if path is None or TINY in self._read_record():
             return
         try:
             import_file(self._store, path, TINY)
         except (SpindllError, OSError):
             logger.warning("the tiny model was not imported", exc_info=True)
             return
-        self._note(TINY)
+        self._record(TINY)
 
-    def queue(self, models: Iterable[str]) -> None:
+    def queue_pulls(self, models: Iterable[str]) -> None:
         """Queue a pull of each model, unless it was queued before."""
         for text in models:
             try:
                 name = str(ModelName.parse(text))
             except SpindllError as error:
-                logger.warning("not a model name", extra={"model": text, "reason": error.message})
+                logger.warning(
+                    "not a valid model name", extra={"model": text, "reason": error.message}
+                )
                 continue
-            if name not in self._done():
-                job, is_new = self._orders.create(new_job(name))
+            if name not in self._read_record():
+                job, is_new = self._commands.create(new_job(name))
                 if is_new:
-                    self._tickets.send(job)
-                self._note(name)
+                    self._job_queue.send(job)
+                self._record(name)
 
-    def _done(self) -> list[str]:
+    def _read_record(self) -> list[str]:
         try:
-            return msgspec.json.decode(self._notes.read_bytes(), type=list[str])
+            return msgspec.json.decode(self._record_path.read_bytes(), type=list[str])
         except (OSError, msgspec.DecodeError):
             return []
 
-    def _note(self, name: str) -> None:
-        durable.make_folder(self._notes.parent, below=self._notes.parent)
-        done = msgspec.json.encode([*self._done(), name])
-        durable.move(durable.write_beside(self._notes, done), self._notes)
+    def _record(self, name: str) -> None:
+        durable.make_folder(self._record_path.parent, below=self._record_path.parent)
+        record = msgspec.json.encode([*self._read_record(), name])
+        durable.move(durable.write_beside(self._record_path, record), self._record_path)

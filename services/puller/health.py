@@ -13,7 +13,7 @@ from services.shared.settings import read_settings
 
 
 def main() -> None:
-    """Ask Redis for the sign of life that the supervisor renews."""
+    """Exit with status 0 if the key that the worker pool renews is in Redis, else with 1."""
     settings = read_settings(PullerSettings)
     client = connect(settings.redis_url, settings.redis_password_file)
     try:

@@ -1,8 +1,8 @@
-"""The worker's side of one running job: tells the board how far it is, hears what people wish.
+"""A worker's side of one running job: report its progress, and learn when it should stop.
 
 A thread writes what changed a few times a second and renews the lease, however long the job's own
-thread hashes or waits. That thread asks `check()` between steps, which raises once somebody wants
-the job to stop. A Redis that is away for a while stops nothing: the next write says it all.
+thread hashes or waits. The job's thread calls `raise_if_interrupted()` between its steps. An outage
+of Redis does not stop the job: the next report contains everything that changed.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ REPORT_SECONDS = 0.4
 _SPEED_WEIGHT = 0.15  # of the newest interval in the moving average
 
 
-class Why(Enum):
-    """Why a job stops before its end."""
+class StopReason(Enum):
+    """Why a job stops before it is done."""
 
     PAUSE = "pause"
     CANCEL = "cancel"
-    LEAVE = "leave"  # the worker is asked to stop; somebody else goes on
-    TAKEN_OVER = "taken_over"
+    SHUTDOWN = "shutdown"  # the worker ends; another one continues the job
+    TAKEN_OVER = "taken_over"  # another worker owns the job
 
 
 class Interrupted(Exception):
-    """Raised by `check` in the job's own thread."""
+    """Raised by `raise_if_interrupted` in the job's own thread."""
 
-    def __init__(self, why: Why) -> None:
-        super().__init__(why.value)
-        self.why = why
+    def __init__(self, reason: StopReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 class JobControl:
-    """Progress and wishes of one job. Its fields are guarded by `_lock`."""
+    """The progress and the stop reason of one job. `_lock` guards `_files`, `_note`, `_speed`."""
 
-    def __init__(self, board: JobStore, job: PullJob, owner: str) -> None:
-        self._board = board
+    def __init__(self, job_store: JobStore, job: PullJob, owner: str) -> None:
+        self._job_store = job_store
         self._job_id = job.id
         self._owner = owner
         self._lock = threading.Lock()
         self._files: dict[str, FileProgress] = {}
         self._note: str | None = None
-        self._written: dict[str, Any] = {}
-        self._why: Why | None = None
-        self._speed = _Speed()
+        self._reported: dict[str, Any] = {}
+        self._stop_reason: StopReason | None = None
+        self._speed = _AverageSpeed()
         self.interrupted = threading.Event()
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._report_on, name="report", daemon=True)
+        self._thread = threading.Thread(target=self._run_reports, name="report", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -72,25 +72,25 @@ class JobControl:
         self._done.set()
         self._thread.join()
 
-    def check(self) -> None:
-        """Interrupted when the job should stop now."""
-        if self._why is not None:
-            raise Interrupted(self._why)
+    def raise_if_interrupted(self) -> None:
+        """Raise Interrupted when the job should stop now."""
+        if self._stop_reason is not None:
+            raise Interrupted(self._stop_reason)
 
-    def interrupt(self, why: Why) -> None:
+    def interrupt(self, reason: StopReason) -> None:
         """Ask the job to stop; the first reason counts. Safe in a signal handler."""
-        if self._why is None:
-            self._why = why
+        if self._stop_reason is None:
+            self._stop_reason = reason
         self.interrupted.set()
 
     def set_files(self, files: list[FileProgress]) -> None:
-        """What the job consists of."""
+        """Set the files of the job."""
         with self._lock:
             self._files = {file.path: file for file in files}
             self._speed.restart(sum(file.downloaded_bytes for file in files))
 
-    def set_done(self, path: str, downloaded_bytes: int) -> None:
-        """How much of a file is there."""
+    def set_downloaded(self, path: str, downloaded_bytes: int) -> None:
+        """Set how many bytes of a file are on disk."""
         with self._lock:
             old = self._files[path]
             if old.downloaded_bytes != downloaded_bytes:
@@ -102,58 +102,57 @@ class JobControl:
                 )
 
     def set_note(self, note: str | None) -> None:
-        """What the job waits for, as a sentence."""
+        """Set what the job waits for, in words for people."""
         with self._lock:
             self._note = note
 
-    def fields(self) -> dict[str, Any]:
-        """The progress as fields of the job's state."""
+    def progress_fields(self) -> dict[str, Any]:
+        """Return the progress as fields of the job's state."""
         with self._lock:
             files = tuple(self._files.values())
-            done = sum(file.downloaded_bytes for file in files)
+            downloaded_bytes = sum(file.downloaded_bytes for file in files)
             return {
                 "files": files,
-                "downloaded_bytes": done,
+                "downloaded_bytes": downloaded_bytes,
                 "total_bytes": sum(file.total_bytes for file in files) if files else None,
-                "bytes_per_second": self._speed.update(done, time.monotonic()),
+                "bytes_per_second": self._speed.update(downloaded_bytes, time.monotonic()),
                 "note": self._note,
             }
 
-    def _report_on(self) -> None:
+    def _run_reports(self) -> None:
         while not self._done.wait(REPORT_SECONDS):
             try:
                 self._report()
             except JobTakenOver:
-                self.interrupt(Why.TAKEN_OVER)
+                self.interrupt(StopReason.TAKEN_OVER)
                 return
             except redis.RedisError:
                 logger.warning("redis does not answer", extra={"job": self._job_id})
 
     def _report(self) -> None:
-        fields = self.fields()
-        written = self._written
-        changed = {k: v for k, v in fields.items() if k not in written or written[k] != v}
-        requested = self._board.report(self._job_id, self._owner, changed)
-        self._written = fields
+        fields, reported = self.progress_fields(), self._reported
+        changed = {k: v for k, v in fields.items() if k not in reported or reported[k] != v}
+        requested = self._job_store.report(self._job_id, self._owner, changed)
+        self._reported = fields
         if requested is StopRequest.PAUSE:
-            self.interrupt(Why.PAUSE)
+            self.interrupt(StopReason.PAUSE)
         elif requested is StopRequest.CANCEL:
-            self.interrupt(Why.CANCEL)
+            self.interrupt(StopReason.CANCEL)
 
 
-class _Speed:
-    """A moving average of bytes a second; None before anything moved."""
+class _AverageSpeed:
+    """A moving average of bytes per second; None before the first interval."""
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None
         self._average: float | None = None
 
     def restart(self, done_bytes: int) -> None:
-        """Bytes that were there before do not count as speed."""
+        """Start from these bytes, which do not count as downloaded now."""
         self._last = (done_bytes, time.monotonic())
 
     def update(self, done_bytes: int, now: float) -> float | None:
-        """The average, with what came since the last call."""
+        """Add the bytes since the last call, and return the average."""
         if self._last is not None and now > self._last[1]:
             rate = max(0.0, (done_bytes - self._last[0]) / (now - self._last[1]))
             old = self._average

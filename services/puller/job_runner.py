@@ -1,7 +1,7 @@
-"""Run one ticket: claim the job, pull, and write down how it ended.
+"""Run one ticket: claim its job, pull the model, and record the outcome.
 
-Whatever happens to Redis meanwhile, the outcome is written once it is back; if it stays away longer
-than the lease, the sweep queues the job again, and the next run finds the blobs already there.
+While Redis does not answer, the outcome waits for it. If the outage is longer than the lease, the
+maintenance queues the job again, and the next run finds the blobs in the store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import redis
 
-from services.puller.job_control import Interrupted, JobControl, Why
+from services.puller.job_control import Interrupted, JobControl, StopReason
 from services.puller.pull import Puller
 from services.puller.webhook import Webhook
 from services.shared.errors import InternalError, SpindllError
@@ -29,84 +29,91 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_REDIS_AWAY_SECONDS = 120.0
+_MAX_REDIS_OUTAGE_SECONDS = 120.0
 _REDIS_RETRY_SECONDS = 1.0
 
 
-def owner_prefix(pid: int) -> str:
-    """How the owner of a lease starts that a process of this host holds."""
+def lease_owner_prefix(pid: int) -> str:
+    """The start of the lease owner's name for a process of this host."""
     return f"{socket.gethostname()}:{pid}:"
 
 
-class Runner:
-    """One worker process's jobs, one at a time. `leave` may come from a signal handler."""
+class JobRunner:
+    """Runs the jobs of one worker process, one at a time."""
 
     def __init__(
-        self, board: JobStore, tickets: JobQueue, puller: Puller, webhook: Webhook | None
+        self, job_store: JobStore, job_queue: JobQueue, puller: Puller, webhook: Webhook | None
     ) -> None:
-        self._board = board
-        self._tickets = tickets
+        self._job_store = job_store
+        self._job_queue = job_queue
         self._puller = puller
         self._webhook = webhook
         self._control: JobControl | None = None
-        self._is_leaving = False
+        self._is_stopping = False
 
-    def leave(self) -> None:
-        """The process is asked to stop: put the running job back for somebody else."""
-        self._is_leaving = True
+    def request_stop(self) -> None:
+        """Return the running job to the queue, because the process ends.
+
+        Safe in a signal handler.
+        """
+        self._is_stopping = True
         if self._control is not None:
-            self._control.interrupt(Why.LEAVE)
+            self._control.interrupt(StopReason.SHUTDOWN)
 
     def run(self, job_id: str, ticket: int) -> None:
-        """Do what the ticket asks for; an old ticket asks for nothing."""
-        owner = f"{owner_prefix(os.getpid())}{uuid.uuid4().hex[:8]}"
-        job = self._board.claim(job_id, ticket, owner)
+        """Run the job of a ticket. A ticket that is not current is ignored."""
+        owner = f"{lease_owner_prefix(os.getpid())}{uuid.uuid4().hex[:8]}"
+        job = self._job_store.claim(job_id, ticket, owner)
         if job is None:
             logger.info("ticket is not current", extra={"job": job_id})
             return
-        logger.info("pull started", extra={"job": job_id, "model": job.model, "try": job.attempts})
-        control = JobControl(self._board, job, owner)
+        logger.info(
+            "pull started", extra={"job": job_id, "model": job.model, "attempt": job.attempts}
+        )
+        control = JobControl(self._job_store, job, owner)
         self._control = control
-        if self._is_leaving:
-            control.interrupt(Why.LEAVE)
+        if self._is_stopping:
+            control.interrupt(StopReason.SHUTDOWN)
         try:
-            self._settle(job, owner, control, self._outcome(job, control))
+            self._record_outcome(job, owner, control, self._pull(job, control))
         finally:
             self._control = None
 
-    def _outcome(self, job: PullJob, control: JobControl) -> Why | SpindllError | Manifest:
+    def _pull(self, job: PullJob, control: JobControl) -> StopReason | SpindllError | Manifest:
         try:
             with control:
-                control.check()
+                control.raise_if_interrupted()
                 manifest = self._puller.pull(job, control)
         except Interrupted as interrupted:
-            return interrupted.why
+            return interrupted.reason
         except SpindllError as error:
             return error
         except Exception:
             logger.exception("pull failed", extra={"job": job.id})
-            return InternalError("the pull failed for an internal reason; the log has the story")
+            return InternalError(
+                "the pull failed for an internal reason; see the log of the puller"
+            )
         logger.info(
             "pull done", extra={"job": job.id, "model": job.model, "bytes": manifest.size_bytes}
         )
         return manifest
 
-    def _settle(
+    def _record_outcome(
         self,
         job: PullJob,
         owner: str,
         control: JobControl,
-        outcome: Why | SpindllError | Manifest,
+        outcome: StopReason | SpindllError | Manifest,
     ) -> None:
-        fields = control.fields()
+        fields = control.progress_fields()
         del fields["bytes_per_second"], fields["note"]
-        if outcome is Why.TAKEN_OVER:
+        if outcome is StopReason.TAKEN_OVER:
             logger.warning("another worker took the job over", extra={"job": job.id})
-        elif outcome is Why.LEAVE:
-            _persistently(lambda: self._give_back(job, owner, fields))
-        elif outcome is Why.PAUSE:
-            _persistently(lambda: self._board.hold(job.id, owner, **fields))
-        elif outcome is Why.CANCEL:
+        elif outcome is StopReason.SHUTDOWN:
+            _retry_on_redis_errors(lambda: self._requeue(job, owner, fields))
+        elif outcome is StopReason.PAUSE:
+            _retry_on_redis_errors(lambda: self._job_store.hold(job.id, owner, **fields))
+        elif outcome is StopReason.CANCEL:
             self._end(job, owner, JobState.CANCELLED, fields)
         elif isinstance(outcome, SpindllError):
             logger.warning("pull failed", extra={"job": job.id, "code": outcome.code})
@@ -116,25 +123,27 @@ class Runner:
             done = {**fields, "warnings": outcome.description.warnings}
             self._end(job, owner, JobState.DONE, done)
 
-    def _give_back(self, job: PullJob, owner: str, fields: dict[str, Any]) -> None:
-        # Leaving on request is no failure, so this try does not count.
-        back = self._board.put_back(job, owner, attempts=job.attempts - 1, **fields)
-        if back is not None:
-            self._tickets.send(back)
+    def _requeue(self, job: PullJob, owner: str, fields: dict[str, Any]) -> None:
+        # A requested stop is no failure, so this attempt does not count.
+        queued = self._job_store.put_back(job, owner, attempts=job.attempts - 1, **fields)
+        if queued is not None:
+            self._job_queue.send(queued)
 
     def _end(self, job: PullJob, owner: str, state: JobState, fields: dict[str, Any]) -> None:
-        ended = _persistently(lambda: self._board.end(job, state, owner=owner, **fields))
-        if ended and self._webhook is not None:
-            self._webhook.send(self._board.get(job.id))
+        has_ended = _retry_on_redis_errors(
+            lambda: self._job_store.end(job, state, owner=owner, **fields)
+        )
+        if has_ended and self._webhook is not None:
+            self._webhook.send(self._job_store.get(job.id))
 
 
-def _persistently(action: Callable[[], T]) -> T | None:
-    deadline = time.monotonic() + _REDIS_AWAY_SECONDS
+def _retry_on_redis_errors(action: Callable[[], T]) -> T | None:
+    deadline = time.monotonic() + _MAX_REDIS_OUTAGE_SECONDS
     while True:
         try:
             return action()
         except redis.RedisError:
             if time.monotonic() > deadline:
-                logger.exception("redis stayed away")
+                logger.exception("the outcome of a job was not recorded: redis does not answer")
                 return None
             time.sleep(_REDIS_RETRY_SECONDS)

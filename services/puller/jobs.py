@@ -1,22 +1,22 @@
-"""What RQ calls: one function, found by its path (`shared/pulls/job.py PULL_MODEL`).
+"""The function that RQ calls, found by its path (PULL_MODEL in `shared/pulls/job.py`).
 
-RQ hands over plain arguments, so what a job needs is installed once per worker process.
+RQ passes plain arguments, so each worker process installs its job runner once.
 """
 
 from __future__ import annotations
 
-from services.puller.job_runner import Runner
+from services.puller.job_runner import JobRunner
 
-_runner: Runner | None = None
+_runner: JobRunner | None = None
 
 
-def install(runner: Runner) -> None:
-    """Give this process's jobs what they need. Called once, before the worker works."""
-    global _runner  # noqa: PLW0603  RQ leaves no other way in
+def install(runner: JobRunner) -> None:
+    """Set the job runner of this process. Call it once, before the worker starts."""
+    global _runner  # noqa: PLW0603  RQ offers no other way to pass it
     _runner = runner
 
 
 def pull_model(job_id: str, ticket: int) -> None:
-    """Run a pull job's ticket. How it ended is in the job's own state, not in RQ's."""
-    assert _runner is not None, "install() comes first"
+    """Run the ticket of a pull job. The job's own state has the outcome, not RQ's."""
+    assert _runner is not None, "call install() first"
     _runner.run(job_id, ticket)

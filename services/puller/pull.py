@@ -1,8 +1,8 @@
-"""One pull from a name to a listed model: resolve, check the room, fetch, describe, put.
+"""Pull one model, from its name to its manifest.
 
-    resolve ─► lease the blobs ─► room? ─► fetch each file ─► describe and lint ─► manifest last
+    resolve ─► lease the blobs ─► check the disk ─► fetch each file ─► describe ─► put the manifest
 
-The lease keeps finished blobs from the collector until the manifest names them.
+The lease protects finished blobs from garbage collection until the manifest names them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import logging
 from collections.abc import Mapping
 
 from services.puller.assemble import assemble
-from services.puller.download.disk_space import require_room
-from services.puller.download.file_fetcher import Fetcher
-from services.puller.download.retry import Limits, Patience
+from services.puller.download.disk_space import require_free_space
+from services.puller.download.file_fetcher import FileFetcher
+from services.puller.download.retry import RetryPolicy, RetryState
 from services.puller.formats.describe import describe_model
 from services.puller.job_control import JobControl
-from services.puller.sources.base import Listing, Order
-from services.puller.sources.base import Source as ModelSource
-from services.puller.transport.range_response import AccessExpired
+from services.puller.sources.base import Listing, ModelSource, ResolveOptions
+from services.puller.transport.range_response import CredentialsExpired
 from services.shared.errors import PermissionDenied, PullFailed, SourceUnavailable
 from services.shared.model_name import ModelName, Source
 from services.shared.pulls.job import FileProgress, PullJob
@@ -32,74 +31,76 @@ _MAX_RESOLVES = 5
 
 
 class Puller:
-    """Everything a pull needs, for one worker process. One pull at a time."""
+    """Pulls models for one worker process, one at a time."""
 
     def __init__(
         self,
         store: ModelStore,
         sources: Mapping[Source, ModelSource],
-        fetcher: Fetcher,
+        fetcher: FileFetcher,
         *,
-        limits: Limits,
+        retry_policy: RetryPolicy,
         reserve_bytes: int,
         allowed_hosts: frozenset[str] = frozenset(),
     ) -> None:
-        """`allowed_hosts`: where models may come from; empty means from anywhere."""
+        """`allowed_hosts` are the hosts that models may come from; empty allows every host."""
         self._store = store
         self._sources = sources
         self._fetcher = fetcher
-        self._limits = limits
+        self._retry_policy = retry_policy
         self._reserve_bytes = reserve_bytes
         self._allowed_hosts = allowed_hosts
 
     def pull(self, job: PullJob, control: JobControl) -> Manifest:
-        """Fetch the job's model and list it. Interrupted leaves what is there for the next run;
-        SpindllErrors say why it failed."""
+        """Fetch the job's model, put its manifest and return it.
+
+        Raises Interrupted, which leaves the downloaded bytes for the next run, or a SpindllError.
+        """
         name = ModelName.parse(job.model)
-        self._require_allowed(name)
-        order = Order(format=job.format, sha256=job.sha256)
+        self._check_allowed(name)
+        options = ResolveOptions(format=job.format, sha256=job.sha256)
         with self._store.lease() as lease:
-            listing, files = self._fetch(name, order, lease, control)
-            control.check()
+            listing, files = self._fetch(name, options, lease, control)
+            control.raise_if_interrupted()
             control.set_note("checking the files")
             description = describe_model(files, self._store.file_path)
             manifest = assemble(self._store, listing, files, description)
             self._store.put(manifest)
         return manifest
 
-    def _require_allowed(self, name: ModelName) -> None:
+    def _check_allowed(self, name: ModelName) -> None:
         if self._allowed_hosts and name.host.lower() not in self._allowed_hosts:
             raise PermissionDenied(f"models from {name.host} are not allowed by the settings")
 
     def _fetch(
-        self, name: ModelName, order: Order, lease: Lease, control: JobControl
+        self, name: ModelName, options: ResolveOptions, lease: Lease, control: JobControl
     ) -> tuple[Listing, list[StoredFile]]:
         for _ in range(_MAX_RESOLVES):
-            listing = self._resolve(name, order, control)
+            listing = self._resolve(name, options, control)
             lease.add(*(file.download_digest for file in listing.files))
-            self._announce(listing, control)
+            self._report_files(listing, control)
             try:
                 return listing, self._fetch_files(listing, lease, control)
-            except AccessExpired:  # a bearer token lives for minutes, a large file for hours
-                logger.info("asking for fresh credentials", extra={"model": str(name)})
-        raise PullFailed("the source keeps refusing the credentials it gave")
+            except CredentialsExpired:  # a bearer token lives for minutes, a large file for hours
+                logger.info("credentials expired", extra={"model": str(name)})
+        raise PullFailed("the source keeps refusing the credentials that it issued")
 
-    def _resolve(self, name: ModelName, order: Order, control: JobControl) -> Listing:
-        patience = Patience(self._limits)
+    def _resolve(self, name: ModelName, options: ResolveOptions, control: JobControl) -> Listing:
+        retries = RetryState(self._retry_policy)
         while True:
-            control.check()
+            control.raise_if_interrupted()
             try:
-                return self._sources[name.source].resolve(name, order)
+                return self._sources[name.source].resolve(name, options)
             except SourceUnavailable as error:
-                wait_seconds = patience.wait_seconds(error.retry_after_seconds)
+                wait_seconds = retries.next_wait_seconds(error.retry_after_seconds)
                 if wait_seconds is None:
                     raise
-                control.set_note("the source does not answer; trying again")
+                control.set_note("the source does not answer; the pull will be retried")
                 control.interrupted.wait(wait_seconds)
                 control.set_note(None)
 
-    def _announce(self, listing: Listing, control: JobControl) -> None:
-        known = [
+    def _report_files(self, listing: Listing, control: JobControl) -> None:
+        files = [
             FileProgress(
                 path=file.path,
                 digest=file.download_digest,
@@ -108,10 +109,10 @@ class Puller:
             )
             for file in listing.files
         ]
-        control.set_files(known)
-        # Files may repeat a digest; the room is needed once.
-        missing = {f.digest: f.total_bytes - f.downloaded_bytes for f in known}
-        require_room(
+        control.set_files(files)
+        # Files may share a digest, and need its space only once.
+        missing = {f.digest: f.total_bytes - f.downloaded_bytes for f in files}
+        require_free_space(
             self._store.layout.root,
             missing_bytes=sum(missing.values()),
             reserve_bytes=self._reserve_bytes,
@@ -119,18 +120,21 @@ class Puller:
 
     def _fetch_files(self, listing: Listing, lease: Lease, control: JobControl) -> list[StoredFile]:
         stored = []
-        # Small ones first: a template that is missing should not cost forty gigabytes.
+        # Small files first: a missing template should not fail the pull after forty gigabytes.
         for file in sorted(listing.files, key=lambda f: (f.size_bytes, f.path)):
-            control.check()
-            found = self._fetcher.fetch(file, control)
-            lease.add(found.digest)
-            stored.append(found)
-        for small in listing.small_files:
-            blob = self._store.blobs.add_bytes(small.data)
+            control.raise_if_interrupted()
+            fetched = self._fetcher.fetch(file, control)
+            lease.add(fetched.digest)
+            stored.append(fetched)
+        for inline in listing.inline_files:
+            blob = self._store.blobs.add_bytes(inline.data)
             lease.add(blob.digest)
             stored.append(
                 StoredFile(
-                    role=small.role, path=small.path, digest=blob.digest, size_bytes=blob.size_bytes
+                    role=inline.role,
+                    path=inline.path,
+                    digest=blob.digest,
+                    size_bytes=blob.size_bytes,
                 )
             )
         return sorted(stored, key=lambda f: (f.role is not FileRole.MODEL, f.path))

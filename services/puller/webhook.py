@@ -1,7 +1,7 @@
-"""Tell one address, chosen by the operator, that a pull job ended.
+"""Notify one address, set by the operator, when a pull job ends.
 
-Only the settings name the address, no request does. Redirects are not followed, the answer is not
-read, and a receiver that fails three times is left alone.
+The address comes from the settings, never from a request. Redirects are not followed, and the
+response body is not read. Three attempts are made per job.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from services.shared.pulls.job import PullJob
 
 logger = logging.getLogger(__name__)
 
-_TRIES = 3
+_MAX_ATTEMPTS = 3
 _TIMEOUT_SECONDS = 10.0
-_BETWEEN_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
 
 
 class Webhook:
-    """One receiver of `{"event": "pull.ended", "job": {...}}`."""
+    """Sends `{"event": "pull.ended", "job": {...}}` to one receiver."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     def send(self, job: PullJob) -> None:
-        """Post it; never raises, for the job's end does not depend on it."""
+        """Post the event. A receiver that fails is logged and does not affect the job."""
         body = msgspec.json.encode(
             {
                 "event": "pull.ended",
@@ -44,11 +44,11 @@ class Webhook:
                 },
             }
         )
-        for attempt in range(_TRIES):
+        for attempt in range(_MAX_ATTEMPTS):
             if self._post(body):
                 return
-            if attempt < _TRIES - 1:
-                time.sleep(_BETWEEN_SECONDS)
+            if attempt < _MAX_ATTEMPTS - 1:
+                time.sleep(_RETRY_SECONDS)
         logger.warning("webhook was not delivered", extra={"job": job.id})
 
     def _post(self, body: bytes) -> bool:
@@ -56,7 +56,7 @@ class Webhook:
             headers = {"Content-Type": "application/json"}
             with httpx.stream(
                 "POST", self._url, content=body, headers=headers, timeout=_TIMEOUT_SECONDS
-            ) as answer:
-                return answer.is_success
+            ) as response:
+                return response.is_success
         except httpx.HTTPError:
             return False

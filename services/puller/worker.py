@@ -1,9 +1,9 @@
-"""A worker process: takes tickets from RQ and runs them, one at a time, in this very process.
+"""A worker process: it takes tickets from RQ and runs them, one at a time, without a fork.
 
-No fork: it would cost memory for nothing, and on macOS forking after Objective-C started crashes.
-A `kill -9` ends job and worker together; the supervisor sees the child go and queues the job again.
-SIGTERM puts the running job back within moments instead of finishing a download of hours. When the
-supervisor itself dies, standard input ends, and the worker leaves.
+A fork would only cost memory, and on macOS a fork after Objective-C has started crashes. A `kill -9`
+ends the job together with the worker; the worker pool notices it and queues the job again. SIGTERM
+returns the running job to the queue at once, instead of finishing a long download. When the worker
+pool dies, standard input ends, and the worker ends too.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from services.puller import jobs
-from services.puller.build import build_runner
-from services.puller.job_runner import Runner
+from services.puller.build import build_job_runner
+from services.puller.job_runner import JobRunner
 from services.puller.settings import PullerSettings
 from services.shared.errors import InvalidSettings
 from services.shared.logs import set_up_logs
@@ -38,35 +38,37 @@ _MAINTENANCE_SECONDS = 60
 
 
 class PullWorker(SimpleWorker):
-    """RQ's in-process worker that keeps its heartbeat during long jobs and leaves them quickly."""
+    """RQ's in-process worker, with heartbeats during long jobs and a quick stop."""
 
-    runner: Runner | None = None
+    runner: JobRunner | None = None
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Run the ticket; a thread tells RQ meanwhile that the worker is alive."""
+        """Run the ticket while a thread sends heartbeats to RQ."""
         self.set_state("busy")
         execution = self.prepare_execution(job)
         done = threading.Event()
-        beat = threading.Thread(target=self._beat, args=(job, execution, done), daemon=True)
-        beat.start()
+        heartbeat = threading.Thread(
+            target=self._send_heartbeats, args=(job, execution, done), daemon=True
+        )
+        heartbeat.start()
         try:
             self.perform_job(job, queue, execution)
         finally:
             done.set()
-            beat.join()
+            heartbeat.join()
         self.set_state("idle")
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """Seconds until RQ counts a silent worker as dead."""
+        """The seconds after which RQ considers a worker without heartbeats dead."""
         return _HEARTBEAT_SECONDS * 4
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Leave: the running job goes back into the queue."""
+        """Return the running job to the queue, and end the worker."""
         if self.runner is not None:
-            self.runner.leave()
+            self.runner.request_stop()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
-    def _beat(self, job: Job, execution: Execution, done: threading.Event) -> None:
+    def _send_heartbeats(self, job: Job, execution: Execution, done: threading.Event) -> None:
         while not done.wait(_HEARTBEAT_SECONDS):
             try:
                 self.maintain_heartbeats(job, execution)
@@ -74,8 +76,8 @@ class PullWorker(SimpleWorker):
                 logger.warning("redis does not answer")
 
 
-def make_worker(client: redis.Redis, runner: Runner) -> PullWorker:
-    """A worker on the pulls queue. `work(burst=True)` ends when the queue is empty."""
+def build_worker(client: redis.Redis, runner: JobRunner) -> PullWorker:
+    """Build a worker of the pull queue. `work(burst=True)` ends when the queue is empty."""
     jobs.install(runner)
     worker = PullWorker(
         [Queue(QUEUE, connection=client, serializer=JSONSerializer)],
@@ -90,11 +92,11 @@ def make_worker(client: redis.Redis, runner: Runner) -> PullWorker:
     return worker
 
 
-def leave_with_parent() -> None:
-    """End this process soon after its parent is gone: standard input is a pipe it holds open."""
+def exit_with_parent() -> None:
+    """End this process when its parent dies, which closes the pipe on standard input."""
 
     def watch() -> None:
-        while os.read(0, 1):  # not sys.stdin: its lock would be held when the process ends
+        while os.read(0, 1):  # not sys.stdin, whose lock would block the end of the process
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -102,19 +104,19 @@ def leave_with_parent() -> None:
 
 
 def main() -> None:
-    """`python -m services.puller.worker [--burst]`, started by the supervisor."""
+    """Run `python -m services.puller.worker [--burst]`, which the worker pool starts."""
     settings = read_settings(PullerSettings)
     set_up_logs("puller", level=settings.log_level, fmt=settings.log_format)
     logging.getLogger("rq.worker").setLevel(logging.WARNING)
     client = connect(settings.redis_url, settings.redis_password_file)
     try:
-        runner = build_runner(settings, client)
+        runner = build_job_runner(settings, client)
     except InvalidSettings as error:
         print(error.message, file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from error
     if "--burst" not in sys.argv:
-        leave_with_parent()
-    make_worker(client, runner).work(burst="--burst" in sys.argv, logging_level="WARNING")
+        exit_with_parent()
+    build_worker(client, runner).work(burst="--burst" in sys.argv, logging_level="WARNING")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.conftest import TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
-from tests.fakes.registries.oci import Registry, digest_of
+from tests.fakes.registries.oci import Registry, sha256_digest
 from tests.flows.stack import RunningStack
 from tests.waiting import until
 
@@ -18,7 +18,7 @@ def serve(registry: Registry, name: str) -> str:
     mark = f"general.{name[:4]}".encode()
     data = TINY_GGUF.read_bytes().replace(b"general.name", mark, 1)
     registry.add_model(f"library/{name}:1b", {"model": data})
-    return digest_of(data)
+    return sha256_digest(data)
 
 
 def follow(stack: RunningStack, name: str) -> list[dict[str, Any]]:
@@ -44,7 +44,9 @@ def names(stack: RunningStack) -> list[str]:
 def test_a_flipped_byte_fails_the_job_and_nothing_is_listed(
     stack: RunningStack, registry: Registry
 ) -> None:
-    registry.plan.faults.append(Fault(on=serve(registry, "broken"), times=ALWAYS, flip_at=1 << 20))
+    registry.plan.faults.append(
+        Fault(path_part=serve(registry, "broken"), times=ALWAYS, flip_at=1 << 20)
+    )
     job = follow(stack, "broken:1b")[-1]
 
     assert job["state"] == "failed"
@@ -59,7 +61,7 @@ def test_a_pull_goes_from_queued_to_done_with_progress_and_its_model_answers(
     stack: RunningStack, registry: Registry
 ) -> None:
     # The first connection stalls half-way, so that there is something to see.
-    registry.plan.faults.append(Fault(on=serve(registry, "second"), stall_at=1 << 19))
+    registry.plan.faults.append(Fault(path_part=serve(registry, "second"), stall_at=1 << 19))
     seen = follow(stack, "second:1b")
 
     states = list(dict.fromkeys(job["state"] for job in seen))

@@ -1,4 +1,4 @@
-"""A worker's parts around a real Redis, a real store and real servers."""
+"""A puller with a real Redis, a real store and real servers on loopback."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import redis
 
-from services.puller.build import build_runner
+from services.puller.build import build_job_runner
 from services.puller.settings import PullerSettings
-from services.puller.worker import make_worker
+from services.puller.worker import build_worker
 from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job import PullJob
 from services.shared.pulls.job_queue import JobQueue
@@ -27,38 +27,38 @@ from tests.fakes.registries.server import LoopbackServer
 
 
 @dataclass
-class Desk:
-    """What a person at the api sees, and a worker to do the work in this process."""
+class PullTestbed:
+    """A job store, a store of models, and a worker that runs in this process."""
 
     client: redis.Redis
     settings: PullerSettings
-    board: JobStore
-    orders: JobCommands
-    tickets: JobQueue
+    job_store: JobStore
+    commands: JobCommands
+    job_queue: JobQueue
     store: ModelStore
 
-    def order(self, model: str, **fields: Any) -> PullJob:
-        job, is_new = self.orders.create(new_job(model, **fields))
+    def submit(self, model: str, **fields: Any) -> PullJob:
+        job, is_new = self.commands.create(new_job(model, **fields))
         if is_new:
-            self.tickets.send(job)
+            self.job_queue.send(job)
         return job
 
-    def work(self) -> None:
-        """Everything in the queue."""
-        make_worker(self.client, build_runner(self.settings, self.client)).work(burst=True)
+    def run_queue(self) -> None:
+        """Run every job in the queue."""
+        build_worker(self.client, build_job_runner(self.settings, self.client)).work(burst=True)
 
     def pull(self, model: str, **fields: Any) -> PullJob:
-        job = self.order(model, **fields)
-        self.work()
-        return self.board.get(job.id)
+        job = self.submit(model, **fields)
+        self.run_queue()
+        return self.job_store.get(job.id)
 
-    def an_hour_passes(self) -> None:
-        """For the store's temporary files: what a killed writer left is old now."""
-        then = time.time() - 3601
+    def age_temporary_files(self) -> None:
+        """Make the store's temporary files an hour old, as if their writers had died long ago."""
+        an_hour_ago = time.time() - 3601
         for path in self.store.layout.root.rglob("*.tmp"):
-            os.utime(path, (then, then))
+            os.utime(path, (an_hour_ago, an_hour_ago))
 
-    def leftovers(self) -> list[str]:
+    def leftover_files(self) -> list[str]:
         """Files of the store that are neither blobs nor manifests."""
         root = self.store.layout.root
         return sorted(
@@ -69,13 +69,13 @@ class Desk:
 
 
 @pytest.fixture
-def make_desk(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Desk]]:
+def make_testbed(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., PullTestbed]]:
     clients = []
 
-    def make(**settings: Any) -> Desk:
+    def make(**settings: Any) -> PullTestbed:
         client = redis.Redis.from_url(redis_url)
         clients.append(client)
-        chosen = PullerSettings(
+        puller_settings = PullerSettings(
             **{
                 "data_dir": tmp_path / "data",
                 "redis_url": redis_url,
@@ -84,9 +84,15 @@ def make_desk(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Desk]]:
                 **settings,
             }
         )
-        board = JobStore(client)
-        store = ModelStore(chosen.models_dir)
-        return Desk(client, chosen, board, JobCommands(client, board), JobQueue(client), store)
+        job_store = JobStore(client)
+        return PullTestbed(
+            client,
+            puller_settings,
+            job_store,
+            JobCommands(client, job_store),
+            JobQueue(client),
+            ModelStore(puller_settings.models_dir),
+        )
 
     yield make
     for client in clients:
@@ -101,7 +107,7 @@ def cdn() -> Iterator[LoopbackServer]:
 
 @pytest.fixture
 def registry(cdn: LoopbackServer) -> Iterator[Registry]:
-    """Offers the tiny model as `tiny:f16`, its blobs on another host."""
+    """A registry with the tiny model as `tiny:f16`; its blobs are on another host."""
     with Registry(cdn=cdn) as server:
         server.add_model(
             "library/tiny:f16",
@@ -124,6 +130,6 @@ def hub(cdn: LoopbackServer) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def desk(make_desk: Callable[..., Desk], registry: Registry, hub: Hub) -> Desk:
-    """A desk whose puller knows the loopback servers."""
-    return make_desk(ollama_registry=registry.url, hf_endpoint=hub.url)
+def testbed(make_testbed: Callable[..., PullTestbed], registry: Registry, hub: Hub) -> PullTestbed:
+    """A testbed whose puller uses the loopback servers."""
+    return make_testbed(ollama_registry=registry.url, hf_endpoint=hub.url)

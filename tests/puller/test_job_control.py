@@ -1,4 +1,4 @@
-"""Pausing, cancelling and leaving while a worker downloads, and what the sweep puts right."""
+"""Pause, cancel and shutdown during a download, and the repairs of the maintenance."""
 
 from __future__ import annotations
 
@@ -8,189 +8,197 @@ from contextlib import contextmanager
 
 import pytest
 
-from services.puller.build import build_runner
-from services.puller.job_runner import Runner
-from services.puller.maintenance import Sweep
+from services.puller.build import build_job_runner
+from services.puller.job_runner import JobRunner
+from services.puller.maintenance import Maintenance
 from services.shared import redis_keys
 from services.shared.pulls.job import JobState, PullJob, StopRequest
 from tests.conftest import TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
-from tests.fakes.registries.oci import digest_of
+from tests.fakes.registries.oci import sha256_digest
 from tests.fakes.registries.server import LoopbackServer
-from tests.puller.conftest import Desk
+from tests.puller.conftest import PullTestbed
 from tests.puller.test_processes import wait_for
 
-DIGEST = digest_of(TINY_GGUF.read_bytes())
-THERE = 100_000
+DIGEST = sha256_digest(TINY_GGUF.read_bytes())
+STALL_AT = 100_000
 
 
 @pytest.fixture(autouse=True)
 def _stalling(cdn: LoopbackServer) -> None:
-    cdn.plan.faults = [Fault(on=DIGEST, stall_at=THERE, times=ALWAYS)]
+    cdn.plan.faults = [Fault(path_part=DIGEST, stall_at=STALL_AT, times=ALWAYS)]
 
 
 @contextmanager
-def downloading(desk: Desk, job: PullJob) -> Iterator[Runner]:
-    """A runner in the middle of the job, in a thread."""
-    runner = build_runner(desk.settings, desk.client)
+def downloading(testbed: PullTestbed, job: PullJob) -> Iterator[JobRunner]:
+    """A job runner in a thread that has downloaded a part of the job's model."""
+    runner = build_job_runner(testbed.settings, testbed.client)
     thread = threading.Thread(target=runner.run, args=(job.id, job.ticket))
     thread.start()
     try:
-        wait_for(lambda: desk.board.get(job.id).downloaded_bytes >= THERE)
+        wait_for(lambda: testbed.job_store.get(job.id).downloaded_bytes >= STALL_AT)
         yield runner
     finally:
-        runner.leave()
+        runner.request_stop()
         thread.join(30)
     assert not thread.is_alive()
 
 
 @pytest.fixture
-def slow_desk(make_desk: Callable[..., Desk], desk: Desk) -> Desk:
-    return make_desk(ollama_registry=desk.settings.ollama_registry, pull_timeout_seconds=600.0)
+def slow_testbed(make_testbed: Callable[..., PullTestbed], testbed: PullTestbed) -> PullTestbed:
+    return make_testbed(
+        ollama_registry=testbed.settings.ollama_registry, pull_timeout_seconds=600.0
+    )
 
 
-def state_of(desk: Desk, job: PullJob, state: JobState) -> PullJob:
-    def looks() -> PullJob | None:
-        now = desk.board.get(job.id)
+def wait_for_state(testbed: PullTestbed, job: PullJob, state: JobState) -> PullJob:
+    def job_in_state() -> PullJob | None:
+        now = testbed.job_store.get(job.id)
         return now if now.state is state else None
 
-    found: PullJob = wait_for(looks)
+    found: PullJob = wait_for(job_in_state)
     return found
 
 
-def test_a_paused_download_keeps_its_bytes_and_goes_on(
-    slow_desk: Desk, cdn: LoopbackServer
+def test_a_paused_download_keeps_its_bytes_and_continues(
+    slow_testbed: PullTestbed, cdn: LoopbackServer
 ) -> None:
-    desk = slow_desk
-    job = desk.order("tiny:f16")
-    with downloading(desk, job):
-        desk.orders.pause(job.id)
-        paused = state_of(desk, job, JobState.PAUSED)
-    assert paused.downloaded_bytes >= THERE
+    testbed = slow_testbed
+    job = testbed.submit("tiny:f16")
+    with downloading(testbed, job):
+        testbed.commands.pause(job.id)
+        paused = wait_for_state(testbed, job, JobState.PAUSED)
+    assert paused.downloaded_bytes >= STALL_AT
     assert paused.requested is None
-    assert desk.board.loading_job("tiny:f16") == paused
+    assert testbed.job_store.loading_job("tiny:f16") == paused
     cdn.plan.faults = []
-    cdn.seen.clear()
+    cdn.requests.clear()
 
-    desk.tickets.send(desk.orders.resume(job.id))
-    desk.work()
+    testbed.job_queue.send(testbed.commands.resume(job.id))
+    testbed.run_queue()
 
-    assert desk.board.get(job.id).state is JobState.DONE
-    ranges = [seen.range for seen in cdn.seen if DIGEST in seen.path]
-    assert ranges == [f"bytes={THERE}-{TINY_GGUF.stat().st_size - 1}"]
-
-
-def test_a_cancelled_download_leaves_nothing_after_the_sweep(slow_desk: Desk) -> None:
-    desk = slow_desk
-    job = desk.order("tiny:f16")
-    with downloading(desk, job):
-        desk.orders.cancel(job.id)
-        state_of(desk, job, JobState.CANCELLED)
-    assert desk.leftovers() != []
-
-    Sweep(desk.board, desk.tickets, desk.store, max_attempts=3).store()
-
-    assert desk.leftovers() == []
-    assert desk.board.loading_job("tiny:f16") is None
+    assert testbed.job_store.get(job.id).state is JobState.DONE
+    ranges = [request.range for request in cdn.requests if DIGEST in request.path]
+    assert ranges == [f"bytes={STALL_AT}-{TINY_GGUF.stat().st_size - 1}"]
 
 
-def test_a_cancelled_job_does_not_take_the_bytes_of_another(slow_desk: Desk) -> None:
-    desk = slow_desk
-    job = desk.order("tiny:f16")
-    with downloading(desk, job):
-        pass  # leaves: the job is queued again, its bytes are needed
-    other = desk.order("tiny:f16", format="gguf")
-    desk.board.change_if(other.id, {}, {"files": desk.board.get(job.id).files})
-    desk.orders.cancel(other.id)
+def test_the_sweep_removes_the_bytes_of_a_cancelled_download(slow_testbed: PullTestbed) -> None:
+    testbed = slow_testbed
+    job = testbed.submit("tiny:f16")
+    with downloading(testbed, job):
+        testbed.commands.cancel(job.id)
+        wait_for_state(testbed, job, JobState.CANCELLED)
+    assert testbed.leftover_files() != []
 
-    Sweep(desk.board, desk.tickets, desk.store, max_attempts=3).store()
+    Maintenance(testbed.job_store, testbed.job_queue, testbed.store, max_attempts=3).sweep_store()
 
-    assert desk.leftovers() != []
+    assert testbed.leftover_files() == []
+    assert testbed.job_store.loading_job("tiny:f16") is None
 
 
-def test_who_lost_the_job_stops_and_leaves_its_state_alone(slow_desk: Desk) -> None:
-    desk = slow_desk
-    job = desk.order("tiny:f16")
-    with downloading(desk, job) as runner:
-        desk.client.delete(redis_keys.pull_lease(job.id))
-        back = desk.board.put_back(desk.board.get(job.id))
-        assert back is not None
-        assert desk.board.claim(job.id, back.ticket, "somebody else") is not None
+def test_the_sweep_keeps_bytes_that_another_job_needs(slow_testbed: PullTestbed) -> None:
+    testbed = slow_testbed
+    job = testbed.submit("tiny:f16")
+    with downloading(testbed, job):
+        pass  # the runner stops: the job is queued again and needs its bytes
+    other = testbed.submit("tiny:f16", format="gguf")
+    testbed.job_store.change_if(other.id, {}, {"files": testbed.job_store.get(job.id).files})
+    testbed.commands.cancel(other.id)
+
+    Maintenance(testbed.job_store, testbed.job_queue, testbed.store, max_attempts=3).sweep_store()
+
+    assert testbed.leftover_files() != []
+
+
+def test_a_runner_that_lost_its_job_stops_and_does_not_change_its_state(
+    slow_testbed: PullTestbed,
+) -> None:
+    testbed = slow_testbed
+    job = testbed.submit("tiny:f16")
+    with downloading(testbed, job) as runner:
+        testbed.client.delete(redis_keys.pull_lease(job.id))
+        queued = testbed.job_store.put_back(testbed.job_store.get(job.id))
+        assert queued is not None
+        assert testbed.job_store.claim(job.id, queued.ticket, "another worker") is not None
         wait_for(lambda: runner._control is None)
-        now = desk.board.get(job.id)
+        now = testbed.job_store.get(job.id)
 
-    assert (now.state, now.owner) == (JobState.RUNNING, "somebody else")
-
-
-def make_sweep(desk: Desk, max_attempts: int = 3) -> Sweep:
-    return Sweep(desk.board, desk.tickets, desk.store, max_attempts=max_attempts)
+    assert (now.state, now.owner) == (JobState.RUNNING, "another worker")
 
 
-def claimed(desk: Desk, owner: str = "host:1:x") -> PullJob:
-    job = desk.order("tiny:f16")
-    assert desk.board.claim(job.id, job.ticket, owner) is not None
-    desk.client.delete(desk.tickets.queue.key)
-    return desk.board.get(job.id)
+def make_maintenance(testbed: PullTestbed, max_attempts: int = 3) -> Maintenance:
+    return Maintenance(
+        testbed.job_store, testbed.job_queue, testbed.store, max_attempts=max_attempts
+    )
 
 
-def test_a_job_whose_lease_ran_out_is_queued_again(desk: Desk) -> None:
-    job = claimed(desk)
-    make_sweep(desk).jobs()
-    assert desk.board.get(job.id).state is JobState.RUNNING
-
-    desk.client.delete(redis_keys.pull_lease(job.id))
-    make_sweep(desk).jobs()
-
-    assert desk.board.get(job.id).state is JobState.QUEUED
-    assert desk.tickets.waiting() == {job.id}
-    assert desk.board.claim(job.id, job.ticket, "late") is None
+def claimed(testbed: PullTestbed, owner: str = "host:1:x") -> PullJob:
+    job = testbed.submit("tiny:f16")
+    assert testbed.job_store.claim(job.id, job.ticket, owner) is not None
+    testbed.client.delete(testbed.job_queue.queue.key)
+    return testbed.job_store.get(job.id)
 
 
-def test_a_worker_known_to_be_dead_is_not_waited_for(desk: Desk) -> None:
-    job = claimed(desk, owner="host:17:x")
+def test_a_job_with_an_expired_lease_is_queued_again(testbed: PullTestbed) -> None:
+    job = claimed(testbed)
+    make_maintenance(testbed).requeue_jobs()
+    assert testbed.job_store.get(job.id).state is JobState.RUNNING
 
-    make_sweep(desk).jobs(["host:1:"])
-    assert desk.board.get(job.id).state is JobState.RUNNING
-    make_sweep(desk).jobs(["host:17:"])
-    assert desk.board.get(job.id).state is JobState.QUEUED
+    testbed.client.delete(redis_keys.pull_lease(job.id))
+    make_maintenance(testbed).requeue_jobs()
 
-
-def test_what_was_wished_of_a_dead_worker_is_heard_by_the_next(desk: Desk) -> None:
-    job = claimed(desk, owner="host:17:x")
-    desk.orders.pause(job.id)
-
-    make_sweep(desk).jobs(["host:17:"])
-
-    assert desk.board.get(job.id).requested is StopRequest.PAUSE
+    assert testbed.job_store.get(job.id).state is JobState.QUEUED
+    assert testbed.job_queue.waiting() == {job.id}
+    assert testbed.job_store.claim(job.id, job.ticket, "late") is None
 
 
-def test_a_poison_job_fails_after_its_attempts(desk: Desk) -> None:
-    job = claimed(desk, owner="host:17:x")
+def test_a_job_of_a_worker_known_to_be_dead_is_queued_before_its_lease_expires(
+    testbed: PullTestbed,
+) -> None:
+    job = claimed(testbed, owner="host:17:x")
 
-    make_sweep(desk, max_attempts=1).jobs(["host:17:"])
+    make_maintenance(testbed).requeue_jobs(["host:1:"])
+    assert testbed.job_store.get(job.id).state is JobState.RUNNING
+    make_maintenance(testbed).requeue_jobs(["host:17:"])
+    assert testbed.job_store.get(job.id).state is JobState.QUEUED
 
-    last = desk.board.get(job.id)
+
+def test_a_stop_request_to_a_dead_worker_is_kept_for_the_next(testbed: PullTestbed) -> None:
+    job = claimed(testbed, owner="host:17:x")
+    testbed.commands.pause(job.id)
+
+    make_maintenance(testbed).requeue_jobs(["host:17:"])
+
+    assert testbed.job_store.get(job.id).requested is StopRequest.PAUSE
+
+
+def test_a_job_that_kills_its_workers_fails_after_max_attempts(testbed: PullTestbed) -> None:
+    job = claimed(testbed, owner="host:17:x")
+
+    make_maintenance(testbed, max_attempts=1).requeue_jobs(["host:17:"])
+
+    last = testbed.job_store.get(job.id)
     assert (last.state, last.error) == (
         JobState.FAILED,
         "the worker died 1 times while working on this job",
     )
 
 
-def test_a_lost_ticket_is_sent_again_at_the_second_look(desk: Desk) -> None:
-    job = desk.order("tiny:f16")
-    desk.client.delete(desk.tickets.queue.key)
-    sweep = make_sweep(desk)
+def test_a_lost_ticket_is_sent_again_by_the_second_run(testbed: PullTestbed) -> None:
+    job = testbed.submit("tiny:f16")
+    testbed.client.delete(testbed.job_queue.queue.key)
+    maintenance = make_maintenance(testbed)
 
-    sweep.jobs()
-    assert desk.tickets.waiting() == set()
-    sweep.jobs()
-    assert desk.tickets.waiting() == {job.id}
-    sweep.jobs()
-    assert desk.tickets.queue.job_ids == [f"{job.id}-1"]
+    maintenance.requeue_jobs()
+    assert testbed.job_queue.waiting() == set()
+    maintenance.requeue_jobs()
+    assert testbed.job_queue.waiting() == {job.id}
+    maintenance.requeue_jobs()
+    assert testbed.job_queue.queue.job_ids == [f"{job.id}-1"]
 
 
-def test_a_ticket_used_twice_runs_once(desk: Desk) -> None:
-    job = desk.order("tiny:f16")
+def test_a_ticket_can_be_claimed_only_once(testbed: PullTestbed) -> None:
+    job = testbed.submit("tiny:f16")
 
-    assert desk.board.claim(job.id, job.ticket, "one") is not None
-    assert desk.board.claim(job.id, job.ticket, "two") is None
+    assert testbed.job_store.claim(job.id, job.ticket, "one") is not None
+    assert testbed.job_store.claim(job.id, job.ticket, "two") is None

@@ -1,4 +1,4 @@
-"""How a job ends, whatever ended it, and who is told."""
+"""The outcomes of a job, and the webhook that reports them."""
 
 from __future__ import annotations
 
@@ -11,75 +11,75 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from services.puller import jobs
-from services.puller.download.partial_file import Partial
+from services.puller.download.partial_file import PartialFile
 from services.shared.pulls.job import PULL_MODEL, JobState
 from tests.conftest import TINY_GGUF
-from tests.fakes.registries.oci import Registry, digest_of
-from tests.puller.conftest import Desk
+from tests.fakes.registries.oci import Registry, sha256_digest
+from tests.puller.conftest import PullTestbed
 
 
-def test_the_path_that_is_enqueued_is_the_function() -> None:
+def test_the_enqueued_path_is_that_of_the_function() -> None:
     assert f"{jobs.pull_model.__module__}.{jobs.pull_model.__name__}" == PULL_MODEL
 
 
-def test_a_full_disk_ends_the_job_and_gives_the_room_back(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_fails_the_job_and_removes_the_partial_file(
+    testbed: PullTestbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Partial.write
+    write = PartialFile.write
 
-    def full(partial: Partial, data: bytes, offset: int) -> None:
-        if partial.path.name.startswith(digest_of(TINY_GGUF.read_bytes()).replace(":", "-")):
+    def full(partial: PartialFile, data: bytes, offset: int) -> None:
+        if partial.path.name.startswith(sha256_digest(TINY_GGUF.read_bytes()).replace(":", "-")):
             raise OSError(errno.ENOSPC, "no space left")
         write(partial, data, offset)
 
-    monkeypatch.setattr(Partial, "write", full)
-    job = desk.pull("tiny:f16")
+    monkeypatch.setattr(PartialFile, "write", full)
+    job = testbed.pull("tiny:f16")
 
     assert (job.state, job.error_code, job.error) == (
         JobState.FAILED,
         "disk_full",
         "the disk is full",
     )
-    assert desk.leftovers() == []
+    assert testbed.leftover_files() == []
 
 
-def test_our_own_bug_is_an_apology_and_no_traceback(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+def test_an_unexpected_error_is_reported_without_its_details(
+    testbed: PullTestbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def bug(partial: Partial, data: bytes, offset: int) -> None:
+    def bug(partial: PartialFile, data: bytes, offset: int) -> None:
         raise ZeroDivisionError("secret /path")
 
-    monkeypatch.setattr(Partial, "write", bug)
-    job = desk.pull("tiny:f16")
+    monkeypatch.setattr(PartialFile, "write", bug)
+    job = testbed.pull("tiny:f16")
 
     assert (job.state, job.error_code) == (JobState.FAILED, "internal_error")
     assert "secret" not in (job.error or "")
 
 
-def test_a_failed_job_goes_on_with_a_retry(desk: Desk, registry: Registry) -> None:
+def test_a_failed_job_can_be_retried(testbed: PullTestbed, registry: Registry) -> None:
     model = registry.manifests.pop("/v2/library/tiny/manifests/f16")
-    failed = desk.pull("tiny:f16")
+    failed = testbed.pull("tiny:f16")
     registry.manifests["/v2/library/tiny/manifests/f16"] = model
 
-    desk.tickets.send(desk.orders.retry(failed.id))
-    desk.work()
+    testbed.job_queue.send(testbed.commands.retry(failed.id))
+    testbed.run_queue()
 
-    done = desk.board.get(failed.id)
+    done = testbed.job_store.get(failed.id)
     assert (done.state, done.error, done.attempts) == (JobState.DONE, None, 1)
 
 
 class Receiver:
-    """A webhook's other end."""
+    """The receiver of a webhook."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, object]] = []
+        self.on_result: list[dict[str, object]] = []
         self.statuses: list[int] = []
         outer = self
 
         class OwnHandler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                outer.told.append(json.loads(body))
+                outer.on_result.append(json.loads(body))
                 status = outer.statuses.pop(0) if outer.statuses else 200
                 self.send_response(status)
                 self.send_header("content-length", "0")
@@ -104,22 +104,22 @@ def receiver() -> Iterator[Receiver]:
     made.server.server_close()
 
 
-@pytest.mark.parametrize("statuses", [[], [500, 302]], ids=["at once", "at the third try"])
-def test_the_webhook_hears_the_end(
-    make_desk: Callable[..., Desk],
+@pytest.mark.parametrize("statuses", [[], [500, 302]], ids=["at once", "at the third attempt"])
+def test_the_webhook_receives_the_end_of_a_job(
+    make_testbed: Callable[..., PullTestbed],
     registry: Registry,
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
     statuses: list[int],
 ) -> None:
-    monkeypatch.setattr("services.puller.webhook._BETWEEN_SECONDS", 0)
+    monkeypatch.setattr("services.puller.webhook._RETRY_SECONDS", 0)
     receiver.statuses = list(statuses)
-    desk = make_desk(ollama_registry=registry.url, pull_webhook_url=receiver.url)
+    testbed = make_testbed(ollama_registry=registry.url, pull_webhook_url=receiver.url)
 
-    job = desk.pull("tiny:f16")
+    job = testbed.pull("tiny:f16")
 
-    assert len(receiver.told) == len(statuses) + 1
-    assert receiver.told[-1] == {
+    assert len(receiver.on_result) == len(statuses) + 1
+    assert receiver.on_result[-1] == {
         "event": "pull.ended",
         "job": {
             "id": job.id,
@@ -134,10 +134,10 @@ def test_the_webhook_hears_the_end(
     }
 
 
-def test_a_deaf_webhook_does_not_hurt_the_job(
-    make_desk: Callable[..., Desk], registry: Registry, monkeypatch: pytest.MonkeyPatch
+def test_a_failing_webhook_does_not_affect_the_job(
+    make_testbed: Callable[..., PullTestbed], registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.puller.webhook._BETWEEN_SECONDS", 0)
-    desk = make_desk(ollama_registry=registry.url, pull_webhook_url="http://127.0.0.1:1/")
+    monkeypatch.setattr("services.puller.webhook._RETRY_SECONDS", 0)
+    testbed = make_testbed(ollama_registry=registry.url, pull_webhook_url="http://127.0.0.1:1/")
 
-    assert desk.pull("tiny:f16").state is JobState.DONE
+    assert testbed.pull("tiny:f16").state is JobState.DONE

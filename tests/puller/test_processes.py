@@ -1,4 +1,4 @@
-"""The puller as it really runs: a supervisor, its worker processes, and kill -9 at any moment."""
+"""The puller as real processes: the worker pool, its workers, and kill -9 at any moment."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import pytest
 from services.shared.pulls.job import JobState, PullJob
 from tests.conftest import ROOT, TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
-from tests.fakes.registries.oci import Registry, digest_of
+from tests.fakes.registries.oci import Registry, sha256_digest
 from tests.fakes.registries.server import LoopbackServer
-from tests.puller.conftest import Desk
+from tests.puller.conftest import PullTestbed
 
-PATIENCE_SECONDS = 60
+WAIT_SECONDS = 60
 
 T = TypeVar("T")
 
@@ -30,17 +30,17 @@ T = TypeVar("T")
 class PullerProcess:
     """`python -m services.puller` with its workers."""
 
-    def __init__(self, desk: Desk, **settings: str) -> None:
-        chosen = {
-            "DATA_DIR": str(desk.settings.data_dir),
-            "REDIS_URL": desk.settings.redis_url,
-            "OLLAMA_REGISTRY": desk.settings.ollama_registry,
+    def __init__(self, testbed: PullTestbed, **settings: str) -> None:
+        variables = {
+            "DATA_DIR": str(testbed.settings.data_dir),
+            "REDIS_URL": testbed.settings.redis_url,
+            "OLLAMA_REGISTRY": testbed.settings.ollama_registry,
             "PULL_RESERVE_BYTES": "0",
             "PULL_WORKERS": "1",
             "LOG_LEVEL": "WARNING",
             **settings,
         }
-        environment = {**os.environ, **{f"SPINDLL_{k}": v for k, v in chosen.items()}}
+        environment = {**os.environ, **{f"SPINDLL_{k}": v for k, v in variables.items()}}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "services.puller"], cwd=ROOT, env=environment
         )
@@ -60,11 +60,11 @@ class PullerProcess:
 
 
 @pytest.fixture
-def start(desk: Desk) -> Iterator[Callable[..., PullerProcess]]:
+def start(testbed: PullTestbed) -> Iterator[Callable[..., PullerProcess]]:
     started: list[PullerProcess] = []
 
     def start_puller(**settings: str) -> PullerProcess:
-        started.append(PullerProcess(desk, **settings))
+        started.append(PullerProcess(testbed, **settings))
         return started[-1]
 
     yield start_puller
@@ -73,65 +73,65 @@ def start(desk: Desk) -> Iterator[Callable[..., PullerProcess]]:
             puller.stop()
 
 
-def wait_for(fact: Callable[[], T | None], seconds: float = PATIENCE_SECONDS) -> T:
+def wait_for(condition: Callable[[], T | None], seconds: float = WAIT_SECONDS) -> T:
     deadline = time.monotonic() + seconds
-    while not (found := fact()):
-        assert time.monotonic() < deadline, "it did not happen"
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.02)
     return found
 
 
-def ended(desk: Desk, job: PullJob) -> PullJob:
-    return wait_for(lambda: j if (j := desk.board.get(job.id)).state.has_ended else None)
+def wait_for_end(testbed: PullTestbed, job: PullJob) -> PullJob:
+    return wait_for(lambda: j if (j := testbed.job_store.get(job.id)).state.has_ended else None)
 
 
-def running(desk: Desk, job: PullJob, at_least: int = 1) -> PullJob:
-    def looks() -> PullJob | None:
-        now = desk.board.get(job.id)
-        arrived = now.downloaded_bytes >= at_least
-        return now if now.state is JobState.RUNNING and arrived else None
+def wait_until_running(testbed: PullTestbed, job: PullJob, min_bytes: int = 1) -> PullJob:
+    def running_job() -> PullJob | None:
+        now = testbed.job_store.get(job.id)
+        has_bytes = now.downloaded_bytes >= min_bytes
+        return now if now.state is JobState.RUNNING and has_bytes else None
 
-    return wait_for(looks)
+    return wait_for(running_job)
 
 
-def tried(desk: Desk, job: PullJob, attempt: int) -> None:
-    def looks() -> bool:
-        now = desk.board.get(job.id)
+def wait_for_attempt(testbed: PullTestbed, job: PullJob, attempt: int) -> None:
+    def is_at_attempt() -> bool:
+        now = testbed.job_store.get(job.id)
         return now.state is JobState.RUNNING and now.attempts == attempt
 
-    wait_for(looks)
+    wait_for(is_at_attempt)
 
 
-def arrived(desk: Desk, job: PullJob, at_least: int) -> None:
-    def looks() -> bool:
-        now = desk.board.get(job.id)
-        return now.downloaded_bytes >= at_least or now.state.has_ended
+def wait_for_bytes(testbed: PullTestbed, job: PullJob, min_bytes: int) -> None:
+    def has_bytes() -> bool:
+        now = testbed.job_store.get(job.id)
+        return now.downloaded_bytes >= min_bytes or now.state.has_ended
 
-    wait_for(looks)
+    wait_for(has_bytes)
 
 
-def test_the_first_start_brings_the_tiny_model_and_the_named_ones(
-    desk: Desk, start: Callable[..., PullerProcess]
+def test_the_first_start_imports_the_tiny_model_and_pulls_the_named_ones(
+    testbed: PullTestbed, start: Callable[..., PullerProcess]
 ) -> None:
     puller = start(TINY_MODEL=str(TINY_GGUF), MODELS="tiny:f16, no model name")
 
-    wait_for(lambda: len(desk.store.list()) == 2)
-    assert [m.name for m in desk.store.list()] == ["tiny:f16", "tiny:latest"]
-    desk.store.delete("tiny:latest")
+    wait_for(lambda: len(testbed.store.list()) == 2)
+    assert [m.name for m in testbed.store.list()] == ["tiny:f16", "tiny:latest"]
+    testbed.store.delete("tiny:latest")
     assert puller.stop() == 0
     again = start(TINY_MODEL=str(TINY_GGUF), MODELS="tiny:f16")
     wait_for(again.workers)
-    job = desk.order("tiny:f16")
-    ended(desk, job)
+    job = testbed.submit("tiny:f16")
+    wait_for_end(testbed, job)
 
-    assert [m.name for m in desk.store.list()] == ["tiny:f16"]
-    assert len(desk.board.find()) == 2
+    assert [m.name for m in testbed.store.list()] == ["tiny:f16"]
+    assert len(testbed.job_store.find()) == 2
 
 
-def test_health_tells_whether_the_puller_lives(
-    desk: Desk, start: Callable[..., PullerProcess]
+def test_health_reports_whether_the_puller_is_alive(
+    testbed: PullTestbed, start: Callable[..., PullerProcess]
 ) -> None:
-    environment = {**os.environ, "SPINDLL_REDIS_URL": desk.settings.redis_url}
+    environment = {**os.environ, "SPINDLL_REDIS_URL": testbed.settings.redis_url}
 
     def health() -> int:
         command = [sys.executable, "-m", "services.puller.health"]
@@ -144,28 +144,28 @@ def test_health_tells_whether_the_puller_lives(
     assert health() == 1
 
 
-def test_a_stopped_puller_leaves_its_job_for_the_next_one(
-    desk: Desk, start: Callable[..., PullerProcess], cdn: LoopbackServer
+def test_a_stopped_puller_returns_its_job_to_the_queue(
+    testbed: PullTestbed, start: Callable[..., PullerProcess], cdn: LoopbackServer
 ) -> None:
-    model = digest_of(TINY_GGUF.read_bytes())
-    cdn.plan.faults = [Fault(on=model, stall_at=100_000, times=ALWAYS)]
+    model = sha256_digest(TINY_GGUF.read_bytes())
+    cdn.plan.faults = [Fault(path_part=model, stall_at=100_000, times=ALWAYS)]
     first = start()
-    job = desk.order("tiny:f16")
-    running(desk, job, at_least=100_000)
+    job = testbed.submit("tiny:f16")
+    wait_until_running(testbed, job, min_bytes=100_000)
 
     first.stop()
 
-    left = desk.board.get(job.id)
+    left = testbed.job_store.get(job.id)
     assert (left.state, left.attempts) == (JobState.QUEUED, 0)
     cdn.plan.faults = []
     start()
-    assert ended(desk, job).state is JobState.DONE
-    ranges = [seen.range for seen in cdn.seen if model in seen.path]
+    assert wait_for_end(testbed, job).state is JobState.DONE
+    ranges = [request.range for request in cdn.requests if model in request.path]
     assert ranges[-1] == f"bytes=100000-{TINY_GGUF.stat().st_size - 1}"
 
 
-def test_workers_leave_when_their_supervisor_is_killed(
-    desk: Desk, start: Callable[..., PullerProcess]
+def test_workers_end_when_the_worker_pool_is_killed(
+    testbed: PullTestbed, start: Callable[..., PullerProcess]
 ) -> None:
     puller = start(PULL_WORKERS="2")
     workers = wait_for(lambda: w if len(w := puller.workers()) == 2 else None)
@@ -176,85 +176,90 @@ def test_workers_leave_when_their_supervisor_is_killed(
     assert psutil.wait_procs(workers, timeout=20)[1] == []
 
 
-def test_a_job_that_kills_its_worker_each_time_ends_failed(
-    desk: Desk, start: Callable[..., PullerProcess], cdn: LoopbackServer
+def test_a_job_whose_workers_keep_dying_fails(
+    testbed: PullTestbed, start: Callable[..., PullerProcess], cdn: LoopbackServer
 ) -> None:
-    cdn.plan.faults = [Fault(on=digest_of(TINY_GGUF.read_bytes()), stall_at=0, times=ALWAYS)]
+    cdn.plan.faults = [
+        Fault(path_part=sha256_digest(TINY_GGUF.read_bytes()), stall_at=0, times=ALWAYS)
+    ]
     puller = start(PULL_ATTEMPTS="2")
-    job = desk.order("tiny:f16")
+    job = testbed.submit("tiny:f16")
     for attempt in (1, 2):
-        tried(desk, job, attempt)
+        wait_for_attempt(testbed, job, attempt)
         for worker in puller.workers():
             worker.kill()
 
-    last = ended(desk, job)
+    last = wait_for_end(testbed, job)
     assert (last.state, last.error_code) == (JobState.FAILED, "worker_died")
     assert last.error == "the worker died 2 times while working on this job"
 
 
 def kill_marathon(
-    desk: Desk, start: Callable[..., PullerProcess], cdn: LoopbackServer, kills: int
+    testbed: PullTestbed, start: Callable[..., PullerProcess], cdn: LoopbackServer, kills: int
 ) -> None:
-    """Kill workers (and now and then the supervisor) while models arrive in small cuts."""
+    """Kill the workers, and every fifth time the worker pool, while models download."""
     chance = random.Random(kills)
     data = TINY_GGUF.read_bytes()
     cdn.plan.faults = [
-        Fault(on=digest_of(data), cut_at=chance.randrange(80_000, 400_000))
+        Fault(path_part=sha256_digest(data), cut_at=chance.randrange(80_000, 400_000))
         for _ in range(4 * kills)
     ]
     puller = start(PULL_WORKERS="2", PULL_ATTEMPTS="100")
     for number in range(kills):
-        job = desk.order("tiny:f16")
-        arrived(desk, job, chance.randrange(len(data)))
+        job = testbed.submit("tiny:f16")
+        wait_for_bytes(testbed, job, chance.randrange(len(data)))
         if number % 5 == 4:
             puller.process.send_signal(signal.SIGKILL)
             puller.process.wait()
             puller = start(PULL_WORKERS="2", PULL_ATTEMPTS="100")
         for worker in puller.workers():
             worker.send_signal(signal.SIGKILL)
-        assert ended(desk, job).state is JobState.DONE
-        manifest = desk.store.resolve("tiny:f16")
-        assert desk.store.model_path(manifest).read_bytes() == data
-        desk.store.delete("tiny:f16")
+        assert wait_for_end(testbed, job).state is JobState.DONE
+        manifest = testbed.store.resolve("tiny:f16")
+        assert testbed.store.model_path(manifest).read_bytes() == data
+        testbed.store.delete("tiny:f16")
     puller.stop()
-    desk.an_hour_passes()
-    desk.store.sweep(min_age_seconds=0)
-    assert desk.board.in_flight() == []
-    assert desk.leftovers() == []
-    assert list(desk.store.layout.blobs.glob("sha256-*")) == []
+    testbed.age_temporary_files()
+    testbed.store.sweep(min_age_seconds=0)
+    assert testbed.job_store.in_flight() == []
+    assert testbed.leftover_files() == []
+    assert list(testbed.store.layout.blobs.glob("sha256-*")) == []
 
 
-def test_kills_at_any_moment_lose_nothing(
-    desk: Desk, start: Callable[..., PullerProcess], cdn: LoopbackServer
+def test_kill_9_at_any_moment_loses_nothing(
+    testbed: PullTestbed, start: Callable[..., PullerProcess], cdn: LoopbackServer
 ) -> None:
-    kill_marathon(desk, start, cdn, kills=5)
+    kill_marathon(testbed, start, cdn, kills=5)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_many_kills_at_any_moment_lose_nothing(
-    desk: Desk, start: Callable[..., PullerProcess], cdn: LoopbackServer
+    testbed: PullTestbed, start: Callable[..., PullerProcess], cdn: LoopbackServer
 ) -> None:
-    kill_marathon(desk, start, cdn, kills=50)
+    kill_marathon(testbed, start, cdn, kills=50)
 
 
-def test_one_blob_wanted_by_two_workers_is_fetched_once(
-    desk: Desk, start: Callable[..., PullerProcess], registry: Registry, cdn: LoopbackServer
+def test_a_blob_that_two_jobs_need_is_downloaded_once(
+    testbed: PullTestbed,
+    start: Callable[..., PullerProcess],
+    registry: Registry,
+    cdn: LoopbackServer,
 ) -> None:
     data = TINY_GGUF.read_bytes()
     registry.add_model("library/twin:latest", {"model": data, "system": b"Another."})
-    cdn.plan.faults = [Fault(on=digest_of(data), stall_at=50_000)]
+    cdn.plan.faults = [Fault(path_part=sha256_digest(data), stall_at=50_000)]
     start(PULL_WORKERS="2", PULL_TIMEOUT_SECONDS="3")
-    jobs = [desk.order("tiny:f16"), desk.order("twin:latest")]
+    jobs = [testbed.submit("tiny:f16"), testbed.submit("twin:latest")]
 
-    assert [ended(desk, job).state for job in jobs] == [JobState.DONE, JobState.DONE]
+    assert [wait_for_end(testbed, job).state for job in jobs] == [JobState.DONE, JobState.DONE]
 
-    fetched = [seen.range for seen in cdn.seen if digest_of(data) in seen.path]
+    fetched = [request.range for request in cdn.requests if sha256_digest(data) in request.path]
     assert fetched == [f"bytes=0-{len(data) - 1}", f"bytes=50000-{len(data) - 1}"]
 
 
-def test_bad_settings_stop_the_puller_by_name(
-    desk: Desk, tmp_path: Path, start: Callable[..., PullerProcess]
+def test_unusable_settings_end_the_puller_with_status_2(
+    testbed: PullTestbed, tmp_path: Path, start: Callable[..., PullerProcess]
 ) -> None:
     assert start(PULL_HOURS="late").process.wait(30) == 2
     assert start(OLLAMA_KEY_FILE=str(tmp_path / "missing")).process.wait(30) == 2

@@ -1,4 +1,4 @@
-"""Pulls from a registry of Ollama's protocol, whole: queue, worker, HTTP, store."""
+"""Complete pulls from a registry with Ollama's protocol: queue, worker, HTTP, store."""
 
 from __future__ import annotations
 
@@ -13,124 +13,134 @@ from services.shared.pulls.job import JobState
 from services.shared.store.manifest import FileRole
 from tests.conftest import TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
-from tests.fakes.registries.oci import Registry, digest_of
+from tests.fakes.registries.oci import Registry, sha256_digest
 from tests.fakes.registries.server import LoopbackServer
-from tests.puller.conftest import Desk
+from tests.puller.conftest import PullTestbed
 
 
-def test_a_pulled_model_has_everything_its_layers_say(desk: Desk, registry: Registry) -> None:
-    job = desk.pull("tiny:f16")
+def test_a_pulled_model_has_the_content_of_all_its_layers(
+    testbed: PullTestbed, registry: Registry
+) -> None:
+    job = testbed.pull("tiny:f16")
 
     assert (job.state, job.error) == (JobState.DONE, None)
     assert job.downloaded_bytes == job.total_bytes
-    manifest = desk.store.resolve("tiny:f16")
-    assert desk.store.model_path(manifest).read_bytes() == TINY_GGUF.read_bytes()
+    manifest = testbed.store.resolve("tiny:f16")
+    assert testbed.store.model_path(manifest).read_bytes() == TINY_GGUF.read_bytes()
     assert manifest.params == {"temperature": 0.5, "stop": ["<|im_end|>"]}
     assert manifest.system == "You are brief."
     assert manifest.messages == ({"role": "user", "content": "hi"},)
     assert manifest.license == "Apache-2.0"
     assert manifest.source == "127.0.0.1"
-    assert desk.leftovers() == []
+    assert testbed.leftover_files() == []
 
 
-def _manifest_of(registry: Registry) -> bytes:
+def _tiny_manifest(registry: Registry) -> bytes:
     return registry.manifests["/v2/library/tiny/manifests/f16"]
 
 
-def test_the_registrys_manifest_is_kept_byte_for_byte(desk: Desk, registry: Registry) -> None:
-    desk.pull("tiny:f16")
+def test_the_manifest_of_the_registry_is_stored_byte_for_byte(
+    testbed: PullTestbed, registry: Registry
+) -> None:
+    testbed.pull("tiny:f16")
 
     (kept,) = [
         file
-        for file in desk.store.resolve("tiny:f16").files
+        for file in testbed.store.resolve("tiny:f16").files
         if file.role is FileRole.REGISTRY_MANIFEST
     ]
-    assert desk.store.file_path(kept).read_bytes() == _manifest_of(registry)
+    assert testbed.store.file_path(kept).read_bytes() == _tiny_manifest(registry)
 
 
-def test_a_second_pull_fetches_no_blob_again(
-    desk: Desk, registry: Registry, cdn: LoopbackServer
+def test_a_second_pull_downloads_no_blob_again(
+    testbed: PullTestbed, registry: Registry, cdn: LoopbackServer
 ) -> None:
-    desk.pull("tiny:f16")
-    cdn.seen.clear()
+    testbed.pull("tiny:f16")
+    cdn.requests.clear()
 
-    assert desk.pull("tiny:f16").state is JobState.DONE
-    layers = {layer["digest"] for layer in json.loads(_manifest_of(registry))["layers"]}
+    assert testbed.pull("tiny:f16").state is JobState.DONE
+    layers = {layer["digest"] for layer in json.loads(_tiny_manifest(registry))["layers"]}
     assert layers & {path.strip("/") for path in cdn.paths()} == set()
 
 
-def test_a_flipped_byte_fails_the_job_and_lists_nothing(desk: Desk, cdn: LoopbackServer) -> None:
-    cdn.plan.faults = [Fault(on=digest_of(TINY_GGUF.read_bytes()), flip_at=5000, times=ALWAYS)]
+def test_a_flipped_byte_fails_the_job_and_lists_nothing(
+    testbed: PullTestbed, cdn: LoopbackServer
+) -> None:
+    cdn.plan.faults = [
+        Fault(path_part=sha256_digest(TINY_GGUF.read_bytes()), flip_at=5000, times=ALWAYS)
+    ]
 
-    job = desk.pull("tiny:f16")
+    job = testbed.pull("tiny:f16")
 
     assert (job.state, job.error_code) == (JobState.FAILED, "digest_mismatch")
     assert "digest mismatch" in (job.error or "")
-    assert desk.store.list() == []
-    assert desk.leftovers() == []
+    assert testbed.store.list() == []
+    assert testbed.leftover_files() == []
 
 
-def test_a_blob_without_redirect_is_taken_from_the_registry(make_desk: Callable[..., Desk]) -> None:
+def test_a_blob_without_a_redirect_is_downloaded_from_the_registry(
+    make_testbed: Callable[..., PullTestbed],
+) -> None:
     with Registry() as plain:
         plain.add_model("library/tiny:latest", {"model": TINY_GGUF.read_bytes()})
-        desk = make_desk(ollama_registry=plain.url)
+        testbed = make_testbed(ollama_registry=plain.url)
 
-        assert desk.pull("tiny:latest").state is JobState.DONE
+        assert testbed.pull("tiny:latest").state is JobState.DONE
 
 
-def test_an_unknown_model_says_so(desk: Desk) -> None:
-    job = desk.pull("nothing:latest")
+def test_an_unknown_model_is_reported(testbed: PullTestbed) -> None:
+    job = testbed.pull("nothing:latest")
 
     assert (job.state, job.error_code) == (JobState.FAILED, "model_not_found")
     assert job.error == "the registry has no model 'nothing:latest'"
 
 
-def test_a_registry_of_its_own_is_asked_by_its_host(
-    make_desk: Callable[..., Desk], registry: Registry
+def test_a_name_with_a_host_is_pulled_from_that_host(
+    make_testbed: Callable[..., PullTestbed], registry: Registry
 ) -> None:
-    desk = make_desk(ollama_registry="http://127.0.0.1:1")
+    testbed = make_testbed(ollama_registry="http://127.0.0.1:1")
     name = f"127.0.0.1:{registry.port}/library/tiny:f16"
 
-    assert desk.pull(name).state is JobState.DONE
-    assert desk.store.resolve(name).name == name
+    assert testbed.pull(name).state is JobState.DONE
+    assert testbed.store.resolve(name).name == name
 
 
 class TestTokens:
-    def test_a_token_opens_the_registry_and_stays_with_it(
-        self, make_desk: Callable[..., Desk], cdn: LoopbackServer
+    def test_a_token_opens_the_registry_and_is_sent_to_it_only(
+        self, make_testbed: Callable[..., PullTestbed], cdn: LoopbackServer
     ) -> None:
         with Registry(cdn=cdn, token="t0ken") as private:
             private.add_model("library/tiny:latest", {"model": TINY_GGUF.read_bytes()})
-            desk = make_desk(ollama_registry=private.url)
+            testbed = make_testbed(ollama_registry=private.url)
 
-            assert desk.pull("tiny:latest").state is JobState.DONE
+            assert testbed.pull("tiny:latest").state is JobState.DONE
 
-        assert all("authorization" not in seen.headers for seen in cdn.seen)
-        assert cdn.seen
+        assert all("authorization" not in request.headers for request in cdn.requests)
+        assert cdn.requests
 
-    def test_a_realm_elsewhere_is_refused(
-        self, make_desk: Callable[..., Desk], cdn: LoopbackServer
+    def test_a_realm_on_another_host_is_refused(
+        self, make_testbed: Callable[..., PullTestbed], cdn: LoopbackServer
     ) -> None:
         with Registry(token="t0ken") as hostile:
             hostile.realm = f"{cdn.url}/v2/token"
-            desk = make_desk(ollama_registry=hostile.url)
+            testbed = make_testbed(ollama_registry=hostile.url)
 
-            job = desk.pull("tiny:latest")
+            job = testbed.pull("tiny:latest")
 
         assert job.state is JobState.FAILED
         assert "another host" in (job.error or "")
-        assert cdn.seen == []
+        assert cdn.requests == []
 
     def test_a_token_that_expires_during_the_pull_is_renewed(
-        self, make_desk: Callable[..., Desk]
+        self, make_testbed: Callable[..., PullTestbed]
     ) -> None:
         with Registry(token="t0ken") as private:
             private.add_model("library/tiny:latest", {"model": TINY_GGUF.read_bytes()})
-            model = digest_of(TINY_GGUF.read_bytes())
-            private.plan.faults = [Fault(on=model, status=401, times=1)]
-            desk = make_desk(ollama_registry=private.url)
+            model = sha256_digest(TINY_GGUF.read_bytes())
+            private.plan.faults = [Fault(path_part=model, status=401, times=1)]
+            testbed = make_testbed(ollama_registry=private.url)
 
-            assert desk.pull("tiny:latest").state is JobState.DONE
+            assert testbed.pull("tiny:latest").state is JobState.DONE
             assert sum("/v2/token" in path for path in private.paths()) == 2
 
 
@@ -165,59 +175,59 @@ BAD_MANIFESTS = {
     ),
     "no weights": (
         manifest_with(mediaType="application/vnd.ollama.image.license"),
-        "names no weights",
+        "has no weights",
     ),
     "megabytes of manifest": (b" " * (5 << 20), "more than"),
 }
 
 
 @pytest.mark.parametrize(("raw", "words"), BAD_MANIFESTS.values(), ids=BAD_MANIFESTS.keys())
-def test_a_bad_manifest_fails_the_job_in_a_sentence(
-    desk: Desk, registry: Registry, tmp_path: Path, raw: bytes, words: str
+def test_a_bad_manifest_fails_the_job_with_a_message(
+    testbed: PullTestbed, registry: Registry, tmp_path: Path, raw: bytes, words: str
 ) -> None:
     registry.add_manifest("library/bad:latest", raw)
 
-    job = desk.pull("bad:latest")
+    job = testbed.pull("bad:latest")
 
     assert job.state is JobState.FAILED
     assert words in (job.error or "")
-    assert desk.leftovers() == []
+    assert testbed.leftover_files() == []
 
 
-def test_a_model_that_runs_elsewhere_is_refused(desk: Desk, registry: Registry) -> None:
+def test_a_model_of_a_remote_service_is_refused(testbed: PullTestbed, registry: Registry) -> None:
     registry.add_model("library/cloud:latest", {"model": b"x"}, config={"remote_host": "a.b"})
 
-    assert "no weights to pull" in (desk.pull("cloud:latest").error or "")
+    assert "no weights to pull" in (testbed.pull("cloud:latest").error or "")
 
 
-def test_what_is_no_model_is_not_listed(desk: Desk, registry: Registry) -> None:
+def test_an_invalid_model_file_is_not_listed(testbed: PullTestbed, registry: Registry) -> None:
     registry.add_model("library/text:latest", {"model": b"once upon a time " * 100})
 
-    job = desk.pull("text:latest")
+    job = testbed.pull("text:latest")
 
     assert (job.state, job.error_code) == (JobState.FAILED, "invalid_model_file")
     with pytest.raises(ModelNotFound):
-        desk.store.resolve("text:latest")
+        testbed.store.resolve("text:latest")
 
 
-def test_a_source_that_is_not_allowed_is_not_asked(
-    make_desk: Callable[..., Desk], registry: Registry
+def test_a_source_that_is_not_allowed_receives_no_request(
+    make_testbed: Callable[..., PullTestbed], registry: Registry
 ) -> None:
-    desk = make_desk(ollama_registry=registry.url, allowed_sources="hf.co, example.com")
+    testbed = make_testbed(ollama_registry=registry.url, allowed_sources="hf.co, example.com")
 
-    job = desk.pull("tiny:f16")
+    job = testbed.pull("tiny:f16")
 
     assert (job.state, job.error_code) == (JobState.FAILED, "permission_denied")
-    assert registry.seen == []
+    assert registry.requests == []
 
 
-def test_no_room_fails_before_a_byte_is_fetched(
-    make_desk: Callable[..., Desk], registry: Registry, cdn: LoopbackServer
+def test_too_little_disk_space_fails_before_the_download(
+    make_testbed: Callable[..., PullTestbed], registry: Registry, cdn: LoopbackServer
 ) -> None:
-    desk = make_desk(ollama_registry=registry.url, pull_reserve_bytes=1 << 60)
+    testbed = make_testbed(ollama_registry=registry.url, pull_reserve_bytes=1 << 60)
 
-    job = desk.pull("tiny:f16")
+    job = testbed.pull("tiny:f16")
 
     assert (job.state, job.error_code) == (JobState.FAILED, "disk_full")
     assert "stay reserved" in (job.error or "")
-    assert f"/{digest_of(TINY_GGUF.read_bytes())}" not in cdn.paths()
+    assert f"/{sha256_digest(TINY_GGUF.read_bytes())}" not in cdn.paths()

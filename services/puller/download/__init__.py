@@ -1,1 +1,1 @@
-"""One verified file from a server: ranges in parallel, resumed, throttled, retried."""
+"""Download one file from a server: parallel ranges, resumed, throttled, retried and verified."""

@@ -1,4 +1,4 @@
-"""Is there room: before a download, and while it runs."""
+"""Check the free disk space, before a download and while it runs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from pathlib import Path
 
 from services.shared.errors import DiskFull
 
-_STEPS = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
+_UNITS = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 
 
-def require_room(folder: Path, *, missing_bytes: int, reserve_bytes: int) -> None:
-    """DiskFull when what is still missing does not fit beside the reserve."""
+def require_free_space(folder: Path, *, missing_bytes: int, reserve_bytes: int) -> None:
+    """Raise DiskFull when the missing bytes do not fit beside the reserve."""
     free_bytes = shutil.disk_usage(folder).free
     if missing_bytes > 0 and free_bytes < missing_bytes + reserve_bytes:
         raise DiskFull(
-            f"not enough room: {in_words(missing_bytes)} are still to come, {in_words(free_bytes)} "
-            f"are free, and {in_words(reserve_bytes)} of them stay reserved"
+            f"not enough disk space: the download needs {format_bytes(missing_bytes)} more, but"
+            f" {format_bytes(free_bytes)} are free, of which {format_bytes(reserve_bytes)} stay"
+            " reserved"
         )
 
 
-def in_words(n_bytes: int) -> str:
-    """A size as a person writes it, in decimal units."""
-    for unit, size in _STEPS:
+def format_bytes(n_bytes: int) -> str:
+    """A size in decimal units, for messages to people."""
+    for unit, size in _UNITS:
         if n_bytes >= size:
             return f"{n_bytes / size:.1f} {unit}"
     return f"{n_bytes} bytes"

@@ -1,10 +1,10 @@
-"""Fetch one file into its partial: several ranges at once, hashed while they arrive.
+"""Download one file into its partial file: several ranges at once, hashed as they arrive.
 
-    fetchers   take pieces front to back, write them at their offsets        fetchers.py
-    caller     hashes behind them, keeps the notes, decides when it is over  here
-    book       what both know                                                book.py
+    range workers   claim pieces front to back and write them at their offsets   range_workers.py
+    this thread     hashes behind them, saves the resume state, ends the run     here
+    progress        the state that both share                                    progress.py
 
-Whatever ends a download, the notes are written last, so that the next run goes on where this one
+The resume state is saved last, however the run ends, so that the next run continues where this one
 stopped. Hashing follows the frontier, while the bytes are still in the page cache.
 """
 
@@ -15,88 +15,104 @@ import hashlib
 import time
 from collections.abc import Callable
 
-from services.puller.download.partial_file import Partial
-from services.puller.download.progress import Book
-from services.puller.download.range_workers import Fetchers
-from services.puller.download.retry import Limits
-from services.puller.download.throttle import Pace
+from services.puller.download.partial_file import PartialFile
+from services.puller.download.progress import DownloadProgress
+from services.puller.download.range_workers import RangeWorkers
+from services.puller.download.retry import RetryPolicy
+from services.puller.download.throttle import Throttle
 from services.puller.transport.http_client import Address
 
-_LOOK_SECONDS = 0.05
-_NOTES_SECONDS = 0.5
+_POLL_SECONDS = 0.05
+_SAVE_SECONDS = 0.5
 _SYNC_SECONDS = 30.0
 _READ_BYTES = 1 << 20
 
 
 class Download:
-    """One run. `run` is called once; `is_resumed` tells whether bytes of an earlier run counted."""
+    """One run; call `run` once. `is_resumed`: bytes of an earlier run were kept."""
 
     def __init__(
         self,
-        partial: Partial,
+        partial: PartialFile,
         address: Address,
         size_bytes: int,
         *,
-        limits: Limits,
-        pace: Pace,
-        watch: Callable[[int], None],
+        connections: int,
+        retry_policy: RetryPolicy,
+        throttle: Throttle,
+        on_progress: Callable[[int], None],
         ignore_etag_changes: bool = False,
     ) -> None:
-        """`watch` is called at least 20 times a second with the bytes that are there; what it
-        raises ends the download. `ignore_etag_changes`: there is a digest to decide."""
+        """Prepare a run.
+
+        `on_progress` is called at least 20 times a second with the number of downloaded bytes; an
+        exception that it raises ends the download. `ignore_etag_changes` is for files with a known
+        digest: the digest decides whether the bytes are right.
+        """
         self._partial = partial
-        self._watch = watch
-        self._book = Book(partial, size_bytes, ignore_etag_changes=ignore_etag_changes)
-        self._fetchers = Fetchers(self._book, address, limits, pace)
-        self._notes = _Due(_NOTES_SECONDS)
-        self._sync = _Due(_SYNC_SECONDS)
-        self.is_resumed = self._book.done_bytes > 0
+        self._on_progress = on_progress
+        self._progress = DownloadProgress(
+            partial, size_bytes, ignore_etag_changes=ignore_etag_changes
+        )
+        self._workers = RangeWorkers(
+            self._progress,
+            address,
+            connections=connections,
+            retry_policy=retry_policy,
+            throttle=throttle,
+        )
+        self._save_timer = _Timer(_SAVE_SECONDS)
+        self._sync_timer = _Timer(_SYNC_SECONDS)
+        self.is_resumed = self._progress.done_bytes > 0
 
     def run(self) -> str:
-        """Fetch what is missing; `sha256:<hex>` of the whole. Raises SourceUnavailable, PullFailed,
-        DiskFull, AccessExpired, or what `watch` raised."""
-        self._fetchers.start()
-        try:
-            return self._hash_behind()
-        finally:
-            self._fetchers.stop()
-            with contextlib.suppress(OSError):  # a full disk must not hide why we stop
-                self._book.save()
+        """Download what is missing and return `sha256:<hex>` of the whole file.
 
-    def _hash_behind(self) -> str:
+        Raises SourceUnavailable, PullFailed, DiskFull, CredentialsExpired, or whatever
+        `on_progress` raised.
+        """
+        self._workers.start()
+        try:
+            return self._hash_as_it_arrives()
+        finally:
+            self._workers.stop()
+            with contextlib.suppress(OSError):  # a full disk must not hide the first error
+                self._progress.save()
+
+    def _hash_as_it_arrives(self) -> str:
         sha, hashed, generation = hashlib.sha256(), 0, 0
-        buffer = memoryview(bytearray(min(_READ_BYTES, self._book.size_bytes)))
+        buffer = memoryview(bytearray(min(_READ_BYTES, self._progress.size_bytes)))
         with self._partial.path.open("rb", buffering=0) as reader:
-            while hashed < self._book.size_bytes:
-                standing = self._book.await_more(hashed, seconds=_LOOK_SECONDS)
-                self._watch(standing.done_bytes)
-                if standing.generation != generation:
-                    sha, hashed, generation = hashlib.sha256(), 0, standing.generation
+            while hashed < self._progress.size_bytes:
+                now = self._progress.wait_for_progress(hashed, timeout_seconds=_POLL_SECONDS)
+                self._on_progress(now.done_bytes)
+                if now.generation != generation:
+                    sha, hashed, generation = hashlib.sha256(), 0, now.generation
                     reader.seek(0)
-                if standing.frontier > hashed:
-                    n = reader.readinto(buffer[: standing.frontier - hashed])
+                if now.frontier > hashed:
+                    n = reader.readinto(buffer[: now.frontier - hashed])
                     sha.update(buffer[:n])
                     hashed += n
-                self._keep()
+                self._save_when_due()
         return f"sha256:{sha.hexdigest()}"
 
-    def _keep(self) -> None:
-        if self._sync.is_due():
-            self._book.sync()
-        if self._notes.is_due():
-            self._book.save()
+    def _save_when_due(self) -> None:
+        if self._sync_timer.is_due():
+            self._progress.sync()
+        if self._save_timer.is_due():
+            self._progress.save()
 
 
-class _Due:
-    """True once every so many seconds."""
+class _Timer:
+    """`is_due` is true once per interval."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._at = time.monotonic() + seconds
+        self._due_at = time.monotonic() + seconds
 
     def is_due(self) -> bool:
         now = time.monotonic()
-        if now < self._at:
+        if now < self._due_at:
             return False
-        self._at = now + self._seconds
+        self._due_at = now + self._seconds
         return True

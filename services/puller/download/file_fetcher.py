@@ -1,9 +1,9 @@
-"""Bring one file of a listing into the store: found there, waited for, or downloaded and verified.
+"""Bring one file of a listing into the store: found there, downloaded by another job, or by this one.
 
-1  the blob is there: nothing to do
-2  another job holds its partial: watch that one, then look again
-3  download; a resumed file with the wrong digest is fetched once more from the start, because the
-   bytes of the earlier run may be what is wrong
+1  The blob is in the store: nothing to do.
+2  Another job holds the partial file: follow its progress, then check again.
+3  Download it. A resumed file with a wrong digest is downloaded once more from the start, because
+   the bytes of the earlier run may be the wrong ones.
 """
 
 from __future__ import annotations
@@ -14,39 +14,41 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.puller.download.disk_space import require_room
+from services.puller.download.disk_space import require_free_space
 from services.puller.download.download import Download
-from services.puller.download.partial_file import Partial, read_notes
-from services.puller.download.retry import Limits
-from services.puller.download.throttle import Pace
+from services.puller.download.partial_file import PartialFile, read_resume_state
+from services.puller.download.retry import RetryPolicy
+from services.puller.download.throttle import Throttle
 from services.puller.job_control import JobControl
 from services.puller.sources.base import RemoteFile
 from services.shared.errors import DigestMismatch, DiskFull
 from services.shared.store.blobs import Blobs
 from services.shared.store.manifest import StoredFile
 
-_WAIT_SECONDS = 0.2
-_SPACE_SECONDS = 1.0
+_POLL_SECONDS = 0.2
+_DISK_CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Fetcher:
-    """How this puller downloads. `reserve_bytes` of the disk are never filled."""
+class FileFetcher:
+    """Downloads files into one store. `reserve_bytes` of the disk stay free."""
 
     blobs: Blobs
-    limits: Limits
-    pace: Pace
+    connections: int
+    retry_policy: RetryPolicy
+    throttle: Throttle
     reserve_bytes: int
 
     def fetch(self, file: RemoteFile, control: JobControl) -> StoredFile:
-        """The file, whole and verified, in the store.
+        """Return the file, complete and verified, in the store.
 
-        DigestMismatch, DiskFull, SourceUnavailable, PullFailed; Interrupted from the control.
+        Raises DigestMismatch, DiskFull, SourceUnavailable, PullFailed, CredentialsExpired, or
+        Interrupted when the job should stop.
         """
         digest = file.download_digest
-        partial = self._own_partial(file, digest, control)
+        partial = self._lock_partial(file, digest, control)
         if partial is None:
-            control.set_done(file.path, file.size_bytes)
+            control.set_downloaded(file.path, file.size_bytes)
             return StoredFile(
                 role=file.role, path=file.path, digest=digest, size_bytes=file.size_bytes
             )
@@ -56,95 +58,101 @@ class Fetcher:
             partial.close()
 
     def downloaded_bytes(self, file: RemoteFile) -> int:
-        """How many bytes of a file the store has, in a blob or in a partial file."""
+        """How many bytes of a file are on disk, in a blob or in a partial file."""
         digest = file.download_digest
         if self.blobs.has(digest, file.size_bytes):
             return file.size_bytes
         return min(_partial_bytes(self.blobs.partial_path(digest)), file.size_bytes)
 
-    def _own_partial(self, file: RemoteFile, digest: str, control: JobControl) -> Partial | None:
+    def _lock_partial(
+        self, file: RemoteFile, digest: str, control: JobControl
+    ) -> PartialFile | None:
+        """Lock the partial file; None when the blob is in the store, perhaps after a wait."""
         path = self.blobs.partial_path(digest)
         while not self.blobs.has(digest, file.size_bytes):  # 1
-            partial = Partial.lock(path)
+            partial = PartialFile.lock(path)
             if partial is not None:
                 if not self.blobs.has(digest, file.size_bytes):
                     return partial
-                partial.remove()  # finished by somebody else between our two looks
+                partial.remove()  # another job finished the blob between the two checks
                 partial.close()
                 break
-            control.check()  # 2
+            control.raise_if_interrupted()  # 2
             control.set_note("another job downloads the same file")
-            control.set_done(file.path, _partial_bytes(path))
-            control.interrupted.wait(_WAIT_SECONDS)
+            control.set_downloaded(file.path, _partial_bytes(path))
+            control.interrupted.wait(_POLL_SECONDS)
         control.set_note(None)
         return None
 
-    def _download(self, file: RemoteFile, partial: Partial, control: JobControl) -> StoredFile:
+    def _download(self, file: RemoteFile, partial: PartialFile, control: JobControl) -> StoredFile:
         while True:  # 3
             download = Download(
                 partial,
                 file.address,
                 file.size_bytes,
-                limits=self.limits,
-                pace=self.pace,
-                watch=self._watch(file, partial.path.parent, control),
+                connections=self.connections,
+                retry_policy=self.retry_policy,
+                throttle=self.throttle,
+                on_progress=self._progress_callback(file, partial.path.parent, control),
                 ignore_etag_changes=file.digest is not None,
             )
             computed = self._run(download, partial)
-            if _is_right(file, computed, partial):
+            if _is_correct(file, computed, partial):
                 break
             partial.restart()
             if not download.is_resumed:
                 partial.remove()
                 raise DigestMismatch(
-                    "digest mismatch: the downloaded bytes are not the promised ones"
+                    "digest mismatch: the downloaded bytes do not have the announced digest"
                 )
         blob = self.blobs.commit(partial.path, digest=file.digest, computed=computed)
         return StoredFile(
             role=file.role, path=file.path, digest=blob.digest, size_bytes=blob.size_bytes
         )
 
-    def _run(self, download: Download, partial: Partial) -> str:
+    def _run(self, download: Download, partial: PartialFile) -> str:
         try:
             return download.run()
         except DiskFull as error:
-            # When the disk really is full, the room is worth more than the bytes.
+            # When a write filled the disk, free space is worth more than a partial download.
             if error.details.get("written"):
                 partial.remove()
             raise
 
-    def _watch(self, file: RemoteFile, folder: Path, control: JobControl) -> Callable[[int], None]:
-        look_at = time.monotonic()
+    def _progress_callback(
+        self, file: RemoteFile, folder: Path, control: JobControl
+    ) -> Callable[[int], None]:
+        check_disk_at = time.monotonic()
 
-        def watch(done_bytes: int) -> None:
-            nonlocal look_at
-            control.check()
-            control.set_done(file.path, done_bytes)
-            if time.monotonic() >= look_at:
-                look_at = time.monotonic() + _SPACE_SECONDS
-                control.set_note(self.pace.waits_for)
-                require_room(
+        def on_progress(done_bytes: int) -> None:
+            nonlocal check_disk_at
+            control.raise_if_interrupted()
+            control.set_downloaded(file.path, done_bytes)
+            if time.monotonic() >= check_disk_at:
+                check_disk_at = time.monotonic() + _DISK_CHECK_SECONDS
+                control.set_note(self.throttle.wait_reason)
+                require_free_space(
                     folder,
                     missing_bytes=file.size_bytes - done_bytes,
                     reserve_bytes=self.reserve_bytes,
                 )
 
-        return watch
+        return on_progress
 
 
 def _partial_bytes(path: Path) -> int:
-    notes = read_notes(path)
-    return sum(notes.done) if notes else 0
+    state = read_resume_state(path)
+    return sum(state.done) if state else 0
 
 
-def _is_right(file: RemoteFile, computed: str, partial: Partial) -> bool:
+def _is_correct(file: RemoteFile, computed: str, partial: PartialFile) -> bool:
     if file.digest is not None:
         return computed == file.digest
     return file.git_oid is None or _git_oid(partial.path, file.size_bytes) == file.git_oid
 
 
 def _git_oid(path: Path, size_bytes: int) -> str:
-    # The object name of git: sha1 over a header and the content.
+    # A git blob's object id: the SHA-1 of a header and the content.
     sha = hashlib.sha1(f"blob {size_bytes}\0".encode(), usedforsecurity=False)
     with path.open("rb") as reader:
         while data := reader.read(1 << 20):

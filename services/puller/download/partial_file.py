@@ -1,8 +1,9 @@
-"""A download's file on disk: the sparse `.partial`, its lock, and the notes that outlive a kill.
+"""The file of a running download on disk: sparse bytes, a lock, and a resume state beside it.
 
-The lock (flock) is on the partial itself, so the kernel lets go when its holder dies, and two jobs
-of any process never write one blob. The notes say which bytes were written. After a power cut, when
-the boot differs, only what had been synced counts; a wrong guess would still be caught by the digest.
+The lock (flock) is on the partial file itself, so the kernel releases it when its holder dies, and
+no two jobs of any process write the same blob. The resume state lists which bytes were written.
+After a reboot, which may follow a power cut, only the synced bytes count; the digest would still
+detect a wrong guess.
 """
 
 from __future__ import annotations
@@ -22,30 +23,38 @@ SCHEMA = 1
 
 
 @resolved
-class Notes(msgspec.Struct, frozen=True, kw_only=True):
-    """What a later run needs to go on."""
+class ResumeState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a later run needs to continue."""
 
     schema: int = SCHEMA
     size_bytes: int
     piece_bytes: int
     etag: str | None
     boot: str
-    done: tuple[int, ...]  # written, per piece
-    synced: tuple[int, ...]  # of these, safe from a power cut
+    done: tuple[int, ...]  # bytes written, per piece
+    synced: tuple[int, ...]  # bytes of these that survive a power cut
+
+    @property
+    def trusted_done(self) -> tuple[int, ...]:
+        """How many bytes of each piece are certainly on disk."""
+        return self.done if self.boot == boot_id() else self.synced
 
 
-class Partial:
-    """An open, locked partial. Use `Partial.lock`; `close` keeps the file, `remove` does not."""
+class PartialFile:
+    """An open, locked partial file, made by `lock`.
+
+    `close` keeps the file; `remove` deletes it.
+    """
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self.fd = fd
-        self._notes_path = path.with_name(f"{path.name}.json")
-        self._new_notes_path = path.with_name(f"{path.name}.json.tmp")
+        self._state_path = path.with_name(f"{path.name}.json")
+        self._new_state_path = path.with_name(f"{path.name}.json.tmp")
 
     @staticmethod
-    def lock(path: Path) -> Partial | None:
-        """Open and lock it, made where missing; None while somebody else holds it."""
+    def lock(path: Path) -> PartialFile | None:
+        """Open or create the file and lock it; None while another job holds the lock."""
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
@@ -54,67 +63,62 @@ class Partial:
                 os.close(fd)
                 return None
             if _is_at(path, fd):
-                partial = Partial(path, fd)
-                partial._new_notes_path.unlink(missing_ok=True)  # of a run that was killed
+                partial = PartialFile(path, fd)
+                partial._new_state_path.unlink(missing_ok=True)  # left by a killed run
                 return partial
-            os.close(fd)  # it was finished or removed between open and lock
+            os.close(fd)  # the file was finished or removed between open and lock
 
-    def read_notes(self) -> Notes | None:
-        """The notes of an earlier run, or None where they are missing or unusable."""
-        return read_notes(self.path)
+    def read_resume_state(self) -> ResumeState | None:
+        """The resume state of an earlier run; None if it is missing or unusable."""
+        return read_resume_state(self.path)
 
-    def write_notes(self, notes: Notes) -> None:
-        """Replace the notes in one go."""
-        self._new_notes_path.write_bytes(msgspec.json.encode(notes))
-        self._new_notes_path.replace(self._notes_path)
+    def write_resume_state(self, state: ResumeState) -> None:
+        """Replace the resume state atomically."""
+        self._new_state_path.write_bytes(msgspec.json.encode(state))
+        self._new_state_path.replace(self._state_path)
 
     def write(self, data: bytes, offset: int) -> None:
-        """Put bytes at an offset; any thread. OSError."""
+        """Write bytes at an offset; callable from any thread. Raises OSError."""
         view = memoryview(data)
         while view:
             n = os.pwrite(self.fd, view, offset)
             view, offset = view[n:], offset + n
 
     def sync(self) -> None:
-        """Make the bytes written so far safe from a power cut."""
+        """Make the bytes written so far survive a power cut."""
         os.fsync(self.fd)
 
     def restart(self) -> None:
-        """Forget what is there, and go on from nothing."""
-        self._notes_path.unlink(missing_ok=True)
+        """Forget the resume state, so that the next run starts from nothing."""
+        self._state_path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Forget the download. Call before `close`, while the lock is held."""
-        for path in (self._notes_path, self._new_notes_path, self.path):
+        """Delete the download. Call it before `close`, while the lock is held."""
+        for path in (self._state_path, self._new_state_path, self.path):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let others have it. Safe to call twice."""
+        """Release the lock. Safe to call twice."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
-def read_notes(partial: Path) -> Notes | None:
-    """The notes beside a partial, whoever holds it."""
+def read_resume_state(partial: Path) -> ResumeState | None:
+    """The resume state beside a partial file, whichever job holds its lock."""
     try:
         raw = partial.with_name(f"{partial.name}.json").read_bytes()
-        notes = msgspec.json.decode(raw, type=Notes)
+        state = msgspec.json.decode(raw, type=ResumeState)
     except (OSError, msgspec.DecodeError):
         return None
-    if notes.schema != SCHEMA or notes.piece_bytes <= 0:
+    if state.schema != SCHEMA or state.piece_bytes <= 0:
         return None
-    return notes
-
-
-def trusted(notes: Notes) -> tuple[int, ...]:
-    """How many bytes of each piece are on disk for certain."""
-    return notes.done if notes.boot == boot_id() else notes.synced
+    return state
 
 
 @lru_cache(maxsize=1)
 def boot_id() -> str:
-    """Differs after the machine went down."""
+    """An id of the running boot; it changes when the machine restarts."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return str(int(psutil.boot_time()))

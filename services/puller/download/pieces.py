@@ -1,12 +1,14 @@
-"""Which bytes of a file are there, and which one to fetch next. Pure: no file, socket or clock.
+"""Which bytes of a file are on disk, and which piece to fetch next.
+
+Pure: no file, no socket, no clock.
 
     piece       0          1          2          3
              |##########|######....|##........|..........|
-             [0, frontier)         hashed behind the fetchers, while still in the page cache
+             [0, frontier)         hashed behind the range workers, while still in the page cache
                         [frontier, )  claimed in order, so the holes stay close to the frontier
 
-Pieces are handed out front to back. `reset` starts over; a fetcher that still writes for an older
-generation is told so by `wrote`.
+Pieces are claimed front to back. `reset` starts the file over and begins a new generation;
+`record_written` refuses bytes for a piece of an older generation.
 """
 
 from __future__ import annotations
@@ -31,18 +33,21 @@ class Piece:
 
     @property
     def is_complete(self) -> bool:
-        """Nothing is missing."""
+        """Whether all of its bytes are on disk."""
         return self.done == self.size
 
 
 def piece_bytes_for(size_bytes: int) -> int:
-    """Small enough to keep the holes near the frontier, few enough to write down often."""
+    """The piece size for a file, in whole MiB.
+
+    Small pieces keep the holes near the frontier; few pieces keep the resume state small.
+    """
     wanted = max(MIN_PIECE_BYTES, -(-size_bytes // MAX_PIECES))
     return -(-wanted // (1 << 20)) << 20
 
 
 class PieceTable:
-    """The book about one file. Its user's lock guards it."""
+    """The pieces of one file. Guarded by its owner's lock."""
 
     def __init__(self, size_bytes: int, piece_bytes: int, done: Sequence[int] = ()) -> None:
         self.size_bytes = size_bytes
@@ -62,43 +67,43 @@ class PieceTable:
 
     @property
     def done(self) -> list[int]:
-        """Bytes there of each piece, as the constructor takes them."""
+        """The bytes on disk of each piece, as the constructor takes them."""
         return [piece.done for piece in self.pieces]
 
     @property
     def is_complete(self) -> bool:
-        """Every byte is there."""
+        """Whether every byte is on disk."""
         return self.done_bytes == self.size_bytes
 
     def frontier(self, known: int = 0) -> int:
-        """How many bytes from the start are there without a hole, given a lower bound."""
+        """How many bytes from the start have no hole, given a lower bound."""
         for piece in self.pieces[known // self.piece_bytes :]:
             if not piece.is_complete:
                 return piece.start + piece.done
         return self.size_bytes
 
     def claim(self) -> Piece | None:
-        """The first piece that is incomplete and nobody's; None when there is none now."""
+        """Claim the first piece that is neither complete nor claimed; None if there is none."""
         for piece in self.pieces:
             if not piece.is_complete and not piece.is_claimed:
                 piece.is_claimed = True
                 return piece
         return None
 
-    def wrote(self, piece: Piece, n_bytes: int) -> bool:
-        """More of a claimed piece is on disk; False when the file started over meanwhile."""
+    def record_written(self, piece: Piece, n_bytes: int) -> bool:
+        """Add bytes to a claimed piece; False when the piece is of an older generation."""
         if piece.generation != self.generation:
             return False
         piece.done += n_bytes
         self.done_bytes += n_bytes
         return True
 
-    def give_back(self, piece: Piece) -> None:
-        """Somebody else may go on with it."""
+    def release(self, piece: Piece) -> None:
+        """Let another worker claim the piece."""
         piece.is_claimed = False
 
     def reset(self, *, as_one: bool = False) -> None:
-        """Nothing is there any more; `as_one` when the source can only send the whole file."""
+        """Start the file over; `as_one` when the source can only send the whole file."""
         self.generation += 1
         self.done_bytes = 0
         if as_one:

@@ -1,7 +1,7 @@
-"""What is known of one file while several threads fetch it: the pieces, the ETag, how it ends.
+"""The shared state of one download: its pieces, its ETag, and how it ended.
 
-Everything here is guarded by the book's one condition, which is notified when a piece is complete,
-when the download fails, and when it halts. The bytes themselves are written outside of it.
+One condition guards everything here. It is notified when a piece is complete, when no write is in
+flight, when the download fails and when it halts. The bytes themselves are written outside of it.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ import os
 import threading
 from dataclasses import dataclass
 
-from services.puller.download.partial_file import Notes, Partial, boot_id, trusted
+from services.puller.download.partial_file import PartialFile, ResumeState, boot_id
 from services.puller.download.pieces import Piece, PieceTable, piece_bytes_for
-from services.puller.transport.range_response import AccessExpired
+from services.puller.transport.range_response import CredentialsExpired
 from services.shared.errors import PullFailed, SpindllError
 
-Failure = SpindllError | AccessExpired
+Failure = SpindllError | CredentialsExpired
 
 _MAX_RESTARTS = 3
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How far it is. A new generation means that the file started over from nothing."""
+class ProgressSnapshot:
+    """How far a download is. A new generation means that the file started over."""
 
     frontier: int
     done_bytes: int
     generation: int
 
 
-class Book:
-    """The book of one download, begun from the partial's notes."""
+class DownloadProgress:
+    """The state of one download, restored from the partial file's resume state."""
 
     def __init__(
-        self, partial: Partial, size_bytes: int, *, ignore_etag_changes: bool = False
+        self, partial: PartialFile, size_bytes: int, *, ignore_etag_changes: bool = False
     ) -> None:
         self.size_bytes = size_bytes
         self.halted = threading.Event()
@@ -43,103 +43,107 @@ class Book:
         self._changed = threading.Condition()
         self._failure: Failure | None = None
         self._restarts = 0
-        self._writing = 0
+        self._writes_in_flight = 0
         self._etag: str | None = None
         self._synced: tuple[int, ...] = ()
-        self._table = self._restored()
+        self._table = self._restore()
 
-    def _restored(self) -> PieceTable:
-        notes = self._partial.read_notes()
-        if notes is None or notes.size_bytes != self.size_bytes:
+    def _restore(self) -> PieceTable:
+        state = self._partial.read_resume_state()
+        if state is None or state.size_bytes != self.size_bytes:
             os.ftruncate(self._partial.fd, 0)
             os.ftruncate(self._partial.fd, self.size_bytes)
             return PieceTable(self.size_bytes, piece_bytes_for(self.size_bytes))
         os.ftruncate(self._partial.fd, self.size_bytes)
-        self._etag = notes.etag
-        self._synced = notes.synced
-        return PieceTable(self.size_bytes, notes.piece_bytes, trusted(notes))
+        self._etag = state.etag
+        self._synced = state.synced
+        return PieceTable(self.size_bytes, state.piece_bytes, state.trusted_done)
 
     @property
-    def n_missing(self) -> int:
-        """How many pieces are not complete."""
+    def incomplete_count(self) -> int:
+        """The number of incomplete pieces."""
         with self._changed:
             return sum(not piece.is_complete for piece in self._table.pieces)
 
     @property
     def done_bytes(self) -> int:
-        """Bytes that are there."""
+        """The number of bytes on disk."""
         with self._changed:
             return self._table.done_bytes
 
     @property
     def etag(self) -> str | None:
-        """The version of the file that the bytes are of, where the source tells."""
+        """The ETag of the version that the bytes belong to, if the source sent one."""
         with self._changed:
             return self._etag
 
-    def await_more(self, known: int, *, seconds: float) -> Standing:
-        """How far it is, once the frontier passed `known` or the time is over; raises the failure
-        when there is one."""
+    def wait_for_progress(self, known: int, *, timeout_seconds: float) -> ProgressSnapshot:
+        """Wait until the frontier passes `known` or the time is over, and return the progress.
+
+        Raises the download's failure, if there is one.
+        """
         with self._changed:
             if self._table.frontier(known) <= known and self._failure is None:
-                self._changed.wait(seconds)
+                self._changed.wait(timeout_seconds)
             if self._failure is not None:
                 raise self._failure
             frontier = self._table.frontier(known)
-            return Standing(frontier, self._table.done_bytes, self._table.generation)
+            return ProgressSnapshot(frontier, self._table.done_bytes, self._table.generation)
 
-    def next_piece(self) -> Piece | None:
-        """A piece for the calling fetcher, once there is one; None when there will be none."""
+    def wait_for_piece(self) -> Piece | None:
+        """Wait for a piece and claim it; None when the download is complete or halted."""
         with self._changed:
             while not self.halted.is_set() and not self._table.is_complete:
                 if (piece := self._table.claim()) is not None:
                     return piece
-                self._changed.wait(_LOOK_SECONDS)
+                self._changed.wait(_POLL_SECONDS)
             self._changed.notify_all()
             return None
 
-    def claim_whole(self) -> Piece | None:
-        """The one piece of a file that comes as a whole."""
+    def claim_whole_file(self) -> Piece | None:
+        """Claim the only piece of a file that the source sends as a whole."""
         with self._changed:
             return self._table.claim()
 
-    def give_back(self, piece: Piece) -> None:
-        """Somebody else may go on with it."""
+    def release(self, piece: Piece) -> None:
+        """Let another worker claim the piece."""
         with self._changed:
-            self._table.give_back(piece)
+            self._table.release(piece)
 
     def write(self, piece: Piece, data: bytes, offset: int) -> bool:
-        """Put bytes into the partial; False when the file started over meanwhile. OSError."""
-        # A restart waits for writes under way: an old byte must not land on top of a new one.
+        """Write bytes to the partial file; False when the file started over. Raises OSError."""
+        # A restart waits for writes in flight: an old byte must not overwrite a new one.
         with self._changed:
             if piece.generation != self._table.generation:
                 return False
-            self._writing += 1
+            self._writes_in_flight += 1
         try:
             self._partial.write(data, offset)
         except BaseException:
-            self._wrote(piece, 0)
+            self._finish_write(piece, 0)
             raise
-        return self._wrote(piece, len(data))
+        return self._finish_write(piece, len(data))
 
-    def _wrote(self, piece: Piece, n_bytes: int) -> bool:
+    def _finish_write(self, piece: Piece, n_bytes: int) -> bool:
         with self._changed:
-            self._writing -= 1
-            is_current = self._table.wrote(piece, n_bytes)
-            if piece.is_complete or self._writing == 0:
+            self._writes_in_flight -= 1
+            is_current = self._table.record_written(piece, n_bytes)
+            if piece.is_complete or self._writes_in_flight == 0:
                 self._changed.notify_all()
             return is_current
 
-    def learn_etag(self, etag: str | None) -> None:
-        """The first answer's ETag is the file's."""
+    def remember_etag(self, etag: str | None) -> None:
+        """Keep the first ETag that the source sends."""
         with self._changed:
             self._etag = self._etag or etag
 
-    def start_over_changed(self, piece: Piece, etag: str | None) -> None:
-        """Another version of the file came: what is there counts no more. PullFailed when that
-        happens again and again and nothing else could tell the right one."""
+    def restart_for_new_version(self, piece: Piece, etag: str | None) -> None:
+        """Start over, because the source has another version of the file.
+
+        Raises PullFailed when the file keeps changing, unless ETag changes are ignored.
+        """
         with self._changed:
-            if not self._may_restart(piece):
+            if not self._is_current_after_writes(piece):
                 return
             self._restarts += 1
             if self._restarts > _MAX_RESTARTS and not self._ignore_etag_changes:
@@ -148,36 +152,40 @@ class Book:
             self._table.reset()
             self._synced = ()
 
-    def start_over_whole(self, piece: Piece) -> bool:
-        """The source sends the file from its start only; whether the caller is the one to take it."""
+    def restart_as_whole_file(self, piece: Piece) -> bool:
+        """Start over with a single piece, because the source ignores ranges.
+
+        True when the caller should read the whole file from its response.
+        """
         with self._changed:
-            if not self._may_restart(piece):
+            if not self._is_current_after_writes(piece):
                 return False
             if self._table.done_bytes == 0 and len(self._table.pieces) == 1:
-                piece.is_claimed = False  # it asked for the whole anyway
+                piece.is_claimed = False  # the caller requested the whole file anyway
             else:
                 self._table.reset(as_one=True)
                 self._synced = ()
             return True
 
-    def _may_restart(self, piece: Piece) -> bool:
-        self._changed.wait_for(lambda: self._writing == 0)
-        return piece.generation == self._table.generation  # else another one found out first
+    def _is_current_after_writes(self, piece: Piece) -> bool:
+        """Wait for writes in flight; False when another worker restarted the file first."""
+        self._changed.wait_for(lambda: self._writes_in_flight == 0)
+        return piece.generation == self._table.generation
 
     def fail(self, error: Failure) -> None:
-        """End the download; the first failure counts."""
+        """End the download with an error; the first one counts."""
         with self._changed:
             self._failure = self._failure or error
         self.halt()
 
     def halt(self) -> None:
-        """No more pieces, no more waiting."""
+        """Hand out no more pieces, and wake every thread that waits."""
         self.halted.set()
         with self._changed:
             self._changed.notify_all()
 
     def sync(self) -> None:
-        """Make what is there safe from a power cut, and remember how much that is."""
+        """Make the bytes on disk survive a power cut, and remember which ones do."""
         with self._changed:
             done, generation = tuple(self._table.done), self._table.generation
         self._partial.sync()
@@ -186,9 +194,9 @@ class Book:
                 self._synced = done
 
     def save(self) -> None:
-        """Write the notes that a later run begins from. OSError."""
+        """Write the resume state. Raises OSError."""
         with self._changed:
-            notes = Notes(
+            state = ResumeState(
                 size_bytes=self.size_bytes,
                 piece_bytes=self._table.piece_bytes,
                 etag=self._etag,
@@ -196,4 +204,4 @@ class Book:
                 done=tuple(self._table.done),
                 synced=self._synced,
             )
-        self._partial.write_notes(notes)
+        self._partial.write_resume_state(state)

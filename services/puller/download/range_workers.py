@@ -1,6 +1,7 @@
-"""The threads that fetch: each asks for a piece's range, writes what comes, and copes with failure.
+"""The threads of a download: each requests the range of a piece, writes it, and handles failures.
 
-A redirect's target is remembered and asked directly, without credentials, until it refuses.
+The target of a redirect is remembered. The workers request it directly, without credentials, until
+it refuses.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ import logging
 import threading
 
 from services.puller.download.pieces import Piece
-from services.puller.download.progress import Book
-from services.puller.download.retry import Limits, Patience, SlowWatch
-from services.puller.download.throttle import Pace
-from services.puller.transport.http_client import Address, Reply, Session, retry_after_seconds
+from services.puller.download.progress import DownloadProgress
+from services.puller.download.retry import RetryPolicy, RetryState, StallDetector
+from services.puller.download.throttle import Throttle
+from services.puller.transport.http_client import Address, HttpSession, Reply, parse_retry_after
 from services.puller.transport.range_response import (
-    AccessExpired,
-    Answered,
-    Asked,
+    BodyKind,
+    CredentialsExpired,
     LinkExpired,
-    Meaning,
-    judge,
-    request_headers,
+    RangeRequest,
+    RangeResponse,
+    build_range_headers,
+    classify_response,
 )
 from services.shared.errors import DiskFull, InternalError, SourceUnavailable, SpindllError
 
@@ -31,22 +32,31 @@ logger = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20
 
 
-class Fetchers:
-    """All threads of one download. `start` and `stop` belong to the caller's thread."""
+class RangeWorkers:
+    """All worker threads of one download. One thread calls `start` and `stop`."""
 
-    def __init__(self, book: Book, origin: Address, limits: Limits, pace: Pace) -> None:
-        self._book = book
+    def __init__(
+        self,
+        progress: DownloadProgress,
+        origin: Address,
+        *,
+        connections: int,
+        retry_policy: RetryPolicy,
+        throttle: Throttle,
+    ) -> None:
+        self._progress = progress
         self._origin = origin
-        self._limits = limits
-        self._pace = pace
-        self._direct: str | None = None
-        self._sessions: list[Session] = []
+        self._connections = connections
+        self._retry_policy = retry_policy
+        self._throttle = throttle
+        self._redirect_target: str | None = None
+        self._sessions: list[HttpSession] = []
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Begin to fetch; no more threads than pieces are missing."""
-        for i in range(min(self._limits.connections, self._book.n_missing)):
-            session = Session(timeout_seconds=self._limits.timeout_seconds)
+        """Start the threads: one per connection, but no more than there are incomplete pieces."""
+        for i in range(min(self._connections, self._progress.incomplete_count)):
+            session = HttpSession(timeout_seconds=self._retry_policy.timeout_seconds)
             thread = threading.Thread(
                 target=self._fetch_pieces, args=(session,), name=f"fetch-{i}", daemon=True
             )
@@ -55,115 +65,118 @@ class Fetchers:
             thread.start()
 
     def stop(self) -> None:
-        """End them, whatever they wait for. Nothing is written after it returned."""
-        self._book.halt()
+        """End the threads, whatever they wait for. Nothing is written after this returns."""
+        self._progress.halt()
         for session in self._sessions:
             session.shut_down()
         for thread in self._threads:
             thread.join()
 
-    def _fetch_pieces(self, session: Session) -> None:
-        patience = Patience(self._limits, self._book.done_bytes)
+    def _fetch_pieces(self, session: HttpSession) -> None:
+        retries = RetryState(self._retry_policy, self._progress.done_bytes)
         with contextlib.closing(session):
             while True:
-                self._pace.await_hours(self._book.halted)
-                piece = self._book.next_piece()
+                self._throttle.wait_for_hours(self._progress.halted)
+                piece = self._progress.wait_for_piece()
                 if piece is None:
                     return
                 try:
-                    self._try_piece(session, piece, patience)
+                    self._try_piece(session, piece, retries)
                 finally:
-                    self._book.give_back(piece)
+                    self._progress.release(piece)
 
-    def _try_piece(self, session: Session, piece: Piece, patience: Patience) -> None:
+    def _try_piece(self, session: HttpSession, piece: Piece, retries: RetryState) -> None:
         try:
             self._fetch(session, piece)
         except LinkExpired:
-            self._direct = None
-            self._cope(SourceUnavailable("the source refuses its own links"), patience)
+            self._redirect_target = None
+            error = SourceUnavailable("the source refuses the links that it redirects to")
+            self._wait_or_fail(error, retries)
         except SourceUnavailable as error:
-            self._cope(error, patience)
-        except (SpindllError, AccessExpired) as error:
-            self._book.fail(error)
+            self._wait_or_fail(error, retries)
+        except (SpindllError, CredentialsExpired) as error:
+            self._progress.fail(error)
         except OSError as error:
-            self._book.fail(_disk_error(error))
-        except Exception:  # a download must end with its fetcher, not wait for it
-            logger.exception("a fetcher failed")
-            self._book.fail(InternalError("the download failed for an internal reason"))
+            self._progress.fail(_translate_disk_error(error))
+        except Exception:  # an unexpected error must end the download, not leave it waiting
+            logger.exception("a range worker failed")
+            self._progress.fail(InternalError("the download failed for an internal reason"))
 
-    def _cope(self, error: SourceUnavailable, patience: Patience) -> None:
-        if self._book.halted.is_set():
+    def _wait_or_fail(self, error: SourceUnavailable, retries: RetryState) -> None:
+        if self._progress.halted.is_set():
             return
-        wait_seconds = patience.wait_seconds(
-            error.retry_after_seconds, done_bytes=self._book.done_bytes
+        wait_seconds = retries.next_wait_seconds(
+            error.retry_after_seconds, done_bytes=self._progress.done_bytes
         )
         if wait_seconds is None:
-            self._book.fail(error)
+            self._progress.fail(error)
             return
-        logger.info("trying a download again", extra={"seconds": round(wait_seconds, 1)})
-        self._book.halted.wait(wait_seconds)
+        logger.info("download will be retried", extra={"seconds": round(wait_seconds, 1)})
+        self._progress.halted.wait(wait_seconds)
 
-    def _fetch(self, session: Session, piece: Piece) -> None:
-        direct = self._direct
-        asked = Asked(
+    def _fetch(self, session: HttpSession, piece: Piece) -> None:
+        target = self._redirect_target
+        request = RangeRequest(
             start=piece.start + piece.done,
             end=piece.start + piece.size - 1,
-            size_bytes=self._book.size_bytes,
-            etag=self._book.etag,
-            is_direct=direct is not None,
-            has_secret=direct is None and bool(self._origin.secret_headers),
+            size_bytes=self._progress.size_bytes,
+            etag=self._progress.etag,
+            is_direct=target is not None,
+            has_secret=target is None and bool(self._origin.secret_headers),
         )
-        address = Address(direct) if direct else self._origin
-        with session.get(address, request_headers(asked)) as reply:
-            _refuse_if_busy(reply, self._limits)
+        address = Address(target) if target else self._origin
+        with session.get(address, build_range_headers(request)) as reply:
+            _raise_if_busy(reply, self._retry_policy)
             etag = reply.header("etag")
-            meaning = judge(
-                asked,
-                Answered(reply.status, reply.header("content-range"), reply.content_length, etag),
+            body = classify_response(
+                request,
+                RangeResponse(
+                    reply.status, reply.header("content-range"), reply.content_length, etag
+                ),
             )
             if reply.url != self._origin.url:
-                self._direct = reply.url
-            if meaning is Meaning.PART:
-                self._book.learn_etag(etag)
-                self._save(reply, piece, asked.start, asked.end + 1)
-            elif meaning is Meaning.CHANGED:
-                self._book.start_over_changed(piece, etag)
-            elif self._book.start_over_whole(piece):
-                self._save_whole(reply)
+                self._redirect_target = reply.url
+            if body is BodyKind.PART:
+                self._progress.remember_etag(etag)
+                self._write_range(reply, piece, request.start, request.end + 1)
+            elif body is BodyKind.CHANGED:
+                self._progress.restart_for_new_version(piece, etag)
+            elif self._progress.restart_as_whole_file(piece):
+                self._write_whole_file(reply)
 
-    def _save_whole(self, reply: Reply) -> None:
-        whole = self._book.claim_whole()
+    def _write_whole_file(self, reply: Reply) -> None:
+        whole = self._progress.claim_whole_file()
         if whole is None:
             return
         try:
-            self._save(reply, whole, 0, self._book.size_bytes)
+            self._write_range(reply, whole, 0, self._progress.size_bytes)
         finally:
-            self._book.give_back(whole)
+            self._progress.release(whole)
 
-    def _save(self, reply: Reply, piece: Piece, start: int, end: int) -> None:
-        offset, pace, halted = start, self._pace, self._book.halted
-        slow = SlowWatch(self._limits)
+    def _write_range(self, reply: Reply, piece: Piece, start: int, end: int) -> None:
+        offset, throttle, halted = start, self._throttle, self._progress.halted
+        stall_detector = StallDetector(self._retry_policy)
         while offset < end:
-            data = reply.read_some(pace.chunk_bytes(min(_CHUNK_BYTES, end - offset)))
+            data = reply.read_chunk(throttle.limit_read(min(_CHUNK_BYTES, end - offset)))
             if not data:
-                raise SourceUnavailable("the source sent less than it announced")
-            pace.spend(len(data), halted)
-            if halted.is_set() or not self._book.write(piece, data, offset):
+                raise SourceUnavailable("the source sent fewer bytes than it announced")
+            throttle.spend(len(data), halted)
+            if halted.is_set() or not self._progress.write(piece, data, offset):
                 return
             offset += len(data)
-            if slow.is_too_slow(len(data)):
+            if stall_detector.is_too_slow_after(len(data)):
                 raise SourceUnavailable("the source sends too slowly")
 
 
-def _refuse_if_busy(reply: Reply, limits: Limits) -> None:
-    wait = retry_after_seconds(reply, at_most=limits.longest_retry_after_seconds)
+def _raise_if_busy(reply: Reply, retry_policy: RetryPolicy) -> None:
+    wait = parse_retry_after(reply, max_seconds=retry_policy.max_retry_after_seconds)
     if wait is not None and (reply.status == 429 or reply.status >= 500):
         raise SourceUnavailable(
             f"the source answered HTTP {reply.status}", retry_after_seconds=wait
         )
 
 
-def _disk_error(error: OSError) -> SpindllError:
+def _translate_disk_error(error: OSError) -> SpindllError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull("the disk is full", details={"written": True})
     logger.error("writing a download failed", extra={"errno": error.errno})

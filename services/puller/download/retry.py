@@ -1,4 +1,4 @@
-"""When a fetcher tries again, when it gives up, and when a source is too slow to be waited for."""
+"""When a download retries, when it gives up, and when a source is too slow."""
 
 from __future__ import annotations
 
@@ -8,60 +8,59 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How patient and how greedy a download is."""
+class RetryPolicy:
+    """The limits of retries and timeouts."""
 
-    connections: int = 4
     timeout_seconds: float = 30.0  # without a byte
-    slowest_bytes_per_second: int = 1024  # over one timeout; slower counts as stalled
-    tries: int = 10  # in a row, each bringing less than `worth_bytes`
-    worth_bytes: int = 64 << 10
+    min_bytes_per_second: int = 1024  # averaged over one timeout; slower counts as stalled
+    max_failures: int = 10  # in a row, each with less than `min_progress_bytes` before it
+    min_progress_bytes: int = 64 << 10
     backoff_seconds: float = 0.5  # doubles with each failure
-    longest_backoff_seconds: float = 30.0
-    longest_retry_after_seconds: float = 300.0
+    max_backoff_seconds: float = 30.0
+    max_retry_after_seconds: float = 300.0
 
 
-class Patience:
-    """The failures of one fetcher, or of one question asked again and again."""
+class RetryState:
+    """The failures in a row of one range worker, or of one repeated request."""
 
-    def __init__(self, limits: Limits, done_bytes: int = 0) -> None:
-        self._limits = limits
+    def __init__(self, policy: RetryPolicy, done_bytes: int = 0) -> None:
+        self._policy = policy
         self._failures = 0
-        self._best = done_bytes
+        self._best_done_bytes = done_bytes
 
-    def wait_seconds(
+    def next_wait_seconds(
         self, retry_after_seconds: float | None, *, done_bytes: int = 0
     ) -> float | None:
-        """How long to wait before the next try; None when it is time to give up.
+        """Count a failure and return the wait before the next attempt; None means give up.
 
-        Tries between which enough bytes arrived do not add up.
+        The count starts over when enough bytes arrived since the previous failure.
         """
-        if done_bytes - self._best >= self._limits.worth_bytes:
-            self._failures, self._best = 0, done_bytes
+        if done_bytes - self._best_done_bytes >= self._policy.min_progress_bytes:
+            self._failures, self._best_done_bytes = 0, done_bytes
         self._failures += 1
-        if self._failures >= self._limits.tries:
+        if self._failures >= self._policy.max_failures:
             return None
         if retry_after_seconds is not None:
-            return min(retry_after_seconds, self._limits.longest_retry_after_seconds)
-        backoff = self._limits.backoff_seconds * float(1 << (self._failures - 1))
-        return min(backoff, self._limits.longest_backoff_seconds) * random.uniform(0.5, 1.0)  # noqa: S311
+            return min(retry_after_seconds, self._policy.max_retry_after_seconds)
+        backoff = self._policy.backoff_seconds * float(1 << (self._failures - 1))
+        return min(backoff, self._policy.max_backoff_seconds) * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-class SlowWatch:
-    """Notices a source that drips just enough bytes to keep the connection from timing out."""
+class StallDetector:
+    """Detects a source that sends just enough bytes to keep the connection from timing out."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._seconds = limits.timeout_seconds
-        self._enough = limits.slowest_bytes_per_second * limits.timeout_seconds
-        self._since = time.monotonic()
-        self._bytes = 0
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._window_seconds = policy.timeout_seconds
+        self._min_bytes = policy.min_bytes_per_second * policy.timeout_seconds
+        self._window_start = time.monotonic()
+        self._window_bytes = 0
 
-    def is_too_slow(self, n_bytes: int) -> bool:
-        """So much arrived; whether it was too little for too long."""
-        self._bytes += n_bytes
-        if time.monotonic() - self._since < self._seconds:
+    def is_too_slow_after(self, n_bytes: int) -> bool:
+        """Count received bytes; True when a whole window brought too few."""
+        self._window_bytes += n_bytes
+        if time.monotonic() - self._window_start < self._window_seconds:
             return False
-        if self._bytes < self._enough:
+        if self._window_bytes < self._min_bytes:
             return True
-        self._since, self._bytes = time.monotonic(), 0
+        self._window_start, self._window_bytes = time.monotonic(), 0
         return False

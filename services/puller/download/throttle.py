@@ -1,7 +1,7 @@
-"""How fast and when a download may run: a shared bandwidth limit, and hours of the day.
+"""How fast and when downloads may run: a shared bandwidth limit, and allowed hours of the day.
 
-The bandwidth of one second is a counter in Redis, so that all workers together keep the limit.
-Without a limit nothing is counted and nobody is asked.
+The bytes of each second are counted in Redis, so that all workers together keep the limit.
+Without a limit, nothing is counted and Redis is not used.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ from services.shared import redis_keys
 from services.shared.errors import InvalidSettings
 
 _HOURS = re.compile(r"([01]?\d|2[0-3])(?::([0-5]\d))?-([01]?\d|2[0-3])(?::([0-5]\d))?")
-_LOOK_AGAIN_SECONDS = 30.0
+_POLL_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Hours:
-    """A part of each day in local time, minutes since midnight; over midnight when end < start."""
+    """A part of each day in local time, in minutes since midnight.
+
+    It spans midnight when `end` is before `start`.
+    """
 
     start: int
     end: int
 
     @staticmethod
     def parse(text: str) -> Hours:
-        """`22-7` or `22:30-06:15`; InvalidSettings."""
+        """Parse `22-7` or `22:30-06:15`. Raises InvalidSettings."""
         match = _HOURS.fullmatch(text.strip())
         if match is None:
             raise InvalidSettings("hours are written like 22-7 or 22:30-06:15")
@@ -39,7 +42,7 @@ class Hours:
         return Hours(first * 60 + first_minute, last * 60 + last_minute)
 
     def include(self, minute_of_day: int) -> bool:
-        """Whether a minute of the day lies within; equal ends mean the whole day."""
+        """Whether a minute of the day is inside; equal ends mean the whole day."""
         if self.start < self.end:
             return self.start <= minute_of_day < self.end
         return minute_of_day >= self.start or minute_of_day < self.end
@@ -48,8 +51,8 @@ class Hours:
         return "-".join(f"{m // 60:02}:{m % 60:02}" for m in (self.start, self.end))
 
 
-class Pace:
-    """Asked before every piece and for every chunk; any thread."""
+class Throttle:
+    """Consulted before every piece and for every chunk; callable from any thread."""
 
     def __init__(
         self,
@@ -63,26 +66,26 @@ class Pace:
         self._hours = hours
 
     @property
-    def waits_for(self) -> str | None:
-        """Why nothing is fetched now, as a sentence; None when it may run."""
+    def wait_reason(self) -> str | None:
+        """Why downloads wait now, in words for people; None when they may run."""
         now = datetime.now().astimezone()
         if self._hours is None or self._hours.include(now.hour * 60 + now.minute):
             return None
         return f"waiting for the allowed hours ({self._hours})"
 
-    def chunk_bytes(self, wanted: int) -> int:
-        """The largest read that still keeps the flow even."""
+    def limit_read(self, max_bytes: int) -> int:
+        """The largest read, up to `max_bytes`, that keeps the flow even."""
         if self._bytes_per_second is None:
-            return wanted
-        return max(1024, min(wanted, self._bytes_per_second // 8))
+            return max_bytes
+        return max(1024, min(max_bytes, self._bytes_per_second // 8))
 
-    def await_hours(self, halt: threading.Event) -> None:
-        """Wait until fetching is allowed, or halted."""
-        while self.waits_for is not None and not halt.wait(_LOOK_AGAIN_SECONDS):
+    def wait_for_hours(self, halt: threading.Event) -> None:
+        """Wait until downloads are allowed, or until `halt` is set."""
+        while self.wait_reason is not None and not halt.wait(_POLL_SECONDS):
             pass
 
     def spend(self, n_bytes: int, halt: threading.Event) -> None:
-        """Take bytes from the budget; waits for the next second where this one is used up."""
+        """Take bytes from this second's budget; wait for the next second when it is used up."""
         if self._bytes_per_second is None or self._redis is None:
             return
         while not halt.is_set():
@@ -94,10 +97,10 @@ class Pace:
                     pipe.expire(key, redis_keys.PULL_BYTES_SECONDS)
                     used = cast("int", pipe.execute()[0])
             except redis.RedisError:
-                # Losing the counter for a while must not stop a download.
+                # An outage of Redis must not stop a download: keep the limit for this thread alone.
                 halt.wait(n_bytes / self._bytes_per_second)
                 return
-            # A chunk larger than a second's budget passes when the second is still whole.
+            # A chunk larger than a whole second's budget passes as the first of its second.
             if used <= self._bytes_per_second or used == n_bytes:
                 return
             self._redis.decrby(key, n_bytes)

@@ -1,1 +1,1 @@
-"""What a model file is: headers read, templates checked, models described."""
+"""Read model files: parse their headers, check their templates, describe the model."""

@@ -1,4 +1,4 @@
-"""Which GGUF architectures the engine loads, and what the others are."""
+"""The GGUF architectures that the engine loads, and what the others are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENCODERS = frozenset(
     }
 )
 
-# In a GGUF by themselves, and no model to talk to.
+# Parts of models that come as GGUF files of their own.
 PARTS = {
     "clip": "a vision projector",
     "dflash": "a draft head",
@@ -32,7 +32,7 @@ PARTS = {
     "wavtokenizer-dec": "a speech decoder",
 }
 
-# What Ollama's own converter calls them (llama/compat in ollama/ollama rewrites these at load).
+# Names of Ollama's own converter; llama/compat in ollama/ollama rewrites them while loading.
 OLLAMA_NAMES = {
     "deepseekocr": "deepseek2-ocr",
     "glm4moelite": "deepseek2",

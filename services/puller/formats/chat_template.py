@@ -1,8 +1,8 @@
-"""Chat templates as files carry them, made into one Jinja text; and substitutes for Go templates.
+"""Extract the Jinja chat template of a model, or substitute one for a Go template.
 
-Hub files hold a text, a list of named ones, or nothing in an empty string. Older models of the
-Ollama registry carry a Go template only: its family is told by its markers, and the family's plain
-Jinja template takes its place (system, user, assistant; no tools).
+Files of the hub hold one template, a list of named templates, or an empty string. Older models of
+the Ollama registry have only a Go template. Its markers identify its family, and the plain Jinja
+template of the family replaces it (system, user, assistant; no tools).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _TURNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """Models that write a conversation the same way."""
+class TemplateFamily:
+    """Models with the same prompt format."""
 
     name: str
-    markers: tuple[str, ...]  # all of them stand in the Go template
+    markers: tuple[str, ...]  # the Go template contains all of them
     jinja: str
 
 
@@ -32,7 +32,7 @@ def _turns(before: str, after: str, opening: str) -> str:
 
 
 def _without_system(turns: str) -> str:
-    # For families that know no system role: it leads the first thing the user says.
+    # For families without a system role: the system prompt starts the first user message.
     return (
         "{% if messages[0]['role'] == 'system' %}{% set lead = messages[0]['content'] | trim %}"
         "{% set messages = messages[1:] %}{% else %}{% set lead = '' %}{% endif %}" + turns
@@ -60,9 +60,9 @@ _LLAMA2 = _without_system(
     "{{ message['content'] | trim + ' [/INST]' }}{% endif %}{% endfor %}"
 )
 
-# The most telling markers first.
+# The most specific markers first.
 FAMILIES = (
-    Family(
+    TemplateFamily(
         "chatml",
         ("<|im_start|>", "<|im_end|>"),
         _turns(
@@ -71,7 +71,7 @@ FAMILIES = (
             "'<|im_start|>assistant\\n'",
         ),
     ),
-    Family(
+    TemplateFamily(
         "llama3",
         ("<|start_header_id|>", "<|eot_id|>"),
         _turns(
@@ -80,20 +80,20 @@ FAMILIES = (
             "'<|start_header_id|>assistant<|end_header_id|>\\n\\n'",
         ),
     ),
-    Family("gemma", ("<start_of_turn>", "<end_of_turn>"), _GEMMA),
-    Family(
+    TemplateFamily("gemma", ("<start_of_turn>", "<end_of_turn>"), _GEMMA),
+    TemplateFamily(
         "phi3",
         ("<|user|>", "<|end|>"),
         _turns("'<|' + message['role'] + '|>\\n'", "'<|end|>\\n'", "'<|assistant|>\\n'"),
     ),
-    Family(
+    TemplateFamily(
         "zephyr",
         ("<|user|>", "</s>"),
         _turns("'<|' + message['role'] + '|>\\n'", "'</s>\\n'", "'<|assistant|>\\n'"),
     ),
-    Family("llama2", ("<<SYS>>", "[INST]"), _LLAMA2),
-    Family("mistral", ("[INST]",), _MISTRAL),
-    Family(
+    TemplateFamily("llama2", ("<<SYS>>", "[INST]"), _LLAMA2),
+    TemplateFamily("mistral", ("[INST]",), _MISTRAL),
+    TemplateFamily(
         "alpaca",
         ("### Instruction:", "### Response:"),
         _turns(
@@ -102,7 +102,7 @@ FAMILIES = (
             "'### Response:\\n'",
         ),
     ),
-    Family(
+    TemplateFamily(
         "vicuna",
         ("USER:", "ASSISTANT:"),
         _turns(
@@ -114,9 +114,12 @@ FAMILIES = (
 )
 
 
-def jinja_source(value: Any) -> str | None:
-    """The template among what `chat_template` may hold: a text, a list of
-    {"name", "template"} (the one named default, else the first), a mapping of names to texts."""
+def extract_jinja(value: Any) -> str | None:
+    """Return the template in a `chat_template` value, or None.
+
+    The value is a template, a list of {"name", "template"}, or a mapping of names to templates. Of
+    several, the one named "default" is used, else the first.
+    """
     if isinstance(value, list):
         pairs = [(v.get("name"), v.get("template")) for v in value if isinstance(v, Mapping)]
         value = {str(name): text for name, text in pairs if isinstance(text, str)}
@@ -124,13 +127,13 @@ def jinja_source(value: Any) -> str | None:
         value = value.get("default") or next(iter(value.values()), None)
     if not isinstance(value, str):
         return None
-    # Windows line ends reach the prompt otherwise; a byte-order mark would stand before BOS.
+    # Windows line ends would reach the prompt; a byte-order mark would precede BOS.
     text = value.removeprefix("\ufeff").replace("\r\n", "\n").replace("\x00", "")
     return text if text.strip() else None
 
 
-def family_of_go_template(go_template: str) -> Family | None:
-    """The family whose markers a Go template writes, or None."""
+def detect_go_template_family(go_template: str) -> TemplateFamily | None:
+    """Return the family whose markers a Go template contains, or None."""
     for family in FAMILIES:
         if all(marker in go_template for marker in family.markers):
             return family

@@ -1,6 +1,6 @@
-"""From verified files to a description: the one gate a model passes before it is listed.
+"""Describe verified files: every model passes this check before it is listed.
 
-Reads headers and small texts only, never weights, so it costs milliseconds whatever the size.
+It reads headers and small texts but no weights, so its cost does not depend on the model's size.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from services.puller.formats.chat_template import family_of_go_template, jinja_source
+from services.puller.formats.chat_template import detect_go_template_family, extract_jinja
 from services.puller.formats.gguf.description import check_gguf, describe_gguf
-from services.puller.formats.gguf.header import Header, read_header
-from services.puller.formats.lint import check_file_names, gguf_warnings
+from services.puller.formats.gguf.header import GgufHeader, read_header
+from services.puller.formats.lint import check_file_names, lint_gguf
 from services.puller.formats.mlx.description import check_mlx, describe_mlx
 from services.puller.formats.mlx.folder import MlxFolder
 from services.shared.errors import InvalidModelFile
@@ -27,12 +27,13 @@ _IN_A_FOLDER = {FileRole.MODEL, FileRole.CONFIG, FileRole.TOKENIZER, FileRole.TE
 
 
 def describe_model(
-    files: Sequence[StoredFile], path_of: Callable[[StoredFile], Path]
+    files: Sequence[StoredFile], path_for: Callable[[StoredFile], Path]
 ) -> Description:
-    """What the files are. InvalidModelFile, in a sentence for people, when they must not be served.
+    """Return the description of a model's files.
 
-    `path_of` finds a file's bytes (`ModelStore.file_path`). A file of role TEMPLATE is Jinja when
-    its path ends in .jinja or .json, else Ollama's Go template.
+    Raises InvalidModelFile, with a message for people, when they must not be served. `path_for`
+    returns the path of a file's bytes (`ModelStore.file_path`). A file of role TEMPLATE is Jinja
+    when its path ends in .jinja or .json, else a Go template of Ollama.
     """
     check_file_names(file.path for file in files)
     for file in files:
@@ -41,16 +42,16 @@ def describe_model(
     if not weights or not all(f.size_bytes for f in weights):
         raise InvalidModelFile("the model has no weights")
     if any(f.path.endswith(".safetensors") for f in weights):
-        description = _describe_mlx(files, path_of)
+        description = _describe_mlx(files, path_for)
     else:
-        description = _describe_gguf(weights, files, path_of)
+        description = _describe_gguf(weights, files, path_for)
     if any(f.role is FileRole.PROJECTOR for f in files):
         description = _with_capability(description, Capability.VISION)
     return description
 
 
-def read_gguf_parts(paths: Sequence[Path]) -> list[Header]:
-    """The headers of a model's GGUF files, in the order of their numbers."""
+def read_gguf_parts(paths: Sequence[Path]) -> list[GgufHeader]:
+    """Return the headers of a model's GGUF files, in the order of their part numbers."""
     headers = [read_header(path) for path in paths]
     return sorted(headers, key=lambda header: header.integer("split.no") or 0)
 
@@ -58,30 +59,28 @@ def read_gguf_parts(paths: Sequence[Path]) -> list[Header]:
 def _describe_gguf(
     weights: Sequence[StoredFile],
     files: Sequence[StoredFile],
-    path_of: Callable[[StoredFile], Path],
+    path_for: Callable[[StoredFile], Path],
 ) -> Description:
-    parts = read_gguf_parts([path_of(f) for f in weights])
+    parts = read_gguf_parts([path_for(f) for f in weights])
     check_gguf(parts)
     for file in files:
         if file.role in (FileRole.PROJECTOR, FileRole.ADAPTER, FileRole.DRAFT):
-            read_header(path_of(file))
-    description = msgspec.structs.replace(
-        describe_gguf(parts), warnings=tuple(gguf_warnings(parts))
-    )
-    own = jinja_source(parts[0].text("tokenizer.chat_template"))
+            read_header(path_for(file))
+    description = msgspec.structs.replace(describe_gguf(parts), warnings=tuple(lint_gguf(parts)))
+    own = extract_jinja(parts[0].text("tokenizer.chat_template"))
     if own is not None:
         return with_template(description, own, "gguf")
     for file in files:
         if file.role is FileRole.TEMPLATE and file.size_bytes <= _MAX_TEMPLATE_BYTES:
-            text = path_of(file).read_bytes().decode(errors="replace")
+            text = path_for(file).read_bytes().decode(errors="replace")
             return _with_template_file(description, file, text)
     return with_template(description, None, None)
 
 
 def _describe_mlx(
-    files: Sequence[StoredFile], path_of: Callable[[StoredFile], Path]
+    files: Sequence[StoredFile], path_for: Callable[[StoredFile], Path]
 ) -> Description:
-    folder = MlxFolder({f.path: path_of(f) for f in files if f.role in _IN_A_FOLDER})
+    folder = MlxFolder({f.path: path_for(f) for f in files if f.role in _IN_A_FOLDER})
     check_mlx(folder)
     description = describe_mlx(folder)
     return with_template(description, description.chat_template, description.template_source)
@@ -89,34 +88,34 @@ def _describe_mlx(
 
 def _with_template_file(description: Description, file: StoredFile, text: str) -> Description:
     if file.path.endswith((".jinja", ".json")):
-        return with_template(description, jinja_source(text), "file")
-    family = family_of_go_template(text)
+        return with_template(description, extract_jinja(text), "file")
+    family = detect_go_template_family(text)
     if family is None:
-        return _warned(
+        return _with_warning(
             description,
-            "The model brings its chat template in Ollama's own language and none in Jinja, so it"
-            " completes text only; pull a GGUF of it from Hugging Face to chat with it.",
+            "The model's only chat template is a Go template of an unknown family, so the model"
+            " only completes text; pull a GGUF of it from Hugging Face to chat with it.",
         )
-    return _warned(
+    return _with_warning(
         with_template(description, family.jinja, f"{family.name} family"),
-        f"The model brings its chat template in Ollama's own language; the plain template of the"
-        f" {family.name} family stands in for it, without tools.",
+        f"The model's chat template is a Go template; the plain template of the {family.name}"
+        " family replaces it, without tools.",
     )
 
 
 def with_template(description: Description, source: str | None, origin: str | None) -> Description:
-    """The description with a template and the capabilities it shows; without it when it fails."""
+    """Add a template and its capabilities to a description; a warning when it does not work."""
     bare = msgspec.structs.replace(description, chat_template=None, template_source=None)
-    if Capability.COMPLETION not in description.capabilities:  # embeds or ranks, talks to nobody
+    if Capability.COMPLETION not in description.capabilities:  # an embedding or ranking model
         return bare
     if source is None:
-        return _warned(bare, "The model brings no chat template, so it completes text only.")
+        return _with_warning(bare, "The model has no chat template, so it only completes text.")
     traits = _traits(source, description)
     if traits.failure is not None:
-        return _warned(
+        return _with_warning(
             bare,
-            f"The chat template cannot be used ({traits.failure}), so the model completes text"
-            " only; another build of the same model may carry a working one.",
+            f"The chat template cannot be used ({traits.failure}), so the model only completes"
+            " text; another build of the same model may have a working one.",
         )
     found = [Capability.COMPLETION, Capability.CHAT]
     found += [Capability.TOOLS] if traits.tools else []
@@ -136,7 +135,7 @@ def _traits(source: str, description: Description) -> TemplateTraits:
     return probe(template)
 
 
-def _warned(description: Description, warning: str) -> Description:
+def _with_warning(description: Description, warning: str) -> Description:
     return msgspec.structs.replace(description, warnings=(*description.warnings, warning))
 
 

@@ -1,7 +1,7 @@
-"""The quarantine: what keeps a downloaded model from becoming visible, and what people are told.
+"""Check a downloaded model before it is listed: refuse program code, warn about likely failures.
 
-Refused (InvalidModelFile) is what could run code, what is no model, and what no engine could load.
-Warned about is what loads for some and not for others, each warning with what to do.
+Files that contain code are refused (InvalidModelFile). A file that llama.cpp may not load gets a
+warning, and each warning says what to do.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from services.puller.formats.architectures import OLLAMA_NAMES
-from services.puller.formats.gguf.header import Header
+from services.puller.formats.gguf.header import GgufHeader
 from services.shared.errors import InvalidModelFile
 
-# Pickles run code when they are opened; Python files are code.
+# Pickles can run code when they are opened.
 _CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh", ".exe")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".h5", ".msgpack")
 
 _HUB_INSTEAD = "pull a GGUF of it from Hugging Face instead (owner/repo:Q4_K_M)"
-# Tensors of other towers inside the model's own file: llama.cpp counts them and refuses.
+# Tensors of a vision or audio tower in the model's own file: llama.cpp refuses the extra tensors.
 _TOWERS = ("v.", "mm.", "a.", "vision_tower.", "mtp.")
 
-_Marker = Callable[[Header], bool]
+_Marker = Callable[[GgufHeader], bool]
 
 
 def check_file_names(paths: Iterable[str]) -> None:
@@ -36,29 +36,31 @@ def check_file_names(paths: Iterable[str]) -> None:
             )
 
 
-def gguf_warnings(parts: Sequence[Header]) -> list[str]:
-    """What llama.cpp may trip over, in sentences with what to do."""
+def lint_gguf(parts: Sequence[GgufHeader]) -> list[str]:
+    """Return warnings about what llama.cpp may not load, each with a remedy."""
     first = parts[0]
     architecture = first.architecture
     if architecture in OLLAMA_NAMES:
         known_as = OLLAMA_NAMES[architecture]
-        return [_made_for_ollama(f"it calls the architecture {architecture}, not {known_as}")]
+        return [_made_for_ollama(f"it names the architecture {architecture}, not {known_as}")]
     warnings = []
     if any(t.name.startswith(_TOWERS) for part in parts for t in part.tensors):
-        warnings.append(_made_for_ollama("it holds the vision part together with the model"))
+        warnings.append(_made_for_ollama("it contains the vision part together with the model"))
     elif any(marker(first) for marker in _MARKERS.get(architecture, ())):
-        warnings.append(_made_for_ollama(f"its {architecture} header is not what llama.cpp reads"))
+        warnings.append(
+            _made_for_ollama(f"its {architecture} header is not what llama.cpp expects")
+        )
     if first.text("tokenizer.ggml.model") == "gpt2" and not first.text("tokenizer.ggml.pre"):
         warnings.append(
-            "The file does not say how its text is cut before tokenising (an old conversion), so"
-            f" answers may be worse than the model's; {_HUB_INSTEAD}."
+            "The file does not name its pre-tokenizer (an old conversion), so answers may be worse"
+            f" than they should be; {_HUB_INSTEAD}."
         )
     return warnings + _vocabulary_warnings(parts)
 
 
 def _made_for_ollama(sign: str) -> str:
     return (
-        f"The file seems made for Ollama's own engine ({sign}) and may not load here;"
+        f"The file seems to be made for Ollama's own engine ({sign}) and may not load here;"
         f" {_HUB_INSTEAD}."
     )
 
@@ -71,7 +73,7 @@ def _is_array(key: str) -> _Marker:
     return lambda header: header.numbers(f"{header.architecture}.{key}") is not None
 
 
-# Signs of section "compat" in ollama/ollama's llama/compat: what it repairs while loading.
+# What llama/compat in ollama/ollama repairs while loading.
 _MARKERS: dict[str, tuple[_Marker, ...]] = {
     "gemma3": (
         _lacks("attention.layer_norm_rms_epsilon"),
@@ -87,7 +89,7 @@ _MARKERS: dict[str, tuple[_Marker, ...]] = {
 }
 
 
-def _vocabulary_warnings(parts: Sequence[Header]) -> list[str]:
+def _vocabulary_warnings(parts: Sequence[GgufHeader]) -> list[str]:
     tokens = parts[0].strings("tokenizer.ggml.tokens")
     embedding = next((t for p in parts for t in p.tensors if t.name == "token_embd.weight"), None)
     if tokens is None or embedding is None or len(embedding.shape) != 2:
@@ -95,5 +97,5 @@ def _vocabulary_warnings(parts: Sequence[Header]) -> list[str]:
     rows = embedding.shape[1]
     if rows == len(tokens):
         return []
-    counts = f"{len(tokens)} tokens but {rows} rows of embeddings"
+    counts = f"{len(tokens)} tokens but {rows} embedding rows"
     return [f"The model has {counts}, so it may not load; {_HUB_INSTEAD}."]

@@ -1,1 +1,1 @@
-"""Models that are on this machine already, taken into the store."""
+"""Import models that are already on this machine into the store."""

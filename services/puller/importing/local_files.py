@@ -1,8 +1,8 @@
-"""Models that are on this machine already, taken into the store without copying where possible.
+"""Import a model file or folder of this machine, without copying it where possible.
 
 A file becomes a blob by hard link (the same bytes under one more name), else by reflink, else by
-copy. Deleting ours then never deletes theirs: it takes away one name. `owned` is False where bytes
-are shared, so that people are told that a deletion gives nothing back.
+copy. Deleting the blob removes only its own name, so the original stays. `owned` is False when
+bytes are shared, so that the owner can see that deleting the model frees no space.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from services.puller.assemble import assemble
 from services.puller.formats.describe import describe_model
 from services.puller.sources.base import Listing
-from services.puller.sources.file_selection import Wanted, choose
+from services.puller.sources.file_selection import SelectionCriteria, select_files
 from services.shared.errors import InvalidModelFile, NotFound, PullFailed, SpindllError
 from services.shared.model_name import ModelName
 from services.shared.store.leases import Lease
@@ -28,8 +28,8 @@ _SPLIT = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf", re.IGNORECA
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One file to take in. `digest`: what its owner says it has; checked."""
+class LocalFile:
+    """One file to import. Its `digest`, if there is one, is verified."""
 
     role: FileRole
     path: str
@@ -38,76 +38,87 @@ class Found:
 
 
 def import_file(store: ModelStore, path: Path, name: str, *, link: bool = True) -> Manifest:
-    """Take in one GGUF, or all parts of a split one (any part may be named).
+    """Import one GGUF, or all parts of a split one, given the path of any part.
 
-    InvalidModelName, InvalidModelFile, NotFound; the store is unchanged then.
+    Raises InvalidModelName, InvalidModelFile or NotFound, and leaves the store unchanged.
     """
     if not path.is_file():
         raise NotFound(f"there is no file {path.name}")
-    found = [Found(FileRole.MODEL, part.name, part) for part in _parts(path)]
-    return take_in(store, found, name, source=f"import of {path.name}", link=link)
+    files = [LocalFile(FileRole.MODEL, part.name, part) for part in _find_parts(path)]
+    return import_model(store, files, name, source=f"import of {path.name}", link=link)
 
 
 def import_folder(store: ModelStore, folder: Path, name: str, *, link: bool = True) -> Manifest:
-    """Take in a folder that holds one model: an MLX one, or a GGUF (in parts, with a projector).
+    """Import a folder that holds one model: MLX, or GGUF (perhaps split, or with a projector).
 
-    Files that are no part of it, code above all, stay where they are.
+    Files that are not part of the model, such as code, are not imported.
     """
-    found = files_in(folder)
-    return take_in(store, found, name, source=f"import of {folder.name}", link=link)
+    files = select_local_files(folder)
+    return import_model(store, files, name, source=f"import of {folder.name}", link=link)
 
 
-def files_in(folder: Path, wanted: Wanted | None = None) -> list[Found]:
-    """The model in a folder, chosen as it would be from a repository; InvalidModelFile if none."""
+def select_local_files(folder: Path, criteria: SelectionCriteria | None = None) -> list[LocalFile]:
+    """Select the model's files in a folder by the rules that apply to a repository.
+
+    Raises InvalidModelFile when the folder has no model.
+    """
     paths = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
     try:
-        choice = choose(paths, wanted or Wanted())
+        selection = select_files(paths, criteria or SelectionCriteria())
     except PullFailed as error:
         raise InvalidModelFile(error.message.replace("the repository", "the folder")) from error
-    return [Found(role, path, folder / path) for role, path in choice.files]
+    return [LocalFile(role, path, folder / path) for role, path in selection.files]
 
 
-def take_in(
-    store: ModelStore, found: Sequence[Found], name: str, *, source: str, link: bool = True
+def import_model(
+    store: ModelStore, files: Sequence[LocalFile], name: str, *, source: str, link: bool = True
 ) -> Manifest:
-    """Blobs, description, manifest, in this order; a lease keeps the blobs until the end."""
+    """Store the blobs, describe the model, and put its manifest, in this order.
+
+    A lease keeps the blobs until the manifest names them.
+    """
     listing = Listing(name=ModelName.parse(name), source=source, format="gguf", files=())
-    files: list[StoredFile] = []
+    stored: list[StoredFile] = []
     try:
         with store.lease() as lease:
-            shared = _add_files(store, lease, found, files, link=link)
-            manifest = assemble(store, listing, files, describe_model(files, store.file_path))
-            manifest = msgspec.structs.replace(manifest, owned=not shared)
+            is_shared = _add_files(store, lease, files, stored, link=link)
+            manifest = assemble(store, listing, stored, describe_model(stored, store.file_path))
+            manifest = msgspec.structs.replace(manifest, owned=not is_shared)
             store.put(manifest)
     except SpindllError:
-        store.discard(file.digest for file in files)
+        store.discard(file.digest for file in stored)
         raise
     return manifest
 
 
 def _add_files(
-    store: ModelStore, lease: Lease, found: Sequence[Found], files: list[StoredFile], *, link: bool
+    store: ModelStore,
+    lease: Lease,
+    files: Sequence[LocalFile],
+    stored: list[StoredFile],
+    *,
+    link: bool,
 ) -> bool:
-    """Append to `files` what is in the store; whether any is a link to its owner's."""
-    shared = False
-    for each in found:
-        blob = store.blobs.add_file(each.source, link=link, digest=each.digest, lease=lease)
-        shared = shared or blob.linked
+    """Append each stored file to `stored`; True when any of them shares bytes with its original."""
+    is_shared = False
+    for file in files:
+        blob = store.blobs.add_file(file.source, link=link, digest=file.digest, lease=lease)
+        is_shared = is_shared or blob.linked
         size = blob.size_bytes
-        files.append(
-            StoredFile(role=each.role, path=each.path, digest=blob.digest, size_bytes=size)
+        stored.append(
+            StoredFile(role=file.role, path=file.path, digest=blob.digest, size_bytes=size)
         )
-    return shared
+    return is_shared
 
 
-def default_name(path: Path) -> str:
-    """A name for a file or folder nobody named: its own, in the letters a name may have."""
+def default_model_name(path: Path) -> str:
+    """The name for a file or folder without a given one: its own, reduced to allowed letters."""
     split = _SPLIT.fullmatch(path.name)
     stem = split["stem"] if split else re.sub(r"\.gguf$", "", path.name, flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9_.]+|\.{2,}", "-", stem).strip("-.")[:80] or "model"
 
 
-def _parts(path: Path) -> list[Path]:
+def _find_parts(path: Path) -> list[Path]:
     split = _SPLIT.fullmatch(path.name)
     if split is None:
         return [path]

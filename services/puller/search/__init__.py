@@ -1,1 +1,1 @@
-"""Searches of registries on behalf of the api, which reaches nothing outside."""
+"""Search registries on behalf of the api, which opens no connections to the internet."""

@@ -1,6 +1,6 @@
-"""What a search asks for, and how what it found looks. Pure.
+"""Build the queries of a search and the hits of its answer. Pure.
 
-A hit is what a pull would take: `choose` decides on a repository's file names as it does then.
+A hit describes the files that a pull would download: `select_files` decides for both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from dataclasses import dataclass
 import msgspec
 
 from services.puller.sources.base import Format, Listing
-from services.puller.sources.file_selection import Choice, Wanted, choose, quantizations
+from services.puller.sources.file_selection import (
+    FileSelection,
+    SelectionCriteria,
+    list_quantizations,
+    select_files,
+)
 from services.shared.errors import InvalidModelName, PullFailed
 from services.shared.model_name import DEFAULT_TAG, OLLAMA_HOST, ModelName, Source
 from services.shared.search import SearchHit
@@ -25,11 +30,11 @@ _WEIGHTS = frozenset({FileRole.MODEL, FileRole.PROJECTOR, FileRole.ADAPTER, File
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """One that can be pulled, as a list of the hub shows it: without sizes."""
+    """A repository that can be pulled, as the hub lists it: without file sizes."""
 
     id: str
     paths: tuple[str, ...]
-    choice: Choice
+    selection: FileSelection
     downloads: int | None = None
     is_gated: bool = False
     is_private: bool = False
@@ -40,9 +45,12 @@ class _Config(msgspec.Struct, frozen=True):
     file_type: str = ""
 
 
-def exact_name(text: str) -> ModelName | None:
-    """What the text names in Ollama's own registry. Others are asked by pulls alone: whoever may
-    search must not be able to send us to any host."""
+def parse_registry_name(text: str) -> ModelName | None:
+    """The model that the text names in Ollama's own registry, or None.
+
+    Only pulls contact other registries: a search must not be able to make the puller send requests
+    to an arbitrary host.
+    """
     try:
         name = ModelName.parse(text)
     except InvalidModelName:
@@ -50,8 +58,8 @@ def exact_name(text: str) -> ModelName | None:
     return name if name.source is Source.OLLAMA and name.host == OLLAMA_HOST else None
 
 
-def hub_text(text: str) -> str:
-    """What to ask the hub for: its names are `owner/repo`, with the size after a dash."""
+def build_hub_query(text: str) -> str:
+    """The search text for the hub, where names are `owner/repo` with the size after a dash."""
     try:
         name = ModelName.parse(text)
     except InvalidModelName:
@@ -62,41 +70,43 @@ def hub_text(text: str) -> str:
     return f"{name.model}-{name.tag}" if is_tagged else name.model
 
 
-def choice_of(repo: str, paths: tuple[str, ...], fmt: Format) -> Choice | None:
-    """What a pull would take of a repository; None when it would fail."""
+def select_hub_files(repo: str, paths: tuple[str, ...], fmt: Format) -> FileSelection | None:
+    """Select the files that a pull would download; None when the pull would fail."""
     try:
         is_hub_name = ModelName.parse(repo).source is Source.HUB
-        return choose(paths, Wanted(format=fmt)) if is_hub_name else None
+        return select_files(paths, SelectionCriteria(format=fmt)) if is_hub_name else None
     except (InvalidModelName, PullFailed):
         return None
 
 
-def hub_hit(found: Repository, sizes: Mapping[str, int]) -> SearchHit:
-    """A repository with what is known of its files' sizes."""
-    choice = found.choice
-    chosen = [path for _, path in choice.files]
-    ggufs = quantizations(found.paths)
-    bits = _BITS.search(found.id)
-    label = choice.quantization if choice.format == "gguf" else f"{bits[1]}bit" if bits else None
+def build_hub_hit(repository: Repository, sizes: Mapping[str, int]) -> SearchHit:
+    """Build the hit of a repository; `sizes` has the known file sizes by path."""
+    selection = repository.selection
+    selected = [path for _, path in selection.files]
+    quantizations = list_quantizations(repository.paths)
+    bits = _BITS.search(repository.id)
+    label = (
+        selection.quantization if selection.format == "gguf" else f"{bits[1]}bit" if bits else None
+    )
     return SearchHit(
-        name=_name(found, has_gguf=bool(ggufs)),
+        name=_build_name(repository, has_gguf=bool(quantizations)),
         source="huggingface",
-        format=choice.format,
+        format=selection.format,
         quantization=label,
-        quantizations=ggufs if choice.format == "gguf" else (),
-        size_bytes=sum(sizes[p] for p in chosen) if sizes.keys() >= set(chosen) else None,
-        downloads=found.downloads,
-        gated=found.is_gated,
-        private=found.is_private,
+        quantizations=quantizations if selection.format == "gguf" else (),
+        size_bytes=sum(sizes[p] for p in selected) if sizes.keys() >= set(selected) else None,
+        downloads=repository.downloads,
+        gated=repository.is_gated,
+        private=repository.is_private,
     )
 
 
-def registry_hit(listing: Listing) -> SearchHit:
-    """A model of the registry; its size is the layers' that hold weights."""
+def build_registry_hit(listing: Listing) -> SearchHit:
+    """Build the hit of a model in the registry; its size is that of the layers with weights."""
     label = None
-    for small in listing.small_files:
-        if small.role is FileRole.CONFIG:
-            label = msgspec.json.decode(small.data, type=_Config).file_type.lower() or None
+    for file in listing.inline_files:
+        if file.role is FileRole.CONFIG:
+            label = msgspec.json.decode(file.data, type=_Config).file_type.lower() or None
     return SearchHit(
         name=str(listing.name),
         source="ollama",
@@ -107,10 +117,10 @@ def registry_hit(listing: Listing) -> SearchHit:
     )
 
 
-def _name(found: Repository, *, has_gguf: bool) -> str:
-    """The text that pulls just these files, on any platform."""
-    if found.choice.format == "mlx":
-        return f"{found.id}:mlx" if has_gguf else found.id
-    label = found.choice.quantization
-    name = ModelName.parse(f"{found.id}:{label.upper() if label else 'gguf'}")
-    return str(name) if name.source is Source.HUB else found.id
+def _build_name(repository: Repository, *, has_gguf: bool) -> str:
+    """The name that pulls exactly these files, on any platform."""
+    if repository.selection.format == "mlx":
+        return f"{repository.id}:mlx" if has_gguf else repository.id
+    label = repository.selection.quantization
+    name = ModelName.parse(f"{repository.id}:{label.upper() if label else 'gguf'}")
+    return str(name) if name.source is Source.HUB else repository.id

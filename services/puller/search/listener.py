@@ -1,7 +1,7 @@
-"""Answers the searches of the api: hears questions on a channel, leaves each answer in a list.
+"""Answer the searches of the api: queries arrive on a Redis channel, answers go to Redis lists.
 
-Threads of the puller's main process, beside the supervisor, so that no search waits behind a
-download. Two searches run at once; a question that waited for too long is dropped.
+The threads run in the puller's main process, beside the worker pool, so that no search waits for a
+download. Two searches run at once. A query that waited for too long is dropped.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ import time
 import msgspec
 import redis
 
-from services.puller.search.search import Search
+from services.puller.search.search import ModelSearch
 from services.shared import redis_keys
 from services.shared.search import SEARCH_SECONDS, SearchAnswer, SearchQuery
 
 logger = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.5
-_REST_SECONDS = 1.0
-_SEARCHERS = 2
-_MOST_WAITING = 32
+_POLL_SECONDS = 0.5
+_RECONNECT_SECONDS = 1.0
+_SEARCH_THREADS = 2
+_MAX_QUEUED = 32
 
 
-class SearchDesk:
-    """`start` and `stop` it once."""
+class SearchListener:
+    """Call `start` and `stop` once each."""
 
     def __init__(
-        self, client: redis.Redis, search: Search, *, seconds: float = SEARCH_SECONDS
+        self, client: redis.Redis, search: ModelSearch, *, seconds: float = SEARCH_SECONDS
     ) -> None:
         self._redis = client
         self._search = search
         self._seconds = seconds
-        self._waiting: queue.Queue[tuple[float, SearchQuery]] = queue.Queue(_MOST_WAITING)
+        self._waiting: queue.Queue[tuple[float, SearchQuery]] = queue.Queue(_MAX_QUEUED)
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Listen. The threads are daemons: a search under way does not hold the process up."""
-        for action in [self._listen] + [self._answer_on] * _SEARCHERS:
+        """Start the threads. They are daemons: a running search does not delay the shutdown."""
+        for action in [self._listen] + [self._answer_queries] * _SEARCH_THREADS:
             threading.Thread(target=action, name="search", daemon=True).start()
 
     def stop(self) -> None:
-        """Listen no more, from the next moment on."""
+        """Ask the threads to end; a running search is completed first."""
         self._stopping.set()
 
     def _listen(self) -> None:
@@ -55,46 +55,46 @@ class SearchDesk:
                 ) as channel:
                     channel.subscribe(redis_keys.SEARCHES)
                     while not self._stopping.is_set():
-                        message = channel.get_message(timeout=_LOOK_SECONDS)
+                        message = channel.get_message(timeout=_POLL_SECONDS)
                         if message is not None:
-                            self._take(message["data"])
+                            self._accept(message["data"])
             except redis.RedisError:
                 logger.warning("redis does not answer")
-                self._stopping.wait(_REST_SECONDS)
+                self._stopping.wait(_RECONNECT_SECONDS)
 
-    def _take(self, raw: bytes) -> None:
+    def _accept(self, raw: bytes) -> None:
         try:
-            question = msgspec.json.decode(raw, type=SearchQuery)
+            query = msgspec.json.decode(raw, type=SearchQuery)
         except msgspec.DecodeError:
-            logger.warning("not a question")
+            logger.warning("search query is malformed")
             return
         if self._redis.set(
-            redis_keys.search_claim(question.id), "taken", nx=True, ex=redis_keys.SEARCH_KEY_SECONDS
+            redis_keys.search_claim(query.id), "taken", nx=True, ex=redis_keys.SEARCH_KEY_SECONDS
         ):
             try:
-                self._waiting.put_nowait((time.monotonic(), question))
+                self._waiting.put_nowait((time.monotonic(), query))
             except queue.Full:
-                self._leave(question, SearchAnswer(failed="too many searches at once"))
+                self._send(query, SearchAnswer(failed="too many searches at once"))
 
-    def _answer_on(self) -> None:
+    def _answer_queries(self) -> None:
         while not self._stopping.is_set():
             try:
-                came_at, question = self._waiting.get(timeout=_LOOK_SECONDS)
+                received_at, query = self._waiting.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 continue
-            seconds = came_at + self._seconds - time.monotonic()
+            seconds = received_at + self._seconds - time.monotonic()
             if seconds > 0:
-                self._leave(question, self._answered(question, seconds))
+                self._send(query, self._answer(query, seconds))
 
-    def _answered(self, question: SearchQuery, seconds: float) -> SearchAnswer:
+    def _answer(self, query: SearchQuery, seconds: float) -> SearchAnswer:
         try:
-            return self._search.answer(question, seconds=seconds)
-        except Exception:  # the desk must outlive whatever a hub answers
+            return self._search.answer(query, seconds=seconds)
+        except Exception:  # the listener must survive whatever a hub answers
             logger.exception("a search failed")
             return SearchAnswer(failed="the search failed for an internal reason")
 
-    def _leave(self, question: SearchQuery, answer: SearchAnswer) -> None:
-        key = redis_keys.search_answer(question.id)
+    def _send(self, query: SearchQuery, answer: SearchAnswer) -> None:
+        key = redis_keys.search_answer(query.id)
         try:
             with self._redis.pipeline() as pipe:
                 pipe.rpush(key, msgspec.json.encode(answer))

@@ -1,6 +1,6 @@
-"""Several blocking calls side by side, until a deadline; what is late is given up.
+"""Run several blocking calls in parallel until a deadline, and abandon the late ones.
 
-The threads are daemons: a source that never answers must not keep the process from ending.
+The threads are daemons: a source that does not answer must not keep the process from ending.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def run_abreast(
+def run_parallel(
     calls: Sequence[Callable[[], T]], *, threads: int, deadline: float
 ) -> list[T | Exception | None]:
-    """For each call its result, the exception it raised, or None where it came too late.
+    """Return for each call its result, the exception that it raised, or None if it was too late.
 
-    `deadline` is of `time.monotonic()`. No call is begun after it.
+    `deadline` is a time of `time.monotonic()`. No call starts after it.
     """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, T | Exception]] = queue.SimpleQueue()
@@ -34,11 +34,11 @@ def run_abreast(
                 return
             try:
                 done.put((index, calls[index]()))
-            except Exception as error:  # noqa: BLE001  whoever asked decides what it means
+            except Exception as error:  # noqa: BLE001  the caller handles it
                 done.put((index, error))
 
     for _ in range(min(threads, len(calls))):
-        threading.Thread(target=work, name="abreast", daemon=True).start()
+        threading.Thread(target=work, name="parallel", daemon=True).start()
     results: list[T | Exception | None] = [None] * len(calls)
     for _ in calls:
         try:

@@ -1,10 +1,11 @@
-"""Find models to pull: the hub's search, and an exact name in the Ollama registry.
+"""Find models to pull: by the search of the hub, and by exact name in the Ollama registry.
 
-1. the hub lists the most downloaded repositories of a format, with their file names
-2. `choose` says which files a pull would take; a repository with none is no hit
-3. one call a repository, several abreast, tells how large those files are
+1. The hub lists the most downloaded repositories of a format, with their file names.
+2. `select_files` selects the files that a pull would download. A repository without any is no hit.
+3. One request per repository, several of them in parallel, fetches the sizes of those files.
 
-The hub cannot sort by size: other orders are of what step 1 found. Ollama's library has no search.
+The hub cannot sort by size, so other sort orders apply to the result of step 1 only. Ollama's
+library has no search.
 """
 
 from __future__ import annotations
@@ -20,15 +21,14 @@ from huggingface_hub import HfApi, set_client_factory
 
 from services.puller.search.hits import (
     Repository,
-    choice_of,
-    exact_name,
-    hub_hit,
-    hub_text,
-    registry_hit,
+    build_hub_hit,
+    build_hub_query,
+    build_registry_hit,
+    parse_registry_name,
+    select_hub_files,
 )
-from services.puller.search.parallel import run_abreast
-from services.puller.sources.base import Format, Order
-from services.puller.sources.base import Source as ModelSource
+from services.puller.search.parallel import run_parallel
+from services.puller.sources.base import Format, ModelSource, ResolveOptions
 from services.shared.errors import ModelNotFound, SourceUnavailable, SpindllError
 from services.shared.model_name import ModelName
 from services.shared.search import SearchAnswer, SearchHit, SearchQuery, sorted_hits
@@ -36,123 +36,131 @@ from services.shared.search import SearchAnswer, SearchHit, SearchQuery, sorted_
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 10.0
-_ABREAST = 8
+_MAX_PARALLEL_CALLS = 8
 
 NO_LIBRARY_SEARCH = (
-    "Ollama's library has no search: of it only an exact name such as qwen3:0.6b is found"
+    "Ollama's library has no search; only an exact name such as qwen3:0.6b finds a model there"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """What one of those who are asked said."""
+class _PartialAnswer:
+    """The answer of one source to one request."""
 
     repositories: tuple[Repository, ...] = ()
     hits: tuple[SearchHit, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-class Search:
-    """One puller's way to search. Thread-safe."""
+class ModelSearch:
+    """Searches the hub and the registry. Thread-safe."""
 
     def __init__(
         self, hub: HfApi | None, registry: ModelSource | None, *, prefers_mlx: bool = False
     ) -> None:
-        """None: the settings allow no models from there."""
+        """`hub` or `registry` is None when the settings allow no models from it."""
         self._hub = hub
         self._registry = registry
         self._formats: tuple[Format, ...] = ("gguf", "mlx") if prefers_mlx else ("gguf",)
 
-    def answer(self, question: SearchQuery, *, seconds: float) -> SearchAnswer:
-        """What there is, as far as it can be known within the time."""
+    def answer(self, query: SearchQuery, *, seconds: float) -> SearchAnswer:
+        """Return the hits that can be found within the time."""
         deadline = time.monotonic() + seconds
-        formats = (question.format,) if question.format else self._formats
-        asked = [
-            *self._hub_calls(question, formats),
-            *self._registry_calls(question, formats),
+        formats = (query.format,) if query.format else self._formats
+        calls = [
+            *self._build_hub_calls(query, formats),
+            *self._build_registry_calls(query, formats),
         ]
-        said = run_abreast([call for _, call in asked], threads=_ABREAST, deadline=deadline)
-        parts = [part for part in said if isinstance(part, _Part)]
-        silent = {
-            who for (who, _), part in zip(asked, said, strict=True) if not isinstance(part, _Part)
+        results = run_parallel(
+            [call for _, call in calls], threads=_MAX_PARALLEL_CALLS, deadline=deadline
+        )
+        answers = [result for result in results if isinstance(result, _PartialAnswer)]
+        unanswered = {
+            source
+            for (source, _), result in zip(calls, results, strict=True)
+            if not isinstance(result, _PartialAnswer)
         }
-        exact = [hit for part in parts for hit in part.hits]
-        repositories = [one for part in parts for one in part.repositories]
-        hits = self._measured(_most_downloaded(repositories, question.limit), deadline)
+        exact = [hit for answer in answers for hit in answer.hits]
+        repositories = [found for answer in answers for found in answer.repositories]
+        hits = self._add_sizes(_take_most_downloaded(repositories, query.limit), deadline)
         notes = (
             NO_LIBRARY_SEARCH,
-            *(f"{who} does not answer" for who in sorted(silent)),
-            *(note for part in parts for note in part.notes),
-            *_notes(question, hits, formats),
+            *(f"{source} does not answer" for source in sorted(unanswered)),
+            *(note for answer in answers for note in answer.notes),
+            *_build_notes(query, hits, formats),
         )
         return SearchAnswer(
-            hits=(*exact, *sorted_hits(hits, question.sort))[: question.limit],
+            hits=(*exact, *sorted_hits(hits, query.sort))[: query.limit],
             notes=notes,
-            failed=notes[1] if silent and not exact and not hits else None,
+            failed=notes[1] if unanswered and not exact and not hits else None,
         )
 
-    def _hub_calls(
-        self, question: SearchQuery, formats: Iterable[Format]
-    ) -> list[tuple[str, Callable[[], _Part]]]:
+    def _build_hub_calls(
+        self, query: SearchQuery, formats: Iterable[Format]
+    ) -> list[tuple[str, Callable[[], _PartialAnswer]]]:
         if self._hub is None:
             return []
-        return [("the hub", partial(self._listed, self._hub, question, fmt)) for fmt in formats]
+        return [
+            ("the hub", partial(self._list_repositories, self._hub, query, fmt)) for fmt in formats
+        ]
 
-    def _registry_calls(
-        self, question: SearchQuery, formats: Iterable[Format]
-    ) -> list[tuple[str, Callable[[], _Part]]]:
-        name = exact_name(question.text)
+    def _build_registry_calls(
+        self, query: SearchQuery, formats: Iterable[Format]
+    ) -> list[tuple[str, Callable[[], _PartialAnswer]]]:
+        name = parse_registry_name(query.text)
         if self._registry is None or name is None or "gguf" not in formats:
             return []
-        return [("the Ollama registry", partial(_probed, self._registry, name))]
+        return [("the Ollama registry", partial(_probe_registry, self._registry, name))]
 
-    def _listed(self, hub: HfApi, question: SearchQuery, fmt: Format) -> _Part:
+    def _list_repositories(self, hub: HfApi, query: SearchQuery, fmt: Format) -> _PartialAnswer:
         try:
             models = list(
                 hub.list_models(
-                    search=hub_text(question.text),
+                    search=build_hub_query(query.text),
                     filter=fmt,
                     sort="downloads",
-                    limit=question.limit,
+                    limit=query.limit,
                     expand=["downloads", "gated", "private", "siblings"],
                 )
             )
         except (httpx2.HTTPError, OSError) as error:
-            logger.warning("hub not searched", extra={"reason": type(error).__name__})
+            logger.warning("hub search failed", extra={"reason": type(error).__name__})
             raise SourceUnavailable("the hub does not answer") from error
         found = []
         for model in models:
             paths = tuple(sibling.rfilename for sibling in model.siblings or ())
-            if (choice := choice_of(model.id, paths, fmt)) is not None:
+            if (selection := select_hub_files(model.id, paths, fmt)) is not None:
                 found.append(
                     Repository(
                         id=model.id,
                         paths=paths,
-                        choice=choice,
+                        selection=selection,
                         downloads=model.downloads,
                         is_gated=bool(model.gated),
                         is_private=bool(model.private),
                     )
                 )
-        return _Part(repositories=tuple(found))
+        return _PartialAnswer(repositories=tuple(found))
 
-    def _measured(self, found: Sequence[Repository], deadline: float) -> list[SearchHit]:
-        calls = [partial(self._sizes, one.id) for one in found]
-        sizes = run_abreast(calls, threads=_ABREAST, deadline=deadline)
+    def _add_sizes(self, repositories: Sequence[Repository], deadline: float) -> list[SearchHit]:
+        calls = [partial(self._fetch_sizes, repository.id) for repository in repositories]
+        sizes = run_parallel(calls, threads=_MAX_PARALLEL_CALLS, deadline=deadline)
         return [
-            hub_hit(one, known if isinstance(known, dict) else {})
-            for one, known in zip(found, sizes, strict=True)
+            build_hub_hit(repository, known if isinstance(known, dict) else {})
+            for repository, known in zip(repositories, sizes, strict=True)
         ]
 
-    def _sizes(self, repo: str) -> dict[str, int]:
+    def _fetch_sizes(self, repo: str) -> dict[str, int]:
         assert self._hub is not None
         info = self._hub.model_info(repo, files_metadata=True, timeout=WAIT_SECONDS)
         return {s.rfilename: s.size for s in info.siblings or [] if s.size is not None}
 
 
 def bound_hub_waits(seconds: float = WAIT_SECONDS) -> None:
-    """Give every call of huggingface_hub in this process a timeout. Its lists ask for none in so
-    many words, so that a client's own default would not do."""
+    """Give every request of huggingface_hub in this process a timeout.
+
+    Its list functions explicitly request no timeout, so the default of the client does not apply.
+    """
 
     def bound(request: httpx2.Request) -> None:
         request.extensions["timeout"] = httpx2.Timeout(seconds).as_dict()
@@ -162,28 +170,30 @@ def bound_hub_waits(seconds: float = WAIT_SECONDS) -> None:
     )
 
 
-def _probed(registry: ModelSource, name: ModelName) -> _Part:
+def _probe_registry(registry: ModelSource, name: ModelName) -> _PartialAnswer:
     try:
-        return _Part(hits=(registry_hit(registry.resolve(name, Order())),))
+        return _PartialAnswer(hits=(build_registry_hit(registry.resolve(name, ResolveOptions())),))
     except SourceUnavailable:
         raise
     except ModelNotFound:
-        # A bare word was a search, not a name: that there is no such model is no news.
-        return _Part(notes=(f"the Ollama registry has no {name}",) if name.tag_given else ())
+        # A bare word is a search text, not a name: the answer need not mention it.
+        return _PartialAnswer(
+            notes=(f"the Ollama registry has no {name}",) if name.tag_given else ()
+        )
     except SpindllError as error:
-        return _Part(notes=(f"{name} in the Ollama registry: {error.message}",))
+        return _PartialAnswer(notes=(f"{name} in the Ollama registry: {error.message}",))
 
 
-def _most_downloaded(found: Sequence[Repository], limit: int) -> list[Repository]:
-    return sorted(found, key=lambda one: -(one.downloads or 0))[:limit]
+def _take_most_downloaded(repositories: Sequence[Repository], limit: int) -> list[Repository]:
+    return sorted(repositories, key=lambda repository: -(repository.downloads or 0))[:limit]
 
 
-def _notes(
-    question: SearchQuery, hits: Sequence[SearchHit], formats: Sequence[Format]
+def _build_notes(
+    query: SearchQuery, hits: Sequence[SearchHit], formats: Sequence[Format]
 ) -> Iterable[str]:
-    if question.format is None and "mlx" not in formats:
-        yield "GGUF only; MLX repositories are found with format=mlx"
-    if question.sort != "downloads" and hits:
-        yield f"sorted are the {len(hits)} most downloaded"
+    if query.format is None and "mlx" not in formats:
+        yield "GGUF only; format=mlx finds MLX repositories"
+    if query.sort != "downloads" and hits:
+        yield f"only the {len(hits)} most downloaded repositories are sorted"
     if any(hit.size_bytes is None for hit in hits):
-        yield "the size of some repositories could not be had"
+        yield "the size of some repositories is not known"

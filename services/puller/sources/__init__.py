@@ -1,1 +1,1 @@
-"""Where models come from: one module per kind of source, one Protocol for all."""
+"""Where models come from: one module for each kind of source, and one Protocol for all."""

@@ -1,4 +1,4 @@
-"""What a source must answer: which files make up a model, and where their bytes are."""
+"""What a source returns: the files that make up a model, and where to download them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ Format = Literal["gguf", "mlx"]
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file to fetch. Without a sha256 `digest` its bytes are what they are, unless `git_oid`
-    (sha1 of a git blob) says more."""
+    """A file to download.
+
+    Its SHA-256 `digest` verifies it, else its `git_oid` (the SHA-1 of a git blob). Without either,
+    the file cannot be verified.
+    """
 
     role: FileRole
     path: str
@@ -27,10 +30,7 @@ class RemoteFile:
 
     @property
     def download_digest(self) -> str:
-        """The digest that names the partial file: `digest`, or one derived from the address.
-
-        No finished blob can have a derived digest.
-        """
+        """The digest that names the partial file: `digest`, else one derived from the address."""
         if self.digest is not None:
             return self.digest
         identity = f"{self.address.url}\n{self.size_bytes}\n{self.git_oid}"
@@ -38,8 +38,8 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, slots=True)
-class SmallFile:
-    """A file whose bytes came with the listing."""
+class InlineFile:
+    """A file whose bytes are part of the listing."""
 
     role: FileRole
     path: str
@@ -47,31 +47,31 @@ class SmallFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What was asked for beside the name."""
+class ResolveOptions:
+    """What a pull requests in addition to the name."""
 
     format: Format | None = None
-    sha256: str | None = None  # of a plain download, hex
+    sha256: str | None = None  # expected hex digest of a plain download
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A model as a source has it. `name` is what it will be stored as."""
+    """A model as a source offers it. `name` is the name under which it will be stored."""
 
     name: ModelName
     source: str
     format: Format
     files: tuple[RemoteFile, ...]
-    small_files: tuple[SmallFile, ...] = ()
+    inline_files: tuple[InlineFile, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
 
-class Source(Protocol):
-    """A registry, a hub, or a plain server."""
+class ModelSource(Protocol):
+    """A registry, a hub, or a plain web server."""
 
-    def resolve(self, name: ModelName, order: Order) -> Listing:
-        """What to fetch for a name.
+    def resolve(self, name: ModelName, options: ResolveOptions) -> Listing:
+        """Return the files of the model with this name.
 
-        ModelNotFound and PullFailed are final; SourceUnavailable is worth another try. May be
-        called again during one pull, when the credentials in the addresses have expired.
+        ModelNotFound and PullFailed are final; SourceUnavailable is worth a retry. One pull may
+        call this again when the credentials in the addresses have expired.
         """

@@ -1,21 +1,22 @@
-"""Decide which files of a repository make up the model. Pure.
+"""Select the files of a repository that make up the model. Pure.
 
-Quantisations in the order we take them when nobody says which (compared without case):
+When a name requests no quantisation, the first available one of this order is selected. Labels are
+compared without case.
 
-    q4_k_m q5_k_m q4_k_s q5_k_s q4_0 q5_0 q6_k q8_0     the issue's order: the best answer a byte
-                                                        and what every backend computes fast
+    q4_k_m q5_k_m q4_k_s q5_k_s q4_0 q5_0 q6_k q8_0     the required order: the best quality per
+                                                        byte, and fast on every backend
     iq4_nl iq4_xs                                       nearly q4_k_s; slower on CPUs
     q4_k_xl q4_k_l q5_k_xl q5_k_l q6_k_l q4_k q5_k      mixes with larger embeddings, and k-quants
-    q4_1 q5_1 mxfp4 nvfp4                               that do not say which mix; older or special
-    q3_k_l q3_k_xl q3_k_m q3_k q3_k_s iq3_m iq3_s       below four bits answers get worse: largest
-    iq3_xs iq3_xxs q2_k_xl q2_k_l q2_k q2_k_s iq2_m     first, k before i
+    q4_1 q5_1 mxfp4 nvfp4                               that do not name their mix; old or special
+    q3_k_l q3_k_xl q3_k_m q3_k q3_k_s iq3_m iq3_s       below four bits the quality drops: the
+    iq3_xs iq3_xxs q2_k_xl q2_k_l q2_k q2_k_s iq2_m     largest first, k-quants before i-quants
     iq2_s iq2_xs iq2_xxs iq1_m iq1_s tq2_0 tq1_0
-    (no label)                                          a file that does not say what it is
-    f16 bf16 f32                                        not quantised: right, but twice to eight
-                                                        times the size for no better an answer
+    (no label)                                          the file name does not tell
+    f16 bf16 f32                                        not quantised: twice to eight times the
+                                                        size, and no better answers
 
-A prefix such as `UD-` does not count. mmproj files are projectors, never the model; imatrix files
-are measurements for quantisers, never anything.
+A prefix such as `UD-` is ignored. An mmproj file is a projector and never the model. An imatrix file
+holds measurements for quantisation and is never selected.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from services.shared.errors import PullFailed
 from services.shared.store.manifest import FileRole
 
 # fmt: off
-PRIORITY = (
+QUANTIZATION_ORDER = (
     "q4_k_m", "q5_k_m", "q4_k_s", "q5_k_s", "q4_0", "q5_0", "q6_k", "q8_0", "iq4_nl",
     "iq4_xs", "q4_k_xl", "q4_k_l", "q5_k_xl", "q5_k_l", "q6_k_l", "q4_k", "q5_k", "q4_1",
     "q5_1", "mxfp4", "nvfp4", "q3_k_l", "q3_k_xl", "q3_k_m", "q3_k", "q3_k_s", "iq3_m",
@@ -38,11 +39,11 @@ PRIORITY = (
 )
 # fmt: on
 UNQUANTIZED = ("f16", "bf16", "f32")
-_PROJECTORS = ("f16", "bf16", "f32", "q8_0")
-_RANK = {label: rank for rank, label in enumerate(PRIORITY)}
-_RANK.update({label: len(PRIORITY) + 1 + i for i, label in enumerate(UNQUANTIZED)})
-_NO_LABEL = len(PRIORITY)
-_UNKNOWN_LABEL = len(PRIORITY) - 0.5
+_PROJECTOR_ORDER = ("f16", "bf16", "f32", "q8_0")
+_RANK = {label: rank for rank, label in enumerate(QUANTIZATION_ORDER)}
+_RANK.update({label: len(QUANTIZATION_ORDER) + 1 + i for i, label in enumerate(UNQUANTIZED)})
+_NO_LABEL = len(QUANTIZATION_ORDER)
+_UNKNOWN_LABEL = len(QUANTIZATION_ORDER) - 0.5
 
 _LABEL = re.compile(
     r"(?<![a-z0-9])(q[1-9](?:_k(?:_[smlx]+)?|(?:_\d)*)|iq[1-9]_(?:xxs|xs|s|m|nl)"
@@ -67,18 +68,18 @@ _TEMPLATE_FILES = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What was asked for: a file by its path, or a quantisation, or neither."""
+class SelectionCriteria:
+    """What a pull requests: a file by its path, a quantisation, or neither."""
 
     file: str | None = None
     quantization: str | None = None
     format: Format | None = None
-    prefers_mlx: bool = False  # where both are there and nobody said
+    prefers_mlx: bool = False  # where the repository has both formats and no format is requested
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The files of a model by role, and its quantisation label where the names tell."""
+class FileSelection:
+    """The files of a model with their roles, and its quantisation label if a name tells it."""
 
     format: Format
     files: tuple[tuple[FileRole, str], ...]
@@ -93,25 +94,29 @@ class _Candidate:
     missing: tuple[int, ...] = ()
 
 
-def choose(paths: Iterable[str], wanted: Wanted) -> Choice:
-    """The files to fetch; PullFailed when the repository has nothing that fits, saying what it has.
+def select_files(paths: Iterable[str], criteria: SelectionCriteria) -> FileSelection:
+    """Return the files to download.
 
-    1  a file by name     2  MLX asked for or preferred     3  GGUF     4  MLX, there being no GGUF
+    Raises PullFailed, naming what the repository has, when nothing matches the criteria.
+
+    1  a file by name     2  MLX, requested or preferred     3  GGUF     4  MLX, without any GGUF
     """
     paths = sorted(paths)
     ggufs = [p for p in paths if _is_model_gguf(p)]
     is_mlx = _is_mlx(paths)
-    if wanted.file is not None:  # 1
-        return _gguf_choice(paths, ggufs, wanted)
-    if wanted.format == "mlx" or (is_mlx and wanted.prefers_mlx and wanted.format is None):  # 2
+    if criteria.file is not None:  # 1
+        return _gguf_choice(paths, ggufs, criteria)
+    if criteria.format == "mlx" or (
+        is_mlx and criteria.prefers_mlx and criteria.format is None
+    ):  # 2
         return _mlx_choice(paths)
-    if ggufs or wanted.format == "gguf":  # 3
-        return _gguf_choice(paths, ggufs, wanted)
+    if ggufs or criteria.format == "gguf":  # 3
+        return _gguf_choice(paths, ggufs, criteria)
     return _mlx_choice(paths)  # 4
 
 
-def label_of(path: str) -> str | None:
-    """The quantisation a file's name (else its folder's) claims, lower case."""
+def parse_quantization(path: str) -> str | None:
+    """The quantisation in the name of a file, else of its folder, in lower case."""
     for part in reversed(path.split("/")):
         found = _LABEL.findall(part)
         if found:
@@ -119,19 +124,21 @@ def label_of(path: str) -> str | None:
     return None
 
 
-def rank(label: str | None) -> float:
-    """Lower is taken first."""
+def quantization_rank(label: str | None) -> float:
+    """The position of a label in the order of preference; a lower rank is preferred."""
     return _NO_LABEL if label is None else _RANK.get(label, _UNKNOWN_LABEL)
 
 
-def quantizations(paths: Iterable[str]) -> tuple[str, ...]:
-    """The labels of all models among the files, in the order we would take them."""
-    labels = {label_of(path) for path in paths if _is_model_gguf(path)}
-    return tuple(sorted((label for label in labels if label), key=lambda x: (rank(x), x)))
+def list_quantizations(paths: Iterable[str]) -> tuple[str, ...]:
+    """The labels of all models among the files, in the order of preference."""
+    labels = {parse_quantization(path) for path in paths if _is_model_gguf(path)}
+    return tuple(
+        sorted((label for label in labels if label), key=lambda x: (quantization_rank(x), x))
+    )
 
 
 def is_projector(path: str) -> bool:
-    """A vision or audio encoder that belongs to a model."""
+    """Whether the file is a vision or audio encoder that belongs to a model."""
     return path.lower().endswith(".gguf") and "mmproj" in path.rsplit("/", 1)[-1].lower()
 
 
@@ -145,23 +152,29 @@ def _is_model_gguf(path: str) -> bool:
     return name.endswith(".gguf") and not is_projector(path) and "imatrix" not in name
 
 
-def _gguf_choice(paths: Sequence[str], ggufs: Sequence[str], wanted: Wanted) -> Choice:
+def _gguf_choice(
+    paths: Sequence[str], ggufs: Sequence[str], criteria: SelectionCriteria
+) -> FileSelection:
     candidates = _candidates(ggufs)
     if not candidates:
         raise PullFailed("the repository has no GGUF file")
-    fitting = [c for c in candidates if _fits(c, wanted)]
+    fitting = [c for c in candidates if _fits(c, criteria)]
     if not fitting:
-        have = sorted({c.label or c.paths[0] for c in candidates}, key=lambda x: (rank(x), x))
-        asked = wanted.file or wanted.quantization
+        have = sorted(
+            {c.label or c.paths[0] for c in candidates}, key=lambda x: (quantization_rank(x), x)
+        )
+        asked = criteria.file or criteria.quantization
         raise PullFailed(f"the repository has no {asked}; it has: {', '.join(have)}")
-    best = min(fitting, key=lambda c: (rank(c.label), len(c.paths[0]), c.paths[0]))
+    best = min(fitting, key=lambda c: (quantization_rank(c.label), len(c.paths[0]), c.paths[0]))
     if best.missing:
         raise PullFailed(f"part {best.missing[0]} of the split model is not in the repository")
-    same = [c for c in fitting if rank(c.label) == rank(best.label)]
+    same = [c for c in fitting if quantization_rank(c.label) == quantization_rank(best.label)]
     warnings: tuple[str, ...] = ()
-    if len(same) > 1 and wanted.file is None:
-        warnings = (f"the repository has {len(same)} such models; took {best.paths[0]}",)
-    return Choice(
+    if len(same) > 1 and criteria.file is None:
+        warnings = (
+            f"the repository has {len(same)} models of this kind; {best.paths[0]} was selected",
+        )
+    return FileSelection(
         format="gguf",
         files=(
             *((FileRole.MODEL, path) for path in best.paths),
@@ -179,23 +192,23 @@ def _candidates(ggufs: Sequence[str]) -> list[_Candidate]:
     for path in ggufs:
         match = _SPLIT.match(path)
         if match is None:
-            whole.append(_Candidate((path,), label_of(path)))
+            whole.append(_Candidate((path,), parse_quantization(path)))
         else:
             parts.setdefault((match["stem"], int(match["of"])), {})[int(match["part"])] = path
     for (_, total), numbered in parts.items():
         missing = tuple(n for n in range(1, total + 1) if n not in numbered)
         ordered = tuple(numbered[n] for n in sorted(numbered))
-        whole.append(_Candidate(ordered, label_of(ordered[0]), missing))
+        whole.append(_Candidate(ordered, parse_quantization(ordered[0]), missing))
     return whole
 
 
-def _fits(candidate: _Candidate, wanted: Wanted) -> bool:
-    if wanted.file is not None:
-        file = wanted.file.lower()
+def _fits(candidate: _Candidate, criteria: SelectionCriteria) -> bool:
+    if criteria.file is not None:
+        file = criteria.file.lower()
         return any(file in (p.lower(), p.rsplit("/", 1)[-1].lower()) for p in candidate.paths)
-    if wanted.quantization is None:
+    if criteria.quantization is None:
         return True
-    asked = wanted.quantization.lower().removeprefix("ud-")
+    asked = criteria.quantization.lower().removeprefix("ud-")
     return candidate.label == _canonical(asked)
 
 
@@ -205,24 +218,24 @@ def _projector(paths: Sequence[str], model: str) -> list[tuple[FileRole, str]]:
         return []
     folder = model.rpartition("/")[0]
 
-    def order(path: str) -> tuple[bool, int, str]:
-        label = label_of(path)
-        known = _PROJECTORS.index(label) if label in _PROJECTORS else len(_PROJECTORS)
-        return path.rpartition("/")[0] != folder, known, path
+    def preference(path: str) -> tuple[bool, int, str]:
+        label = parse_quantization(path)
+        rank = _PROJECTOR_ORDER.index(label) if label in _PROJECTOR_ORDER else len(_PROJECTOR_ORDER)
+        return path.rpartition("/")[0] != folder, rank, path
 
-    return [(FileRole.PROJECTOR, min(found, key=order))]
+    return [(FileRole.PROJECTOR, min(found, key=preference))]
 
 
 def _is_mlx(paths: Sequence[str]) -> bool:
     return "config.json" in paths and any(p.endswith(".safetensors") for p in paths)
 
 
-def _mlx_choice(paths: Sequence[str]) -> Choice:
+def _mlx_choice(paths: Sequence[str]) -> FileSelection:
     if not _is_mlx(paths):
         if any(p.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")) for p in paths):
             raise PullFailed(
-                "the repository has pickled weights only, which can run code; "
-                "look for one with safetensors or GGUF files"
+                "the repository has only pickled weights, which can run code; "
+                "use a repository with safetensors or GGUF files"
             )
         raise PullFailed(
             "the repository has neither a GGUF file nor safetensors with a config.json"
@@ -237,4 +250,4 @@ def _mlx_choice(paths: Sequence[str]) -> Choice:
             files.append((FileRole.TOKENIZER, path))
         elif "/" not in path and _CONFIG_FILES.fullmatch(path):
             files.append((FileRole.CONFIG, path))
-    return Choice(format="mlx", files=tuple(files))
+    return FileSelection(format="mlx", files=tuple(files))

@@ -1,7 +1,7 @@
-"""The Hugging Face hub, or a mirror of it: huggingface_hub lists, our downloader fetches.
+"""The Hugging Face hub, or a mirror of it: huggingface_hub lists the files to download.
 
-The commit is fixed when listing, so that all files are of one version. Weights carry their sha256
-(LFS or Xet); small files carry git's own hash, which is checked too.
+The listing fixes the commit, so that all files are of one version. Weights carry their SHA-256
+(LFS or Xet). Small files carry git's own hash, which is verified too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from services.puller.sources.base import Format, Listing, Order, RemoteFile
-from services.puller.sources.file_selection import Wanted, choose
+from services.puller.sources.base import Format, Listing, RemoteFile, ResolveOptions
+from services.puller.sources.file_selection import SelectionCriteria, select_files
 from services.puller.transport.http_client import Address
 from services.shared.errors import ModelNotFound, PullFailed, SourceUnavailable
 from services.shared.model_name import DEFAULT_TAG, ModelName
@@ -31,7 +31,7 @@ _OID = re.compile(r"[0-9a-f]{40}")
 
 
 class HuggingFaceSource:
-    """One hub. `prefers_mlx`: take an MLX repository's safetensors where nobody asked for GGUF."""
+    """One hub. `prefers_mlx`: select safetensors of an MLX repository unless GGUF is requested."""
 
     def __init__(
         self, endpoint: str, *, token: str | None = None, prefers_mlx: bool = False
@@ -39,28 +39,29 @@ class HuggingFaceSource:
         self._endpoint = endpoint.rstrip("/")
         self._token = token
         self._prefers_mlx = prefers_mlx
-        # False, not None: never pick up a token somebody left on the machine.
+        # False, not None: None would use a token that is stored on this machine.
         self._api = HfApi(endpoint=self._endpoint, token=token or False, library_name="spindll")
 
-    def resolve(self, name: ModelName, order: Order) -> Listing:
-        """The files of a repository's newest commit that make up the model."""
+    def resolve(self, name: ModelName, options: ResolveOptions) -> Listing:
+        """Return the model's files at the newest commit of its repository."""
         info = self._info(name.repo)
         commit = str(info.sha or "")
         if not _OID.fullmatch(commit):
-            raise PullFailed("the hub did not say which commit it offers")
+            raise PullFailed("the hub did not name the commit of the repository")
         siblings = {s.rfilename: s for s in (info.siblings or [])[:_MAX_FILES]}
-        choice = choose(siblings, self._wanted(name, order))
+        selection = select_files(siblings, self._build_criteria(name, options))
         files = tuple(
-            self._file(name.repo, commit, role, path, siblings[path]) for role, path in choice.files
+            self._file(name.repo, commit, role, path, siblings[path])
+            for role, path in selection.files
         )
         return Listing(
             name=name,
             source="huggingface.co"
             if "huggingface.co" in self._endpoint
             else "Hugging Face mirror",
-            format=choice.format,
+            format=selection.format,
             files=files,
-            warnings=choice.warnings,
+            warnings=selection.warnings,
         )
 
     def _info(self, repo: str) -> Any:
@@ -69,30 +70,30 @@ class HuggingFaceSource:
         except GatedRepoError as error:
             raise PullFailed(
                 "this repository is gated: accept its terms on its page, "
-                "then give the box a token that may read it (SPINDLL_HF_TOKEN)"
+                "then set SPINDLL_HF_TOKEN to a token that may read it"
             ) from error
         except RepositoryNotFoundError as error:
-            hint = "" if self._token else ", or it is private and needs SPINDLL_HF_TOKEN"
+            hint = "" if self._token else ", or it is private and requires SPINDLL_HF_TOKEN"
             raise ModelNotFound(f"the hub has no repository {repo!r}{hint}") from error
         except HfHubHTTPError as error:
             raise _http_failure(error) from error
         except (httpx2.HTTPError, OSError) as error:
             raise SourceUnavailable("the hub does not answer") from error
 
-    def _wanted(self, name: ModelName, order: Order) -> Wanted:
+    def _build_criteria(self, name: ModelName, options: ResolveOptions) -> SelectionCriteria:
         tag = name.tag.lower()
-        fmt: Format | None = order.format
+        fmt: Format | None = options.format
         if name.file is not None:
-            return Wanted(file=name.file)
+            return SelectionCriteria(file=name.file)
         if tag in ("mlx", "gguf"):
-            return Wanted(format="mlx" if tag == "mlx" else "gguf")
+            return SelectionCriteria(format="mlx" if tag == "mlx" else "gguf")
         if tag == DEFAULT_TAG or tag.endswith("bit"):
-            return Wanted(format=fmt, prefers_mlx=self._prefers_mlx)
-        return Wanted(quantization=name.tag, format="gguf")
+            return SelectionCriteria(format=fmt, prefers_mlx=self._prefers_mlx)
+        return SelectionCriteria(quantization=name.tag, format="gguf")
 
     def _file(self, repo: str, commit: str, role: FileRole, path: str, sibling: Any) -> RemoteFile:
         if sibling.size is None or sibling.size < 0:
-            raise PullFailed(f"the hub does not say how large {path} is")
+            raise PullFailed(f"the hub does not report the size of {path}")
         digest = parse_digest(f"sha256:{sibling.lfs.sha256}") if sibling.lfs is not None else None
         oid = sibling.blob_id
         secrets = {"Authorization": f"Bearer {self._token}"} if self._token else None
@@ -116,5 +117,7 @@ def _http_failure(error: HfHubHTTPError) -> PullFailed:
             retry_after_seconds=float(wait) if wait.isdecimal() else None,
         )
     if status in (401, 403):
-        return PullFailed("the hub refuses access: the token is wrong or may not read this")
+        return PullFailed(
+            "the hub refuses access: the token is wrong or may not read this repository"
+        )
     return PullFailed(f"the hub answered HTTP {status}")

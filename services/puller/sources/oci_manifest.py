@@ -1,7 +1,7 @@
-"""A registry's manifest: which layers there are, what each is for, and what must not be in it.
+"""Parse the manifest of a registry: its layers, and the role of each.
 
-All layers are kept; one of a type we do not know fails the pull, because serving a model without a
-part of it would be a different model. Types: ollama's server/images.go, GetModel.
+All layers are kept. A layer of an unknown type fails the pull, because a model without one of its
+parts would be a different model. The types are those of GetModel in ollama's server/images.go.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _ROLES = {
     "adapter": FileRole.ADAPTER,
     "draft": FileRole.DRAFT,
     "template": FileRole.TEMPLATE,
-    "prompt": FileRole.TEMPLATE,  # the older name of the same
+    "prompt": FileRole.TEMPLATE,  # the old name of a template
     "system": FileRole.SYSTEM,
     "params": FileRole.PARAMS,
     "messages": FileRole.MESSAGES,
     "license": FileRole.LICENSE,
 }
-_IGNORED = frozenset({"embed"})  # deprecated upstream, read by nobody
+_IGNORED = frozenset({"embed"})  # deprecated upstream, no longer read
 _TENSOR_LAYERS = frozenset({"tensor", "json"})
 _SUFFIXES = {
     FileRole.MODEL: ".gguf",
@@ -57,7 +57,7 @@ class Layer(msgspec.Struct, frozen=True, rename="camel"):
 
 @resolved
 class RegistryManifest(msgspec.Struct, frozen=True, rename="camel"):
-    """A registry's manifest, as far as it concerns us."""
+    """The fields of a registry's manifest that a pull needs."""
 
     schema_version: int = 0
     media_type: str = MANIFEST_TYPE
@@ -66,7 +66,7 @@ class RegistryManifest(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def parse_manifest(raw: bytes) -> RegistryManifest:
-    """A manifest's content, checked; PullFailed says what is wrong with it."""
+    """Parse and check a manifest. Raises PullFailed, which describes the error."""
     try:
         manifest = msgspec.json.decode(raw, type=RegistryManifest)
     except msgspec.DecodeError as error:
@@ -78,40 +78,41 @@ def parse_manifest(raw: bytes) -> RegistryManifest:
     return manifest
 
 
-def files_of(
-    manifest: RegistryManifest, base: str, secrets: Mapping[str, str] | None
+def build_remote_files(
+    manifest: RegistryManifest, base_url: str, secret_headers: Mapping[str, str] | None
 ) -> tuple[RemoteFile, ...]:
-    """The layers worth fetching, each with a name of its own."""
+    """The layers to download, each under a unique path."""
     files: list[RemoteFile] = []
     counts: dict[FileRole, int] = {}
     for layer in manifest.layers:
-        role = _role(layer)
+        role = _parse_role(layer)
         if role is None:
             continue
         counts[role] = counts.get(role, 0) + 1
         number = f"-{counts[role]}" if counts[role] > 1 else ""
-        digest = checked_digest(layer)
+        digest = parse_layer_digest(layer)
         files.append(
             RemoteFile(
                 role=role,
                 path=f"{role.value}{number}{_SUFFIXES.get(role, '')}",
-                address=Address(f"{base}/blobs/{digest}", secrets),
-                size_bytes=_size(layer),
+                address=Address(f"{base_url}/blobs/{digest}", secret_headers),
+                size_bytes=_parse_size(layer),
                 digest=digest,
             )
         )
     if FileRole.MODEL not in counts:
-        raise PullFailed("the registry's manifest names no weights")
+        raise PullFailed("the registry's manifest has no weights")
     return tuple(files)
 
 
-def _role(layer: Layer) -> FileRole | None:
+def _parse_role(layer: Layer) -> FileRole | None:
     kind = layer.media_type.removeprefix(_LAYER_PREFIX).partition(";")[0]
     if kind in _IGNORED:
         return None
     if kind in _TENSOR_LAYERS:
         raise PullFailed(
-            "this model is published as single tensors; pull its MLX repository from the hub instead"
+            "this model is published as single tensors; pull its MLX repository from the hub"
+            " instead"
         )
     role = _ROLES.get(kind)
     if role is None or kind == layer.media_type:
@@ -119,15 +120,15 @@ def _role(layer: Layer) -> FileRole | None:
     return role
 
 
-def checked_digest(layer: Layer) -> str:
-    """The layer's digest; PullFailed when it is not one."""
+def parse_layer_digest(layer: Layer) -> str:
+    """The digest of a layer. Raises PullFailed when it is malformed."""
     try:
         return parse_digest(layer.digest)
     except InvalidModelFile as error:
         raise PullFailed("the registry's manifest has a malformed digest") from error
 
 
-def _size(layer: Layer) -> int:
+def _parse_size(layer: Layer) -> int:
     if not 0 <= layer.size <= _MAX_BLOB_BYTES:
         raise PullFailed(f"the registry's manifest has a layer of {layer.size} bytes")
     return layer.size

@@ -1,8 +1,7 @@
-"""Registries that speak Ollama's protocol: an OCI manifest whose layers are blobs by digest.
+"""Registries with Ollama's protocol: an OCI manifest whose layers are blobs, named by digest.
 
-The manifest's bytes are kept as they came. All layers are kept; one of a type we do not know fails
-the pull, because serving a model without a part of it would be a different model.
-Protocol: ollama's server/images.go and types/model; distribution's spec for the rest.
+The manifest is stored byte for byte. The protocol is that of ollama's server/images.go and
+types/model; the rest follows the specification of distribution.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from services.puller.sources.base import Listing, Order, SmallFile
+from services.puller.sources.base import InlineFile, Listing, ResolveOptions
 from services.puller.sources.oci_manifest import (
     MANIFEST_TYPE,
     Layer,
-    checked_digest,
-    files_of,
+    build_remote_files,
+    parse_layer_digest,
     parse_manifest,
 )
-from services.puller.sources.registry_auth import TokenSigner, challenge_token
-from services.puller.transport.http_client import Address, Reply, Session, retry_after_seconds
-from services.puller.transport.range_response import refusal
+from services.puller.sources.registry_auth import TokenSigner, fetch_token
+from services.puller.transport.http_client import Address, HttpSession, Reply, parse_retry_after
+from services.puller.transport.range_response import describe_refusal
 from services.shared.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -46,7 +45,7 @@ class _Config(msgspec.Struct, frozen=True):
 
 
 class OllamaSource:
-    """Any registry of the protocol. `base_url` is asked for names without a host of their own."""
+    """Any registry with this protocol. `base_url` is the registry for names without a host."""
 
     def __init__(
         self,
@@ -61,43 +60,43 @@ class OllamaSource:
         self._signer = signer
         self._timeout_seconds = timeout_seconds
 
-    def resolve(self, name: ModelName, order: Order) -> Listing:
-        """The manifest of a tag, as files."""
-        if order.format == "mlx":
+    def resolve(self, name: ModelName, options: ResolveOptions) -> Listing:
+        """Return the files that the manifest of a tag lists."""
+        if options.format == "mlx":
             raise InvalidRequest("this registry has GGUF models only; MLX models come from the hub")
-        session = Session(timeout_seconds=self._timeout_seconds)
+        session = HttpSession(timeout_seconds=self._timeout_seconds)
         try:
             return self._resolve(session, name)
         finally:
             session.close()
 
-    def _resolve(self, session: Session, name: ModelName) -> Listing:
-        base = f"{self.base_of(name)}/v2/{name.repo}"
-        url = f"{base}/manifests/{name.tag}"
-        raw, secrets = self._manifest(session, url, name)
+    def _resolve(self, session: HttpSession, name: ModelName) -> Listing:
+        base_url = f"{self.registry_url_for(name)}/v2/{name.repo}"
+        url = f"{base_url}/manifests/{name.tag}"
+        raw, secret_headers = self._fetch_manifest(session, url, name)
         manifest = parse_manifest(raw)
-        small = [SmallFile(FileRole.REGISTRY_MANIFEST, "manifest.json", raw)]
+        inline_files = [InlineFile(FileRole.REGISTRY_MANIFEST, "manifest.json", raw)]
         if manifest.config is not None:
-            config = self._config(session, base, manifest.config, secrets)
-            small.append(SmallFile(FileRole.CONFIG, "config.json", config))
+            config = self._fetch_config(session, base_url, manifest.config, secret_headers)
+            inline_files.append(InlineFile(FileRole.CONFIG, "config.json", config))
         return Listing(
             name=name,
-            source=f"{urlsplit(base).hostname}",
+            source=f"{urlsplit(base_url).hostname}",
             format="gguf",
-            files=files_of(manifest, base, secrets),
-            small_files=tuple(small),
+            files=build_remote_files(manifest, base_url, secret_headers),
+            inline_files=tuple(inline_files),
         )
 
-    def base_of(self, name: ModelName) -> str:
-        """The registry's own address for a name."""
+    def registry_url_for(self, name: ModelName) -> str:
+        """The base URL of the registry that a name belongs to."""
         if name.host == OLLAMA_HOST:
             return self._base_url
         host = name.host.lower()
         is_plain = host in self._plain_http_hosts or host.split(":")[0] in self._plain_http_hosts
         return f"{'http' if is_plain else 'https'}://{host}"
 
-    def _manifest(
-        self, session: Session, url: str, name: ModelName
+    def _fetch_manifest(
+        self, session: HttpSession, url: str, name: ModelName
     ) -> tuple[bytes, Mapping[str, str] | None]:
         accept = {"Accept": MANIFEST_TYPE}
         with session.get(Address(url), accept) as reply:
@@ -106,30 +105,32 @@ class OllamaSource:
                 return reply.read_all(_MAX_MANIFEST_BYTES), None
             challenge = reply.header("www-authenticate") or ""
             reply.read_all(_MAX_MANIFEST_BYTES)
-        token = challenge_token(session, url, challenge, self._signer)
-        secrets = {"Authorization": f"Bearer {token}"}
-        with session.get(Address(url, secrets), accept) as reply:
+        token = fetch_token(session, url, challenge, self._signer)
+        secret_headers = {"Authorization": f"Bearer {token}"}
+        with session.get(Address(url, secret_headers), accept) as reply:
             _check_manifest_reply(reply, name)
-            return reply.read_all(_MAX_MANIFEST_BYTES), secrets
+            return reply.read_all(_MAX_MANIFEST_BYTES), secret_headers
 
-    def _config(
-        self, session: Session, base: str, layer: Layer, secrets: Mapping[str, str] | None
+    def _fetch_config(
+        self,
+        session: HttpSession,
+        base_url: str,
+        layer: Layer,
+        secret_headers: Mapping[str, str] | None,
     ) -> bytes:
-        digest = checked_digest(layer)
-        with session.get(Address(f"{base}/blobs/{digest}", secrets)) as reply:
+        digest = parse_layer_digest(layer)
+        with session.get(Address(f"{base_url}/blobs/{digest}", secret_headers)) as reply:
             if reply.status != 200:
-                raise _failure(reply)
+                raise _http_failure(reply)
             raw = reply.read_all(_MAX_CONFIG_BYTES)
         if f"sha256:{hashlib.sha256(raw).hexdigest()}" != digest:
-            raise PullFailed("the model's configuration does not have the promised digest")
+            raise PullFailed("the model's configuration does not have the announced digest")
         try:
             config = msgspec.json.decode(raw, type=_Config)
         except msgspec.DecodeError as error:
             raise PullFailed("the model's configuration is not readable") from error
         if config.remote_host or config.remote_model:
-            raise PullFailed(
-                "this model runs on somebody else's computer: it has no weights to pull"
-            )
+            raise PullFailed("this model runs on a remote service: it has no weights to pull")
         return raw
 
 
@@ -137,13 +138,13 @@ def _check_manifest_reply(reply: Reply, name: ModelName) -> None:
     if reply.status == 404:
         raise ModelNotFound(f"the registry has no model {str(name)!r}")
     if reply.status != 200:
-        raise _failure(reply)
+        raise _http_failure(reply)
 
 
-def _failure(reply: Reply) -> PullFailed:
+def _http_failure(reply: Reply) -> PullFailed:
     if reply.status == 429 or reply.status >= 500:
-        wait = retry_after_seconds(reply, at_most=300.0)
+        wait = parse_retry_after(reply, max_seconds=300.0)
         return SourceUnavailable(
             f"the registry answered HTTP {reply.status}", retry_after_seconds=wait
         )
-    return PullFailed(refusal(reply.status))
+    return PullFailed(describe_refusal(reply.status))

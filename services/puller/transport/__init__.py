@@ -1,1 +1,1 @@
-"""HTTP as downloads need it: redirects, credentials, proxies, ranges."""
+"""HTTP for downloads: redirects, credentials, proxies and byte ranges."""

@@ -1,11 +1,11 @@
-"""HTTP as a downloader needs it: big reads, kept connections, and care about who sees a key.
+"""An HTTP client for downloads: large reads, kept connections, and protected credentials.
 
-The standard library's client under it: a body is read from the socket in large pieces, which is
-several times cheaper per byte than an event-driven parser. Rules on top:
+It builds on the client of the standard library, which reads a body from the socket in large pieces.
+That is several times cheaper per byte than an event-driven parser. It adds these rules:
 
 - A secret header goes to the origin (scheme, host, port) of the first address only; a redirect to
-  a content network is followed without it. A redirect from https to http is refused.
-- Proxies come from the standard environment variables, `NO_PROXY` included.
+  a content delivery network is followed without it. A redirect from https to http is refused.
+- Proxies come from the standard environment variables, including `NO_PROXY`.
 - Every wait has a timeout, and `shut_down()` from another thread ends any read at once.
 """
 
@@ -30,61 +30,64 @@ from services.shared.errors import PullFailed, SourceUnavailable
 
 MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_BROKEN = (http.client.HTTPException, OSError, ValueError)
+_CONNECTION_ERRORS = (http.client.HTTPException, OSError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to ask, and what only that origin may see."""
+    """A URL, and the headers that only its origin may see."""
 
     url: str
     secret_headers: Mapping[str, str] | None = None
 
 
 class Reply:
-    """An answer whose body has not been read. Close it, or leave its `with` block."""
+    """A response whose body has not been read yet. Close it, or use it in a `with` block."""
 
-    def __init__(self, response: http.client.HTTPResponse, session: Session, url: str) -> None:
+    def __init__(self, response: http.client.HTTPResponse, session: HttpSession, url: str) -> None:
         self._response = response
         self._session = session
         self.url = url
         self.status = response.status
 
     def header(self, name: str) -> str | None:
-        """A header's value; names compare without case."""
+        """The value of a header; names are case-insensitive."""
         return self._response.headers.get(name)
 
     @property
     def content_length(self) -> int | None:
-        """Bytes of the body as announced, where announced."""
+        """The announced size of the body in bytes, if there is one."""
         text = self.header("content-length")
         return int(text) if text and text.isdecimal() else None
 
-    def read_some(self, limit_bytes: int) -> bytes:
-        """What arrives next, at most so much; empty at the end. SourceUnavailable on a break."""
+    def read_chunk(self, max_bytes: int) -> bytes:
+        """Read what arrives next; empty at the end of the body.
+
+        Raises SourceUnavailable when the connection breaks.
+        """
         try:
-            return self._response.read1(limit_bytes)
-        except _BROKEN as error:
+            return self._response.read1(max_bytes)
+        except _CONNECTION_ERRORS as error:
             raise SourceUnavailable("the connection broke while reading") from error
 
-    def read_all(self, limit_bytes: int) -> bytes:
-        """A small body; PullFailed when it is larger than the limit."""
+    def read_all(self, max_bytes: int) -> bytes:
+        """Read a small body. Raises PullFailed when it is larger than the limit."""
         parts: list[bytes] = []
         size = 0
-        while part := self.read_some(min(65536, limit_bytes + 1)):
+        while part := self.read_chunk(min(65536, max_bytes + 1)):
             parts.append(part)
             size += len(part)
-            if size > limit_bytes:
-                raise PullFailed(f"the source sent more than {limit_bytes} bytes for a small file")
+            if size > max_bytes:
+                raise PullFailed(f"the source sent more than {max_bytes} bytes for a small file")
         if self.content_length is not None and size < self.content_length:
             raise SourceUnavailable("the connection broke while reading")
         return b"".join(parts)
 
     def close(self) -> None:
-        """Let go; the connection is kept only when the body was read to its end."""
+        """Release the connection; it is kept only when the body was read to its end."""
         if self._response.isclosed():
             return
-        if self._response.length == 0:  # read to its end, which read1 of Python 3.11 overlooks
+        if self._response.length == 0:  # read to its end; read1 of Python 3.11 does not notice
             self._response.close()
         else:
             self._session.close()
@@ -101,8 +104,11 @@ class Reply:
         self.close()
 
 
-class Session:
-    """The connections of one thread, one per origin. Only `shut_down` may be called by others."""
+class HttpSession:
+    """The connections of one thread, one per origin.
+
+    Other threads may call `shut_down`, and nothing else.
+    """
 
     def __init__(self, *, timeout_seconds: float, user_agent: str = "spindll") -> None:
         self._timeout_seconds = timeout_seconds
@@ -111,8 +117,11 @@ class Session:
         self._is_shut = False
 
     def get(self, address: Address, headers: Mapping[str, str] | None = None) -> Reply:
-        """The answer after all redirects, whatever its status. SourceUnavailable when nobody
-        answers, PullFailed for a redirect we do not follow."""
+        """Return the response after all redirects, whatever its status.
+
+        Raises SourceUnavailable when the host does not answer, and PullFailed for a redirect that
+        is not allowed.
+        """
         first = urlsplit(address.url)
         url = address.url
         for _ in range(MAX_REDIRECTS + 1):
@@ -124,17 +133,17 @@ class Session:
                 return reply
             with reply:
                 reply.read_all(1 << 20)
-            url = _redirected(url, target)
+            url = _resolve_redirect(url, target)
         raise PullFailed("the source redirects in circles")
 
     def close(self) -> None:
-        """Close the connections; the next `get` makes new ones."""
+        """Close the connections; the next `get` opens new ones."""
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
 
     def shut_down(self) -> None:
-        """End whatever this session does, for good; from any thread."""
+        """Abort the request in progress and all later ones; callable from any thread."""
         self._is_shut = True
         for connection in list(self._connections.values()):
             if (sock := connection.sock) is not None:
@@ -142,9 +151,9 @@ class Session:
                     sock.shutdown(socket.SHUT_RDWR)
 
     def _get_once(self, url: str, parts: SplitResult, headers: Mapping[str, str]) -> Reply:
-        # A kept connection may have been closed by the peer in the meantime: once more, afresh.
+        # The peer may have closed a kept connection in the meantime: retry once on a new one.
         for is_last in (False, True):
-            connection, target, extra, was_kept = self._connection(url, parts)
+            connection, target, extra, is_reused = self._get_connection(url, parts)
             fields = {
                 "User-Agent": self._user_agent,
                 "Accept-Encoding": "identity",
@@ -152,24 +161,24 @@ class Session:
             }
             try:
                 connection.request("GET", target, headers={**fields, **extra, **headers})
-                if self._is_shut:  # it ran before there was a socket to break
+                if self._is_shut:  # shut_down ran before there was a socket to close
                     raise ConnectionAbortedError
                 return Reply(connection.getresponse(), self, url)
-            except _BROKEN as error:
+            except _CONNECTION_ERRORS as error:
                 self.close()
-                if is_last or not was_kept or self._is_shut or isinstance(error, TimeoutError):
+                if is_last or not is_reused or self._is_shut or isinstance(error, TimeoutError):
                     raise SourceUnavailable(f"{parts.hostname} does not answer") from error
         raise AssertionError("unreachable")
 
-    def _connection(
+    def _get_connection(
         self, url: str, parts: SplitResult
     ) -> tuple[http.client.HTTPConnection, str, dict[str, str], bool]:
-        proxy = _proxy_for(parts)
+        proxy = _find_proxy(parts)
         via_proxy = proxy is not None and parts.scheme == "http"
         target = (
             url if via_proxy else (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         )
-        extra = _proxy_auth(proxy) if via_proxy and proxy else {}
+        extra = _build_proxy_headers(proxy) if via_proxy and proxy else {}
         origin = _origin(parts)
         connection = self._connections.get(origin)
         if connection is not None and connection.sock is not None:
@@ -184,33 +193,33 @@ class Session:
             if proxy is None:
                 if parts.scheme == "https":
                     return http.client.HTTPSConnection(
-                        host, port, timeout=self._timeout_seconds, context=_tls()
+                        host, port, timeout=self._timeout_seconds, context=_tls_context()
                     )
                 return http.client.HTTPConnection(host, port, timeout=self._timeout_seconds)
             via, via_port = proxy.hostname or "", proxy.port or 80
             if parts.scheme == "http":
                 return http.client.HTTPConnection(via, via_port, timeout=self._timeout_seconds)
             tunnel = http.client.HTTPSConnection(
-                via, via_port, timeout=self._timeout_seconds, context=_tls()
+                via, via_port, timeout=self._timeout_seconds, context=_tls_context()
             )
-            tunnel.set_tunnel(host, port or 443, headers=_proxy_auth(proxy))
+            tunnel.set_tunnel(host, port or 443, headers=_build_proxy_headers(proxy))
         except ValueError as error:
             raise PullFailed("the source's address is not well formed") from error
         return tunnel
 
 
-def retry_after_seconds(reply: Reply, *, at_most: float) -> float | None:
-    """What the Retry-After header asks for in seconds; dates are answered with the maximum."""
+def parse_retry_after(reply: Reply, *, max_seconds: float) -> float | None:
+    """The Retry-After header in seconds, up to the maximum; a date counts as the maximum."""
     text = reply.header("retry-after")
     if text is None:
         return None
-    return min(float(text), at_most) if text.strip().isdecimal() else at_most
+    return min(float(text), max_seconds) if text.strip().isdecimal() else max_seconds
 
 
-def _redirected(url: str, location: str) -> str:
+def _resolve_redirect(url: str, location: str) -> str:
     target = urljoin(url, location)
     if urlsplit(target).scheme not in ("http", "https"):
-        raise PullFailed("the source redirects to something that is not http")
+        raise PullFailed("the source redirects to an address that is not http")
     if url.startswith("https:") and not target.startswith("https:"):
         raise PullFailed("the source redirects from https to plain http")
     return target
@@ -221,11 +230,11 @@ def _origin(parts: SplitResult) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    return httpx.create_ssl_context()  # SSL_CERT_FILE, else the bundled authorities
+def _tls_context() -> ssl.SSLContext:
+    return httpx.create_ssl_context()  # the authorities of SSL_CERT_FILE, else the bundled ones
 
 
-def _proxy_for(parts: SplitResult) -> SplitResult | None:
+def _find_proxy(parts: SplitResult) -> SplitResult | None:
     host = parts.hostname or ""
     if urllib.request.proxy_bypass(f"{host}:{parts.port}" if parts.port else host):
         return None
@@ -234,7 +243,7 @@ def _proxy_for(parts: SplitResult) -> SplitResult | None:
     return urlsplit(url if "://" in url else f"http://{url}") if url else None
 
 
-def _proxy_auth(proxy: SplitResult) -> dict[str, str]:
+def _build_proxy_headers(proxy: SplitResult) -> dict[str, str]:
     if proxy.username is None:
         return {}
     pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"

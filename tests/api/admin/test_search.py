@@ -14,7 +14,7 @@ import redis
 
 from services.api.clients.search import run_search
 from services.puller.build import build_search
-from services.puller.search.listener import SearchDesk
+from services.puller.search.listener import SearchListener
 from services.puller.settings import PullerSettings
 from services.shared import redis_keys
 from services.shared.errors import EngineUnavailable, Unavailable
@@ -34,7 +34,7 @@ async def puller(redis_url: str) -> AsyncIterator[Hub]:
         settings = PullerSettings(
             hf_endpoint=hub.url, hf_token="right", ollama_registry=registry.url
         )
-        listener = SearchDesk(client, build_search(settings), seconds=2)
+        listener = SearchListener(client, build_search(settings), seconds=2)
         listener.start()
         await wait_for_listeners(client)
         yield hub
@@ -156,7 +156,7 @@ async def test_one_of_several_pullers_answers_and_leaves_no_keys_in_redis(
     api: Api, redis_url: str, tmp_path: Path
 ) -> None:
     with redis.Redis.from_url(redis_url) as client:
-        second = SearchDesk(client, build_search(PullerSettings(allowed_sources="nowhere")))
+        second = SearchListener(client, build_search(PullerSettings(allowed_sources="nowhere")))
         second.start()
         await wait_for_listeners(client, 2)
         answers = await asyncio.gather(*(search(api) for _ in range(6)))
@@ -184,7 +184,7 @@ async def test_an_unexpected_error_in_a_search_is_reported_without_its_message(
             raise RuntimeError("secret")
 
     with redis.Redis.from_url(redis_url) as client:
-        listener = SearchDesk(client, Broken())  # type: ignore[arg-type]
+        listener = SearchListener(client, Broken())  # type: ignore[arg-type]
         listener.start()
         await wait_for_listeners(client)
         query = SearchQuery(id="q2", text="tiny", limit=1)

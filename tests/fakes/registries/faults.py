@@ -1,4 +1,4 @@
-"""What goes wrong with which answer: a plan the loopback servers follow."""
+"""Planned faults of the loopback servers."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ ALWAYS = 1 << 30
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong, `times` times, with requests whose path contains `on`."""
+    """A fault in `times` responses to requests whose path contains `path_part`."""
 
-    on: str = ""
+    path_part: str = ""
     times: int = 1
-    after: int = 0  # so many matching requests go well first
+    after: int = 0  # the number of matching requests that succeed before
     status: int | None = None
     retry_after: str | None = None
-    cut_at: int | None = None  # close the connection after so many bytes of the body
-    stall_at: int | None = None  # send so many bytes, then nothing until the client leaves
-    drip: bool = False  # a byte now and then
+    cut_at: int | None = None  # close the connection after this many bytes of the body
+    stall_at: int | None = None  # send this many bytes, then nothing until the client disconnects
+    drips: bool = False  # send one byte every 20 ms
     flip_at: int | None = None  # a wrong byte at this offset of the file
-    length_off_by: int = 0  # announce another size of the file
-    no_range: bool = False  # answer 200 with the whole file
+    length_off_by: int = 0  # added to the announced size of the file
+    ignores_range: bool = False  # answer 200 with the whole file
     etag: str | None = None
-    shifted_range: bool = False  # a 206 with other bytes than asked for
+    shifts_range: bool = False  # answer 206 with another range than requested
 
 
 @dataclass
 class FaultPlan:
-    """Faults in order; the first that matches and is not used up happens."""
+    """Faults in order: a request gets the first that matches and is not used up."""
 
     faults: list[Fault] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._seen: dict[int, int] = {}
+        self._counts: dict[int, int] = {}
 
     def take(self, path: str) -> Fault:
         with self._lock:
             for index, fault in enumerate(self.faults):
-                if fault.on not in path:
+                if fault.path_part not in path:
                     continue
-                seen = self._seen.get(index, 0)
-                if seen >= fault.after + fault.times:
+                count = self._counts.get(index, 0)
+                if count >= fault.after + fault.times:
                     continue
-                self._seen[index] = seen + 1
-                if seen >= fault.after:
+                self._counts[index] = count + 1
+                if count >= fault.after:
                     return fault
         return Fault()

@@ -1,7 +1,7 @@
-"""A hub that huggingface_hub itself can talk to: lists, model info with file metadata, downloads.
+"""A fake hub for the real huggingface_hub: lists, model info with file metadata, downloads.
 
-Lists behave as the real hub's, by its API's answers: `search` is a part of the id in any case,
-`filter` one of the tags, `expand` names what an entry shows, and files have no sizes in them.
+Lists follow the real API: `search` matches a part of the id without case, `filter` matches a tag,
+`expand` names the fields of an entry, and the files of an entry have no sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LARGE = (".gguf", ".safetensors", ".bin")
 
 @dataclass
 class Repository:
-    """Files by path. `gated`: refused without its token; `private`: not even admitted to exist."""
+    """Files by path. Without the token, a gated one is refused and a private one is not found."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     gated: bool = False
@@ -30,7 +30,7 @@ class Repository:
 
 
 class Hub(LoopbackServer):
-    """`cdn`: large files are redirected there."""
+    """Requests for large files are redirected to `cdn`, if there is one."""
 
     def __init__(self, *, cdn: LoopbackServer | None = None, token: str = "hf_right") -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A registry of Ollama's protocol: manifests, blobs by digest, tokens, redirects to another host."""
+"""A fake registry with Ollama's protocol: manifests, blobs, tokens, redirects to another host."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 IMAGE = "application/vnd.ollama.image."
 
 
-def digest_of(data: bytes) -> str:
+def sha256_digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 class Registry(LoopbackServer):
-    """`cdn`: blobs are redirected there. `token`: what a request must bear, or it gets a 401."""
+    """Requests for blobs are redirected to `cdn`; requests without the `token` get a 401."""
 
     def __init__(self, *, cdn: LoopbackServer | None = None, token: str | None = None) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Registry(LoopbackServer):
         self.manifests: dict[str, bytes] = {}
 
     def add_blob(self, data: bytes) -> str:
-        digest = digest_of(data)
+        digest = sha256_digest(data)
         self.blobs[digest] = data
         if self.cdn is not None:
             self.cdn.files[f"/{digest}"] = data
@@ -38,7 +38,7 @@ class Registry(LoopbackServer):
     def add_model(
         self, name: str, layers: dict[str, Any], *, config: dict[str, Any] | None = None
     ) -> bytes:
-        """A model `namespace/model:tag` of layers by kind; the manifest's bytes."""
+        """Add `namespace/model:tag` with layers by kind, and return the manifest's bytes."""
         entries = []
         for kind, content in layers.items():
             data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -67,7 +67,7 @@ class Registry(LoopbackServer):
 
     def answer(self, request: Handler, path: str) -> None:
         if path == "/v2/token":
-            self._give_token(request)
+            self._reply_token(request)
         elif self.token and request.headers.get("authorization") != f"Bearer {self.token}":
             realm = self.realm or f"{self.url}/v2/token"
             challenge = f'Bearer realm="{realm}",service="test",scope="repository:x:pull"'
@@ -83,7 +83,7 @@ class Registry(LoopbackServer):
         else:
             request.reply(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}')
 
-    def _give_token(self, request: Handler) -> None:
+    def _reply_token(self, request: Handler) -> None:
         query = parse_qs(urlsplit(request.path).query)
         if query.get("service") != ["test"] or "nonce" not in query:
             request.reply(400, b"{}")

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that serves files with ranges and ETags, and fails as planned."""
+"""A real HTTP server on loopback: files with ranges and ETags, and planned faults."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A request as it arrived."""
+class RecordedRequest:
+    """A request as it was received."""
 
     path: str
     headers: dict[str, str]
@@ -28,15 +28,15 @@ class Seen:
 
 
 class LoopbackServer:
-    """Files by path. Subclasses answer other paths in `answer`."""
+    """Serves files by path. Subclasses override `answer` for other paths."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.answers: Callable[[Handler, str], None] | None = None
+        self.handler: Callable[[Handler, str], None] | None = None
         self.plan = FaultPlan()
-        self.seen: list[Seen] = []
+        self.requests: list[RecordedRequest] = []
         self.sent_bytes = 0
-        self.opened = threading.Semaphore(0)  # released once for each request that arrived
+        self.opened = threading.Semaphore(0)  # released once for each request
         self.stopping = threading.Event()
         self._lock = threading.Lock()
         outer = self
@@ -48,7 +48,7 @@ class LoopbackServer:
             daemon_threads = True
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # clients of these tests leave as they please
+                pass  # clients of these tests may disconnect at any time
 
         self._server = Server(("127.0.0.1", 0), OwnHandler)
         self.port = self._server.server_address[1]
@@ -74,12 +74,12 @@ class LoopbackServer:
         self._thread.join()
 
     def paths(self) -> list[str]:
-        return [seen.path for seen in self.seen]
+        return [request.path for request in self.requests]
 
     def answer(self, request: Handler, path: str) -> None:
-        """Answer a GET: as `answers` says, else from `files`."""
-        if self.answers is not None:
-            self.answers(request, path)
+        """Answer a GET with `handler`, if it is set, else from `files`."""
+        if self.handler is not None:
+            self.handler(request, path)
             return
         data = self.files.get(path)
         if data is None:
@@ -87,9 +87,9 @@ class LoopbackServer:
         else:
             request.serve(data)
 
-    def note(self, seen: Seen) -> None:
+    def record(self, request: RecordedRequest) -> None:
         with self._lock:
-            self.seen.append(seen)
+            self.requests.append(request)
         self.opened.release()
 
     def count(self, n_bytes: int) -> None:
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, path = self.server_of, self.path
         headers = {k.lower(): v for k, v in self.headers.items()}
-        server.note(Seen(path, headers, headers.get("range")))
+        server.record(RecordedRequest(path, headers, headers.get("range")))
         self.fault = server.plan.take(path)
         if self.fault.status is not None:
             extra = {"Retry-After": self.fault.retry_after} if self.fault.retry_after else {}
@@ -137,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
         size = len(data) + fault.length_off_by
         match = _RANGE.fullmatch(self.headers.get("range") or "")
         if_range = self.headers.get("if-range")
-        if match is None or fault.no_range or (if_range is not None and if_range != etag):
+        if match is None or fault.ignores_range or (if_range is not None and if_range != etag):
             self._send(200, data, size, {"ETag": etag})
             return
         start, end = int(match[1]), int(match[2] or len(data) - 1)
@@ -145,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(416, b"", {"Content-Range": f"bytes */{size}"})
             return
         body = data[start : end + 1]
-        if fault.shifted_range:
+        if fault.shifts_range:
             start += 1
         last = start + len(body) - 1
         headers = {"ETag": etag, "Content-Range": f"bytes {start}-{last}/{size}"}
@@ -159,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         fault = self.fault
-        if fault.drip:
+        if fault.drips:
             self._drip(body)
             return
         stop = min(x for x in (fault.cut_at, fault.stall_at, len(body)) if x is not None)

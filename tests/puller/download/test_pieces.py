@@ -1,4 +1,4 @@
-"""The book of pieces, against a plain set of bytes."""
+"""The table of pieces, compared with a plain set of bytes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ def test_pieces_are_few_and_whole_mebibytes(size_bytes: int) -> None:
 
 
 @given(st.integers(0, 300), st.integers(1, 50), st.data())
-def test_the_table_knows_what_is_there(size: int, piece_bytes: int, data: st.DataObject) -> None:
+def test_the_table_tracks_the_bytes_on_disk(
+    size: int, piece_bytes: int, data: st.DataObject
+) -> None:
     table = PieceTable(size, piece_bytes)
-    there: set[int] = set()
+    on_disk: set[int] = set()
     claimed = []
     for _ in range(data.draw(st.integers(0, 60))):
         piece = table.claim()
@@ -29,16 +31,16 @@ def test_the_table_knows_what_is_there(size: int, piece_bytes: int, data: st.Dat
             break
         piece = data.draw(st.sampled_from(claimed))
         n = data.draw(st.integers(0, piece.size - piece.done))
-        there |= set(range(piece.start + piece.done, piece.start + piece.done + n))
-        assert table.wrote(piece, n)
-        table.give_back(piece)
+        on_disk |= set(range(piece.start + piece.done, piece.start + piece.done + n))
+        assert table.record_written(piece, n)
+        table.release(piece)
         claimed.remove(piece)
 
-    frontier = next((i for i in range(size) if i not in there), size)
+    frontier = next((i for i in range(size) if i not in on_disk), size)
     assert table.frontier() == frontier
     assert table.frontier(frontier) == frontier
-    assert table.done_bytes == len(there)
-    assert table.is_complete == (len(there) == size)
+    assert table.done_bytes == len(on_disk)
+    assert table.is_complete == (len(on_disk) == size)
     assert PieceTable(size, piece_bytes, table.done).done == table.done
 
 
@@ -50,13 +52,13 @@ def test_pieces_are_claimed_front_to_back_and_once() -> None:
     assert [p and (p.start, p.size, p.done) for p in pieces] == [(4, 4, 1), (8, 2, 0), None]
 
 
-def test_a_writer_of_an_older_generation_is_told() -> None:
+def test_bytes_for_an_older_generation_are_refused() -> None:
     table = PieceTable(10, 4)
     old = table.claim()
     assert old is not None
 
     table.reset(as_one=True)
 
-    assert not table.wrote(old, 3)
+    assert not table.record_written(old, 3)
     assert table.done == [0]
     assert len(table.pieces) == 1

@@ -1,4 +1,4 @@
-"""Hours and bandwidth."""
+"""Allowed hours and the shared bandwidth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from services.puller.download.throttle import Hours, Pace
+from services.puller.download.throttle import Hours, Throttle
 from services.shared import redis_keys
 from services.shared.errors import InvalidSettings
 
@@ -32,18 +32,18 @@ def test_hours_include_their_start_and_not_their_end(
 
 
 @pytest.mark.parametrize("text", ["", "late", "22", "24-1", "1-60", "22:60-7"])
-def test_other_texts_are_no_hours(text: str) -> None:
+def test_malformed_hours_are_refused(text: str) -> None:
     with pytest.raises(InvalidSettings):
         Hours.parse(text)
 
 
-def test_no_more_than_the_budget_is_spent_in_any_second(redis_url: str) -> None:
+def test_no_second_exceeds_the_budget(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
-    pace = Pace(client, bytes_per_second=1000)
+    throttle = Throttle(client, bytes_per_second=1000)
     spent: dict[int, int] = {}
 
     for _ in range(6):
-        pace.spend(400, threading.Event())
+        throttle.spend(400, threading.Event())
         now = int(time.time())
         spent[now] = spent.get(now, 0) + 400
     counted = [
@@ -58,29 +58,29 @@ def test_no_more_than_the_budget_is_spent_in_any_second(redis_url: str) -> None:
 
 def test_a_halted_download_does_not_wait_for_its_budget(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
-    pace = Pace(client, bytes_per_second=1)
+    throttle = Throttle(client, bytes_per_second=1)
     halted = threading.Event()
     halted.set()
 
-    pace.spend(100, halted)
+    throttle.spend(100, halted)
     client.close()
 
 
-def test_without_redis_the_flow_slows_down_by_itself() -> None:
+def test_without_redis_each_thread_keeps_the_limit_alone() -> None:
     waited: list[float | None] = []
 
-    class Watching(threading.Event):
+    class RecordingEvent(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
             waited.append(timeout)
             return True
 
     client: Any = redis.Redis(unix_socket_path="/nonexistent/redis.sock")
-    Pace(client, bytes_per_second=1000).spend(500, Watching())
+    Throttle(client, bytes_per_second=1000).spend(500, RecordingEvent())
 
     assert waited == [0.5]
 
 
-def test_chunks_get_small_enough_for_an_even_flow() -> None:
-    assert Pace().chunk_bytes(1 << 20) == 1 << 20
-    assert Pace(bytes_per_second=80_000).chunk_bytes(1 << 20) == 10_000
-    assert Pace(bytes_per_second=1024).chunk_bytes(1 << 20) == 1024
+def test_reads_are_small_enough_for_an_even_flow() -> None:
+    assert Throttle().limit_read(1 << 20) == 1 << 20
+    assert Throttle(bytes_per_second=80_000).limit_read(1 << 20) == 10_000
+    assert Throttle(bytes_per_second=1024).limit_read(1 << 20) == 1024

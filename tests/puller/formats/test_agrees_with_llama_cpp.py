@@ -1,4 +1,4 @@
-"""What the puller reads from a header is what llama.cpp makes of it."""
+"""The puller and llama.cpp read the same facts from a header."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import pytest
 
 from services.puller.formats.architectures import PARTS, llama_cpp_architectures
 from services.puller.formats.gguf.header import read_header
-from services.puller.formats.gguf.tokenizer import read_tokens
+from services.puller.formats.gguf.tokenizer import read_special_tokens
 from tests.conftest import ROOT
 from tests.puller.formats.gguf.writer import METADATA, write_gguf
 
-ASK_LLAMA_CPP = """
+CHECK_ARCHITECTURES = """
 import ctypes, sys, llama_cpp
-said = []
+messages = []
 @llama_cpp.llama_log_callback
 def log(level, text, data):
-    said.append(text)
+    messages.append(text)
 llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
 parameters = llama_cpp.llama_model_default_params()
 parameters.vocab_only = True
 for path in sys.argv[1:]:
-    said.clear()
+    messages.clear()
     llama_cpp.llama_model_load_from_file(path.encode(), parameters)
-    print(int(b"unknown model architecture" in b"".join(said)))
+    print(int(b"unknown model architecture" in b"".join(messages)))
 """
 
 
-def test_the_listed_architectures_are_the_engines(tmp_path: Path) -> None:
+def test_the_listed_architectures_are_those_of_llama_cpp(tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp")
     names = [*sorted(llama_cpp_architectures()), "gptoss", "no-such"]
     paths = []
@@ -42,7 +42,10 @@ def test_the_listed_architectures_are_the_engines(tmp_path: Path) -> None:
         paths.append(str(path))
 
     answer = subprocess.run(
-        [sys.executable, "-c", ASK_LLAMA_CPP, *paths], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", CHECK_ARCHITECTURES, *paths],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
 
     unknown = [n for n, line in zip(names, answer.stdout.split(), strict=True) if line == "1"]
@@ -50,7 +53,7 @@ def test_the_listed_architectures_are_the_engines(tmp_path: Path) -> None:
     assert not PARTS.keys() & llama_cpp_architectures()
 
 
-ASK_FOR_ENDINGS = """
+PRINT_END_TOKENS = """
 import ctypes, sys, llama_cpp
 @llama_cpp.llama_log_callback
 def log(level, text, data):
@@ -78,7 +81,7 @@ print(int(llama_cpp.llama_vocab_get_add_bos(vocab)))
     ],
     ids=["harmony", "others", "calls", "llama 3", "tekken", "eot"],
 )
-def test_endings_and_bos_are_those_of_the_engine(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_end_tokens_and_bos_are_those_of_llama_cpp(tmp_path: Path, changes: dict[str, Any]) -> None:
     pytest.importorskip("llama_cpp")
     tokens = changes.get("tokenizer.ggml.tokens", METADATA["tokenizer.ggml.tokens"])
     hyper: dict[str, Any] = {"llama.feed_forward_length": 4, "llama.attention.head_count": 1}
@@ -88,9 +91,12 @@ def test_endings_and_bos_are_those_of_the_engine(tmp_path: Path, changes: dict[s
     path.write_bytes(write_gguf(hyper | kinds | changes))
 
     answer = subprocess.run(
-        [sys.executable, "-c", ASK_FOR_ENDINGS, str(path)], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", PRINT_END_TOKENS, str(path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     ).stdout.splitlines()
 
-    found = read_tokens(read_header(path))
+    found = read_special_tokens(read_header(path))
     assert set(found.ending) == {tokens[int(i)] for i in answer[0].split()}
     assert found.add_bos == (answer[1] == "1")

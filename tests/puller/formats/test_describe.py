@@ -1,4 +1,4 @@
-"""What a model is, read from its header; and which models never become visible."""
+"""The description of a model, and the models that are refused."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ CHATML = (
 MLX_FOLDERS = SHARED / "data" / "tiny-chat"
 
 
-def described(folder: Path, roles: dict[str, FileRole] | None = None) -> Description:
-    """Describe the files of a folder; a role by name, MODEL for weights, else CONFIG."""
+def describe_folder(folder: Path, roles: dict[str, FileRole] | None = None) -> Description:
+    """Describe the files of a folder. Roles by name; default: MODEL for weights, else CONFIG."""
     files: dict[StoredFile, Path] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         weights = path.suffix in (".gguf", ".safetensors")
@@ -37,14 +37,14 @@ def described(folder: Path, roles: dict[str, FileRole] | None = None) -> Descrip
     return describe_model(list(files), files.__getitem__)
 
 
-def described_gguf(
+def describe_gguf_file(
     tmp_path: Path, changes: dict[str, Any] | None = None, **more: Any
 ) -> Description:
     (tmp_path / "m.gguf").write_bytes(write_gguf(changes, **more))
-    return described(tmp_path)
+    return describe_folder(tmp_path)
 
 
-def test_the_tiny_model_is_what_its_maker_made() -> None:
+def test_the_tiny_model_is_described() -> None:
     tiny = StoredFile(role=FileRole.MODEL, path="m.gguf", digest="sha256:" + "0" * 64, size_bytes=1)
 
     found = describe_model([tiny], lambda _: TINY_GGUF)
@@ -73,8 +73,8 @@ def test_the_tiny_model_is_what_its_maker_made() -> None:
     assert found.parameter_count == 1115264
 
 
-def test_a_gguf_without_a_template_completes_text_and_says_so(tmp_path: Path) -> None:
-    found = described_gguf(tmp_path)
+def test_a_gguf_without_a_template_only_completes_text_with_a_warning(tmp_path: Path) -> None:
+    found = describe_gguf_file(tmp_path)
 
     assert found.capabilities == (Capability.COMPLETION,)
     assert "no chat template" in found.warnings[0]
@@ -83,15 +83,15 @@ def test_a_gguf_without_a_template_completes_text_and_says_so(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "template", ["{{ raise_exception('never') }}", "{% for %}", "{{ a.b.c }}", "{% include 'x' %}"]
 )
-def test_a_template_that_fails_costs_the_chat_not_the_model(tmp_path: Path, template: str) -> None:
-    found = described_gguf(tmp_path, {"tokenizer.chat_template": template})
+def test_a_failing_template_disables_chat_but_not_the_model(tmp_path: Path, template: str) -> None:
+    found = describe_gguf_file(tmp_path, {"tokenizer.chat_template": template})
 
     assert (found.chat_template, found.capabilities) == (None, (Capability.COMPLETION,))
     assert "cannot be used" in found.warnings[0]
 
 
 def test_windows_line_ends_do_not_reach_the_prompt(tmp_path: Path) -> None:
-    found = described_gguf(tmp_path, {"tokenizer.chat_template": CHATML.replace("\n", "\r\n")})
+    found = describe_gguf_file(tmp_path, {"tokenizer.chat_template": CHATML.replace("\n", "\r\n")})
 
     assert found.chat_template == CHATML
 
@@ -110,7 +110,7 @@ def test_windows_line_ends_do_not_reach_the_prompt(tmp_path: Path) -> None:
 def test_capabilities_follow_the_header(
     tmp_path: Path, changes: dict[str, Any], capabilities: tuple[Capability, ...]
 ) -> None:
-    assert described_gguf(tmp_path, changes).capabilities == capabilities
+    assert describe_gguf_file(tmp_path, changes).capabilities == capabilities
 
 
 def test_an_encoder_embeds(tmp_path: Path) -> None:
@@ -118,14 +118,14 @@ def test_an_encoder_embeds(tmp_path: Path) -> None:
     removed = {k: None for k in METADATA if k.startswith("llama.")}
     changes = {**removed, **renamed, "general.architecture": "bert"}
 
-    assert described_gguf(tmp_path, changes).capabilities == (Capability.EMBEDDINGS,)
+    assert describe_gguf_file(tmp_path, changes).capabilities == (Capability.EMBEDDINGS,)
 
 
-def test_without_a_file_type_the_largest_tensors_tell_the_quantisation(tmp_path: Path) -> None:
+def test_without_a_file_type_the_largest_tensors_define_the_quantisation(tmp_path: Path) -> None:
     tensors = [TensorSpec("token_embd.weight", (32, 4), type=8, size_bytes=136), TENSORS[1]]
 
     assert (
-        described_gguf(tmp_path, {"general.file_type": None}, tensors=tensors).quantization
+        describe_gguf_file(tmp_path, {"general.file_type": None}, tensors=tensors).quantization
         == "Q8_0"
     )
 
@@ -136,22 +136,25 @@ def test_a_projector_adds_vision_and_is_never_the_model(tmp_path: Path) -> None:
     (tmp_path / "mmproj.gguf").write_bytes(clip)
 
     assert (
-        Capability.VISION in described(tmp_path, {"mmproj.gguf": FileRole.PROJECTOR}).capabilities
+        Capability.VISION
+        in describe_folder(tmp_path, {"mmproj.gguf": FileRole.PROJECTOR}).capabilities
     )
     (tmp_path / "m.gguf").unlink()
     with pytest.raises(InvalidModelFile, match="a vision projector, not a model"):
-        described(tmp_path)
+        describe_folder(tmp_path)
 
 
-def split(tmp_path: Path, numbers: list[int], count: int, total: int | None = 2) -> Description:
+def describe_split(
+    tmp_path: Path, numbers: list[int], count: int, total: int | None = 2
+) -> Description:
     for i, number in enumerate(numbers):
         header = {"split.no": number, "split.count": count, "split.tensors.count": total}
         (tmp_path / f"part-{i}.gguf").write_bytes(write_gguf(header, tensors=[TENSORS[i % 2]]))
-    return described(tmp_path)
+    return describe_folder(tmp_path)
 
 
 def test_a_split_model_is_one_model(tmp_path: Path) -> None:
-    assert split(tmp_path, [1, 0], count=2).parameter_count == 20
+    assert describe_split(tmp_path, [1, 0], count=2).parameter_count == 20
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def test_an_incomplete_split_model_is_refused(
     tmp_path: Path, numbers: list[int], count: int, total: int
 ) -> None:
     with pytest.raises(InvalidModelFile, match="part"):
-        split(tmp_path, numbers, count, total)
+        describe_split(tmp_path, numbers, count, total)
 
 
 @pytest.mark.parametrize(
@@ -185,16 +188,14 @@ def test_an_incomplete_split_model_is_refused(
     ],
     ids=lambda value: None if isinstance(value, dict) else value,
 )
-def test_what_no_engine_could_load_is_refused(
-    tmp_path: Path, changes: dict[str, Any], words: str
-) -> None:
+def test_an_unloadable_file_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidModelFile, match=words):
-        described_gguf(tmp_path, changes)
+        describe_gguf_file(tmp_path, changes)
 
 
 def test_a_vocabulary_alone_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelFile, match="no weights"):
-        described_gguf(tmp_path, tensors=())
+        describe_gguf_file(tmp_path, tensors=())
 
 
 @pytest.mark.parametrize(
@@ -212,38 +213,38 @@ def test_a_vocabulary_alone_is_no_model(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if " " not in value and "<" not in value else None,
 )
-def test_a_go_template_is_replaced_by_its_familys(
+def test_a_go_template_is_replaced_by_that_of_its_family(
     tmp_path: Path, go_template: str, family: str
 ) -> None:
     (tmp_path / "m.gguf").write_bytes(write_gguf())
     (tmp_path / "template").write_text(go_template)
 
-    found = described(tmp_path, {"template": FileRole.TEMPLATE})
+    found = describe_folder(tmp_path, {"template": FileRole.TEMPLATE})
 
     assert found.template_source == f"{family} family"
     assert Capability.CHAT in found.capabilities
-    assert "stands in" in found.warnings[0]
+    assert "replaces it" in found.warnings[0]
 
 
-def test_an_unknown_go_template_leaves_completion(tmp_path: Path) -> None:
+def test_an_unknown_go_template_leaves_only_completion(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(write_gguf())
     (tmp_path / "template").write_text("{{ .Whatever }}")
 
-    found = described(tmp_path, {"template": FileRole.TEMPLATE})
+    found = describe_folder(tmp_path, {"template": FileRole.TEMPLATE})
 
     assert found.capabilities == (Capability.COMPLETION,)
-    assert "Ollama's own language" in found.warnings[-1]
+    assert "Go template of an unknown family" in found.warnings[-1]
 
 
-def test_the_files_own_template_comes_before_ollamas(tmp_path: Path) -> None:
+def test_the_template_of_the_gguf_has_precedence(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(write_gguf({"tokenizer.chat_template": CHATML}))
     (tmp_path / "template").write_text("[INST]{{ .Prompt }}")
 
-    assert described(tmp_path, {"template": FileRole.TEMPLATE}).template_source == "gguf"
+    assert describe_folder(tmp_path, {"template": FileRole.TEMPLATE}).template_source == "gguf"
 
 
-def test_an_mlx_folder_is_described_from_its_small_files(tmp_path: Path) -> None:
-    found = described(write_mlx(tmp_path))
+def test_an_mlx_folder_is_described(tmp_path: Path) -> None:
+    found = describe_folder(write_mlx(tmp_path))
 
     assert msgspec.structs.replace(found, chat_template=None) == Description(
         format="mlx",
@@ -262,13 +263,13 @@ def test_an_mlx_folder_is_described_from_its_small_files(tmp_path: Path) -> None
 
 @pytest.mark.skipif(not MLX_FOLDERS.is_dir(), reason="the trained models are not here")
 def test_both_formats_of_the_tiny_model_have_the_same_traits() -> None:
-    mlx, gguf = described(MLX_FOLDERS / "mlx-q8"), described_tiny()
+    mlx, gguf = describe_folder(MLX_FOLDERS / "mlx-q8"), describe_tiny()
 
     same = ("parameter_count", "context_length", "capabilities", "control_tokens", "stop_tokens")
     assert [getattr(mlx, name) for name in same] == [getattr(gguf, name) for name in same]
     assert (mlx.quantization, gguf.quantization) == ("8bit", "F16")
 
 
-def described_tiny() -> Description:
+def describe_tiny() -> Description:
     tiny = StoredFile(role=FileRole.MODEL, path="m.gguf", digest="sha256:" + "0" * 64, size_bytes=1)
     return describe_model([tiny], lambda _: TINY_GGUF)

@@ -1,4 +1,4 @@
-"""The quarantine: code is refused, what the engine trips over is said beforehand."""
+"""Refusal of program code, and warnings about files that llama.cpp may not load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from services.puller.formats.describe import describe_model
 from services.puller.formats.gguf.header import read_header
-from services.puller.formats.lint import check_file_names, gguf_warnings
+from services.puller.formats.lint import check_file_names, lint_gguf
 from services.puller.formats.mlx.safetensors import read_safetensors
 from services.shared.errors import InvalidModelFile
 from services.shared.store.manifest import FileRole, StoredFile
@@ -18,7 +18,7 @@ from tests.puller.formats.mlx.writer import TENSORS as MLX_TENSORS
 from tests.puller.formats.mlx.writer import safetensors, with_header, write_mlx
 
 
-def described_mlx(folder: Path) -> None:
+def describe_mlx_folder(folder: Path) -> None:
     files: dict[StoredFile, Path] = {}
     for path in sorted(folder.iterdir()):
         role = FileRole.MODEL if path.suffix == ".safetensors" else FileRole.CONFIG
@@ -43,10 +43,10 @@ def test_pickles_are_refused(path: str) -> None:
         check_file_names([path])
 
 
-def warnings_of(tmp_path: Path, changes: dict[str, Any], **more: Any) -> list[str]:
+def lint_file(tmp_path: Path, changes: dict[str, Any], **more: Any) -> list[str]:
     path = tmp_path / "m.gguf"
     path.write_bytes(write_gguf(changes, **more))
-    return gguf_warnings([read_header(path)])
+    return lint_gguf([read_header(path)])
 
 
 def renamed(architecture: str, **changes: Any) -> dict[str, Any]:
@@ -56,12 +56,12 @@ def renamed(architecture: str, **changes: Any) -> dict[str, Any]:
 
 
 def test_an_ordinary_file_has_no_warnings(tmp_path: Path) -> None:
-    assert warnings_of(tmp_path, {}) == []
+    assert lint_file(tmp_path, {}) == []
 
 
 @pytest.mark.parametrize("architecture", ["gptoss", "qwen25vl", "olmo3", "glm4moelite"])
 def test_ollamas_own_architectures_are_warned_about(tmp_path: Path, architecture: str) -> None:
-    (warning,) = warnings_of(tmp_path, renamed(architecture))
+    (warning,) = lint_file(tmp_path, renamed(architecture))
 
     assert "made for Ollama's own engine" in warning
     assert "pull a GGUF of it from Hugging Face" in warning
@@ -79,13 +79,13 @@ def test_ollamas_own_architectures_are_warned_about(tmp_path: Path, architecture
     ids=["gemma3", "gemma4", "qwen35", "qwen3vl", "lfm2"],
 )
 def test_headers_made_for_ollama_are_warned_about(tmp_path: Path, changes: dict[str, Any]) -> None:
-    (warning,) = warnings_of(tmp_path, changes)
+    (warning,) = lint_file(tmp_path, changes)
 
-    assert "not what llama.cpp reads" in warning
+    assert "not what llama.cpp expects" in warning
 
 
 def test_a_vision_tower_inside_the_model_is_warned_about(tmp_path: Path) -> None:
-    (warning,) = warnings_of(
+    (warning,) = lint_file(
         tmp_path, {}, tensors=[*TENSORS, TensorSpec("v.patch_embd.weight", (4,))]
     )
 
@@ -93,15 +93,15 @@ def test_a_vision_tower_inside_the_model_is_warned_about(tmp_path: Path) -> None
 
 
 def test_an_old_conversion_is_warned_about(tmp_path: Path) -> None:
-    (warning,) = warnings_of(tmp_path, {"tokenizer.ggml.pre": None})
+    (warning,) = lint_file(tmp_path, {"tokenizer.ggml.pre": None})
 
     assert "old conversion" in warning
 
 
-def test_more_rows_than_tokens_are_warned_about(tmp_path: Path) -> None:
-    (warning,) = warnings_of(tmp_path, {}, tensors=[TensorSpec("token_embd.weight", (4, 9))])
+def test_more_embedding_rows_than_tokens_are_warned_about(tmp_path: Path) -> None:
+    (warning,) = lint_file(tmp_path, {}, tensors=[TensorSpec("token_embd.weight", (4, 9))])
 
-    assert "4 tokens but 9 rows" in warning
+    assert "4 tokens but 9 embedding rows" in warning
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_more_rows_than_tokens_are_warned_about(tmp_path: Path) -> None:
         ({"config.json": b"[]"}, "not a JSON object"),
         ({"config.json": {"model_type": "../evil"}}, "model_type"),
         ({"config.json": {"model_type": None}}, "model_type"),
-        ({"config.json": {"model_type": "bert"}}, "no language model"),
+        ({"config.json": {"model_type": "bert"}}, "not a language model"),
         ({"config.json": {"num_hidden_layers": 10**9}}, "damaged"),
         ({"config.json": {"hidden_size": -1}}, "damaged"),
         ({"config.json": {"quantization": {"bits": 99}}}, "99 bits"),
@@ -132,7 +132,7 @@ def test_an_mlx_folder_that_must_not_be_served_is_refused(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InvalidModelFile, match=words):
-        described_mlx(write_mlx(tmp_path, changes))
+        describe_mlx_folder(write_mlx(tmp_path, changes))
 
 
 def entry(shape: list[int], begin: int, end: int, dtype: str = "F16") -> dict[str, Any]:
@@ -167,7 +167,7 @@ def test_a_hostile_safetensors_header_is_refused(name: str, tmp_path: Path) -> N
         read_safetensors(path)
 
 
-def test_safetensors_are_read_as_they_lie(tmp_path: Path) -> None:
+def test_safetensors_headers_are_read(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(safetensors())
 

@@ -1,4 +1,4 @@
-"""The command behind `spindll import`: lines, exit status, and what is in the store afterwards."""
+"""The command behind `spindll import`: its output, its exit status, and the store afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.puller.formats.gguf.writer import write_gguf
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
-    """The one of SPINDLL_DATA_DIR."""
+    """The store in SPINDLL_DATA_DIR."""
     monkeypatch.setenv("SPINDLL_DATA_DIR", str(tmp_path / "data"))
     return ModelStore(tmp_path / "data" / "models")
 
@@ -51,14 +51,14 @@ def test_a_file_is_imported_under_its_own_name_without_copying(
     manifest = store.resolve("Mine-Q8_0")
     assert store.model_path(manifest).samefile(gguf)
     size = f"{gguf.stat().st_size:,}"
-    said = capsys.readouterr()
-    assert said.out.splitlines()[0] == (
+    output = capsys.readouterr()
+    assert output.out.splitlines()[0] == (
         f"imported Mine-Q8_0:latest ({size} bytes, sharing the bytes of the original)"
     )
-    assert said.err == ""
+    assert output.err == ""
 
 
-def test_a_copy_under_another_name(
+def test_a_copy_is_imported_under_another_name(
     store: ModelStore, gguf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--any", str(gguf), "--name", "mine:q8", "--copy"]) == 0
@@ -77,10 +77,10 @@ def test_an_ollama_folder_is_found_with_or_without_its_models_folder(
 
     assert main(["--ollama", str(tmp_path / folder)]) == 1
 
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert [m.name for m in store.list()] == ["good:latest"]
-    assert said.out.startswith("imported good:latest (")
-    [line] = said.err.splitlines()
+    assert output.out.startswith("imported good:latest (")
+    [line] = output.err.splitlines()
     assert line.startswith("not imported: registry.ollama.ai/library/bad:latest: ")
 
 
@@ -97,20 +97,20 @@ def test_a_hub_cache_is_found_with_or_without_its_hub_folder(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--any", "missing.gguf"], "not imported: there is no file or folder missing.gguf"),
-        (["--ollama", "."], "is no Ollama store: it has no manifests and blobs"),
-        (["--hf", "."], "is no Hugging Face cache: it has no models--* folder"),
+        (["--ollama", "."], "is not an Ollama store: it has no manifests and blobs"),
+        (["--hf", "."], "is not a Hugging Face cache: it has no models--* folder"),
         (["--any", "Mine-Q8_0.gguf", "--name", "../up"], "not imported: "),
     ],
     ids=["no file", "no Ollama store", "no cache", "a bad name"],
 )
-def test_what_cannot_be_imported_is_one_line(
+def test_a_failed_import_prints_one_line(
     store: ModelStore,
     gguf: Path,
     arguments: list[str],
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -119,11 +119,11 @@ def test_what_cannot_be_imported_is_one_line(
     assert main([arguments[0], str(Path(arguments[1]).absolute()), *arguments[2:]]) == 1
 
     [line] = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert message in line
     assert store.list() == []
 
 
-def test_an_ollama_store_without_models_says_so(
+def test_an_empty_ollama_store_is_reported(
     store: ModelStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for folder in ("manifests", "blobs"):

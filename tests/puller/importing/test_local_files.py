@@ -1,4 +1,4 @@
-"""What is on the machine already is taken in without copying, and never taken away."""
+"""Imports of local models: without copies, and without changes to the originals."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from services.puller.importing.local_files import default_name, import_file, import_folder
+from services.puller.importing.local_files import default_model_name, import_file, import_folder
 from services.puller.importing.other_stores import (
-    Imported,
+    ImportResult,
     import_hub_cache,
     import_ollama,
     import_path,
@@ -53,7 +53,7 @@ def test_the_tiny_model_is_imported_under_a_name(store: ModelStore) -> None:
     assert store.model_path(manifest).read_bytes() == TINY_GGUF.read_bytes()
 
 
-def test_a_linked_import_takes_no_room_and_leaves_the_file_when_deleted(
+def test_a_linked_import_uses_no_space_and_its_deletion_keeps_the_original(
     store: ModelStore, tmp_path: Path
 ) -> None:
     source = tmp_path / "mine.gguf"
@@ -66,7 +66,7 @@ def test_a_linked_import_takes_no_room_and_leaves_the_file_when_deleted(
     assert (manifest.owned, same_file, freed, source.is_file()) == (False, True, 0, True)
 
 
-def test_all_parts_of_a_split_model_are_imported_by_naming_one(
+def test_naming_one_part_imports_all_parts_of_a_split_model(
     store: ModelStore, tmp_path: Path
 ) -> None:
     folder = write_split(tmp_path / "split")
@@ -89,7 +89,7 @@ print(llama.llama_model_n_params(model))
 
 
 def split_tiny(folder: Path) -> Path:
-    """The tiny model in parts, as llama.cpp's converter writes them; the first part."""
+    """Split the tiny model as llama.cpp's converter does, and return the first part."""
     gguf = pytest.importorskip("gguf")
     reader = gguf.GGUFReader(TINY_GGUF)
     writer = gguf.GGUFWriter(folder / "tiny.gguf", "llama", split_max_tensors=20)
@@ -106,7 +106,7 @@ def split_tiny(folder: Path) -> Path:
     return min(folder.glob("*.gguf"))
 
 
-def test_the_engine_opens_what_the_store_says_whole_or_split(
+def test_llama_cpp_opens_whole_and_split_models_of_the_store(
     store: ModelStore, tmp_path: Path
 ) -> None:
     pytest.importorskip("llama_cpp")
@@ -129,7 +129,7 @@ def test_a_missing_part_is_named(store: ModelStore, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", write_gguf(tensors=())])
-def test_what_is_no_model_leaves_nothing_behind(
+def test_an_invalid_file_leaves_nothing_in_the_store(
     store: ModelStore, tmp_path: Path, content: bytes
 ) -> None:
     source = tmp_path / "x.gguf"
@@ -141,7 +141,7 @@ def test_what_is_no_model_leaves_nothing_behind(
     assert (store.list(), blobs(store), source.read_bytes()) == ([], [], content)
 
 
-def test_a_wrong_name_or_path_touches_nothing(store: ModelStore, tmp_path: Path) -> None:
+def test_a_wrong_name_or_path_does_not_create_the_store(store: ModelStore, tmp_path: Path) -> None:
     with pytest.raises(InvalidModelName):
         import_file(store, TINY_GGUF, "../tiny")
     for missing in (tmp_path / "absent.gguf", tmp_path):
@@ -176,7 +176,7 @@ def test_a_folder_of_a_gguf_and_its_projector_is_one_model(
     }
 
 
-def test_a_folder_without_a_model_says_so(store: ModelStore, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(store: ModelStore, tmp_path: Path) -> None:
     with pytest.raises(InvalidModelFile, match="the folder has neither a GGUF"):
         import_folder(store, tmp_path, "x")
 
@@ -192,12 +192,12 @@ def test_a_folder_without_a_model_says_so(store: ModelStore, tmp_path: Path) -> 
         ("a..b.gguf", "a-b"),
     ],
 )
-def test_a_file_has_a_name_a_person_recognises(file: str, name: str) -> None:
-    assert default_name(Path(file)) == name
+def test_the_default_name_resembles_the_file_name(file: str, name: str) -> None:
+    assert default_model_name(Path(file)) == name
 
 
 def write_ollama(root: Path, name: str, layers: dict[str, bytes], **lies: Any) -> None:
-    """An Ollama store with one more model, as its pull writes it."""
+    """Add a model to an Ollama store, as a pull of Ollama would write it."""
     entries = []
     (root / "blobs").mkdir(parents=True, exist_ok=True)
     for kind, data in layers.items():
@@ -223,15 +223,15 @@ LAYERS = {
 }
 
 
-def test_an_ollama_store_is_taken_in_with_all_its_layers(store: ModelStore, tmp_path: Path) -> None:
+def test_an_ollama_store_is_imported_with_all_its_layers(store: ModelStore, tmp_path: Path) -> None:
     root = tmp_path / "ollama"
     write_ollama(root, "registry.ollama.ai/library/small/0.1b", LAYERS)
     write_ollama(root, "registry.ollama.ai/someone/theirs/latest", LAYERS)
     write_ollama(root, "hf.co/owner/repo/Q4_K_M", LAYERS)
 
-    done = import_path(store, root)
+    result = import_path(store, root)
 
-    assert set(done.names) == {
+    assert set(result.names) == {
         "small:0.1b",
         "ollama.com/someone/theirs:latest",
         "owner/repo:Q4_K_M",
@@ -248,24 +248,26 @@ def test_an_ollama_store_is_taken_in_with_all_its_layers(store: ModelStore, tmp_
     assert store.model_path(manifest).samefile(theirs)
 
 
-def test_one_damaged_model_does_not_keep_the_others_out(store: ModelStore, tmp_path: Path) -> None:
+def test_a_damaged_model_does_not_stop_the_import_of_the_others(
+    store: ModelStore, tmp_path: Path
+) -> None:
     root = tmp_path / "ollama"
     write_ollama(root, "registry.ollama.ai/library/good/1", LAYERS)
     bad = LAYERS | {"model": write_gguf({"general.name": "other"})}
     write_ollama(root, "registry.ollama.ai/library/bad/1", bad, model=b"flipped")
     (root / "manifests/registry.ollama.ai/library/bad/2").write_text("{")
 
-    done = import_ollama(store, root)
+    result = import_ollama(store, root)
 
-    assert done.names == ("good:1",)
-    assert {name.rsplit("/", 1)[1]: why for name, why in done.failures.items()} == {
+    assert result.names == ("good:1",)
+    assert {name.rsplit("/", 1)[1]: reason for name, reason in result.failures.items()} == {
         "bad:1": "the bytes do not have the promised sha256 digest",
         "bad:2": "the registry's manifest is not readable",
     }
 
 
 def write_hub(root: Path, repo: str, files: dict[str, bytes], commit: str = "c" * 40) -> Path:
-    """A repository in a Hugging Face cache: snapshots of links into blobs."""
+    """Add a repository to a Hugging Face cache: a snapshot of links into blobs."""
     folder = root / f"models--{repo.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True, exist_ok=True)
     (folder / "refs" / "main").write_text(commit)
@@ -279,7 +281,7 @@ def write_hub(root: Path, repo: str, files: dict[str, bytes], commit: str = "c" 
     return folder
 
 
-def test_a_hub_cache_is_taken_in_by_quantisation(store: ModelStore, tmp_path: Path) -> None:
+def test_each_quantisation_of_a_hub_cache_is_imported(store: ModelStore, tmp_path: Path) -> None:
     root = tmp_path / "hub"
     other = write_gguf({"general.name": "other"})
     write_hub(root, "owner/some--repo", {"m-Q8_0.gguf": write_gguf(), "q4/m-Q4_K_M.gguf": other})
@@ -289,9 +291,9 @@ def test_a_hub_cache_is_taken_in_by_quantisation(store: ModelStore, tmp_path: Pa
     write_hub(root, "owner/mlx", {p.name: p.read_bytes() for p in mlx.iterdir()})
     write_hub(root, "owner/torch", {"config.json": b"{}", "pytorch_model.bin": b"x"})
 
-    done = import_path(store, tmp_path)
+    result = import_path(store, tmp_path)
 
-    assert done == Imported(
+    assert result == ImportResult(
         (
             "owner/mlx:latest",
             "owner/some--repo:Q8_0",
@@ -304,7 +306,7 @@ def test_a_hub_cache_is_taken_in_by_quantisation(store: ModelStore, tmp_path: Pa
     assert store.model_path(store.resolve("owner/some--repo:q4_k_m")).samefile(cached)
 
 
-def test_the_commit_of_main_is_taken_not_an_older_one(store: ModelStore, tmp_path: Path) -> None:
+def test_the_commit_of_main_is_imported_not_an_older_one(store: ModelStore, tmp_path: Path) -> None:
     for commit, name in (("a" * 40, "new"), ("b" * 40, "old")):
         write_hub(
             tmp_path, "owner/repo", {"m-Q8_0.gguf": write_gguf({"general.name": name})}, commit

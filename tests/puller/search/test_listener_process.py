@@ -1,4 +1,4 @@
-"""The puller as it really runs answers searches while its only worker is busy with a download."""
+"""A real puller process answers searches while its only worker is busy with a download."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from services.shared.search import SearchAnswer, SearchQuery
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.hub import Hub
 from tests.fakes.registries.server import LoopbackServer
-from tests.puller.conftest import Desk
+from tests.puller.conftest import PullTestbed
 from tests.puller.test_processes import PullerProcess, wait_for
 
 
 def test_a_search_does_not_wait_behind_a_download(
-    desk: Desk, hub: Hub, cdn: LoopbackServer
+    testbed: PullTestbed, hub: Hub, cdn: LoopbackServer
 ) -> None:
     hub.add("owner/tiny-GGUF", {"t-Q4_K_M.gguf": b"x" * 4}, tags=("gguf",))
     cdn.plan.faults = [Fault(stall_at=1000, times=ALWAYS)]
-    job = desk.order("tiny:f16")
-    puller = PullerProcess(desk, HF_ENDPOINT=hub.url, PULL_TIMEOUT_SECONDS="60")
+    job = testbed.submit("tiny:f16")
+    puller = PullerProcess(testbed, HF_ENDPOINT=hub.url, PULL_TIMEOUT_SECONDS="60")
     try:
-        wait_for(lambda: desk.board.get(job.id).downloaded_bytes)
-        question = SearchQuery(id="q", text="tiny", limit=5)
+        wait_for(lambda: testbed.job_store.get(job.id).downloaded_bytes)
+        query = SearchQuery(id="q", text="tiny", limit=5)
         wait_for(
-            lambda: desk.client.publish(redis_keys.SEARCHES, msgspec.json.encode(question)) or None
+            lambda: testbed.client.publish(redis_keys.SEARCHES, msgspec.json.encode(query)) or None
         )
-        reply = wait_for(lambda: desk.client.lpop(redis_keys.search_answer("q")))
-        state = desk.board.get(job.id).state
+        reply = wait_for(lambda: testbed.client.lpop(redis_keys.search_answer("q")))
+        state = testbed.job_store.get(job.id).state
     finally:
         status = puller.stop()
 

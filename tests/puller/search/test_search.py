@@ -1,4 +1,4 @@
-"""Searching a hub through huggingface_hub itself, and a registry by its protocol."""
+"""Search a hub with the real huggingface_hub, and a registry by its protocol."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from huggingface_hub.utils._http import default_client_factory
 
 from services.puller.build import build_search, build_sources
-from services.puller.search.hits import exact_name, hub_text
-from services.puller.search.parallel import run_abreast
-from services.puller.search.search import NO_LIBRARY_SEARCH, Search, bound_hub_waits
-from services.puller.sources.base import Order
+from services.puller.search.hits import build_hub_query, parse_registry_name
+from services.puller.search.parallel import run_parallel
+from services.puller.search.search import NO_LIBRARY_SEARCH, ModelSearch, bound_hub_waits
+from services.puller.sources.base import ResolveOptions
 from services.shared.errors import SourceUnavailable
 from services.shared.model_name import ModelName, Source
 from services.shared.search import SearchAnswer, SearchHit, SearchQuery
@@ -25,9 +25,9 @@ from tests.conftest import TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.hub import Hub
 from tests.fakes.registries.oci import Registry
-from tests.puller.conftest import Desk
+from tests.puller.conftest import PullTestbed
 
-GGUF_ONLY = "GGUF only; MLX repositories are found with format=mlx"
+GGUF_ONLY = "GGUF only; format=mlx finds MLX repositories"
 MLX = {"config.json": b"{}", "model.safetensors": b"x" * 70, "tokenizer.json": b"{}"}
 
 
@@ -46,16 +46,18 @@ def full_hub(hub: Hub) -> Hub:
 
 
 @pytest.fixture
-def search(desk: Desk, full_hub: Hub) -> Search:
-    return build_search(desk.settings)
+def search(testbed: PullTestbed, full_hub: Hub) -> ModelSearch:
+    return build_search(testbed.settings)
 
 
-def ask(search: Search, text: str = "qwen3", seconds: float = 10, **fields: Any) -> SearchAnswer:
-    question = SearchQuery(id="1", text=text, **{"limit": 20, **fields})
-    return search.answer(question, seconds=seconds)
+def ask(
+    search: ModelSearch, text: str = "qwen3", seconds: float = 10, **fields: Any
+) -> SearchAnswer:
+    query = SearchQuery(id="1", text=text, **{"limit": 20, **fields})
+    return search.answer(query, seconds=seconds)
 
 
-def test_hits_are_what_a_pull_would_take_most_downloaded_first(search: Search) -> None:
+def test_hits_are_what_a_pull_would_download_most_downloaded_first(search: ModelSearch) -> None:
     answer = ask(search)
 
     assert answer.hits == (
@@ -91,18 +93,20 @@ def test_hits_are_what_a_pull_would_take_most_downloaded_first(search: Search) -
     assert answer.notes == (
         NO_LIBRARY_SEARCH,
         GGUF_ONLY,
-        "the size of some repositories could not be had",
+        "the size of some repositories is not known",
     )
 
 
-def test_the_name_of_a_hit_pulls_the_file_of_that_size(desk: Desk, hub: Hub) -> None:
+def test_the_name_of_a_hit_pulls_a_file_of_the_reported_size(
+    testbed: PullTestbed, hub: Hub
+) -> None:
     files = {"a-Q8_0.gguf": b"no model", "a-Q4_K_M.gguf": TINY_GGUF.read_bytes()}
     hub.add("owner/tiny", files, tags=("gguf",))
-    [hit] = ask(build_search(desk.settings), "tiny").hits
+    [hit] = ask(build_search(testbed.settings), "tiny").hits
 
-    desk.pull(hit.name)
+    testbed.pull(hit.name)
 
-    manifest = desk.store.resolve(hit.name)
+    manifest = testbed.store.resolve(hit.name)
     assert (manifest.name, manifest.weights_bytes) == (hit.name, hit.size_bytes)
 
 
@@ -113,44 +117,48 @@ def test_the_name_of_a_hit_pulls_the_file_of_that_size(desk: Desk, hub: Hub) -> 
         ("name", ["big/Qwen3-GGUF", "see/qwen3-vl", "shut/qwen3-gated"]),
     ],
 )
-def test_other_orders_are_of_the_most_downloaded(
-    search: Search, sort: Any, names: list[str]
+def test_other_sort_orders_apply_to_the_most_downloaded(
+    search: ModelSearch, sort: Any, names: list[str]
 ) -> None:
     answer = ask(search, sort=sort)
 
     assert [hit.name.rpartition(":")[0] for hit in answer.hits] == names
-    assert "sorted are the 3 most downloaded" in answer.notes
+    assert "only the 3 most downloaded repositories are sorted" in answer.notes
 
 
-def test_a_limit_costs_no_more_calls_than_it_has_hits(search: Search, full_hub: Hub) -> None:
+def test_a_limit_also_limits_the_requests_to_the_hub(search: ModelSearch, full_hub: Hub) -> None:
     answer = ask(search, limit=2)  # the first of the two cannot be pulled
 
     assert [hit.name for hit in answer.hits] == ["big/Qwen3-GGUF:Q4_K_M"]
     assert len(full_hub.paths()) == 2
 
 
-def test_mlx_repositories_have_all_their_weights_as_size(search: Search) -> None:
+def test_the_size_of_an_mlx_repository_includes_all_its_files(search: ModelSearch) -> None:
     [hit] = ask(search, format="mlx").hits
 
     assert (hit.name, hit.format, hit.quantization) == ("mlx-community/Qwen3-4bit", "mlx", "4bit")
     assert hit.size_bytes == sum(len(data) for data in MLX.values())
 
 
-def test_a_repository_of_both_kinds_is_named_with_the_one_asked_for(desk: Desk, hub: Hub) -> None:
+def test_the_name_of_a_repository_with_both_formats_has_the_requested_one(
+    testbed: PullTestbed, hub: Hub
+) -> None:
     hub.add("both/m", MLX | {"m-Q4_0.gguf": b"x"}, tags=("mlx", "gguf"))
-    search = build_search(desk.settings)
+    search = build_search(testbed.settings)
 
     assert [hit.name for hit in ask(search, "both").hits] == ["both/m:Q4_0"]
     assert [hit.name for hit in ask(search, "both", format="mlx").hits] == ["both/m:mlx"]
 
 
-def test_an_exact_name_is_asked_of_the_registry(desk: Desk, registry: Registry) -> None:
+def test_an_exact_name_finds_a_model_of_the_registry(
+    testbed: PullTestbed, registry: Registry
+) -> None:
     registry.add_model(
         "library/qwen3:0.6b",
         {"model": b"x" * 33, "license": b"long"},
         config={"model_format": "gguf", "file_type": "Q4_K_M"},
     )
-    answer = ask(build_search(desk.settings), "qwen3:0.6b")
+    answer = ask(build_search(testbed.settings), "qwen3:0.6b")
 
     assert answer.hits == (
         SearchHit(
@@ -164,7 +172,7 @@ def test_an_exact_name_is_asked_of_the_registry(desk: Desk, registry: Registry) 
     )
 
 
-def test_an_exact_name_the_registry_does_not_have_is_said(search: Search) -> None:
+def test_an_exact_name_that_the_registry_does_not_have_is_reported(search: ModelSearch) -> None:
     assert "the Ollama registry has no qwen3:9b" in ask(search, "qwen3:9b").notes
     assert not any("registry has no" in note for note in ask(search, "qwen3").notes)
 
@@ -173,12 +181,12 @@ def test_an_exact_name_the_registry_does_not_have_is_said(search: Search) -> Non
     "text",
     ["other.example/ns/model:1", "localhost:1/m", "http://127.0.0.1/m.gguf", "owner/repo", "a b"],
 )
-def test_nobody_is_sent_to_another_host_by_a_search(text: str) -> None:
-    assert exact_name(text) is None
+def test_a_search_sends_no_request_to_another_host(text: str) -> None:
+    assert parse_registry_name(text) is None
 
 
 @pytest.mark.parametrize(
-    ("text", "asked"),
+    ("text", "query"),
     [
         ("qwen3", "qwen3"),
         ("qwen3:0.6b", "qwen3-0.6b"),
@@ -187,15 +195,15 @@ def test_nobody_is_sent_to_another_host_by_a_search(text: str) -> None:
         ("qwen 3 small", "qwen 3 small"),
     ],
 )
-def test_the_hub_is_asked_in_its_own_spelling(text: str, asked: str) -> None:
-    assert hub_text(text) == asked
+def test_the_query_for_the_hub_has_the_spelling_of_the_hub(text: str, query: str) -> None:
+    assert build_hub_query(text) == query
 
 
-def test_sources_the_settings_forbid_are_not_asked(
-    make_desk: Callable[..., Desk], full_hub: Hub, registry: Registry
+def test_sources_that_the_settings_forbid_receive_no_request(
+    make_testbed: Callable[..., PullTestbed], full_hub: Hub, registry: Registry
 ) -> None:
     def settings(allowed: str) -> Any:
-        return make_desk(
+        return make_testbed(
             ollama_registry=registry.url, hf_endpoint=full_hub.url, allowed_sources=allowed
         ).settings
 
@@ -206,36 +214,38 @@ def test_sources_the_settings_forbid_are_not_asked(
 
 
 def test_a_private_repository_is_found_with_its_token_and_marked(
-    make_desk: Callable[..., Desk], full_hub: Hub
+    make_testbed: Callable[..., PullTestbed], full_hub: Hub
 ) -> None:
-    desk = make_desk(hf_endpoint=full_hub.url, hf_token="hf_right", allowed_sources="hf.co")
-    private = {hit.name: hit.private for hit in ask(build_search(desk.settings)).hits}
+    testbed = make_testbed(hf_endpoint=full_hub.url, hf_token="hf_right", allowed_sources="hf.co")
+    private = {hit.name: hit.private for hit in ask(build_search(testbed.settings)).hits}
 
     assert private["my/qwen3-own:gguf"] is True
     assert sum(private.values()) == 1
 
 
-def test_a_hub_that_is_down_fails_the_search(search: Search, full_hub: Hub) -> None:
-    full_hub.plan.faults = [Fault(on="/api/models", status=503, times=ALWAYS)]
+def test_a_hub_that_is_down_fails_the_search(search: ModelSearch, full_hub: Hub) -> None:
+    full_hub.plan.faults = [Fault(path_part="/api/models", status=503, times=ALWAYS)]
 
     assert ask(search, seconds=1.5).failed == "the hub does not answer"
 
 
-def test_a_hub_that_is_down_leaves_the_registry_s_hit(search: Search, full_hub: Hub) -> None:
-    full_hub.plan.faults = [Fault(on="/api/models", status=503, times=ALWAYS)]
+def test_a_search_without_the_hub_returns_the_hit_of_the_registry(
+    search: ModelSearch, full_hub: Hub
+) -> None:
+    full_hub.plan.faults = [Fault(path_part="/api/models", status=503, times=ALWAYS)]
     answer = ask(search, "tiny:f16", seconds=1.5)
 
     assert [hit.name for hit in answer.hits] == ["tiny:f16"]
     assert (answer.failed, "the hub does not answer" in answer.notes) == (None, True)
 
 
-def test_a_size_that_cannot_be_had_is_not_guessed(search: Search, full_hub: Hub) -> None:
-    full_hub.plan.faults = [Fault(on="/api/models/big/", status=500, times=ALWAYS)]
+def test_an_unknown_size_is_not_guessed(search: ModelSearch, full_hub: Hub) -> None:
+    full_hub.plan.faults = [Fault(path_part="/api/models/big/", status=500, times=ALWAYS)]
 
     assert ask(search).hits[0].size_bytes is None
 
 
-def test_calls_run_side_by_side_and_late_ones_are_given_up() -> None:
+def test_calls_run_in_parallel_and_late_ones_are_abandoned() -> None:
     def fail() -> int:
         raise ValueError
 
@@ -245,10 +255,10 @@ def test_calls_run_side_by_side_and_late_ones_are_given_up() -> None:
 
     never = threading.Event()
     calls = [lambda: 1, fail, hang]
-    one, error, late = run_abreast(calls, threads=3, deadline=time.monotonic() + 0.5)
+    one, error, late = run_parallel(calls, threads=3, deadline=time.monotonic() + 0.5)
 
     assert (one, type(error), late) == (1, ValueError, None)
-    assert run_abreast(calls, threads=3, deadline=0.0) == [None, None, None]
+    assert run_parallel(calls, threads=3, deadline=0.0) == [None, None, None]
 
 
 @pytest.fixture
@@ -258,7 +268,7 @@ def own_client() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("own_client")
-def test_no_call_of_huggingface_hub_waits_for_ever() -> None:
+def test_every_call_of_huggingface_hub_has_a_timeout() -> None:
     bound_hub_waits(0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -267,10 +277,10 @@ def test_no_call_of_huggingface_hub_waits_for_ever() -> None:
             huggingface_hub.get_session().get(url, timeout=None)
 
 
-def test_a_pull_from_a_hub_nobody_listens_at_is_worth_another_try(
-    make_desk: Callable[..., Desk],
+def test_a_hub_that_does_not_listen_is_unavailable(
+    make_testbed: Callable[..., PullTestbed],
 ) -> None:
-    sources = build_sources(make_desk(hf_endpoint="http://127.0.0.1:1").settings)
+    sources = build_sources(make_testbed(hf_endpoint="http://127.0.0.1:1").settings)
 
     with pytest.raises(SourceUnavailable, match="the hub does not answer"):
-        sources[Source.HUB].resolve(ModelName.parse("owner/repo"), Order())
+        sources[Source.HUB].resolve(ModelName.parse("owner/repo"), ResolveOptions())

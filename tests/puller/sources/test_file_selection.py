@@ -1,4 +1,4 @@
-"""Which files of a repository make up the model."""
+"""The selection of a model's files in a repository."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import random
 import pytest
 
 from services.puller.sources.file_selection import (
-    PRIORITY,
+    QUANTIZATION_ORDER,
     UNQUANTIZED,
-    Choice,
-    Wanted,
-    choose,
-    label_of,
-    rank,
+    FileSelection,
+    SelectionCriteria,
+    parse_quantization,
+    quantization_rank,
+    select_files,
 )
 from services.shared.errors import PullFailed
 from services.shared.store.manifest import FileRole
@@ -21,26 +21,26 @@ from services.shared.store.manifest import FileRole
 MODEL, PROJECTOR = FileRole.MODEL, FileRole.PROJECTOR
 
 
-def models(choice: Choice) -> list[str]:
-    return [path for role, path in choice.files if role is MODEL]
+def model_paths(selection: FileSelection) -> list[str]:
+    return [path for role, path in selection.files if role is MODEL]
 
 
-def test_every_step_of_the_order_beats_the_next() -> None:
-    order = [*PRIORITY, *UNQUANTIZED]
+def test_each_quantisation_is_preferred_to_the_next() -> None:
+    order = [*QUANTIZATION_ORDER, *UNQUANTIZED]
     files = {label: f"Model-7B-{label.upper()}.gguf" for label in order}
 
     while order:
         offered = list(files.values())
         random.Random(len(order)).shuffle(offered)
-        assert models(choose(offered, Wanted())) == [files.pop(order.pop(0))]
+        assert model_paths(select_files(offered, SelectionCriteria())) == [files.pop(order.pop(0))]
 
 
-def test_the_order_begins_as_the_users_wrote_it() -> None:
-    assert PRIORITY[:8] == (
+def test_the_order_starts_with_the_required_quantisations() -> None:
+    assert QUANTIZATION_ORDER[:8] == (
         "q4_k_m", "q5_k_m", "q4_k_s", "q5_k_s", "q4_0", "q5_0", "q6_k", "q8_0",
     )  # fmt: skip
     assert UNQUANTIZED == ("f16", "bf16", "f32")
-    assert rank("q2_k") < rank(None) < rank("f16")
+    assert quantization_rank("q2_k") < quantization_rank(None) < quantization_rank("f16")
 
 
 @pytest.mark.parametrize(
@@ -60,16 +60,16 @@ def test_the_order_begins_as_the_users_wrote_it() -> None:
         ("iq2000-chat.gguf", None),
     ],
 )
-def test_a_label_is_read_from_the_name(path: str, label: str | None) -> None:
-    assert label_of(path) == label
+def test_the_quantisation_is_parsed_from_the_name(path: str, label: str | None) -> None:
+    assert parse_quantization(path) == label
 
 
-def test_a_projector_is_taken_along_and_never_for_the_model() -> None:
+def test_a_projector_is_selected_with_the_model_and_never_as_the_model() -> None:
     offered = [
         "mmproj-model-f16.gguf", "mmproj-model-Q8_0.gguf", "model-Q8_0.gguf", "model-f16.gguf",
     ]  # fmt: skip
 
-    assert choose(offered, Wanted()).files == (
+    assert select_files(offered, SelectionCriteria()).files == (
         (MODEL, "model-Q8_0.gguf"),
         (PROJECTOR, "mmproj-model-f16.gguf"),
     )
@@ -77,52 +77,60 @@ def test_a_projector_is_taken_along_and_never_for_the_model() -> None:
 
 def test_a_projector_alone_is_no_model() -> None:
     with pytest.raises(PullFailed, match="neither a GGUF"):
-        choose(["mmproj-f16.gguf", "README.md"], Wanted())
+        select_files(["mmproj-f16.gguf", "README.md"], SelectionCriteria())
 
 
-def test_measurements_for_quantisers_are_ignored() -> None:
+def test_imatrix_files_are_ignored() -> None:
     offered = ["imatrix.gguf", "Model.imatrix.gguf", "imatrix_unsloth.dat", "Model-IQ1_S.gguf"]
 
-    assert models(choose(offered, Wanted())) == ["Model-IQ1_S.gguf"]
+    assert model_paths(select_files(offered, SelectionCriteria())) == ["Model-IQ1_S.gguf"]
 
 
-def test_all_parts_of_a_split_model_come_in_order() -> None:
+def test_all_parts_of_a_split_model_are_selected_in_order() -> None:
     offered = [f"Q4_K_M/m-Q4_K_M-0000{n}-of-00003.gguf" for n in (3, 1, 2)] + ["m-Q8_0.gguf"]
 
-    assert models(choose(offered, Wanted())) == [
+    assert model_paths(select_files(offered, SelectionCriteria())) == [
         f"Q4_K_M/m-Q4_K_M-0000{n}-of-00003.gguf" for n in (1, 2, 3)
     ]
 
 
 def test_a_missing_part_is_named() -> None:
     with pytest.raises(PullFailed, match="part 2 of"):
-        choose(["m-Q4_0-00001-of-00003.gguf", "m-Q4_0-00003-of-00003.gguf"], Wanted())
+        select_files(
+            ["m-Q4_0-00001-of-00003.gguf", "m-Q4_0-00003-of-00003.gguf"], SelectionCriteria()
+        )
 
 
-@pytest.mark.parametrize("asked", ["Q8_0", "q8_0"])
-def test_a_quantisation_is_asked_for_without_case(asked: str) -> None:
+@pytest.mark.parametrize("requested", ["Q8_0", "q8_0"])
+def test_a_requested_quantisation_is_case_insensitive(requested: str) -> None:
     offered = ["m-Q4_K_M.gguf", "m-Q8_0.gguf"]
 
-    assert models(choose(offered, Wanted(quantization=asked))) == ["m-Q8_0.gguf"]
+    assert model_paths(select_files(offered, SelectionCriteria(quantization=requested))) == [
+        "m-Q8_0.gguf"
+    ]
 
 
-def test_what_is_not_there_is_answered_with_what_is() -> None:
+def test_an_error_lists_the_available_quantisations() -> None:
     with pytest.raises(PullFailed, match="has no Q6_K; it has: q4_k_m, q8_0"):
-        choose(["m-Q8_0.gguf", "m-Q4_K_M.gguf"], Wanted(quantization="Q6_K"))
+        select_files(["m-Q8_0.gguf", "m-Q4_K_M.gguf"], SelectionCriteria(quantization="Q6_K"))
 
 
-def test_a_file_is_asked_for_by_path_or_name() -> None:
+def test_a_file_can_be_requested_by_path_or_name() -> None:
     offered = ["a/m-Q8_0.gguf", "m-Q4_K_M.gguf"]
 
-    for asked in ("a/m-Q8_0.gguf", "M-q8_0.gguf"):
-        assert models(choose(offered, Wanted(file=asked))) == ["a/m-Q8_0.gguf"]
+    for requested in ("a/m-Q8_0.gguf", "M-q8_0.gguf"):
+        assert model_paths(select_files(offered, SelectionCriteria(file=requested))) == [
+            "a/m-Q8_0.gguf"
+        ]
 
 
-def test_two_models_of_one_quantisation_are_settled_and_mentioned() -> None:
-    choice = choose(["big-Q4_K_M.gguf", "a-Q4_K_M.gguf"], Wanted())
+def test_of_two_models_with_one_quantisation_the_first_is_selected_with_a_warning() -> None:
+    selection = select_files(["big-Q4_K_M.gguf", "a-Q4_K_M.gguf"], SelectionCriteria())
 
-    assert models(choice) == ["a-Q4_K_M.gguf"]
-    assert choice.warnings == ("the repository has 2 such models; took a-Q4_K_M.gguf",)
+    assert model_paths(selection) == ["a-Q4_K_M.gguf"]
+    assert selection.warnings == (
+        "the repository has 2 models of this kind; a-Q4_K_M.gguf was selected",
+    )
 
 
 MLX = [
@@ -133,42 +141,44 @@ MLX = [
 ]  # fmt: skip
 
 
-def test_an_mlx_repository_brings_weights_tokenizer_and_config_and_no_code() -> None:
-    choice = choose(MLX, Wanted())
+def test_weights_tokenizer_and_config_of_an_mlx_repository_are_selected_but_no_code() -> None:
+    selection = select_files(MLX, SelectionCriteria())
 
-    assert choice.format == "mlx"
-    assert models(choice) == ["model.safetensors"]
-    assert {path for _, path in choice.files} == set(MLX) - {
+    assert selection.format == "mlx"
+    assert model_paths(selection) == ["model.safetensors"]
+    assert {path for _, path in selection.files} == set(MLX) - {
         "README.md", ".gitattributes", "modeling_custom.py", "pytorch_model.bin",
         "onnx/model.safetensors",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"),
+    ("criteria", "expected"),
     [
-        (Wanted(), "gguf"),
-        (Wanted(prefers_mlx=True), "mlx"),
-        (Wanted(prefers_mlx=True, format="gguf"), "gguf"),
-        (Wanted(format="mlx"), "mlx"),
+        (SelectionCriteria(), "gguf"),
+        (SelectionCriteria(prefers_mlx=True), "mlx"),
+        (SelectionCriteria(prefers_mlx=True, format="gguf"), "gguf"),
+        (SelectionCriteria(format="mlx"), "mlx"),
     ],
-    ids=["elsewhere", "on Apple Silicon", "gguf asked there", "mlx asked elsewhere"],
+    ids=["elsewhere", "on Apple Silicon", "gguf requested there", "mlx requested elsewhere"],
 )
-def test_where_both_formats_are_the_platform_or_the_wish_decides(
-    wanted: Wanted, expected: str
+def test_the_request_or_the_platform_decides_between_two_formats(
+    criteria: SelectionCriteria, expected: str
 ) -> None:
-    assert choose([*MLX, "m-Q4_0.gguf"], wanted).format == expected
+    assert select_files([*MLX, "m-Q4_0.gguf"], criteria).format == expected
 
 
 def test_pickled_weights_are_refused_with_the_reason() -> None:
     with pytest.raises(PullFailed, match="can run code"):
-        choose(["config.json", "pytorch_model.bin"], Wanted())
+        select_files(["config.json", "pytorch_model.bin"], SelectionCriteria())
 
 
-def test_registry_files_of_a_hub_repository_come_along() -> None:
-    choice = choose(["m-Q4_0.gguf", "template", "system", "params", "other"], Wanted())
+def test_registry_files_of_a_hub_repository_are_selected() -> None:
+    selection = select_files(
+        ["m-Q4_0.gguf", "template", "system", "params", "other"], SelectionCriteria()
+    )
 
-    assert choice.files[1:] == (
+    assert selection.files[1:] == (
         (FileRole.PARAMS, "params"),
         (FileRole.SYSTEM, "system"),
         (FileRole.TEMPLATE, "template"),

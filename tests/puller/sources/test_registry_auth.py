@@ -1,4 +1,4 @@
-"""The registry's token flow."""
+"""The token flow of a registry."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from services.puller.sources.registry_auth import OllamaKey, token_url
+from services.puller.sources.registry_auth import OllamaKey, build_token_url
 from services.shared.errors import InvalidSettings, PullFailed
 
 REGISTRY = "https://registry.example/v2/library/tiny/manifests/latest"
 
 
-def asked(challenge: str) -> str:
-    return token_url(REGISTRY, challenge, nonce="n0nce", now=1700000000.7)
+def build_url(challenge: str) -> str:
+    return build_token_url(REGISTRY, challenge, nonce="n0nce", now=1700000000.7)
 
 
-def test_the_realm_is_asked_for_each_scope() -> None:
+def test_the_token_request_has_each_scope() -> None:
     challenge = 'Bearer realm="https://registry.example/token?a=b",service="reg",scope="one two"'
 
-    url = urlsplit(asked(challenge))
+    url = urlsplit(build_url(challenge))
 
     assert (url.scheme, url.netloc, url.path) == ("https", "registry.example", "/token")
     assert parse_qs(url.query) == {
@@ -41,8 +41,8 @@ def test_the_realm_is_asked_for_each_scope() -> None:
     }
 
 
-def test_values_may_come_without_quotes() -> None:
-    assert "service=reg" in asked("Bearer realm=https://registry.example/token,service=reg")
+def test_values_may_have_no_quotes() -> None:
+    assert "service=reg" in build_url("Bearer realm=https://registry.example/token,service=reg")
 
 
 @pytest.mark.parametrize(
@@ -57,16 +57,16 @@ def test_values_may_come_without_quotes() -> None:
 )
 def test_a_realm_that_is_not_the_registry_is_refused(challenge: str) -> None:
     with pytest.raises(PullFailed, match="another host"):
-        asked(challenge)
+        build_url(challenge)
 
 
 @pytest.mark.parametrize("challenge", ["", "Basic realm=x", "Bearer", 'Bearer service="x"'])
-def test_a_challenge_we_cannot_meet_means_private(challenge: str) -> None:
+def test_an_unsupported_challenge_means_a_private_model(challenge: str) -> None:
     with pytest.raises(PullFailed, match="private or gated"):
-        asked(challenge)
+        build_url(challenge)
 
 
-def test_an_ollama_key_signs_method_and_address(tmp_path: Path) -> None:
+def test_an_ollama_key_signs_the_method_and_the_url(tmp_path: Path) -> None:
     path = tmp_path / "id_ed25519"
     path.write_bytes(
         Ed25519PrivateKey.generate().private_bytes(
@@ -83,7 +83,7 @@ def test_an_ollama_key_signs_method_and_address(tmp_path: Path) -> None:
     key.verify(base64.b64decode(signature), f"GET,{url},{empty}".encode())
 
 
-def test_what_is_no_key_is_named_as_a_bad_setting(tmp_path: Path) -> None:
+def test_a_file_without_a_key_is_an_invalid_setting(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("not a key")
 

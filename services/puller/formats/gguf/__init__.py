@@ -1,1 +1,1 @@
-"""Reading GGUF headers written by strangers (ggml's docs/gguf.md; llama.cpp's ggml/src/gguf.cpp)."""
+"""Read untrusted GGUF headers (ggml's docs/gguf.md; llama.cpp's ggml/src/gguf.cpp)."""

@@ -1,4 +1,4 @@
-"""What a GGUF model is, from its header alone; and why llama.cpp would not load it."""
+"""Check that llama.cpp can load a GGUF model, and describe it, from its header alone."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from services.puller.formats.architectures import (
     PARTS,
     llama_cpp_architectures,
 )
-from services.puller.formats.gguf.header import Header
-from services.puller.formats.gguf.tokenizer import check_tokenizer, read_tokens
+from services.puller.formats.gguf.header import GgufHeader
+from services.puller.formats.gguf.tokenizer import check_tokenizer, read_special_tokens
 from services.puller.formats.gguf.types import FILE_TYPES
 from services.shared.errors import InvalidModelFile
 from services.shared.store.manifest import Capability, Description
 
 _GUESSED = 1024  # LLAMA_FTYPE_GUESSED, a flag on the file type
 _POOLING_RANK = 4  # llama.h's LLAMA_POOLING_TYPE_RANK
-# llama.cpp's LLAMA_MAX_LAYERS, and what nobody trains beyond.
+# llama.cpp's LLAMA_MAX_LAYERS, and limits beyond those of any real model.
 _MAX_BLOCKS = 512
 _MAX_CONTEXT = 1 << 31
 _MAX_WIDTH = 1 << 20
 
 
-def check_gguf(parts: Sequence[Header]) -> None:
-    """InvalidModelFile for what is no complete, loadable model. `parts` in order."""
+def check_gguf(parts: Sequence[GgufHeader]) -> None:
+    """Raise InvalidModelFile unless the parts, in order, are a complete, loadable model."""
     _check_kind(parts[0])
     _check_parts(parts)
     if not any(part.tensors for part in parts):
@@ -36,11 +36,11 @@ def check_gguf(parts: Sequence[Header]) -> None:
         check_tokenizer(parts[0])
 
 
-def describe_gguf(parts: Sequence[Header]) -> Description:
-    """The description without template and capabilities of chat, which `describe.py` adds."""
+def describe_gguf(parts: Sequence[GgufHeader]) -> Description:
+    """Describe a model without its template and chat capabilities, which `describe.py` adds."""
     first = parts[0]
     architecture = first.architecture
-    tokens = read_tokens(first)
+    tokens = read_special_tokens(first)
     name = first.text("general.name")
     return Description(
         format="gguf",
@@ -59,8 +59,8 @@ def describe_gguf(parts: Sequence[Header]) -> Description:
     )
 
 
-def is_part(header: Header) -> str | None:
-    """What a GGUF is that is no model by itself ("a vision projector", ...), or None."""
+def describe_part(header: GgufHeader) -> str | None:
+    """Name the kind of a GGUF that is not a model by itself ("a vision projector"), or None."""
     kind = header.text("general.type")
     if kind == "adapter":
         return "a LoRA adapter"
@@ -71,9 +71,9 @@ def is_part(header: Header) -> str | None:
     return PARTS.get(header.architecture)
 
 
-def _check_kind(header: Header) -> None:
+def _check_kind(header: GgufHeader) -> None:
     architecture = header.architecture
-    if (part := is_part(header)) is not None:
+    if (part := describe_part(header)) is not None:
         raise InvalidModelFile(f"the file is {part}, not a model by itself")
     if architecture not in llama_cpp_architectures() and architecture not in OLLAMA_NAMES:
         raise InvalidModelFile(
@@ -82,21 +82,21 @@ def _check_kind(header: Header) -> None:
         )
 
 
-def _check_parts(parts: Sequence[Header]) -> None:
+def _check_parts(parts: Sequence[GgufHeader]) -> None:
     claimed = parts[0].integer("split.count") or 1
     if claimed != len(parts):
-        raise InvalidModelFile(f"the model has {claimed} parts, {len(parts)} are here")
+        raise InvalidModelFile(f"the model has {claimed} parts, but {len(parts)} are present")
     if claimed == 1:
         return
     numbers = [part.integer("split.no") for part in parts]
     if numbers != list(range(claimed)):
-        raise InvalidModelFile("the parts of the model are not one of each number, in order")
+        raise InvalidModelFile("the part numbers of the model are not complete and in order")
     total = parts[0].integer("split.tensors.count")
     if total is not None and total != sum(len(part.tensors) for part in parts):
         raise InvalidModelFile("the parts of the model do not belong together")
 
 
-def _check_numbers(header: Header) -> None:
+def _check_numbers(header: GgufHeader) -> None:
     limits = {
         "block_count": _MAX_BLOCKS,
         "context_length": _MAX_CONTEXT,
@@ -110,7 +110,7 @@ def _check_numbers(header: Header) -> None:
             raise InvalidModelFile(f"the header is damaged: its {key} is {value}")
 
 
-def _quantization(parts: Sequence[Header]) -> str | None:
+def _quantization(parts: Sequence[GgufHeader]) -> str | None:
     number = parts[0].integer("general.file_type")
     if number is not None and (known := FILE_TYPES.get(number & ~_GUESSED)):
         return known
@@ -122,7 +122,7 @@ def _quantization(parts: Sequence[Header]) -> str | None:
     return sizes.most_common(1)[0][0] if sizes else None
 
 
-def _capabilities(header: Header) -> tuple[Capability, ...]:
+def _capabilities(header: GgufHeader) -> tuple[Capability, ...]:
     pooling = header.integer(f"{header.architecture}.pooling_type") or 0
     if pooling == _POOLING_RANK:
         return (Capability.RERANK,)

@@ -1,8 +1,8 @@
-"""A GGUF file's header: metadata and where its tensors lie, checked as llama.cpp will check it.
+"""Read the header of a GGUF file, its metadata and the layout of its tensors, and check it.
 
-Refused here, in words, is what gguf.cpp would refuse (or crash on): wrong magic or version, byte
-order, duplicate keys, nested arrays, unknown types, blocks that do not divide, offsets that are not
-in order, overlap or leave the file.
+The checks refuse what gguf.cpp would refuse or crash on, with a clear message: a wrong magic,
+version or byte order, duplicate keys, nested arrays, unknown types, rows that do not fill whole
+blocks, and tensor offsets that are out of order, overlap or leave the file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from services.puller.formats.gguf.reading import Cursor, Strings
+from services.puller.formats.gguf.reading import Cursor, StringArray
 from services.puller.formats.gguf.types import SCALARS, TENSOR_TYPES, ValueType
 from services.shared.errors import InvalidModelFile
 
@@ -27,37 +27,37 @@ _MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME - 1
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 _MAX_ELEMENTS = 1 << 62
 
-Value: TypeAlias = "int | float | bool | str | array[int] | array[float] | Strings"
+Value: TypeAlias = "int | float | bool | str | array[int] | array[float] | StringArray"
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
-    """One tensor; `offset` counts from the beginning of the data section."""
+class GgufTensor:
+    """One tensor; `offset` counts from the start of the data section."""
 
     name: str
-    shape: tuple[int, ...]  # ggml's order: the innermost first
+    shape: tuple[int, ...]  # in ggml's order: the innermost dimension first
     type_name: str
     offset: int
     size_bytes: int
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return _product(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """What a GGUF file says of itself."""
+class GgufHeader:
+    """The header of a GGUF file."""
 
     version: int
     metadata: Mapping[str, Value]
-    tensors: tuple[Tensor, ...]
-    data_offset: int  # bytes from the beginning of the file
+    tensors: tuple[GgufTensor, ...]
+    data_offset: int  # bytes from the start of the file
     file_bytes: int
 
     def text(self, key: str) -> str | None:
-        """A string value, or None where the key is absent or something else."""
+        """A string value, or None if the key is absent or has another type."""
         value = self.metadata.get(key)
         return value if isinstance(value, str) else None
 
@@ -67,14 +67,14 @@ class Header:
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def flag(self, key: str) -> bool | None:
-        """A truth value, or None."""
+        """A boolean value, or None."""
         value = self.metadata.get(key)
         return value if isinstance(value, bool) else None
 
-    def strings(self, key: str) -> Strings | None:
+    def strings(self, key: str) -> StringArray | None:
         """An array of strings, or None."""
         value = self.metadata.get(key)
-        return value if isinstance(value, Strings) else None
+        return value if isinstance(value, StringArray) else None
 
     def numbers(self, key: str) -> array[int] | array[float] | None:
         """An array of numbers, or None."""
@@ -83,27 +83,27 @@ class Header:
 
     @property
     def architecture(self) -> str:
-        """`general.architecture`; InvalidModelFile where it is missing."""
+        """`general.architecture`. Raises InvalidModelFile when it is missing."""
         name = self.text("general.architecture")
         if not name:
             raise InvalidModelFile("the file does not name its architecture")
         return name
 
 
-def read_header(path: Path) -> Header:
-    """The header of a file; InvalidModelFile says what is wrong with it."""
+def read_header(path: Path) -> GgufHeader:
+    """Read the header of a file. Raises InvalidModelFile, which describes the error."""
     with path.open("rb") as file:
         file_bytes = path.stat().st_size
         cursor = Cursor(file, file_bytes)
         version = _read_version(cursor)
-        tensor_count = _count(cursor, MAX_TENSORS, "tensors")
-        key_count = _count(cursor, MAX_KEYS, "metadata entries")
+        tensor_count = _read_count(cursor, MAX_TENSORS, "tensors")
+        key_count = _read_count(cursor, MAX_KEYS, "metadata entries")
         metadata = _read_metadata(cursor, key_count)
-        alignment = _alignment(metadata)
+        alignment = _read_alignment(metadata)
         tensors = tuple(_read_tensor(cursor) for _ in range(tensor_count))
     data_offset = _padded(cursor.position, alignment)
     _check_layout(tensors, alignment, file_bytes - data_offset)
-    return Header(version, metadata, tensors, data_offset, file_bytes)
+    return GgufHeader(version, metadata, tensors, data_offset, file_bytes)
 
 
 def _read_version(cursor: Cursor) -> int:
@@ -119,7 +119,7 @@ def _read_version(cursor: Cursor) -> int:
     return version
 
 
-def _count(cursor: Cursor, limit: int, what: str) -> int:
+def _read_count(cursor: Cursor, limit: int, what: str) -> int:
     count = cursor.u64()
     if count > limit:
         raise InvalidModelFile(f"the header claims {count} {what}, more than any real model has")
@@ -132,16 +132,16 @@ def _read_metadata(cursor: Cursor, count: int) -> dict[str, Value]:
         key = cursor.string(_MAX_KEY_BYTES)
         if not key or key in metadata:
             raise InvalidModelFile("a metadata key is empty or appears twice")
-        metadata[key] = _read_value(cursor, _value_type(cursor))
+        metadata[key] = _read_value(cursor, _read_value_type(cursor))
     return metadata
 
 
-def _value_type(cursor: Cursor) -> ValueType:
+def _read_value_type(cursor: Cursor) -> ValueType:
     number = cursor.u32()
     try:
         return ValueType(number)
     except ValueError as error:
-        raise InvalidModelFile(f"metadata of the unknown type {number}") from error
+        raise InvalidModelFile(f"the metadata has a value of the unknown type {number}") from error
 
 
 def _read_value(cursor: Cursor, kind: ValueType) -> Value:
@@ -149,7 +149,7 @@ def _read_value(cursor: Cursor, kind: ValueType) -> Value:
         return cursor.string()
     if kind is not ValueType.ARRAY:
         return cursor.scalar(SCALARS[kind])
-    item = _value_type(cursor)
+    item = _read_value_type(cursor)
     count = cursor.u64()
     if item is ValueType.ARRAY:
         raise InvalidModelFile("arrays of arrays are not supported")
@@ -158,18 +158,18 @@ def _read_value(cursor: Cursor, kind: ValueType) -> Value:
     return cursor.numbers(SCALARS[item], count)
 
 
-def _alignment(metadata: Mapping[str, Value]) -> int:
+def _read_alignment(metadata: Mapping[str, Value]) -> int:
     value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(value, int) or not 0 < value <= 1 << 20 or value & (value - 1):
         raise InvalidModelFile("the alignment of the tensors is not a power of two")
     return value
 
 
-def _read_tensor(cursor: Cursor) -> Tensor:
+def _read_tensor(cursor: Cursor) -> GgufTensor:
     name = cursor.string(_MAX_TENSOR_NAME_BYTES)
     dimensions = cursor.u32()
     if dimensions > _MAX_DIMENSIONS:
-        raise InvalidModelFile(f"tensor {name!r} has {dimensions} dimensions, 4 are possible")
+        raise InvalidModelFile(f"tensor {name!r} has {dimensions} dimensions, more than 4")
     shape = tuple(cursor.u64() for _ in range(dimensions))
     number = cursor.u32()
     if number not in TENSOR_TYPES:
@@ -181,11 +181,11 @@ def _read_tensor(cursor: Cursor) -> Tensor:
     if (shape[0] if shape else 1) % block_elements:
         raise InvalidModelFile(f"tensor {name!r}: rows do not fill whole blocks of {type_name}")
     size_bytes = elements // block_elements * block_bytes
-    return Tensor(name, shape, type_name, cursor.u64(), size_bytes)
+    return GgufTensor(name, shape, type_name, cursor.u64(), size_bytes)
 
 
-def _check_layout(tensors: tuple[Tensor, ...], alignment: int, data_bytes: int) -> None:
-    """llama.cpp wants tensors in file order, each where the padded one before it ends."""
+def _check_layout(tensors: tuple[GgufTensor, ...], alignment: int, data_bytes: int) -> None:
+    """Check that each tensor starts where the padded previous one ends, as llama.cpp requires."""
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise InvalidModelFile("two tensors have the same name")
     expected = 0
@@ -194,7 +194,7 @@ def _check_layout(tensors: tuple[Tensor, ...], alignment: int, data_bytes: int) 
         if end > data_bytes:
             raise InvalidModelFile(
                 f"the file is truncated or damaged: tensor {tensor.name!r} ends at byte {end}"
-                f" of its data, the file has {max(0, data_bytes)}"
+                f" of the data section, which has {max(0, data_bytes)} bytes"
             )
         if tensor.offset < expected:
             raise InvalidModelFile(f"tensor {tensor.name!r} overlaps the one before it")

@@ -1,7 +1,7 @@
-"""A cursor over the beginning of a file that never reads, allocates or loops beyond its bounds.
+"""A bounded cursor over the start of an untrusted file.
 
-Everything a header says about its own size is a claim: it is compared with what is left of the
-file before a byte is allocated for it.
+Every size in a header is a claim. It is compared with the rest of the file before memory is
+allocated for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from services.shared.errors import InvalidModelFile
 
-# Gemma 4's header (262,144 tokens, merges) is 16 MB; nothing honest comes near this.
+# Gemma 4's header (262,144 tokens, and merges) has 16 MB; no real header comes near this limit.
 MAX_HEADER_BYTES = 128 << 20
 MAX_STRING_BYTES = 8 << 20
 MAX_ARRAY_ITEMS = 1 << 22
@@ -23,11 +23,11 @@ _U64 = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
-class Strings:
-    """An array of strings as it lies in the file, decoded one by one where it is looked at."""
+class StringArray:
+    """An array of strings in the encoding of the file; each item is decoded on access."""
 
     data: bytes = field(repr=False)
-    starts: array[int] = field(repr=False)  # of each text; its length lies in the 8 bytes before
+    starts: array[int] = field(repr=False)  # of each string, whose length is in the 8 bytes before
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -42,7 +42,7 @@ class Strings:
 
 
 class Cursor:
-    """Reads one file from its start. Every method raises InvalidModelFile at the end of the file."""
+    """Reads one file from its start. Every read raises InvalidModelFile at the end of the file."""
 
     def __init__(self, file: BinaryIO, file_bytes: int) -> None:
         self._file = file
@@ -50,54 +50,58 @@ class Cursor:
         self.position = 0
         self.file_bytes = file_bytes
 
-    def need(self, count: int) -> int:
-        """Make the next `count` bytes readable and step over them; where they begin."""
+    def advance(self, count: int) -> int:
+        """Load the next `count` bytes, step over them, and return their start."""
         start, end = self.position, self.position + count
         if end > self.file_bytes:
-            raise InvalidModelFile("the file is truncated: its header goes on beyond its end")
+            raise InvalidModelFile(
+                "the file is truncated: its header extends beyond the end of the file"
+            )
         if end > MAX_HEADER_BYTES:
             raise InvalidModelFile("the header is larger than any real one")
         while len(self._data) < end:
             block = self._file.read(max(_CHUNK, end - len(self._data)))
             if not block:
-                raise InvalidModelFile("the file is truncated: its header goes on beyond its end")
+                raise InvalidModelFile(
+                    "the file is truncated: its header extends beyond the end of the file"
+                )
             self._data += block
         self.position = end
         return start
 
     def scalar(self, letter: str) -> int | float | bool:
-        """One number or truth value, by struct's letter."""
+        """Read one number or boolean, by the letter of its struct format."""
         form = struct.Struct(f"<{letter}")
-        (value,) = form.unpack_from(self._data, self.need(form.size))
-        return value  # type: ignore[no-any-return]  # struct cannot say which
+        (value,) = form.unpack_from(self._data, self.advance(form.size))
+        return value  # type: ignore[no-any-return]  # struct returns Any
 
     def u32(self) -> int:
-        """A count or a type."""
+        """Read a count or a type number."""
         return int(self.scalar("I"))
 
     def u64(self) -> int:
-        """A count, a length or an offset."""
+        """Read a count, a length or an offset."""
         return int(self.scalar("Q"))
 
-    def string(self, limit: int = MAX_STRING_BYTES) -> str:
-        """A text with its length before it, at most `limit` bytes."""
+    def string(self, max_bytes: int = MAX_STRING_BYTES) -> str:
+        """Read a string of at most `max_bytes`; its length precedes it."""
         length = self.u64()
-        if length > limit:
-            raise InvalidModelFile("a text in the header is longer than any real one")
-        start = self.need(length)
+        if length > max_bytes:
+            raise InvalidModelFile("a string in the header is longer than any real one")
+        start = self.advance(length)
         return self._data[start : start + length].decode(errors="replace")
 
     def numbers(self, letter: str, count: int) -> array[int] | array[float]:
-        """`count` numbers in a row."""
+        """Read `count` consecutive numbers."""
         size = struct.calcsize(f"<{letter}")
         self._check_items(count, size)
-        start = self.need(count * size)
+        start = self.advance(count * size)
         found: array[int] | array[float] = array("B" if letter == "?" else letter)
         found.frombytes(self._data[start : self.position])
         return found
 
-    def strings(self, count: int) -> Strings:
-        """`count` texts in a row; their bytes are kept, not their objects."""
+    def strings(self, count: int) -> StringArray:
+        """Read `count` consecutive strings; they are kept as bytes, not as str objects."""
         self._check_items(count, 8)
         first = self.position
         starts = array("Q", bytes(8 * count))
@@ -105,22 +109,22 @@ class Cursor:
         for index in range(count):
             if position + 8 > len(data):
                 self.position = position
-                position = self.need(8)
+                position = self.advance(8)
             (length,) = unpack(data, position)
             start = position + 8
             position = start + length
             if position > len(data):
                 self._check_length(length)
                 self.position = start
-                self.need(length)
+                self.advance(length)
             starts[index] = start - first
         self.position = position
-        return Strings(bytes(data[first:position]), starts)
+        return StringArray(bytes(data[first:position]), starts)
 
     def _check_length(self, length: int) -> None:
         if length > MAX_STRING_BYTES:
-            raise InvalidModelFile("a text in the header is longer than any real one")
+            raise InvalidModelFile("a string in the header is longer than any real one")
 
     def _check_items(self, count: int, item_bytes: int) -> None:
         if count > MAX_ARRAY_ITEMS or count * item_bytes > self.file_bytes - self.position:
-            raise InvalidModelFile("an array in the header has more items than the file has room")
+            raise InvalidModelFile("an array in the header has more items than fit into the file")

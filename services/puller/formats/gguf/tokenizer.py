@@ -1,7 +1,7 @@
-"""What a GGUF says of its tokens: which are control tokens, which end an answer, whether BOS leads.
+"""Read the special tokens of a GGUF: control tokens, end-of-generation tokens, BOS and EOS.
 
-Follows llama-vocab.cpp, which adds to what the file says: tokens of certain texts end a generation
-in every model that has them, and some pre-tokenizers add BOS without being told.
+This follows llama-vocab.cpp, which adds to the metadata of the file: tokens with certain texts end
+a generation in every model that has them, and some pre-tokenizers add BOS by default.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from services.puller.formats.gguf.header import Header
+from services.puller.formats.gguf.header import GgufHeader
 from services.puller.formats.gguf.types import TokenType
 from services.shared.errors import InvalidModelFile
 
-# llama-vocab.cpp's special_eog_ids, without those for filling in the middle; a test asks llama.cpp.
+# special_eog_ids of llama-vocab.cpp, without the fill-in-the-middle tokens; tested with llama.cpp.
 _ENDING_TEXTS = frozenset(
     {
         "<EOT>",
@@ -43,13 +43,13 @@ _BOS_BY_DEFAULT = frozenset(
     {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"}
     | {"tekken", "chameleon"}
 )
-# A vocabulary has at most some thousands (Gemma's unused ones); more is a planted list.
+# A real vocabulary has at most a few thousand (Gemma's unused ones); more is malicious.
 _MAX_CONTROL_TOKENS = 16384
 _MAX_CONTROL_TEXT = 256  # characters
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class SpecialTokens:
     """The special tokens, as texts."""
 
     count: int
@@ -60,8 +60,8 @@ class Tokens:
     ending: tuple[str, ...]
 
 
-def read_tokens(header: Header) -> Tokens:
-    """The tokens of a header that passed `check_tokenizer`."""
+def read_special_tokens(header: GgufHeader) -> SpecialTokens:
+    """Read the special tokens of a header that passed `check_tokenizer`."""
     texts = header.strings("tokenizer.ggml.tokens") or ()
     kinds = header.numbers("tokenizer.ggml.token_type") or ()
     control = {i for i, kind in enumerate(kinds) if kind == TokenType.CONTROL}
@@ -74,10 +74,10 @@ def read_tokens(header: Header) -> Tokens:
             named[role] = texts[index]
     ending = {text for text in texts if text in _ENDING_TEXTS}
     ending |= {named[role] for role in ("eos", "eot", "eom") if role in named}
-    # gpt-oss: <|end|> closes a channel, not the answer.
+    # In gpt-oss, <|end|> ends a channel, not the answer.
     if {"<|return|>", "<|call|>"} <= ending or {"<|calls|>", "<|flush|>"} <= ending:
         ending.discard("<|end|>")
-    return Tokens(
+    return SpecialTokens(
         count=len(texts),
         bos=named.get("bos"),
         eos=named.get("eos"),
@@ -87,8 +87,8 @@ def read_tokens(header: Header) -> Tokens:
     )
 
 
-def check_tokenizer(header: Header) -> None:
-    """InvalidModelFile where llama.cpp could not build the vocabulary."""
+def check_tokenizer(header: GgufHeader) -> None:
+    """Raise InvalidModelFile when llama.cpp could not build the vocabulary."""
     model = header.text("tokenizer.ggml.model")
     tokens = header.strings("tokenizer.ggml.tokens")
     if model is None or not tokens:
@@ -107,14 +107,14 @@ def check_tokenizer(header: Header) -> None:
             raise InvalidModelFile(f"the tokenizer is damaged: its {role} token does not exist")
 
 
-def _adds_bos(header: Header) -> bool:
-    said = header.flag("tokenizer.ggml.add_bos_token")
-    if said is not None:
-        return said
+def _adds_bos(header: GgufHeader) -> bool:
+    add_bos = header.flag("tokenizer.ggml.add_bos_token")
+    if add_bos is not None:
+        return add_bos
     model = header.text("tokenizer.ggml.model")
     return model in ("llama", "bert") or header.text("tokenizer.ggml.pre") in _BOS_BY_DEFAULT
 
 
 def _sorted(texts: Iterable[str]) -> tuple[str, ...]:
-    # Longest first: what looks for them in a text must not stop at a prefix of another.
+    # Longest first: a search in a text must not stop at a prefix of another token.
     return tuple(sorted(set(texts), key=lambda t: (-len(t), t)))

@@ -1,7 +1,7 @@
-"""GGUF's value types, tensor types and file types, as numbers.
+"""The numbers of GGUF's value types, tensor types and file types.
 
-Tensor types and block sizes are those of ggml.h (`type_traits` in ggml.c), file types those of
-llama.h's `llama_ftype`; a test compares them with the llama.cpp that is installed.
+Tensor types and block sizes are those of ggml.h (`type_traits` in ggml.c); file types are those of
+`llama_ftype` in llama.h. A test compares them with the installed llama.cpp.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class ValueType(IntEnum):
-    """What a metadata value is."""
+    """The type of a metadata value."""
 
     UINT8 = 0
     INT8 = 1
@@ -27,7 +27,7 @@ class ValueType(IntEnum):
     FLOAT64 = 12
 
 
-# struct's letter of each scalar type; GGUF v2 and v3 are little-endian.
+# The struct format letter of each scalar type; GGUF v2 and v3 are little-endian.
 SCALARS = {
     ValueType.UINT8: "B",
     ValueType.INT8: "b",
@@ -42,7 +42,7 @@ SCALARS = {
     ValueType.FLOAT64: "d",
 }
 
-# Number: (name, elements of a block, bytes of a block).
+# By number: (name, elements per block, bytes per block).
 TENSOR_TYPES = {
     0: ("F32", 1, 4),
     1: ("F16", 1, 2),
@@ -122,7 +122,7 @@ FILE_TYPES = {
 
 
 class TokenType(IntEnum):
-    """`tokenizer.ggml.token_type`, as llama.h's `llama_token_type`."""
+    """The values of `tokenizer.ggml.token_type`, as in llama.h's `llama_token_type`."""
 
     NORMAL = 1
     UNKNOWN = 2

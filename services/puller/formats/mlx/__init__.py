@@ -1,1 +1,1 @@
-"""Reading MLX folders written by strangers: config.json, safetensors headers, tokenizer files."""
+"""Read untrusted MLX folders: config.json, safetensors headers, tokenizer files."""

@@ -1,15 +1,15 @@
-"""What an MLX model is, from its folder; and why mlx-lm would not load it, or must not."""
+"""Check that mlx-lm can and may load an MLX folder, and describe the model."""
 
 from __future__ import annotations
 
 import re
 
 from services.puller.formats.mlx.folder import MlxFolder
-from services.puller.formats.mlx.safetensors import Tensor, read_safetensors
+from services.puller.formats.mlx.safetensors import SafetensorsTensor, read_safetensors
 from services.shared.errors import InvalidModelFile
 from services.shared.store.manifest import Description
 
-# mlx-lm imports `mlx_lm.models.<model_type>`: nothing but one module name may stand there.
+# mlx-lm imports `mlx_lm.models.<model_type>`, so the type must be a single module name.
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NOT_LANGUAGE_MODELS = frozenset(
     {"bert", "roberta", "xlm-roberta", "distilbert", "clip", "siglip", "vit", "whisper", "wav2vec2"}
@@ -21,7 +21,7 @@ _MAX_CONTROL_TOKENS = 16384
 
 
 def check_mlx(folder: MlxFolder) -> None:
-    """InvalidModelFile for what is incomplete, no language model, or asks to run code."""
+    """Raise InvalidModelFile for an incomplete model, another kind of model, or one with code."""
     if not folder.config:
         raise InvalidModelFile("the folder has no config.json")
     _check_code(folder)
@@ -32,7 +32,7 @@ def check_mlx(folder: MlxFolder) -> None:
 
 
 def describe_mlx(folder: MlxFolder) -> Description:
-    """The description without capabilities of chat, which `describe.py` adds."""
+    """Describe a model without its chat capabilities, which `describe.py` adds."""
     added = folder.added_tokens()
     ending = {added[i][0] for i in folder.eos_ids() if i in added}
     eos = folder.special_token("eos_token")
@@ -68,7 +68,9 @@ def _check_config(folder: MlxFolder) -> None:
     if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
         raise InvalidModelFile("config.json does not name its model_type")
     if model_type in _NOT_LANGUAGE_MODELS:
-        raise InvalidModelFile(f"a {model_type} model is no language model the MLX engine can run")
+        raise InvalidModelFile(
+            f"the MLX engine cannot run a {model_type} model: it is not a language model"
+        )
     layers, width = folder.integer("num_hidden_layers"), folder.integer("hidden_size")
     if layers is not None and not 0 < layers <= _MAX_LAYERS:
         raise InvalidModelFile(f"config.json is damaged: num_hidden_layers is {layers}")
@@ -76,7 +78,7 @@ def _check_config(folder: MlxFolder) -> None:
         raise InvalidModelFile(f"config.json is damaged: hidden_size is {width}")
     bits = _bits(folder)
     if bits is not None and bits not in _BITS:
-        raise InvalidModelFile(f"config.json asks for a quantisation of {bits} bits")
+        raise InvalidModelFile(f"config.json has an unsupported quantisation of {bits} bits")
 
 
 def _check_weights(folder: MlxFolder) -> None:
@@ -84,14 +86,14 @@ def _check_weights(folder: MlxFolder) -> None:
     if not weights:
         raise InvalidModelFile("the folder has no safetensors weights")
     index = folder.json("model.safetensors.index.json")
-    listed = index.get("weight_map") if index else None
-    if not isinstance(listed, dict):
+    split_list = index.get("weight_map") if index else None
+    if not isinstance(split_list, dict):
         return
-    if missing := {str(file) for file in listed.values()} - set(weights):
+    if missing := {str(file) for file in split_list.values()} - set(weights):
         raise InvalidModelFile(f"{len(missing)} of the model's safetensors files are missing")
 
 
-def _tensors(folder: MlxFolder) -> list[Tensor]:
+def _tensors(folder: MlxFolder) -> list[SafetensorsTensor]:
     return [tensor for path in folder.weights().values() for tensor in read_safetensors(path)]
 
 
@@ -101,8 +103,8 @@ def _bits(folder: MlxFolder) -> int | None:
     return bits if isinstance(bits, int) else None
 
 
-def _parameter_count(folder: MlxFolder, tensors: list[Tensor]) -> int:
-    """Packed weights hold 32 / bits parameters a word; scales and biases belong to no parameter."""
+def _parameter_count(folder: MlxFolder, tensors: list[SafetensorsTensor]) -> int:
+    """A packed word holds 32 / bits parameters; its scales and biases are not parameters."""
     bits = _bits(folder)
     if bits is None:
         return sum(tensor.elements for tensor in tensors)
@@ -117,7 +119,7 @@ def _parameter_count(folder: MlxFolder, tensors: list[Tensor]) -> int:
     return count
 
 
-def _quantization(folder: MlxFolder, tensors: list[Tensor]) -> str | None:
+def _quantization(folder: MlxFolder, tensors: list[SafetensorsTensor]) -> str | None:
     bits = _bits(folder)
     if bits is not None:
         return f"{bits}bit"

@@ -1,4 +1,4 @@
-"""The JSON files of an MLX model, read with bounds and in the few shapes they come in."""
+"""Read the JSON files of an MLX model, with a size limit and in their known variants."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import msgspec
 
-from services.puller.formats.chat_template import jinja_source
+from services.puller.formats.chat_template import extract_jinja
 from services.shared.errors import InvalidModelFile
 
 _MAX_JSON_BYTES = 64 << 20  # Gemma's tokenizer.json has 33 MB
 
 
 class MlxFolder:
-    """Files by their relative path; looks only at those it is given."""
+    """The files of a model by relative path. No other file is read."""
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         self._files = files
@@ -23,7 +23,7 @@ class MlxFolder:
         self.tokenizer_config = self.json("tokenizer_config.json") or {}
 
     def json(self, name: str) -> dict[str, Any] | None:
-        """A JSON object, or None where there is no such file."""
+        """A JSON object, or None if there is no such file."""
         data = self._read(name)
         if data is None:
             return None
@@ -41,22 +41,22 @@ class MlxFolder:
         return None if data is None else data.decode(errors="replace")
 
     def weights(self) -> dict[str, Path]:
-        """The safetensors files mlx-lm loads, by path."""
+        """The safetensors files that mlx-lm loads, by path."""
         return {n: p for n, p in sorted(self._files.items()) if n.endswith(".safetensors")}
 
     def paths(self) -> tuple[str, ...]:
-        """Every file's path."""
+        """The paths of all files."""
         return tuple(self._files)
 
     def chat_template(self) -> str | None:
-        """From chat_template.jinja, else chat_template.json, else tokenizer_config.json."""
+        """The template of chat_template.jinja, chat_template.json or tokenizer_config.json."""
         if (text := self.text("chat_template.jinja")) is not None:
-            return jinja_source(text)
+            return extract_jinja(text)
         own = (self.json("chat_template.json") or {}).get("chat_template")
-        return jinja_source(own) or jinja_source(self.tokenizer_config.get("chat_template"))
+        return extract_jinja(own) or extract_jinja(self.tokenizer_config.get("chat_template"))
 
     def added_tokens(self) -> dict[int, tuple[str, bool]]:
-        """Tokens beyond the plain vocabulary: (text, is a control token) by id."""
+        """The tokens beyond the base vocabulary, by id: text, and whether it is a control token."""
         tokenizer = self.json("tokenizer.json") or {}
         found: dict[int, tuple[str, bool]] = {}
         for token in _objects(tokenizer.get("added_tokens")):
@@ -69,28 +69,28 @@ class MlxFolder:
         return found
 
     def special_token(self, name: str) -> str | None:
-        """`bos_token` or `eos_token`, which is a text or an object with one."""
+        """`bos_token` or `eos_token`, which is a string or an object with one."""
         value = self.tokenizer_config.get(name)
         if isinstance(value, dict):
             value = value.get("content")
         return value if isinstance(value, str) and value else None
 
     def eos_ids(self) -> set[int]:
-        """What ends an answer; generation_config.json wins, as in mlx-lm."""
+        """The ids that end an answer; generation_config.json has precedence, as in mlx-lm."""
         generation = self.json("generation_config.json") or {}
-        value = generation.get("eos_token_id", self.number_source.get("eos_token_id"))
+        value = generation.get("eos_token_id", self.text_config.get("eos_token_id"))
         values = value if isinstance(value, list) else [value]
         return {v for v in values if isinstance(v, int)}
 
     @property
-    def number_source(self) -> dict[str, Any]:
-        """Where the text model's numbers stand: multimodal configs nest them."""
+    def text_config(self) -> dict[str, Any]:
+        """The configuration of the text model, which multimodal models nest."""
         text = self.config.get("text_config")
         return text if isinstance(text, dict) else self.config
 
     def integer(self, name: str) -> int | None:
-        """A number of the text model, or None."""
-        value = self.number_source.get(name, self.config.get(name))
+        """An integer of the text model's configuration, or None."""
+        value = self.text_config.get(name, self.config.get(name))
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def _read(self, name: str) -> bytes | None:

@@ -1,5 +1,8 @@
-"""The header of a safetensors file, checked as the format demands
-(huggingface/safetensors: README, "Format"): every byte of data belongs to exactly one tensor."""
+"""Read the header of a safetensors file and check it.
+
+The format requires that every byte of data belongs to exactly one tensor (huggingface/safetensors,
+README, "Format").
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from services.shared.structs import resolved
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_TENSORS = 1 << 18
 
-# Bits of one element.
+# Bits per element.
 _DTYPES = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8}
 _DTYPES |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 _DTYPES |= {"I16": 16, "U16": 16, "F16": 16, "BF16": 16}
@@ -29,7 +32,7 @@ class _Entry(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class SafetensorsTensor:
     """One tensor of a safetensors file."""
 
     name: str
@@ -40,20 +43,20 @@ class Tensor:
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds; packed ones count as one."""
+        """The number of elements; a word of packed weights counts as one."""
         count = 1
         for length in self.shape:
             count *= length
         return count
 
 
-def read_safetensors(path: Path) -> tuple[Tensor, ...]:
-    """The tensors of a file, in file order; InvalidModelFile says what is wrong with it."""
+def read_safetensors(path: Path) -> tuple[SafetensorsTensor, ...]:
+    """Return the tensors in file order. Raises InvalidModelFile, which describes the error."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         if size < 8 or header_bytes > min(MAX_HEADER_BYTES, size - 8):
-            raise InvalidModelFile("the file is truncated or no safetensors file")
+            raise InvalidModelFile("the file is truncated or not a safetensors file")
         raw = file.read(header_bytes)
     try:
         entries = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
@@ -72,18 +75,18 @@ def read_safetensors(path: Path) -> tuple[Tensor, ...]:
     return tuple(tensors)
 
 
-def _tensor(name: str, entry: _Entry) -> Tensor:
+def _tensor(name: str, entry: _Entry) -> SafetensorsTensor:
     bits = _DTYPES.get(entry.dtype)
     begin, end = entry.data_offsets
-    tensor = Tensor(name, entry.dtype, tuple(entry.shape), begin, end)
+    tensor = SafetensorsTensor(name, entry.dtype, tuple(entry.shape), begin, end)
     if bits is None or any(length < 0 for length in entry.shape) or len(entry.shape) > 8:
         raise InvalidModelFile(f"tensor {name[:80]!r} has an unknown type or shape")
     if (end - begin) * 8 != tensor.elements * bits:
-        raise InvalidModelFile(f"tensor {name[:80]!r} is not as large as its shape says")
+        raise InvalidModelFile(f"tensor {name[:80]!r} is not as large as its shape")
     return tensor
 
 
-def _check_layout(tensors: list[Tensor], data_bytes: int) -> None:
+def _check_layout(tensors: list[SafetensorsTensor], data_bytes: int) -> None:
     position = 0
     for tensor in tensors:
         if tensor.begin < position:

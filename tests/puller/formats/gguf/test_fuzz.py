@@ -1,4 +1,4 @@
-"""A header with any bytes changed is read or refused; nothing else happens."""
+"""A header with changed bytes is read or refused, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _INTERESTING = (0, 1, 0x7F, 0x80, 0xFF)
 _NUMBERS = (0, 1, 2**16, 2**31 - 1, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1)
 
 
-def check(path: Path) -> bool:
-    """Whether the file passes the gate; anything but InvalidModelFile fails the test."""
+def is_accepted(path: Path) -> bool:
+    """Whether the file is accepted; any error but InvalidModelFile fails the test."""
     file = StoredFile(
         role=FileRole.MODEL,
         path="m.gguf",
@@ -37,7 +37,7 @@ def check(path: Path) -> bool:
     return True
 
 
-def mutated(original: bytes, header_bytes: int, chance: random.Random) -> bytes:
+def mutate(original: bytes, header_bytes: int, chance: random.Random) -> bytes:
     data = bytearray(original)
     for _ in range(chance.choice((1, 1, 2, 5, 20))):
         at = chance.randrange(min(header_bytes, len(data)))
@@ -60,24 +60,24 @@ def mutated(original: bytes, header_bytes: int, chance: random.Random) -> bytes:
 def fuzz(tmp_path: Path, rounds: int, seed: int) -> None:
     original = TINY_GGUF.read_bytes()
     header_bytes = read_header(TINY_GGUF).data_offset
-    # The weights do not matter, their length does: a sparse tail keeps the files small.
+    # Only the length of the weights matters: a sparse tail keeps the files small.
     head, size = original[:header_bytes], len(original)
     path = tmp_path / "m.gguf"
     chance = random.Random(seed)
-    passed = 0
+    accepted = 0
     tracemalloc.start()
     try:
         for _ in range(rounds):
-            data = mutated(head, header_bytes, chance)
+            data = mutate(head, header_bytes, chance)
             path.write_bytes(data)
             with path.open("r+b") as file:
                 file.truncate(len(data) + size - header_bytes)
-            passed += check(path)
+            accepted += is_accepted(path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
-    assert 0 < passed < rounds
+    assert 0 < accepted < rounds
     assert peak < 64 << 20
 
 
@@ -100,4 +100,4 @@ def test_any_bytes_behind_the_magic_are_refused(tmp_path: Path, data: bytes) -> 
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF\x03\x00\x00\x00" + data)
 
-    assert not check(path)
+    assert not is_accepted(path)

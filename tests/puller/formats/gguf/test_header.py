@@ -1,4 +1,4 @@
-"""Headers of strangers: read as llama.cpp reads them, refused in words where it would not."""
+"""Untrusted GGUF headers: read as llama.cpp reads them, or refused with a message."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_tiny_model_reads_as_the_reference_library_reads_it() -> None:
     ]
 
 
-def test_tensor_types_are_those_of_the_engine() -> None:
+def test_tensor_types_are_those_of_llama_cpp() -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
     libraries = sorted((Path(llama_cpp.__file__).parent / "lib").glob("libggml-base*"))
     ggml = ctypes.CDLL(str(libraries[0]))
@@ -55,7 +55,7 @@ def test_tensor_types_are_those_of_the_engine() -> None:
     assert theirs == TENSOR_TYPES
 
 
-def test_file_types_are_those_of_the_engine() -> None:
+def test_file_types_are_those_of_llama_cpp() -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
     theirs = {
         value: name.removeprefix("LLAMA_FTYPE_").removeprefix("MOSTLY_").removeprefix("ALL_")
@@ -76,7 +76,7 @@ def test_both_versions_in_use_are_read(tmp_path: Path) -> None:
     assert [read(tmp_path, write_gguf(version=v)).version for v in (2, 3)] == [2, 3]
 
 
-def test_another_alignment_moves_the_data(tmp_path: Path) -> None:
+def test_the_alignment_moves_the_data(tmp_path: Path) -> None:
     header = read(tmp_path, write_gguf({"general.alignment": 64}, alignment=64))
 
     assert header.data_offset % 64 == 0
@@ -146,7 +146,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_header_is_refused_in_words(name: str, tmp_path: Path) -> None:
+def test_a_hostile_header_is_refused_with_a_message(name: str, tmp_path: Path) -> None:
     data, words = HOSTILE[name]
 
     with pytest.raises(InvalidModelFile, match=words):
@@ -167,7 +167,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     [struct.pack("<IIQ", 9, 8, 1 << 22), struct.pack("<IIQ", 9, 10, 1 << 22), struct.pack("<IQ", 8, 1 << 22)],
     ids=["texts", "numbers", "a text"],
 )  # fmt: skip
-def test_a_claim_costs_no_memory_before_it_is_checked(tmp_path: Path, value: bytes) -> None:
+def test_a_claimed_size_allocates_no_memory_before_the_check(tmp_path: Path, value: bytes) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(write_gguf({"x": value}, tensors=()))
     tracemalloc.start()
@@ -181,7 +181,7 @@ def test_a_claim_costs_no_memory_before_it_is_checked(tmp_path: Path, value: byt
     assert peak < 4 << 20
 
 
-def test_a_header_of_many_texts_takes_a_few_times_its_size(tmp_path: Path) -> None:
+def test_a_header_with_many_strings_uses_a_few_times_its_size(tmp_path: Path) -> None:
     count = 1 << 17
     path = tmp_path / "m.gguf"
     path.write_bytes(
@@ -204,7 +204,7 @@ def test_a_header_of_many_texts_takes_a_few_times_its_size(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "tokens"), [("llama-bpe", 128256), ("qwen2", 151936), ("bert-bge", 30522)]
 )
-def test_real_vocabularies_are_read_whole(name: str, tokens: int) -> None:
+def test_real_vocabularies_are_read_completely(name: str, tokens: int) -> None:
     header = read_header(VOCABULARIES / f"ggml-vocab-{name}.gguf")
 
     texts = header.strings("tokenizer.ggml.tokens")

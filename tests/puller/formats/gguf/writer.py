@@ -1,4 +1,4 @@
-"""GGUF files of a few hundred bytes, written field by field so that any field can lie."""
+"""Write GGUF files of a few hundred bytes, in which any field can be wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STRING, ARRAY = 8, 9
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor to write; `offset` None is where it belongs."""
+    """One tensor to write; `offset` None means the correct one."""
 
     name: str
     shape: Sequence[int]
@@ -27,7 +27,7 @@ def text(value: str | bytes) -> bytes:
 
 
 def typed(value: Any) -> bytes:
-    """A value behind its type, chosen as llama.cpp's converter would."""
+    """A value after its type, which is the one that llama.cpp's converter would use."""
     if isinstance(value, bytes):
         return value  # already typed, or meant to be wrong
     if isinstance(value, bool):
@@ -74,7 +74,7 @@ def write_gguf(
     key_count: int | None = None,
     alignment: int = 32,
 ) -> bytes:
-    """A small llama; `changes` replace metadata, None removes it."""
+    """Write a small llama. `changes` replace metadata; None removes a key."""
     metadata = {k: v for k, v in (METADATA | dict(changes or {})).items() if v is not None}
     head = magic + struct.pack(
         "<IQQ",

@@ -1,4 +1,4 @@
-"""An MLX model's folder of a few hundred bytes, any part of which can lie."""
+"""Write an MLX model folder of a few hundred bytes, in which any part can be wrong."""
 
 from __future__ import annotations
 
