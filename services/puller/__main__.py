@@ -1,4 +1,4 @@
-"""`python -m services.puller`: run the worker pool and the search listener until SIGTERM or SIGINT."""
+"""`python -m services.puller`: run the worker pool and the search listener until a signal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.puller.build import build_job_runner, build_search
 from services.puller.first_start import FirstStart
 from services.puller.maintenance import Maintenance
 from services.puller.search.listener import SearchListener
-from services.puller.search.search import bound_hub_waits
+from services.puller.search.search import set_hub_timeout
 from services.puller.settings import PullerSettings, split_list
 from services.puller.worker_pool import WorkerPool
 from services.shared.errors import InvalidSettings
@@ -64,7 +64,7 @@ def build_worker_pool(settings: PullerSettings) -> WorkerPool:
 
 def build_search_listener(settings: PullerSettings) -> SearchListener:
     """Build the listener that answers searches in this process."""
-    bound_hub_waits()
+    set_hub_timeout()
     client = connect(settings.redis_url, settings.redis_password_file)
     return SearchListener(client, build_search(settings))
 

@@ -1,4 +1,4 @@
-"""Build the puller's objects from its settings. Below this file, values are passed, not settings."""
+"""Build the puller's objects from its settings. Below this file, values replace settings."""
 
 from __future__ import annotations
 

@@ -111,5 +111,5 @@ class PullerSettings(SharedSettings):
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """The parts of a setting that is separated by commas."""
+    """Split the value of a setting at its commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

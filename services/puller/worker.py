@@ -1,9 +1,9 @@
 """A worker process: it takes tickets from RQ and runs them, one at a time, without a fork.
 
-A fork would only cost memory, and on macOS a fork after Objective-C has started crashes. A `kill -9`
-ends the job together with the worker; the worker pool notices it and queues the job again. SIGTERM
-returns the running job to the queue at once, instead of finishing a long download. When the worker
-pool dies, standard input ends, and the worker ends too.
+A fork would only cost memory, and on macOS a fork after Objective-C has started crashes. A
+`kill -9` ends the job together with the worker; the worker pool notices it and queues the job
+again. SIGTERM returns the running job to the queue at once, instead of finishing a long download.
+When the worker pool dies, standard input ends, and the worker ends too.
 """
 
 from __future__ import annotations

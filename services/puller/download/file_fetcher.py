@@ -1,9 +1,9 @@
-"""Bring one file of a listing into the store: found there, downloaded by another job, or by this one.
+"""Bring one file of a listing into the store.
 
-1  The blob is in the store: nothing to do.
-2  Another job holds the partial file: follow its progress, then check again.
-3  Download it. A resumed file with a wrong digest is downloaded once more from the start, because
-   the bytes of the earlier run may be the wrong ones.
+1  The blob is in the store already: nothing to do.
+2  Another job holds the partial file: report its progress, then check again.
+3  Otherwise: download and verify it. A resumed file with a wrong digest is downloaded once more
+   from the start, because the bytes of the earlier run may be the wrong ones.
 """
 
 from __future__ import annotations

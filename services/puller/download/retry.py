@@ -13,7 +13,7 @@ class RetryPolicy:
 
     timeout_seconds: float = 30.0  # without a byte
     min_bytes_per_second: int = 1024  # averaged over one timeout; slower counts as stalled
-    max_failures: int = 10  # in a row, each with less than `min_progress_bytes` before it
+    max_failures: int = 10  # in a row, without `min_progress_bytes` of progress
     min_progress_bytes: int = 64 << 10
     backoff_seconds: float = 0.5  # doubles with each failure
     max_backoff_seconds: float = 30.0
@@ -33,7 +33,7 @@ class RetryState:
     ) -> float | None:
         """Count a failure and return the wait before the next attempt; None means give up.
 
-        The count starts over when enough bytes arrived since the previous failure.
+        The count starts over when `min_progress_bytes` have arrived since it last started.
         """
         if done_bytes - self._best_done_bytes >= self._policy.min_progress_bytes:
             self._failures, self._best_done_bytes = 0, done_bytes

@@ -27,11 +27,11 @@ class TemplateFamily:
     jinja: str
 
 
-def _turns(before: str, after: str, opening: str) -> str:
+def _build_turns(before: str, after: str, opening: str) -> str:
     return _TURNS.format(before=before, after=after, opening=opening)
 
 
-def _without_system(turns: str) -> str:
+def _build_without_system(turns: str) -> str:
     # For families without a system role: the system prompt starts the first user message.
     return (
         "{% if messages[0]['role'] == 'system' %}{% set lead = messages[0]['content'] | trim %}"
@@ -39,20 +39,20 @@ def _without_system(turns: str) -> str:
     )
 
 
-_GEMMA = _without_system(
+_GEMMA = _build_without_system(
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') + '\\n' }}"
     "{{ lead + '\\n\\n' if loop.first and lead else '' }}{{ message['content'] | trim }}"
     "{{ '<end_of_turn>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
 )
-_MISTRAL = _without_system(
+_MISTRAL = _build_without_system(
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
     "{{ ' ' + message['content'] | trim + eos_token }}{% else %}"
     "{{ '[INST] ' }}{{ lead + '\\n\\n' if loop.first and lead else '' }}"
     "{{ message['content'] | trim + ' [/INST]' }}{% endif %}{% endfor %}"
 )
-_LLAMA2 = _without_system(
+_LLAMA2 = _build_without_system(
     "{% for message in messages %}{% if message['role'] == 'assistant' %}"
     "{{ ' ' + message['content'] | trim + ' ' + eos_token }}{% else %}"
     "{{ bos_token + '[INST] ' }}"
@@ -65,7 +65,7 @@ FAMILIES = (
     TemplateFamily(
         "chatml",
         ("<|im_start|>", "<|im_end|>"),
-        _turns(
+        _build_turns(
             "'<|im_start|>' + message['role'] + '\\n'",
             "'<|im_end|>\\n'",
             "'<|im_start|>assistant\\n'",
@@ -74,7 +74,7 @@ FAMILIES = (
     TemplateFamily(
         "llama3",
         ("<|start_header_id|>", "<|eot_id|>"),
-        _turns(
+        _build_turns(
             "'<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'",
             "'<|eot_id|>'",
             "'<|start_header_id|>assistant<|end_header_id|>\\n\\n'",
@@ -84,19 +84,19 @@ FAMILIES = (
     TemplateFamily(
         "phi3",
         ("<|user|>", "<|end|>"),
-        _turns("'<|' + message['role'] + '|>\\n'", "'<|end|>\\n'", "'<|assistant|>\\n'"),
+        _build_turns("'<|' + message['role'] + '|>\\n'", "'<|end|>\\n'", "'<|assistant|>\\n'"),
     ),
     TemplateFamily(
         "zephyr",
         ("<|user|>", "</s>"),
-        _turns("'<|' + message['role'] + '|>\\n'", "'</s>\\n'", "'<|assistant|>\\n'"),
+        _build_turns("'<|' + message['role'] + '|>\\n'", "'</s>\\n'", "'<|assistant|>\\n'"),
     ),
     TemplateFamily("llama2", ("<<SYS>>", "[INST]"), _LLAMA2),
     TemplateFamily("mistral", ("[INST]",), _MISTRAL),
     TemplateFamily(
         "alpaca",
         ("### Instruction:", "### Response:"),
-        _turns(
+        _build_turns(
             "{'system': '', 'user': '### Instruction:\\n'}.get(message['role'], '### Response:\\n')",
             "'\\n\\n'",
             "'### Response:\\n'",
@@ -105,7 +105,7 @@ FAMILIES = (
     TemplateFamily(
         "vicuna",
         ("USER:", "ASSISTANT:"),
-        _turns(
+        _build_turns(
             "{'system': '', 'user': 'USER: '}.get(message['role'], 'ASSISTANT: ')",
             "'\\n'",
             "'ASSISTANT:'",

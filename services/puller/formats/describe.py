@@ -1,6 +1,6 @@
 """Describe verified files: every model passes this check before it is listed.
 
-It reads headers and small texts but no weights, so its cost does not depend on the model's size.
+It reads headers and small texts but no weights, so it is fast even for a large model.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def with_template(description: Description, source: str | None, origin: str | No
         return bare
     if source is None:
         return _with_warning(bare, "The model has no chat template, so it only completes text.")
-    traits = _traits(source, description)
+    traits = _probe_traits(source, description)
     if traits.failure is not None:
         return _with_warning(
             bare,
@@ -125,7 +125,7 @@ def with_template(description: Description, source: str | None, origin: str | No
     )
 
 
-def _traits(source: str, description: Description) -> TemplateTraits:
+def _probe_traits(source: str, description: Description) -> TemplateTraits:
     try:
         template = ChatTemplate(
             source, bos_token=description.bos_token, eos_token=description.eos_token

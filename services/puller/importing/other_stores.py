@@ -1,8 +1,8 @@
 """Import the models of other programs on this machine: an Ollama store, a Hugging Face cache.
 
 Both are only read. Ollama keeps manifests/<host>/<namespace>/<model>/<tag> beside blobs/.
-huggingface_hub keeps models--<owner>--<repo>/snapshots/<commit> with links into blobs/. A model that
-cannot be imported does not stop the import of the others.
+huggingface_hub keeps models--<owner>--<repo>/snapshots/<commit> with links into blobs/. A model
+that cannot be imported does not stop the import of the others.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ class ModelSearch:
         return {s.rfilename: s.size for s in info.siblings or [] if s.size is not None}
 
 
-def bound_hub_waits(seconds: float = WAIT_SECONDS) -> None:
+def set_hub_timeout(seconds: float = WAIT_SECONDS) -> None:
     """Give every request of huggingface_hub in this process a timeout.
 
     Its list functions explicitly request no timeout, so the default of the client does not apply.

@@ -15,8 +15,8 @@ compared without case.
     f16 bf16 f32                                        not quantised: twice to eight times the
                                                         size, and no better answers
 
-A prefix such as `UD-` is ignored. An mmproj file is a projector and never the model. An imatrix file
-holds measurements for quantisation and is never selected.
+A prefix such as `UD-` is ignored. An mmproj file is a projector and never the model. An imatrix
+file holds measurements for quantisation and is never selected.
 """
 
 from __future__ import annotations
@@ -103,16 +103,14 @@ def select_files(paths: Iterable[str], criteria: SelectionCriteria) -> FileSelec
     """
     paths = sorted(paths)
     ggufs = [p for p in paths if _is_model_gguf(p)]
-    is_mlx = _is_mlx(paths)
+    is_mlx_preferred = criteria.format is None and criteria.prefers_mlx and _is_mlx(paths)
     if criteria.file is not None:  # 1
-        return _gguf_choice(paths, ggufs, criteria)
-    if criteria.format == "mlx" or (
-        is_mlx and criteria.prefers_mlx and criteria.format is None
-    ):  # 2
-        return _mlx_choice(paths)
+        return _select_gguf(paths, ggufs, criteria)
+    if criteria.format == "mlx" or is_mlx_preferred:  # 2
+        return _select_mlx(paths)
     if ggufs or criteria.format == "gguf":  # 3
-        return _gguf_choice(paths, ggufs, criteria)
-    return _mlx_choice(paths)  # 4
+        return _select_gguf(paths, ggufs, criteria)
+    return _select_mlx(paths)  # 4
 
 
 def parse_quantization(path: str) -> str | None:
@@ -120,7 +118,7 @@ def parse_quantization(path: str) -> str | None:
     for part in reversed(path.split("/")):
         found = _LABEL.findall(part)
         if found:
-            return _canonical(str(found[-1]))
+            return _normalize_label(str(found[-1]))
     return None
 
 
@@ -142,7 +140,7 @@ def is_projector(path: str) -> bool:
     return path.lower().endswith(".gguf") and "mmproj" in path.rsplit("/", 1)[-1].lower()
 
 
-def _canonical(label: str) -> str:
+def _normalize_label(label: str) -> str:
     label = label.lower()
     return {"fp16": "f16", "fp32": "f32"}.get(label, label)
 
@@ -152,23 +150,23 @@ def _is_model_gguf(path: str) -> bool:
     return name.endswith(".gguf") and not is_projector(path) and "imatrix" not in name
 
 
-def _gguf_choice(
+def _select_gguf(
     paths: Sequence[str], ggufs: Sequence[str], criteria: SelectionCriteria
 ) -> FileSelection:
-    candidates = _candidates(ggufs)
+    candidates = _find_candidates(ggufs)
     if not candidates:
         raise PullFailed("the repository has no GGUF file")
-    fitting = [c for c in candidates if _fits(c, criteria)]
-    if not fitting:
+    matching = [c for c in candidates if _matches(c, criteria)]
+    if not matching:
         have = sorted(
             {c.label or c.paths[0] for c in candidates}, key=lambda x: (quantization_rank(x), x)
         )
-        asked = criteria.file or criteria.quantization
-        raise PullFailed(f"the repository has no {asked}; it has: {', '.join(have)}")
-    best = min(fitting, key=lambda c: (quantization_rank(c.label), len(c.paths[0]), c.paths[0]))
+        requested = criteria.file or criteria.quantization
+        raise PullFailed(f"the repository has no {requested}; it has: {', '.join(have)}")
+    best = min(matching, key=lambda c: (quantization_rank(c.label), len(c.paths[0]), c.paths[0]))
     if best.missing:
         raise PullFailed(f"part {best.missing[0]} of the split model is not in the repository")
-    same = [c for c in fitting if quantization_rank(c.label) == quantization_rank(best.label)]
+    same = [c for c in matching if quantization_rank(c.label) == quantization_rank(best.label)]
     warnings: tuple[str, ...] = ()
     if len(same) > 1 and criteria.file is None:
         warnings = (
@@ -178,7 +176,7 @@ def _gguf_choice(
         format="gguf",
         files=(
             *((FileRole.MODEL, path) for path in best.paths),
-            *_projector(paths, best.paths[0]),
+            *_select_projector(paths, best.paths[0]),
             *((_REGISTRY_FILES[p], p) for p in paths if p in _REGISTRY_FILES),
         ),
         quantization=best.label,
@@ -186,7 +184,7 @@ def _gguf_choice(
     )
 
 
-def _candidates(ggufs: Sequence[str]) -> list[_Candidate]:
+def _find_candidates(ggufs: Sequence[str]) -> list[_Candidate]:
     whole: list[_Candidate] = []
     parts: dict[tuple[str, int], dict[int, str]] = {}
     for path in ggufs:
@@ -202,17 +200,17 @@ def _candidates(ggufs: Sequence[str]) -> list[_Candidate]:
     return whole
 
 
-def _fits(candidate: _Candidate, criteria: SelectionCriteria) -> bool:
+def _matches(candidate: _Candidate, criteria: SelectionCriteria) -> bool:
     if criteria.file is not None:
         file = criteria.file.lower()
         return any(file in (p.lower(), p.rsplit("/", 1)[-1].lower()) for p in candidate.paths)
     if criteria.quantization is None:
         return True
-    asked = criteria.quantization.lower().removeprefix("ud-")
-    return candidate.label == _canonical(asked)
+    requested = criteria.quantization.lower().removeprefix("ud-")
+    return candidate.label == _normalize_label(requested)
 
 
-def _projector(paths: Sequence[str], model: str) -> list[tuple[FileRole, str]]:
+def _select_projector(paths: Sequence[str], model: str) -> list[tuple[FileRole, str]]:
     found = [p for p in paths if is_projector(p)]
     if not found:
         return []
@@ -230,7 +228,7 @@ def _is_mlx(paths: Sequence[str]) -> bool:
     return "config.json" in paths and any(p.endswith(".safetensors") for p in paths)
 
 
-def _mlx_choice(paths: Sequence[str]) -> FileSelection:
+def _select_mlx(paths: Sequence[str]) -> FileSelection:
     if not _is_mlx(paths):
         if any(p.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")) for p in paths):
             raise PullFailed(

@@ -44,14 +44,14 @@ class HuggingFaceSource:
 
     def resolve(self, name: ModelName, options: ResolveOptions) -> Listing:
         """Return the model's files at the newest commit of its repository."""
-        info = self._info(name.repo)
+        info = self._fetch_info(name.repo)
         commit = str(info.sha or "")
         if not _OID.fullmatch(commit):
             raise PullFailed("the hub did not name the commit of the repository")
         siblings = {s.rfilename: s for s in (info.siblings or [])[:_MAX_FILES]}
         selection = select_files(siblings, self._build_criteria(name, options))
         files = tuple(
-            self._file(name.repo, commit, role, path, siblings[path])
+            self._build_remote_file(name.repo, commit, role, path, siblings[path])
             for role, path in selection.files
         )
         return Listing(
@@ -64,7 +64,7 @@ class HuggingFaceSource:
             warnings=selection.warnings,
         )
 
-    def _info(self, repo: str) -> Any:
+    def _fetch_info(self, repo: str) -> Any:
         try:
             return self._api.model_info(repo, files_metadata=True, timeout=_TIMEOUT_SECONDS)
         except GatedRepoError as error:
@@ -76,7 +76,7 @@ class HuggingFaceSource:
             hint = "" if self._token else ", or it is private and requires SPINDLL_HF_TOKEN"
             raise ModelNotFound(f"the hub has no repository {repo!r}{hint}") from error
         except HfHubHTTPError as error:
-            raise _http_failure(error) from error
+            raise _to_error(error) from error
         except (httpx2.HTTPError, OSError) as error:
             raise SourceUnavailable("the hub does not answer") from error
 
@@ -91,7 +91,9 @@ class HuggingFaceSource:
             return SelectionCriteria(format=fmt, prefers_mlx=self._prefers_mlx)
         return SelectionCriteria(quantization=name.tag, format="gguf")
 
-    def _file(self, repo: str, commit: str, role: FileRole, path: str, sibling: Any) -> RemoteFile:
+    def _build_remote_file(
+        self, repo: str, commit: str, role: FileRole, path: str, sibling: Any
+    ) -> RemoteFile:
         if sibling.size is None or sibling.size < 0:
             raise PullFailed(f"the hub does not report the size of {path}")
         digest = parse_digest(f"sha256:{sibling.lfs.sha256}") if sibling.lfs is not None else None
@@ -108,7 +110,7 @@ class HuggingFaceSource:
         )
 
 
-def _http_failure(error: HfHubHTTPError) -> PullFailed:
+def _to_error(error: HfHubHTTPError) -> PullFailed:
     status = error.response.status_code
     if status == 429 or status >= 500:
         wait = error.response.headers.get("retry-after", "")

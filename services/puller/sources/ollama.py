@@ -121,7 +121,7 @@ class OllamaSource:
         digest = parse_layer_digest(layer)
         with session.get(Address(f"{base_url}/blobs/{digest}", secret_headers)) as reply:
             if reply.status != 200:
-                raise _http_failure(reply)
+                raise _to_error(reply)
             raw = reply.read_all(_MAX_CONFIG_BYTES)
         if f"sha256:{hashlib.sha256(raw).hexdigest()}" != digest:
             raise PullFailed("the model's configuration does not have the announced digest")
@@ -138,10 +138,10 @@ def _check_manifest_reply(reply: Reply, name: ModelName) -> None:
     if reply.status == 404:
         raise ModelNotFound(f"the registry has no model {str(name)!r}")
     if reply.status != 200:
-        raise _http_failure(reply)
+        raise _to_error(reply)
 
 
-def _http_failure(reply: Reply) -> PullFailed:
+def _to_error(reply: Reply) -> PullFailed:
     if reply.status == 429 or reply.status >= 500:
         wait = parse_retry_after(reply, max_seconds=300.0)
         return SourceUnavailable(

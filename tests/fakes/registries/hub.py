@@ -73,20 +73,20 @@ class Hub(LoopbackServer):
         return repository
 
     def _list(self, request: Handler) -> None:
-        asked = parse_qs(urlsplit(request.path).query)
-        shown = set(asked.get("expand", []))
+        query = parse_qs(urlsplit(request.path).query)
+        shown = set(query.get("expand", []))
         may_read = request.headers.get("authorization") == f"Bearer {self.token}"
         found = [
             (name, repository)
             for name, repository in self.repositories.items()
-            if asked.get("search", [""])[0].lower() in name.lower()
-            and set(asked.get("filter", [])) <= set(repository.tags)
+            if query.get("search", [""])[0].lower() in name.lower()
+            and set(query.get("filter", [])) <= set(repository.tags)
             and (may_read or not repository.private)
         ]
-        if asked.get("sort") == ["downloads"]:
+        if query.get("sort") == ["downloads"]:
             found.sort(key=lambda pair: -pair[1].downloads)
         entries = [_entry(name, repository, shown) for name, repository in found]
-        body = json.dumps(entries[: int(asked.get("limit", ["1000"])[0])]).encode()
+        body = json.dumps(entries[: int(query.get("limit", ["1000"])[0])]).encode()
         request.reply(200, body, {"Content-Type": "application/json"})
 
     def _info(self, request: Handler, name: str) -> None:

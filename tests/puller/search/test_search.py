@@ -16,7 +16,7 @@ from huggingface_hub.utils._http import default_client_factory
 from services.puller.build import build_search, build_sources
 from services.puller.search.hits import build_hub_query, parse_registry_name
 from services.puller.search.parallel import run_parallel
-from services.puller.search.search import NO_LIBRARY_SEARCH, ModelSearch, bound_hub_waits
+from services.puller.search.search import NO_LIBRARY_SEARCH, ModelSearch, set_hub_timeout
 from services.puller.sources.base import ResolveOptions
 from services.shared.errors import SourceUnavailable
 from services.shared.model_name import ModelName, Source
@@ -269,7 +269,7 @@ def own_client() -> Iterator[None]:
 
 @pytest.mark.usefixtures("own_client")
 def test_every_call_of_huggingface_hub_has_a_timeout() -> None:
-    bound_hub_waits(0.1)
+    set_hub_timeout(0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
 

@@ -48,9 +48,9 @@ def describe_gguf(parts: Sequence[GgufHeader]) -> Description:
         parameter_count=sum(t.elements for part in parts for t in part.tensors),
         context_length=first.integer(f"{architecture}.context_length"),
         embedding_length=first.integer(f"{architecture}.embedding_length"),
-        quantization=_quantization(parts),
+        quantization=_find_quantization(parts),
         base_model=name.strip().replace(" ", "-")[:200] if name and name.strip() else None,
-        capabilities=_capabilities(first),
+        capabilities=_find_capabilities(first),
         bos_token=tokens.bos,
         eos_token=tokens.eos,
         add_bos=tokens.add_bos,
@@ -110,7 +110,7 @@ def _check_numbers(header: GgufHeader) -> None:
             raise InvalidModelFile(f"the header is damaged: its {key} is {value}")
 
 
-def _quantization(parts: Sequence[GgufHeader]) -> str | None:
+def _find_quantization(parts: Sequence[GgufHeader]) -> str | None:
     number = parts[0].integer("general.file_type")
     if number is not None and (known := FILE_TYPES.get(number & ~_GUESSED)):
         return known
@@ -122,7 +122,7 @@ def _quantization(parts: Sequence[GgufHeader]) -> str | None:
     return sizes.most_common(1)[0][0] if sizes else None
 
 
-def _capabilities(header: GgufHeader) -> tuple[Capability, ...]:
+def _find_capabilities(header: GgufHeader) -> tuple[Capability, ...]:
     pooling = header.integer(f"{header.architecture}.pooling_type") or 0
     if pooling == _POOLING_RANK:
         return (Capability.RERANK,)

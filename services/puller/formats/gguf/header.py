@@ -101,7 +101,7 @@ def read_header(path: Path) -> GgufHeader:
         metadata = _read_metadata(cursor, key_count)
         alignment = _read_alignment(metadata)
         tensors = tuple(_read_tensor(cursor) for _ in range(tensor_count))
-    data_offset = _padded(cursor.position, alignment)
+    data_offset = _pad(cursor.position, alignment)
     _check_layout(tensors, alignment, file_bytes - data_offset)
     return GgufHeader(version, metadata, tensors, data_offset, file_bytes)
 
@@ -200,10 +200,10 @@ def _check_layout(tensors: tuple[GgufTensor, ...], alignment: int, data_bytes: i
             raise InvalidModelFile(f"tensor {tensor.name!r} overlaps the one before it")
         if tensor.offset != expected:
             raise InvalidModelFile(f"tensor {tensor.name!r} is not where its data must begin")
-        expected = _padded(end, alignment)
+        expected = _pad(end, alignment)
 
 
-def _padded(position: int, alignment: int) -> int:
+def _pad(position: int, alignment: int) -> int:
     return -(-position // alignment) * alignment
 
 

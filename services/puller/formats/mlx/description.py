@@ -37,14 +37,14 @@ def describe_mlx(folder: MlxFolder) -> Description:
     ending = {added[i][0] for i in folder.eos_ids() if i in added}
     eos = folder.special_token("eos_token")
     control = sorted({text for text, special in added.values() if special and text})
-    tensors = _tensors(folder)
+    tensors = _read_tensors(folder)
     return Description(
         format="mlx",
         architecture=str(folder.config.get("model_type")),
-        parameter_count=_parameter_count(folder, tensors),
+        parameter_count=_count_parameters(folder, tensors),
         context_length=folder.integer("max_position_embeddings"),
         embedding_length=folder.integer("hidden_size"),
-        quantization=_quantization(folder, tensors),
+        quantization=_find_quantization(folder, tensors),
         chat_template=folder.chat_template(),
         template_source="file",
         bos_token=folder.special_token("bos_token"),
@@ -76,7 +76,7 @@ def _check_config(folder: MlxFolder) -> None:
         raise InvalidModelFile(f"config.json is damaged: num_hidden_layers is {layers}")
     if width is not None and not 0 < width <= 1 << 20:
         raise InvalidModelFile(f"config.json is damaged: hidden_size is {width}")
-    bits = _bits(folder)
+    bits = _quantization_bits(folder)
     if bits is not None and bits not in _BITS:
         raise InvalidModelFile(f"config.json has an unsupported quantisation of {bits} bits")
 
@@ -93,19 +93,19 @@ def _check_weights(folder: MlxFolder) -> None:
         raise InvalidModelFile(f"{len(missing)} of the model's safetensors files are missing")
 
 
-def _tensors(folder: MlxFolder) -> list[SafetensorsTensor]:
+def _read_tensors(folder: MlxFolder) -> list[SafetensorsTensor]:
     return [tensor for path in folder.weights().values() for tensor in read_safetensors(path)]
 
 
-def _bits(folder: MlxFolder) -> int | None:
+def _quantization_bits(folder: MlxFolder) -> int | None:
     settings = folder.config.get("quantization") or folder.config.get("quantization_config")
     bits = settings.get("bits") if isinstance(settings, dict) else None
     return bits if isinstance(bits, int) else None
 
 
-def _parameter_count(folder: MlxFolder, tensors: list[SafetensorsTensor]) -> int:
+def _count_parameters(folder: MlxFolder, tensors: list[SafetensorsTensor]) -> int:
     """A packed word holds 32 / bits parameters; its scales and biases are not parameters."""
-    bits = _bits(folder)
+    bits = _quantization_bits(folder)
     if bits is None:
         return sum(tensor.elements for tensor in tensors)
     packed = {t.name.removesuffix(".weight") for t in tensors if t.dtype == "U32"}
@@ -119,8 +119,8 @@ def _parameter_count(folder: MlxFolder, tensors: list[SafetensorsTensor]) -> int
     return count
 
 
-def _quantization(folder: MlxFolder, tensors: list[SafetensorsTensor]) -> str | None:
-    bits = _bits(folder)
+def _find_quantization(folder: MlxFolder, tensors: list[SafetensorsTensor]) -> str | None:
+    bits = _quantization_bits(folder)
     if bits is not None:
         return f"{bits}bit"
     largest = max(tensors, key=lambda tensor: tensor.elements, default=None)

@@ -64,7 +64,7 @@ def read_safetensors(path: Path) -> tuple[SafetensorsTensor, ...]:
         if len(entries) > MAX_TENSORS:
             raise InvalidModelFile("the header claims more tensors than any real model has")
         tensors = [
-            _tensor(name, msgspec.json.decode(e, type=_Entry)) for name, e in entries.items()
+            _parse_tensor(name, msgspec.json.decode(e, type=_Entry)) for name, e in entries.items()
         ]
     except msgspec.MsgspecError as error:
         raise InvalidModelFile("the header of the safetensors file is damaged") from error
@@ -75,7 +75,7 @@ def read_safetensors(path: Path) -> tuple[SafetensorsTensor, ...]:
     return tuple(tensors)
 
 
-def _tensor(name: str, entry: _Entry) -> SafetensorsTensor:
+def _parse_tensor(name: str, entry: _Entry) -> SafetensorsTensor:
     bits = _DTYPES.get(entry.dtype)
     begin, end = entry.data_offsets
     tensor = SafetensorsTensor(name, entry.dtype, tuple(entry.shape), begin, end)
