@@ -38,68 +38,68 @@ class PullerSettings(SharedSettings):
 
     ollama_registry: Url = Field(
         default="https://registry.ollama.ai",
-        description="The registry for names without a host; an http:// address is allowed.",
+        description="Registry for names without a host; an http:// URL is used without TLS.",
     )
     ollama_key_file: Path | None = Field(
-        default=None,
-        description="An Ollama identity (id_ed25519) for the private models of a registry.",
+        default=None, description="Ollama key (id_ed25519) for private models in a registry."
     )
     hf_endpoint: Url = Field(
-        default="https://huggingface.co",
-        description="The address of the Hugging Face hub, or of a mirror.",
+        default="https://huggingface.co", description="URL of the Hugging Face hub, or of a mirror."
     )
     hf_token: SecretStr | None = Field(
-        default=None, description="A token for gated and private Hugging Face repositories."
+        default=None, description="Token for gated and private Hugging Face repositories."
     )
     hf_token_file: Path | None = Field(
-        default=None, description="A file with this token, instead of the token itself."
+        default=None,
+        description="File that contains this token, as an alternative to SPINDLL_HF_TOKEN.",
     )
     plain_http_hosts: str = Field(
         default="localhost,127.0.0.1",
-        description="Hosts, or host:port, for which plain http is allowed, separated by commas.",
+        description="Hosts (host or host:port) that may be reached without TLS, separated by commas.",
     )
     allowed_sources: str = Field(
         default="",
-        description="Hosts that models may come from (ollama.com, hf.co), separated by commas;"
-        " empty: all hosts.",
+        description="Hosts from which models may be pulled (ollama.com, hf.co, ...), separated by "
+        "commas; empty: all.",
     )
     pull_workers: int = Field(
-        default=2, ge=1, le=16, description="The number of pull jobs that run at once."
+        default=2, ge=1, le=16, description="Number of pull jobs that run at the same time."
     )
     pull_connections: int = Field(
-        default=4, ge=1, le=32, description="The number of connections that a running job may open."
+        default=4, ge=1, le=32, description="Maximum number of connections per pull job."
     )
     pull_attempts: int = Field(
         default=5,
         ge=1,
         le=100,
-        description="The number of lost workers after which a job fails.",
+        description="How often the worker of a pull job may die before the job fails.",
     )
     pull_timeout_seconds: float = Field(
-        default=30.0, gt=0, description="A connection that receives no byte for this time is dead."
+        default=30.0,
+        gt=0,
+        description="A connection that receives no byte for this long is closed and retried.",
     )
     pull_max_bytes_per_second: int | None = Field(
         default=None,
         ge=1024,
-        description="The bytes per second that all pull jobs share; empty: no limit.",
+        description="Bandwidth limit of all pull jobs together; empty: no limit.",
     )
     pull_hours: Annotated[str | None, AfterValidator(_validate_hours)] = Field(
-        default=None,
-        description="The local hours in which downloads run, such as 22-7; empty: always.",
+        default=None, description="Local hours in which downloads run, such as 22-7; empty: always."
     )
     pull_reserve_bytes: int = Field(
         default=1024 * _MIB,
         ge=0,
-        description="The disk space, in bytes, that downloads leave free.",
+        description="Free disk space, in bytes, that downloads do not use.",
     )
     pull_webhook_url: Url | None = Field(
-        default=None, description="An address that receives a POST when a pull job ends."
+        default=None, description="URL that receives a POST when a pull job ends."
     )
     models: Annotated[str, NoDecode] = Field(
         default="", description="Models to pull at the first start, separated by commas."
     )
     tiny_model: Path | None = Field(
-        default=None, description="A GGUF file that the first start imports under the name tiny."
+        default=None, description="GGUF file that is imported as the model tiny at the first start."
     )
 
     @property
