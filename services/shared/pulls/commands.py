@@ -58,18 +58,18 @@ class JobCommands:
         """Stop it, keep what is there. At once when queued, within a second when running."""
         if self._board.change_if(job_id, {"state": JobState.QUEUED}, {"state": JobState.PAUSED}):
             return self._board.get(job_id)
-        if self._board.change_if(job_id, {"state": JobState.RUNNING}, {"wish": StopRequest.PAUSE}):
+        if self._board.change_if(job_id, {"state": JobState.RUNNING}, {"requested": StopRequest.PAUSE}):
             return self._board.get(job_id)
         return self._settled(job_id, JobState.PAUSED, "paused")
 
     def resume(self, job_id: str) -> PullJob:
         """Queue a paused job again, or take a pause back that no worker has seen yet."""
         job = self._board.get(job_id)
-        queued = {"state": JobState.QUEUED, "ticket": job.ticket + 1, "wish": None, "note": None}
+        queued = {"state": JobState.QUEUED, "ticket": job.ticket + 1, "requested": None, "note": None}
         if self._board.change_if(job_id, {"state": JobState.PAUSED, "ticket": job.ticket}, queued):
             return self._board.get(job_id)
         if self._board.change_if(
-            job_id, {"state": JobState.RUNNING, "wish": StopRequest.PAUSE}, {"wish": None}
+            job_id, {"state": JobState.RUNNING, "requested": StopRequest.PAUSE}, {"requested": None}
         ):
             return self._board.get(job_id)
         job = self._board.get(job_id)
@@ -84,7 +84,7 @@ class JobCommands:
                 self._board.get(job_id), JobState.CANCELLED, expect={"state": state}
             ):
                 return self._board.get(job_id)
-        if self._board.change_if(job_id, {"state": JobState.RUNNING}, {"wish": StopRequest.CANCEL}):
+        if self._board.change_if(job_id, {"state": JobState.RUNNING}, {"requested": StopRequest.CANCEL}):
             return self._board.get(job_id)
         return self._settled(job_id, JobState.CANCELLED, "cancelled")
 
@@ -99,7 +99,7 @@ class JobCommands:
             "state": JobState.QUEUED,
             "ticket": job.ticket + 1,
             "attempts": 0,
-            **dict.fromkeys(("error", "error_code", "ended_at", "note", "wish")),
+            **dict.fromkeys(("error", "error_code", "ended_at", "note", "requested")),
         }
         reopened = self._reopen(
             keys=[

@@ -118,7 +118,7 @@ class JobStore:
         expect = {"state": JobState.RUNNING, "owner": owner}
         if not self.change_if(job_id, expect, fields, lease=owner):
             raise JobTakenOver("another worker owns the job")
-        requested = cast("bytes | None", self._redis.hget(redis_keys.pull(job_id), "wish"))
+        requested = cast("bytes | None", self._redis.hget(redis_keys.pull(job_id), "requested"))
         return msgspec.json.decode(requested, type=StopRequest | None) if requested else None
 
     def put_back(self, job: PullJob, owner: str | None = None, **fields: object) -> PullJob | None:
@@ -135,7 +135,7 @@ class JobStore:
     def hold(self, job_id: str, owner: str, **fields: object) -> bool:
         """Our running job is paused now."""
         expect = {"state": JobState.RUNNING, "owner": owner}
-        paused = {"state": JobState.PAUSED, "wish": None, "owner": None, "note": None, **fields}
+        paused = {"state": JobState.PAUSED, "requested": None, "owner": None, "note": None, **fields}
         return self.change_if(job_id, expect, paused)
 
     def end(
@@ -155,7 +155,7 @@ class JobStore:
         changed = {
             "state": state,
             "ended_at": time.time(),
-            **dict.fromkeys(("wish", "owner", "note", "bytes_per_second")),
+            **dict.fromkeys(("requested", "owner", "note", "bytes_per_second")),
             **fields,
         }
         return bool(
