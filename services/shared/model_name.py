@@ -25,7 +25,7 @@ from functools import lru_cache
 from urllib.parse import quote, urlsplit
 
 from services.shared.errors import InvalidModelName
-from services.shared.variants import is_variant
+from services.shared.quantization_tag import is_quantization_tag
 
 DEFAULT_TAG = "latest"
 LIBRARY = "library"
@@ -196,7 +196,7 @@ def _is_host(segments: list[str], tag: str | None) -> bool:
 
 def _names_hub(tag: str | None) -> bool:
     lower = (tag or DEFAULT_TAG).lower()
-    return lower == DEFAULT_TAG or is_variant(lower) or lower.endswith(".gguf")
+    return lower == DEFAULT_TAG or is_quantization_tag(lower) or lower.endswith(".gguf")
 
 
 def _ollama(segments: list[str], tag: str | None) -> ModelName:

@@ -1,19 +1,19 @@
-"""Every key we keep in Redis, who owns it, and how long it lives.
+"""The keys of Redis: what each holds, which service owns it, and how long it lives.
 
 | key | type | owner | lifetime |
 |-|-|-|-|
 | spindll:api_keys | hash: sha256 of key -> JSON {id, role, name, created_at} | api | until deleted |
 | spindll:pull:{job} | hash: the job's state, see pulls/job.py | puller, api | 30 days after it ended |
-| spindll:pulls | sorted set: job id by time asked | api | entries go with their job |
+| spindll:pulls | sorted set: job id by creation time | api | an entry goes with its job |
 | spindll:pulls_active | set: ids of the jobs that have not ended | api, puller | until the job ends |
-| spindll:pull_for_order:{order} | string: id of the job in flight for an order | api | until the job ends |
+| spindll:pull_in_flight:{dedup_key} | string: id of the job that fetches it | api | until the job ends |
 | spindll:pull_lease:{job} | string: the worker that runs a job | puller | 20 s, renewed |
-| spindll:pull_key:{hash} | string: id of the job an Idempotency-Key made | api | 24 h |
-| spindll:pull_bytes:{second} | integer: bytes taken from a second's budget | puller | 5 s |
+| spindll:pull_key:{hash} | string: id of the job that an Idempotency-Key created | api | 24 h |
+| spindll:pull_bytes:{second} | integer: bytes taken from the budget of a second | puller | 5 s |
 | spindll:puller:{host} | string: the puller of this host is alive | puller | 30 s, renewed |
-| spindll:searches | channel: queries of search.py, no key of its own | api | none |
-| spindll:search_claim:{question} | string: a puller answers this question | puller | 60 s |
-| spindll:search_answer:{question} | list of one: its answer | puller | until read, or 60 s |
+| spindll:searches | pub/sub channel for the queries of search.py; not a key | api | none |
+| spindll:search_claim:{query} | string: a puller answers this query | puller | 60 s |
+| spindll:search_answer:{query} | list of one: the answer to a query | puller | until read, or 60 s |
 
 RQ's own keys start with `rq:`.
 """
@@ -36,40 +36,40 @@ SEARCH_KEY_SECONDS = 60
 
 
 def pull(job_id: str) -> str:
-    """One job's state."""
+    """The hash of one job."""
     return f"{PREFIX}pull:{job_id}"
 
 
-def pull_for_order(order: str) -> str:
-    """The job in flight for an order: a canonical model name, or `name#format`."""
-    return f"{PREFIX}pull_for_order:{order}"
+def pull_in_flight(dedup_key: str) -> str:
+    """The id of the job in flight that fetches what `pulls.job.dedup_key` names."""
+    return f"{PREFIX}pull_in_flight:{dedup_key}"
 
 
 def pull_lease(job_id: str) -> str:
-    """Held by the worker that runs this job."""
+    """The lease of the worker that runs this job."""
     return f"{PREFIX}pull_lease:{job_id}"
 
 
 def pull_key(key_hash: str) -> str:
-    """The job that a principal's Idempotency-Key made; sha256 of both, hex."""
+    """The id of the job that an Idempotency-Key created; the hash covers its principal too."""
     return f"{PREFIX}pull_key:{key_hash}"
 
 
 def pull_bytes(second: int) -> str:
-    """What all workers together have taken from one second's bandwidth."""
+    """The bytes that all workers together have taken from the bandwidth of one second."""
     return f"{PREFIX}pull_bytes:{second}"
 
 
 def puller(host: str) -> str:
-    """Set while the puller of this host is alive."""
+    """The sign of life of this host's puller."""
     return f"{PREFIX}puller:{host}"
 
 
-def search_claim(question_id: str) -> str:
-    """Held by the puller that answers this question."""
-    return f"{PREFIX}search_claim:{question_id}"
+def search_claim(query_id: str) -> str:
+    """The claim of the puller that answers this query."""
+    return f"{PREFIX}search_claim:{query_id}"
 
 
-def search_answer(question_id: str) -> str:
-    """Where the answer to this question is left."""
-    return f"{PREFIX}search_answer:{question_id}"
+def search_answer(query_id: str) -> str:
+    """The list that receives the answer to this query."""
+    return f"{PREFIX}search_answer:{query_id}"

@@ -1,1 +1,1 @@
-"""Pull jobs in Redis: what the api, the puller and the command line agree on."""
+"""Pull jobs in Redis, as the api and the puller share them."""

@@ -1,8 +1,7 @@
-"""What api and puller agree on about pull jobs: the queue, the job's path, its state in Redis.
+"""A pull job: its fields, its form in Redis, and the RQ function that runs it.
 
-The api enqueues by string path, so that it need not import the puller; a test checks the path.
-A job's state is one Redis hash, field by field as in `PullJob`. RQ carries tickets: its job id is
-`ticket_id(id, n)`, where n counts how often the job was queued, so that an old ticket is worthless.
+A job is one Redis hash with the fields of `PullJob`, each a JSON value. The api names the function
+by its import path, so it does not import the puller; a test checks the path.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ PULL_MODEL = "services.puller.jobs.pull_model"
 
 
 class JobState(Enum):
-    """Where a job stands."""
+    """The state of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -31,20 +30,20 @@ class JobState(Enum):
 
     @property
     def has_ended(self) -> bool:
-        """No worker will touch it again by itself."""
+        """Whether the job is over: no worker takes it up again unless a client retries it."""
         return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 
 @resolved
 class StopRequest(Enum):
-    """What somebody asked of a running job; its worker sees it within a second."""
+    """How a client wants a running job to stop; its worker reads the request within a second."""
 
     PAUSE = "pause"
     CANCEL = "cancel"
 
 
 class FileProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a job."""
+    """The progress of one file of a job."""
 
     path: str
     digest: str | None
@@ -54,7 +53,7 @@ class FileProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 @resolved
 class PullJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One job as the API shows it."""
+    """One request for a model, and how far it is."""
 
     id: str
     model: str
@@ -71,45 +70,55 @@ class PullJob(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     priority: int = 0  # higher first
     warnings: tuple[str, ...] = ()
-    format: Literal["gguf", "mlx"] | None = None  # asked for; None: what suits the platform
-    sha256: str | None = None  # asked for, hex: what a plain URL's file must hash to
+    format: Literal["gguf", "mlx"] | None = None  # as requested; None: what suits the platform
+    sha256: str | None = None  # as requested: the hex digest that a plain URL's file must have
     note: str | None = None  # what a running job waits for, as a sentence
-    ticket: int = 0  # the RQ ticket that may start it
+    ticket: int = 0  # number of the only ticket that may start it, see job_queue.py
     requested: StopRequest | None = None
     owner: str | None = None  # the worker that runs it, "host:pid:..."
 
     @property
     def eta_seconds(self) -> float | None:
-        """How long it will take at the present speed; None where nobody can say."""
+        """The remaining time at the current speed; None when size or speed is unknown."""
         if self.total_bytes is None or not self.bytes_per_second:
             return None
         return (self.total_bytes - self.downloaded_bytes) / self.bytes_per_second
 
 
 def ticket_id(job_id: str, ticket: int) -> str:
-    """RQ's job id for the n-th queueing of a job."""
+    """The RQ job id of a job's n-th ticket."""
     return f"{job_id}-{ticket}"
 
 
 def parse_ticket_id(rq_job_id: str) -> str:
-    """The pull job an RQ job id stands for."""
+    """The id of the pull job that an RQ job id belongs to."""
     return rq_job_id.rpartition("-")[0]
 
 
-def to_hash(state: PullJob) -> dict[str, bytes]:
-    """The Redis hash of a state: one JSON value a field, so that fields can be written alone."""
-    return fields_to_hash(msgspec.structs.asdict(state))
+def dedup_key(model: str, format: str | None) -> str:  # noqa: A002  the field's name
+    """What makes two jobs the same: the canonical model name, and the format if one was requested."""
+    return f"{model}#{format}" if format else model
+
+
+def to_hash(job: PullJob) -> dict[str, bytes]:
+    """The Redis hash of a job: one JSON value per field, so a single field can be written."""
+    return fields_to_hash(msgspec.structs.asdict(job))
 
 
 def fields_to_hash(fields: Mapping[str, Any]) -> dict[str, bytes]:
-    """Some fields of a state, as `to_hash` writes them."""
+    """Some fields of a job, encoded as in `to_hash`."""
     return {k: msgspec.json.encode(v) for k, v in fields.items()}
 
 
 def from_hash(fields: Mapping[Any, Any]) -> PullJob:
-    """The state of a hash, keys and values as bytes or str; ValidationError when it is not one."""
+    """The job in a hash of bytes or str. Raises msgspec.ValidationError when it is not a job."""
     plain = {
         (k.decode() if isinstance(k, bytes) else k): msgspec.json.decode(v)
         for k, v in fields.items()
     }
     return msgspec.convert(plain, PullJob)
+
+
+def flatten(fields: Mapping[str, bytes]) -> list[str | bytes]:
+    """Hash fields as the arguments of a Lua script: name, value, name, value, ..."""
+    return [part for pair in fields.items() for part in pair]

@@ -1,7 +1,10 @@
-"""Tickets in RQ's queue: how a queued pull job reaches a worker, best priority first.
+"""The RQ queue that carries pull jobs to workers, the highest priority first.
 
-A ticket is an RQ job that calls `pull_model(job id, ticket number)`. Losing one or sending one twice
-does no harm: the job's own state decides, and the sweep sends a new one where none is under way.
+A ticket is an entry of that queue: an RQ job that calls `pull_model(job id, ticket number)`. Its RQ
+id is `ticket_id(job id, ticket number)`. The number counts how often the job was queued, and a
+worker starts the job only if the number is the job's current one. A ticket that is lost or sent
+twice therefore does no harm: an old one starts nothing, and the puller's maintenance sends a new
+one for a queued job that has none.
 """
 
 from __future__ import annotations
@@ -20,21 +23,21 @@ KEEP_TICKET_SECONDS = 600
 
 
 class JobQueue:
-    """The queue of tickets. Blocking and thread-safe."""
+    """The queue of tickets. Its calls block; it is thread-safe."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        # JSON, not pickle: who can write to Redis must not be able to run code in a worker.
+        # JSON, not pickle: a client that can write to Redis must not be able to run code here.
         self.queue = Queue(QUEUE, connection=client, serializer=JSONSerializer)
         self._arrange = client.register_script(lua.ARRANGE)
 
     def send(self, job: PullJob) -> None:
-        """Queue the job's present ticket, before those of lower priority."""
+        """Queue the job's current ticket, before those of lower priority."""
         self.queue.enqueue_call(
             PULL_MODEL,
             args=(job.id, job.ticket),
             job_id=ticket_id(job.id, job.ticket),
-            timeout=-1,  # a download takes as long as it takes; the lease finds dead workers
+            timeout=-1,  # a download may take any time; a lease that expires reveals a dead worker
             result_ttl=0,
             failure_ttl=KEEP_TICKET_SECONDS,
             description=f"pull {job.model}",
@@ -42,13 +45,13 @@ class JobQueue:
         self.arrange(job)
 
     def arrange(self, job: PullJob) -> None:
-        """Move a waiting ticket to where its job's priority belongs."""
+        """Move a job's waiting ticket to the place that its priority gives it."""
         self._arrange(
             keys=[self.queue.key],
             args=[ticket_id(job.id, job.ticket), job.priority, redis_keys.pull("")],
         )
 
     def waiting(self) -> frozenset[str]:
-        """Ids of the pull jobs that have a ticket in the queue."""
+        """The ids of the pull jobs that have a ticket in the queue."""
         tickets = cast("list[bytes]", self._redis.lrange(self.queue.key, 0, -1))
         return frozenset(parse_ticket_id(ticket.decode()) for ticket in tickets)

@@ -1,15 +1,15 @@
-"""The state of pull jobs in Redis: what api and puller read, and what a worker may change.
+"""The state of pull jobs in Redis: reads for api and puller, and the changes that a worker makes.
 
-One hash a job is the truth; RQ only carries tickets (`job_queue.py`). A change names what it
-expects to find and is refused otherwise, so that a pause (`commands.py`), a finishing worker and
-a sweep can meet:
+One hash per job holds its state; RQ only carries tickets (`job_queue.py`). A change names the
+fields it expects and is refused when they differ, so a pause (`commands.py`), a worker that
+finishes and the puller's maintenance can race safely:
 
     POST ─► queued ─claim─► running ─end─► done | failed | cancelled
               ▲ ▲             │  │
               │ └─ put_back ──┘  └─end─► paused ─resume─► queued       retry: failed | cancelled ─► queued
 
-A running job belongs to the worker that holds its lease. A lease that ran out means a dead worker:
-`abandoned()` lists such jobs for the sweep. Blocking; the api calls it through a thread.
+A running job belongs to the worker that holds its lease. A lease that expired means a dead worker:
+`abandoned()` lists such jobs. All calls block; the api makes them in a thread.
 """
 
 from __future__ import annotations
@@ -25,13 +25,21 @@ import redis
 from services.shared import redis_keys
 from services.shared.errors import JobNotFound
 from services.shared.pulls import lua
-from services.shared.pulls.job import JobState, PullJob, StopRequest, fields_to_hash, from_hash
+from services.shared.pulls.job import (
+    JobState,
+    PullJob,
+    StopRequest,
+    dedup_key,
+    fields_to_hash,
+    flatten,
+    from_hash,
+)
 
 LIST_LIMIT = 200
 
 
 class JobTakenOver(Exception):
-    """Another worker owns the job now; whoever gets this stops without touching its state."""
+    """Another worker owns the job now. The worker that gets this stops and writes no state."""
 
 
 class JobStore:
@@ -42,10 +50,8 @@ class JobStore:
         self._change = client.register_script(lua.CHANGE)
         self._end = client.register_script(lua.END)
 
-    # -- reading ---------------------------------------------------------------------------------
-
     def get(self, job_id: str) -> PullJob:
-        """One job; JobNotFound."""
+        """One job. Raises JobNotFound."""
         fields = cast("dict[bytes, bytes]", self._redis.hgetall(redis_keys.pull(job_id)))
         if not fields:
             raise JobNotFound(f"no pull job {job_id!r}")
@@ -54,7 +60,7 @@ class JobStore:
     def find(
         self, *, states: Iterable[JobState] = (), model: str | None = None, limit: int = LIST_LIMIT
     ) -> list[PullJob]:
-        """Jobs, newest first; of these states and this canonical model name, where given."""
+        """Jobs, newest first; only those with these states and this canonical name, if given."""
         wanted = frozenset(states)
         ids = cast("list[bytes]", self._redis.zrevrange(redis_keys.PULLS, 0, -1))
         jobs = (
@@ -70,16 +76,16 @@ class JobStore:
         return sorted(self._get_many(ids), key=lambda job: (job.created_at, job.id))
 
     def loading_job(self, model: str) -> PullJob | None:
-        """The job that fetches a model (canonical name) right now, of whatever format."""
-        orders = [order_key(model, None), order_key(model, "gguf"), order_key(model, "mlx")]
+        """The job in flight for a model (canonical name), whatever its format."""
+        keys = [dedup_key(model, None), dedup_key(model, "gguf"), dedup_key(model, "mlx")]
         found = cast(
-            "list[bytes | None]", self._redis.mget([redis_keys.pull_for_order(o) for o in orders])
+            "list[bytes | None]", self._redis.mget([redis_keys.pull_in_flight(k) for k in keys])
         )
         jobs = [job for job in self._get_many(i for i in found if i) if not job.state.has_ended]
         return jobs[0] if jobs else None
 
     def abandoned(self) -> list[PullJob]:
-        """Running jobs whose worker no longer renews its lease."""
+        """Running jobs whose lease has expired."""
         running = [job for job in self.in_flight() if job.state is JobState.RUNNING]
         return [job for job in running if not self._redis.exists(redis_keys.pull_lease(job.id))]
 
@@ -89,15 +95,13 @@ class JobStore:
                 pipe.hgetall(redis_keys.pull(job_id.decode()))
             return [from_hash(fields) for fields in pipe.execute() if fields]
 
-    # -- working ---------------------------------------------------------------------------------
-
     def claim(self, job_id: str, ticket: int, owner: str) -> PullJob | None:
-        """The job, now running and ours; None when the ticket is old or somebody was faster."""
+        """Start a queued job for this owner; None when the ticket is old or another was faster."""
         try:
             job = self.get(job_id)
         except JobNotFound:
             return None
-        ours = self.change_if(
+        is_ours = self.change_if(
             job_id,
             {"state": JobState.QUEUED, "ticket": ticket},
             {
@@ -108,12 +112,12 @@ class JobStore:
             },
             lease=owner,
         )
-        return self.get(job_id) if ours else None
+        return self.get(job_id) if is_ours else None
 
     def report(self, job_id: str, owner: str, fields: Mapping[str, Any]) -> StopRequest | None:
-        """Write fields of a running job of ours, renew the lease; what somebody wishes of it.
+        """Write fields of this owner's running job and renew its lease; a requested stop, if any.
 
-        Raises PullTakenOver when it is no longer ours.
+        Raises JobTakenOver when the job no longer belongs to this owner.
         """
         expect = {"state": JobState.RUNNING, "owner": owner}
         if not self.change_if(job_id, expect, fields, lease=owner):
@@ -122,7 +126,7 @@ class JobStore:
         return msgspec.json.decode(requested, type=StopRequest | None) if requested else None
 
     def put_back(self, job: PullJob, owner: str | None = None, **fields: object) -> PullJob | None:
-        """Queue a running job again (its worker leaves or died); the job, None when it changed."""
+        """Queue a running job again after its worker left or died; None when it has changed."""
         expect: dict[str, Any] = {"state": JobState.RUNNING, "ticket": job.ticket}
         if owner is not None:
             expect["owner"] = owner
@@ -133,9 +137,15 @@ class JobStore:
         return self.get(job.id)
 
     def hold(self, job_id: str, owner: str, **fields: object) -> bool:
-        """Our running job is paused now."""
+        """Pause this owner's running job; False when it has changed."""
         expect = {"state": JobState.RUNNING, "owner": owner}
-        paused = {"state": JobState.PAUSED, "requested": None, "owner": None, "note": None, **fields}
+        paused = {
+            "state": JobState.PAUSED,
+            "requested": None,
+            "owner": None,
+            "note": None,
+            **fields,
+        }
         return self.change_if(job_id, expect, paused)
 
     def end(
@@ -147,7 +157,10 @@ class JobStore:
         expect: Mapping[str, Any] | None = None,
         **fields: object,
     ) -> bool:
-        """Done, failed or cancelled; False when the job was no longer as expected."""
+        """End a job as done, failed or cancelled; False when it is not as expected.
+
+        `expect` are the fields it must have; by default it must be running with this ticket.
+        """
         assert state.has_ended
         expected = dict(expect or {"state": JobState.RUNNING, "ticket": job.ticket})
         if owner is not None:
@@ -162,7 +175,7 @@ class JobStore:
             self._end(
                 keys=[
                     redis_keys.pull(job.id),
-                    redis_keys.pull_for_order(order_key(job.model, job.format)),
+                    redis_keys.pull_in_flight(dedup_key(job.model, job.format)),
                     redis_keys.PULLS_ACTIVE,
                     redis_keys.pull_lease(job.id),
                     redis_keys.PULLS,
@@ -186,9 +199,9 @@ class JobStore:
         *,
         lease: str | None = None,
     ) -> bool:
-        """Write fields if the job has the expected ones; renew the lease of that owner, if any.
+        """Write fields if the job has the expected ones, and renew the lease for an owner.
 
-        For this module and `commands.py`, which know the states.
+        Only this module and `commands.py` call it; they know which changes of state are valid.
         """
         return bool(
             self._change(
@@ -205,7 +218,7 @@ class JobStore:
 
 
 def new_job(model: str, **fields: Any) -> PullJob:
-    """A fresh queued job for a canonical model name."""
+    """A new queued job for a canonical model name; it is not in Redis yet."""
     return PullJob(
         id=uuid.uuid4().hex,
         model=model,
@@ -214,13 +227,3 @@ def new_job(model: str, **fields: Any) -> PullJob:
         ticket=1,
         **fields,
     )
-
-
-def order_key(model: str, fmt: str | None) -> str:
-    """What makes two orders the same: the model, and the format where one was asked for."""
-    return f"{model}#{fmt}" if fmt else model
-
-
-def flatten(fields: Mapping[str, bytes]) -> list[str | bytes]:
-    """Fields as a script's arguments."""
-    return [part for pair in fields.items() for part in pair]

@@ -1,10 +1,10 @@
-"""The Lua scripts behind `job_store.py`: what must be looked at and changed in one go."""
+"""The Lua scripts of pull jobs: each compares and changes several keys as one atomic step."""
 
 from __future__ import annotations
 
 CREATE = """
--- KEYS: the job's hash, pull_of its order, pulls, pulls_active, pull_key
--- ARGV: id, time asked, seconds the pull_key lives (0: none given), then field, value, ...
+-- KEYS: the job's hash, its pull_in_flight, pulls, pulls_active, pull_key
+-- ARGV: id, creation time, lifetime of pull_key in seconds (0: no pull_key), then field, value, ...
 if ARGV[3] ~= '0' then
   local made = redis.call('get', KEYS[5])
   if made and redis.call('exists', string.gsub(KEYS[1], ARGV[1], made)) == 1 then
@@ -21,7 +21,7 @@ redis.call('set', KEYS[2], ARGV[1])
 redis.call('zadd', KEYS[3], ARGV[2], ARGV[1])
 redis.call('sadd', KEYS[4], ARGV[1])
 if ARGV[3] ~= '0' then redis.call('set', KEYS[5], ARGV[1], 'EX', ARGV[3]) end
-return {ARGV[1], 1}  -- the id of the job, 1 when it is new
+return {ARGV[1], 1}  -- the id of the job; 1 when it is new, else 0
 """
 
 _EXPECT = """
@@ -34,17 +34,19 @@ end
 
 CHANGE = f"""
 -- KEYS: the job's hash, its lease
--- ARGV: owner of the lease (empty: leave it), its seconds, n, n expected fields and values, then changes
+-- ARGV: owner of the lease (empty: do not renew it), its lifetime in seconds,
+--       n, n expected pairs of field and value, then field, value, ... to write
 local first = 4
 {_EXPECT}
 if last <= #ARGV then redis.call('hset', KEYS[1], unpack(ARGV, last)) end
 if ARGV[1] ~= '' then redis.call('set', KEYS[2], ARGV[1], 'EX', ARGV[2]) end
-return 1  -- 0: the job is gone, or not as expected
+return 1  -- 0: the job does not exist, or is not as expected
 """
 
 END = f"""
--- KEYS: the job's hash, pull_of its order, pulls_active, the lease, pulls
--- ARGV: id, seconds to keep it, pulls older than this are over, n, n expected pairs, then changes
+-- KEYS: the job's hash, its pull_in_flight, pulls_active, its lease, pulls
+-- ARGV: id, seconds to keep the hash, jobs created before this time leave pulls,
+--       n, n expected pairs of field and value, then field, value, ... to write
 local first = 5
 {_EXPECT}
 redis.call('hset', KEYS[1], unpack(ARGV, last))
@@ -53,12 +55,12 @@ if redis.call('get', KEYS[2]) == ARGV[1] then redis.call('del', KEYS[2]) end
 redis.call('srem', KEYS[3], ARGV[1])
 redis.call('del', KEYS[4])
 redis.call('zremrangebyscore', KEYS[5], '-inf', '(' .. ARGV[3])
-return 1  -- 0: the job is gone, or not as expected
+return 1  -- 0: the job does not exist, or is not as expected
 """
 
 REOPEN = """
--- KEYS: the job's hash, pull_of its order, pulls_active
--- ARGV: id, the state it must be in, then changes
+-- KEYS: the job's hash, its pull_in_flight, pulls_active
+-- ARGV: id, the state it must be in, then field, value, ... to write
 if redis.call('hget', KEYS[1], 'state') ~= ARGV[2] then return 0 end
 local other = redis.call('get', KEYS[2])
 if other and redis.call('sismember', KEYS[3], other) == 1 then return 0 end
@@ -66,12 +68,12 @@ redis.call('hset', KEYS[1], unpack(ARGV, 3))
 redis.call('persist', KEYS[1])
 redis.call('set', KEYS[2], ARGV[1])
 redis.call('sadd', KEYS[3], ARGV[1])
-return 1  -- 0: its state changed, or another job fetches the same
+return 1  -- 0: its state changed, or another job in flight fetches the same
 """
 
 ARRANGE = """
 -- KEYS: RQ's list of the queue
--- ARGV: the ticket, its priority, prefix of a job's hash
+-- ARGV: the ticket, its priority, the prefix of a job's key
 -- Moves the ticket before the first one of lower priority. Tickets are '<job>-<n>'.
 if redis.call('lrem', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
 for _, other in ipairs(redis.call('lrange', KEYS[1], 0, -1)) do
@@ -83,5 +85,5 @@ for _, other in ipairs(redis.call('lrange', KEYS[1], 0, -1)) do
   end
 end
 redis.call('rpush', KEYS[1], ARGV[1])
-return 1  -- 0: a worker has the ticket already
+return 1  -- 0: the ticket is not in the queue; a worker has taken it
 """
