@@ -6,17 +6,17 @@ import os
 import sys
 
 from services.cli.app import app
-from services.cli.errors import Problem
+from services.cli.errors import CommandError
 
 
 def main() -> int:
     """The exit status."""
     try:
         app(prog_name="spindll")
-    except Problem as problem:
-        print(f"spindll: {problem.message}", file=sys.stderr)
-        if problem.details:
-            print(problem.details, file=sys.stderr)
+    except CommandError as error:
+        print(f"spindll: {error.message}", file=sys.stderr)
+        if error.details:
+            print(error.details, file=sys.stderr)
         return 1
     except BrokenPipeError:  # our reader left, as in `spindll logs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

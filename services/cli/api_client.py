@@ -11,12 +11,12 @@ from urllib.parse import quote
 import httpx
 
 from services.cli.connection import Connection
-from services.cli.errors import Problem
+from services.cli.errors import CommandError
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
 
-Answer = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 class ApiClient:
@@ -38,25 +38,25 @@ class ApiClient:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str) -> JsonObject:
         """The JSON object at a path."""
         return self._request("GET", path)
 
-    def post(self, path: str, body: Mapping[str, object]) -> Answer:
+    def post(self, path: str, body: Mapping[str, object]) -> JsonObject:
         """The answer to a JSON object."""
         return self._request("POST", path, body)
 
-    def delete(self, path: str) -> Answer:
+    def delete(self, path: str) -> JsonObject:
         """The answer to a deletion; empty where there is none."""
         return self._request("DELETE", path)
 
-    def readiness(self) -> tuple[bool, Answer]:
+    def readiness(self) -> tuple[bool, JsonObject]:
         """Whether a chat would succeed, and all that /ready says."""
         with self._in_words():
             answer = self._http.get("/ready")
         return answer.status_code == 200, _object(answer)
 
-    def stream_chat(self, body: Mapping[str, object]) -> Iterator[Answer]:
+    def stream_chat(self, body: Mapping[str, object]) -> Iterator[JsonObject]:
         """The chunks of a streamed chat. An error inside the stream is a Problem too."""
         request = {**body, "stream": True}
         no_end = httpx.Timeout(None, connect=CONNECT_SECONDS)  # a load may come first
@@ -72,12 +72,14 @@ class ApiClient:
             for line in answer.iter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
                     continue
-                chunk: Answer = json.loads(line.removeprefix("data: "))
+                chunk: JsonObject = json.loads(line.removeprefix("data: "))
                 if "error" in chunk:
-                    raise Problem(str(chunk["error"].get("message", "the answer broke off")))
+                    raise CommandError(str(chunk["error"].get("message", "the answer broke off")))
                 yield chunk
 
-    def _request(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Answer:
+    def _request(
+        self, method: str, path: str, body: Mapping[str, object] | None = None
+    ) -> JsonObject:
         with self._in_words():
             answer = self._http.request(method, path, json=body)
         if answer.is_error:
@@ -89,11 +91,11 @@ class ApiClient:
         try:
             yield
         except httpx.ConnectError as error:
-            raise Problem(f"nobody answers at {self._url}") from error
+            raise CommandError(f"nobody answers at {self._url}") from error
         except httpx.TimeoutException as error:
-            raise Problem(f"{self._url} does not answer in time") from error
+            raise CommandError(f"{self._url} does not answer in time") from error
         except httpx.HTTPError as error:
-            raise Problem(f"the connection to {self._url} broke off") from error
+            raise CommandError(f"the connection to {self._url} broke off") from error
 
 
 def model_path(name: str) -> str:
@@ -101,7 +103,7 @@ def model_path(name: str) -> str:
     return "/v1/models/" + quote(name, safe="/:@")
 
 
-def _object(answer: httpx.Response) -> Answer:
+def _object(answer: httpx.Response) -> JsonObject:
     try:
         body = answer.json() if answer.content else {}
     except ValueError:
@@ -109,7 +111,9 @@ def _object(answer: httpx.Response) -> Answer:
     return body if isinstance(body, dict) else {}
 
 
-def _refusal(answer: httpx.Response) -> Problem:
+def _refusal(answer: httpx.Response) -> CommandError:
     error = _object(answer).get("error")
     message = error.get("message") if isinstance(error, dict) else None
-    return Problem(str(message or f"the server said {answer.status_code} {answer.reason_phrase}"))
+    return CommandError(
+        str(message or f"the server said {answer.status_code} {answer.reason_phrase}")
+    )

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from services.cli.options import Options
-from services.cli.paths import Places
+from services.cli.options import StackOptions
+from services.cli.paths import StackPaths
 from services.shared.data_dir import default_data_dir
 
 app = typer.Typer(
@@ -59,7 +59,7 @@ def up(
     """Start Redis, engine, puller and api on this computer."""
     from services.cli.commands import up as command
 
-    options = Options(
+    options = StackOptions(
         data_dir=data.expanduser().absolute(),
         host=host,
         port=port,
@@ -75,7 +75,7 @@ def down(data: Data) -> None:
     """Stop the stack and wait until nothing of it is left."""
     from services.cli.commands import down as command
 
-    command.down(_places(data))
+    command.down(_paths(data))
 
 
 @app.command()
@@ -83,7 +83,7 @@ def status(data: Data) -> None:
     """Show what runs, and whether a chat would succeed. Exit status 1 when not."""
     from services.cli.commands import status as command
 
-    command.status(_places(data))
+    command.status(_paths(data))
 
 
 @app.command()
@@ -98,7 +98,7 @@ def logs(
     """Show the services' logs."""
     from services.cli.commands import logs as command
 
-    command.logs(_places(data), service, lines=lines, follow=follow)
+    command.logs(_paths(data), service, lines=lines, follow=follow)
 
 
 @app.command()
@@ -112,7 +112,7 @@ def pull(
     """Download a model; shows progress. Ctrl-C leaves it downloading."""
     from services.cli.commands import pull as command
 
-    command.pull(_places(data), name, detach=detach)
+    command.pull(_paths(data), name, detach=detach)
 
 
 @app.command()
@@ -131,7 +131,7 @@ def search(
     """Find models to pull, and see whether they would fit this box."""
     from services.cli.commands import search as command
 
-    command.search(_places(data), query, limit=limit, format=format, sort=sort)
+    command.search(_paths(data), query, limit=limit, format=format, sort=sort)
 
 
 @app.command(name="import")
@@ -156,7 +156,7 @@ def import_models(
     """Take in models that are on this computer, without copying where the disk allows."""
     from services.cli.commands import import_ as command
 
-    command.import_models(_places(data), path, ollama=ollama, hf=hf, name=name, copy=copy)
+    command.import_models(_paths(data), path, ollama=ollama, hf=hf, name=name, copy=copy)
 
 
 @app.command(name="list")
@@ -164,7 +164,7 @@ def list_models(data: Data) -> None:
     """List the models that are here."""
     from services.cli.commands import models as command
 
-    command.list_models(_places(data))
+    command.list_models(_paths(data))
 
 
 @app.command()
@@ -172,7 +172,7 @@ def rm(name: Name, data: Data) -> None:
     """Delete a model and free its space."""
     from services.cli.commands import models as command
 
-    command.remove(_places(data), name)
+    command.remove(_paths(data), name)
 
 
 @app.command()
@@ -180,7 +180,7 @@ def ps(data: Data) -> None:
     """Show the models that are loaded, and what they do."""
     from services.cli.commands import models as command
 
-    command.loaded(_places(data))
+    command.loaded(_paths(data))
 
 
 @app.command()
@@ -198,7 +198,7 @@ def run(
     from services.cli.commands import run as command
 
     command.run(
-        _places(data),
+        _paths(data),
         name,
         prompt,
         system=system,
@@ -207,5 +207,5 @@ def run(
     )
 
 
-def _places(data: Path) -> Places:
-    return Places(data.expanduser().absolute())
+def _paths(data: Path) -> StackPaths:
+    return StackPaths(data.expanduser().absolute())

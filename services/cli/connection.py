@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.cli.errors import Problem
-from services.cli.paths import Places
+from services.cli.errors import CommandError
+from services.cli.paths import StackPaths
 from services.cli.supervise import state_file
 
 
@@ -23,29 +23,29 @@ class Connection:
     key: str = field(default="", repr=False)
 
 
-def find(places: Places, environment: Mapping[str, str] = os.environ) -> Connection:
+def find_connection(paths: StackPaths, environment: Mapping[str, str] = os.environ) -> Connection:
     """Problem when nothing runs, or no key is to be had."""
-    return Connection(_url(places, environment), _key(places, environment))
+    return Connection(_url(paths, environment), _key(paths, environment))
 
 
-def _url(places: Places, environment: Mapping[str, str]) -> str:
+def _url(paths: StackPaths, environment: Mapping[str, str]) -> str:
     if url := environment.get("SPINDLL_URL"):
         return url.rstrip("/").removesuffix("/v1")
-    state = state_file.running(places)
+    state = state_file.read_running(paths)
     if state is None:
-        raise Problem(
-            f"nothing is running (data: {places.data_dir}):"
+        raise CommandError(
+            f"nothing is running (data: {paths.data_dir}):"
             " start it with `up --detach`, or set SPINDLL_URL"
         )
     return state.url
 
 
-def _key(places: Places, environment: Mapping[str, str]) -> str:
+def _key(paths: StackPaths, environment: Mapping[str, str]) -> str:
     if key := environment.get("SPINDLL_API_KEY"):
         return key
-    for file in (places.admin_key, places.user_key):
+    for file in (paths.admin_key, paths.user_key):
         try:
             return file.read_text().strip()
         except OSError:
             continue
-    raise Problem(f"no key in {places.admin_key.parent} that you may read: set SPINDLL_API_KEY")
+    raise CommandError(f"no key in {paths.admin_key.parent} that you may read: set SPINDLL_API_KEY")

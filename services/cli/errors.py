@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Problem(Exception):
+class CommandError(Exception):
     """Shown as `spindll: message`, exit status 1."""
 
     def __init__(self, message: str, *, details: str = "") -> None:

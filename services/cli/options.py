@@ -10,7 +10,7 @@ from services.shared.structs import resolved
 
 
 @resolved
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class StackOptions(msgspec.Struct, frozen=True, kw_only=True):
     """One stack. The ports are checked by whoever starts it."""
 
     data_dir: Path  # absolute
@@ -21,11 +21,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: float = 10.0
 
 
-def to_json(options: Options) -> bytes:
+def to_json(options: StackOptions) -> bytes:
     """For the detached supervisor's stdin."""
     return msgspec.json.encode(options, enc_hook=str)
 
 
-def from_json(said: bytes) -> Options:
+def from_json(said: bytes) -> StackOptions:
     """What `to_json` wrote."""
-    return msgspec.json.decode(said, type=Options, dec_hook=lambda _, path: Path(path))
+    return msgspec.json.decode(said, type=StackOptions, dec_hook=lambda _, path: Path(path))

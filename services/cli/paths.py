@@ -19,7 +19,7 @@ MAX_SOCKET_PATH_BYTES = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class StackPaths:
     """The paths of one data directory. Nothing is made here but by `make`."""
 
     data_dir: Path
@@ -78,7 +78,7 @@ class Places:
         """Where the engine listens."""
         return self.sockets_dir / "engine.sock"
 
-    def log_of(self, service: str) -> Path:
+    def log_path(self, service: str) -> Path:
         """A service's log file."""
         return self.logs_dir / f"{service}.log"
 

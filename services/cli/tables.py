@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 
-def table_of(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
     """An empty table with these headings."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:

@@ -137,7 +137,7 @@ def _parse(text: str) -> ModelName:
         return _registry(first, segments[1:], given)
     if len(segments) == 1:  # 6
         return _registry(OLLAMA_HOST, segments, given)
-    if len(segments) == 2 and (first == LIBRARY or not _names_hub(given)):
+    if len(segments) == 2 and (first == LIBRARY or not _is_hub_tag(given)):
         return _registry(OLLAMA_HOST, segments, given)
     return _hub(segments, given)
 
@@ -194,7 +194,7 @@ def _is_host(segments: list[str], tag: str | None) -> bool:
     return "." in first and len(segments) > 2 and not is_file
 
 
-def _names_hub(tag: str | None) -> bool:
+def _is_hub_tag(tag: str | None) -> bool:
     lower = (tag or DEFAULT_TAG).lower()
     return lower == DEFAULT_TAG or is_quantization_tag(lower) or lower.endswith(".gguf")
 

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from services.cli import formatting
 from services.cli.api_client import ApiClient, model_path
 from services.cli.app import app
-from services.cli.commands.models import loaded_row_of, row_of
-from services.cli.commands.pull import rows
-from services.cli.commands.run import request, text_of
-from services.cli.connection import Connection, find
-from services.cli.errors import Problem
-from services.cli.paths import Places
+from services.cli.commands.models import format_loaded_row, format_row
+from services.cli.commands.pull import progress_rows
+from services.cli.commands.run import build_request, delta_text
+from services.cli.connection import Connection, find_connection
+from services.cli.errors import CommandError
+from services.cli.paths import StackPaths
 from tests.waiting import free_port
 
 
@@ -41,7 +41,7 @@ def test_durations(seconds: float, said: str) -> None:
 def test_the_environment_goes_before_the_data_directory(tmp_path: Path) -> None:
     said = {"SPINDLL_URL": "http://box:8080/v1/", "SPINDLL_API_KEY": "sk-x"}
 
-    assert find(Places(tmp_path), said) == Connection("http://box:8080", "sk-x")
+    assert find_connection(StackPaths(tmp_path), said) == Connection("http://box:8080", "sk-x")
 
 
 def test_a_connection_never_shows_its_key() -> None:
@@ -49,27 +49,27 @@ def test_a_connection_never_shows_its_key() -> None:
 
 
 def test_the_admin_key_goes_before_the_user_s(tmp_path: Path) -> None:
-    places = Places(tmp_path)
-    places.user_key.parent.mkdir()
-    places.user_key.write_text("sk-user\n")
+    paths = StackPaths(tmp_path)
+    paths.user_key.parent.mkdir()
+    paths.user_key.write_text("sk-user\n")
     said = {"SPINDLL_URL": "http://box"}
-    assert find(places, said).key == "sk-user"
-    places.admin_key.write_text("sk-admin\n")
+    assert find_connection(paths, said).key == "sk-user"
+    paths.admin_key.write_text("sk-admin\n")
 
-    assert find(places, said).key == "sk-admin"
+    assert find_connection(paths, said).key == "sk-admin"
 
 
 def test_nothing_running_is_said_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="start it with `up --detach`"):
-        find(Places(tmp_path), {})
+    with pytest.raises(CommandError, match="start it with `up --detach`"):
+        find_connection(StackPaths(tmp_path), {})
 
 
 def test_nobody_answering_is_one_line() -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    with ApiClient(Connection(url)) as api, pytest.raises(Problem) as problem:
+    with ApiClient(Connection(url)) as api, pytest.raises(CommandError) as error:
         api.get("/v1/models")
 
-    assert problem.value.message == f"nobody answers at {url}"
+    assert error.value.message == f"nobody answers at {url}"
 
 
 ANSWERS: dict[str, tuple[int, str, str]] = {
@@ -124,17 +124,17 @@ def api() -> Iterator[ApiClient]:
     ids=["in words", "by a proxy"],
 )
 def test_a_refusal_in_the_server_s_words(api: ApiClient, path: str, said: str) -> None:
-    with pytest.raises(Problem) as problem:
+    with pytest.raises(CommandError) as error:
         api.get(path)
 
-    assert problem.value.message == said
+    assert error.value.message == said
 
 
 def test_an_error_inside_a_stream_comes_after_what_was_said(api: ApiClient) -> None:
     chunks = api.stream_chat({"model": "tiny"})
 
-    assert text_of(next(chunks)) == "Pa"
-    with pytest.raises(Problem, match="the model ended"):
+    assert delta_text(next(chunks)) == "Pa"
+    with pytest.raises(CommandError, match="the model ended"):
         next(chunks)
 
 
@@ -143,11 +143,11 @@ def test_a_name_with_slashes_is_one_path() -> None:
 
 
 def test_what_was_not_said_is_left_to_the_model() -> None:
-    assert request("tiny", "hi") == {
+    assert build_request("tiny", "hi") == {
         "model": "tiny",
         "messages": [{"role": "user", "content": "hi"}],
     }
-    assert request("tiny", "hi", system="be brief", max_tokens=3, temperature=0) == {
+    assert build_request("tiny", "hi", system="be brief", max_tokens=3, temperature=0) == {
         "model": "tiny",
         "messages": [
             {"role": "system", "content": "be brief"},
@@ -162,20 +162,22 @@ def test_what_was_not_said_is_left_to_the_model() -> None:
     "chunk", [{}, {"choices": []}, {"choices": [{"delta": {"role": "assistant"}}]}]
 )
 def test_a_chunk_without_text_adds_nothing(chunk: dict[str, Any]) -> None:
-    assert text_of(chunk) == ""
+    assert delta_text(chunk) == ""
 
 
 def test_a_pull_has_a_bar_a_file_and_one_before_any_is_known() -> None:
     job = {"model": "tiny:1b", "downloaded_bytes": 0, "total_bytes": None, "files": []}
     file = {"path": "m.gguf", "digest": "sha256:" + "ab" * 32, "downloaded_bytes": 1}
 
-    assert rows(job) == [("tiny:1b", 0, None)]
-    assert rows({**job, "files": [{**file, "total_bytes": 2}]}) == [("m.gguf abababababab", 1, 2)]
+    assert progress_rows(job) == [("tiny:1b", 0, None)]
+    assert progress_rows({**job, "files": [{**file, "total_bytes": 2}]}) == [
+        ("m.gguf abababababab", 1, 2)
+    ]
 
 
 def test_what_the_server_does_not_say_is_a_dash() -> None:
-    assert row_of({"id": "tiny"}) == ["tiny", "-", "-", "-", "-", "-"]
-    assert loaded_row_of({"name": "tiny"}) == ["tiny", "-", "-", "-", "-", "-"]
+    assert format_row({"id": "tiny"}) == ["tiny", "-", "-", "-", "-", "-"]
+    assert format_loaded_row({"name": "tiny"}) == ["tiny", "-", "-", "-", "-", "-"]
 
 
 @pytest.mark.parametrize("command", ["down", "status", "logs"])

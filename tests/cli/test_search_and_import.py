@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from services.cli.app import app
-from services.cli.commands.import_ import arguments_of, environment_of
-from services.cli.commands.search import notes_of, path_of, row_of
-from services.cli.errors import Problem
-from services.cli.paths import Places
+from services.cli.commands.import_ import build_arguments, build_environment
+from services.cli.commands.search import collect_notes, format_row, search_path
+from services.cli.errors import CommandError
+from services.cli.paths import StackPaths
 from services.shared.store.model_store import ModelStore
 from tests.conftest import ROOT, TINY_GGUF
 
@@ -47,20 +47,20 @@ HIT = {
     ids=["all known", "little known"],
 )
 def test_a_line_a_hit(changes: dict[str, Any], row: list[str]) -> None:
-    assert row_of(HIT | changes) == row
+    assert format_row(HIT | changes) == row
 
 
 def test_words_and_options_become_a_query() -> None:
-    assert path_of("qwen 3&", limit=5, format=None, sort="size") == (
+    assert search_path("qwen 3&", limit=5, format=None, sort="size") == (
         "/v1/search?q=qwen+3%26&limit=5&sort=size"
     )
-    assert path_of("q", limit=1, format="mlx", sort="name").endswith("&sort=name&format=mlx")
+    assert search_path("q", limit=1, format="mlx", sort="name").endswith("&sort=name&format=mlx")
 
 
 def test_notes_are_shown_with_the_room_there_is() -> None:
     answer = {"data": [HIT | {"gated": True}], "notes": ["a"], "room_bytes": 8_000_000_000}
 
-    assert notes_of(answer) == [
+    assert collect_notes(answer) == [
         "note: a",
         "note: gated models need a Hugging Face token that may read them",
         "models may take 8.0 GB of this box's memory",
@@ -77,19 +77,19 @@ def test_options_nobody_can_mean_are_refused(options: list[str]) -> None:
 def test_there_is_one_thing_to_import() -> None:
     def arguments(path: str | None = None, **given: Any) -> list[str]:
         asked = {"ollama": None, "hf": None, "name": None, "copy": False, **given}
-        return arguments_of(Path(path) if path else None, **asked)
+        return build_arguments(Path(path) if path else None, **asked)
 
     assert arguments("/m.gguf", name="m") == ["--any", "/m.gguf", "--name", "m"]
     assert arguments(ollama=Path("/o"), copy=True) == ["--ollama", "/o", "--copy"]
     for wrong in ({}, {"path": "/m", "hf": Path("/h")}, {"ollama": Path("/o"), "hf": Path("/h")}):
-        with pytest.raises(Problem, match="give one of"):
+        with pytest.raises(CommandError, match="give one of"):
             arguments(**wrong)
-    with pytest.raises(Problem, match="--name is for one"):
+    with pytest.raises(CommandError, match="--name is for one"):
         arguments(hf=Path("/h"), name="m")
 
 
 def test_the_importer_is_pointed_at_the_data_directory(tmp_path: Path) -> None:
-    told = environment_of(Places(tmp_path), {"SPINDLL_DATA_DIR": "elsewhere", "LANG": "C"})
+    told = build_environment(StackPaths(tmp_path), {"SPINDLL_DATA_DIR": "elsewhere", "LANG": "C"})
 
     assert (told["SPINDLL_DATA_DIR"], told["LANG"]) == (str(tmp_path), "C")
 

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from services.cli.errors import Problem
-from services.cli.options import Options, from_json
-from services.cli.paths import Places
+from services.cli.errors import CommandError
+from services.cli.options import StackOptions, from_json
+from services.cli.paths import StackPaths
 from services.cli.supervise.launch import run_stack
-from services.cli.supervise.probes import Accepts, HttpOk, Lasts, Probe
-from services.cli.supervise.reporting import ToPipe, failed
-from services.cli.supervise.stack import STACK_VARIABLE, Service
-from services.cli.supervise.state_machine import Policy
+from services.cli.supervise.probes import AcceptsConnections, HttpOk, ReadinessProbe, StaysAlive
+from services.cli.supervise.reporting import PipeReporter, failure_report
+from services.cli.supervise.stack import STACK_VARIABLE, ServiceSpec
+from services.cli.supervise.state_machine import ServicePolicy
 
 SCRIPT = Path(__file__).with_name("scripted_service.py")
 
@@ -27,36 +27,43 @@ def main(said: dict[str, object]) -> int:
     scripts = said["services"]
     assert isinstance(scripts, list)
 
-    def plan(options: Options, places: Places, inherited: Mapping[str, str]) -> Sequence[Service]:
-        return [service(script, options, places, inherited) for script in scripts]
+    def plan(
+        options: StackOptions, paths: StackPaths, inherited: Mapping[str, str]
+    ) -> Sequence[ServiceSpec]:
+        return [service(script, options, paths, inherited) for script in scripts]
 
-    reporter = ToPipe(sys.stdout.fileno())
+    reporter = PipeReporter(sys.stdout.fileno())
     try:
         run_stack(options, reporter, plan=plan)
-    except Problem as problem:
-        reporter.report(failed(problem))
+    except CommandError as error:
+        reporter.report(failure_report(error))
         return 1
     return 0
 
 
 def service(
-    script: dict[str, object], options: Options, places: Places, inherited: Mapping[str, str]
-) -> Service:
+    script: dict[str, object],
+    options: StackOptions,
+    paths: StackPaths,
+    inherited: Mapping[str, str],
+) -> ServiceSpec:
     name = str(script["name"])
-    probe: Probe = Lasts()
+    probe: ReadinessProbe = StaysAlive()
     sockets: tuple[Path, ...] = ()
     if script.pop("listens", False):
-        sockets = (places.sockets_dir / f"{name}.sock",)
+        sockets = (paths.sockets_dir / f"{name}.sock",)
         script["socket"] = str(sockets[0])
-        probe = Accepts(sockets[0])
+        probe = AcceptsConnections(sockets[0])
     if "port" in script:
         probe = HttpOk("127.0.0.1", int(str(script["port"])), "/health")
     needs = script.pop("needs", [])
     assert isinstance(needs, list)
-    return Service(
-        policy=Policy(name, needs=tuple(needs), drain_seconds=float(str(script.pop("drain", 5)))),
+    return ServiceSpec(
+        policy=ServicePolicy(
+            name, needs=tuple(needs), drain_seconds=float(str(script.pop("drain", 5)))
+        ),
         command=(sys.executable, str(SCRIPT), json.dumps(script)),
-        log=places.log_of(name),
+        log=paths.log_path(name),
         probe=probe,
         environment={**inherited, STACK_VARIABLE: str(options.data_dir)},
         sockets=sockets,

@@ -16,7 +16,7 @@ import httpx
 import openai
 import psutil
 
-from services.cli.paths import Places
+from services.cli.paths import StackPaths
 from services.cli.supervise import state_file
 from services.cli.supervise.stack import ROOT, STACK_VARIABLE
 from tests.waiting import bearing, free_port, until
@@ -31,7 +31,7 @@ class RunningStack:
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
-        self.places = Places(data_dir)
+        self.paths = StackPaths(data_dir)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         inherited = {n: v for n, v in os.environ.items() if not n.startswith("SPINDLL_")}
@@ -72,7 +72,7 @@ class RunningStack:
 
     @property
     def key(self) -> str:
-        return self.places.admin_key.read_text().strip()
+        return self.paths.admin_key.read_text().strip()
 
     def openai(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
@@ -116,7 +116,7 @@ class RunningStack:
     # ---- as the owner of the computer
 
     def state(self) -> state_file.StackState:
-        found = state_file.read(self.places)
+        found = state_file.read(self.paths)
         assert found is not None
         return found
 
@@ -148,7 +148,7 @@ class RunningStack:
     def logs(self) -> str:
         return "\n".join(
             f"---- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-40:])
-            for log in sorted(self.places.logs_dir.glob("*.log"))
+            for log in sorted(self.paths.logs_dir.glob("*.log"))
         )
 
 

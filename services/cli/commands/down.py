@@ -8,8 +8,8 @@ import signal
 import sys
 import time
 
-from services.cli.errors import Problem
-from services.cli.paths import Places
+from services.cli.errors import CommandError
+from services.cli.paths import StackPaths
 from services.cli.supervise import state_file
 
 # Every service may drain once, one after another; the supervisor kills what takes longer.
@@ -17,30 +17,30 @@ LONGEST_SECONDS = 600.0
 YOUNGEST_SECONDS = 5.0
 
 
-def down(places: Places) -> None:
+def down(paths: StackPaths) -> None:
     """Nothing to stop is fine. Problem when it does not end."""
-    state = _running(places)
+    state = _running(paths)
     if state is None:
         print("nothing is running", file=sys.stderr)
         return
     with contextlib.suppress(ProcessLookupError):  # it was killed: its guard is cleaning up
         os.kill(state.pid, signal.SIGTERM)
     try:
-        gone = state_file.wait_until_gone(places, LONGEST_SECONDS)
+        gone = state_file.wait_until_gone(paths, LONGEST_SECONDS)
     except KeyboardInterrupt:
-        raise Problem("it goes on stopping by itself") from None
+        raise CommandError("it goes on stopping by itself") from None
     if not gone:
-        raise Problem(f"process {state.pid} does not end; see {places.log_of('supervisor')}")
+        raise CommandError(f"process {state.pid} does not end; see {paths.log_path('supervisor')}")
     print("stopped", file=sys.stderr)
 
 
-def _running(places: Places) -> state_file.StackState | None:
+def _running(paths: StackPaths) -> state_file.StackState | None:
     """The stack that runs; one that is just being started has no state for a moment."""
     deadline = time.monotonic() + YOUNGEST_SECONDS
-    while state_file.is_locked(places):
-        if state := state_file.read(places):
+    while state_file.is_locked(paths):
+        if state := state_file.read(paths):
             return state
         if time.monotonic() > deadline:
-            raise Problem(f"a stack without a state file has {places.lock}")
+            raise CommandError(f"a stack without a state file has {paths.lock}")
         time.sleep(state_file.POLL_SECONDS)
     return None

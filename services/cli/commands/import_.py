@@ -14,13 +14,13 @@ from pathlib import Path
 
 import typer
 
-from services.cli.errors import Problem
-from services.cli.paths import Places
+from services.cli.errors import CommandError
+from services.cli.paths import StackPaths
 from services.cli.supervise.stack import ROOT
 
 
 def import_models(
-    places: Places,
+    paths: StackPaths,
     path: Path | None,
     *,
     ollama: Path | None,
@@ -29,27 +29,27 @@ def import_models(
     copy: bool,
 ) -> None:
     """A line a model. Exit status 1 when one could not be imported; Problem when asked wrongly."""
-    arguments = arguments_of(path, ollama=ollama, hf=hf, name=name, copy=copy)
+    arguments = build_arguments(path, ollama=ollama, hf=hf, name=name, copy=copy)
     done = subprocess.run(
         [sys.executable, "-P", "-m", "services.puller.importing.cli", *arguments],
-        env=environment_of(places, os.environ),
+        env=build_environment(paths, os.environ),
         check=False,
     )
     if done.returncode:
         raise typer.Exit(done.returncode if done.returncode > 0 else 1)
 
 
-def arguments_of(
+def build_arguments(
     path: Path | None, *, ollama: Path | None, hf: Path | None, name: str | None, copy: bool
 ) -> list[str]:
     """What the importer is told. Problem unless there is one thing to import."""
     kinds = {"--any": path, "--ollama": ollama, "--hf": hf}
     given = [(kind, folder) for kind, folder in kinds.items() if folder is not None]
     if len(given) != 1:
-        raise Problem("give one of: a file or folder, --ollama DIR, --hf DIR")
+        raise CommandError("give one of: a file or folder, --ollama DIR, --hf DIR")
     [(kind, folder)] = given
     if name is not None and kind != "--any":
-        raise Problem("--name is for one file or folder; the others bring their own names")
+        raise CommandError("--name is for one file or folder; the others bring their own names")
     return [
         kind,
         str(folder.expanduser().absolute()),
@@ -58,11 +58,11 @@ def arguments_of(
     ]
 
 
-def environment_of(places: Places, inherited: Mapping[str, str]) -> dict[str, str]:
+def build_environment(paths: StackPaths, inherited: Mapping[str, str]) -> dict[str, str]:
     """The person's own, pointed at this data directory."""
     return {
         **inherited,
-        "SPINDLL_DATA_DIR": str(places.data_dir),
+        "SPINDLL_DATA_DIR": str(paths.data_dir),
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
     }

@@ -7,21 +7,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.cli.errors import Problem
-from services.cli.paths import Places
+from services.cli.errors import CommandError
+from services.cli.paths import StackPaths
 from services.cli.supervise.logfiles import last_lines, size
 
 POLL_SECONDS = 0.25
 
 
-def logs(places: Places, service: str | None, *, lines: int, follow: bool) -> None:
+def logs(paths: StackPaths, service: str | None, *, lines: int, follow: bool) -> None:
     """Print the end of each log; with `follow` what is added, until Ctrl-C."""
-    files = sorted(places.logs_dir.glob("*.log"))
+    files = sorted(paths.logs_dir.glob("*.log"))
     if service is not None:
         files = [file for file in files if file.stem == service]
     if not files:
-        known = ", ".join(sorted(file.stem for file in places.logs_dir.glob("*.log")))
-        raise Problem(f"no log of {service}; there are: {known}" if known else "no logs yet")
+        known = ", ".join(sorted(file.stem for file in paths.logs_dir.glob("*.log")))
+        raise CommandError(f"no log of {service}; there are: {known}" if known else "no logs yet")
     offsets = {file: size(file) for file in files}
     for file in files:
         for line in last_lines(file, lines) if lines else ():

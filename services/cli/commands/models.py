@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 from services.cli import formatting
-from services.cli.api_client import Answer, ApiClient, model_path
-from services.cli.connection import find
-from services.cli.paths import Places
-from services.cli.tables import print_table, table_of
+from services.cli.api_client import ApiClient, JsonObject, model_path
+from services.cli.connection import find_connection
+from services.cli.paths import StackPaths
+from services.cli.tables import new_table, print_table
 
 
-def list_models(places: Places) -> None:
+def list_models(paths: StackPaths) -> None:
     """A line a model."""
-    with ApiClient(find(places)) as api:
+    with ApiClient(find_connection(paths)) as api:
         models = api.get("/v1/models")["data"]
-    table = table_of("MODEL", "SIZE", "ARCHITECTURE", "QUANTISATION", "CONTEXT", "CAN")
+    table = new_table("MODEL", "SIZE", "ARCHITECTURE", "QUANTISATION", "CONTEXT", "CAN")
     for model in models:
-        table.add_row(*row_of(model))
+        table.add_row(*format_row(model))
     print_table(table, "no models yet; `pull NAME` fetches one")
 
 
-def remove(places: Places, name: str) -> None:
+def remove(paths: StackPaths, name: str) -> None:
     """Delete it. Problem when there is no such model, or it is in use."""
-    with ApiClient(find(places)) as api:
+    with ApiClient(find_connection(paths)) as api:
         freed = api.delete(model_path(name)).get("freed_bytes")
     print(f"deleted {name}" + (f", {formatting.size(freed)} freed" if freed is not None else ""))
 
 
-def loaded(places: Places) -> None:
+def loaded(paths: StackPaths) -> None:
     """A line a loaded model."""
-    with ApiClient(find(places)) as api:
+    with ApiClient(find_connection(paths)) as api:
         models = (api.get("/v1/status").get("engine") or {}).get("models", [])
-    table = table_of("MODEL", "STATE", "MEMORY", "CONTEXT", "RUNNING", "QUEUED")
+    table = new_table("MODEL", "STATE", "MEMORY", "CONTEXT", "RUNNING", "QUEUED")
     for model in models:
-        table.add_row(*loaded_row_of(model))
+        table.add_row(*format_loaded_row(model))
     print_table(table, "no model is loaded")
 
 
-def row_of(model: Answer) -> list[str]:
+def format_row(model: JsonObject) -> list[str]:
     """The cells of `list`; what the server does not say is a dash."""
     return [
         str(model["id"]),
@@ -48,7 +48,7 @@ def row_of(model: Answer) -> list[str]:
     ]
 
 
-def loaded_row_of(model: Answer) -> list[str]:
+def format_loaded_row(model: JsonObject) -> list[str]:
     """The cells of `ps`."""
     return [
         str(model["name"]),
@@ -60,7 +60,7 @@ def loaded_row_of(model: Answer) -> list[str]:
     ]
 
 
-def _capabilities(model: Answer) -> list[str]:
+def _capabilities(model: JsonObject) -> list[str]:
     said = model.get("capabilities") or []
     names = [name for name, has in said.items() if has] if isinstance(said, dict) else said
     return [str(name) for name in names]

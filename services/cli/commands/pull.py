@@ -17,18 +17,18 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from services.cli.api_client import Answer, ApiClient
-from services.cli.connection import find
-from services.cli.errors import Problem
-from services.cli.paths import Places
+from services.cli.api_client import ApiClient, JsonObject
+from services.cli.connection import find_connection
+from services.cli.errors import CommandError
+from services.cli.paths import StackPaths
 
 POLL_SECONDS = 0.25
 ENDED = ("done", "failed", "cancelled")
 
 
-def pull(places: Places, name: str, *, detach: bool) -> None:
+def pull(paths: StackPaths, name: str, *, detach: bool) -> None:
     """Until the model is there. Problem when it fails; Ctrl-C leaves it downloading."""
-    with ApiClient(find(places)) as api:
+    with ApiClient(find_connection(paths)) as api:
         job = api.post("/v1/pulls", {"model": name})
         if detach:
             print(f"downloading {job['model']} (job {job['id']})", file=sys.stderr)
@@ -41,15 +41,15 @@ def pull(places: Places, name: str, *, detach: bool) -> None:
     _conclude(job)
 
 
-def _conclude(job: Answer) -> None:
+def _conclude(job: JsonObject) -> None:
     if job["state"] != "done":
-        raise Problem(f"{job['model']}: {job.get('error') or job['state']}")
+        raise CommandError(f"{job['model']}: {job.get('error') or job['state']}")
     for warning in job.get("warnings") or ():
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{job['model']} is ready")
 
 
-def _watch(api: ApiClient, job: Answer) -> Answer:
+def _watch(api: ApiClient, job: JsonObject) -> JsonObject:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -61,14 +61,14 @@ def _watch(api: ApiClient, job: Answer) -> Answer:
         shown: dict[str, TaskID] = {}
         for now in _states(api, job):
             job = now
-            for label, done, total in rows(job):
+            for label, done, total in progress_rows(job):
                 if label not in shown:
                     shown[label] = bars.add_task(label, total=total)
                 bars.update(shown[label], completed=done, total=total)
     return job
 
 
-def _states(api: ApiClient, job: Answer) -> Iterator[Answer]:
+def _states(api: ApiClient, job: JsonObject) -> Iterator[JsonObject]:
     while True:
         yield job
         if job["state"] in ENDED:
@@ -77,7 +77,7 @@ def _states(api: ApiClient, job: Answer) -> Iterator[Answer]:
         job = api.get(f"/v1/pulls/{job['id']}")
 
 
-def rows(job: Answer) -> list[tuple[str, int, int | None]]:
+def progress_rows(job: JsonObject) -> list[tuple[str, int, int | None]]:
     """Label, bytes done and bytes in all: a bar a file, or one for the job while none is known."""
     files = job.get("files") or []
     if not files:
@@ -85,7 +85,7 @@ def rows(job: Answer) -> list[tuple[str, int, int | None]]:
     return [(_label(f), f["downloaded_bytes"], f["total_bytes"]) for f in files]
 
 
-def _label(file: Answer) -> str:
+def _label(file: JsonObject) -> str:
     digest = (file.get("digest") or "").removeprefix("sha256:")[:12]
     name = str(file["path"])
     return f"{name} {digest}" if digest and digest not in name else name

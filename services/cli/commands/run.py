@@ -7,13 +7,13 @@ import sys
 import typer
 
 from services.cli.api_client import ApiClient
-from services.cli.connection import find
-from services.cli.errors import Problem
-from services.cli.paths import Places
+from services.cli.connection import find_connection
+from services.cli.errors import CommandError
+from services.cli.paths import StackPaths
 
 
 def run(
-    places: Places,
+    paths: StackPaths,
     name: str,
     prompt: str | None,
     *,
@@ -24,19 +24,21 @@ def run(
     """The answer on stdout. Problem when there is none, or it breaks off."""
     said = sys.stdin.read() if prompt is None else prompt
     if not said.strip():
-        raise Problem("nothing to say: give a prompt, or send one on stdin")
-    with ApiClient(find(places)) as api:
-        body = request(name, said, system=system, max_tokens=max_tokens, temperature=temperature)
+        raise CommandError("nothing to say: give a prompt, or send one on stdin")
+    with ApiClient(find_connection(paths)) as api:
+        body = build_request(
+            name, said, system=system, max_tokens=max_tokens, temperature=temperature
+        )
         try:
             for chunk in api.stream_chat(body):
-                print(text_of(chunk), end="", flush=True)
+                print(delta_text(chunk), end="", flush=True)
         except KeyboardInterrupt as error:
             print()
             raise typer.Exit(130) from error
         print()
 
 
-def request(
+def build_request(
     name: str,
     prompt: str,
     *,
@@ -53,7 +55,7 @@ def request(
     return {"model": name, "messages": messages, **given}
 
 
-def text_of(chunk: dict[str, object]) -> str:
+def delta_text(chunk: dict[str, object]) -> str:
     """What a chunk adds to the answer."""
     choices = chunk.get("choices")
     if not isinstance(choices, list) or not choices:

@@ -6,33 +6,33 @@ import sys
 from urllib.parse import urlencode
 
 from services.cli import formatting
-from services.cli.api_client import Answer, ApiClient
-from services.cli.connection import find
-from services.cli.paths import Places
-from services.cli.tables import print_table, table_of
+from services.cli.api_client import ApiClient, JsonObject
+from services.cli.connection import find_connection
+from services.cli.paths import StackPaths
+from services.cli.tables import new_table, print_table
 
 _FITS = {"yes": "yes", "no": "no"}
 
 
-def search(places: Places, query: str, *, limit: int, format: str | None, sort: str) -> None:  # noqa: A002
+def search(paths: StackPaths, query: str, *, limit: int, format: str | None, sort: str) -> None:  # noqa: A002
     """A line a model, then what the server notes. Problem when nobody can be asked."""
-    with ApiClient(find(places)) as api:
-        answer = api.get(path_of(query, limit=limit, format=format, sort=sort))
-    table = table_of("PULL", "SOURCE", "FORMAT", "SIZE", "FITS", "DOWNLOADS", "QUANTISATIONS")
+    with ApiClient(find_connection(paths)) as api:
+        answer = api.get(search_path(query, limit=limit, format=format, sort=sort))
+    table = new_table("PULL", "SOURCE", "FORMAT", "SIZE", "FITS", "DOWNLOADS", "QUANTISATIONS")
     for hit in answer["data"]:
-        table.add_row(*row_of(hit))
+        table.add_row(*format_row(hit))
     print_table(table, f"nothing found for {query!r}")
-    for note in notes_of(answer):
+    for note in collect_notes(answer):
         print(note, file=sys.stderr)
 
 
-def path_of(query: str, *, limit: int, format: str | None, sort: str) -> str:  # noqa: A002
+def search_path(query: str, *, limit: int, format: str | None, sort: str) -> str:  # noqa: A002
     """The search as a path of the API."""
     asked = {"q": query, "limit": limit, "sort": sort, **({"format": format} if format else {})}
     return f"/v1/search?{urlencode(asked)}"
 
 
-def row_of(hit: Answer) -> list[str]:
+def format_row(hit: JsonObject) -> list[str]:
     """The cells of a hit; what nobody knows is a question mark or a dash."""
     size, downloads = hit.get("size_bytes"), hit.get("downloads")
     gated = " (gated)" if hit.get("gated") else ""
@@ -47,7 +47,7 @@ def row_of(hit: Answer) -> list[str]:
     ]
 
 
-def notes_of(answer: Answer) -> list[str]:
+def collect_notes(answer: JsonObject) -> list[str]:
     """What to say below the table."""
     notes = [f"note: {note}" for note in answer.get("notes") or ()]
     if any(hit.get("gated") for hit in answer["data"]):

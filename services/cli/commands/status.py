@@ -9,30 +9,30 @@ import typer
 from services.cli import formatting
 from services.cli.api_client import ApiClient
 from services.cli.connection import Connection
-from services.cli.errors import Problem
-from services.cli.paths import Places
+from services.cli.errors import CommandError
+from services.cli.paths import StackPaths
 from services.cli.supervise import state_file
 
 
-def status(places: Places) -> None:
+def status(paths: StackPaths) -> None:
     """Exit status 1 when nothing runs or a chat would not succeed."""
-    state = state_file.running(places)
+    state = state_file.read_running(paths)
     if state is None:
-        print(f"not running (data: {places.data_dir})")
+        print(f"not running (data: {paths.data_dir})")
         raise typer.Exit(1)
     is_ready, missing = _readiness(state)
-    for line in lines(state, places, now=time.time()):
+    for line in format_status(state, paths, now=time.time()):
         print(line)
     print("ready: a chat would succeed" if is_ready else f"not ready: {missing}")
     if not is_ready:
         raise typer.Exit(1)
 
 
-def lines(state: state_file.StackState, places: Places, *, now: float) -> list[str]:
+def format_status(state: state_file.StackState, paths: StackPaths, *, now: float) -> list[str]:
     """The address and a line a service."""
     age = formatting.duration(now - state.started_at)
     rows = [
-        f"{state.address_words}, data in {places.data_dir}",
+        f"{state.addresses}, data in {paths.data_dir}",
         f"{'supervisor':<11}{state.phase:<11}process {state.pid:<9}{age}",
     ]
     for service in state.services:
@@ -47,7 +47,7 @@ def _readiness(state: state_file.StackState) -> tuple[bool, str]:
     try:
         with ApiClient(Connection(state.url)) as api:
             is_ready, said = api.readiness()
-    except Problem as problem:
-        return False, problem.message
+    except CommandError as error:
+        return False, error.message
     missing = said.get("missing") or []
     return is_ready, "; ".join(str(item) for item in missing) or "the api does not say why"

@@ -6,14 +6,14 @@ import sys
 
 import typer
 
-from services.cli.errors import Problem
-from services.cli.options import Options
+from services.cli.errors import CommandError
+from services.cli.options import StackOptions
 from services.cli.supervise.launch import run_detached, run_stack
-from services.cli.supervise.reporting import ToTerminal
+from services.cli.supervise.reporting import TerminalReporter
 from services.shared.logs import set_up_logs
 
 
-def up(options: Options, *, detach: bool) -> None:
+def up(options: StackOptions, *, detach: bool) -> None:
     """Detached: return when a chat would succeed. Else run until Ctrl-C or SIGTERM."""
     print(f"starting Spindll (data: {options.data_dir})", file=sys.stderr)
     try:
@@ -21,10 +21,12 @@ def up(options: Options, *, detach: bool) -> None:
             run_detached(options)
         else:
             set_up_logs("supervisor", level="WARNING", fmt="text")
-            run_stack(options, ToTerminal())
+            run_stack(options, TerminalReporter())
             print("stopped", file=sys.stderr)
     except KeyboardInterrupt as error:
         print("stopped", file=sys.stderr)
         raise typer.Exit(130) from error
     except OSError as error:
-        raise Problem(f"cannot start: {error.strerror} ({error.filename or 'no file'})") from error
+        raise CommandError(
+            f"cannot start: {error.strerror} ({error.filename or 'no file'})"
+        ) from error

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import FrameType
 
 from services.cli.install import venv_state
-from services.cli.install.commands import Commands
+from services.cli.install.command_runner import CommandRunner
 from services.cli.install.failures import SetupFailed
 from services.cli.install.llama_wheel import build_identity
-from services.cli.install.progress import Screen
-from services.cli.install.reexec import become
+from services.cli.install.progress_line import ProgressLine
+from services.cli.install.reexec import exec_module
 from services.cli.install.setup import Setup
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"spindll setup: unknown argument {unknown[0]} ({usage})", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, _end)
-    screen = Screen()
+    screen = ProgressLine()
     try:
         _set_up(screen, dev="--dev" in own)
     except SetupFailed as failure:
@@ -46,11 +46,11 @@ def main(arguments: Sequence[str]) -> int:
         screen.say("interrupted; the next ./spindll starts this set-up over")
         return 130
     if then is not None:
-        become(ROOT, str(venv_state.python_of(ROOT)), "services.cli", then)
+        exec_module(ROOT, str(venv_state.venv_python(ROOT)), "services.cli", then)
     return 0
 
 
-def _set_up(screen: Screen, *, dev: bool) -> None:
+def _set_up(screen: ProgressLine, *, dev: bool) -> None:
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
     with _alone(build / "setup.lock", screen):
@@ -59,11 +59,11 @@ def _set_up(screen: Screen, *, dev: bool) -> None:
         os.environ.setdefault("CMAKE_ARGS", made.get("cmake_args", ""))
         if venv_state.is_current(ROOT, dev) and made.get("llama") == build_identity(ROOT):
             return
-        Setup(ROOT, screen, Commands(build / "setup.log", screen)).run(dev=dev)
+        Setup(ROOT, screen, CommandRunner(build / "setup.log", screen)).run(dev=dev)
 
 
 @contextmanager
-def _alone(lock: Path, screen: Screen) -> Iterator[None]:
+def _alone(lock: Path, screen: ProgressLine) -> Iterator[None]:
     """One set-up at a time in this folder; the system drops the lock with the process."""
     with lock.open("w") as file:
         try:

@@ -13,9 +13,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from services.cli.install.commands import Commands
+from services.cli.install.command_runner import CommandRunner
 from services.cli.install.failures import SetupFailed
-from services.cli.install.progress import Screen
+from services.cli.install.progress_line import ProgressLine
 
 BYTES_PER_COMPILER = 3 << 29  # llama.cpp's largest files take about 1.5 GB each to compile
 PIP_OPTIONS = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
@@ -32,10 +32,12 @@ def build_identity(root: Path) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-class Llama:
+class LlamaWheel:
     """Finds or makes the wheel. `python` is the environment's, for its pip and its tags."""
 
-    def __init__(self, root: Path, python: str, screen: Screen, commands: Commands) -> None:
+    def __init__(
+        self, root: Path, python: str, screen: ProgressLine, commands: CommandRunner
+    ) -> None:
         self._root = root
         self._python = python
         self._screen = screen

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 
-def become(root: Path, python: str, module: str, arguments: list[str]) -> None:
+def exec_module(root: Path, python: str, module: str, arguments: list[str]) -> None:
     """Replace this process by `python -m module arguments`. Does not come back.
 
     The folder is importable from wherever the command was typed, and (-P) what lies in that place

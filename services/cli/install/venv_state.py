@@ -18,40 +18,40 @@ _STAMP = "spindll-setup.json"
 _OWNER = "spindll-made-this"
 
 
-def venv_of(root: Path) -> Path:
+def venv_dir(root: Path) -> Path:
     """The environment's folder."""
     return root / ".venv"
 
 
-def python_of(root: Path) -> Path:
+def venv_python(root: Path) -> Path:
     """The environment's interpreter, there or not."""
-    return venv_of(root) / "bin" / "python"
+    return venv_dir(root) / "bin" / "python"
 
 
 def is_current(root: Path, dev: bool = False) -> bool:
     """Whether everything the locks name was installed, and its Python is still there."""
     made = read(root)
     wanted = fingerprint(root, LOCKS)
-    if made.get("local") != wanted or not os.access(str(python_of(root)), os.X_OK):
+    if made.get("local") != wanted or not os.access(str(venv_python(root)), os.X_OK):
         return False
     return not dev or made.get("dev") == fingerprint(root, DEV_LOCKS)
 
 
 def is_ours(root: Path) -> bool:
     """Whether we made the folder, and so may make it anew."""
-    return (venv_of(root) / _OWNER).exists()
+    return (venv_dir(root) / _OWNER).exists()
 
 
 def claim(root: Path) -> None:
     """Mark the folder as ours before anything is put into it."""
-    venv_of(root).mkdir(parents=True, exist_ok=True)
-    (venv_of(root) / _OWNER).touch()
+    venv_dir(root).mkdir(parents=True, exist_ok=True)
+    (venv_dir(root) / _OWNER).touch()
 
 
 def read(root: Path) -> dict[str, str]:
     """What the last set-up wrote: `local` and `dev` fingerprints, `cmake_args`, `llama`."""
     try:
-        found = json.loads((venv_of(root) / _STAMP).read_text())
+        found = json.loads((venv_dir(root) / _STAMP).read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -82,6 +82,6 @@ def fingerprint(root: Path, names: tuple[str, ...]) -> str:
 
 
 def _save(root: Path, made: dict[str, str]) -> None:
-    partial = venv_of(root) / (_STAMP + ".partial")
+    partial = venv_dir(root) / (_STAMP + ".partial")
     partial.write_text(json.dumps(made, indent=1))
-    partial.replace(venv_of(root) / _STAMP)
+    partial.replace(venv_dir(root) / _STAMP)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from services.cli.errors import Problem
+from services.cli.errors import CommandError
 from services.cli.options import from_json
 from services.cli.supervise.launch import run_stack
-from services.cli.supervise.reporting import ToPipe, failed
+from services.cli.supervise.reporting import PipeReporter, failure_report
 from services.shared.logs import set_up_logs
 
 
@@ -15,11 +15,11 @@ def main(descriptor: int) -> int:
     """Report through the pipe until the start is decided; then only the log knows."""
     set_up_logs("supervisor", level="INFO", fmt="text")
     options = from_json(sys.stdin.buffer.read())
-    reporter = ToPipe(descriptor)
+    reporter = PipeReporter(descriptor)
     try:
         run_stack(options, reporter)
-    except Problem as problem:
-        reporter.report(failed(problem))
+    except CommandError as error:
+        reporter.report(failure_report(error))
         return 1
     return 0
 

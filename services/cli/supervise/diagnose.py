@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from services.cli.supervise.state_machine import Failure
+from services.cli.supervise.state_machine import StartFailure
 
 # First match wins.
 _REASONS = (
@@ -30,7 +30,7 @@ _REASONS = (
 )
 
 
-def explain(failure: Failure, lines: Sequence[str]) -> str:
+def explain(failure: StartFailure, lines: Sequence[str]) -> str:
     """One line about a service that did not come up. `lines` is the end of its log."""
     text = "\n".join(lines)
     if failure.reason == "settings":

@@ -47,7 +47,7 @@ def _follow() -> list[int]:
 
 
 def _end(running: list[int]) -> None:
-    from services.cli.supervise.sessions import end_session, members
+    from services.cli.supervise.process_sessions import kill_session, session_members
 
     for pid in reversed(running):
         try:
@@ -55,10 +55,10 @@ def _end(running: list[int]) -> None:
         except ProcessLookupError:
             continue
     deadline = time.monotonic() + ASK_SECONDS
-    while time.monotonic() < deadline and any(members(pid) for pid in running):
+    while time.monotonic() < deadline and any(session_members(pid) for pid in running):
         time.sleep(POLL_SECONDS)
     for pid in running:
-        end_session(pid)
+        kill_session(pid)
 
 
 if __name__ == "__main__":

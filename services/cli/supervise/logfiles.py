@@ -10,24 +10,24 @@ import os
 import shutil
 from pathlib import Path
 
-LARGEST_BYTES = 10 << 20
-KEPT = 3
+MAX_BYTES = 10 << 20
+MAX_ROTATED = 3
 
 
 def open_log(path: Path) -> int:
     """A descriptor that appends to the log; a large one is put aside first. Close it."""
-    if size(path) > LARGEST_BYTES:
-        _shift(path)
-        path.replace(_aside(path, 1))
+    if size(path) > MAX_BYTES:
+        _shift_rotated(path)
+        path.replace(_rotated_path(path, 1))
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def bound(path: Path) -> bool:
+def rotate_in_place(path: Path) -> bool:
     """Empty the log in place when it is large, its text kept aside. Whether it was."""
-    if size(path) <= LARGEST_BYTES:
+    if size(path) <= MAX_BYTES:
         return False
-    _shift(path)
-    shutil.copyfile(path, _aside(path, 1))
+    _shift_rotated(path)
+    shutil.copyfile(path, _rotated_path(path, 1))
     os.truncate(path, 0)
     return True
 
@@ -52,11 +52,11 @@ def last_lines(path: Path, count: int, *, since_byte: int = 0) -> list[str]:
     return text.splitlines()[-count:]
 
 
-def _shift(path: Path) -> None:
-    for number in range(KEPT - 1, 0, -1):
-        if _aside(path, number).exists():
-            _aside(path, number).replace(_aside(path, number + 1))
+def _shift_rotated(path: Path) -> None:
+    for number in range(MAX_ROTATED - 1, 0, -1):
+        if _rotated_path(path, number).exists():
+            _rotated_path(path, number).replace(_rotated_path(path, number + 1))
 
 
-def _aside(path: Path, number: int) -> Path:
+def _rotated_path(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")

@@ -13,14 +13,14 @@ TIMEOUT_SECONDS = 2.0
 AGAIN_SECONDS = 0.05
 
 
-class Probe(Protocol):
+class ReadinessProbe(Protocol):
     """A question with a yes or no."""
 
     async def is_ready(self) -> bool:
         """Whether the service would serve now. Never raises, never hangs."""
 
 
-async def until_ready(probe: Probe) -> None:
+async def wait_until_ready(probe: ReadinessProbe) -> None:
     """Ask again and again until the answer is yes."""
     while True:
         if await probe.is_ready():
@@ -29,7 +29,7 @@ async def until_ready(probe: Probe) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Lasts:
+class StaysAlive:
     """For a service that listens nowhere: one that cannot start has ended by then."""
 
     seconds: float = 1.0
@@ -53,7 +53,7 @@ class RedisPing:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepts:
+class AcceptsConnections:
     """Somebody listens on a unix socket."""
 
     socket: Path
@@ -93,7 +93,7 @@ class HttpOk:
         return int(status[0]), body.decode(errors="replace")
 
 
-def what_is_missing(body: str) -> str:
+def describe_not_ready(body: str) -> str:
     """The reason in an answer of /ready, in its own words."""
     try:
         answer = json.loads(body)

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from services.cli.supervise.logfiles import open_log
-from services.cli.supervise.sessions import end_session
-from services.cli.supervise.stack import ROOT, Service
+from services.cli.supervise.process_sessions import kill_session
+from services.cli.supervise.stack import ROOT, ServiceSpec
 
 
 class Guard:
@@ -70,7 +70,7 @@ class ServiceProcess:
         self.pid = process.pid
 
     @classmethod
-    async def start(cls, service: Service) -> ServiceProcess:
+    async def start(cls, service: ServiceSpec) -> ServiceProcess:
         """Start it as the leader of a session of its own. OSError when it cannot be."""
         for socket in service.sockets:
             socket.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ class ServiceProcess:
         """Wait for its end, end what it left behind, and return its status."""
         status = await self._process.wait()
         # Workers of a master that was killed would keep its port.
-        await asyncio.to_thread(end_session, self.pid)
+        await asyncio.to_thread(kill_session, self.pid)
         return status
 
     def terminate(self) -> None:

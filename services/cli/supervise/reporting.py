@@ -12,8 +12,8 @@ from typing import IO, Literal, Protocol
 
 import msgspec
 
-from services.cli.errors import Problem
-from services.cli.paths import Places
+from services.cli.errors import CommandError
+from services.cli.paths import StackPaths
 from services.cli.supervise.state_file import StackState
 from services.shared.structs import resolved
 
@@ -34,7 +34,7 @@ class Reporter(Protocol):
         """Pass it on."""
 
 
-class ToTerminal:
+class TerminalReporter:
     """The person is watching."""
 
     def report(self, report: Report) -> None:
@@ -42,7 +42,7 @@ class ToTerminal:
         show(report)
 
 
-class ToPipe:
+class PipeReporter:
     """The person's `up --detach` waits at the other end, until the start is decided."""
 
     def __init__(self, descriptor: int) -> None:
@@ -70,34 +70,34 @@ def show(report: Report) -> None:
         print(report.text, file=sys.stderr, flush=True)
 
 
-def reports_from(descriptor: int) -> Iterator[Report]:
+def read_reports(descriptor: int) -> Iterator[Report]:
     """What the other end of the pipe says, until it is closed."""
     with os.fdopen(descriptor, "rb") as file:
         for line in file:
             yield msgspec.json.decode(line, type=Report)
 
 
-def failed(problem: Problem) -> Report:
+def failure_report(error: CommandError) -> Report:
     """The start did not succeed."""
-    return Report(kind="failed", text=problem.message, details=problem.details)
+    return Report(kind="failed", text=error.message, details=error.details)
 
 
-def ready_text(state: StackState, places: Places) -> str:
+def ready_text(state: StackState, paths: StackPaths) -> str:
     """The address, the keys, and a line to paste."""
     lines = [
-        f"Spindll is ready at {state.address_words}",
-        f"  keys   {places.user_key}",
-        f"         {places.admin_key} (may also pull and delete)",
-        f"  logs   {places.logs_dir}",
+        f"Spindll is ready at {state.addresses}",
+        f"  keys   {paths.user_key}",
+        f"         {paths.admin_key} (may also pull and delete)",
+        f"  logs   {paths.logs_dir}",
     ]
-    if state.problem:
-        return "\n".join([*lines, f"It cannot chat yet: {state.problem}."])
-    return "\n".join([*lines, "Try it:", "  " + curl_line(state, places)])
+    if state.not_ready_reason:
+        return "\n".join([*lines, f"It cannot chat yet: {state.not_ready_reason}."])
+    return "\n".join([*lines, "Try it:", "  " + curl_line(state, paths)])
 
 
-def curl_line(state: StackState, places: Places) -> str:
+def curl_line(state: StackState, paths: StackPaths) -> str:
     """A chat, ready to be pasted into a shell."""
-    key = str(places.user_key).replace("'", "'\\''")
+    key = str(paths.user_key).replace("'", "'\\''")
     body = (
         '{"model":"tiny","temperature":0,'
         '"messages":[{"role":"user","content":"What is the capital of France?"}]}'

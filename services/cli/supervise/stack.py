@@ -11,12 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.cli.options import Options
-from services.cli.paths import Places
+from services.cli.options import StackOptions
+from services.cli.paths import StackPaths
 from services.cli.supervise import redis_server
-from services.cli.supervise.probes import Accepts, HttpOk, Lasts, Probe, RedisPing
-from services.cli.supervise.state_file import reachable
-from services.cli.supervise.state_machine import Policy
+from services.cli.supervise.probes import (
+    AcceptsConnections,
+    HttpOk,
+    ReadinessProbe,
+    RedisPing,
+    StaysAlive,
+)
+from services.cli.supervise.state_file import connect_host
+from services.cli.supervise.state_machine import ServicePolicy
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY_MODEL = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
@@ -28,13 +34,13 @@ STACK_VARIABLE = "SPINDLL_STACK"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
+class ServiceSpec:
     """One child process."""
 
-    policy: Policy
+    policy: ServicePolicy
     command: tuple[str, ...]
     log: Path
-    probe: Probe
+    probe: ReadinessProbe
     environment: Mapping[str, str] = field(repr=False)
     sockets: tuple[Path, ...] = ()  # stale ones are removed before it starts
 
@@ -44,19 +50,19 @@ class Service:
         return self.policy.name
 
 
-def environment_of(
-    options: Options, places: Places, inherited: Mapping[str, str]
+def build_environment(
+    options: StackOptions, paths: StackPaths, inherited: Mapping[str, str]
 ) -> dict[str, str]:
     """What every service of this stack is told."""
     told = dict(inherited)
-    told.setdefault("SPINDLL_REDIS_URL", redis_server.url(places))
+    told.setdefault("SPINDLL_REDIS_URL", redis_server.url(paths))
     told.setdefault("SPINDLL_DRAIN_SECONDS", f"{options.drain_seconds:g}")
     if TINY_MODEL.exists():
         told.setdefault("SPINDLL_TINY_MODEL", str(TINY_MODEL))
     told |= {
         STACK_VARIABLE: str(options.data_dir),
         "SPINDLL_DATA_DIR": str(options.data_dir),
-        "SPINDLL_ENGINE_ADDRESS": f"unix:{places.engine_socket}",
+        "SPINDLL_ENGINE_ADDRESS": f"unix:{paths.engine_socket}",
         "SPINDLL_API_HOST": options.host,
         "SPINDLL_API_PORT": str(options.port),
         "SPINDLL_GRPC_PORT": str(options.grpc_port),
@@ -70,40 +76,42 @@ def environment_of(
     return told
 
 
-def services_of(
-    options: Options, places: Places, inherited: Mapping[str, str]
-) -> tuple[Service, ...]:
+def build_services(
+    options: StackOptions, paths: StackPaths, inherited: Mapping[str, str]
+) -> tuple[ServiceSpec, ...]:
     """In the order they start. Problem when there is no Redis to start."""
-    told = environment_of(options, places, inherited)
+    told = build_environment(options, paths, inherited)
     drain = float(told["SPINDLL_DRAIN_SECONDS"]) + KILL_AFTER_DRAIN_SECONDS
     ours = not inherited.get("SPINDLL_REDIS_URL")
     needs = ("redis",) if ours else ()
 
-    def python_service(name: str, probe: Probe, sockets: tuple[Path, ...] = ()) -> Service:
-        return Service(
-            policy=Policy(name, needs=needs, drain_seconds=drain),
+    def python_service(
+        name: str, probe: ReadinessProbe, sockets: tuple[Path, ...] = ()
+    ) -> ServiceSpec:
+        return ServiceSpec(
+            policy=ServicePolicy(name, needs=needs, drain_seconds=drain),
             command=(sys.executable, "-P", "-m", f"services.{name}"),
-            log=places.log_of(name),
+            log=paths.log_path(name),
             probe=probe,
             environment=told,
             sockets=sockets,
         )
 
-    alive = HttpOk(reachable(options.host), options.port, "/health")
+    alive = HttpOk(connect_host(options.host), options.port, "/health")
     rest = (
-        python_service("engine", Accepts(places.engine_socket), (places.engine_socket,)),
-        python_service("puller", Lasts()),
+        python_service("engine", AcceptsConnections(paths.engine_socket), (paths.engine_socket,)),
+        python_service("puller", StaysAlive()),
         python_service("api", alive),
     )
-    return (_redis(places, told), *rest) if ours else rest
+    return (_redis(paths, told), *rest) if ours else rest
 
 
-def _redis(places: Places, told: Mapping[str, str]) -> Service:
-    return Service(
-        policy=Policy("redis", drain_seconds=KILL_AFTER_DRAIN_SECONDS),
-        command=(redis_server.server_binary(), *redis_server.arguments(places)),
-        log=places.log_of("redis"),
-        probe=RedisPing(places.redis_socket),
+def _redis(paths: StackPaths, told: Mapping[str, str]) -> ServiceSpec:
+    return ServiceSpec(
+        policy=ServicePolicy("redis", drain_seconds=KILL_AFTER_DRAIN_SECONDS),
+        command=(redis_server.server_binary(), *redis_server.arguments(paths)),
+        log=paths.log_path("redis"),
+        probe=RedisPing(paths.redis_socket),
         environment=told,
-        sockets=(places.redis_socket,),
+        sockets=(paths.redis_socket,),
     )

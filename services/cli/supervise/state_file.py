@@ -15,9 +15,9 @@ from typing import Literal
 
 import msgspec
 
-from services.cli.options import Options
-from services.cli.paths import Places
-from services.cli.supervise.state_machine import Seen
+from services.cli.options import StackOptions
+from services.cli.paths import StackPaths
+from services.cli.supervise.state_machine import ServiceSnapshot
 from services.shared.structs import resolved
 
 POLL_SECONDS = 0.05
@@ -46,27 +46,27 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
     grpc_port: int
     started_at: float
     services: tuple[ServiceState, ...] = ()
-    problem: str | None = None  # what /ready misses, in its own words
+    not_ready_reason: str | None = None  # what /ready misses, in its own words
 
     @property
     def url(self) -> str:
         """Where a client on this computer reaches the api."""
-        return f"http://{reachable(self.host)}:{self.port}"
+        return f"http://{connect_host(self.host)}:{self.port}"
 
     @property
-    def address_words(self) -> str:
+    def addresses(self) -> str:
         """All ways in, for a person."""
         return f"{self.url} (gRPC on port {self.grpc_port})" if self.grpc_port else self.url
 
 
-def reachable(host: str) -> str:
+def connect_host(host: str) -> str:
     """The address to connect to where `host` is one to listen on."""
     if host in ("0.0.0.0", "", "::"):  # noqa: S104  compared, not listened on
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
 
 
-def first(options: Options) -> StackState:
+def initial_state(options: StackOptions) -> StackState:
     """What this process, now the supervisor, says before it has started anything."""
     return StackState(
         pid=os.getpid(),
@@ -78,18 +78,18 @@ def first(options: Options) -> StackState:
     )
 
 
-def now(
+def next_state(
     before: StackState,
     *,
     phase: StackPhase,
-    seen: Iterable[Seen],
+    snapshot: Iterable[ServiceSnapshot],
     pids: Mapping[str, int],
-    problem: str | None,
+    not_ready_reason: str | None,
 ) -> StackState:
     """The state as it has become; equal to `before` where nothing happened."""
     known = {service.name: service for service in before.services}
     services = []
-    for one in seen:
+    for one in snapshot:
         old = known.get(one.name)
         same = old is not None and old.phase == one.phase.value and old.restarts == one.restarts
         since = old.since if old is not None and same else time.time()
@@ -102,34 +102,36 @@ def now(
                 since=since,
             )
         )
-    return msgspec.structs.replace(before, phase=phase, services=tuple(services), problem=problem)
+    return msgspec.structs.replace(
+        before, phase=phase, services=tuple(services), not_ready_reason=not_ready_reason
+    )
 
 
-def save(places: Places, state: StackState) -> None:
+def save(paths: StackPaths, state: StackState) -> None:
     """Replace the file in one step."""
-    partial = places.state.with_suffix(".partial")
+    partial = paths.state.with_suffix(".partial")
     partial.write_bytes(msgspec.json.encode(state))
-    partial.replace(places.state)
+    partial.replace(paths.state)
 
 
-def read(places: Places) -> StackState | None:
+def read(paths: StackPaths) -> StackState | None:
     """What the last supervisor wrote, whether or not it is still there."""
     try:
-        return msgspec.json.decode(places.state.read_bytes(), type=StackState)
+        return msgspec.json.decode(paths.state.read_bytes(), type=StackState)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 
 
-def running(places: Places) -> StackState | None:
+def read_running(paths: StackPaths) -> StackState | None:
     """The stack that runs now; None when none does."""
-    if not is_locked(places):
+    if not is_locked(paths):
         return None
-    return read(places)
+    return read(paths)
 
 
-def take_lock(places: Places) -> int | None:
+def take_lock(paths: StackPaths) -> int | None:
     """An open descriptor that holds the lock, or None when somebody has it. Close it to let go."""
-    descriptor = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -138,21 +140,21 @@ def take_lock(places: Places) -> int | None:
     return descriptor
 
 
-def is_locked(places: Places) -> bool:
+def is_locked(paths: StackPaths) -> bool:
     """Whether a stack, or what is left of one, is there."""
-    if not places.lock.exists():
+    if not paths.lock.exists():
         return False
-    descriptor = take_lock(places)
+    descriptor = take_lock(paths)
     if descriptor is None:
         return True
     os.close(descriptor)
     return False
 
 
-def wait_until_gone(places: Places, seconds: float) -> bool:
+def wait_until_gone(paths: StackPaths, seconds: float) -> bool:
     """Whether the stack's last process ended within the time."""
     deadline = time.monotonic() + seconds
-    while is_locked(places):
+    while is_locked(paths):
         if time.monotonic() >= deadline:
             return False
         time.sleep(POLL_SECONDS)
@@ -169,7 +171,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def free_of_stale_files(places: Places, sockets: tuple[Path, ...]) -> None:
+def remove_stale_files(paths: StackPaths, sockets: tuple[Path, ...]) -> None:
     """Remove what a stack that was killed left behind. Only with the lock held."""
-    for path in (places.state, *sockets):
+    for path in (paths.state, *sockets):
         path.unlink(missing_ok=True)

@@ -21,10 +21,10 @@ from enum import Enum
 
 MAX_FIRST_ATTEMPTS = 3
 WRONG_SETTINGS_STATUS = 2  # what services.shared.settings.read_settings exits with
-FIRST_REST_SECONDS = 0.25
-LONGEST_REST_SECONDS = 30.0
-HURRIED_SECONDS = 0.5  # to drain, when a second Ctrl-C came
-STEADY_SECONDS = 60.0  # ready for so long, and a crash counts as the first again
+MIN_BACKOFF_SECONDS = 0.25
+MAX_BACKOFF_SECONDS = 30.0
+HURRIED_DRAIN_SECONDS = 0.5  # to drain, when a second Ctrl-C came
+STABLE_SECONDS = 60.0  # ready for so long, and a crash counts as the first again
 
 
 class Phase(Enum):
@@ -33,7 +33,7 @@ class Phase(Enum):
     WAITING = "waiting"
     STARTING = "starting"
     READY = "ready"
-    RESTING = "restarting"  # it ended; waits before the next start
+    RESTARTING = "restarting"  # it ended; waits before the next start
     STOPPING = "stopping"
     STOPPED = "stopped"
 
@@ -44,7 +44,7 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class ServicePolicy:
     """What the machine must know about a service."""
 
     name: str
@@ -54,31 +54,31 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartService:
     """Start this service's process."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Terminate:
+class TerminateService:
     """Ask it to end."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
+class KillService:
     """End it and whatever it started."""
 
     name: str
 
 
-Action = Start | Terminate | Kill
+Action = StartService | TerminateService | KillService
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class StartFailure:
     """Why the stack could not start."""
 
     name: str
@@ -88,7 +88,7 @@ class Failure:
 
 @dataclass(slots=True)
 class _Service:
-    policy: Policy
+    policy: ServicePolicy
     phase: Phase = Phase.WAITING
     since: float = 0.0
     restarts: int = 0
@@ -98,7 +98,7 @@ class _Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ServiceSnapshot:
     """One service as others may see it."""
 
     name: str
@@ -108,11 +108,11 @@ class Seen:
 
 
 @dataclass
-class Machine:
+class StackStateMachine:
     """The books of all services, in the order they are started."""
 
-    policies: Sequence[Policy]
-    failure: Failure | None = None
+    policies: Sequence[ServicePolicy]
+    failure: StartFailure | None = None
     _services: dict[str, _Service] = field(init=False)
     _was_ready: bool = False
     _stopping: bool = False
@@ -131,15 +131,15 @@ class Machine:
         """A stop was asked for and is done."""
         return self._stopping and all(s.phase is Phase.STOPPED for s in self._services.values())
 
-    def seen(self) -> list[Seen]:
+    def snapshot(self) -> list[ServiceSnapshot]:
         """The services in their order."""
-        return [Seen(n, s.phase, s.since, s.restarts) for n, s in self._services.items()]
+        return [ServiceSnapshot(n, s.phase, s.since, s.restarts) for n, s in self._services.items()]
 
     def stop(self, now: float) -> None:
         """Begin to end everything. Asking twice is fine."""
         self._stopping = True
         for service in self._services.values():
-            if service.phase in (Phase.WAITING, Phase.RESTING):
+            if service.phase in (Phase.WAITING, Phase.RESTARTING):
                 _enter(service, Phase.STOPPED, now)
 
     def hurry(self, now: float) -> None:
@@ -163,16 +163,16 @@ class Machine:
         if self._stopping or service.phase is Phase.STOPPING:
             _enter(service, Phase.STOPPED, now)
             return
-        steady = service.phase is Phase.READY and now - service.since >= STEADY_SECONDS
+        steady = service.phase is Phase.READY and now - service.since >= STABLE_SECONDS
         service.crashes = 1 if steady else service.crashes + 1
         service.restarts += 1
         if not self._was_ready:
             if status == WRONG_SETTINGS_STATUS:
-                self.failure = self.failure or Failure(name, "settings", status)
+                self.failure = self.failure or StartFailure(name, "settings", status)
             elif service.crashes >= MAX_FIRST_ATTEMPTS:
-                self.failure = self.failure or Failure(name, "ended", status)
-        rest = min(FIRST_REST_SECONDS * 2 ** (service.crashes - 1), LONGEST_REST_SECONDS)
-        _enter(service, Phase.RESTING, now, until=now + rest)
+                self.failure = self.failure or StartFailure(name, "ended", status)
+        rest = min(MIN_BACKOFF_SECONDS * 2 ** (service.crashes - 1), MAX_BACKOFF_SECONDS)
+        _enter(service, Phase.RESTARTING, now, until=now + rest)
 
     def actions(self, now: float) -> list[Action]:
         """What to do now. Carrying them out is assumed: ask again and they are not repeated."""
@@ -187,17 +187,17 @@ class Machine:
         for name, service in self._services.items():
             due = service.until is not None and now >= service.until
             if (service.phase is Phase.WAITING and self._has_needs(service)) or (
-                service.phase is Phase.RESTING and due
+                service.phase is Phase.RESTARTING and due
             ):
                 until = now + service.policy.start_seconds
                 _enter(service, Phase.STARTING, now, until=until)
-                actions.append(Start(name))
+                actions.append(StartService(name))
             elif service.phase is Phase.STARTING and due:
                 # Not ready in time: its end is reported by `ended`, like any other.
                 service.until = None
-                actions.append(Kill(name))
+                actions.append(KillService(name))
                 if not self._was_ready:
-                    self.failure = self.failure or Failure(name, "late")
+                    self.failure = self.failure or StartFailure(name, "late")
         return actions
 
     def _stop_actions(self, now: float) -> list[Action]:
@@ -206,12 +206,12 @@ class Machine:
             if service.phase is Phase.STOPPED:
                 continue
             if service.phase is not Phase.STOPPING:
-                drain = HURRIED_SECONDS if self._hurrying else service.policy.drain_seconds
+                drain = HURRIED_DRAIN_SECONDS if self._hurrying else service.policy.drain_seconds
                 _enter(service, Phase.STOPPING, now, until=now + drain)
-                return [Terminate(name)]
+                return [TerminateService(name)]
             if service.until is not None and now >= service.until:
                 service.until, service.was_killed = None, True
-                return [Kill(name)]
+                return [KillService(name)]
             return []
         return []
 

@@ -13,16 +13,21 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
 
-from services.cli.errors import Problem
-from services.cli.options import Options
-from services.cli.paths import Places
+from services.cli.errors import CommandError
+from services.cli.options import StackOptions
+from services.cli.paths import StackPaths
 from services.cli.supervise import logfiles, state_file
 from services.cli.supervise.diagnose import explain
-from services.cli.supervise.probes import HttpOk, until_ready, what_is_missing
+from services.cli.supervise.probes import HttpOk, describe_not_ready, wait_until_ready
 from services.cli.supervise.processes import Guard, ServiceProcess
-from services.cli.supervise.reporting import Report, Reporter, failed, ready_text
-from services.cli.supervise.stack import Service
-from services.cli.supervise.state_machine import Action, Kill, Machine, Start
+from services.cli.supervise.reporting import Report, Reporter, failure_report, ready_text
+from services.cli.supervise.stack import ServiceSpec
+from services.cli.supervise.state_machine import (
+    Action,
+    KillService,
+    StackStateMachine,
+    StartService,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +42,18 @@ class Supervisor:
 
     def __init__(
         self,
-        places: Places,
-        options: Options,
-        services: Sequence[Service],
+        paths: StackPaths,
+        options: StackOptions,
+        services: Sequence[ServiceSpec],
         *,
         chat: HttpOk,
         reporter: Reporter,
         guard: Guard,
     ) -> None:
-        self.problem: Problem | None = None  # why the start failed
-        self._places = places
+        self.error: CommandError | None = None  # why the start failed
+        self._paths = paths
         self._services = {service.name: service for service in services}
-        self._machine = Machine([service.policy for service in services])
+        self._machine = StackStateMachine([service.policy for service in services])
         self._chat = chat
         self._reporter = reporter
         self._guard = guard
@@ -59,10 +64,10 @@ class Supervisor:
         self._all_ready = asyncio.Event()
         self._stopping = False
         self._was_announced = False
-        self._state = state_file.first(options)
+        self._state = state_file.initial_state(options)
 
     async def run(self) -> None:
-        """Until everything has ended; `problem` tells whether the start failed."""
+        """Until everything has ended; `error` tells whether the start failed."""
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(name, self._on_signal)
@@ -81,15 +86,15 @@ class Supervisor:
     # ---- what the machine says
 
     async def _carry_out(self, action: Action) -> None:
-        if isinstance(action, Start):
+        if isinstance(action, StartService):
             await self._start(self._services[action.name])
             return
         process = self._processes[action.name]
-        kill = isinstance(action, Kill)
+        kill = isinstance(action, KillService)
         logger.info("ending a service", extra={"service": action.name, "killed": kill})
         process.kill() if kill else process.terminate()
 
-    async def _start(self, service: Service) -> None:
+    async def _start(self, service: ServiceSpec) -> None:
         self._log_starts[service.name] = logfiles.size(service.log)
         try:
             process = await ServiceProcess.start(service)
@@ -113,9 +118,9 @@ class Supervisor:
             logger.warning("a service ended", extra={"service": name, "status": status})
         self._happened(self._machine.ended, name, status)
 
-    async def _await_ready(self, service: Service) -> None:
+    async def _await_ready(self, service: ServiceSpec) -> None:
         began = time.monotonic()
-        await until_ready(service.probe)
+        await wait_until_ready(service.probe)
         took = time.monotonic() - began
         logger.info("service ready", extra={"service": service.name, "seconds": round(took, 2)})
         text = f"  {service.name:<8} ready after {took:.1f} s"
@@ -129,42 +134,42 @@ class Supervisor:
     async def _announce(self) -> None:
         """Say once that a chat would succeed, or what it still lacks."""
         await self._all_ready.wait()
-        problem = None
+        not_ready_reason = None
         try:
             async with asyncio.timeout(READY_SECONDS):
-                await until_ready(self._chat)
+                await wait_until_ready(self._chat)
         except TimeoutError:
-            problem = what_is_missing((await self._chat.ask())[1])
+            not_ready_reason = describe_not_ready((await self._chat.ask())[1])
         self._was_announced = True
-        self._publish(problem)
-        self._reporter.report(Report(kind="ready", text=ready_text(self._state, self._places)))
+        self._publish(not_ready_reason)
+        self._reporter.report(Report(kind="ready", text=ready_text(self._state, self._paths)))
 
     def _give_up_when_it_cannot_start(self) -> None:
         failure = self._machine.failure
-        if failure is None or self.problem is not None:
+        if failure is None or self.error is not None:
             return
         log = self._services[failure.name].log
         start = self._log_starts[failure.name]
         lines = logfiles.last_lines(log, 200, since_byte=start)
-        self.problem = Problem(
+        self.error = CommandError(
             explain(failure, lines), details="\n".join(lines[-SHOWN_LINES:] + [f"(log: {log})"])
         )
-        self._reporter.report(failed(self.problem))
+        self._reporter.report(failure_report(self.error))
         self._stop()
 
-    def _publish(self, problem: str | None = None) -> None:
-        state = state_file.now(
+    def _publish(self, not_ready_reason: str | None = None) -> None:
+        state = state_file.next_state(
             self._state,
             phase=self._phase(),
-            seen=self._machine.seen(),
+            snapshot=self._machine.snapshot(),
             pids={name: process.pid for name, process in self._processes.items()},
-            problem=problem,
+            not_ready_reason=not_ready_reason,
         )
         if state == self._state:
             return
         self._state = state
         try:
-            state_file.save(self._places, state)
+            state_file.save(self._paths, state)
         except OSError as error:  # a full disk must not end what runs
             logger.warning("cannot write the state file", extra={"reason": error.strerror})
 
@@ -196,7 +201,7 @@ class Supervisor:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             for service in self._services.values():
                 with contextlib.suppress(OSError):
-                    await asyncio.to_thread(logfiles.bound, service.log)
+                    await asyncio.to_thread(logfiles.rotate_in_place, service.log)
             self._guard.ensure_alive()
 
     async def _sleep_until(self, deadline: float | None) -> None:

@@ -143,7 +143,7 @@ def hash_file(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def unlink_counting(path: Path) -> int:
+def unlink_and_measure(path: Path) -> int:
     """Remove a blob and answer the bytes the file system gets back: none while another name has
     them."""
     found = os.lstat(path)

@@ -23,7 +23,7 @@ from services.shared.errors import Conflict, InvalidModelFile, InvalidModelName,
 from services.shared.model_name import ModelName
 from services.shared.store import durable, resolve, views
 from services.shared.store.blobs import Blobs
-from services.shared.store.collecting import Collector, Swept
+from services.shared.store.garbage_collector import GarbageCollector, SweepResult
 from services.shared.store.layout import Layout
 from services.shared.store.leases import Lease
 from services.shared.store.manifest import FileRole, Manifest, StoredFile
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
+class DeleteResult:
     """What a deletion did. `freed_bytes` came back to the file system: blobs other models share,
     and files somebody else has a hard link to, free nothing."""
 
@@ -48,7 +48,7 @@ class ModelStore:
         self.layout = Layout(root)
         self.blobs = Blobs(self.layout)
         self._manifests = Manifests(self.layout)
-        self._collector = Collector(self.layout, self._manifests)
+        self._collector = GarbageCollector(self.layout, self._manifests)
         self._reported: set[str] = set()
 
     def list(self) -> list[Manifest]:
@@ -102,10 +102,10 @@ class ModelStore:
                 views.make_view(self.layout, manifest)
                 replaced = self._manifests.get(name)
                 durable.move(temporary, path)
-                doomed = self._collector.condemn(replaced)
+                trashed = self._collector.move_to_trash(replaced)
         finally:
             temporary.unlink(missing_ok=True)
-        self._collector.bury(doomed)
+        self._collector.unlink_all(trashed)
         logger.info("model stored", extra={"model": str(name), "bytes": manifest.size_bytes})
 
     def copy(self, text: str, new_name: str) -> Manifest:
@@ -114,7 +114,7 @@ class ModelStore:
         self.put(manifest)
         return manifest
 
-    def delete(self, text: str) -> Deleted:
+    def delete(self, text: str) -> DeleteResult:
         """Forget a model and remove the blobs nobody else names or leases.
 
         Never guesses: the name must be exact, or fit one model only (Conflict names the others).
@@ -122,19 +122,19 @@ class ModelStore:
         with self._collector.lock():
             manifest = self._to_delete(text)
             self._manifests.remove(ModelName.parse(manifest.name))
-            doomed = self._collector.condemn(manifest)
-        freed = self._collector.bury(doomed)
+            trashed = self._collector.move_to_trash(manifest)
+        freed = self._collector.unlink_all(trashed)
         logger.info("model deleted", extra={"model": manifest.name, "freed_bytes": freed})
-        return Deleted(manifest.name, freed)
+        return DeleteResult(manifest.name, freed)
 
     def discard(self, digests: Iterable[str]) -> int:
         """Remove those of the blobs that nobody names or leases, after a job that failed; the
         bytes that came back."""
         with self._collector.lock():
-            doomed = self._collector.condemn_blobs(digests)
-        return self._collector.bury(doomed)
+            trashed = self._collector.move_blobs_to_trash(digests)
+        return self._collector.unlink_all(trashed)
 
-    def sweep(self, *, min_age_seconds: float = 3600, keep: Iterable[str] = ()) -> Swept:
+    def sweep(self, *, min_age_seconds: float = 3600, keep: Iterable[str] = ()) -> SweepResult:
         """Remove what crashes left behind: blobs nobody names, old partials, temporary files.
 
         `keep` are digests whose partials a paused or queued job will resume; young files and

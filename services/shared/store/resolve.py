@@ -26,8 +26,8 @@ def find(manifests: Sequence[Manifest], text: str) -> Manifest | None:
     name = _parse_or_none(text)
     found = (
         find_certain(manifests, text)
-        or _of_same_model(manifests, name)  # 4
-        or _of_base(manifests, text)  # 5
+        or _by_same_model(manifests, name)  # 4
+        or _by_base_model(manifests, text)  # 5
     )
     if not found and name is None:
         ModelName.parse(text)
@@ -43,24 +43,24 @@ def find_certain(manifests: Sequence[Manifest], text: str) -> list[Manifest]:
     tag was written at all."""
     name = _parse_or_none(text)
     return (
-        _of_name(manifests, name)  # 1
-        or _of_digest(manifests, text)  # 2
-        or _of_file(manifests, text)  # 3
-        or (_of_same_model(manifests, name) if name and not name.tag_given else [])  # 4
+        _by_name(manifests, name)  # 1
+        or _by_digest(manifests, text)  # 2
+        or _by_file(manifests, text)  # 3
+        or (_by_same_model(manifests, name) if name and not name.tag_given else [])  # 4
     )
 
 
-def _of_name(manifests: Iterable[Manifest], name: ModelName | None) -> list[Manifest]:
+def _by_name(manifests: Iterable[Manifest], name: ModelName | None) -> list[Manifest]:
     return [m for m in manifests if name and ModelName.parse(m.name).key == name.key]
 
 
-def _of_digest(manifests: Iterable[Manifest], text: str) -> list[Manifest]:
+def _by_digest(manifests: Iterable[Manifest], text: str) -> list[Manifest]:
     prefix = _DIGEST_PREFIX.fullmatch(text.strip())
     wanted = f"sha256:{prefix[1].lower()}" if prefix else None
     return [m for m in manifests if wanted and m.digest.startswith(wanted)]
 
 
-def _of_file(manifests: Iterable[Manifest], text: str) -> list[Manifest]:
+def _by_file(manifests: Iterable[Manifest], text: str) -> list[Manifest]:
     *folder, file = text.strip().split("/")
     if not file.lower().endswith(".gguf"):
         return []
@@ -77,7 +77,7 @@ def _of_file(manifests: Iterable[Manifest], text: str) -> list[Manifest]:
     ]
 
 
-def _of_same_model(manifests: Iterable[Manifest], name: ModelName | None) -> list[Manifest]:
+def _by_same_model(manifests: Iterable[Manifest], name: ModelName | None) -> list[Manifest]:
     if name is None or name.file is not None:
         return []
     _, namespace, model, tag = name.key
@@ -89,7 +89,7 @@ def _of_same_model(manifests: Iterable[Manifest], name: ModelName | None) -> lis
     ]
 
 
-def _of_base(manifests: Iterable[Manifest], text: str) -> list[Manifest]:
+def _by_base_model(manifests: Iterable[Manifest], text: str) -> list[Manifest]:
     wanted = _plain(text)
     return [m for m in manifests if wanted and _plain(m.description.base_model or "") == wanted]
 

@@ -22,8 +22,8 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 
-from services.shared.templates import limits
-from services.shared.templates.limits import Meter, TooExpensive, bounded
+from services.shared.templates import render_limits
+from services.shared.templates.render_limits import Meter, TooExpensive, bounded
 
 # Not spellable in a template, so a template can neither call nor replace them.
 _TICK = " tick"
@@ -44,16 +44,16 @@ class TemplateRefusal(TemplateRuntimeError):
 def metered(seconds: float) -> Iterator[Meter]:
     """Render inside this block, under a limit of seconds."""
     meter = Meter(seconds)
-    token = limits.METER.set(meter)
+    token = render_limits.METER.set(meter)
     try:
         yield meter
     finally:
-        limits.METER.reset(token)
+        render_limits.METER.reset(token)
 
 
 def environment_for(*, changes_input: bool) -> Environment:
     """The environment to parse and compile in."""
-    return _changing if changes_input else _keeping
+    return _mutable_environment if changes_input else _immutable_environment
 
 
 def changes_input(tree: nodes.Template) -> bool:
@@ -74,25 +74,25 @@ def instrument(tree: nodes.Template) -> nodes.Template:
         tick = nodes.Filter(nodes.Const(None), _TICK, [], [], None, None)
         repeated.body.insert(0, nodes.ExprStmt(tick))
     _bound_joins(tree)
-    tree.set_environment(_keeping)
+    tree.set_environment(_immutable_environment)
     return tree
 
 
-class _Guard(SandboxedEnvironment):
+class _MeteredEnvironment(SandboxedEnvironment):
     """What both environments do: look at operators and calls."""
 
     intercepted_binops = frozenset(["+", "*", "%", "**"])
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """An operator of the template."""
-        limits.check_operator(operator, left, right)
+        render_limits.check_operator(operator, left, right)
         return bounded(self.binop_table[operator](left, right))
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """A call of the template: a method, a macro, a function."""
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, str):
-            limits.check_text_method(owner, getattr(obj, "__name__", ""), args)
+            render_limits.check_text_method(owner, getattr(obj, "__name__", ""), args)
         value = super().call(context, obj, *args, **kwargs)
         if isinstance(owner, list):
             bounded(owner)
@@ -102,15 +102,15 @@ class _Guard(SandboxedEnvironment):
         """`str.format`, after a look at the widths in its text."""
         wrapped = super().wrap_str_format(value)
         if wrapped is not None:
-            limits.check_widths(value.__self__)
+            render_limits.check_widths(value.__self__)
         return wrapped
 
 
-class _Keeping(_Guard, ImmutableSandboxedEnvironment):
+class _ImmutableEnvironment(_MeteredEnvironment, ImmutableSandboxedEnvironment):
     """For nearly all templates: what they are given stays as it is."""
 
 
-class _Generation(Extension):
+class _GenerationExtension(Extension):
     """Accepts `{% generation %}`, which marks the model's own words for training: just its body."""
 
     tags = {"generation"}  # noqa: RUF012  jinja2's own way
@@ -137,22 +137,22 @@ def _bound_join(value: Any) -> Any:
 
 
 def _tick(_: object) -> str:
-    if (meter := limits.METER.get(None)) is not None:
+    if (meter := render_limits.METER.get(None)) is not None:
         meter.tick()
     return ""
 
 
-def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that checks its arguments, ticks, and bounds its result."""
 
     @functools.wraps(function)  # keeps jinja's marks of what to pass first
     def call(*args: Any, **kwargs: Any) -> Any:
         values = (*args, *kwargs.values())
-        limits.check_padding(values)
+        render_limits.check_padding(values)
         if name == "format":
-            limits.check_widths(str(args[0]))
+            render_limits.check_widths(str(args[0]))
         if name in _LINE_FILTERS and isinstance(args[0], str):
-            limits.check_indent(args[0], values)
+            render_limits.check_indent(args[0], values)
         _tick(None)
         return bounded(function(*args, **kwargs))
 
@@ -166,7 +166,7 @@ def _join(
     if attribute is not None:
         value = map(make_attrgetter(environment, attribute), value)
     texts = [str(item) for item in value]
-    limits.check_join(str(d), texts)
+    render_limits.check_join(str(d), texts)
     return str(d).join(texts)
 
 
@@ -206,23 +206,23 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
-def _make(kind: type[SandboxedEnvironment]) -> Environment:
+def _make_environment(kind: type[SandboxedEnvironment]) -> Environment:
     # As transformers and llama.cpp set it up; `optimized` would compute while compiling.
     environment = kind(
         trim_blocks=True,
         lstrip_blocks=True,
         optimized=False,
-        extensions=[_Generation, "jinja2.ext.loopcontrols", "jinja2.ext.do"],
+        extensions=[_GenerationExtension, "jinja2.ext.loopcontrols", "jinja2.ext.do"],
     )
     for name in _USELESS_FILTERS:
         environment.filters.pop(name, None)
     environment.globals.pop("lipsum", None)
     environment.filters |= {"tojson": _to_json, "from_json": json.loads, "join": _join}
-    environment.filters = {n: _guarded(n, f) for n, f in environment.filters.items()}
+    environment.filters = {n: _metered_filter(n, f) for n, f in environment.filters.items()}
     environment.filters |= {_TICK: _tick, _BOUND: bounded}
     environment.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
     return environment
 
 
-_keeping = _make(_Keeping)
-_changing = _make(_Guard)
+_immutable_environment = _make_environment(_ImmutableEnvironment)
+_mutable_environment = _make_environment(_MeteredEnvironment)

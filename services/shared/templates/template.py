@@ -17,7 +17,7 @@ from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 from jinja2.exceptions import SecurityError
 
 from services.shared.errors import InvalidModelFile, InvalidRequest
-from services.shared.templates.limits import MAX_TEXT, TooExpensive
+from services.shared.templates.render_limits import MAX_TEXT, TooExpensive
 from services.shared.templates.sandbox import (
     TemplateRefusal,
     changes_input,

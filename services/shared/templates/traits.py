@@ -74,15 +74,15 @@ def probe(template: ChatTemplate) -> TemplateTraits:
         failure = None if _USER in plain else "it leaves out what the user says"
     except (InvalidModelFile, InvalidRequest) as error:
         plain, failure = "", error.message
-    probing = _Probing(template, as_parts=failure is not None)
+    prober = _Prober(template, as_parts=failure is not None)
     if failure is None:
-        return probing.traits(plain)
-    in_parts = probing.render([_USER_MESSAGE]) or ""
-    return probing.traits(in_parts) if _USER in in_parts else TemplateTraits(failure=failure)
+        return prober.traits(plain)
+    in_parts = prober.render([_USER_MESSAGE]) or ""
+    return prober.traits(in_parts) if _USER in in_parts else TemplateTraits(failure=failure)
 
 
 @dataclass(frozen=True, slots=True)
-class _Probing:
+class _Prober:
     """Renders one template. `as_parts`: it reads content as a list of typed parts only."""
 
     template: ChatTemplate
@@ -91,18 +91,24 @@ class _Probing:
     def traits(self, plain: str) -> TemplateTraits:
         switch = self._thinking_switch()
         opens = plain.rstrip().endswith(_THINK_OPENINGS)
-        as_object = self._shows(_called({"place": _VALUE}), _VALUE, tools=True)
+        as_object = self._shows(_with_tool_call({"place": _VALUE}), _VALUE, tools=True)
         arguments = {"place": _VALUE} if as_object else _ARGUMENTS_AS_TEXT
         return TemplateTraits(
             failure=None,
             system=self._shows([_SYSTEM_MESSAGE, _USER_MESSAGE], _SYSTEM),
             tools=self._shows([_USER_MESSAGE], _TOOL, tools=True),
-            tool_calls=as_object or self._shows(_called(_ARGUMENTS_AS_TEXT), _VALUE, tools=True),
-            tool_results=self._shows([*_called(arguments), _RESULT_MESSAGE], _RESULT, tools=True),
+            tool_calls=as_object
+            or self._shows(_with_tool_call(_ARGUMENTS_AS_TEXT), _VALUE, tools=True),
+            tool_results=self._shows(
+                [*_with_tool_call(arguments), _RESULT_MESSAGE], _RESULT, tools=True
+            ),
             arguments_as_object=as_object,
-            content_parts=self.as_parts or self._takes_parts(),
+            content_parts=self.as_parts or self._reads_parts(),
             parts_only=self.as_parts,
-            thinking=switch is not None or opens or self._keeps_reasoning() or self._cuts_it(),
+            thinking=switch is not None
+            or opens
+            or self._keeps_reasoning()
+            or self._strips_reasoning(),
             thinking_switch=switch,
             opens_thinking=opens,
         )
@@ -121,7 +127,7 @@ class _Probing:
     def _shows(self, messages: Sequence[Message], text: str, *, tools: bool = False) -> bool:
         return text in (self.render(messages, tools=tools) or "")
 
-    def _takes_parts(self) -> bool:
+    def _reads_parts(self) -> bool:
         text = self.render([_in_parts(_USER_MESSAGE)]) or ""
         return _USER in text and "'type'" not in text and '"type"' not in text
 
@@ -135,18 +141,18 @@ class _Probing:
 
     def _keeps_reasoning(self) -> bool:
         # In the middle of using a tool, where templates that drop old reasoning still keep it.
-        user, call = _called({"place": _VALUE})
+        user, call = _with_tool_call({"place": _VALUE})
         turn = {**call, "reasoning_content": _REASON, "thinking": _REASON}
         return self._shows([user, turn, _RESULT_MESSAGE], _REASON, tools=True)
 
-    def _cuts_it(self) -> bool:
+    def _strips_reasoning(self) -> bool:
         # DeepSeek R1 and its kind cut the reasoning out of earlier answers.
         turn = {"role": "assistant", "content": f"<think>{_REASON}</think>{_ANSWER}"}
         text = self.render([_USER_MESSAGE, turn, _USER_MESSAGE]) or ""
         return _ANSWER in text and _REASON not in text
 
 
-def _called(arguments: object) -> list[Message]:
+def _with_tool_call(arguments: object) -> list[Message]:
     call = {
         "id": _CALL_ID,
         "type": "function",

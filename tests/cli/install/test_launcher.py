@@ -42,7 +42,7 @@ def root(tmp_path: Path) -> Path:
 def finish_set_up(root: Path) -> None:
     """As the installer leaves it, with a Python that prints its arguments."""
     venv_state.claim(root)
-    python = venv_state.python_of(root)
+    python = venv_state.venv_python(root)
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\necho "$PYTHONPATH" "$@"\n')
     python.chmod(0o755)
@@ -108,7 +108,7 @@ def test_other_build_options_are_another_build(root: Path, monkeypatch: pytest.M
 
 def test_a_python_that_went_away_makes_the_set_up_out_of_date(root: Path) -> None:
     finish_set_up(root)
-    venv_state.python_of(root).unlink()
+    venv_state.venv_python(root).unlink()
 
     assert not venv_state.is_current(root)
 

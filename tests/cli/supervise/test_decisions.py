@@ -1,4 +1,4 @@
-"""The pure parts around the supervisor: commands, words, places."""
+"""The pure parts around the supervisor: commands, words, paths."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.errors import Problem
-from services.cli.options import Options, from_json, to_json
-from services.cli.paths import MAX_SOCKET_PATH_BYTES, Places
+from services.cli.errors import CommandError
+from services.cli.options import StackOptions, from_json, to_json
+from services.cli.paths import MAX_SOCKET_PATH_BYTES, StackPaths
 from services.cli.supervise import redis_server, state_file
 from services.cli.supervise.diagnose import explain
-from services.cli.supervise.probes import what_is_missing
+from services.cli.supervise.probes import describe_not_ready
 from services.cli.supervise.reporting import curl_line, ready_text
-from services.cli.supervise.stack import STACK_VARIABLE, services_of
-from services.cli.supervise.state_machine import Failure
+from services.cli.supervise.stack import STACK_VARIABLE, build_services
+from services.cli.supervise.state_machine import StartFailure
 
 OWN_REDIS = {"SPINDLL_REDIS_URL": "redis://elsewhere:6379/0"}
 
 
-def make_options(**changes: object) -> Options:
-    return Options(**{"data_dir": Path("/srv/data"), **changes})  # type: ignore[arg-type]
+def make_options(**changes: object) -> StackOptions:
+    return StackOptions(**{"data_dir": Path("/srv/data"), **changes})  # type: ignore[arg-type]
 
 
 def names(inherited: dict[str, str]) -> list[str]:
     options = make_options()
-    return [s.name for s in services_of(options, Places(options.data_dir), inherited)]
+    return [s.name for s in build_services(options, StackPaths(options.data_dir), inherited)]
 
 
 def test_options_survive_the_way_to_the_detached_supervisor() -> None:
@@ -42,7 +42,7 @@ def test_the_services_start_in_this_order() -> None:
 
 def test_a_redis_of_their_own_is_used_and_none_is_started() -> None:
     options = make_options()
-    services = services_of(options, Places(options.data_dir), OWN_REDIS)
+    services = build_services(options, StackPaths(options.data_dir), OWN_REDIS)
 
     assert [service.name for service in services] == ["engine", "puller", "api"]
     assert {s.environment["SPINDLL_REDIS_URL"] for s in services} == set(OWN_REDIS.values())
@@ -51,7 +51,7 @@ def test_a_redis_of_their_own_is_used_and_none_is_started() -> None:
 
 def test_what_a_service_is_told() -> None:
     options = make_options(host="0.0.0.0", port=1, grpc_port=2, workers=3)
-    environment = services_of(options, Places(options.data_dir), {"SPINDLL_THREADS": "4"})[
+    environment = build_services(options, StackPaths(options.data_dir), {"SPINDLL_THREADS": "4"})[
         -1
     ].environment
     told = {name: environment[name] for name in environment if name.startswith("SPINDLL_")}
@@ -72,7 +72,7 @@ def test_what_a_service_is_told() -> None:
 
 
 def test_redis_never_listens_on_the_network_and_never_forgets(tmp_path: Path) -> None:
-    arguments = shlex.join(redis_server.arguments(Places(tmp_path)))
+    arguments = shlex.join(redis_server.arguments(StackPaths(tmp_path)))
 
     assert "--port 0" in arguments
     assert "--unixsocketperm 700" in arguments
@@ -86,7 +86,7 @@ def test_without_any_redis_there_is_a_line_with_what_to_do(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
 
-    with pytest.raises(Problem, match="apt install redis-server"):
+    with pytest.raises(CommandError, match="apt install redis-server"):
         redis_server.server_binary()
 
 
@@ -101,37 +101,37 @@ def test_a_redis_on_path_goes_before_the_embedded_one(
 
 
 def test_sockets_of_a_deep_folder_have_a_short_place_of_ours_alone(tmp_path: Path) -> None:
-    places = Places(tmp_path / ("deep" * 30))
-    places.make()
+    paths = StackPaths(tmp_path / ("deep" * 30))
+    paths.make()
 
-    assert len(str(places.engine_socket)) <= MAX_SOCKET_PATH_BYTES
-    assert places.sockets_dir.stat().st_mode & 0o777 == 0o700
-    places.sockets_dir.rmdir()
+    assert len(str(paths.engine_socket)) <= MAX_SOCKET_PATH_BYTES
+    assert paths.sockets_dir.stat().st_mode & 0o777 == 0o700
+    paths.sockets_dir.rmdir()
 
 
 def test_a_short_place_that_others_may_enter_is_refused(tmp_path: Path) -> None:
-    places = Places(tmp_path / ("deep" * 30))
-    places.sockets_dir.mkdir(mode=0o755)
+    paths = StackPaths(tmp_path / ("deep" * 30))
+    paths.sockets_dir.mkdir(mode=0o755)
     try:
         with pytest.raises(PermissionError):
-            places.make()
+            paths.make()
     finally:
-        places.sockets_dir.rmdir()
+        paths.sockets_dir.rmdir()
 
 
 @pytest.mark.parametrize(
     ("failure", "lines", "said"),
     [
-        (Failure("redis", "ended", 1), ["# Errno 28: No space left on device"], "the redis cannot start: the disk is full"),
-        (Failure("api", "ended", 1), ["OSError: [Errno 98] Address already in use"], "the api cannot start: a port was taken"),
-        (Failure("engine", "ended", 1), ["ModuleNotFoundError: No module named 'numpy'"], "a package is missing (numpy): run ./spindll setup"),
-        (Failure("engine", "settings", 2), ["SPINDLL_THREADS: no", "x"], "the engine does not accept its settings: SPINDLL_THREADS: no"),
-        (Failure("engine", "late"), [], "did not become ready in time"),
-        (Failure("engine", "ended", -11), ["?"], "the engine ended at once, by signal 11"),
+        (StartFailure("redis", "ended", 1), ["# Errno 28: No space left on device"], "the redis cannot start: the disk is full"),
+        (StartFailure("api", "ended", 1), ["OSError: [Errno 98] Address already in use"], "the api cannot start: a port was taken"),
+        (StartFailure("engine", "ended", 1), ["ModuleNotFoundError: No module named 'numpy'"], "a package is missing (numpy): run ./spindll setup"),
+        (StartFailure("engine", "settings", 2), ["SPINDLL_THREADS: no", "x"], "the engine does not accept its settings: SPINDLL_THREADS: no"),
+        (StartFailure("engine", "late"), [], "did not become ready in time"),
+        (StartFailure("engine", "ended", -11), ["?"], "the engine ended at once, by signal 11"),
     ],
     ids=["disk", "port", "package", "settings", "late", "crash"],
 )  # fmt: skip
-def test_why_a_service_did_not_come_up(failure: Failure, lines: list[str], said: str) -> None:
+def test_why_a_service_did_not_come_up(failure: StartFailure, lines: list[str], said: str) -> None:
     assert said in explain(failure, lines)
 
 
@@ -145,7 +145,7 @@ def test_why_a_service_did_not_come_up(failure: Failure, lines: list[str], said:
     ids=["said", "unsaid", "nobody"],
 )
 def test_what_ready_misses_in_its_own_words(body: str, said: str) -> None:
-    assert what_is_missing(body) == said
+    assert describe_not_ready(body) == said
 
 
 def state(**changes: object) -> state_file.StackState:
@@ -167,13 +167,13 @@ def test_the_address_a_client_uses(host: str, url: str) -> None:
 
 
 def test_a_quote_in_the_folder_does_not_break_the_line_to_paste() -> None:
-    line = curl_line(state(), Places(Path("/srv/bob's data")))
+    line = curl_line(state(), StackPaths(Path("/srv/bob's data")))
 
     assert "$(cat '/srv/bob'\\''s data/secrets/user.key')" in line
 
 
 def test_a_stack_that_cannot_chat_says_why_instead_of_a_line_that_fails() -> None:
-    text = ready_text(state(problem="no model is here yet"), Places(Path("/srv/data")))
+    text = ready_text(state(not_ready_reason="no model is here yet"), StackPaths(Path("/srv/data")))
 
     assert text.splitlines()[-1] == "It cannot chat yet: no model is here yet."
     assert "curl" not in text

@@ -12,11 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.cli.errors import Problem
-from services.cli.paths import Places
-from services.cli.supervise import logfiles, ports, state_file
-from services.cli.supervise.ports import require_free, require_space
-from services.cli.supervise.sessions import end_session, end_strays, members
+from services.cli.errors import CommandError
+from services.cli.paths import StackPaths
+from services.cli.supervise import logfiles, preflight, state_file
+from services.cli.supervise.preflight import require_disk_space, require_free_port
+from services.cli.supervise.process_sessions import (
+    kill_processes_with_environment,
+    kill_session,
+    session_members,
+)
 from tests.waiting import SECONDS, bearing, free_port, until
 
 SLEEP = "import subprocess, sys, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
@@ -39,7 +43,7 @@ def test_a_log_is_appended_to(tmp_path: Path) -> None:
 def test_a_large_log_is_put_aside_and_the_last_few_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logfiles, "LARGEST_BYTES", 3)
+    monkeypatch.setattr(logfiles, "MAX_BYTES", 3)
     log = tmp_path / "api.log"
     for text in ("1111", "2222", "3333", "4444", "5555"):
         append(log, text)
@@ -55,13 +59,13 @@ def test_a_large_log_is_put_aside_and_the_last_few_are_kept(
 def test_a_log_that_grows_while_it_is_open_is_emptied_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logfiles, "LARGEST_BYTES", 3)
+    monkeypatch.setattr(logfiles, "MAX_BYTES", 3)
     log = tmp_path / "api.log"
     descriptor = logfiles.open_log(log)
     os.write(descriptor, b"1111")
 
-    assert logfiles.bound(log)
-    assert not logfiles.bound(log)
+    assert logfiles.rotate_in_place(log)
+    assert not logfiles.rotate_in_place(log)
     os.write(descriptor, b"22")
     os.close(descriptor)
     assert (log.read_text(), (tmp_path / "api.log.1").read_text()) == ("22", "1111")
@@ -87,30 +91,30 @@ def test_a_taken_port_is_named_with_its_owner() -> None:
         taken.listen()
         port = taken.getsockname()[1]
 
-        with pytest.raises(Problem) as problem:
-            require_free("127.0.0.1", port, "--port")
-    assert problem.value.message == (
+        with pytest.raises(CommandError) as error:
+            require_free_port("127.0.0.1", port, "--port")
+    assert error.value.message == (
         f"port {port} is taken by {psutil.Process().name()} (process {os.getpid()}):"
         " choose another with --port"
     )
 
 
 def test_a_free_port_is_fine() -> None:
-    require_free("127.0.0.1", free_port(), "--port")
+    require_free_port("127.0.0.1", free_port(), "--port")
 
 
 def test_a_disk_as_good_as_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    require_space(tmp_path)
-    monkeypatch.setattr(ports, "FREE_BYTES_NEEDED", 1 << 60)
+    require_disk_space(tmp_path)
+    monkeypatch.setattr(preflight, "FREE_BYTES_NEEDED", 1 << 60)
 
-    with pytest.raises(Problem, match=r"is full \(\d+ MB free\)"):
-        require_space(tmp_path)
+    with pytest.raises(CommandError, match=r"is full \(\d+ MB free\)"):
+        require_disk_space(tmp_path)
 
 
 @pytest.mark.parametrize("host", ["no such host", "192.0.2.1"], ids=["no address", "not ours"])
 def test_an_address_that_is_not_ours_is_named(host: str) -> None:
-    with pytest.raises(Problem, match=host):
-        require_free(host, free_port(), "--port")
+    with pytest.raises(CommandError, match=host):
+        require_free_port(host, free_port(), "--port")
 
 
 def start_family(**environment: str) -> subprocess.Popen[bytes]:
@@ -119,7 +123,7 @@ def start_family(**environment: str) -> subprocess.Popen[bytes]:
         env={"PATH": os.environ["PATH"], **environment},
         start_new_session=True,
     )
-    until(lambda: len(members(family.pid)) == 2)
+    until(lambda: len(session_members(family.pid)) == 2)
     return family
 
 
@@ -128,32 +132,32 @@ def test_a_session_ends_with_the_children_of_a_leader_that_was_killed() -> None:
     family.kill()
     family.wait()
 
-    assert end_session(family.pid) == 1
-    until(lambda: members(family.pid) == [])
+    assert kill_session(family.pid) == 1
+    until(lambda: session_members(family.pid) == [])
 
 
 def test_strays_are_found_by_their_environment_and_nobody_else_is_touched(tmp_path: Path) -> None:
     ours = start_family(SPINDLL_STACK=str(tmp_path))
     theirs = start_family(SPINDLL_STACK=str(tmp_path / "other"))
     try:
-        assert end_strays({"SPINDLL_STACK": str(tmp_path)}) == 2
+        assert kill_processes_with_environment({"SPINDLL_STACK": str(tmp_path)}) == 2
         assert ours.wait(SECONDS) == -signal.SIGKILL
         until(lambda: bearing("SPINDLL_STACK", str(tmp_path)) == [])
-        assert len(members(theirs.pid)) == 2
+        assert len(session_members(theirs.pid)) == 2
     finally:
-        end_session(theirs.pid)
+        kill_session(theirs.pid)
         theirs.wait()
 
 
 def test_the_lock_is_held_until_every_holder_let_go(tmp_path: Path) -> None:
-    places = Places(tmp_path)
-    places.make()
-    lock = state_file.take_lock(places)
+    paths = StackPaths(tmp_path)
+    paths.make()
+    lock = state_file.take_lock(paths)
     assert lock is not None
     heir = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, pass_fds=(lock,))
-    assert state_file.take_lock(places) is None
+    assert state_file.take_lock(paths) is None
     os.close(lock)
 
-    assert state_file.is_locked(places)
+    assert state_file.is_locked(paths)
     heir.communicate(b"\n")
-    assert state_file.wait_until_gone(places, SECONDS)
+    assert state_file.wait_until_gone(paths, SECONDS)

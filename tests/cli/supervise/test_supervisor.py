@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from services.cli.paths import Places
+from services.cli.paths import StackPaths
 from services.cli.supervise import state_file
-from services.cli.supervise.reporting import Report, reports_from
+from services.cli.supervise.reporting import Report, read_reports
 from services.cli.supervise.stack import ROOT, STACK_VARIABLE
 from tests.waiting import SECONDS, bearing, free_port, runs, until
 
@@ -26,7 +26,7 @@ DRIVER = Path(__file__).resolve().parents[2] / "fakes" / "scripted_stack.py"
 class Stack:
     def __init__(self, data_dir: Path, port: int, scripts: list[dict[str, Any]]) -> None:
         self.data_dir = data_dir
-        self.places = Places(data_dir)
+        self.paths = StackPaths(data_dir)
         options = {"data_dir": str(data_dir), "port": port, "grpc_port": 0}
         said = json.dumps({"options": options, "services": scripts})
         self.process = subprocess.Popen(
@@ -36,26 +36,26 @@ class Stack:
             start_new_session=True,
         )
         assert self.process.stdout is not None
-        self._reports = reports_from(os.dup(self.process.stdout.fileno()))
+        self._reports = read_reports(os.dup(self.process.stdout.fileno()))
         self.process.stdout.close()
 
     def report(self) -> Report:
         return next(report for report in self._reports if report.kind != "progress")
 
     def pid(self, name: str) -> int | None:
-        state = state_file.read(self.places)
+        state = state_file.read(self.paths)
         found = {s.name: s.pid for s in state.services} if state else {}
         return found.get(name)
 
     def phase(self) -> str | None:
-        state = state_file.read(self.places)
+        state = state_file.read(self.paths)
         return state.phase if state else None
 
     def processes(self) -> list[psutil.Process]:
         return bearing(STACK_VARIABLE, str(self.data_dir))
 
     def is_gone(self) -> bool:
-        return not self.processes() and not state_file.is_locked(self.places)
+        return not self.processes() and not state_file.is_locked(self.paths)
 
 
 Make = Callable[..., Stack]
@@ -107,7 +107,7 @@ def test_a_stop_ends_all_in_reverse_order_and_leaves_nothing(
         "stop redis",
     ]
     until(stack.is_gone)
-    assert [p.name for p in stack.places.run_dir.iterdir()] == ["stack.lock"]
+    assert [p.name for p in stack.paths.run_dir.iterdir()] == ["stack.lock"]
 
 
 def test_a_killed_service_comes_back_and_its_children_are_gone(make_stack: Make) -> None:
@@ -138,7 +138,7 @@ def test_when_the_supervisor_is_killed_the_guard_ends_everything(make_stack: Mak
     stack.process.wait()
 
     until(stack.is_gone)
-    assert [p.name for p in stack.places.run_dir.iterdir()] == ["stack.lock"]
+    assert [p.name for p in stack.paths.run_dir.iterdir()] == ["stack.lock"]
 
 
 def test_a_service_that_cannot_start_is_named_with_its_last_words(make_stack: Make) -> None:
@@ -164,7 +164,7 @@ def test_a_second_stack_in_the_same_place_is_refused_with_the_address(make_stack
     first, second = make_stack(), None
     first.report()
     second = make_stack()
-    state = state_file.read(first.places)
+    state = state_file.read(first.paths)
     assert state is not None
 
     assert second.report().text == (
@@ -182,7 +182,7 @@ def test_what_a_stack_left_whose_guard_was_killed_too_is_swept_up(make_stack: Ma
     guard.kill()
     stack.process.kill()
     stack.process.wait()
-    until(lambda: not state_file.is_locked(stack.places))
+    until(lambda: not state_file.is_locked(stack.paths))
     again = make_stack()
 
     assert again.report().kind == "ready"

@@ -15,7 +15,7 @@ from services.shared.errors import (
     ModelNotFound,
 )
 from services.shared.store.manifest import Description, FileRole
-from services.shared.store.model_store import Deleted, ModelStore
+from services.shared.store.model_store import DeleteResult, ModelStore
 from tests.shared.store.builders import (
     blob_names,
     make_manifest,
@@ -267,9 +267,9 @@ def test_deleting_frees_exactly_what_nobody_else_uses(store: ModelStore) -> None
     put_model(store, "a:1", {"m.gguf": b"shared" * 100})
     put_model(store, "b:1", {"m.gguf": b"shared" * 100, "x.gguf": b"own" * 7})
 
-    assert store.delete("b:1") == Deleted("b:1", 21)
+    assert store.delete("b:1") == DeleteResult("b:1", 21)
     assert names(store) == ["a:1"]
-    assert store.delete("a:1") == Deleted("a:1", 600)
+    assert store.delete("a:1") == DeleteResult("a:1", 600)
     assert blob_names(store.layout.root) == set()
     assert list((store.layout.root / "views").iterdir()) == []
     assert list((store.layout.root / "trash").iterdir()) == []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services.shared.store.collecting import PARTIAL_LIFETIME_SECONDS, Swept
+from services.shared.store.garbage_collector import PARTIAL_LIFETIME_SECONDS, SweepResult
 from services.shared.store.model_store import ModelStore
 from tests.shared.store.builders import blob_names, digest_of, make_manifest, names, put_model
 
@@ -34,7 +34,7 @@ def test_a_blob_without_a_name_goes_once_it_is_old(store: ModelStore) -> None:
 
     assert store.sweep().files == 0
     age(store.blobs.path(blob.digest), 7200)
-    assert store.sweep() == Swept(files=1, freed_bytes=6)
+    assert store.sweep() == SweepResult(files=1, freed_bytes=6)
 
 
 def test_a_leased_blob_stays_whatever_its_age(store: ModelStore) -> None:
@@ -111,7 +111,7 @@ def test_an_unfinished_import_goes_soon(store: ModelStore) -> None:
 
 
 def test_sweeping_where_there_is_no_store_does_nothing(store: ModelStore) -> None:
-    assert store.sweep() == Swept(0, 0)
+    assert store.sweep() == SweepResult(0, 0)
     assert not store.layout.root.exists()
 
 

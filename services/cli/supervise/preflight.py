@@ -7,12 +7,12 @@ import shutil
 import socket
 from pathlib import Path
 
-from services.cli.errors import Problem
+from services.cli.errors import CommandError
 
 FREE_BYTES_NEEDED = 64 << 20
 
 
-def require_free(host: str, port: int, option: str) -> None:
+def require_free_port(host: str, port: int, option: str) -> None:
     """Problem when nobody could listen there now; `option` is the flag that chooses another."""
     if port == 0:
         return
@@ -21,23 +21,25 @@ def require_free(host: str, port: int, option: str) -> None:
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
-        raise Problem(f"--host {host}: no such address") from error
+        raise CommandError(f"--host {host}: no such address") from error
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As servers do: connections that linger after a stop do not count as taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except PermissionError as error:
-            raise Problem(f"port {port} needs root: choose one above 1023 with {option}") from error
+            raise CommandError(
+                f"port {port} needs root: choose one above 1023 with {option}"
+            ) from error
         except OSError as error:
-            raise Problem(_taken(host, port, option, error)) from error
+            raise CommandError(_taken(host, port, option, error)) from error
 
 
-def require_space(data_dir: Path) -> None:
+def require_disk_space(data_dir: Path) -> None:
     """Problem when the disk is as good as full."""
     free = shutil.disk_usage(data_dir).free
     if free < FREE_BYTES_NEEDED:
-        raise Problem(
+        raise CommandError(
             f"the disk of {data_dir} is full ({free >> 20} MB free):"
             " free some space, or choose another place with --data"
         )

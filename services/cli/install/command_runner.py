@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import IO
 
 from services.cli.install.failures import SetupFailed, explain
-from services.cli.install.progress import Screen, summary
+from services.cli.install.progress_line import ProgressLine, summary
 
 TAIL_LINES = 400
 TICK_SECONDS = 0.5
 
 
-class Commands:
+class CommandRunner:
     """Runs commands one after another; everything they print is in one log file."""
 
-    def __init__(self, log: Path, screen: Screen) -> None:
+    def __init__(self, log: Path, screen: ProgressLine) -> None:
         self._log = log
         self._screen = screen
 

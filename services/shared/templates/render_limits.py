@@ -19,7 +19,7 @@ MAX_TOTAL_TEXT = 192 << 20  # characters of all the long values of one render to
 MAX_ITEMS = 1 << 20  # items of any one list a template builds
 _MAX_PADDING = 4096
 _MAX_INTEGER_BITS = 1024
-_TICKS_PER_LOOK = 256  # at the clock
+_TICKS_PER_CLOCK_READ = 256  # at the clock
 _LONG_TEXT = 4096  # shorter values are bounded by the ticks
 
 _PADDERS = {"center", "ljust", "rjust", "zfill", "expandtabs"}
@@ -41,7 +41,7 @@ class Meter:
     def tick(self) -> None:
         """Count a turn of a loop; looks at the clock now and then."""
         self._ticks += 1
-        if self._ticks % _TICKS_PER_LOOK == 0 and time.monotonic() > self._deadline:
+        if self._ticks % _TICKS_PER_CLOCK_READ == 0 and time.monotonic() > self._deadline:
             raise TooExpensive("the chat template takes too long")
 
     def charge(self, characters: int) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.shared.store import durable
-from services.shared.store.blobs import unlink_counting
+from services.shared.store.blobs import unlink_and_measure
 from services.shared.store.layout import Layout, digest_of_blob
 from services.shared.store.leases import leased_digests
 from services.shared.store.manifest import Manifest
@@ -30,15 +30,15 @@ TEMPORARY_LIFETIME_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepResult:
     """What a sweep removed."""
 
     files: int
     freed_bytes: int
 
 
-class Collector:
-    """Decides and removes. `condemn` needs the lock held; `bury` must not have it."""
+class GarbageCollector:
+    """Decides and removes. `move_to_trash` needs the lock held; `unlink_all` must not have it."""
 
     def __init__(self, layout: Layout, manifests: Manifests) -> None:
         self._layout = layout
@@ -49,7 +49,7 @@ class Collector:
         durable.make_folder(self._layout.root, below=self._layout.root)
         return durable.locked(self._layout.lock)
 
-    def condemn(self, manifest: Manifest | None) -> list[Path]:
+    def move_to_trash(self, manifest: Manifest | None) -> list[Path]:
         """Take a manifest's view and the blobs that nobody needs any more out of sight.
 
         The manifest itself is gone or replaced already.
@@ -58,35 +58,37 @@ class Collector:
             return []
         is_shared = any(other.digest == manifest.digest for other in self._manifests.all())
         views = [] if is_shared else [self._layout.view(manifest.digest)]
-        return self._to_trash(views) + self.condemn_blobs(file.digest for file in manifest.files)
+        return self._to_trash(views) + self.move_blobs_to_trash(
+            file.digest for file in manifest.files
+        )
 
-    def condemn_blobs(self, digests: Iterable[str]) -> list[Path]:
+    def move_blobs_to_trash(self, digests: Iterable[str]) -> list[Path]:
         """The same for blobs alone."""
         needed = self._manifests.references() | leased_digests(self._layout)
         return self._to_trash([self._layout.blob(d) for d in sorted(set(digests) - needed)])
 
-    def bury(self, doomed: list[Path]) -> int:
+    def unlink_all(self, trashed: list[Path]) -> int:
         """Unlink what was condemned; the bytes that came back."""
-        return sum(_remove(path) for path in doomed)
+        return sum(_remove(path) for path in trashed)
 
-    def sweep(self, *, min_age_seconds: float, keep: frozenset[str]) -> Swept:
+    def sweep(self, *, min_age_seconds: float, keep: frozenset[str]) -> SweepResult:
         """Condemn and bury everything old that nobody names, leases or keeps."""
         if not self._layout.root.is_dir():
-            return Swept(0, 0)
+            return SweepResult(0, 0)
         with self.lock():
             leased = leased_digests(self._layout)
             needed = self._manifests.references() | leased
             views = {self._layout.view(m.digest) for m in self._manifests.all()}
-            doomed = [
+            trashed = [
                 *self._old_blobs(needed, min_age_seconds),
                 *self._old_partials(leased | keep),
                 *self._old_views(views),
             ]
-            doomed = self._to_trash(doomed)
-        doomed += [p for p in _entries(self._layout.trash) if p not in set(doomed)]
+            trashed = self._to_trash(trashed)
+        trashed += [p for p in _entries(self._layout.trash) if p not in set(trashed)]
         temporary = self._layout.manifests.rglob(".*.tmp")
-        doomed += [p for p in temporary if _age_seconds(p) >= TEMPORARY_LIFETIME_SECONDS]
-        return Swept(len(doomed), self.bury(doomed))
+        trashed += [p for p in temporary if _age_seconds(p) >= TEMPORARY_LIFETIME_SECONDS]
+        return SweepResult(len(trashed), self.unlink_all(trashed))
 
     def _old_blobs(self, needed: set[str], min_age_seconds: float) -> Iterator[Path]:
         for path in _entries(self._layout.blobs):
@@ -116,10 +118,10 @@ class Collector:
         durable.make_folder(self._layout.trash, below=self._layout.root)
         moved = []
         for path in paths:
-            grave = self._layout.trash / f"{uuid.uuid4().hex}-{path.name}"
+            target = self._layout.trash / f"{uuid.uuid4().hex}-{path.name}"
             with suppress(FileNotFoundError):  # never made, or gone by hand
-                os.rename(path, grave)  # noqa: PTH104
-                moved.append(grave)
+                os.rename(path, target)  # noqa: PTH104
+                moved.append(target)
         for folder in {path.parent for path in paths if path.parent.is_dir()}:
             durable.sync_folder(folder)
         return moved
@@ -130,7 +132,7 @@ def _remove(path: Path) -> int:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
             return 0
-        return unlink_counting(path)
+        return unlink_and_measure(path)
     except FileNotFoundError:  # somebody else swept the trash first
         return 0
 

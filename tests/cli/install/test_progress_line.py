@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.install.commands import Commands
+from services.cli.install.command_runner import CommandRunner
 from services.cli.install.failures import SetupFailed, explain
-from services.cli.install.progress import Screen, duration, summary
+from services.cli.install.progress_line import ProgressLine, duration, summary
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_a_failure_in_words(output: list[str], status: int, said: str) -> None:
 
 def run(tmp_path: Path, program: str) -> tuple[str, str]:
     out = io.StringIO()
-    screen = Screen(out)
+    screen = ProgressLine(out)
     screen.begin("working")
-    Commands(tmp_path / "setup.log", screen).run([sys.executable, "-c", program])
+    CommandRunner(tmp_path / "setup.log", screen).run([sys.executable, "-c", program])
     screen.end("done")
     return out.getvalue(), (tmp_path / "setup.log").read_text()
 
@@ -84,7 +84,7 @@ class Terminal(io.StringIO):
 
 def test_on_a_terminal_one_line_is_rewritten() -> None:
     out = Terminal()
-    screen = Screen(out)
+    screen = ProgressLine(out)
     screen.begin("compiling")
     screen.moved("1 of 9: a.cpp")
     screen.end("done")

@@ -2,7 +2,7 @@
 
 Every service is the leader of a session of its own, so a session is a service with everything it
 started: gunicorn's workers, RQ's work horse, the engine's runners. Only a process that made a
-session of its own escapes; `end_strays` finds those, and what a killed stack left, by environment.
+session of its own escapes; `kill_processes_with_environment` finds those, and what a killed stack left, by environment.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Iterable, Mapping
 import psutil
 
 
-def members(session: int) -> list[int]:
+def session_members(session: int) -> list[int]:
     """The processes of a session that still run."""
     return [pid for pid in psutil.pids() if _session_of(pid) == session and not _is_zombie(pid)]
 
 
-def end_session(session: int) -> int:
+def kill_session(session: int) -> int:
     """Kill what is left of a session; how many there were."""
-    found = members(session)
+    found = session_members(session)
     _kill(found)
     return len(found)
 
 
-def end_strays(marks: Mapping[str, str], *, but: Iterable[int] = ()) -> int:
+def kill_processes_with_environment(marks: Mapping[str, str], *, but: Iterable[int] = ()) -> int:
     """Kill our processes whose environment holds all of these values; how many there were."""
     spared = {os.getpid(), *but}
     found = [p.pid for p in psutil.process_iter() if p.pid not in spared and _bears(p, marks)]

@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
     return f"{minutes}:{rest:02}"
 
 
-class Screen:
+class ProgressLine:
     """Where the progress of one step goes. Not for two steps at once."""
 
     def __init__(self, out: TextIO = sys.stderr) -> None:
