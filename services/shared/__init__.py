@@ -1,1 +1,1 @@
-"""What two services must agree on. Imports no service."""
+"""Code that two or more services need. Imports no service."""

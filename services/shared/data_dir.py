@@ -1,4 +1,7 @@
-"""Where the platform keeps an application's data; alone here so that a cheap import finds it."""
+"""The platform's folder for the data of this application.
+
+A module of its own, so that the command line can import it without pydantic.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 
 
 def default_data_dir() -> Path:
-    """Where models, cache, secrets and logs live when nobody says otherwise."""
+    """The default folder for models, cache, secrets and logs."""
     home = Path.home()
     if sys.platform == "darwin":
         return home / "Library" / "Application Support" / "spindll"

@@ -1,4 +1,4 @@
-"""Everything that can go wrong and has a name of its own.
+"""The errors that services raise for each other and for clients.
 
     SpindllError
     ├── InvalidRequest                 the request itself is wrong
@@ -9,25 +9,26 @@
     ├── NotFound
     │   ├── ModelNotFound
     │   └── JobNotFound
-    ├── Conflict                       the request is fine, the state of things is not
-    ├── EngineBusy                     the queue is full: later
-    ├── Unavailable                    not now: later
+    ├── Conflict                       the request is valid, but the current state forbids it
+    ├── EngineBusy                     the queue is full; the client may retry later
+    ├── Unavailable                    temporary; the client may retry later
     │   ├── EngineUnavailable
     │   ├── RunnerDied
     │   └── ModelLoading
-    ├── ModelLoadFailed                the file or the backend said no
+    ├── ModelLoadFailed                the file or the backend prevents the load
     │   └── InsufficientMemory
     ├── DeadlineExceeded, Cancelled
-    ├── PullFailed                     a download ended for good
+    ├── PullFailed                     a download has failed
     │   ├── DigestMismatch
     │   ├── DiskFull
-    │   └── SourceUnavailable          worth another try
-    ├── InvalidModelFile               what was downloaded is not a model we can serve
-    └── InternalError                  our bug; says nothing to the client
+    │   └── SourceUnavailable          a retry may succeed
+    ├── InvalidModelFile               the file is not a model that we can serve
+    └── InternalError                  a bug in Spindll; the client gets no details
 
-Raise what happened; `api/errors.py` turns a class into an HTTP status, `engine/front/rpc/server.py` and
-`api/dialects/grpc/server.py` into a gRPC one. On our own wires an error travels as `to_wire()`.
-Messages are for people: no paths, no addresses, no vendor text.
+Raise the class that names the failure. `api/errors.py` maps a class to an HTTP status;
+`engine/front/rpc/server.py` and `api/dialects/grpc/server.py` map it to a gRPC status. Between our
+own processes an error travels as `to_wire()`. Messages are for people: they contain no paths, no
+addresses and no text of a vendor's library.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from typing import Any, ClassVar
 
 
 class SpindllError(Exception):
-    """The root. `code` is stable and public; `param` names the offending field of a request."""
+    """The base class. `code` is stable and public; `param` is the request field that is wrong."""
 
     code: ClassVar[str] = "internal_error"
     retry_after_seconds: float | None = None
@@ -65,153 +66,153 @@ class InvalidRequest(SpindllError):
 
 
 class InvalidModelName(InvalidRequest):
-    """Not a name any source could know."""
+    """The text is not a valid model name."""
 
     code = "invalid_model_name"
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """The prompt (or prompt and answer) cannot fit the model's context."""
+    """The prompt, or the prompt and the answer, do not fit the model's context."""
 
     code = "context_length_exceeded"
 
 
 class InvalidSettings(InvalidRequest):
-    """A setting has a value nobody can act on."""
+    """A setting has a value that is not valid."""
 
     code = "invalid_settings"
 
 
 class NotAuthenticated(SpindllError):
-    """No key, or one we do not know."""
+    """The request has no API key, or an unknown one."""
 
     code = "invalid_api_key"
 
 
 class PermissionDenied(SpindllError):
-    """The key is good, the wish is not its to have."""
+    """The API key is valid but lacks the permission for this request."""
 
     code = "permission_denied"
 
 
 class NotFound(SpindllError):
-    """There is no such thing."""
+    """The requested object does not exist."""
 
     code = "not_found"
 
 
 class ModelNotFound(NotFound):
-    """No manifest of that name."""
+    """No stored model has this name."""
 
     code = "model_not_found"
 
 
 class JobNotFound(NotFound):
-    """No pull job of that id."""
+    """No pull job has this id."""
 
     code = "job_not_found"
 
 
 class Conflict(SpindllError):
-    """What was asked for contradicts the state of things."""
+    """The request contradicts the current state."""
 
     code = "conflict"
 
 
 class EngineBusy(SpindllError):
-    """The queue is full."""
+    """The engine's queue is full."""
 
     code = "engine_busy"
     retry_after_seconds = 2.0
 
 
 class Unavailable(SpindllError):
-    """Cannot be done now; the same request may work later."""
+    """The request cannot be served now; the same request may succeed later."""
 
     code = "unavailable"
     retry_after_seconds = 2.0
 
 
 class EngineUnavailable(Unavailable):
-    """The engine does not answer, or is shutting down."""
+    """The engine does not respond, or is shutting down."""
 
     code = "engine_unavailable"
 
 
 class RunnerDied(Unavailable):
-    """The model's process ended under this request; a new one is on its way."""
+    """The model's process ended while it served this request; the engine starts a new one."""
 
     code = "runner_died"
 
 
 class ModelLoading(Unavailable):
-    """The model is being downloaded or loaded; `details["loading"]` tells how far it is."""
+    """The model is being downloaded or loaded; `details["loading"]` holds the progress."""
 
     code = "model_loading"
 
 
 class ModelLoadFailed(SpindllError):
-    """The model's file or the backend refused; the message says why."""
+    """The model's file or the backend prevented the load; the message gives the reason."""
 
     code = "model_load_failed"
 
 
 class InsufficientMemory(ModelLoadFailed):
-    """Cannot fit, whatever were evicted; the message shows the arithmetic."""
+    """The model would not fit even if others were evicted; the message shows the arithmetic."""
 
     code = "insufficient_memory"
 
 
 class DeadlineExceeded(SpindllError):
-    """The request's own deadline passed."""
+    """The request's own deadline has passed."""
 
     code = "deadline_exceeded"
 
 
 class Cancelled(SpindllError):
-    """Somebody cancelled it."""
+    """The request was cancelled."""
 
     code = "cancelled"
 
 
 class PullFailed(SpindllError):
-    """A pull ended for good; trying again without a change would end the same way."""
+    """A pull has failed; a retry without a change would fail again."""
 
     code = "pull_failed"
 
 
 class DigestMismatch(PullFailed):
-    """The bytes are not the ones the manifest promised."""
+    """The bytes do not have the digest that the manifest names."""
 
     code = "digest_mismatch"
 
 
 class DiskFull(PullFailed):
-    """No room for the blobs."""
+    """The disk has no room for the blobs."""
 
     code = "disk_full"
 
 
 class SourceUnavailable(PullFailed):
-    """The registry or hub did not answer well; worth another try."""
+    """The registry or hub failed or did not respond; a retry may succeed."""
 
     code = "source_unavailable"
 
 
 class InvalidModelFile(SpindllError):
-    """A file that is not a model, or one no engine of ours may load."""
+    """The file is not a model, or not one that our engine may load."""
 
     code = "invalid_model_file"
 
 
 class InternalError(SpindllError):
-    """Our bug. The log has the story, the client gets an apology."""
+    """A bug in Spindll. The log has the traceback; the client gets a generic message."""
 
     code = "internal_error"
 
 
 def to_wire(error: SpindllError) -> dict[str, Any]:
-    """A JSON-ready mapping that `from_wire` turns back into an equal error."""
+    """The error as a JSON-ready mapping, from which `from_wire` builds an equal error."""
     wire: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.param is not None:
         wire["param"] = error.param
@@ -223,7 +224,7 @@ def to_wire(error: SpindllError) -> dict[str, Any]:
 
 
 def from_wire(wire: Mapping[str, Any]) -> SpindllError:
-    """The error `to_wire` described; an unknown code (a newer peer's) becomes an InternalError."""
+    """The error that `to_wire` encoded; a code unknown to this version becomes InternalError."""
     cls = _BY_CODE.get(str(wire.get("code")), InternalError)
     return cls(
         str(wire.get("message", "internal error")),
@@ -234,7 +235,7 @@ def from_wire(wire: Mapping[str, Any]) -> SpindllError:
 
 
 def every_error() -> list[type[SpindllError]]:
-    """All classes of the tree, root first; for tables that must be total."""
+    """All error classes, the base class first; for tests that check tables for completeness."""
     found: list[type[SpindllError]] = [SpindllError]
     for cls in found:
         found.extend(cls.__subclasses__())

@@ -1,11 +1,11 @@
-"""Logs are events with fields: constant text, values in `extra`, one line each.
+"""Log events: a constant text with its values in `extra`, written as one line.
 
     logger.info("model loaded", extra={"model": name, "seconds": 1.2})
 
-as text    12:00:01 INFO    engine.models: model loaded model=tiny seconds=1.2
-as json    {"time": "…", "level": "INFO", "logger": "engine.models", "event": "model loaded", …}
+as text    12:00:01 INFO    engine engine.front.models.loader: model loaded model=tiny seconds=1.2
+as json    {"time": "…", "level": "INFO", "service": "engine", "event": "model loaded", …}
 
-Prompts, answers, keys and tokens are never logged.
+Do not log prompts, answers, API keys or tokens.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the command line logs too, and has no time for pydantic
+if TYPE_CHECKING:  # the command line logs too, and must start without importing pydantic
     from services.shared.settings import LogFormat, LogLevel
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _STANDARD_FIELDS = frozenset(
     vars(logging.LogRecord("", 0, "", 0, "", (), None))
-    # color_message: uvicorn says its events a second time, with escape codes
+    # color_message: uvicorn's copy of the message with escape codes
     | {"message": 0, "asctime": 0, "taskName": 0, "color_message": 0}
 )
 
 
 def set_up_logs(service: str, *, level: LogLevel, fmt: LogFormat) -> None:
-    """Send every event of this process to stderr, as lines. Called once, first thing in main()."""
+    """Send all log events of this process to stderr. Call it once, at the start of main()."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(service) if fmt == "json" else TextLines(service))
     root = logging.getLogger()
@@ -41,7 +41,7 @@ def set_up_logs(service: str, *, level: LogLevel, fmt: LogFormat) -> None:
 
 
 def extra_fields(record: logging.LogRecord) -> dict[str, object]:
-    """What the caller passed in `extra`, and the request's id where one is known."""
+    """The fields that the caller passed in `extra`, and the id of the current request, if any."""
     fields = {k: v for k, v in vars(record).items() if k not in _STANDARD_FIELDS}
     current = request_id.get()
     if current is not None:
@@ -50,14 +50,14 @@ def extra_fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 class TextLines(logging.Formatter):
-    """For a person at a terminal."""
+    """Log lines for a person at a terminal."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, then the traceback where there is one."""
+        """One line, and below it the traceback, if any."""
         time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
         name = record.name.removeprefix("services.")
         fields = "".join(f" {k}={v}" for k, v in extra_fields(record).items())
@@ -66,14 +66,14 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """For a log collector."""
+    """Log lines for a log collector."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """One JSON object on one line."""
+        """One JSON object per line."""
         event: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,

@@ -1,18 +1,18 @@
-"""The grammar of model names: what a person may type, and the one canonical form of it.
+"""The grammar of model names: the forms a person may type, and the canonical form of each.
 
-| typed | means |
+| typed | meaning |
 |-|-|
-| `qwen3`, `qwen3:0.6b` | the Ollama library, tag `latest` unless said; also the name of a local import |
+| `qwen3`, `qwen3:0.6b` | the Ollama library, by default with tag `latest`; also a local import |
 | `user/model:7b` | an Ollama user's model: one slash, and a tag that is not a quantisation |
-| `ollama.com/user/model`, `ollama/user/model` | the same, whatever the tag |
-| `owner/repo`, `owner/repo:Q4_K_M`, `owner/repo:mlx` | a Hugging Face repository, and which of it |
+| `ollama.com/user/model`, `ollama/user/model` | the same, with any tag |
+| `owner/repo`, `owner/repo:Q4_K_M`, `owner/repo:mlx` | a Hugging Face repository, and its variant |
 | `owner/repo/file.gguf`, `hf.co/owner/repo:file.gguf` | one file of a Hugging Face repository |
-| `hf.co/owner/repo[:Q4_K_M]`, `https://huggingface.co/owner/repo` | the same repository, in full |
-| `registry.example/ns/model:tag`, `localhost:5000/model` | any registry that speaks Ollama's protocol |
+| `hf.co/owner/repo[:Q4_K_M]`, `https://huggingface.co/owner/repo` | the same repository in full |
+| `registry.example/ns/model:tag`, `localhost:5000/model` | a registry with Ollama's protocol |
 | `https://host/path/file.gguf` | a plain download |
-| `ollama/qwen3/0.6b.gguf` | a key of the original Spindll: `qwen3:0.6b` |
+| `ollama/qwen3/0.6b.gguf` | a key of the original Spindll; it means `qwen3:0.6b` |
 
-Names keep their case and compare without it. Parsing is pure: it opens nothing and asks nobody.
+Names keep their case but are compared without it. Parsing is pure: it does no I/O.
 """
 
 from __future__ import annotations
@@ -52,32 +52,32 @@ _FILE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 
 
 class Source(Enum):
-    """Who would be asked for the model."""
+    """The kind of server that provides the model."""
 
-    OLLAMA = "ollama"  # any registry of its protocol; local imports have such names too
+    OLLAMA = "ollama"  # any registry with Ollama's protocol; local imports have such names too
     HUB = "hub"
     URL = "url"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A parsed name. Equal names may differ in case; compare `key` where that must not matter."""
+    """A parsed name. `==` compares case; use `key` to compare names without it."""
 
     source: Source
     host: str
     namespace: str
     model: str
     tag: str = DEFAULT_TAG
-    file: str | None = None  # of a hub repository; or the whole address, for a plain download
+    file: str | None = None  # a file of a hub repository; for a plain download its whole URL
     tag_given: bool = field(default=True, compare=False)
 
     @staticmethod
     def parse(text: str) -> ModelName:
-        """The name a person typed; InvalidModelName says what is wrong with it."""
+        """The name in a text. Raises InvalidModelName with what is wrong with it."""
         return _parse(text)
 
     def __str__(self) -> str:
-        """The canonical short form, with its tag: the shortest text that parses back to this."""
+        """The canonical form, with its tag: the shortest text that parses back to this name."""
         for form in self._forms():
             if _parse_or_none(form) == self:
                 return form
@@ -98,8 +98,10 @@ class ModelName:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Host, namespace, model and tag for comparing and for paths: lower case, one safe file
-        name each."""
+        """Host, namespace, model and tag in lower case, each a safe file name.
+
+        Two names are the same model when their keys are equal; the store builds paths from keys.
+        """
         if self.source is Source.URL:
             digest = hashlib.sha256((self.file or "").encode()).hexdigest()
             return ("url", digest[:32], _safe(self.model), DEFAULT_TAG)
@@ -108,16 +110,17 @@ class ModelName:
 
     @property
     def repo(self) -> str:
-        """`owner/repo` on the hub, `namespace/model` in a registry."""
+        """`owner/repo` for the hub, `namespace/model` for a registry."""
         return f"{self.namespace}/{self.model}"
 
 
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> ModelName:
-    """A decision tree over the text:
-    1  a whole address            4  an old key or Ollama's own hosts
-    2  tag and segments           5  another registry
-    3  the hub's own hosts        6  no host: by the number of segments
+    """Parse a name in these steps.
+
+    1  a URL                      4  Ollama's own hosts, or a key of the original Spindll
+    2  split tag and segments     5  another registry
+    3  the hub's own hosts        6  no host: the number of segments decides
     """
     text = _checked(text)
     if "://" in text:  # 1
@@ -186,7 +189,7 @@ def _parse_address(text: str) -> ModelName:
 
 
 def _is_host(segments: list[str], tag: str | None) -> bool:
-    # A dotted owner of the hub (`a.b/repo`) has no second slash, or a .gguf file behind it.
+    # A hub owner may contain a dot (`a.b/repo`); it then has one slash, or a .gguf file follows.
     first = segments[0].lower()
     if first == "localhost" or ":" in first:
         return True
@@ -239,14 +242,14 @@ def _hub(segments: list[str], tag: str | None) -> ModelName:
 
 
 def _match(pattern: re.Pattern[str], part: str, what: str) -> None:
-    # Two dots are no part of any real name and the beginning of every path trick.
+    # No real name contains two dots, and a path traversal needs them.
     if not pattern.fullmatch(part) or ".." in part:
         rule = "letters, digits, and . _ - of bounded length, starting with a letter or digit"
         raise InvalidModelName(f"{what} in the model name must be {rule}")
 
 
 def _safe(part: str) -> str:
-    # A file name has 255 bytes on every system we know, and `.json` comes behind.
+    # File systems allow 255 bytes per file name, and the store appends `.json`.
     quoted = quote(part.lower(), safe="")
     if len(quoted) <= 200:
         return quoted

@@ -1,4 +1,4 @@
-"""Do something again and again beside everything else."""
+"""Call a function periodically from a background thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def start_periodic(action: Callable[[], object], seconds: float, *, name: str) -> threading.Event:
-    """Act now and every so many seconds, from a thread of its own, until the event is set."""
+    """Call `action` now and every so many seconds, in a daemon thread, until the event is set."""
     stopped = threading.Event()
 
     def run() -> None:

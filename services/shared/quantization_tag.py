@@ -1,10 +1,13 @@
-"""Which tags name one variant of a hub repository; others name something in a registry."""
+"""Recognise the tags of a Hugging Face repository: quantisations and formats.
+
+Any other tag belongs to a model in a registry.
+"""
 
 from __future__ import annotations
 
 import re
 
-# llama.cpp's file types as hub files spell them, MLX's bit widths, and the two formats.
+# llama.cpp's file types as hub files spell them, the bit widths of MLX, and the two formats.
 _QUANTIZATION_TAG = re.compile(
     r"(?:ud-)?(?:i?q[1-9](?:_[a-z0-9_]+)?|tq[12]_0|b?f16|fp16|f32|fp32|mxfp4(?:_moe)?|nvfp4)"
     r"|[1-8]bit|mlx|gguf",

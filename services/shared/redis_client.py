@@ -1,4 +1,4 @@
-"""How every service connects to Redis: one URL, the password from a file where there is one."""
+"""Connect to Redis: from a URL, with the password from a file if there is one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONNECT_TIMEOUT_SECONDS = 5
 
 
 def url_with_password(url: str, password_file: Path | None) -> str:
-    """The URL, with the file's password put in where the URL has none."""
+    """The URL, with the password from the file unless the URL has one."""
     parts = urlsplit(url)
     if password_file is None or parts.password:
         return url
@@ -21,14 +21,14 @@ def url_with_password(url: str, password_file: Path | None) -> str:
 
 
 def connect(url: str, password_file: Path | None = None) -> redis.Redis:
-    """A blocking client (puller, cli). Connects on first use. Answers are bytes, as RQ wants."""
+    """A blocking client (api, puller). Connects on first use. Returns bytes, as RQ expects."""
     return redis.Redis.from_url(
         url_with_password(url, password_file), socket_connect_timeout=CONNECT_TIMEOUT_SECONDS
     )
 
 
 def connect_async(url: str, password_file: Path | None = None) -> redis.asyncio.Redis:
-    """An asyncio client (api). Connects on first use. Answers are str."""
+    """An asyncio client (api). Connects on first use. Returns str."""
     return redis.asyncio.Redis.from_url(
         url_with_password(url, password_file),
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,

@@ -1,12 +1,13 @@
-"""What api and puller agree on about searches: a question over Redis, one answer back.
+"""Searches for models: the api sends a query over Redis and gets one answer from a puller.
 
-Only the puller may ask the world, and a search must not wait behind downloads, so it is no job:
+Only the puller connects to the internet. A search must not wait behind downloads, so it is not a
+pull job:
 
-    api     PUBLISH searches question   -> how many pullers listen; none: no need to wait
-    puller  SET search_claim:{id} NX    -> one of them takes it
+    api     PUBLISH searches query      -> the number of pullers that listen; 0: nothing to wait for
+    puller  SET search_claim:{id} NX    -> one of the pullers gets the query
             RPUSH search_answer:{id}    <- BLPOP by the api
 
-A question nobody heard leaves nothing behind; an answer nobody fetched expires.
+A query that no puller receives leaves no key. An answer that the api does not read expires.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 
 from services.shared.structs import resolved
 
-SEARCH_SECONDS = 15.0  # what a puller may take; what is not known by then is left out
+SEARCH_SECONDS = 15.0  # the time a puller has; it leaves out what it does not know by then
 MAX_HITS = 50
 MAX_TEXT = 200
 
@@ -39,12 +40,12 @@ class SearchQuery(msgspec.Struct, frozen=True, kw_only=True):
 class SearchHit(msgspec.Struct, frozen=True, kw_only=True):
     """A model that can be pulled."""
 
-    name: str  # what to pull
+    name: str  # the name to pull
     source: str
     format: Format
-    quantization: str | None = None  # of the files a pull would choose
-    quantizations: tuple[str, ...] = ()  # all there are
-    size_bytes: int | None = None  # of the files a pull would choose; None: not known
+    quantization: str | None = None  # of the files that a pull would choose
+    quantizations: tuple[str, ...] = ()  # all that exist
+    size_bytes: int | None = None  # of the files that a pull would choose; None: unknown
     downloads: int | None = None  # of the last 30 days
     gated: bool = False
     private: bool = False
@@ -52,15 +53,15 @@ class SearchHit(msgspec.Struct, frozen=True, kw_only=True):
 
 @resolved
 class SearchAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found, and in `notes` what a reader should know about it."""
+    """The hits of a search; `notes` are sentences for the reader, such as a source that failed."""
 
     hits: tuple[SearchHit, ...] = ()
     notes: tuple[str, ...] = ()
-    failed: str | None = None  # a sentence, when nobody could be asked
+    failed: str | None = None  # a sentence, when no source could be searched
 
 
 def sorted_hits(hits: list[SearchHit], by: Sort) -> list[SearchHit]:
-    """Most downloads first, smallest first, or by name; what is not known comes last."""
+    """Hits by most downloads, by smallest size or by name; an unknown value comes last."""
     if by == "size":
         return sorted(hits, key=lambda h: (h.size_bytes is None, h.size_bytes or 0, h.name))
     if by == "name":

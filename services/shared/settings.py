@@ -1,7 +1,7 @@
-"""Settings two or more services share, and how settings fail.
+"""The settings that two or more services share, and how a wrong setting ends the process.
 
-Every setting is an environment variable `SPINDLL_<FIELD>`, documented in `.env.example` (a test
-compares the two). Built once per process in its `__main__`; below that, values are passed.
+Every setting is an environment variable `SPINDLL_<FIELD>` and is documented in `.env.example`; a
+test compares the two. A process reads its settings once, in its `__main__`, and passes values on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 class SharedSettings(BaseSettings):
-    """The common part. Services extend it with their own fields."""
+    """The settings of every service. A service extends them with its own fields."""
 
     model_config = SettingsConfigDict(
         env_prefix="SPINDLL_", frozen=True, extra="ignore", env_ignore_empty=True
@@ -48,12 +48,12 @@ class SharedSettings(BaseSettings):
 
     @property
     def models_dir(self) -> Path:
-        """Blobs and manifests; written by the puller, read by all."""
+        """Blobs and manifests; the puller writes them, all services read them."""
         return self.data_dir / "models"
 
     @property
     def secrets_dir(self) -> Path:
-        """Keys; readable by their owner only."""
+        """API keys; only their owner may read them."""
         return self.data_dir / "secrets"
 
 
@@ -61,7 +61,7 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 def read_settings(cls: type[S]) -> S:
-    """The process's settings, or exit status 2 with one line per wrong variable on stderr."""
+    """The settings of this process; exits with status 2 and one stderr line per wrong variable."""
     try:
         return cls()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Structs that threads may decode."""
+"""Make msgspec structs safe to decode from several threads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 def resolved(kind: type[T]) -> type[T]:
-    """Class decorator: have msgspec work out now how a struct is decoded.
+    """Class decorator: make msgspec resolve now how a struct is decoded.
 
-    Else it does so at the first use, and two threads that are first at once crash the process
-    (msgspec 0.22: one finds what the other has not finished).
+    By default msgspec does so at the first use. If two threads are the first at the same moment,
+    the process crashes (msgspec 0.22: one thread sees the unfinished result of the other).
     """
     msgspec.json.Decoder(kind)
     return kind

@@ -26,19 +26,19 @@ def test_no_two_errors_share_a_code() -> None:
     assert len(set(codes)) == len(codes)
 
 
-def test_a_code_of_a_newer_peer_becomes_an_internal_error_with_its_message() -> None:
+def test_an_unknown_code_becomes_an_internal_error_with_its_message() -> None:
     rebuilt = from_wire({"code": "from_the_future", "message": "hello"})
 
     assert type(rebuilt) is InternalError
     assert rebuilt.message == "hello"
 
 
-def test_what_is_worth_retrying_says_when() -> None:
+def test_a_temporary_error_has_a_retry_time() -> None:
     assert errors.RunnerDied("gone").retry_after_seconds == 2.0
     assert errors.InvalidRequest("wrong").retry_after_seconds is None
 
 
-def test_the_docstring_draws_every_class() -> None:
+def test_the_docstring_shows_every_class() -> None:
     drawing = errors.__doc__ or ""
 
     assert [cls.__name__ for cls in every_error() if cls.__name__ not in drawing] == []

@@ -33,7 +33,7 @@ def test_a_text_line_ends_with_its_fields() -> None:
     assert line.endswith("INFO    engine engine.front.models.manager: model loaded model=tiny")
 
 
-def test_the_request_id_comes_by_itself() -> None:
+def test_the_request_id_is_added_to_every_line() -> None:
     token = request_id.set("chatcmpl-1")
 
     line = json.loads(JsonLines("api").format(make_record()))

@@ -18,7 +18,7 @@ libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 
 needs_glibc = pytest.mark.skipif(
-    not hasattr(libc, "malloc_trim"), reason="this C library looks after its heap by itself"
+    not hasattr(libc, "malloc_trim"), reason="this C library has no malloc_trim"
 )
 
 
@@ -29,7 +29,7 @@ def resident() -> int:
 
 @pytest.fixture
 def scattered() -> Iterator[int]:
-    """Resident bytes while 60 MB of the heap are free below blocks in use, which keep them."""
+    """Resident bytes while 60 MB of the heap are free, but below blocks in use."""
     blocks = [libc.malloc(BLOCK_BYTES) for _ in range(BLOCKS)]
     for block in blocks:
         libc.memset(block, 1, BLOCK_BYTES)
@@ -42,14 +42,14 @@ def scattered() -> Iterator[int]:
 
 
 @needs_glibc
-def test_free_memory_below_blocks_in_use_goes_back(scattered: int) -> None:
+def test_free_memory_below_blocks_in_use_is_returned(scattered: int) -> None:
     stopped = start_trimming(seconds=0.01)
-    until(lambda: resident() < scattered - BLOCKS * BLOCK_BYTES // 2, "nothing was given back")
+    until(lambda: resident() < scattered - BLOCKS * BLOCK_BYTES // 2, "no memory was returned")
     stopped.set()
 
 
 @needs_glibc
-def test_it_ends_when_told() -> None:
+def test_trimming_ends_when_the_event_is_set() -> None:
     before = set(threading.enumerate())
     stopped = start_trimming(seconds=3600)
     (thread,) = set(threading.enumerate()) - before

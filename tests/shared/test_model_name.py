@@ -1,4 +1,4 @@
-"""The grammar of model names: every form people type, and what no form may be."""
+"""The grammar of model names: every accepted form, and texts that are refused."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ def test_a_typed_name_has_one_canonical_form(typed: str, canonical: str, source:
         "a%2e%2e/b",
     ],
 )
-def test_what_is_no_name_is_refused_with_a_sentence(typed: str) -> None:
+def test_an_invalid_name_is_refused_with_a_sentence(typed: str) -> None:
     with pytest.raises(InvalidModelName) as caught:
         ModelName.parse(typed)
 
     assert len(caught.value.message.split()) > 3
 
 
-def test_too_many_slashes_say_how_one_slash_is_read() -> None:
+def test_the_error_for_too_many_slashes_explains_one_slash() -> None:
     with pytest.raises(InvalidModelName, match="one slash is a Hugging Face repository"):
         ModelName.parse("a/b/c/d")
 
@@ -124,7 +124,7 @@ def test_names_keep_their_case_and_compare_without_it() -> None:
     assert one.key == other.key
 
 
-def test_a_key_is_four_file_names_even_of_the_longest_file() -> None:
+def test_a_key_consists_of_safe_file_names_even_for_a_long_path() -> None:
     name = ModelName.parse("owner/repo/" + "/".join(["d" * 60] * 6) + "/" + "f" * 90 + ".gguf")
 
     assert all(len(part) <= 250 and "/" not in part for part in name.key)

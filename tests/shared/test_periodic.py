@@ -8,7 +8,7 @@ from services.shared.periodic import start_periodic
 WAIT_SECONDS = 10
 
 
-def test_it_acts_at_once_and_again_until_told_to_end() -> None:
+def test_the_action_is_repeated_until_the_event_is_set() -> None:
     before = set(threading.enumerate())
     acts: queue.Queue[None] = queue.Queue()
     stopped = start_periodic(lambda: acts.put(None), 0.01, name="again")
@@ -22,7 +22,7 @@ def test_it_acts_at_once_and_again_until_told_to_end() -> None:
     assert not thread.is_alive()
 
 
-def test_the_first_time_does_not_wait_for_the_interval() -> None:
+def test_the_first_action_does_not_wait_for_the_interval() -> None:
     acts: queue.Queue[None] = queue.Queue()
     stopped = start_periodic(lambda: acts.put(None), 3600, name="once")
 

@@ -12,31 +12,31 @@ from tests.shared.store.builders import make_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Without `resolved` this ends with a segmentation fault in three of ten processes.
-_MANY_ARE_FIRST = """
+# Without `resolved`, three of ten such processes end with a segmentation fault.
+_DECODE_IN_16_THREADS = """
 import sys, threading, msgspec
 from services.shared.store.manifest import Manifest
 sys.setswitchinterval(1e-6)
-barrier, said = threading.Barrier(16), []
+barrier, decoded = threading.Barrier(16), []
 def decode():
     barrier.wait()
-    said.append(msgspec.json.decode(sys.argv[1], type=Manifest))
+    decoded.append(msgspec.json.decode(sys.argv[1], type=Manifest))
 threads = [threading.Thread(target=decode) for _ in range(16)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
-print(len(said))
+print(len(decoded))
 """
 
 
-def test_many_threads_may_be_the_first_to_decode_a_struct() -> None:
+def test_several_threads_may_be_the_first_to_decode_a_struct() -> None:
     manifest = msgspec.json.encode(make_manifest("tiny:latest", {"model.gguf": b"weights"}))
-    command = [sys.executable, "-c", _MANY_ARE_FIRST, manifest.decode()]
+    command = [sys.executable, "-c", _DECODE_IN_16_THREADS, manifest.decode()]
     for _ in range(10):
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert (ended.returncode, ended.stdout.strip()) == (0, "16"), ended.stderr
 
 
-def test_every_struct_that_is_decoded_is_resolved() -> None:
+def test_every_decoded_struct_is_resolved() -> None:
     trees = [ast.parse(path.read_text()) for path in (ROOT / "services").rglob("*.py")]
     ours = {
         node.name: {ast.unparse(decorator) for decorator in node.decorator_list}
@@ -51,7 +51,7 @@ def test_every_struct_that_is_decoded_is_resolved() -> None:
 
 
 def _decoded(tree: ast.Module) -> Iterator[str]:
-    """Names in `decode(..., type=HERE)` and `convert(..., HERE)`."""
+    """The names of the types in `decode(..., type=NAME)` and `convert(..., NAME)`."""
     for call in ast.walk(tree):
         if not isinstance(call, ast.Call) or not ast.unparse(call.func).startswith("msgspec."):
             continue

@@ -1,7 +1,7 @@
-"""Content-addressed files: how bytes become a blob, and how many bytes a blob gives back.
+"""Content-addressed files: how bytes become a blob, and how many bytes its removal frees.
 
-A blob is written as `.partial`, verified, synced and renamed; from then on it never changes.
-Writers need no lock: two that bring the same digest replace equal bytes by equal bytes.
+A blob is written as `.partial`, verified, synced and renamed; after that the store does not change
+it. Writers need no lock: two with the same digest replace equal bytes with equal bytes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from services.shared.store.layout import Layout, parse_digest
 from services.shared.store.leases import Lease
 
 _CHUNK = 4 << 20
-# linux/fs.h: share the extents of another file (btrfs, XFS, bcachefs).
+# From linux/fs.h: share the extents of another file (btrfs, XFS, bcachefs).
 _FICLONE = 0x40049409
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes that are in the store. `linked`: they are also somebody else's file (hard link)."""
+    """A finished file of the store. `linked`: it is a hard link to a file outside the store."""
 
     digest: str
     size_bytes: int
@@ -35,33 +35,35 @@ class Blob:
 
 
 class Blobs:
-    """The `blobs/` folder. Any process, any thread; see `leases.py` for who protects a new blob
-    until a manifest names it."""
+    """The `blobs/` folder. Any process and any thread may use it.
+
+    A lease protects a new blob until a manifest refers to it (`leases.py`).
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
     def path(self, digest: str) -> Path:
-        """Where the finished bytes are, or will be."""
+        """The path of a finished blob, whether or not it exists."""
         return self._layout.blob(digest)
 
     def partial_path(self, digest: str) -> Path:
-        """Where a downloader writes; its folder exists afterwards."""
+        """The path that a downloader writes to; creates its folder."""
         self._make_folder()
         return self._layout.partial(digest)
 
     def state_path(self, digest: str) -> Path:
-        """A downloader's own notes beside the partial."""
+        """The path of a downloader's own state, beside the partial."""
         self._make_folder()
         return self._layout.partial_state(digest)
 
     def new_partial(self) -> Path:
-        """A partial for bytes whose digest is known only at the end; give it to `commit`."""
+        """A path for bytes whose digest is not known yet; pass it to `commit`."""
         self._make_folder()
         return self._layout.blobs / f"incoming-{uuid.uuid4().hex}.partial"
 
     def size(self, digest: str) -> int | None:
-        """The size in bytes of a finished blob, or None. A link in its place is no blob."""
+        """The size of a finished blob in bytes, or None. A symbolic link is not a blob."""
         try:
             found = os.lstat(self._layout.blob(digest))
         except OSError:
@@ -69,23 +71,23 @@ class Blobs:
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def has(self, digest: str, size_bytes: int) -> bool:
-        """Whether the finished blob is here, whole."""
+        """Whether the finished blob exists with this size."""
         return self.size(digest) == size_bytes
 
     def commit(
         self, partial: Path, *, digest: str | None = None, computed: str | None = None
     ) -> Blob:
-        """Turn a partial into a blob; it and its state file are gone afterwards.
+        """Turn a partial into a blob; removes the partial and its state file.
 
-        `digest` is what the bytes must have (None: whatever they have). `computed` is the digest
-        the caller hashed while writing sequentially; None reads the file once more.
-        DigestMismatch removes the partial: its bytes are of no use.
+        `digest` is the expected digest (None: accept any). `computed` is the actual digest, if the
+        caller has hashed the bytes while writing them; None reads the file again. Raises
+        DigestMismatch and removes the partial when the two differ.
         """
         actual = parse_digest(computed) if computed else hash_file(partial)
         if digest is not None and actual != parse_digest(digest):
             self.discard(partial)
-            raise DigestMismatch("the bytes do not have the promised sha256 digest")
-        # Bytes first: a name must never become durable before what it stands for.
+            raise DigestMismatch("the bytes do not have the expected sha256 digest")
+        # Bytes first: a name must not become durable before its bytes.
         durable.sync_file(partial)
         blob = Blob(actual, partial.stat().st_size)
         durable.move(partial, self._layout.blob(actual))
@@ -93,7 +95,7 @@ class Blobs:
         return blob
 
     def add_bytes(self, data: bytes) -> Blob:
-        """Store a small thing held in memory."""
+        """Store bytes that are in memory."""
         partial = self.new_partial()
         partial.write_bytes(data)
         return self.commit(partial, computed=f"sha256:{hashlib.sha256(data).hexdigest()}")
@@ -106,15 +108,15 @@ class Blobs:
         digest: str | None = None,
         lease: Lease | None = None,
     ) -> Blob:
-        """Store a file that stays where it is: hard link, else reflink, else copy.
+        """Store a file that stays in its place: as a hard link, else a reflink, else a copy.
 
-        A hard link shares the bytes: deleting one name leaves the other, but who changes the file
-        in place changes the blob. `digest` is what its owner promised (DigestMismatch); `lease`
-        gets the digest before the blob appears.
+        A hard link shares the bytes: deleting one name leaves the other, but a change of the file
+        in place changes the blob. `digest` is the expected digest (DigestMismatch). The digest is
+        added to `lease` before the blob appears.
         """
         source = source.resolve()
         if not source.is_file():
-            raise InvalidModelFile("what should be imported is not a regular file")
+            raise InvalidModelFile("the path to import is not a regular file")
         partial = self.new_partial()
         try:
             linked = link and _hard_link(source, partial)
@@ -129,7 +131,7 @@ class Blobs:
         return Blob(blob.digest, blob.size_bytes, linked=linked)
 
     def discard(self, partial: Path) -> None:
-        """Forget a partial and its state. One that is gone already is fine."""
+        """Remove a partial and its state file, if they exist."""
         partial.unlink(missing_ok=True)
         partial.with_name(f"{partial.name}.json").unlink(missing_ok=True)
 
@@ -138,21 +140,20 @@ class Blobs:
 
 
 def hash_file(path: Path) -> str:
-    """`sha256:<hex>` of a file, in constant memory."""
+    """The `sha256:<hex>` digest of a file; reads it in constant memory."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def unlink_and_measure(path: Path) -> int:
-    """Remove a blob and answer the bytes the file system gets back: none while another name has
-    them."""
+    """Unlink a file; the bytes that this frees: 0 while the file has another name."""
     found = os.lstat(path)
     path.unlink()
     return found.st_size if found.st_nlink == 1 else 0
 
 
 def _hard_link(source: Path, target: Path) -> bool:
-    # Another file system, a file system without links, or a protected file: then copy.
+    # Fails for another file system, one without hard links, or a protected file: then copy.
     try:
         os.link(source, target)
     except OSError:

@@ -1,7 +1,7 @@
-"""File changes that survive a power cut, and in which order they become durable.
+"""File changes that survive a power cut.
 
-A name appears by `os.replace` of a file whose bytes were synced before, and the folder is synced
-after: at no moment does a name point at bytes that could still be lost.
+A file's bytes are synced, then `os.replace` gives it its name, then the folder is synced. So a name
+never refers to bytes that a power cut could still lose.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from services.shared.errors import InvalidModelFile
 
 
 def make_folder(path: Path, *, below: Path) -> None:
-    """Create `path` and its missing parents under `below`, each entry durable.
+    """Create `path` and its missing parents under `below`, durably.
 
-    InvalidModelFile where one of them is a link: it would take our writes somewhere else.
+    Raises InvalidModelFile when one of them is a link, which would redirect our writes.
     """
     if path == below:
         path.mkdir(parents=True, exist_ok=True)
@@ -29,12 +29,12 @@ def make_folder(path: Path, *, below: Path) -> None:
     if path.is_symlink():
         raise InvalidModelFile("a folder of the store is a link")
     path.mkdir(exist_ok=True)
-    # Also where it was there: another process may have made it a moment ago and not synced yet.
+    # Sync even if it existed: another process may have just created it and not synced it yet.
     sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
-    """Make the folder's own entries durable (created, renamed and removed names)."""
+    """Make the folder's entries durable: created, renamed and removed names."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -43,7 +43,7 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make a file's bytes durable, whoever wrote them."""
+    """Make a file's bytes durable, whichever process wrote them."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -52,12 +52,12 @@ def sync_file(path: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no reader looks at; `sweep` removes it when its maker died."""
+    """A name beside `path` that readers ignore; `sweep` removes the file if its writer died."""
     return path.with_name(f".{uuid.uuid4().hex}.tmp")
 
 
 def write_beside(path: Path, data: bytes) -> Path:
-    """Write a synced temporary file in `path`'s folder, to be moved over it."""
+    """Write a synced temporary file in `path`'s folder, to be moved to `path`."""
     temporary = temporary_name(path)
     with temporary.open("xb") as file:
         file.write(data)
@@ -67,13 +67,13 @@ def write_beside(path: Path, data: bytes) -> Path:
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename within one file system, durably; replaces the target."""
+    """Rename a file within one file system, durably; replaces the target."""
     os.replace(source, target)  # noqa: PTH105  the crash test counts os calls
     sync_folder(target.parent)
 
 
 def move_folder(source: Path, target: Path) -> None:
-    """Rename a folder durably, unless an equal one was there first."""
+    """Rename a folder durably; does nothing when the target exists and is not empty."""
     try:
         os.rename(source, target)  # noqa: PTH104
     except OSError as error:
@@ -85,9 +85,9 @@ def move_folder(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on a file, against other processes and other threads alike.
+    """Hold an advisory lock on a file, against other processes and other threads.
 
-    The kernel lets go when the holder dies, so there is no stale lock.
+    The kernel releases it when the holder dies, so a lock cannot become stale.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:

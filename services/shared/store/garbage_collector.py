@@ -1,8 +1,8 @@
-"""Removing blobs: which ones may go, and in what order, so that no running job loses any.
+"""Remove blobs that no manifest and no running job needs.
 
-A blob is referenced by the manifests on disk and by living leases, read afresh each time under the
-store's lock: there is no stored count that a crash could make wrong. What may go is renamed into
-`trash/` under the lock (instant) and unlinked after it (slow for large files).
+Manifests and live leases refer to blobs. They are read anew each time, under the store's lock, so
+there is no stored reference count that a crash could corrupt. A file to remove is renamed into
+`trash/` under the lock, which is fast, and unlinked after it, which is slow for a large file.
 """
 
 from __future__ import annotations
@@ -23,36 +23,39 @@ from services.shared.store.leases import leased_digests
 from services.shared.store.manifest import Manifest
 from services.shared.store.manifests import Manifests
 
-# An interrupted download is worth keeping for as long as somebody may come back to it.
+# An interrupted download is kept this long, so that a later pull can resume it.
 PARTIAL_LIFETIME_SECONDS = 7 * 24 * 3600
-# No lease covers what is being written at this moment; nobody writes one of these for an hour.
+# No lease covers a file while it is being written; writing one of these takes less than an hour.
 TEMPORARY_LIFETIME_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What a sweep removed."""
+    """The number of files that a sweep removed, and the bytes it freed."""
 
     files: int
     freed_bytes: int
 
 
 class GarbageCollector:
-    """Decides and removes. `move_to_trash` needs the lock held; `unlink_all` must not have it."""
+    """Decides which files to remove, and removes them.
+
+    Call `move_to_trash` and `move_blobs_to_trash` with the lock held, `unlink_all` without it.
+    """
 
     def __init__(self, layout: Layout, manifests: Manifests) -> None:
         self._layout = layout
         self._manifests = manifests
 
     def lock(self) -> AbstractContextManager[None]:
-        """The store's short lock."""
+        """The store's lock, which is held for short moments only."""
         durable.make_folder(self._layout.root, below=self._layout.root)
         return durable.locked(self._layout.lock)
 
     def move_to_trash(self, manifest: Manifest | None) -> list[Path]:
-        """Take a manifest's view and the blobs that nobody needs any more out of sight.
+        """Move a manifest's view and its unneeded blobs to the trash; their new paths.
 
-        The manifest itself is gone or replaced already.
+        The manifest itself must have been removed or replaced before.
         """
         if manifest is None:
             return []
@@ -63,28 +66,28 @@ class GarbageCollector:
         )
 
     def move_blobs_to_trash(self, digests: Iterable[str]) -> list[Path]:
-        """The same for blobs alone."""
+        """Move those of the blobs to the trash that nothing refers to; their new paths."""
         needed = self._manifests.references() | leased_digests(self._layout)
         return self._to_trash([self._layout.blob(d) for d in sorted(set(digests) - needed)])
 
-    def unlink_all(self, trashed: list[Path]) -> int:
-        """Unlink what was condemned; the bytes that came back."""
-        return sum(_remove(path) for path in trashed)
+    def unlink_all(self, paths: list[Path]) -> int:
+        """Unlink files and folders, such as those in the trash; the bytes that this frees."""
+        return sum(_remove(path) for path in paths)
 
     def sweep(self, *, min_age_seconds: float, keep: frozenset[str]) -> SweepResult:
-        """Condemn and bury everything old that nobody names, leases or keeps."""
+        """Remove all old files that are neither referred to nor in `keep`."""
         if not self._layout.root.is_dir():
             return SweepResult(0, 0)
         with self.lock():
             leased = leased_digests(self._layout)
             needed = self._manifests.references() | leased
             views = {self._layout.view(m.digest) for m in self._manifests.all()}
-            trashed = [
+            unneeded = [
                 *self._old_blobs(needed, min_age_seconds),
                 *self._old_partials(leased | keep),
                 *self._old_views(views),
             ]
-            trashed = self._to_trash(trashed)
+            trashed = self._to_trash(unneeded)
         trashed += [p for p in _entries(self._layout.trash) if p not in set(trashed)]
         temporary = self._layout.manifests.rglob(".*.tmp")
         trashed += [p for p in temporary if _age_seconds(p) >= TEMPORARY_LIFETIME_SECONDS]
@@ -98,7 +101,7 @@ class GarbageCollector:
                 yield path
 
     def _old_partials(self, keep: frozenset[str] | set[str]) -> Iterator[Path]:
-        # A partial without a digest cannot be resumed, one with a digest can.
+        # A partial with a digest can be resumed, one without cannot.
         for path in _entries(self._layout.blobs):
             digest = digest_of_blob(path.name)
             if digest is not None and path.suffix == "":
@@ -119,7 +122,7 @@ class GarbageCollector:
         moved = []
         for path in paths:
             target = self._layout.trash / f"{uuid.uuid4().hex}-{path.name}"
-            with suppress(FileNotFoundError):  # never made, or gone by hand
+            with suppress(FileNotFoundError):  # it was never created, or a person removed it
                 os.rename(path, target)  # noqa: PTH104
                 moved.append(target)
         for folder in {path.parent for path in paths if path.parent.is_dir()}:
@@ -133,7 +136,7 @@ def _remove(path: Path) -> int:
             shutil.rmtree(path)
             return 0
         return unlink_and_measure(path)
-    except FileNotFoundError:  # somebody else swept the trash first
+    except FileNotFoundError:  # another process swept the trash first
         return 0
 
 

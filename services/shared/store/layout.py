@@ -1,7 +1,7 @@
-"""Where things are under the models folder. Every path of the store is built here.
+"""The paths of the store. Every path below the models folder is built here.
 
-A path comes from a validated digest or a parsed name, never from a string somebody sent; a stored
-file's own path is used in views only, and only after `checked_path`.
+A path is built from a validated digest or a parsed name, never from text that a client sent. A
+stored file's own path is used in views only, and only after `checked_path`.
 """
 
 from __future__ import annotations
@@ -21,64 +21,64 @@ _MAX_PATH = 400
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The folders and files of one store. Creates nothing."""
+    """The folders and files of one store. It creates none of them."""
 
     root: Path
 
     @property
     def blobs(self) -> Path:
-        """Content, by digest."""
+        """The folder of blobs, named by digest."""
         return self.root / "blobs"
 
     @property
     def views(self) -> Path:
-        """Links with real file names, one folder per model digest."""
+        """The folder of views: links with real file names, one folder per model digest."""
         return self.root / "views"
 
     @property
     def manifests(self) -> Path:
-        """One file per name."""
+        """The folder of manifests, one file per model name."""
         return self.root / "manifests"
 
     @property
     def leases(self) -> Path:
-        """Which blobs running jobs need."""
+        """The folder of leases, which list the blobs that running jobs need."""
         return self.root / "leases"
 
     @property
     def trash(self) -> Path:
-        """Blobs on their way out; whatever is here may be unlinked by anybody."""
+        """The folder of files to unlink; any process may unlink what is in it."""
         return self.root / "trash"
 
     @property
     def lock(self) -> Path:
-        """Held (flock) for the moment a manifest or a blob appears or goes."""
+        """The lock file (flock), held for the moment a manifest or a blob appears or disappears."""
         return self.root / ".lock"
 
     def blob(self, digest: str) -> Path:
-        """The finished bytes."""
+        """The path of a finished blob."""
         return self.blobs / blob_name(digest)
 
     def partial(self, digest: str) -> Path:
-        """The same bytes while they arrive."""
+        """The path of a blob while it is downloaded."""
         return self.blobs / f"{blob_name(digest)}.partial"
 
     def partial_state(self, digest: str) -> Path:
-        """What the downloader remembers of a partial."""
+        """The path of the downloader's state for a partial."""
         return self.blobs / f"{blob_name(digest)}.partial.json"
 
     def view(self, digest: str) -> Path:
-        """A model's folder of links; `digest` is the manifest's."""
+        """The folder of links of a model; `digest` is the manifest's digest."""
         return self.views / blob_name(digest)
 
     def manifest(self, name: ModelName) -> Path:
-        """The manifest of a name; two names that differ in case only share it."""
+        """The path of the manifest of a name; names that differ only in case share it."""
         host, namespace, model, tag = name.key
         return self.manifests / host / namespace / model / f"{tag}.json"
 
 
 def parse_digest(text: str) -> str:
-    """`sha256:<64 lower-case hex>` of either spelling; InvalidModelFile when it is none."""
+    """A digest as `sha256:<64 lower-case hex>`; accepts `sha256-` too. Raises InvalidModelFile."""
     match = _DIGEST.fullmatch(text)
     if match is None:
         raise InvalidModelFile("a digest must be sha256: and 64 hexadecimal digits")
@@ -86,18 +86,18 @@ def parse_digest(text: str) -> str:
 
 
 def blob_name(digest: str) -> str:
-    """The file name of a digest."""
+    """The file name of a digest's blob."""
     return parse_digest(digest).replace(":", "-")
 
 
 def digest_of_blob(file_name: str) -> str | None:
-    """The digest a file name stands for (`.partial` and `.partial.json` included), or None."""
+    """The digest in a file name, which may end in `.partial` or `.partial.json`; else None."""
     match = _BLOB_NAME.fullmatch(file_name.removesuffix(".json").removesuffix(".partial"))
     return None if match is None else f"sha256:{match[1]}"
 
 
 def checked_path(text: str) -> str:
-    """A stored file's relative path, unchanged; InvalidModelFile when it could lead elsewhere."""
+    """A stored file's relative path, unchanged. Raises InvalidModelFile when it is unsafe."""
     parts = text.split("/")
     if (
         len(text) > _MAX_PATH

@@ -1,11 +1,11 @@
-"""How a running job keeps blobs that no manifest names yet.
+"""Leases: a running job protects blobs that no manifest refers to yet.
 
-A lease is a file listing digests, locked (flock) by its owner for as long as the owner lives. The
-collector honours the digests of locked files; a file it can lock itself belonged to a process that
-is gone, so a `kill -9` leaves nothing behind that has to time out.
+A lease is a file that lists digests. Its owner holds a lock (flock) on it for as long as the owner
+lives. The garbage collector respects the digests of locked files. A file that it can lock belonged
+to a process that has ended, so even a `kill -9` leaves nothing that has to time out.
 
-Adding a digest takes the store's short lock, as collecting does. So after `add` returns, the blob
-is either gone already (`Blobs.has` says so, download it) or safe.
+`add` takes the store's lock, as the garbage collector does. So when `add` returns, a blob has
+either been removed already (`Blobs.has` is then False: download it) or is protected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.shared.store.layout import Layout, parse_digest
 
 
 class Lease:
-    """One job's claim. A context manager; leaving it, or dying, gives the claim up."""
+    """The blobs that one job protects. A context manager; the lease ends with it or its process."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -33,14 +33,14 @@ class Lease:
     def __enter__(self) -> Self:
         durable.make_folder(self._layout.leases, below=self._layout.root)
         path = self._layout.leases / f"{uuid.uuid4().hex}.lease"
-        with durable.locked(self._layout.lock):  # or a collector finds it before it is locked
+        with durable.locked(self._layout.lock):  # else the collector could see it unlocked
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             fcntl.flock(self._fd, fcntl.LOCK_EX)
         self._path = path
         return self
 
     def add(self, *digests: str) -> None:
-        """Protect blobs from now on, whether or not they are here already."""
+        """Protect blobs from now on, whether or not they exist yet."""
         lines = "".join(f"{parse_digest(d)}\n" for d in digests)
         with durable.locked(self._layout.lock):
             os.write(self._fd, lines.encode())
@@ -58,18 +58,18 @@ class Lease:
 
 
 def leased_digests(layout: Layout) -> set[str]:
-    """What living jobs claim; removes the files of dead ones. Call with the store's lock held."""
-    claimed: set[str] = set()
+    """The digests of live leases. Removes dead leases. Call it with the store's lock held."""
+    leased: set[str] = set()
     if not layout.leases.is_dir():
-        return claimed
+        return leased
     for path in layout.leases.glob("*.lease"):
-        # Gone meanwhile (its job ended), or a link that is none of ours.
+        # The job may have just removed it, or it is a link, which is not one of our leases.
         with contextlib.suppress(OSError):
-            claimed.update(_claim(path))
-    return claimed
+            leased.update(_read_or_remove(path))
+    return leased
 
 
-def _claim(path: Path) -> set[str]:
+def _read_or_remove(path: Path) -> set[str]:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     with os.fdopen(fd, "rb") as file:
         if _is_locked(fd):

@@ -1,8 +1,8 @@
-"""What is known of one stored model: its files, and what they turned out to be.
+"""The manifest of a stored model: its files, and a description of what they contain.
 
-Made once by the puller, after the files were verified and described; everyone else only reads it.
-The manifest is ours (JSON, schema number inside); a registry's own manifest is kept as a file of
-role `registry_manifest` where there was one.
+The puller writes it once, after it has verified and described the files; other services only read
+it. The format is our own (JSON with a schema number). If a registry provided a manifest, that is
+kept as a file with the role `registry_manifest`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ SCHEMA = 1
 
 
 class FileRole(Enum):
-    """What a file is for."""
+    """The purpose of a file."""
 
-    MODEL = "model"  # the weights; of several GGUF parts or safetensors, every one
+    MODEL = "model"  # the weights; each part, if there are several GGUF or safetensors files
     PROJECTOR = "projector"
     ADAPTER = "adapter"
     DRAFT = "draft"
@@ -37,7 +37,7 @@ class FileRole(Enum):
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a model. `path` is relative, its last part the name the engine expects."""
+    """One file of a model. `path` is relative; its last part is the name that the engine expects."""
 
     role: FileRole
     path: str
@@ -46,7 +46,7 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Capability(Enum):
-    """What a model can be asked for."""
+    """Something that a model can do."""
 
     CHAT = "chat"
     COMPLETION = "completion"
@@ -58,7 +58,7 @@ class Capability(Enum):
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """Read from the files by the puller; None where the file does not say."""
+    """What the puller has read from a model's files; None where the files do not say."""
 
     format: Literal["gguf", "mlx"]
     architecture: str
@@ -73,9 +73,9 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     bos_token: str | None = None
     eos_token: str | None = None
     add_bos: bool = False
-    control_tokens: tuple[str, ...] = ()  # texts a person must not be able to forge
+    control_tokens: tuple[str, ...] = ()  # texts that a client must not be able to inject
     stop_tokens: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()  # sentences for a person, each with what to do
+    warnings: tuple[str, ...] = ()  # sentences for the owner, each with a remedy
 
 
 @resolved
@@ -84,7 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: int = SCHEMA
     name: str  # canonical short form, "tiny:latest"
-    source: str  # where it came from, in words a person knows
+    source: str  # the origin of the model, as text for a person
     created_at: float  # unix seconds
     files: tuple[StoredFile, ...]
     description: Description
@@ -92,22 +92,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     system: str | None = None
     messages: tuple[dict[str, Any], ...] = ()
     license: str | None = None
-    owned: bool = True  # False: blobs are links to somebody else's files
+    owned: bool = True  # False: blobs are hard links to files outside the store
 
     @property
     def digest(self) -> str:
-        """Identity: equal files under equal names and roles, whatever the model is called."""
+        """The digest of all files with their paths and roles; the model's name does not matter."""
         parts = sorted((f.role.value, f.path, f.digest) for f in self.files)
         return "sha256:" + hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
     @property
     def size_bytes(self) -> int:
-        """All files, each counted once."""
+        """The size of all files; a file that is listed twice counts once."""
         return sum({f.digest: f.size_bytes for f in self.files}.values())
 
     @property
     def weights_bytes(self) -> int:
-        """The model's own files."""
+        """The size of the files that hold weights."""
         return sum(
             {f.digest: f.size_bytes for f in self.files if f.role is FileRole.MODEL}.values()
         )

@@ -1,7 +1,8 @@
-"""Manifest files: read with suspicion, cached by identity, written so that a name appears whole.
+"""Read and write manifest files.
 
-What is on disk is checked again when it is read (digests, paths, name), so a damaged or planted
-manifest can neither lead out of the store nor take the others down: it is skipped and logged.
+A manifest is checked again when it is read: its digests, paths and name. A damaged or planted
+manifest is skipped and logged, so it can neither refer outside the store nor break the others.
+Decoded manifests are cached by inode, size and times; a new manifest appears as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from services.shared.store.manifest import SCHEMA, Manifest
 
 logger = logging.getLogger(__name__)
 
-# Descriptions hold templates and token lists; nothing honest is larger.
+# A description holds a chat template and token lists; no real one is larger.
 MAX_MANIFEST_BYTES = 16 << 20
 _DEPTH = 4  # host / namespace / model / tag.json
 _ANY_DIGEST = re.compile(rb"sha256:[0-9a-f]{64}")
@@ -32,7 +33,7 @@ _Identity = tuple[int, int, int, int]
 
 
 class Manifests:
-    """The `manifests/` folder. Any thread; the lock guards the cache alone."""
+    """The `manifests/` folder. Any thread may use it; the lock guards only the cache."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -40,11 +41,11 @@ class Manifests:
         self._cache: dict[Path, tuple[_Identity, Manifest | None]] = {}
 
     def get(self, name: ModelName) -> Manifest | None:
-        """The manifest of exactly this name (in any case), or None."""
+        """The manifest of exactly this name, compared without case, or None."""
         return self._read(self._layout.manifest(name))
 
     def all(self) -> list[Manifest]:
-        """Every readable manifest, in no order."""
+        """Every readable manifest, in no particular order."""
         paths = list(self.paths())
         with self._lock:
             for gone in self._cache.keys() - set(paths):
@@ -52,12 +53,15 @@ class Manifests:
         return [found for path in paths if (found := self._read(path)) is not None]
 
     def paths(self) -> Iterator[Path]:
-        """Every manifest file, readable or not. Follows no links."""
+        """Every manifest file, readable or not. Does not follow links."""
         return _walk(self._layout.manifests, _DEPTH)
 
     def references(self) -> set[str]:
-        """Every digest any manifest names. A damaged file still protects what can be read of it:
-        better to keep a blob too long than to break a model that could be repaired."""
+        """Every digest that a manifest refers to.
+
+        A damaged file protects the digests that can still be found in it: a blob that is kept too
+        long is better than a model that can no longer be repaired.
+        """
         found: set[str] = set()
         for path in self.paths():
             manifest = self._read(path)
@@ -68,13 +72,13 @@ class Manifests:
         return found
 
     def prepare(self, name: ModelName, manifest: Manifest) -> tuple[Path, Path]:
-        """Write the bytes, durable but nameless: (temporary, final) for `durable.move`."""
+        """Write a manifest durably to a temporary file; (temporary, final) for `durable.move`."""
         path = self._layout.manifest(name)
         durable.make_folder(path.parent, below=self._layout.root)
         return durable.write_beside(path, msgspec.json.format(msgspec.json.encode(manifest))), path
 
     def remove(self, name: ModelName) -> None:
-        """Forget a name, durably; FileNotFoundError when it is not there."""
+        """Remove a manifest durably. Raises FileNotFoundError when there is none."""
         path = self._layout.manifest(name)
         durable.make_folder(path.parent, below=self._layout.root)  # refuses links
         path.unlink()
@@ -86,9 +90,9 @@ class Manifests:
         except OSError:
             return None
         with self._lock:
-            known = self._cache.get(path)
-        if known is not None and known[0] == identity:
-            return known[1]
+            cached = self._cache.get(path)
+        if cached is not None and cached[0] == identity:
+            return cached[1]
         manifest = self._decode(path)
         with self._lock:
             self._cache[path] = (identity, manifest)
@@ -111,7 +115,7 @@ class Manifests:
 
 
 def check(manifest: Manifest) -> None:
-    """What the types cannot say; InvalidModelFile or InvalidModelName in words."""
+    """Check what the types cannot express. Raises InvalidModelFile or InvalidModelName."""
     if manifest.schema > SCHEMA:
         raise InvalidModelFile("the manifest was written by a newer version")
     ModelName.parse(manifest.name)

@@ -1,13 +1,14 @@
-"""The models on disk, as every service sees them: list, resolve, open, put, delete.
+"""The models on disk, as all services use them: list, resolve, open, put, delete.
 
-Reading needs no lock and works on a read-only mount. What changes which blobs are named (`put`,
-`delete`, `sweep`, a lease's `add`) holds one short lock, never while bytes are hashed or copied:
+Reading needs no lock and works on a read-only mount. Operations that change which blobs are
+referred to (`put`, `delete`, `sweep`, a lease's `add`) hold one lock, and not while bytes are
+hashed or copied:
 
-    put     manifest written and synced  ->  [lock: blobs there? rename; old blobs to trash]
-    delete  [lock: manifest gone; blobs nobody names or leases to trash]  ->  unlink the trash
+    put     write and sync the manifest  ->  [lock: check blobs, rename, old blobs to trash]
+    delete  [lock: remove the manifest, unneeded blobs to trash]  ->  unlink the trash
 
-A crash at any point leaves every listed model whole; at worst blobs nobody names, which `sweep`
-removes.
+After a crash at any point every listed model is complete. At worst there are blobs that nothing
+refers to; `sweep` removes them.
 """
 
 from __future__ import annotations
@@ -34,15 +35,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeleteResult:
-    """What a deletion did. `freed_bytes` came back to the file system: blobs other models share,
-    and files somebody else has a hard link to, free nothing."""
+    """The result of a deletion.
+
+    `freed_bytes` is what the file system got back: blobs that other models share, and hard links
+    to files outside the store, free nothing.
+    """
 
     name: str
     freed_bytes: int
 
 
 class ModelStore:
-    """One models folder. Any process, any thread; creates nothing until something is written."""
+    """One models folder. Any process and any thread may use it; reading creates nothing."""
 
     def __init__(self, root: Path) -> None:
         self.layout = Layout(root)
@@ -52,14 +56,14 @@ class ModelStore:
         self._reported: set[str] = set()
 
     def list(self) -> list[Manifest]:
-        """Every complete model, by name."""
+        """Every complete model, sorted by name."""
         found = [m for m in self._manifests.all() if self._is_complete(m)]
         return sorted(found, key=lambda m: m.name.casefold())
 
     def resolve(self, text: str) -> Manifest:
-        """The model a person means, see `resolve.py`; its `name` says which one that was.
+        """The model that a text means, see `resolve.py`; its `name` is the canonical one.
 
-        InvalidModelName when it is no name, ModelNotFound with `details["models"]` when unknown.
+        Raises InvalidModelName, or ModelNotFound with all stored names in `details["models"]`.
         """
         if (exact := self._exact(text)) is not None:
             return exact
@@ -70,24 +74,24 @@ class ModelStore:
         return found
 
     def model_path(self, manifest: Manifest) -> Path:
-        """What an engine opens: the GGUF blob, the first part of a split one, an MLX folder."""
+        """The path that the engine opens: a GGUF, the first part of a split one, or an MLX folder."""
         if not views.needs_view(manifest):
             return self.file_path(_only_model_file(manifest))
         return self.layout.view(manifest.digest) / views.entry_point(manifest)
 
     def file_path(self, file: StoredFile) -> Path:
-        """The bytes of one file."""
+        """The path of the blob of one file."""
         return self.blobs.path(file.digest)
 
     def lease(self) -> Lease:
-        """A context manager that keeps blobs from the collector while a job works on them."""
+        """A context manager that protects blobs from removal while a job works on them."""
         return Lease(self.layout)
 
     def put(self, manifest: Manifest) -> None:
-        """Make a model appear, or replace it, at once; its blobs must be here.
+        """Add a model, or replace it, in one step; its blobs must be in the store.
 
-        Blobs of the replaced one that nobody else names are removed. InvalidModelFile when a blob
-        is missing or a path is not storable; InvalidModelName.
+        Removes those blobs of the replaced model that nothing else refers to. Raises
+        InvalidModelName, or InvalidModelFile when a blob is missing or a path is not allowed.
         """
         check(manifest)
         name = ModelName.parse(manifest.name)
@@ -97,7 +101,7 @@ class ModelStore:
         temporary, path = self._manifests.prepare(name, manifest)
         try:
             with self._collector.lock():
-                # Again, and quick when nothing changed: somebody may have deleted since.
+                # Again under the lock, since a blob may have been removed; fast if none was.
                 self._require_blobs(manifest)
                 views.make_view(self.layout, manifest)
                 replaced = self._manifests.get(name)
@@ -109,15 +113,16 @@ class ModelStore:
         logger.info("model stored", extra={"model": str(name), "bytes": manifest.size_bytes})
 
     def copy(self, text: str, new_name: str) -> Manifest:
-        """Give a model one more name; shares all blobs."""
+        """Give a model another name; both share all blobs."""
         manifest = msgspec.structs.replace(self.resolve(text), name=str(ModelName.parse(new_name)))
         self.put(manifest)
         return manifest
 
     def delete(self, text: str) -> DeleteResult:
-        """Forget a model and remove the blobs nobody else names or leases.
+        """Delete a model and its blobs, except those that another model or a lease needs.
 
-        Never guesses: the name must be exact, or fit one model only (Conflict names the others).
+        The name must be exact, or match only one model. Raises Conflict with the names of all
+        matches when there are several.
         """
         with self._collector.lock():
             manifest = self._to_delete(text)
@@ -128,17 +133,16 @@ class ModelStore:
         return DeleteResult(manifest.name, freed)
 
     def discard(self, digests: Iterable[str]) -> int:
-        """Remove those of the blobs that nobody names or leases, after a job that failed; the
-        bytes that came back."""
+        """Remove those of a failed job's blobs that nothing refers to; the bytes that this frees."""
         with self._collector.lock():
             trashed = self._collector.move_blobs_to_trash(digests)
         return self._collector.unlink_all(trashed)
 
     def sweep(self, *, min_age_seconds: float = 3600, keep: Iterable[str] = ()) -> SweepResult:
-        """Remove what crashes left behind: blobs nobody names, old partials, temporary files.
+        """Remove what crashes left behind: unneeded blobs, old partials, temporary files.
 
-        `keep` are digests whose partials a paused or queued job will resume; young files and
-        leased digests stay anyway.
+        `keep` are digests whose partials a paused or queued job will resume. Recent files and
+        leased digests are kept in any case.
         """
         return self._collector.sweep(min_age_seconds=min_age_seconds, keep=frozenset(keep))
 
@@ -150,11 +154,11 @@ class ModelStore:
         return manifest if manifest is not None and self._is_complete(manifest) else None
 
     def _to_delete(self, text: str) -> Manifest:
-        # Broken models too: deleting is how one gets rid of them.
+        # Incomplete models too: a delete is the way to remove them.
         models = sorted(self._manifests.all(), key=lambda m: m.name.casefold())
         found = resolve.find_certain(models, text)
         if not found:
-            ModelName.parse(text)  # a text that is no name at all says so
+            ModelName.parse(text)  # raises InvalidModelName when the text is not a name
             raise _unknown(text, models)
         if len(found) > 1:
             names = [m.name for m in found]
@@ -192,7 +196,7 @@ def _only_model_file(manifest: Manifest) -> StoredFile:
 
 def _unknown(text: str, models: Iterable[Manifest]) -> ModelNotFound:
     names = [m.name for m in models]
-    known = ", ".join(names) if names else "none yet"
+    stored = ", ".join(names) if names else "none yet"
     return ModelNotFound(
-        f"no model named {text[:200]!r}; models here: {known}", details={"models": names}
+        f"no model named {text[:200]!r}; stored models: {stored}", details={"models": names}
     )

@@ -1,12 +1,14 @@
-"""Which stored model a person means. Pure: works on a list of manifests.
+"""Find the stored model that a text means. Pure: works on a list of manifests.
 
-The order, first match wins; within a step the choice is `latest`, else the newest, else by name:
-1  the canonical name, in any case
+The first step with a match wins. Of several matches, tag `latest` wins, then the newest, then the
+first by name.
+1  the canonical name, compared without case
 2  a digest: `sha256:` and at least 12 hexadecimal digits
-3  a file by its name: `owner/repo/file.gguf` stored under its quantisation, `manual/file.gguf`
-4  the same repository or model with any tag, when none but `latest` was asked for; or with that
-   tag from somewhere else: one slash may have meant the hub when it was pulled, a registry now
-5  the model's own `base_model`, as the original Spindll did
+3  the name of a file: `owner/repo/file.gguf` stored under its quantisation, `manual/file.gguf`
+4  the same repository or model: with any tag if the text has none or `latest`; or with the same
+   tag from another source, since a name with one slash may have meant the hub when it was pulled
+   and mean a registry now
+5  the model's own `base_model`, as in the original Spindll
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ _DIGEST_PREFIX = re.compile(r"sha256[:-]([0-9a-f]{12,64})", re.IGNORECASE)
 
 
 def find(manifests: Sequence[Manifest], text: str) -> Manifest | None:
-    """The one a request means, or None. InvalidModelName when no step can read the text."""
+    """The model that a text means, or None.
+
+    Raises InvalidModelName when there is no match and the text is not a model name.
+    """
     name = _parse_or_none(text)
     found = (
         find_certain(manifests, text)
@@ -39,8 +44,10 @@ def find(manifests: Sequence[Manifest], text: str) -> Manifest | None:
 
 
 def find_certain(manifests: Sequence[Manifest], text: str) -> list[Manifest]:
-    """Every model the text could stand for, for what must not guess: steps 1 to 3, and 4 when no
-    tag was written at all."""
+    """Every model that a text certainly means: steps 1 to 3, and step 4 for a text without a tag.
+
+    For operations that must not guess, such as a delete.
+    """
     name = _parse_or_none(text)
     return (
         _by_name(manifests, name)  # 1

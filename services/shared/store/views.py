@@ -1,7 +1,7 @@
-"""Folders of links with the files' real names, for models that are more than one file.
+"""Views: folders of links with real file names, for models that consist of several files.
 
-llama.cpp finds the other parts of a split GGUF by their names, MLX reads a folder. A view is made
-before its manifest, so that readers of a read-only mount never have to make one.
+llama.cpp finds the other parts of a split GGUF by their names; MLX reads a folder. A view is made
+before its manifest, so a reader of a read-only mount does not have to make one.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ _IN_A_FOLDER = {FileRole.MODEL, FileRole.TOKENIZER, FileRole.CONFIG, FileRole.TE
 
 
 def needs_view(manifest: Manifest) -> bool:
-    """Whether an engine needs names: an MLX folder, or a GGUF of several parts."""
+    """Whether the engine needs real file names: for an MLX folder, or a GGUF of several parts."""
     return manifest.description.format == "mlx" or len(_model_files(manifest)) > 1
 
 
 def links(manifest: Manifest) -> dict[str, StoredFile]:
-    """The view's relative paths and the files behind them; InvalidModelFile when two collide.
+    """The view's relative paths and their files. Raises InvalidModelFile when two paths collide.
 
-    GGUF parts lie side by side whatever folders the repository had; an MLX folder keeps its own.
+    GGUF parts are put into one folder, whatever folders the repository had. An MLX model keeps
+    its folders.
     """
     if manifest.description.format == "mlx":
         named = [(f.path, f) for f in manifest.files if f.role in _IN_A_FOLDER]
@@ -39,13 +40,16 @@ def links(manifest: Manifest) -> dict[str, StoredFile]:
 
 
 def entry_point(manifest: Manifest) -> str:
-    """What of the view an engine opens: the first part, or "" for the folder itself."""
+    """The path in the view that the engine opens: the first part, or "" for the folder itself."""
     return "" if manifest.description.format == "mlx" else min(links(manifest))
 
 
 def make_view(layout: Layout, manifest: Manifest) -> None:
-    """Make the folder a model needs, if it needs one, and durable as a whole: filled under
-    another name, then renamed. InvalidModelFile when its names collide."""
+    """Make the view of a model, if it needs one.
+
+    The folder is filled under a temporary name and then renamed, so that it becomes durable as a
+    whole. Raises InvalidModelFile when two names collide.
+    """
     view = layout.view(manifest.digest)
     if not needs_view(manifest) or view.is_dir():
         return
@@ -65,8 +69,8 @@ def make_view(layout: Layout, manifest: Manifest) -> None:
 
 
 def _link(blob: Path, link: Path, *, depth: int) -> None:
-    # Relative, so that the volume may be mounted anywhere; counted from `link`, which is renamed
-    # with its folder but stays as deep as it is.
+    # Relative, so that the volume may be mounted anywhere. `depth` counts from `link`; the rename
+    # of its folder does not change it.
     try:
         link.symlink_to(Path(*[".."] * depth, "blobs", blob.name))
     except OSError:  # a file system without symbolic links

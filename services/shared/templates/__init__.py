@@ -1,1 +1,1 @@
-"""Chat templates of strangers: rendered in a sandbox, with limits."""
+"""Chat templates: untrusted code of downloaded models, rendered in a sandbox under limits."""

@@ -1,7 +1,7 @@
-"""What a template may use up: seconds of a render, and the size of any value it builds.
+"""Limits on a render: its time, and the size of the values that the template builds.
 
-Pure checks, made before a value is computed where the arguments tell its size, and after it
-otherwise; nothing a template can write makes more than a small multiple of the limits.
+A check runs before a value is computed where the arguments determine its size, and after it
+otherwise. So no value grows beyond a small multiple of the limits.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 
 from jinja2 import TemplateRuntimeError
 
-MAX_TEXT = 16 << 20  # characters of any one value, and of the prompt
-MAX_TOTAL_TEXT = 192 << 20  # characters of all the long values of one render together
-MAX_ITEMS = 1 << 20  # items of any one list a template builds
+MAX_TEXT = 16 << 20  # characters of one value, and of the prompt
+MAX_TOTAL_TEXT = 192 << 20  # characters of all long values of one render together
+MAX_ITEMS = 1 << 20  # items of one list that a template builds
 _MAX_PADDING = 4096
 _MAX_INTEGER_BITS = 1024
-_TICKS_PER_CLOCK_READ = 256  # at the clock
-_LONG_TEXT = 4096  # shorter values are bounded by the ticks
+_TICKS_PER_CLOCK_READ = 256
+_LONG_TEXT = 4096  # the number of shorter values is bounded by the ticks
 
 _PADDERS = {"center", "ljust", "rjust", "zfill", "expandtabs"}
 _LONG_WIDTH = re.compile(r"[0-9]{4,}|\*")
 
 
 class TooExpensive(TemplateRuntimeError):
-    """The template used up its time, or built a value beyond the limits."""
+    """The template exceeded its time, or a limit on the values it builds."""
 
 
 class Meter:
-    """One render's allowance of seconds and of long values."""
+    """Counts the time and the long values of one render."""
 
     def __init__(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
@@ -39,13 +39,13 @@ class Meter:
         self._text = 0
 
     def tick(self) -> None:
-        """Count a turn of a loop; looks at the clock now and then."""
+        """Count an iteration of a loop; reads the clock once in many calls."""
         self._ticks += 1
         if self._ticks % _TICKS_PER_CLOCK_READ == 0 and time.monotonic() > self._deadline:
             raise TooExpensive("the chat template takes too long")
 
     def charge(self, characters: int) -> None:
-        """Count a value that was built, whether or not the template keeps it."""
+        """Count the characters of a value that was built, whether or not the template keeps it."""
         self._text += characters
         if self._text > MAX_TOTAL_TEXT:
             raise TooExpensive("the chat template builds too many long texts")
@@ -55,7 +55,7 @@ METER: ContextVar[Meter] = ContextVar("template_meter")
 
 
 def bounded(value: Any) -> Any:
-    """The value, unless it grew beyond the limits."""
+    """The value, unchanged. Raises TooExpensive when it is beyond the limits."""
     if isinstance(value, str):
         _check_text_length(len(value))
         if len(value) > _LONG_TEXT and (meter := METER.get(None)) is not None:
@@ -80,14 +80,14 @@ def check_text_method(text: str, name: str, args: Sequence[Any]) -> None:
     if name in _PADDERS:
         check_padding(args)
     if name == "replace" and len(args) >= 2 and all(isinstance(a, str) for a in args[:2]):
-        # Each place found may grow by the new text; an empty one is found between all characters.
+        # Each match may grow by the new text; an empty text matches between all characters.
         _check_text_length(len(text) + text.count(args[0]) * len(args[1]))
     if name == "join" and args and isinstance(args[0], (list, tuple)):
         check_join(text, args[0])
 
 
 def check_join(separator: str, items: Sequence[object]) -> None:
-    """Refuse to join texts to one that is too long."""
+    """Refuse to join texts when the result would be too long."""
     length = sum(len(i) for i in items if isinstance(i, str))
     _check_text_length(length + len(separator) * len(items))
 
@@ -99,13 +99,13 @@ def check_indent(text: str, values: Iterable[Any]) -> None:
 
 
 def check_padding(args: Iterable[Any]) -> None:
-    """Refuse numbers no prompt needs as a width."""
+    """Refuse widths that are larger than any prompt needs."""
     if any(isinstance(a, int) and a > _MAX_PADDING for a in args):
         raise TooExpensive("the chat template pads a text too far")
 
 
 def check_widths(form: str) -> None:
-    """The same, for the widths inside a format text."""
+    """Refuse such widths inside a format string."""
     if _LONG_WIDTH.search(form):
         raise TooExpensive("the chat template pads a text too far")
 

@@ -1,9 +1,9 @@
-"""The Jinja environment for templates that strangers wrote.
+"""The Jinja environment for untrusted templates.
 
-Jinja's sandbox keeps a template from Python's internals; it does not keep it from using up the
-machine. So everything that can grow or repeat is metered as well (`template_limits.py`): loops and
-macros tick, joined and repeated values are bounded, functions that pad check the width first. No
-threads, no signals: a render stays a plain function call that any thread can make.
+Jinja's sandbox blocks access to Python's internals, but it does not limit time and memory. So
+everything that can grow or repeat is metered as well (`render_limits.py`): loops and macros tick,
+joined and repeated values are bounded, and functions that pad check the width first. This needs no
+thread and no signal: a render is a plain function call that any thread can make.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from services.shared.templates import render_limits
 from services.shared.templates.render_limits import Meter, TooExpensive, bounded
 
-# Not spellable in a template, so a template can neither call nor replace them.
+# A template cannot spell these names, so it can neither call nor replace the filters.
 _TICK = " tick"
 _BOUND = " bound"
 
@@ -37,12 +37,12 @@ _LINE_FILTERS = ("indent", "center", "wordwrap")
 
 
 class TemplateRefusal(TemplateRuntimeError):
-    """The template called `raise_exception`: the conversation does not suit it."""
+    """The template called `raise_exception`: it does not accept this conversation."""
 
 
 @contextmanager
 def metered(seconds: float) -> Iterator[Meter]:
-    """Render inside this block, under a limit of seconds."""
+    """Meter what is rendered inside this block; the render may take so many seconds."""
     meter = Meter(seconds)
     token = render_limits.METER.set(meter)
     try:
@@ -52,17 +52,20 @@ def metered(seconds: float) -> Iterator[Meter]:
 
 
 def environment_for(*, changes_input: bool) -> Environment:
-    """The environment to parse and compile in."""
+    """The environment in which to parse and compile a template."""
     return _mutable_environment if changes_input else _immutable_environment
 
 
 def changes_input(tree: nodes.Template) -> bool:
-    """Whether a template calls what changes a list or a dict in place; give it copies."""
+    """Whether a template calls a method that changes a list or a dict in place.
+
+    Such a template must be given copies.
+    """
     return any(node.attr in _MUTATORS for node in tree.find_all(nodes.Getattr))
 
 
 def instrument(tree: nodes.Template) -> nodes.Template:
-    """Add the ticks and bounds to a parsed template; TooExpensive for what needs a loader."""
+    """Add ticks and bounds to a parsed template. Raises TooExpensive if it needs a loader."""
     if any(tree.find(kind) is not None for kind in _FORBIDDEN_NODES):
         raise TooExpensive("a chat template cannot include other files")
     repeating: list[nodes.For | nodes.Macro | nodes.CallBlock] = [
@@ -79,17 +82,17 @@ def instrument(tree: nodes.Template) -> nodes.Template:
 
 
 class _MeteredEnvironment(SandboxedEnvironment):
-    """What both environments do: look at operators and calls."""
+    """Checks operators and calls; the base of both environments."""
 
     intercepted_binops = frozenset(["+", "*", "%", "**"])
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """An operator of the template."""
+        """Evaluate an operator of the template, under the limits."""
         render_limits.check_operator(operator, left, right)
         return bounded(self.binop_table[operator](left, right))
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """A call of the template: a method, a macro, a function."""
+        """Make a call of the template (a method, macro or function), under the limits."""
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, str):
             render_limits.check_text_method(owner, getattr(obj, "__name__", ""), args)
@@ -99,7 +102,7 @@ class _MeteredEnvironment(SandboxedEnvironment):
         return bounded(value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """`str.format`, after a look at the widths in its text."""
+        """Check the widths in the format string of `str.format`."""
         wrapped = super().wrap_str_format(value)
         if wrapped is not None:
             render_limits.check_widths(value.__self__)
@@ -107,13 +110,13 @@ class _MeteredEnvironment(SandboxedEnvironment):
 
 
 class _ImmutableEnvironment(_MeteredEnvironment, ImmutableSandboxedEnvironment):
-    """For nearly all templates: what they are given stays as it is."""
+    """For templates that do not change their input, which is nearly all of them."""
 
 
 class _GenerationExtension(Extension):
-    """Accepts `{% generation %}`, which marks the model's own words for training: just its body."""
+    """Renders the body of `{% generation %}`, which marks the model's own text for training."""
 
-    tags = {"generation"}  # noqa: RUF012  jinja2's own way
+    tags = {"generation"}  # noqa: RUF012  the form that jinja2 requires
 
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         """The body between `generation` and `endgeneration`."""
@@ -145,7 +148,7 @@ def _tick(_: object) -> str:
 def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that checks its arguments, ticks, and bounds its result."""
 
-    @functools.wraps(function)  # keeps jinja's marks of what to pass first
+    @functools.wraps(function)  # keeps jinja's attributes, such as that of pass_environment
     def call(*args: Any, **kwargs: Any) -> Any:
         values = (*args, *kwargs.values())
         render_limits.check_padding(values)
@@ -175,7 +178,7 @@ def _refuse(message: object) -> None:
 
 
 def _strftime_now(form: str) -> str:
-    # Local time, as transformers does: a template prints "today" for a person.
+    # Local time, as in transformers: a template prints the date for a person.
     return datetime.now().astimezone().strftime(form)
 
 
@@ -198,7 +201,7 @@ def _to_json(
 
 
 def _plain(value: Any) -> Any:
-    # llama.cpp's deepseek-r1 template prints what `map` yields.
+    # llama.cpp's deepseek-r1 template prints an iterator that `map` returns.
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Iterator):
@@ -207,7 +210,7 @@ def _plain(value: Any) -> Any:
 
 
 def _make_environment(kind: type[SandboxedEnvironment]) -> Environment:
-    # As transformers and llama.cpp set it up; `optimized` would compute while compiling.
+    # As in transformers and llama.cpp; `optimized` would evaluate expressions while compiling.
     environment = kind(
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,7 +1,7 @@
-"""Chat templates: a model's own Jinja text, compiled once, rendered under limits.
+"""Compile and render a model's chat template, under limits.
 
-The same code renders for a request (api) and probes what a template can do (puller). A template is
-part of a downloaded file, so it is untrusted; see `template_sandbox.py` for what keeps it in.
+The api renders prompts with it; the puller probes what a template can do (`traits.py`). A template
+is part of a downloaded file, so it is untrusted: it runs in the sandbox of `sandbox.py`.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from services.shared.templates.sandbox import (
     metered,
 )
 
-MAX_SOURCE = 256 << 10  # characters; the longest real template has 17 thousand
+MAX_SOURCE = 256 << 10  # characters; the longest real template we know has 17 thousand
 MAX_SECONDS = 2.0
 
 Message = Mapping[str, Any]
 
 
 class ChatTemplate:
-    """One model's template. Compiling may raise InvalidModelFile; any thread may render."""
+    """One model's chat template. Creating it may raise InvalidModelFile; any thread may render."""
 
     def __init__(
         self, source: str, *, bos_token: str | None = None, eos_token: str | None = None
     ) -> None:
         if len(source) > MAX_SOURCE:
-            raise InvalidModelFile("the chat template is longer than any real one")
+            raise InvalidModelFile("the chat template is too long")
         self.source = source
         self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
         try:
@@ -64,13 +64,15 @@ class ChatTemplate:
         max_seconds: float = MAX_SECONDS,
         **variables: Any,
     ) -> str:
-        """The prompt's text.
+        """The text of the prompt.
 
-        InvalidRequest, with the template's own words, when the template refuses the conversation
-        (`raise_exception`); InvalidModelFile when the template itself fails or exceeds its limits.
-        `variables` are further names a template may know (`enable_thinking`, `documents`).
+        Raises InvalidRequest with the template's own message when the template refuses the
+        conversation (`raise_exception`), and InvalidModelFile when the template fails or exceeds
+        its limits. `variables` are further names that a template may use (`enable_thinking`,
+        `documents`).
         """
-        # Without tools the name stays undefined, as in llama.cpp: more templates bear it than None.
+        # Without tools the name stays undefined, as in llama.cpp: more templates accept that than
+        # None.
         given: dict[str, Any] = {"messages": list(messages)} | (
             {"tools": list(tools)} if tools else {}
         )
@@ -90,7 +92,7 @@ class ChatTemplate:
                 length += len(piece)
                 meter.tick()
                 if length > MAX_TEXT:
-                    raise TooExpensive("the chat template writes too long a prompt")
+                    raise TooExpensive("the chat template renders too long a prompt")
         return "".join(pieces)
 
 
@@ -105,13 +107,13 @@ def _translated_errors() -> Iterator[None]:
     except (SecurityError, UndefinedError) as error:
         raise InvalidModelFile(f"the chat template failed: {error}"[:500]) from error
     except RecursionError as error:
-        raise InvalidModelFile("the chat template calls itself without end") from error
+        raise InvalidModelFile("the chat template calls itself endlessly") from error
     except Exception as error:
         raise InvalidModelFile(f"the chat template failed with {type(error).__name__}") from error
 
 
 def _for_firefunction(tools: Sequence[Mapping[str, Any]] | None) -> dict[str, str]:
-    # Two names only firefunction and functionary know; as llama.cpp fills them.
+    # Two names that only firefunction and functionary use, with the values of llama.cpp.
     now = datetime.now(UTC)
     return {
         "functions": json.dumps(list(tools or ()), indent=4, default=dict),

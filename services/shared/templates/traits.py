@@ -1,7 +1,7 @@
-"""What a chat template can express, found by rendering it with and without each thing.
+"""Find out what a chat template supports, by rendering it with and without each feature.
 
-Reading the source for words misleads (a template may mention tools only to refuse them); comparing
-two renders does not. One probe costs a dozen renders of short conversations.
+Searching the source for words is misleading: a template may mention tools only to refuse them.
+Comparing two renders is not. One probe costs about a dozen renders of short conversations.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from services.shared.errors import InvalidModelFile, InvalidRequest
 from services.shared.templates.template import ChatTemplate, Message
 
-# Texts that no template contains by itself.
+# Texts that no template contains.
 _SYSTEM = "zq-system-zq"
 _USER = "zq-user-zq"
 _ANSWER = "zq-answer-zq"
@@ -26,7 +26,7 @@ _THINK_SWITCHES = ("enable_thinking", "thinking")
 _THINK_OPENINGS = ("<think>", "<thinking>", "[THINK]", "<seed:think>", "<|START_THINKING|>")
 
 _ARGUMENTS_AS_TEXT = f'{{"place": "{_VALUE}"}}'
-# Nine letters and digits: Mistral's templates insist.
+# Nine letters and digits, as Mistral's templates require.
 _CALL_ID = "abcdefgh1"
 _USER_MESSAGE: Message = {"role": "user", "content": _USER}
 _SYSTEM_MESSAGE: Message = {"role": "system", "content": _SYSTEM}
@@ -52,26 +52,26 @@ _TOOL_DEFINITION = {
 
 @dataclass(frozen=True, slots=True)
 class TemplateTraits:
-    """What one template does. `failure`: why not even a plain question renders, or None."""
+    """What one template supports."""
 
-    failure: str | None
-    system: bool = False  # a system message reaches the prompt
-    tools: bool = False  # tool definitions do
-    tool_calls: bool = False  # an earlier call of the assistant does
-    tool_results: bool = False  # what a tool answered does
-    arguments_as_object: bool = False  # wants a call's arguments parsed, not as JSON text
-    content_parts: bool = False  # takes content as a list of typed parts
-    parts_only: bool = False  # shows content only as such a list
-    thinking: bool = False  # knows a reasoning part
-    thinking_switch: str | None = None  # the variable that turns it on and off
-    opens_thinking: bool = False  # the prompt itself ends inside the reasoning part
+    failure: str | None  # why the template cannot render even a plain question, or None
+    system: bool = False  # a system message appears in the prompt
+    tools: bool = False  # tool definitions appear in the prompt
+    tool_calls: bool = False  # an earlier tool call of the assistant appears in the prompt
+    tool_results: bool = False  # the result of a tool appears in the prompt
+    arguments_as_object: bool = False  # a call's arguments must be an object, not JSON text
+    content_parts: bool = False  # content may be a list of typed parts
+    parts_only: bool = False  # content must be such a list
+    thinking: bool = False  # the template supports reasoning
+    thinking_switch: str | None = None  # the variable that turns reasoning on and off
+    opens_thinking: bool = False  # the prompt ends inside the reasoning part
 
 
 def probe(template: ChatTemplate) -> TemplateTraits:
-    """The traits of a template. Raises nothing a template could cause."""
+    """The traits of a template. A template that fails has a `failure`; nothing is raised."""
     try:
         plain = template.render([_USER_MESSAGE], max_seconds=_PROBE_SECONDS)
-        failure = None if _USER in plain else "it leaves out what the user says"
+        failure = None if _USER in plain else "it leaves out the user's message"
     except (InvalidModelFile, InvalidRequest) as error:
         plain, failure = "", error.message
     prober = _Prober(template, as_parts=failure is not None)
@@ -83,7 +83,7 @@ def probe(template: ChatTemplate) -> TemplateTraits:
 
 @dataclass(frozen=True, slots=True)
 class _Prober:
-    """Renders one template. `as_parts`: it reads content as a list of typed parts only."""
+    """Renders one template. `as_parts`: content must be a list of typed parts."""
 
     template: ChatTemplate
     as_parts: bool
@@ -116,7 +116,7 @@ class _Prober:
     def render(
         self, messages: Sequence[Message], *, tools: bool = False, **variables: bool
     ) -> str | None:
-        """The prompt, or None where the template fails or refuses."""
+        """The prompt, or None when the template fails or refuses the conversation."""
         given = [_in_parts(m) for m in messages] if self.as_parts else messages
         definitions = [_TOOL_DEFINITION] if tools else None
         try:
@@ -140,13 +140,13 @@ class _Prober:
         return None
 
     def _keeps_reasoning(self) -> bool:
-        # In the middle of using a tool, where templates that drop old reasoning still keep it.
+        # In the middle of a tool call, where even templates that drop old reasoning keep it.
         user, call = _with_tool_call({"place": _VALUE})
         turn = {**call, "reasoning_content": _REASON, "thinking": _REASON}
         return self._shows([user, turn, _RESULT_MESSAGE], _REASON, tools=True)
 
     def _strips_reasoning(self) -> bool:
-        # DeepSeek R1 and its kind cut the reasoning out of earlier answers.
+        # Templates such as DeepSeek R1's remove the reasoning from earlier answers.
         turn = {"role": "assistant", "content": f"<think>{_REASON}</think>{_ANSWER}"}
         text = self.render([_USER_MESSAGE, turn, _USER_MESSAGE]) or ""
         return _ANSWER in text and _REASON not in text

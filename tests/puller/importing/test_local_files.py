@@ -261,7 +261,7 @@ def test_a_damaged_model_does_not_stop_the_import_of_the_others(
 
     assert result.names == ("good:1",)
     assert {name.rsplit("/", 1)[1]: reason for name, reason in result.failures.items()} == {
-        "bad:1": "the bytes do not have the promised sha256 digest",
+        "bad:1": "the bytes do not have the expected sha256 digest",
         "bad:2": "the registry's manifest is not readable",
     }
 

@@ -1,4 +1,4 @@
-"""Models of a few bytes: the store looks at digests, sizes and paths, never inside."""
+"""Build models of a few bytes: the store looks at digests, sizes and paths, not at contents."""
 
 from __future__ import annotations
 

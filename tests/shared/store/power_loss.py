@@ -1,8 +1,8 @@
-"""A power cut after any system call, and what a disk that keeps its promises holds afterwards.
+"""Simulate a power cut before any system call, and the contents of the disk after it.
 
-Promised is what POSIX promises and no more: a file's bytes are those of its last fsync, a folder's
-entries those of the folder's last fsync. `survivors` builds that tree; the tree as it stands is the
-other extreme, where everything happened to reach the disk.
+The simulated disk keeps only what POSIX guarantees: a file has the bytes of its last fsync, a
+folder the entries of its last fsync. `survivors` builds that tree. The actual tree is the other
+extreme: everything has reached the disk.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _CALLS = ("fsync", "replace", "rename", "unlink", "link", "symlink", "mkdir", "r
 
 
 class PowerCut(BaseException):
-    """Not an Exception: nothing but the test may catch it."""
+    """The simulated power cut. Not an Exception, so that only the test catches it."""
 
 
 class Disk:
-    """Counts the calls that change a tree, cuts the power before a given one, remembers fsyncs."""
+    """Counts the calls that change a tree, raises PowerCut at a given one, and records fsyncs."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -37,7 +37,7 @@ class Disk:
             monkeypatch.setattr(os, name, self._counted(name, getattr(os, name)))
 
     def remember_all(self) -> None:
-        """Take the tree as it stands for durable."""
+        """Record the current tree as durable."""
         for folder, _, files in os.walk(self.root):
             self._remember(Path(folder))
             for file in files:
@@ -53,7 +53,7 @@ class Disk:
             if self.cut_at is not None and self.calls >= self.cut_at:
                 raise PowerCut(name)
             self.calls += 1
-            if name == "fsync":  # noted, not done: real ones would take minutes here
+            if name == "fsync":  # recorded, not executed: real ones would take minutes here
                 return self._remember(Path(f"/proc/self/fd/{args[0]}").readlink())
             return real(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Bytes become blobs only when they are what was promised."""
+"""Bytes become a blob only when they have the expected digest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_partial_becomes_a_blob_of_its_digest(blobs: Blobs) -> None:
     assert [p.name for p in partial.parent.iterdir()] == [blobs.path(digest).name]
 
 
-def test_other_bytes_than_promised_leave_nothing(blobs: Blobs) -> None:
+def test_bytes_with_an_unexpected_digest_are_removed(blobs: Blobs) -> None:
     digest = digest_of(b"bytes")
     partial = blobs.partial_path(digest)
     partial.write_bytes(b"bytez")
@@ -42,7 +42,7 @@ def test_other_bytes_than_promised_leave_nothing(blobs: Blobs) -> None:
     assert list(partial.parent.iterdir()) == []
 
 
-def test_a_digest_computed_on_the_way_is_compared_too(blobs: Blobs) -> None:
+def test_a_digest_computed_by_the_writer_is_compared_too(blobs: Blobs) -> None:
     partial = blobs.new_partial()
     partial.write_bytes(b"bytes")
 
@@ -61,12 +61,12 @@ def test_a_digest_computed_on_the_way_is_compared_too(blobs: Blobs) -> None:
         "md5:" + "a" * 64,
     ],
 )
-def test_what_is_no_digest_makes_no_path(blobs: Blobs, text: str) -> None:
+def test_an_invalid_digest_is_refused(blobs: Blobs, text: str) -> None:
     with pytest.raises(InvalidModelFile):
         blobs.path(text)
 
 
-def test_both_spellings_of_a_digest_are_one() -> None:
+def test_both_spellings_of_a_digest_are_equal() -> None:
     assert parse_digest("sha256-" + "A" * 64) == "sha256:" + "a" * 64
     assert digest_of_blob("sha256-" + "a" * 64 + ".partial.json") == "sha256:" + "a" * 64
     assert digest_of_blob("incoming-1.partial") is None
@@ -82,7 +82,7 @@ def test_a_file_is_linked_not_copied(blobs: Blobs, tmp_path: Path) -> None:
     assert blobs.path(blob.digest).stat().st_ino == source.stat().st_ino
 
 
-def test_a_link_is_followed_to_the_file_it_names(blobs: Blobs, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_followed_to_its_file(blobs: Blobs, tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(b"bytes")
     (tmp_path / "link").symlink_to("real")
 
@@ -111,7 +111,7 @@ def test_importing_the_same_file_twice_leaves_one_blob(blobs: Blobs, tmp_path: P
     assert len(list((tmp_path / "blobs").iterdir())) == 1
 
 
-def test_a_folder_or_device_is_no_file(blobs: Blobs, tmp_path: Path) -> None:
+def test_only_a_regular_file_can_be_added(blobs: Blobs, tmp_path: Path) -> None:
     for source in (tmp_path, Path(os.devnull), tmp_path / "absent"):
         with pytest.raises(InvalidModelFile):
             blobs.add_file(source)

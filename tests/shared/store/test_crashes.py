@@ -1,4 +1,4 @@
-"""Whenever the process dies or the power goes, every model that is listed is whole."""
+"""After a crash or a power cut at any point, every listed model is complete."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ OPERATIONS: dict[str, Operation] = {
     "copy": lambda s: s.copy("changed:1", "fresh:1"),
     "sweep": lambda s: s.sweep(min_age_seconds=0),
 }
-# What each may change; the others must be there afterwards, as they were.
+# The models that an operation may remove; all others must still be complete afterwards.
 MAY_BE_GONE = {"delete": {"changed:1"}, "delete of a folder": {"folder:1"}}
 
 
 @pytest.fixture
 def memory_path() -> Iterator[Path]:
-    """A folder in memory where there is one: hundreds of small trees are built and dropped."""
+    """A folder in memory if possible: the test builds and removes hundreds of small trees."""
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as folder:
         yield Path(folder)
@@ -52,12 +52,12 @@ def make_store(root: Path) -> ModelStore:
     put_model(store, "kept:1", {"m.gguf": b"kept" * 30})
     put_model(store, "changed:1", {"m.gguf": b"old" * 30, "shared": b"kept" * 30})
     put_model(store, "folder:1", MLX, description=Description(format="mlx", architecture="llama"))
-    (root / "blobs" / ("sha256-" + "a" * 64)).write_bytes(b"nobody names this")
+    (root / "blobs" / ("sha256-" + "a" * 64)).write_bytes(b"unreferenced")
     return store
 
 
 def crashes(operation: Operation, folder: Path) -> Iterator[tuple[Path, Path]]:
-    """The tree as it stands and the tree that was durable, for a power cut at every call."""
+    """The actual tree and the durable tree, for a power cut at every call."""
     make_store(folder / "before")
     for cut_at in itertools.count():
         base = folder / str(cut_at)
@@ -104,7 +104,7 @@ def test_a_power_cut_leaves_only_whole_models(name: str, memory_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_sweep_after_a_crash_leaves_the_named_bytes_only(name: str, memory_path: Path) -> None:
+def test_a_sweep_after_a_crash_leaves_only_referenced_files(name: str, memory_path: Path) -> None:
     for standing, _ in crashes(OPERATIONS[name], memory_path):
         store = ModelStore(standing)
         yesterday = time.time() - 24 * 3600

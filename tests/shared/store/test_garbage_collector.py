@@ -1,4 +1,4 @@
-"""The collector takes what nobody needs and nothing a job works on."""
+"""The garbage collector removes what nothing refers to, and keeps what a running job needs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (then, then))
 
 
-def test_a_blob_without_a_name_goes_once_it_is_old(store: ModelStore) -> None:
+def test_an_unreferenced_blob_is_removed_once_it_is_old(store: ModelStore) -> None:
     blob = store.blobs.add_bytes(b"orphan")
 
     assert store.sweep().files == 0
@@ -37,7 +37,7 @@ def test_a_blob_without_a_name_goes_once_it_is_old(store: ModelStore) -> None:
     assert store.sweep() == SweepResult(files=1, freed_bytes=6)
 
 
-def test_a_leased_blob_stays_whatever_its_age(store: ModelStore) -> None:
+def test_a_leased_blob_is_kept_whatever_its_age(store: ModelStore) -> None:
     blob = store.blobs.add_bytes(b"orphan")
     with store.lease() as lease:
         lease.add(blob.digest)
@@ -46,7 +46,7 @@ def test_a_leased_blob_stays_whatever_its_age(store: ModelStore) -> None:
     assert store.sweep(min_age_seconds=0).files == 1
 
 
-def test_deleting_a_model_leaves_the_blob_a_job_leases(store: ModelStore) -> None:
+def test_deleting_a_model_keeps_a_leased_blob(store: ModelStore) -> None:
     put_model(store, "a:1", {"m.gguf": b"shared"})
     with store.lease() as lease:
         lease.add(digest_of(b"shared"))
@@ -57,7 +57,7 @@ def test_deleting_a_model_leaves_the_blob_a_job_leases(store: ModelStore) -> Non
     assert names(store) == ["b:1"]
 
 
-def test_discarding_after_a_failed_job_takes_unnamed_blobs_only(store: ModelStore) -> None:
+def test_discard_removes_only_unreferenced_blobs(store: ModelStore) -> None:
     put_model(store, "a:1", {"m.gguf": b"named"})
     store.blobs.add_bytes(b"unnamed")
 
@@ -73,7 +73,7 @@ def hold_a_lease(root: Path, digest: str, ready: Callable[[], None]) -> None:
         signal.pause()
 
 
-def test_the_lease_of_a_killed_process_holds_nothing(store: ModelStore) -> None:
+def test_the_lease_of_a_killed_process_protects_nothing(store: ModelStore) -> None:
     blob = store.blobs.add_bytes(b"orphan")
     ready = SPAWN.Event()
     worker = SPAWN.Process(target=hold_a_lease, args=(store.layout.root, blob.digest, ready.set))
@@ -88,7 +88,7 @@ def test_the_lease_of_a_killed_process_holds_nothing(store: ModelStore) -> None:
     assert list(store.layout.leases.iterdir()) == []
 
 
-def test_a_partial_waits_a_week_for_its_job_and_longer_if_asked(store: ModelStore) -> None:
+def test_a_partial_is_kept_for_a_week_and_longer_on_request(store: ModelStore) -> None:
     digest = digest_of(b"big")
     paths = [store.blobs.partial_path(digest), store.blobs.state_path(digest)]
     for path in paths:
@@ -102,7 +102,7 @@ def test_a_partial_waits_a_week_for_its_job_and_longer_if_asked(store: ModelStor
     assert store.sweep().files == 2
 
 
-def test_an_unfinished_import_goes_soon(store: ModelStore) -> None:
+def test_an_unfinished_import_is_removed_after_an_hour(store: ModelStore) -> None:
     partial = store.blobs.new_partial()
     partial.write_bytes(b"part")
     age(partial, 7200)
@@ -110,7 +110,7 @@ def test_an_unfinished_import_goes_soon(store: ModelStore) -> None:
     assert store.sweep().files == 1
 
 
-def test_sweeping_where_there_is_no_store_does_nothing(store: ModelStore) -> None:
+def test_sweeping_a_store_that_does_not_exist_creates_nothing(store: ModelStore) -> None:
     assert store.sweep() == SweepResult(0, 0)
     assert not store.layout.root.exists()
 
@@ -120,15 +120,15 @@ def put_and_delete(root: Path, number: int, rounds: int) -> None:
     for turn in range(rounds):
         name = f"model-{number}:{turn}"
         with store.lease() as lease:
-            lease.add(digest_of(b"everybody's"), digest_of(name.encode()))
-            put_model(store, name, {"m.gguf": b"everybody's", "own": name.encode()})
+            lease.add(digest_of(b"common"), digest_of(name.encode()))
+            put_model(store, name, {"m.gguf": b"common", "own": name.encode()})
         assert store.resolve(name).name == name
         store.sweep(min_age_seconds=0)
         if turn % 2:
             store.delete(name)
 
 
-def test_several_processes_at_once_lose_nothing(store: ModelStore) -> None:
+def test_concurrent_processes_lose_no_blob(store: ModelStore) -> None:
     workers = [
         SPAWN.Process(target=put_and_delete, args=(store.layout.root, n, 10)) for n in range(3)
     ]

@@ -1,4 +1,4 @@
-"""List, resolve, open, put and delete: what is named is whole, and what nobody needs goes."""
+"""List, resolve, open, put and delete models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path / "models")
 
 
-def test_looking_at_a_store_creates_nothing(store: ModelStore) -> None:
+def test_reading_a_store_creates_nothing(store: ModelStore) -> None:
     assert store.list() == []
     with pytest.raises(ModelNotFound, match="none yet"):
         store.resolve("tiny")
@@ -84,7 +84,7 @@ def test_a_model_whose_blob_vanished_is_not_listed_but_can_be_deleted(store: Mod
     assert store.delete("a:1").name == "a:1"
 
 
-def test_a_truncated_blob_makes_its_model_vanish(store: ModelStore) -> None:
+def test_a_model_with_a_truncated_blob_is_not_listed(store: ModelStore) -> None:
     manifest = put_model(store, "a:1")
     os.truncate(store.file_path(manifest.files[0]), 1)
 
@@ -125,7 +125,7 @@ def test_without_a_tag_latest_wins_over_newer_ones(store: ModelStore) -> None:
     assert store.resolve("m").name == "m:latest"
 
 
-def test_without_latest_the_newest_wins_always(store: ModelStore) -> None:
+def test_without_latest_the_newest_wins_and_then_the_first_by_name(store: ModelStore) -> None:
     put_model(store, "m:a", created_at=2.0)
     put_model(store, "m:c", created_at=5.0)
     put_model(store, "m:b", created_at=5.0)
@@ -133,7 +133,7 @@ def test_without_latest_the_newest_wins_always(store: ModelStore) -> None:
     assert {store.resolve("m").name for _ in range(5)} == {"m:b"}
 
 
-def test_a_tag_that_was_written_is_not_replaced_by_another(store: ModelStore) -> None:
+def test_an_explicit_tag_does_not_match_another_tag(store: ModelStore) -> None:
     put_model(store, "m:7b")
 
     with pytest.raises(ModelNotFound) as caught:
@@ -148,20 +148,20 @@ def test_a_digest_names_a_model(store: ModelStore) -> None:
     assert store.resolve(manifest.digest[:20]) == manifest
 
 
-def test_the_original_name_of_a_model_names_it(store: ModelStore) -> None:
+def test_a_model_is_found_by_its_base_model(store: ModelStore) -> None:
     description = Description(format="gguf", architecture="llama", base_model="Tiny-Test-1B")
     put_model(store, "m:7b", description=description)
 
     assert store.resolve("tiny-test:1b").name == "m:7b"
 
 
-def test_a_text_that_is_no_name_says_so(store: ModelStore) -> None:
+def test_a_text_that_is_not_a_name_raises_invalid_model_name(store: ModelStore) -> None:
     for ask in (store.resolve, store.delete):
         with pytest.raises(InvalidModelName):
             ask("../../etc/passwd")
 
 
-def test_an_unknown_name_lists_those_that_are_here(store: ModelStore) -> None:
+def test_an_unknown_name_lists_the_stored_models(store: ModelStore) -> None:
     put_model(store, "a:1")
     put_model(store, "b:1")
 
@@ -219,14 +219,14 @@ def test_files_that_collide_without_case_are_refused(store: ModelStore) -> None:
     "path",
     ["../x", "/abs", "a/../../x", "a\x00b", "a\\b", "", ".", "a//b", " a", "x" * 401, "c:x"],
 )
-def test_a_file_path_that_leads_elsewhere_is_refused(store: ModelStore, path: str) -> None:
+def test_an_unsafe_file_path_is_refused(store: ModelStore, path: str) -> None:
     with pytest.raises(InvalidModelFile):
         put_model(store, "m", {path: b"weights", "b": b"more"}, description=MLX)
 
     assert store.list() == []
 
 
-def test_a_planted_manifest_cannot_lead_out_of_the_store(store: ModelStore) -> None:
+def test_a_planted_manifest_is_skipped(store: ModelStore) -> None:
     put_model(store, "good:1")
     folder = store.layout.root / "manifests" / "ollama.com" / "library" / "bad"
     folder.mkdir()
@@ -263,7 +263,7 @@ def test_links_in_the_store_are_neither_followed_nor_written_through(
     assert sorted(p.name for p in outside.rglob("*")) == ["target"]
 
 
-def test_deleting_frees_exactly_what_nobody_else_uses(store: ModelStore) -> None:
+def test_deleting_frees_exactly_the_blobs_of_no_other_model(store: ModelStore) -> None:
     put_model(store, "a:1", {"m.gguf": b"shared" * 100})
     put_model(store, "b:1", {"m.gguf": b"shared" * 100, "x.gguf": b"own" * 7})
 
@@ -293,7 +293,7 @@ def test_a_copy_shares_the_blobs_and_outlives_the_original(store: ModelStore) ->
     assert store.resolve("mine:x") == copy
 
 
-def test_deleting_does_not_guess(store: ModelStore) -> None:
+def test_an_ambiguous_name_deletes_nothing(store: ModelStore) -> None:
     put_model(store, "m:7b")
     put_model(store, "m:8b")
 
@@ -304,7 +304,7 @@ def test_deleting_does_not_guess(store: ModelStore) -> None:
     assert names(store) == ["m:7b", "m:8b"]
 
 
-def test_a_name_without_a_tag_deletes_the_only_model_it_fits(store: ModelStore) -> None:
+def test_a_name_without_a_tag_deletes_the_only_match(store: ModelStore) -> None:
     put_model(store, "owner/repo:Q4_K_M")
 
     assert store.delete("owner/repo").name == "owner/repo:Q4_K_M"
@@ -320,7 +320,7 @@ def test_a_damaged_manifest_still_protects_the_blobs_it_names(store: ModelStore)
     assert len(blob_names(store.layout.root)) == 1
 
 
-def test_a_hard_linked_blob_frees_nothing_and_its_owner_keeps_the_file(
+def test_deleting_a_hard_linked_blob_frees_nothing_and_keeps_the_original(
     store: ModelStore, tmp_path: Path
 ) -> None:
     theirs = tmp_path / "theirs.gguf"
@@ -333,7 +333,7 @@ def test_a_hard_linked_blob_frees_nothing_and_its_owner_keeps_the_file(
     assert theirs.read_bytes() == b"weights"
 
 
-def test_roles_beside_the_model_need_no_folder(store: ModelStore) -> None:
+def test_a_single_gguf_with_other_files_needs_no_view(store: ModelStore) -> None:
     store.blobs.add_bytes(b"weights")
     store.blobs.add_bytes(b"text")
     licences = [stored("license.txt", b"text", FileRole.LICENSE)] * 2

@@ -1,4 +1,4 @@
-"""Templates of strangers: rendered as their authors meant, and stopped when they misbehave."""
+"""Untrusted templates render as in other software, and are stopped when they exceed a limit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rendered(source: str, **variables: Any) -> str:
     return ChatTemplate(source, bos_token="<s>", eos_token="</s>").render(HELLO, **variables)
 
 
-def test_a_conversation_is_written_as_the_template_says() -> None:
+def test_a_conversation_is_rendered_by_the_template() -> None:
     assert rendered(CHATML) == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
         "<|im_start|>assistant\n"
@@ -68,14 +68,14 @@ def test_what_real_templates_use_works(source: str, expected: str) -> None:
     assert rendered(source, enable_thinking="off") == expected
 
 
-def test_tools_reach_the_template_under_both_their_names() -> None:
+def test_a_template_gets_tools_and_functions() -> None:
     tools = [{"type": "function", "function": {"name": "look"}}]
     template = ChatTemplate("{{ tools[0].function.name }} {{ functions }}")
 
     assert template.render(HELLO, tools) == "look " + json.dumps(tools, indent=4)
 
 
-def test_a_template_that_changes_lists_leaves_the_callers_alone() -> None:
+def test_a_template_that_changes_lists_does_not_change_the_messages() -> None:
     messages = [{"role": "user", "content": "x", "parts": [1]}]
 
     text = ChatTemplate("{% do messages[0].parts.append(2) %}{{ messages[0].parts }}").render(
@@ -85,7 +85,7 @@ def test_a_template_that_changes_lists_leaves_the_callers_alone() -> None:
     assert (text, messages[0]["parts"]) == ("[1, 2]", [1])
 
 
-def test_a_refusal_of_the_template_is_the_callers_to_read() -> None:
+def test_a_refusal_of_the_template_reaches_the_client() -> None:
     with pytest.raises(InvalidRequest, match="roles must alternate"):
         rendered("{{ raise_exception('roles must alternate') }}")
 
@@ -97,7 +97,7 @@ def test_a_refusal_of_the_template_is_the_callers_to_read() -> None:
      "{% for x in y %}" * 200 + "{% endfor %}" * 200, "x" * (MAX_SOURCE + 1)],
     ids=range(10),
 )  # fmt: skip
-def test_what_is_no_template_is_refused_when_compiling(source: str) -> None:
+def test_an_invalid_template_is_refused_when_compiling(source: str) -> None:
     with pytest.raises(InvalidModelFile):
         ChatTemplate(source)
 
@@ -152,7 +152,7 @@ def test_a_hostile_template_is_stopped(name: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["append", "pop", "clear", "update"])
-def test_templates_cannot_reach_beyond_their_copy(method: str) -> None:
+def test_a_template_cannot_change_the_messages(method: str) -> None:
     messages = [{"role": "user", "content": "x"}]
 
     with contextlib.suppress(InvalidModelFile):
@@ -173,4 +173,4 @@ def test_all_templates_of_the_collection_compile_and_render() -> None:
         except InvalidRequest:
             refused.append(name)
 
-    assert refused == ["google-gemma-2-2b-it.jinja"]  # knows no system role, and says so
+    assert refused == ["google-gemma-2-2b-it.jinja"]  # it refuses system messages

@@ -1,4 +1,4 @@
-"""What a template can express is found by comparing what it renders."""
+"""The traits of a template are found by comparing renders."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def traits(source: str) -> TemplateTraits:
     return probe(ChatTemplate(source))
 
 
-def test_a_plain_template_takes_system_messages_and_tool_answers() -> None:
+def test_a_plain_template_supports_system_messages_and_tool_results() -> None:
     assert traits(PLAIN) == TemplateTraits(failure=None, system=True, tool_results=True)
 
 
-def test_a_template_that_refuses_system_messages_is_still_one_to_chat_with() -> None:
+def test_a_template_that_refuses_system_messages_has_no_failure() -> None:
     found = traits(NO_SYSTEM)
 
     assert (found.failure, found.system) == (None, False)
 
 
-def test_tools_are_known_by_their_definitions_in_the_prompt() -> None:
+def test_tools_are_supported_when_their_definitions_are_rendered() -> None:
     assert traits(TOOLS) == TemplateTraits(
         failure=None,
         system=True,
@@ -60,24 +60,24 @@ def test_tools_are_known_by_their_definitions_in_the_prompt() -> None:
     )
 
 
-def test_a_template_may_want_arguments_as_text() -> None:
+def test_a_template_may_need_arguments_as_text() -> None:
     found = traits(TEXT_ARGUMENTS)
 
     assert (found.tool_calls, found.arguments_as_object) == (True, False)
 
 
-def test_a_word_in_a_comment_is_no_capability() -> None:
+def test_a_comment_about_tools_adds_no_trait() -> None:
     assert traits(MENTIONS_TOOLS_ONLY) == traits(PLAIN)
 
 
-def test_thinking_is_known_by_its_switch_or_its_opening() -> None:
+def test_reasoning_is_found_by_its_switch_or_its_opening_tag() -> None:
     switched, opened = traits(SWITCHED), traits(OPENED)
 
     assert (switched.thinking, switched.thinking_switch) == (True, "enable_thinking")
     assert (opened.thinking, opened.opens_thinking) == (True, True)
 
 
-def test_parts_of_content_are_taken_only_where_they_are_read() -> None:
+def test_content_parts_are_supported_only_if_they_are_rendered() -> None:
     assert traits(PARTS).content_parts
     assert not traits(PLAIN).content_parts
 
@@ -85,12 +85,12 @@ def test_parts_of_content_are_taken_only_where_they_are_read() -> None:
 @pytest.mark.parametrize(
     "source", ["{{ nothing.at.all }}", "always the same", "{{ raise_exception('no') }}"]
 )
-def test_a_template_that_cannot_ask_a_question_says_why(source: str) -> None:
+def test_a_template_that_cannot_render_a_question_has_a_failure(source: str) -> None:
     assert traits(source).failure
 
 
 @pytest.mark.skipif(not COLLECTION.is_dir(), reason="the collection of templates is not here")
-def test_nearly_all_real_templates_are_seen_as_what_they_are() -> None:
+def test_the_traits_of_real_templates() -> None:
     found = {path.stem: traits(path.read_text()) for path in sorted(COLLECTION.glob("*.jinja"))}
 
     assert [name for name, t in found.items() if t.failure] == []
