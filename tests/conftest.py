@@ -1,4 +1,4 @@
-"""Fixtures for every test: a clean environment, and a real Redis of its own where one is asked for."""
+"""Fixtures for all tests: a clean environment, and an empty Redis for the tests that use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import redis
 
 ROOT = Path(__file__).resolve().parent.parent
-# Optional test material beside a checkout: what needs it skips where it is absent.
+# Optional test material beside a checkout; tests that need it are skipped when it is missing.
 SHARED = ROOT.parent / "shared"
 TINY_GGUF = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
 
@@ -29,7 +29,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def redis_binary() -> str:
-    """The server of PATH, or the one that came with the development environment."""
+    """The path of a Redis server: from PATH, else the one in the development environment."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return found
@@ -39,7 +39,7 @@ def redis_binary() -> str:
 
 
 class RedisServer:
-    """A Redis on a unix socket of its own, for one test session. Ends by `stop()`."""
+    """A Redis on a unix socket, for one test session. `stop` ends it."""
 
     def __init__(self, directory: Path) -> None:
         self._socket = directory / "redis.sock"
@@ -69,7 +69,7 @@ class RedisServer:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    # Not tmp_path: a unix socket's path must stay short.
+    # Not tmp_path: the path of a unix socket must be short.
     with tempfile.TemporaryDirectory(prefix="spd-") as directory:
         server = RedisServer(Path(directory))
         yield server
@@ -78,7 +78,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
-    """An empty real Redis."""
+    """The URL of a real Redis, which is emptied for each test."""
     client = redis.Redis.from_url(redis_server.url)
     client.flushall()
     client.close()
@@ -87,8 +87,10 @@ def redis_url(redis_server: RedisServer) -> str:
 
 @pytest.fixture(scope="session")
 def synthetic_model(request: pytest.FixtureRequest) -> Callable[[str], Path]:
-    """The GGUF of a preset of tests/models/shapes.py, made once per checkout: tiny-dense,
-    tiny-window, tiny-recurrent and tiny-hybrid take a moment, the others are for benchmarks."""
+    """A function from a preset of tests/models/shapes.py to its GGUF, made once per checkout.
+
+    tiny-dense, tiny-window, tiny-recurrent and tiny-hybrid are small; the others are for benchmarks.
+    """
     from tests.models import synthetic
 
     folder = request.config.cache.mkdir("models")

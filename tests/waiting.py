@@ -1,4 +1,4 @@
-"""Waiting for other processes: for a condition, with a deadline, never for a time."""
+"""Wait for other processes: for a condition with a deadline, not for a fixed time."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ T = TypeVar("T")
 
 
 def until(holds: Callable[[], T], what: str = "") -> T:
-    """The condition's first true answer."""
+    """Poll a condition; its first true result."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         if answer := holds():
             return answer
         time.sleep(0.01)
-    raise AssertionError(what or "did not come about in time")
+    raise AssertionError(what or "the condition did not become true in time")
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
+    """A TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def runs(process: psutil.Process) -> bool:
-    """A zombie does not: whoever adopted it has not looked yet."""
+def is_running(process: psutil.Process) -> bool:
+    """Whether a process is running. A zombie is not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def bearing(name: str, value: str) -> list[psutil.Process]:
-    """The processes whose environment has this variable."""
-    return [p for p in psutil.process_iter() if runs(p) and _bears(p, name, value)]
+def processes_with_environment(name: str, value: str) -> list[psutil.Process]:
+    """The running processes whose environment has this variable with this value."""
+    return [p for p in psutil.process_iter() if is_running(p) and _has_variable(p, name, value)]
 
 
-def _bears(process: psutil.Process, name: str, value: str) -> bool:
+def _has_variable(process: psutil.Process, name: str, value: str) -> bool:
     try:
         return process.environ().get(name) == value
     except psutil.Error:

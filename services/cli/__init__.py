@@ -1,10 +1,10 @@
-"""`spindll`: runs the stack without Docker, and is a client of the API.
+"""The `spindll` command: runs the stack without Docker, and is a client of the API.
 
-    app.py         the commands and their options; no work
-    commands/      one file a command or a few that belong together
-    supervise/     what `up` runs: redis, engine, puller and api as child processes
-    install/       what `./spindll` runs before there is a .venv; standard library only
-    api_client.py  talks HTTP to a stack; connection.py finds it and its key
+    app.py         the commands and their options
+    commands/      the code of each command; one file may hold a few related commands
+    supervise/     the code of `up`: runs redis, engine, puller and api as child processes
+    install/       makes .venv before a command can run; standard library only
+    api_client.py  HTTP requests to a stack; connection.py finds the stack and an API key
 
-`--help` and `status` must be quick: modules import httpx, rich and psutil where they use them.
+`--help` must be fast, so app.py imports the module of a command only when that command runs.
 """

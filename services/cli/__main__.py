@@ -1,4 +1,4 @@
-"""`spindll …`: run a command; a Problem becomes one line on stderr and exit status 1."""
+"""Run a command; a CommandError becomes one line on stderr and exit status 1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.cli.errors import CommandError
 
 
 def main() -> int:
-    """The exit status."""
+    """Run the command line; its exit status."""
     try:
         app(prog_name="spindll")
     except CommandError as error:
@@ -18,7 +18,7 @@ def main() -> int:
         if error.details:
             print(error.details, file=sys.stderr)
         return 1
-    except BrokenPipeError:  # our reader left, as in `spindll logs | head`
+    except BrokenPipeError:  # the reader closed the pipe, as in `spindll logs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0

@@ -1,4 +1,4 @@
-"""Talks HTTP to a running stack; every way it can fail becomes a Problem in words."""
+"""HTTP requests to a running stack; a failure becomes a CommandError."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import httpx
 from services.cli.connection import Connection
 from services.cli.errors import CommandError
 
-CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 60.0
+CONNECT_TIMEOUT_SECONDS = 5.0
+RESPONSE_TIMEOUT_SECONDS = 60.0
 
 JsonObject = dict[str, Any]
 
 
 class ApiClient:
-    """One connection's requests. Close it, or use it as a context manager."""
+    """The API of one stack. A context manager, which closes the connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._url = connection.url
         self._http = httpx.Client(
             base_url=connection.url,
             headers={"Authorization": f"Bearer {connection.key}"} if connection.key else None,
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
-            # The stack is on this computer or named by URL; a proxy would only get the key.
+            timeout=httpx.Timeout(RESPONSE_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
+            # The stack is on this computer or at an explicit URL; a proxy would see the API key.
             trust_env=False,
         )
 
@@ -43,67 +43,69 @@ class ApiClient:
         return self._request("GET", path)
 
     def post(self, path: str, body: Mapping[str, object]) -> JsonObject:
-        """The answer to a JSON object."""
+        """The JSON object that answers a posted JSON object."""
         return self._request("POST", path, body)
 
     def delete(self, path: str) -> JsonObject:
-        """The answer to a deletion; empty where there is none."""
+        """The JSON object that answers a deletion; empty when the response has no body."""
         return self._request("DELETE", path)
 
     def readiness(self) -> tuple[bool, JsonObject]:
-        """Whether a chat would succeed, and all that /ready says."""
-        with self._in_words():
+        """Whether a chat would succeed, and the JSON object of /ready."""
+        with self._translated_errors():
             answer = self._http.get("/ready")
-        return answer.status_code == 200, _object(answer)
+        return answer.status_code == 200, _json_object(answer)
 
     def stream_chat(self, body: Mapping[str, object]) -> Iterator[JsonObject]:
-        """The chunks of a streamed chat. An error inside the stream is a Problem too."""
+        """The chunks of a streamed chat. An error inside the stream raises CommandError too."""
         request = {**body, "stream": True}
-        no_end = httpx.Timeout(None, connect=CONNECT_SECONDS)  # a load may come first
+        # No limit after the connect: the model may have to be loaded first.
+        no_limit = httpx.Timeout(None, connect=CONNECT_TIMEOUT_SECONDS)
         with (
-            self._in_words(),
+            self._translated_errors(),
             self._http.stream(
-                "POST", "/v1/chat/completions", json=request, timeout=no_end
+                "POST", "/v1/chat/completions", json=request, timeout=no_limit
             ) as answer,
         ):
             if answer.is_error:
                 answer.read()
-                raise _refusal(answer)
+                raise _error_from(answer)
             for line in answer.iter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
                     continue
                 chunk: JsonObject = json.loads(line.removeprefix("data: "))
                 if "error" in chunk:
-                    raise CommandError(str(chunk["error"].get("message", "the answer broke off")))
+                    message = chunk["error"].get("message", "the answer was cut off")
+                    raise CommandError(str(message))
                 yield chunk
 
     def _request(
         self, method: str, path: str, body: Mapping[str, object] | None = None
     ) -> JsonObject:
-        with self._in_words():
+        with self._translated_errors():
             answer = self._http.request(method, path, json=body)
         if answer.is_error:
-            raise _refusal(answer)
-        return _object(answer)
+            raise _error_from(answer)
+        return _json_object(answer)
 
     @contextmanager
-    def _in_words(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except httpx.ConnectError as error:
-            raise CommandError(f"nobody answers at {self._url}") from error
+            raise CommandError(f"cannot connect to {self._url}") from error
         except httpx.TimeoutException as error:
-            raise CommandError(f"{self._url} does not answer in time") from error
+            raise CommandError(f"{self._url} did not respond in time") from error
         except httpx.HTTPError as error:
-            raise CommandError(f"the connection to {self._url} broke off") from error
+            raise CommandError(f"the connection to {self._url} was lost") from error
 
 
 def model_path(name: str) -> str:
-    """The path of a model; its name may hold slashes."""
+    """The API path of a model; its name may contain slashes."""
     return "/v1/models/" + quote(name, safe="/:@")
 
 
-def _object(answer: httpx.Response) -> JsonObject:
+def _json_object(answer: httpx.Response) -> JsonObject:
     try:
         body = answer.json() if answer.content else {}
     except ValueError:
@@ -111,9 +113,9 @@ def _object(answer: httpx.Response) -> JsonObject:
     return body if isinstance(body, dict) else {}
 
 
-def _refusal(answer: httpx.Response) -> CommandError:
-    error = _object(answer).get("error")
+def _error_from(answer: httpx.Response) -> CommandError:
+    error = _json_object(answer).get("error")
     message = error.get("message") if isinstance(error, dict) else None
     return CommandError(
-        str(message or f"the server said {answer.status_code} {answer.reason_phrase}")
+        str(message or f"the server answered {answer.status_code} {answer.reason_phrase}")
     )

@@ -1,4 +1,7 @@
-"""The commands and their options. Each hands over to its module in commands/, imported when used."""
+"""The commands and their options.
+
+Each command imports its module in commands/ when it runs, which keeps `--help` fast.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from services.shared.data_dir import default_data_dir
 
 app = typer.Typer(
     name="spindll",
-    help="A self-hosted LLM appliance: OpenAI-compatible answers from models on this computer.",
+    help="A self-hosted LLM appliance: an OpenAI-compatible API for models on this computer.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,7 +29,7 @@ Data = Annotated[
         envvar="SPINDLL_DATA_DIR",
         default_factory=default_data_dir,
         show_default="the platform's data folder",
-        help="Where models, keys and logs live.",
+        help="Folder for models, keys and logs.",
     ),
 ]
 Name = Annotated[str, typer.Argument(help="A model, such as qwen3:0.6b or owner/repo:Q4_K_M.")]
@@ -38,25 +41,30 @@ def up(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="HTTP port.")] = 8080,
     grpc_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Public gRPC port; 0: none.")
+        int, typer.Option(min=0, max=65535, help="Public gRPC port; 0 turns it off.")
     ] = 50051,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=64, help="Processes of the api.", show_default="by cores"),
+        typer.Option(
+            min=1, max=64, help="Number of api processes.", show_default="by number of cores"
+        ),
     ] = None,
     drain_seconds: Annotated[
         float,
         typer.Option(
             min=0,
             envvar="SPINDLL_DRAIN_SECONDS",
-            help="How long running answers may take to finish on a stop.",
+            help="Seconds that running answers get to finish when the stack stops.",
         ),
     ] = 10.0,
     detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Return when it is ready; `down` stops it.")
+        bool,
+        typer.Option(
+            "--detach", "-d", help="Run in the background: return when the stack is ready."
+        ),
     ] = False,
 ) -> None:
-    """Start Redis, engine, puller and api on this computer."""
+    """Start the stack on this computer: Redis, engine, puller and api."""
     from services.cli.commands import up as command
 
     options = StackOptions(
@@ -72,7 +80,7 @@ def up(
 
 @app.command()
 def down(data: Data) -> None:
-    """Stop the stack and wait until nothing of it is left."""
+    """Stop the stack and wait until all its processes have ended."""
     from services.cli.commands import down as command
 
     command.down(_paths(data))
@@ -80,7 +88,7 @@ def down(data: Data) -> None:
 
 @app.command()
 def status(data: Data) -> None:
-    """Show what runs, and whether a chat would succeed. Exit status 1 when not."""
+    """Show the state of each service. Exit status 1 if a chat would not succeed."""
     from services.cli.commands import status as command
 
     command.status(_paths(data))
@@ -90,12 +98,17 @@ def status(data: Data) -> None:
 def logs(
     data: Data,
     service: Annotated[
-        str | None, typer.Argument(help="redis, engine, puller, api or supervisor; all if absent.")
+        str | None,
+        typer.Argument(help="redis, engine, puller, api or supervisor; by default all."),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of each log.")] = 50,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show new lines until Ctrl-C.")
+    ] = False,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, help="Number of lines to show of each log.")
+    ] = 50,
 ) -> None:
-    """Show the services' logs."""
+    """Show the logs of the services."""
     from services.cli.commands import logs as command
 
     command.logs(_paths(data), service, lines=lines, follow=follow)
@@ -106,10 +119,10 @@ def pull(
     name: Name,
     data: Data,
     detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Only start the download.")
+        bool, typer.Option("--detach", "-d", help="Start the download and return.")
     ] = False,
 ) -> None:
-    """Download a model; shows progress. Ctrl-C leaves it downloading."""
+    """Download a model and show the progress. Ctrl-C does not stop the download."""
     from services.cli.commands import pull as command
 
     command.pull(_paths(data), name, detach=detach)
@@ -117,18 +130,20 @@ def pull(
 
 @app.command()
 def search(
-    query: Annotated[str, typer.Argument(help="Words of a name, or an exact Ollama name:tag.")],
+    query: Annotated[
+        str, typer.Argument(help="Part of a model's name, or an exact Ollama name:tag.")
+    ],
     data: Data,
-    limit: Annotated[int, typer.Option(min=1, max=50, help="Most lines.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=50, help="Maximum number of results.")] = 20,
     format: Annotated[  # noqa: A002  the option's name
         Literal["gguf", "mlx"] | None,
-        typer.Option(help="Only models of this kind.", show_default="what suits the box"),
+        typer.Option(help="Only this format.", show_default="what suits the platform"),
     ] = None,
     sort: Annotated[
-        Literal["downloads", "size", "name"], typer.Option(help="Order of the lines.")
+        Literal["downloads", "size", "name"], typer.Option(help="Sort order of the results.")
     ] = "downloads",
 ) -> None:
-    """Find models to pull, and see whether they would fit this box."""
+    """Search for models to pull, and show whether they would fit this computer."""
     from services.cli.commands import search as command
 
     command.search(_paths(data), query, limit=limit, format=format, sort=sort)
@@ -141,19 +156,21 @@ def import_models(
         Path | None, typer.Argument(help="A GGUF file, or a folder with a model.")
     ] = None,
     ollama: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Everything of an Ollama store.")
+        Path | None, typer.Option(metavar="DIR", help="Import all models of an Ollama store.")
     ] = None,
     hf: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Everything of a Hugging Face cache.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Import all models of a Hugging Face cache."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="What to call it.", show_default="as the file")
+        str | None,
+        typer.Option(help="Name of the imported model.", show_default="from the file's name"),
     ] = None,
     copy: Annotated[
-        bool, typer.Option("--copy", help="Do not share bytes with the original.")
+        bool, typer.Option("--copy", help="Copy the files instead of linking to them.")
     ] = False,
 ) -> None:
-    """Take in models that are on this computer, without copying where the disk allows."""
+    """Import models from this computer; the files are linked, not copied, where possible."""
     from services.cli.commands import import_ as command
 
     command.import_models(_paths(data), path, ollama=ollama, hf=hf, name=name, copy=copy)
@@ -161,7 +178,7 @@ def import_models(
 
 @app.command(name="list")
 def list_models(data: Data) -> None:
-    """List the models that are here."""
+    """List the stored models."""
     from services.cli.commands import models as command
 
     command.list_models(_paths(data))
@@ -169,7 +186,7 @@ def list_models(data: Data) -> None:
 
 @app.command()
 def rm(name: Name, data: Data) -> None:
-    """Delete a model and free its space."""
+    """Delete a model and free its disk space."""
     from services.cli.commands import models as command
 
     command.remove(_paths(data), name)
@@ -177,7 +194,7 @@ def rm(name: Name, data: Data) -> None:
 
 @app.command()
 def ps(data: Data) -> None:
-    """Show the models that are loaded, and what they do."""
+    """List the loaded models and their requests."""
     from services.cli.commands import models as command
 
     command.loaded(_paths(data))
@@ -188,13 +205,17 @@ def run(
     name: Name,
     data: Data,
     prompt: Annotated[
-        str | None, typer.Argument(help="What to say; read from stdin when absent.")
+        str | None, typer.Argument(help="The user message; by default read from stdin.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 is greedy.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Maximum length of the answer in tokens.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="Sampling temperature; 0 is greedy.")
+    ] = None,
 ) -> None:
-    """Ask a model and print the answer as it comes."""
+    """Send one message to a model and print the answer while it is generated."""
     from services.cli.commands import run as command
 
     command.run(

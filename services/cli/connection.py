@@ -1,7 +1,7 @@
-"""Find the stack a client command talks to, and a key for it.
+"""Find the stack that a command connects to, and an API key for it.
 
-SPINDLL_URL and SPINDLL_API_KEY, where they are set; else the stack that runs from the data
-directory, and its admin key.
+SPINDLL_URL and SPINDLL_API_KEY, if they are set; else the stack that runs from the data directory,
+and its admin key or user key.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from services.cli.supervise import state_file
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where, and as whom; an empty key is nobody, who may ask for /ready."""
+    """The URL of a stack and an API key. /ready needs no key."""
 
     url: str
     key: str = field(default="", repr=False)
 
 
 def find_connection(paths: StackPaths, environment: Mapping[str, str] = os.environ) -> Connection:
-    """Problem when nothing runs, or no key is to be had."""
+    """The connection to use. Raises CommandError when no stack is running or there is no key."""
     return Connection(_url(paths, environment), _key(paths, environment))
 
 
@@ -34,7 +34,7 @@ def _url(paths: StackPaths, environment: Mapping[str, str]) -> str:
     state = state_file.read_running(paths)
     if state is None:
         raise CommandError(
-            f"nothing is running (data: {paths.data_dir}):"
+            f"no stack is running (data: {paths.data_dir}):"
             " start it with `up --detach`, or set SPINDLL_URL"
         )
     return state.url
@@ -48,4 +48,4 @@ def _key(paths: StackPaths, environment: Mapping[str, str]) -> str:
             return file.read_text().strip()
         except OSError:
             continue
-    raise CommandError(f"no key in {paths.admin_key.parent} that you may read: set SPINDLL_API_KEY")
+    raise CommandError(f"cannot read an API key in {paths.admin_key.parent}: set SPINDLL_API_KEY")

@@ -1,12 +1,15 @@
-"""What a command ends with when it cannot go on: one line that says what to do."""
+"""The error of a command that cannot continue."""
 
 from __future__ import annotations
 
 
 class CommandError(Exception):
-    """Shown as `spindll: message`, exit status 1."""
+    """A command's failure; shown as `spindll: message`, with exit status 1.
+
+    The message is one line with the cause and, where possible, the remedy.
+    """
 
     def __init__(self, message: str, *, details: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.details = details  # shown below the line: a failing service's last words
+        self.details = details  # shown below the message, such as the last lines of a log

@@ -1,4 +1,4 @@
-"""Tables on the terminal: columns without lines, and whole lines where nobody looks at them."""
+"""Print tables without borders; rows are not cut when the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def new_table(*columns: str) -> Table:
     return table
 
 
-def print_table(table: Table, nothing: str) -> None:
-    """The table on stdout; where it has no row, a sentence on stderr."""
+def print_table(table: Table, empty_text: str) -> None:
+    """Print the table to stdout; if it has no rows, print a sentence to stderr."""
     if table.row_count:
-        # Piped into another program a table must not be cut at 80 columns.
+        # In a pipe a table must not be cut at 80 columns.
         console = Console()
         console = console if console.is_terminal else Console(width=200)
         console.print(table)
     else:
-        print(nothing, file=sys.stderr)
+        print(empty_text, file=sys.stderr)

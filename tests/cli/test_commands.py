@@ -1,4 +1,4 @@
-"""What commands make of answers, and of there being none."""
+"""The output of the commands for responses of the api, and for a missing one."""
 
 from __future__ import annotations
 
@@ -24,52 +24,54 @@ from tests.waiting import free_port
 
 
 @pytest.mark.parametrize(
-    ("size_bytes", "said"),
+    ("size_bytes", "expected"),
     [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_265_056, "2.3 MB"), (4e12, "4.0 TB")],
 )
-def test_sizes(size_bytes: float, said: str) -> None:
-    assert formatting.size(size_bytes) == said
+def test_sizes(size_bytes: float, expected: str) -> None:
+    assert formatting.size(size_bytes) == expected
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(3, "3 s"), (150, "2 min"), (10_000, "2 h"), (400_000, "4 d")]
+    ("seconds", "expected"), [(3, "3 s"), (150, "2 min"), (10_000, "2 h"), (400_000, "4 d")]
 )
-def test_durations(seconds: float, said: str) -> None:
-    assert formatting.duration(seconds) == said
+def test_durations(seconds: float, expected: str) -> None:
+    assert formatting.duration(seconds) == expected
 
 
-def test_the_environment_goes_before_the_data_directory(tmp_path: Path) -> None:
-    said = {"SPINDLL_URL": "http://box:8080/v1/", "SPINDLL_API_KEY": "sk-x"}
+def test_the_environment_is_preferred_to_the_data_directory(tmp_path: Path) -> None:
+    environment = {"SPINDLL_URL": "http://box:8080/v1/", "SPINDLL_API_KEY": "sk-x"}
 
-    assert find_connection(StackPaths(tmp_path), said) == Connection("http://box:8080", "sk-x")
+    assert find_connection(StackPaths(tmp_path), environment) == Connection(
+        "http://box:8080", "sk-x"
+    )
 
 
 def test_a_connection_never_shows_its_key() -> None:
     assert "sk-x" not in repr(Connection("http://box", "sk-x"))
 
 
-def test_the_admin_key_goes_before_the_user_s(tmp_path: Path) -> None:
+def test_the_admin_key_is_preferred_to_the_user_key(tmp_path: Path) -> None:
     paths = StackPaths(tmp_path)
     paths.user_key.parent.mkdir()
     paths.user_key.write_text("sk-user\n")
-    said = {"SPINDLL_URL": "http://box"}
-    assert find_connection(paths, said).key == "sk-user"
+    environment = {"SPINDLL_URL": "http://box"}
+    assert find_connection(paths, environment).key == "sk-user"
     paths.admin_key.write_text("sk-admin\n")
 
-    assert find_connection(paths, said).key == "sk-admin"
+    assert find_connection(paths, environment).key == "sk-admin"
 
 
-def test_nothing_running_is_said_with_what_to_do(tmp_path: Path) -> None:
+def test_the_error_without_a_stack_has_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="start it with `up --detach`"):
         find_connection(StackPaths(tmp_path), {})
 
 
-def test_nobody_answering_is_one_line() -> None:
+def test_a_refused_connection_is_reported_with_the_url() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with ApiClient(Connection(url)) as api, pytest.raises(CommandError) as error:
         api.get("/v1/models")
 
-    assert error.value.message == f"nobody answers at {url}"
+    assert error.value.message == f"cannot connect to {url}"
 
 
 ANSWERS: dict[str, tuple[int, str, str]] = {
@@ -119,18 +121,20 @@ def api() -> Iterator[ApiClient]:
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
-    [("/v1/refused", "not yours"), ("/v1/broken", "the server said 502 Bad Gateway")],
-    ids=["in words", "by a proxy"],
+    ("path", "expected"),
+    [("/v1/refused", "not yours"), ("/v1/broken", "the server answered 502 Bad Gateway")],
+    ids=["from the api", "from a proxy"],
 )
-def test_a_refusal_in_the_server_s_words(api: ApiClient, path: str, said: str) -> None:
+def test_an_error_response_is_reported_with_its_message(
+    api: ApiClient, path: str, expected: str
+) -> None:
     with pytest.raises(CommandError) as error:
         api.get(path)
 
-    assert error.value.message == said
+    assert error.value.message == expected
 
 
-def test_an_error_inside_a_stream_comes_after_what_was_said(api: ApiClient) -> None:
+def test_an_error_inside_a_stream_is_raised_after_the_text_before_it(api: ApiClient) -> None:
     chunks = api.stream_chat({"model": "tiny"})
 
     assert delta_text(next(chunks)) == "Pa"
@@ -138,11 +142,11 @@ def test_an_error_inside_a_stream_comes_after_what_was_said(api: ApiClient) -> N
         next(chunks)
 
 
-def test_a_name_with_slashes_is_one_path() -> None:
+def test_a_model_name_is_quoted_in_a_path() -> None:
     assert model_path("hf.co/a/b c:Q4?") == "/v1/models/hf.co/a/b%20c:Q4%3F"
 
 
-def test_what_was_not_said_is_left_to_the_model() -> None:
+def test_options_that_are_not_given_are_left_out_of_the_request() -> None:
     assert build_request("tiny", "hi") == {
         "model": "tiny",
         "messages": [{"role": "user", "content": "hi"}],
@@ -165,7 +169,7 @@ def test_a_chunk_without_text_adds_nothing(chunk: dict[str, Any]) -> None:
     assert delta_text(chunk) == ""
 
 
-def test_a_pull_has_a_bar_a_file_and_one_before_any_is_known() -> None:
+def test_a_pull_has_one_bar_per_file_or_one_for_the_job() -> None:
     job = {"model": "tiny:1b", "downloaded_bytes": 0, "total_bytes": None, "files": []}
     file = {"path": "m.gguf", "digest": "sha256:" + "ab" * 32, "downloaded_bytes": 1}
 
@@ -175,13 +179,13 @@ def test_a_pull_has_a_bar_a_file_and_one_before_any_is_known() -> None:
     ]
 
 
-def test_what_the_server_does_not_say_is_a_dash() -> None:
+def test_a_missing_value_is_a_dash() -> None:
     assert format_row({"id": "tiny"}) == ["tiny", "-", "-", "-", "-", "-"]
     assert format_loaded_row({"name": "tiny"}) == ["tiny", "-", "-", "-", "-", "-"]
 
 
 @pytest.mark.parametrize("command", ["down", "status", "logs"])
-def test_commands_without_a_stack_make_no_folder(tmp_path: Path, command: str) -> None:
+def test_commands_without_a_stack_create_no_folder(tmp_path: Path, command: str) -> None:
     CliRunner().invoke(app, [command, "--data", str(tmp_path / "data")])
 
     assert list(tmp_path.iterdir()) == []

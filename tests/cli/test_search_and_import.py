@@ -1,4 +1,4 @@
-"""`search` and `import`: what they ask, what they show, and a real import end to end."""
+"""`search` and `import`: their requests, their output, and one real import."""
 
 from __future__ import annotations
 
@@ -46,55 +46,57 @@ HIT = {
     ],
     ids=["all known", "little known"],
 )
-def test_a_line_a_hit(changes: dict[str, Any], row: list[str]) -> None:
+def test_a_hit_is_one_row(changes: dict[str, Any], row: list[str]) -> None:
     assert format_row(HIT | changes) == row
 
 
-def test_words_and_options_become_a_query() -> None:
+def test_a_search_is_encoded_as_a_path() -> None:
     assert search_path("qwen 3&", limit=5, format=None, sort="size") == (
         "/v1/search?q=qwen+3%26&limit=5&sort=size"
     )
     assert search_path("q", limit=1, format="mlx", sort="name").endswith("&sort=name&format=mlx")
 
 
-def test_notes_are_shown_with_the_room_there_is() -> None:
+def test_notes_are_shown_with_the_available_memory() -> None:
     answer = {"data": [HIT | {"gated": True}], "notes": ["a"], "room_bytes": 8_000_000_000}
 
     assert collect_notes(answer) == [
         "note: a",
         "note: gated models need a Hugging Face token that may read them",
-        "models may take 8.0 GB of this box's memory",
+        "models may use 8.0 GB of this computer's memory",
     ]
 
 
 @pytest.mark.parametrize(
     "options", [["--limit", "0"], ["--format", "onnx"], ["--sort", "luck"]], ids=lambda o: o[0]
 )
-def test_options_nobody_can_mean_are_refused(options: list[str]) -> None:
+def test_invalid_options_are_refused(options: list[str]) -> None:
     assert CliRunner().invoke(app, ["search", "x", *options]).exit_code == 2
 
 
-def test_there_is_one_thing_to_import() -> None:
+def test_exactly_one_source_can_be_imported() -> None:
     def arguments(path: str | None = None, **given: Any) -> list[str]:
-        asked = {"ollama": None, "hf": None, "name": None, "copy": False, **given}
-        return build_arguments(Path(path) if path else None, **asked)
+        options = {"ollama": None, "hf": None, "name": None, "copy": False, **given}
+        return build_arguments(Path(path) if path else None, **options)
 
     assert arguments("/m.gguf", name="m") == ["--any", "/m.gguf", "--name", "m"]
     assert arguments(ollama=Path("/o"), copy=True) == ["--ollama", "/o", "--copy"]
     for wrong in ({}, {"path": "/m", "hf": Path("/h")}, {"ollama": Path("/o"), "hf": Path("/h")}):
         with pytest.raises(CommandError, match="give one of"):
             arguments(**wrong)
-    with pytest.raises(CommandError, match="--name is for one"):
+    with pytest.raises(CommandError, match="--name is only for"):
         arguments(hf=Path("/h"), name="m")
 
 
-def test_the_importer_is_pointed_at_the_data_directory(tmp_path: Path) -> None:
-    told = build_environment(StackPaths(tmp_path), {"SPINDLL_DATA_DIR": "elsewhere", "LANG": "C"})
+def test_the_importer_gets_the_data_directory(tmp_path: Path) -> None:
+    environment = build_environment(
+        StackPaths(tmp_path), {"SPINDLL_DATA_DIR": "elsewhere", "LANG": "C"}
+    )
 
-    assert (told["SPINDLL_DATA_DIR"], told["LANG"]) == (str(tmp_path), "C")
+    assert (environment["SPINDLL_DATA_DIR"], environment["LANG"]) == (str(tmp_path), "C")
 
 
-def test_a_file_is_imported_and_its_lines_are_shown(tmp_path: Path) -> None:
+def test_a_file_is_imported_and_the_output_is_shown(tmp_path: Path) -> None:
     def spindll(*arguments: str) -> tuple[int, str, str]:
         done = subprocess.run(
             [sys.executable, "-m", "services.cli", *arguments, "--data", str(tmp_path)],

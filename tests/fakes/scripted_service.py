@@ -1,11 +1,12 @@
-"""A service that does as its script says: `python scripted_service.py JSON`.
+"""A service that follows a script: `python scripted_service.py JSON`. The script has these keys:
 
-socket      listen on this unix socket
-port        answer HTTP here: 200 on every path
-children    start so many processes that sleep
-stubborn    ignore SIGTERM
-says, exits print this, then exit with this status
-trace       append "start"/"stop" with our name to this file
+name            the name of the service
+socket          listen on this unix socket
+port            answer HTTP requests on this port with status 200
+children        start this number of processes that sleep
+ignores_sigterm ignore SIGTERM
+prints, exits   print this text, then exit with this status
+trace           append "start NAME" and "stop NAME" to this file
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 
-class Fine(BaseHTTPRequestHandler):
+class Always200(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
@@ -31,8 +32,8 @@ class Fine(BaseHTTPRequestHandler):
 def main(script: dict[str, object]) -> None:
     name = str(script["name"])
     _trace(script, f"start {name}")
-    if "says" in script:
-        print(script["says"], flush=True)
+    if "prints" in script:
+        print(script["prints"], flush=True)
     if "exits" in script:
         sys.exit(int(str(script["exits"])))
     for _ in range(int(str(script.get("children", 0)))):
@@ -42,9 +43,9 @@ def main(script: dict[str, object]) -> None:
         listener.bind(str(script["socket"]))
         listener.listen()
     if "port" in script:
-        server = HTTPServer(("127.0.0.1", int(str(script["port"]))), Fine)
+        server = HTTPServer(("127.0.0.1", int(str(script["port"]))), Always200)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-    if script.get("stubborn"):
+    if script.get("ignores_sigterm"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(_trace(script, f"stop {name}")))

@@ -1,6 +1,6 @@
-"""A supervisor over scripted services, as a process of its own: `python scripted_stack.py JSON`.
+"""A supervisor of scripted services, as a process of its own: `python scripted_stack.py JSON`.
 
-Prints its reports as JSON lines, as the detached supervisor does.
+It prints its reports as JSON lines, as the detached supervisor does.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from services.cli.supervise.state_machine import ServicePolicy
 SCRIPT = Path(__file__).with_name("scripted_service.py")
 
 
-def main(said: dict[str, object]) -> int:
-    options = from_json(json.dumps(said["options"]).encode())
-    scripts = said["services"]
+def main(config: dict[str, object]) -> int:
+    options = from_json(json.dumps(config["options"]).encode())
+    scripts = config["services"]
     assert isinstance(scripts, list)
 
-    def plan(
+    def build(
         options: StackOptions, paths: StackPaths, inherited: Mapping[str, str]
     ) -> Sequence[ServiceSpec]:
         return [service(script, options, paths, inherited) for script in scripts]
 
     reporter = PipeReporter(sys.stdout.fileno())
     try:
-        run_stack(options, reporter, plan=plan)
+        run_stack(options, reporter, build=build)
     except CommandError as error:
         reporter.report(failure_report(error))
         return 1

@@ -19,7 +19,7 @@ import psutil
 from services.cli.paths import StackPaths
 from services.cli.supervise import state_file
 from services.cli.supervise.stack import ROOT, STACK_VARIABLE
-from tests.waiting import bearing, free_port, until
+from tests.waiting import free_port, processes_with_environment, until
 
 _RECORDED = Path(__file__).resolve().parents[1] / "models" / "tiny" / "expected.json"
 # What ./spindll hands over to.
@@ -140,7 +140,7 @@ class RunningStack:
         until(lambda: self.pid_of(service) != pid, f"{service} did not come back")
 
     def processes(self) -> list[psutil.Process]:
-        return bearing(STACK_VARIABLE, str(self.data_dir))
+        return processes_with_environment(STACK_VARIABLE, str(self.data_dir))
 
     def sockets(self) -> list[Path]:
         return [path for path in self.data_dir.rglob("*") if path.is_socket()]

@@ -1,1 +1,1 @@
-"""What each command does; app.py has their options."""
+"""The code of each command; app.py defines their options."""

@@ -1,7 +1,7 @@
-"""`import`: models that are on this computer already, into the stack's store.
+"""`import`: add models that are already on this computer to the stack's store.
 
-The puller's code does it in a child process, since importing needs the files and no server: it
-works whether the stack runs or not.
+The puller's importer runs as a child process. It needs only the files, so the command works
+whether or not the stack is running.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def import_models(
     name: str | None,
     copy: bool,
 ) -> None:
-    """A line a model. Exit status 1 when one could not be imported; Problem when asked wrongly."""
+    """Import, and print one line per model; exit status 1 when one could not be imported."""
     arguments = build_arguments(path, ollama=ollama, hf=hf, name=name, copy=copy)
     done = subprocess.run(
         [sys.executable, "-P", "-m", "services.puller.importing.cli", *arguments],
@@ -42,14 +42,14 @@ def import_models(
 def build_arguments(
     path: Path | None, *, ollama: Path | None, hf: Path | None, name: str | None, copy: bool
 ) -> list[str]:
-    """What the importer is told. Problem unless there is one thing to import."""
+    """The importer's arguments. Raises CommandError unless exactly one source is given."""
     kinds = {"--any": path, "--ollama": ollama, "--hf": hf}
     given = [(kind, folder) for kind, folder in kinds.items() if folder is not None]
     if len(given) != 1:
         raise CommandError("give one of: a file or folder, --ollama DIR, --hf DIR")
     [(kind, folder)] = given
     if name is not None and kind != "--any":
-        raise CommandError("--name is for one file or folder; the others bring their own names")
+        raise CommandError("--name is only for a file or folder; a store has its own names")
     return [
         kind,
         str(folder.expanduser().absolute()),
@@ -59,7 +59,7 @@ def build_arguments(
 
 
 def build_environment(paths: StackPaths, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The person's own, pointed at this data directory."""
+    """The importer's environment: the inherited one, with the data directory of the stack."""
     return {
         **inherited,
         "SPINDLL_DATA_DIR": str(paths.data_dir),

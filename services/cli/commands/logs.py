@@ -1,4 +1,4 @@
-"""`logs`: the services' log files, one after another or followed together."""
+"""`logs`: show the log files of the services, and follow them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ POLL_SECONDS = 0.25
 
 
 def logs(paths: StackPaths, service: str | None, *, lines: int, follow: bool) -> None:
-    """Print the end of each log; with `follow` what is added, until Ctrl-C."""
+    """Print the last lines of each log; with `follow` also new lines, until Ctrl-C."""
     files = sorted(paths.logs_dir.glob("*.log"))
     if service is not None:
         files = [file for file in files if file.stem == service]
     if not files:
-        known = ", ".join(sorted(file.stem for file in paths.logs_dir.glob("*.log")))
-        raise CommandError(f"no log of {service}; there are: {known}" if known else "no logs yet")
+        names = ", ".join(sorted(file.stem for file in paths.logs_dir.glob("*.log")))
+        raise CommandError(
+            f"there is no log of {service}; choose one of: {names}"
+            if names
+            else "there are no logs yet"
+        )
     offsets = {file: size(file) for file in files}
     for file in files:
         for line in last_lines(file, lines) if lines else ():
@@ -34,21 +38,21 @@ def logs(paths: StackPaths, service: str | None, *, lines: int, follow: bool) ->
 def _follow(files: Sequence[Path], offsets: dict[Path, int]) -> None:
     while True:
         for file in files:
-            text, offsets[file] = _added(file, offsets[file])
+            text, offsets[file] = _read_added(file, offsets[file])
             for line in text.splitlines():
                 _print(file, line, files)
         time.sleep(POLL_SECONDS)
 
 
-def _added(file: Path, offset: int) -> tuple[str, int]:
-    """Whole lines after the offset, and the new offset; a shorter file was begun anew."""
+def _read_added(file: Path, offset: int) -> tuple[str, int]:
+    """The whole lines after an offset, and the new offset; a file that shrank is read anew."""
     if size(file) < offset:
         offset = 0
     try:
         with file.open("rb") as stream:
             stream.seek(offset)
             added = stream.read()
-    except FileNotFoundError:  # being rotated
+    except FileNotFoundError:  # it is being rotated
         return "", 0
     whole = added[: added.rfind(b"\n") + 1]
     return whole.decode(errors="replace"), offset + len(whole)

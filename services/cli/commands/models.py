@@ -1,4 +1,4 @@
-"""`list`, `rm` and `ps`: the models that are here, and those that are loaded."""
+"""`list`, `rm` and `ps`: the stored models and the loaded models."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from services.cli.tables import new_table, print_table
 
 
 def list_models(paths: StackPaths) -> None:
-    """A line a model."""
+    """Print one line per stored model."""
     with ApiClient(find_connection(paths)) as api:
         models = api.get("/v1/models")["data"]
     table = new_table("MODEL", "SIZE", "ARCHITECTURE", "QUANTISATION", "CONTEXT", "CAN")
     for model in models:
         table.add_row(*format_row(model))
-    print_table(table, "no models yet; `pull NAME` fetches one")
+    print_table(table, "no models yet; `pull NAME` downloads one")
 
 
 def remove(paths: StackPaths, name: str) -> None:
-    """Delete it. Problem when there is no such model, or it is in use."""
+    """Delete a model. Raises CommandError when it does not exist or is in use."""
     with ApiClient(find_connection(paths)) as api:
         freed = api.delete(model_path(name)).get("freed_bytes")
     print(f"deleted {name}" + (f", {formatting.size(freed)} freed" if freed is not None else ""))
 
 
 def loaded(paths: StackPaths) -> None:
-    """A line a loaded model."""
+    """Print one line per loaded model."""
     with ApiClient(find_connection(paths)) as api:
         models = (api.get("/v1/status").get("engine") or {}).get("models", [])
     table = new_table("MODEL", "STATE", "MEMORY", "CONTEXT", "RUNNING", "QUEUED")
@@ -37,7 +37,7 @@ def loaded(paths: StackPaths) -> None:
 
 
 def format_row(model: JsonObject) -> list[str]:
-    """The cells of `list`; what the server does not say is a dash."""
+    """The cells of a stored model; a missing value is a dash."""
     return [
         str(model["id"]),
         _size(model.get("size_bytes")),
@@ -49,7 +49,7 @@ def format_row(model: JsonObject) -> list[str]:
 
 
 def format_loaded_row(model: JsonObject) -> list[str]:
-    """The cells of `ps`."""
+    """The cells of a loaded model; a missing value is a dash."""
     return [
         str(model["name"]),
         str(model.get("state") or "-"),
@@ -61,8 +61,8 @@ def format_loaded_row(model: JsonObject) -> list[str]:
 
 
 def _capabilities(model: JsonObject) -> list[str]:
-    said = model.get("capabilities") or []
-    names = [name for name, has in said.items() if has] if isinstance(said, dict) else said
+    found = model.get("capabilities") or []
+    names = [name for name, has in found.items() if has] if isinstance(found, dict) else found
     return [str(name) for name in names]
 
 

@@ -1,4 +1,7 @@
-"""`pull`: ask for a download and watch it. The job is the server's: leaving does not stop it."""
+"""`pull`: start a download and show its progress.
+
+The job belongs to the server, so ending this command does not stop it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ ENDED = ("done", "failed", "cancelled")
 
 
 def pull(paths: StackPaths, name: str, *, detach: bool) -> None:
-    """Until the model is there. Problem when it fails; Ctrl-C leaves it downloading."""
+    """Start a pull job and wait until it ends. Raises CommandError when it fails.
+
+    Ctrl-C ends the command, not the job.
+    """
     with ApiClient(find_connection(paths)) as api:
         job = api.post("/v1/pulls", {"model": name})
         if detach:
@@ -36,12 +42,15 @@ def pull(paths: StackPaths, name: str, *, detach: bool) -> None:
         try:
             job = _watch(api, job)
         except KeyboardInterrupt:
-            print(f"\nit goes on in the background; watch it again: spindll pull {name}")
+            print(
+                "\nthe download continues in the background;"
+                f" to see its progress: spindll pull {name}"
+            )
             return
-    _conclude(job)
+    _print_result(job)
 
 
-def _conclude(job: JsonObject) -> None:
+def _print_result(job: JsonObject) -> None:
     if job["state"] != "done":
         raise CommandError(f"{job['model']}: {job.get('error') or job['state']}")
     for warning in job.get("warnings") or ():
@@ -59,7 +68,7 @@ def _watch(api: ApiClient, job: JsonObject) -> JsonObject:
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         shown: dict[str, TaskID] = {}
-        for now in _states(api, job):
+        for now in _poll(api, job):
             job = now
             for label, done, total in progress_rows(job):
                 if label not in shown:
@@ -68,7 +77,7 @@ def _watch(api: ApiClient, job: JsonObject) -> JsonObject:
     return job
 
 
-def _states(api: ApiClient, job: JsonObject) -> Iterator[JsonObject]:
+def _poll(api: ApiClient, job: JsonObject) -> Iterator[JsonObject]:
     while True:
         yield job
         if job["state"] in ENDED:
@@ -78,7 +87,10 @@ def _states(api: ApiClient, job: JsonObject) -> Iterator[JsonObject]:
 
 
 def progress_rows(job: JsonObject) -> list[tuple[str, int, int | None]]:
-    """Label, bytes done and bytes in all: a bar a file, or one for the job while none is known."""
+    """The progress bars as (label, downloaded bytes, total bytes).
+
+    One bar per file, or one for the job while its files are unknown.
+    """
     files = job.get("files") or []
     if not files:
         return [(job["model"], job.get("downloaded_bytes") or 0, job.get("total_bytes"))]

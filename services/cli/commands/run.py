@@ -1,4 +1,4 @@
-"""`run`: one chat, printed as it comes."""
+"""`run`: send one chat message and print the answer while it is generated."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def run(
     max_tokens: int | None,
     temperature: float | None,
 ) -> None:
-    """The answer on stdout. Problem when there is none, or it breaks off."""
-    said = sys.stdin.read() if prompt is None else prompt
-    if not said.strip():
-        raise CommandError("nothing to say: give a prompt, or send one on stdin")
+    """Print the answer to stdout. Raises CommandError when it fails or is cut off."""
+    text = sys.stdin.read() if prompt is None else prompt
+    if not text.strip():
+        raise CommandError("the prompt is empty: give it as an argument or on stdin")
     with ApiClient(find_connection(paths)) as api:
         body = build_request(
-            name, said, system=system, max_tokens=max_tokens, temperature=temperature
+            name, text, system=system, max_tokens=max_tokens, temperature=temperature
         )
         try:
             for chunk in api.stream_chat(body):
@@ -46,7 +46,7 @@ def build_request(
     max_tokens: int | None = None,
     temperature: float | None = None,
 ) -> dict[str, object]:
-    """The chat as the API wants it; what was not said is left to the model's defaults."""
+    """The body of the chat request; an option that is None is left out."""
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
@@ -56,7 +56,7 @@ def build_request(
 
 
 def delta_text(chunk: dict[str, object]) -> str:
-    """What a chunk adds to the answer."""
+    """The text that a chunk adds to the answer."""
     choices = chunk.get("choices")
     if not isinstance(choices, list) or not choices:
         return ""

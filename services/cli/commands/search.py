@@ -1,4 +1,4 @@
-"""`search`: models that could be pulled, and whether they would fit the box."""
+"""`search`: find models to pull, and show whether they would fit this computer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FITS = {"yes": "yes", "no": "no"}
 
 
 def search(paths: StackPaths, query: str, *, limit: int, format: str | None, sort: str) -> None:  # noqa: A002
-    """A line a model, then what the server notes. Problem when nobody can be asked."""
+    """Print one line per hit, then the notes. Raises CommandError when the search fails."""
     with ApiClient(find_connection(paths)) as api:
         answer = api.get(search_path(query, limit=limit, format=format, sort=sort))
     table = new_table("PULL", "SOURCE", "FORMAT", "SIZE", "FITS", "DOWNLOADS", "QUANTISATIONS")
@@ -27,13 +27,13 @@ def search(paths: StackPaths, query: str, *, limit: int, format: str | None, sor
 
 
 def search_path(query: str, *, limit: int, format: str | None, sort: str) -> str:  # noqa: A002
-    """The search as a path of the API."""
-    asked = {"q": query, "limit": limit, "sort": sort, **({"format": format} if format else {})}
-    return f"/v1/search?{urlencode(asked)}"
+    """The API path of a search."""
+    fields = {"q": query, "limit": limit, "sort": sort, **({"format": format} if format else {})}
+    return f"/v1/search?{urlencode(fields)}"
 
 
 def format_row(hit: JsonObject) -> list[str]:
-    """The cells of a hit; what nobody knows is a question mark or a dash."""
+    """The cells of a hit; an unknown value is a question mark or a dash."""
     size, downloads = hit.get("size_bytes"), hit.get("downloads")
     gated = " (gated)" if hit.get("gated") else ""
     return [
@@ -48,10 +48,10 @@ def format_row(hit: JsonObject) -> list[str]:
 
 
 def collect_notes(answer: JsonObject) -> list[str]:
-    """What to say below the table."""
+    """The lines below the table."""
     notes = [f"note: {note}" for note in answer.get("notes") or ()]
     if any(hit.get("gated") for hit in answer["data"]):
         notes.append("note: gated models need a Hugging Face token that may read them")
     if (room := answer.get("room_bytes")) is not None:
-        notes.append(f"models may take {formatting.size(room)} of this box's memory")
+        notes.append(f"models may use {formatting.size(room)} of this computer's memory")
     return notes

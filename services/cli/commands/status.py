@@ -1,4 +1,4 @@
-"""`status`: what the supervisor says about its processes, and /ready about the whole."""
+"""`status`: the state of each process, and whether the stack is ready for chats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.cli.supervise import state_file
 
 
 def status(paths: StackPaths) -> None:
-    """Exit status 1 when nothing runs or a chat would not succeed."""
+    """Print the state. Exit status 1 when no stack is running or a chat would not succeed."""
     state = state_file.read_running(paths)
     if state is None:
         print(f"not running (data: {paths.data_dir})")
@@ -29,7 +29,7 @@ def status(paths: StackPaths) -> None:
 
 
 def format_status(state: state_file.StackState, paths: StackPaths, *, now: float) -> list[str]:
-    """The address and a line a service."""
+    """The lines of the status: the address, the supervisor and each service."""
     age = formatting.duration(now - state.started_at)
     rows = [
         f"{state.addresses}, data in {paths.data_dir}",
@@ -46,8 +46,8 @@ def format_status(state: state_file.StackState, paths: StackPaths, *, now: float
 def _readiness(state: state_file.StackState) -> tuple[bool, str]:
     try:
         with ApiClient(Connection(state.url)) as api:
-            is_ready, said = api.readiness()
+            is_ready, answer = api.readiness()
     except CommandError as error:
         return False, error.message
-    missing = said.get("missing") or []
-    return is_ready, "; ".join(str(item) for item in missing) or "the api does not say why"
+    missing = answer.get("missing") or []
+    return is_ready, "; ".join(str(item) for item in missing) or "the api gives no reason"

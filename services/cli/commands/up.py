@@ -1,4 +1,4 @@
-"""`up`: start the stack here, or in the background."""
+"""`up`: start the stack in the foreground or in the background."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.shared.logs import set_up_logs
 
 
 def up(options: StackOptions, *, detach: bool) -> None:
-    """Detached: return when a chat would succeed. Else run until Ctrl-C or SIGTERM."""
+    """Run the stack until Ctrl-C or SIGTERM; with `detach`, return when it is ready."""
     print(f"starting Spindll (data: {options.data_dir})", file=sys.stderr)
     try:
         if detach:

@@ -1,1 +1,4 @@
-"""Makes .venv from the lock files. Standard library only: it runs before anything is installed."""
+"""Make .venv from the lock files.
+
+Standard library only: this package runs before anything is installed.
+"""

@@ -1,4 +1,4 @@
-"""`python -m services.cli.install [--dev] [--then ARGUMENTS…]`: make .venv, then become the cli."""
+"""`python -m services.cli.install [--dev] [--then ARGUMENTS…]`: make .venv, then run a command."""
 
 from __future__ import annotations
 
@@ -23,53 +23,53 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit status; on success with `--then` this process becomes the command line."""
+    """Make .venv; its exit status. With `--then` this process is replaced by the command line."""
     own, then = _split(arguments)
     if unknown := [word for word in own if word != "--dev"]:
         usage = "usage: ./spindll setup [--dev]"
         print(f"spindll setup: unknown argument {unknown[0]} ({usage})", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _end)
-    screen = ProgressLine()
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    progress = ProgressLine()
     try:
-        _set_up(screen, dev="--dev" in own)
+        _set_up(progress, dev="--dev" in own)
     except SetupFailed as failure:
-        screen.abandon()
-        screen.say(f"spindll: {failure}")
+        progress.clear()
+        progress.print_line(f"spindll: {failure}")
         return 1
     except OSError as error:
-        screen.abandon()
-        screen.say(f"spindll: cannot set up in {ROOT}: {error.strerror}")
+        progress.clear()
+        progress.print_line(f"spindll: cannot set up in {ROOT}: {error.strerror}")
         return 1
     except KeyboardInterrupt:
-        screen.abandon()
-        screen.say("interrupted; the next ./spindll starts this set-up over")
+        progress.clear()
+        progress.print_line("the set-up was interrupted; the next ./spindll starts it again")
         return 130
     if then is not None:
         exec_module(ROOT, str(venv_state.venv_python(ROOT)), "services.cli", then)
     return 0
 
 
-def _set_up(screen: ProgressLine, *, dev: bool) -> None:
+def _set_up(progress: ProgressLine, *, dev: bool) -> None:
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
-    with _alone(build / "setup.lock", screen):
-        made = venv_state.read(ROOT)
-        # A GPU build was asked for once; later set-ups must not quietly take it back.
-        os.environ.setdefault("CMAKE_ARGS", made.get("cmake_args", ""))
-        if venv_state.is_current(ROOT, dev) and made.get("llama") == build_identity(ROOT):
+    with _setup_lock(build / "setup.lock", progress):
+        state = venv_state.read(ROOT)
+        # The last requested build options stay: a later set-up must not silently undo a GPU build.
+        os.environ.setdefault("CMAKE_ARGS", state.get("cmake_args", ""))
+        if venv_state.is_current(ROOT, dev) and state.get("llama") == build_identity(ROOT):
             return
-        Setup(ROOT, screen, CommandRunner(build / "setup.log", screen)).run(dev=dev)
+        Setup(ROOT, progress, CommandRunner(build / "setup.log", progress)).run(dev=dev)
 
 
 @contextmanager
-def _alone(lock: Path, screen: ProgressLine) -> Iterator[None]:
-    """One set-up at a time in this folder; the system drops the lock with the process."""
+def _setup_lock(lock: Path, progress: ProgressLine) -> Iterator[None]:
+    """Allow one set-up at a time in this folder. The lock ends with its process."""
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            screen.say("another ./spindll is setting up here; waiting for it")
+            progress.print_line("waiting for another ./spindll that is running the set-up")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -81,7 +81,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
     return list(arguments[:at]), list(arguments[at + 1 :])
 
 
-def _end(_signal: int, _frame: FrameType | None) -> None:
+def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""Run one command of the set-up: its output into the log, its progress onto the screen."""
+"""Run one command of the set-up: log its output, and show its progress."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import IO
 
 from services.cli.install.failures import SetupFailed, explain
-from services.cli.install.progress_line import ProgressLine, summary
+from services.cli.install.progress_line import ProgressLine, summarize
 
 TAIL_LINES = 400
 TICK_SECONDS = 0.5
 
 
 class CommandRunner:
-    """Runs commands one after another; everything they print is in one log file."""
+    """Runs commands one after another; their output goes to one log file."""
 
-    def __init__(self, log: Path, screen: ProgressLine) -> None:
+    def __init__(self, log: Path, progress: ProgressLine) -> None:
         self._log = log
-        self._screen = screen
+        self._progress = progress
 
     def run(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Run it to its end; SetupFailed with the reason in words when it fails."""
+        """Run a command. Raises SetupFailed with the reason when it fails."""
         status, output = self.attempt(command, env)
         if status != 0:
             raise SetupFailed(f"{explain(output, status)} (log: {self._log})")
@@ -34,7 +34,7 @@ class CommandRunner:
     def attempt(
         self, command: Sequence[str], env: Mapping[str, str] | None = None
     ) -> tuple[int, list[str]]:
-        """Run it; its exit status and the last lines it printed."""
+        """Run a command; its exit status and the last lines of its output."""
         tail: deque[str] = deque(maxlen=TAIL_LINES)
         with self._log.open("ab") as log:
             log.write(f"\n$ {' '.join(command)}\n".encode())
@@ -45,7 +45,7 @@ class CommandRunner:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(env or {})},
-                # A group of its own: a compiler's children must end with it when we are stopped.
+                # A process group of its own: it is killed as a whole when the set-up is stopped.
                 start_new_session=True,
             )
             try:
@@ -64,7 +64,7 @@ class CommandRunner:
             selector.register(descriptor, selectors.EVENT_READ)
             while True:
                 if not selector.select(TICK_SECONDS):
-                    self._screen.moved(None)
+                    self._progress.update(None)
                     continue
                 chunk = os.read(descriptor, 1 << 16)
                 if not chunk:
@@ -75,4 +75,4 @@ class CommandRunner:
                 for line in lines:
                     text = line.decode(errors="replace")
                     tail.append(text)
-                    self._screen.moved(summary(text))
+                    self._progress.update(summarize(text))

@@ -1,6 +1,6 @@
-"""Say in one line why a step of the set-up failed, and what to do. Pure.
+"""Explain in one line why a step of the set-up failed, and what to do. Pure.
 
-The step's own output is in the log file; nobody should have to read it for the usual reasons.
+The log file has the full output of the step; for the usual reasons it is not needed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from collections.abc import Sequence
 
 
 class SetupFailed(Exception):
-    """Set-up cannot go on; the message is one line for a person."""
+    """The set-up cannot continue; the message is one line for a person."""
 
 
-# First match wins: a full disk or a lost network also makes a compiler or a build fail.
+# The first match wins: a full disk or a lost network also causes errors of the later kinds.
 _REASONS = (
     (r"No space left on device|Errno 28", "the disk is full: free some space and run it again"),
-    (r"Disk quota exceeded|Errno 122", "your disk quota is used up: free some space, run it again"),
+    (
+        r"Disk quota exceeded|Errno 122",
+        "your disk quota is exceeded: free some space and run it again",
+    ),
     (
         (
             r"Temporary failure in name resolution|nodename nor servname|NewConnectionError"
@@ -32,8 +35,8 @@ _REASONS = (
     (
         r"DO NOT MATCH THE HASHES",
         (
-            "a downloaded package is not the one the lock file names; nothing of it was installed:"
-            " clear the mirror's or pip's cache (pip cache purge) and run it again"
+            "a downloaded package does not have the hash in the lock file and was not installed:"
+            " clear the cache of pip (pip cache purge) or of the mirror and run it again"
         ),
     ),
     (
@@ -48,18 +51,18 @@ _REASONS = (
         ),
     ),
     (r"No matching distribution found", "the package index has no build for this platform"),
-    (r"Permission denied|Read-only file system", "this folder cannot be written to"),
+    (r"Permission denied|Read-only file system", "this folder is not writable"),
 )
 
 
 def explain(output: Sequence[str], status: int) -> str:
-    """The reason in words. `status` is the exit status, negative for a signal."""
+    """The reason as text. `status` is the exit status, negative for a signal."""
     text = "\n".join(output)
     for pattern, reason in _REASONS:
         if re.search(pattern, text, re.IGNORECASE):
             return reason
     if status < 0:
-        return f"it was ended by signal {-status} (out of memory?)"
+        return f"the step was ended by signal {-status} (out of memory?)"
     return _last_error(output) or f"exit status {status}"
 
 

@@ -1,7 +1,7 @@
-"""llama-cpp-python: a wheel that is at hand, or one compiled from the hash-pinned source and kept.
+"""Find a wheel of llama-cpp-python, or compile one from the hash-pinned source.
 
-Compiled wheels stay in build/wheels/<identity>/, so that a set-up that is done over, or a .venv
-that was deleted, costs no second compilation.
+A compiled wheel is kept in build/wheels/<identity>/, so that another set-up, such as after .venv
+was deleted, does not compile it again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PIP_OPTIONS = ("--disable-pip-version-check", "--no-input", "--progress-bar", "o
 
 
 def build_identity(root: Path) -> str:
-    """A folder name that changes with everything the compiled wheel depends on."""
+    """A folder name that changes with everything that the compiled wheel depends on."""
     parts = (
         (root / "locks" / "llama.lock").read_text(),
         os.environ.get("CMAKE_ARGS", ""),
@@ -33,38 +33,41 @@ def build_identity(root: Path) -> str:
 
 
 class LlamaWheel:
-    """Finds or makes the wheel. `python` is the environment's, for its pip and its tags."""
+    """Finds, compiles and installs the wheel. `python` is the interpreter of .venv."""
 
     def __init__(
-        self, root: Path, python: str, screen: ProgressLine, commands: CommandRunner
+        self, root: Path, python: str, progress: ProgressLine, commands: CommandRunner
     ) -> None:
         self._root = root
         self._python = python
-        self._screen = screen
+        self._progress = progress
         self._commands = commands
         self._lock = root / "locks" / "llama.lock"
         self._wheels = root / "build" / "wheels" / build_identity(root)
 
     def find(self) -> Path | None:
-        """One made before, from ./wheels, or from pip's own find-links; never from an index."""
+        """A wheel that was compiled before, or one in ./wheels or in pip's find-links.
+
+        A package index is not used.
+        """
         if found := self._wheel():
             return found
         if os.environ.get("CMAKE_ARGS"):
-            return None  # they ask for a build of their own
+            return None  # a build with these options is requested
         local = self._root / "wheels"
         links = ["--find-links", str(local)] if local.is_dir() else []
         self._wheels.mkdir(parents=True, exist_ok=True)
-        self._screen.begin("looking for a llama-cpp-python wheel")
+        self._progress.begin("looking for a llama-cpp-python wheel")
         self._commands.attempt(
             [self._python, "-m", "pip", "download", *PIP_OPTIONS, "--no-deps", "--no-index"]
             + ["--only-binary", ":all:", *links, "--dest", str(self._wheels), self._requirement]
         )
         found = self._wheel()
-        self._screen.end("found" if found else "none, so it will be compiled")
+        self._progress.end("found" if found else "not found, so it will be compiled")
         return found
 
     def require_compiler(self) -> None:
-        """SetupFailed when there is none: better now than after minutes."""
+        """Raise SetupFailed when there is no compiler, before the downloads begin."""
         missing = [
             name
             for variable, name in (("CC", "cc"), ("CXX", "c++"))
@@ -72,16 +75,18 @@ class LlamaWheel:
         ]
         if missing:
             raise SetupFailed(
-                f"llama.cpp has to be compiled and there is no {' and no '.join(missing)}"
+                f"llama.cpp must be compiled, but there is no {' and no '.join(missing)}"
                 " (Debian, Ubuntu: apt install build-essential; Mac: xcode-select --install)"
             )
 
     def compile(self) -> Path:
-        """The wheel, made with the pinned CMake and Ninja of locks/build.lock."""
+        """Compile the wheel with the pinned CMake and Ninja of locks/build.lock."""
         tools = self._make_tools()
         jobs = _compiler_jobs()
-        self._screen.say("llama.cpp is compiled once: 10 to 20 minutes on a small computer.")
-        self._screen.begin(f"compiling llama.cpp, {jobs} files at a time")
+        self._progress.print_line(
+            "llama.cpp is compiled once; this takes 10 to 20 minutes on a small computer."
+        )
+        self._progress.begin(f"compiling llama.cpp, {jobs} files at a time")
         self._commands.run(
             [str(tools / "python"), "-m", "pip", "wheel", *PIP_OPTIONS, "--verbose", "--no-deps"]
             + ["--require-hashes", "--no-binary", "llama-cpp-python", "--no-build-isolation"]
@@ -91,31 +96,31 @@ class LlamaWheel:
                 "PATH": os.pathsep.join([str(tools), os.environ.get("PATH", os.defpath)]),
             },
         )
-        self._screen.end("done")
+        self._progress.end("done")
         wheel = self._wheel()
         assert wheel is not None, "pip wheel succeeded without a wheel"
         return wheel
 
     def install(self, wheel: Path) -> None:
-        """Put it into the environment, over whatever build is there."""
-        self._screen.begin("installing llama.cpp")
+        """Install the wheel into .venv; it replaces any other build."""
+        self._progress.begin("installing llama.cpp")
         self._commands.run(
             [self._python, "-m", "pip", "install", *PIP_OPTIONS, "--no-deps", "--no-index"]
             + ["--force-reinstall", str(wheel)]
         )
-        self._screen.end("done")
+        self._progress.end("done")
 
     def _make_tools(self) -> Path:
-        """The folder of the programs that build it, in an environment of their own."""
+        """Install the build tools into an environment of their own; the folder of their programs."""
         folder = self._root / "build" / "tools"
-        self._screen.begin("fetching CMake and Ninja")
+        self._progress.begin("fetching CMake and Ninja")
         shutil.rmtree(folder, ignore_errors=True)
         self._commands.run([self._python, "-m", "venv", str(folder)])
         self._commands.run(
             [str(folder / "bin" / "python"), "-m", "pip", "install", *PIP_OPTIONS]
             + ["--require-hashes", "-r", str(self._root / "locks" / "build.lock")]
         )
-        self._screen.end("done")
+        self._progress.end("done")
         return folder / "bin"
 
     def _wheel(self) -> Path | None:
@@ -127,7 +132,7 @@ class LlamaWheel:
 
 
 def _compiler_jobs() -> int:
-    """As many as there are cores for us, unless memory says fewer."""
+    """One job per available core, or fewer if the memory does not suffice."""
     if chosen := os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", ""):
         return max(1, int(chosen)) if chosen.isdigit() else 1
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

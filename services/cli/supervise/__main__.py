@@ -12,7 +12,7 @@ from services.shared.logs import set_up_logs
 
 
 def main(descriptor: int) -> int:
-    """Report through the pipe until the start is decided; then only the log knows."""
+    """Run the stack; report through the pipe until the start has succeeded or failed."""
     set_up_logs("supervisor", level="INFO", fmt="text")
     options = from_json(sys.stdin.buffer.read())
     reporter = PipeReporter(descriptor)

@@ -1,10 +1,11 @@
-"""Ends the stack when its supervisor is killed. A process of its own, the smallest there can be.
+"""The guard: a small process that ends the stack when the supervisor is killed.
 
-It reads lines from a pipe that only the supervisor holds: `+pid` a service started, `-pid` it ended.
-The end of the pipe is the end of the supervisor, however that came about. What still runs then is
-asked to end, and killed when it does not; the files named on the command line are removed.
+It reads lines from a pipe whose other end only the supervisor holds: `+pid` when a service has
+started, `-pid` when it has ended. The pipe closes when the supervisor ends, for whatever reason.
+The guard then asks the services that still run to end, kills those that do not, and removes the
+files named on its command line.
 
-It also holds the stack's lock, by inheritance, so that the next `up` waits until it is done.
+It inherits the stack's lock, so the next `up` waits until the guard is done.
 """
 
 from __future__ import annotations
@@ -15,27 +16,27 @@ import sys
 import time
 from collections.abc import Iterable
 
-ASK_SECONDS = 3.0
+TERMINATE_SECONDS = 3.0  # the time between SIGTERM and SIGKILL
 POLL_SECONDS = 0.02
 
 
 def main(files: Iterable[str]) -> None:
-    """Wait for the supervisor's end, then clean up after it."""
-    # A terminal's Ctrl-C is for the supervisor, and a service manager's SIGTERM too.
+    """Wait until the supervisor has ended, then clean up."""
+    # Ctrl-C in a terminal and SIGTERM from a service manager are meant for the supervisor.
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
     running = _follow()
     if running:
-        _end(running)
+        _end_services(running)
     for file in files:
         try:
-            os.unlink(file)  # noqa: PTH108  pathlib would be the largest import of this process
+            os.unlink(file)  # noqa: PTH108  pathlib would be this process's largest import
         except OSError:
             continue
 
 
 def _follow() -> list[int]:
-    """The services that run at the end of the pipe, in the order they were started."""
+    """Read the pipe until it closes; the pids of the running services in order of their start."""
     running: list[int] = []
     for line in sys.stdin:
         pid = int(line[1:])
@@ -46,7 +47,7 @@ def _follow() -> list[int]:
     return running
 
 
-def _end(running: list[int]) -> None:
+def _end_services(running: list[int]) -> None:
     from services.cli.supervise.process_sessions import kill_session, session_members
 
     for pid in reversed(running):
@@ -54,7 +55,7 @@ def _end(running: list[int]) -> None:
             os.kill(pid, signal.SIGTERM)
         except ProcessLookupError:
             continue
-    deadline = time.monotonic() + ASK_SECONDS
+    deadline = time.monotonic() + TERMINATE_SECONDS
     while time.monotonic() < deadline and any(session_members(pid) for pid in running):
         time.sleep(POLL_SECONDS)
     for pid in running:

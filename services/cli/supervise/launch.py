@@ -1,9 +1,9 @@
-"""Bring a stack up: what must hold before, then the supervisor, in this process or a detached one.
+"""Start a stack: check the preconditions, then run the supervisor, here or in the background.
 
-1 one stack a data directory: take its lock, or say where the running one is
-2 sweep up what a stack that was killed left
-3 look whether ports, disk and Redis are there: what is missing is cheaper to say now
-4 guard, supervisor
+1 take the lock of the data directory, which allows one stack; or name the one that runs
+2 clean up after a stack that was killed
+3 check ports, disk and Redis, since an early error is clearer than a service that fails
+4 start the guard, run the supervisor
 """
 
 from __future__ import annotations
@@ -24,33 +24,36 @@ from services.cli.supervise.preflight import require_disk_space, require_free_po
 from services.cli.supervise.probes import HttpOk
 from services.cli.supervise.process_sessions import kill_processes_with_environment
 from services.cli.supervise.processes import Guard
-from services.cli.supervise.reporting import Reporter, read_reports, show
+from services.cli.supervise.reporting import Reporter, print_report, read_reports
 from services.cli.supervise.stack import ROOT, STACK_VARIABLE, ServiceSpec, build_services
 from services.cli.supervise.state_file import connect_host
-from services.cli.supervise.supervisor import Supervisor
+from services.cli.supervise.supervisor import StackSupervisor
 
-GUARD_SECONDS = 10.0  # how long the guard of a stack that was killed may need
-
-
-Plan = Callable[[StackOptions, StackPaths, Mapping[str, str]], Sequence[ServiceSpec]]
+GUARD_SECONDS = 10.0  # the time that the guard of a killed stack gets to clean up
+LOG_LINES_SHOWN = 10
 
 
-def run_stack(options: StackOptions, reporter: Reporter, *, plan: Plan = build_services) -> None:
-    """Run it until it is stopped. Problem when it cannot start."""
+BuildServices = Callable[[StackOptions, StackPaths, Mapping[str, str]], Sequence[ServiceSpec]]
+
+
+def run_stack(
+    options: StackOptions, reporter: Reporter, *, build: BuildServices = build_services
+) -> None:
+    """Run a stack until it is stopped. Raises CommandError when it cannot start."""
     paths = StackPaths(options.data_dir)
-    lock = _prepare(paths)
+    lock = _lock_data_dir(paths)
     try:
-        _sweep(paths, options)
+        _clean_up_killed_stack(paths, options)
         require_disk_space(options.data_dir)
         require_free_port(options.host, options.port, "--port")
         require_free_port(options.host, options.grpc_port, "--grpc-port")
-        services = plan(options, paths, _inherited(os.environ))
-        files = [paths.state, *(socket for s in services for socket in s.sockets)]
-        supervisor = Supervisor(
+        services = build(options, paths, _without_empty_settings(os.environ))
+        files = [paths.state_file, *(socket for s in services for socket in s.sockets)]
+        supervisor = StackSupervisor(
             paths,
             options,
             services,
-            chat=HttpOk(connect_host(options.host), options.port, "/ready"),
+            ready_probe=HttpOk(connect_host(options.host), options.port, "/ready"),
             reporter=reporter,
             guard=(guard := Guard(lock, files)),
         )
@@ -58,7 +61,7 @@ def run_stack(options: StackOptions, reporter: Reporter, *, plan: Plan = build_s
             asyncio.run(supervisor.run())
         finally:
             guard.dismiss()
-            _remove_short_place(paths)
+            _remove_short_sockets_dir(paths)
     finally:
         os.close(lock)
     if supervisor.error is not None:
@@ -66,9 +69,12 @@ def run_stack(options: StackOptions, reporter: Reporter, *, plan: Plan = build_s
 
 
 def run_detached(options: StackOptions) -> None:
-    """Start it in a session of its own and return when it is ready. Problem when it cannot."""
+    """Start a stack in a session of its own and return when it is ready.
+
+    Raises CommandError when it cannot start.
+    """
     paths = StackPaths(options.data_dir)
-    os.close(_prepare(paths))  # says at once what is wrong, while the person watches
+    os.close(_lock_data_dir(paths))  # fails here, in the foreground, if the folder cannot be used
     receiving, sending = os.pipe()
     log = logfiles.open_log(paths.log_path("supervisor"))
     process = subprocess.Popen(
@@ -87,39 +93,42 @@ def run_detached(options: StackOptions) -> None:
     with process.stdin:
         process.stdin.write(to_json(options))
     try:
-        _follow(receiving, paths)
+        _relay_reports(receiving, paths)
     except KeyboardInterrupt:
         os.kill(process.pid, signal.SIGTERM)
         process.wait()
         raise
     except CommandError:
-        process.wait()  # it stops what it had started
+        process.wait()  # the supervisor stops what it has started
         raise
-    process.returncode = 0  # it is nobody's child any more; do not warn that it runs on
+    process.returncode = 0  # it continues to run by design; suppress Popen's ResourceWarning
 
 
-def _follow(descriptor: int, paths: StackPaths) -> None:
+def _relay_reports(descriptor: int, paths: StackPaths) -> None:
     for report in read_reports(descriptor):
-        show(report)
+        print_report(report)
         if report.kind == "failed":
             raise CommandError(report.text, details=report.details)
         if report.kind == "ready":
             return
     log = paths.log_path("supervisor")
-    lines = logfiles.last_lines(log, 10)
+    lines = logfiles.last_lines(log, LOG_LINES_SHOWN)
     raise CommandError("the supervisor ended before the stack was ready", details="\n".join(lines))
 
 
-def _prepare(paths: StackPaths) -> int:
-    """The lock's descriptor. Problem when a stack runs, or the folder cannot be used."""
+def _lock_data_dir(paths: StackPaths) -> int:
+    """Lock the data directory; the descriptor of the lock.
+
+    Raises CommandError when a stack is running or the folder cannot be used.
+    """
     try:
-        paths.make()
+        paths.make_dirs()
         lock = state_file.take_lock(paths)
-        if lock is None and not _supervisor_lives(paths):
+        if lock is None and not _is_supervisor_alive(paths):
             state_file.wait_until_gone(paths, GUARD_SECONDS)
             lock = state_file.take_lock(paths)
     except OSError as error:
-        raise CommandError(_unusable(paths, error)) from error
+        raise CommandError(_describe_os_error(paths, error)) from error
     if lock is None:
         state = state_file.read(paths)
         where = f" at {state.url}" if state else ""
@@ -127,26 +136,30 @@ def _prepare(paths: StackPaths) -> int:
     return lock
 
 
-def _supervisor_lives(paths: StackPaths) -> bool:
+def _is_supervisor_alive(paths: StackPaths) -> bool:
     state = state_file.read(paths)
     return state is None or state_file.is_alive(state.pid)
 
 
-def _unusable(paths: StackPaths, error: OSError) -> str:
+def _describe_os_error(paths: StackPaths, error: OSError) -> str:
     if error.errno == 28:
-        return f"the disk of {paths.data_dir} is full: free some space, or use --data"
-    return f"cannot use {error.filename or paths.data_dir}: {error.strerror}; use --data"
+        return (
+            f"the disk of {paths.data_dir} is full:"
+            " free some space, or choose another folder with --data"
+        )
+    path = error.filename or paths.data_dir
+    return f"cannot use {path}: {error.strerror}; choose another folder with --data"
 
 
-def _sweep(paths: StackPaths, options: StackOptions) -> None:
-    if not paths.state.exists():
+def _clean_up_killed_stack(paths: StackPaths, options: StackOptions) -> None:
+    if not paths.state_file.exists():
         return
     kill_processes_with_environment({STACK_VARIABLE: str(options.data_dir)})
     state_file.remove_stale_files(paths, (paths.redis_socket, paths.engine_socket))
 
 
-def _inherited(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """The person's environment; an empty setting is one that is not there."""
+def _without_empty_settings(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment without empty SPINDLL_ variables, which count as not set."""
     return {
         name: value
         for name, value in environment.items()
@@ -154,6 +167,6 @@ def _inherited(environment: Mapping[str, str]) -> Mapping[str, str]:
     }
 
 
-def _remove_short_place(paths: StackPaths) -> None:
+def _remove_short_sockets_dir(paths: StackPaths) -> None:
     if paths.sockets_dir != paths.run_dir:
         shutil.rmtree(paths.sockets_dir, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Services' log files: appended to, never larger than a bound, the last few kept.
+"""Open and rotate the log files of the services.
 
-The services hold their files open, so a file that grew too large while they run is copied and then
-emptied in place; their appending goes on at its new end.
+A service keeps its file open and appends to it. So a file that grows too large while the service
+runs is copied and then truncated in place; the service continues to append at the new end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_ROTATED = 3
 
 
 def open_log(path: Path) -> int:
-    """A descriptor that appends to the log; a large one is put aside first. Close it."""
+    """Open a log for appending, after rotating a large one. The caller closes the descriptor."""
     if size(path) > MAX_BYTES:
         _shift_rotated(path)
         path.replace(_rotated_path(path, 1))
@@ -23,7 +23,7 @@ def open_log(path: Path) -> int:
 
 
 def rotate_in_place(path: Path) -> bool:
-    """Empty the log in place when it is large, its text kept aside. Whether it was."""
+    """Copy a large log and truncate it in place; whether it was large."""
     if size(path) <= MAX_BYTES:
         return False
     _shift_rotated(path)
@@ -33,7 +33,7 @@ def rotate_in_place(path: Path) -> bool:
 
 
 def size(path: Path) -> int:
-    """Bytes in the log; 0 when there is none."""
+    """The size of a log in bytes; 0 when it does not exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -41,7 +41,7 @@ def size(path: Path) -> int:
 
 
 def last_lines(path: Path, count: int, *, since_byte: int = 0) -> list[str]:
-    """The log's last lines, of those that begin at or after a byte."""
+    """The last lines of a log, of those that begin at or after a byte."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

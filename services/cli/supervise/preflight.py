@@ -1,4 +1,4 @@
-"""Look before starting: is a port free, is there room on the disk."""
+"""Checks before a start: is a port free, and is there space on the disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ FREE_BYTES_NEEDED = 64 << 20
 
 
 def require_free_port(host: str, port: int, option: str) -> None:
-    """Problem when nobody could listen there now; `option` is the flag that chooses another."""
+    """Raise CommandError when a server cannot listen on the port.
+
+    `option` is the flag that chooses another port.
+    """
     if port == 0:
         return
     try:
@@ -21,9 +24,9 @@ def require_free_port(host: str, port: int, option: str) -> None:
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
-        raise CommandError(f"--host {host}: no such address") from error
+        raise CommandError(f"--host {host}: there is no such address") from error
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do: connections that linger after a stop do not count as taken.
+        # As servers do: a connection in TIME_WAIT after a stop does not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
@@ -32,27 +35,27 @@ def require_free_port(host: str, port: int, option: str) -> None:
                 f"port {port} needs root: choose one above 1023 with {option}"
             ) from error
         except OSError as error:
-            raise CommandError(_taken(host, port, option, error)) from error
+            raise CommandError(_describe_bind_error(host, port, option, error)) from error
 
 
 def require_disk_space(data_dir: Path) -> None:
-    """Problem when the disk is as good as full."""
+    """Raise CommandError when the disk is almost full."""
     free = shutil.disk_usage(data_dir).free
     if free < FREE_BYTES_NEEDED:
         raise CommandError(
             f"the disk of {data_dir} is full ({free >> 20} MB free):"
-            " free some space, or choose another place with --data"
+            " free some space, or choose another folder with --data"
         )
 
 
-def _taken(host: str, port: int, option: str, error: OSError) -> str:
+def _describe_bind_error(host: str, port: int, option: str, error: OSError) -> str:
     if error.errno != errno.EADDRINUSE:
         return f"cannot listen on {host} port {port}: {error.strerror}"
-    return f"port {port} is taken{_listener(port)}: choose another with {option}"
+    return f"port {port} is taken{_describe_listener(port)}: choose another with {option}"
 
 
-def _listener(port: int) -> str:
-    """Who listens there, where the system tells us."""
+def _describe_listener(port: int) -> str:
+    """The process that listens on the port, as text; empty when the system does not reveal it."""
     import psutil
 
     try:

@@ -1,8 +1,9 @@
-"""End processes by the session they belong to.
+"""End processes by the POSIX session they belong to.
 
-Every service is the leader of a session of its own, so a session is a service with everything it
-started: gunicorn's workers, RQ's work horse, the engine's runners. Only a process that made a
-session of its own escapes; `kill_processes_with_environment` finds those, and what a killed stack left, by environment.
+Every service is the leader of a session of its own, so a session is a service with all processes
+that it started: gunicorn's workers, RQ's work horse, the engine's runners. A process that created
+its own session escapes. `kill_processes_with_environment` finds such processes, and those of a
+killed stack, by an environment variable.
 """
 
 from __future__ import annotations
@@ -15,36 +16,42 @@ import psutil
 
 
 def session_members(session: int) -> list[int]:
-    """The processes of a session that still run."""
-    return [pid for pid in psutil.pids() if _session_of(pid) == session and not _is_zombie(pid)]
+    """The pids of a session's running processes."""
+    return [pid for pid in psutil.pids() if _get_session(pid) == session and not _is_zombie(pid)]
 
 
 def kill_session(session: int) -> int:
-    """Kill what is left of a session; how many there were."""
+    """Kill the running processes of a session; how many there were."""
     found = session_members(session)
     _kill(found)
     return len(found)
 
 
-def kill_processes_with_environment(marks: Mapping[str, str], *, but: Iterable[int] = ()) -> int:
-    """Kill our processes whose environment holds all of these values; how many there were."""
-    spared = {os.getpid(), *but}
-    found = [p.pid for p in psutil.process_iter() if p.pid not in spared and _bears(p, marks)]
+def kill_processes_with_environment(
+    variables: Mapping[str, str], *, exclude: Iterable[int] = ()
+) -> int:
+    """Kill this user's processes that have all of these variables; how many there were."""
+    spared = {os.getpid(), *exclude}
+    found = [
+        p.pid
+        for p in psutil.process_iter()
+        if p.pid not in spared and _has_environment(p, variables)
+    ]
     _kill(found)
     return len(found)
 
 
-def _bears(process: psutil.Process, marks: Mapping[str, str]) -> bool:
+def _has_environment(process: psutil.Process, variables: Mapping[str, str]) -> bool:
     try:
         if process.uids().real != os.getuid():
             return False
         environment = process.environ()
     except (psutil.Error, OSError):
         return False
-    return all(environment.get(name) == value for name, value in marks.items())
+    return all(environment.get(name) == value for name, value in variables.items())
 
 
-def _session_of(pid: int) -> int | None:
+def _get_session(pid: int) -> int | None:
     try:
         return os.getsid(pid)
     except (ProcessLookupError, PermissionError):

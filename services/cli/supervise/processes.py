@@ -1,4 +1,4 @@
-"""Start and signal the services' processes, and keep the guard told of them. Effects only."""
+"""Start and signal the processes of the services, and keep the guard informed. Effects only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.cli.supervise.stack import ROOT, ServiceSpec
 
 
 class Guard:
-    """Our side of the guard process (guard.py)."""
+    """The supervisor's side of the guard process (guard.py)."""
 
     def __init__(self, lock: int, files: Iterable[Path]) -> None:
         self._lock = lock
@@ -25,20 +25,25 @@ class Guard:
         self._running: list[int] = []
         self._process = self._start()
 
-    def tell(self, sign: str, pid: int) -> None:
-        """`+` started, `-` ended."""
-        self._running.append(pid) if sign == "+" else self._running.remove(pid)
-        self._write(f"{sign}{pid}\n")
+    def add(self, pid: int) -> None:
+        """A service has started."""
+        self._running.append(pid)
+        self._write(f"+{pid}\n")
+
+    def remove(self, pid: int) -> None:
+        """A service has ended."""
+        self._running.remove(pid)
+        self._write(f"-{pid}\n")
 
     def ensure_alive(self) -> None:
-        """Replace one that was killed."""
+        """Start another guard if this one was killed."""
         if self._process.poll() is None:
             return
         self._process = self._start()
         self._write("".join(f"+{pid}\n" for pid in self._running))
 
     def dismiss(self) -> None:
-        """All services ended: let it remove its files and go."""
+        """Let the guard remove its files and end. Call it when all services have ended."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -71,7 +76,7 @@ class ServiceProcess:
 
     @classmethod
     async def start(cls, service: ServiceSpec) -> ServiceProcess:
-        """Start it as the leader of a session of its own. OSError when it cannot be."""
+        """Start a service as the leader of a session of its own. Raises OSError."""
         for socket in service.sockets:
             socket.unlink(missing_ok=True)
         log = open_log(service.log)
@@ -89,19 +94,19 @@ class ServiceProcess:
             os.close(log)
         return cls(process)
 
-    async def ended(self) -> int:
-        """Wait for its end, end what it left behind, and return its status."""
+    async def wait(self) -> int:
+        """Wait until the process has ended, kill the rest of its session; its exit status."""
         status = await self._process.wait()
-        # Workers of a master that was killed would keep its port.
+        # Workers whose master was killed would keep its port.
         await asyncio.to_thread(kill_session, self.pid)
         return status
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send SIGTERM."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it now; `ended` sees to the rest of its session."""
+        """Send SIGKILL; `wait` kills the rest of its session."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()

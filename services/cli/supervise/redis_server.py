@@ -1,8 +1,9 @@
-"""Which Redis the stack uses, and how ours is started.
+"""Find the Redis server to start, and its arguments.
 
-1 SPINDLL_REDIS_URL: somebody else's, used as it is
+The stack uses the first of these:
+1 SPINDLL_REDIS_URL: an existing Redis, which the stack does not start
 2 redis-server or valkey-server on PATH
-3 the one that set-up put into .venv
+3 the server that the set-up installed into .venv
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from services.cli.paths import StackPaths
 
 
 def server_binary() -> str:
-    """The program to start; Problem when there is none."""
+    """The path of the server to start. Raises CommandError when there is none."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return found
@@ -25,21 +26,22 @@ def server_binary() -> str:
     if os.access(embedded, os.X_OK):
         return str(embedded)
     raise CommandError(
-        "no Redis: install one (Debian, Ubuntu: apt install redis-server; Mac: brew install redis)"
+        "there is no Redis: install one"
+        " (Debian, Ubuntu: apt install redis-server; Mac: brew install redis)"
         " or set SPINDLL_REDIS_URL"
     )
 
 
 def arguments(paths: StackPaths) -> list[str]:
-    """On a unix socket only, nothing evicted, every second's writes on disk."""
+    """Arguments for a server on a unix socket only, without eviction, synced every second."""
     return [
         *("--port", "0", "--unixsocket", str(paths.redis_socket), "--unixsocketperm", "700"),
         *("--dir", str(paths.redis_dir), "--appendonly", "yes", "--appendfsync", "everysec"),
-        # The append-only file is the truth; snapshots would double the writing.
+        # The append-only file is enough; snapshots would double the writes.
         *("--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no"),
     ]
 
 
 def url(paths: StackPaths) -> str:
-    """What the services connect to."""
+    """The URL that the services connect to."""
     return f"unix://{paths.redis_socket}?db=0"

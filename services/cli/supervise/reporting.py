@@ -1,6 +1,6 @@
-"""How a start reports to the person who typed `up`: at once, or through a pipe when detached.
+"""Reports of a start: to the terminal, or through a pipe from the detached supervisor to `up`.
 
-Over the pipe goes one JSON object a line: {"kind": "progress" | "ready" | "failed", ...}.
+The pipe carries one JSON object per line: {"kind": "progress" | "ready" | "failed", ...}.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from services.shared.structs import resolved
 
 
 @resolved
-class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that happened during a start."""
+class StartReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One step or the result of a start."""
 
     kind: Literal["progress", "ready", "failed"]
     text: str
@@ -28,33 +28,33 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Reporter(Protocol):
-    """Who is told. Each may be called any number of times; nothing raises."""
+    """Receives reports, any number of them; `report` does not raise."""
 
-    def report(self, report: Report) -> None:
-        """Pass it on."""
+    def report(self, report: StartReport) -> None:
+        """Show the report, or pass it on."""
 
 
 class TerminalReporter:
-    """The person is watching."""
+    """Prints reports to the terminal."""
 
-    def report(self, report: Report) -> None:
-        """A line on stderr while it starts, what matters then on stdout."""
-        show(report)
+    def report(self, report: StartReport) -> None:
+        """Print progress to stderr and the final report to stdout."""
+        print_report(report)
 
 
 class PipeReporter:
-    """The person's `up --detach` waits at the other end, until the start is decided."""
+    """Writes reports to a pipe; `up --detach` reads the other end until the final report."""
 
     def __init__(self, descriptor: int) -> None:
         self._file: IO[bytes] | None = os.fdopen(descriptor, "wb", buffering=0)
 
-    def report(self, report: Report) -> None:
-        """Write it; the last report closes the pipe."""
+    def report(self, report: StartReport) -> None:
+        """Write a report; the final one closes the pipe."""
         if self._file is None:
             return
         try:
             self._file.write(msgspec.json.encode(report) + b"\n")
-        except BrokenPipeError:  # nobody waits any more; the stack goes on
+        except BrokenPipeError:  # `up` has ended; the stack continues
             self._file = None
             return
         if report.kind != "progress":
@@ -62,41 +62,41 @@ class PipeReporter:
             self._file = None
 
 
-def show(report: Report) -> None:
-    """Print it for a person."""
+def print_report(report: StartReport) -> None:
+    """Print a report; a failure is not printed here, since it becomes a CommandError."""
     if report.kind == "ready":
         print(report.text, flush=True)
     elif report.kind == "progress":
         print(report.text, file=sys.stderr, flush=True)
 
 
-def read_reports(descriptor: int) -> Iterator[Report]:
-    """What the other end of the pipe says, until it is closed."""
+def read_reports(descriptor: int) -> Iterator[StartReport]:
+    """The reports in the pipe, until it is closed."""
     with os.fdopen(descriptor, "rb") as file:
         for line in file:
-            yield msgspec.json.decode(line, type=Report)
+            yield msgspec.json.decode(line, type=StartReport)
 
 
-def failure_report(error: CommandError) -> Report:
-    """The start did not succeed."""
-    return Report(kind="failed", text=error.message, details=error.details)
+def failure_report(error: CommandError) -> StartReport:
+    """The final report of a start that failed."""
+    return StartReport(kind="failed", text=error.message, details=error.details)
 
 
 def ready_text(state: StackState, paths: StackPaths) -> str:
-    """The address, the keys, and a line to paste."""
+    """The address, the keys, and a command to try."""
     lines = [
         f"Spindll is ready at {state.addresses}",
         f"  keys   {paths.user_key}",
-        f"         {paths.admin_key} (may also pull and delete)",
+        f"         {paths.admin_key} (may also pull and delete models)",
         f"  logs   {paths.logs_dir}",
     ]
     if state.not_ready_reason:
-        return "\n".join([*lines, f"It cannot chat yet: {state.not_ready_reason}."])
+        return "\n".join([*lines, f"Not ready for chats yet: {state.not_ready_reason}."])
     return "\n".join([*lines, "Try it:", "  " + curl_line(state, paths)])
 
 
 def curl_line(state: StackState, paths: StackPaths) -> str:
-    """A chat, ready to be pasted into a shell."""
+    """A curl command that sends a chat, ready to paste into a shell."""
     key = str(paths.user_key).replace("'", "'\\''")
     body = (
         '{"model":"tiny","temperature":0,'

@@ -1,7 +1,7 @@
-"""The four services as commands: what is run, with which environment, and when it counts as ready.
+"""The four services of a stack: their commands, environments and readiness probes.
 
-Everything a service needs comes by environment (SPINDLL_*), as in a container; what the person has
-set stays, but for the addresses by which the services find each other.
+A service gets its settings from SPINDLL_* variables, as in a container. Variables that the user has
+set are kept, except for the addresses and ports of this stack.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ ROOT = Path(__file__).resolve().parents[3]
 TINY_MODEL = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
 KILL_AFTER_DRAIN_SECONDS = 5.0
 
-# In the environment of every process of a stack: whose it is, so that strays can be told from
-# strangers.
+# In the environment of every process of a stack, with its data directory as the value. It shows
+# which leftover processes belong to a stack.
 STACK_VARIABLE = "SPINDLL_STACK"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
-    """One child process."""
+    """How to run one service as a child process."""
 
     policy: ServicePolicy
     command: tuple[str, ...]
     log: Path
     probe: ReadinessProbe
     environment: Mapping[str, str] = field(repr=False)
-    sockets: tuple[Path, ...] = ()  # stale ones are removed before it starts
+    sockets: tuple[Path, ...] = ()  # removed before the service starts, since they may be stale
 
     @property
     def name(self) -> str:
-        """Its folder's name under services/."""
+        """The name of the service; except for redis, its folder under services/."""
         return self.policy.name
 
 
 def build_environment(
     options: StackOptions, paths: StackPaths, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """What every service of this stack is told."""
-    told = dict(inherited)
-    told.setdefault("SPINDLL_REDIS_URL", redis_server.url(paths))
-    told.setdefault("SPINDLL_DRAIN_SECONDS", f"{options.drain_seconds:g}")
+    """The environment of every service of a stack."""
+    environment = dict(inherited)
+    environment.setdefault("SPINDLL_REDIS_URL", redis_server.url(paths))
+    environment.setdefault("SPINDLL_DRAIN_SECONDS", f"{options.drain_seconds:g}")
     if TINY_MODEL.exists():
-        told.setdefault("SPINDLL_TINY_MODEL", str(TINY_MODEL))
-    told |= {
+        environment.setdefault("SPINDLL_TINY_MODEL", str(TINY_MODEL))
+    environment |= {
         STACK_VARIABLE: str(options.data_dir),
         "SPINDLL_DATA_DIR": str(options.data_dir),
         "SPINDLL_ENGINE_ADDRESS": f"unix:{paths.engine_socket}",
@@ -68,22 +68,22 @@ def build_environment(
         "SPINDLL_GRPC_PORT": str(options.grpc_port),
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
-        # gunicorn forks after macOS' frameworks were loaded.
+        # gunicorn forks after frameworks of macOS have been loaded.
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",
     }
     if options.workers is not None:
-        told["SPINDLL_API_WORKERS"] = str(options.workers)
-    return told
+        environment["SPINDLL_API_WORKERS"] = str(options.workers)
+    return environment
 
 
 def build_services(
     options: StackOptions, paths: StackPaths, inherited: Mapping[str, str]
 ) -> tuple[ServiceSpec, ...]:
-    """In the order they start. Problem when there is no Redis to start."""
-    told = build_environment(options, paths, inherited)
-    drain = float(told["SPINDLL_DRAIN_SECONDS"]) + KILL_AFTER_DRAIN_SECONDS
-    ours = not inherited.get("SPINDLL_REDIS_URL")
-    needs = ("redis",) if ours else ()
+    """The services in the order of their start. Raises CommandError when there is no Redis."""
+    environment = build_environment(options, paths, inherited)
+    drain = float(environment["SPINDLL_DRAIN_SECONDS"]) + KILL_AFTER_DRAIN_SECONDS
+    starts_redis = not inherited.get("SPINDLL_REDIS_URL")
+    needs = ("redis",) if starts_redis else ()
 
     def python_service(
         name: str, probe: ReadinessProbe, sockets: tuple[Path, ...] = ()
@@ -93,7 +93,7 @@ def build_services(
             command=(sys.executable, "-P", "-m", f"services.{name}"),
             log=paths.log_path(name),
             probe=probe,
-            environment=told,
+            environment=environment,
             sockets=sockets,
         )
 
@@ -103,15 +103,15 @@ def build_services(
         python_service("puller", StaysAlive()),
         python_service("api", alive),
     )
-    return (_redis(paths, told), *rest) if ours else rest
+    return (_redis(paths, environment), *rest) if starts_redis else rest
 
 
-def _redis(paths: StackPaths, told: Mapping[str, str]) -> ServiceSpec:
+def _redis(paths: StackPaths, environment: Mapping[str, str]) -> ServiceSpec:
     return ServiceSpec(
         policy=ServicePolicy("redis", drain_seconds=KILL_AFTER_DRAIN_SECONDS),
         command=(redis_server.server_binary(), *redis_server.arguments(paths)),
         log=paths.log_path("redis"),
         probe=RedisPing(paths.redis_socket),
-        environment=told,
+        environment=environment,
         sockets=(paths.redis_socket,),
     )

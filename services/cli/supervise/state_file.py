@@ -1,7 +1,7 @@
-"""What the supervisor tells other commands about its stack: DATA/run/stack.json, and a lock.
+"""The state of a stack in DATA/run/stack.json, for other commands, and the lock of a stack.
 
-The lock tells whether a stack is there; the file tells what it is. The supervisor and its guard
-hold the lock together, so it is free only when no process of the stack is left.
+The lock shows whether a stack exists; the file describes it. The supervisor and its guard both
+hold the lock, so it is free only when both have ended.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ StackPhase = Literal["starting", "ready", "degraded", "stopping"]
 
 
 class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
-    """One service as the supervisor sees it."""
+    """The state of one service."""
 
     name: str
     phase: str
     pid: int | None
     restarts: int
-    since: float  # Unix time it entered this phase
+    since: float  # the Unix time at which it entered this phase
 
 
 @resolved
 class StackState(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole stack."""
+    """The state of a stack."""
 
     pid: int  # the supervisor's
     phase: StackPhase
@@ -46,28 +46,28 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
     grpc_port: int
     started_at: float
     services: tuple[ServiceState, ...] = ()
-    not_ready_reason: str | None = None  # what /ready misses, in its own words
+    not_ready_reason: str | None = None  # from /ready, when a chat would not succeed
 
     @property
     def url(self) -> str:
-        """Where a client on this computer reaches the api."""
+        """The URL of the api for a client on this computer."""
         return f"http://{connect_host(self.host)}:{self.port}"
 
     @property
     def addresses(self) -> str:
-        """All ways in, for a person."""
+        """The addresses of the stack, as text for a person."""
         return f"{self.url} (gRPC on port {self.grpc_port})" if self.grpc_port else self.url
 
 
 def connect_host(host: str) -> str:
-    """The address to connect to where `host` is one to listen on."""
+    """The address to connect to, for a server that listens on `host`."""
     if host in ("0.0.0.0", "", "::"):  # noqa: S104  compared, not listened on
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
 
 
 def initial_state(options: StackOptions) -> StackState:
-    """What this process, now the supervisor, says before it has started anything."""
+    """The state before any service has been started; this process is the supervisor."""
     return StackState(
         pid=os.getpid(),
         phase="starting",
@@ -86,19 +86,23 @@ def next_state(
     pids: Mapping[str, int],
     not_ready_reason: str | None,
 ) -> StackState:
-    """The state as it has become; equal to `before` where nothing happened."""
+    """The new state; equal to `before` when nothing has changed."""
     known = {service.name: service for service in before.services}
     services = []
-    for one in snapshot:
-        old = known.get(one.name)
-        same = old is not None and old.phase == one.phase.value and old.restarts == one.restarts
+    for service in snapshot:
+        old = known.get(service.name)
+        same = (
+            old is not None
+            and old.phase == service.phase.value
+            and old.restarts == service.restarts
+        )
         since = old.since if old is not None and same else time.time()
         services.append(
             ServiceState(
-                name=one.name,
-                phase=one.phase.value,
-                pid=pids.get(one.name) if one.phase.has_process else None,
-                restarts=one.restarts,
+                name=service.name,
+                phase=service.phase.value,
+                pid=pids.get(service.name) if service.phase.has_process else None,
+                restarts=service.restarts,
                 since=since,
             )
         )
@@ -108,30 +112,33 @@ def next_state(
 
 
 def save(paths: StackPaths, state: StackState) -> None:
-    """Replace the file in one step."""
-    partial = paths.state.with_suffix(".partial")
+    """Replace the state file atomically."""
+    partial = paths.state_file.with_suffix(".partial")
     partial.write_bytes(msgspec.json.encode(state))
-    partial.replace(paths.state)
+    partial.replace(paths.state_file)
 
 
 def read(paths: StackPaths) -> StackState | None:
-    """What the last supervisor wrote, whether or not it is still there."""
+    """The state that the last supervisor wrote, whether or not it is still running."""
     try:
-        return msgspec.json.decode(paths.state.read_bytes(), type=StackState)
+        return msgspec.json.decode(paths.state_file.read_bytes(), type=StackState)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 
 
 def read_running(paths: StackPaths) -> StackState | None:
-    """The stack that runs now; None when none does."""
+    """The state of the running stack; None when no stack is running."""
     if not is_locked(paths):
         return None
     return read(paths)
 
 
 def take_lock(paths: StackPaths) -> int | None:
-    """An open descriptor that holds the lock, or None when somebody has it. Close it to let go."""
-    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Take the lock: an open descriptor that holds it, or None when another process has it.
+
+    Closing the descriptor releases the lock.
+    """
+    descriptor = os.open(paths.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -141,8 +148,8 @@ def take_lock(paths: StackPaths) -> int | None:
 
 
 def is_locked(paths: StackPaths) -> bool:
-    """Whether a stack, or what is left of one, is there."""
-    if not paths.lock.exists():
+    """Whether a stack is running or being cleaned up."""
+    if not paths.lock_file.exists():
         return False
     descriptor = take_lock(paths)
     if descriptor is None:
@@ -152,7 +159,7 @@ def is_locked(paths: StackPaths) -> bool:
 
 
 def wait_until_gone(paths: StackPaths, seconds: float) -> bool:
-    """Whether the stack's last process ended within the time."""
+    """Wait until the stack has ended; whether it did so within the time."""
     deadline = time.monotonic() + seconds
     while is_locked(paths):
         if time.monotonic() >= deadline:
@@ -162,7 +169,7 @@ def wait_until_gone(paths: StackPaths, seconds: float) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs. One that ended and that nobody has waited for does not."""
+    """Whether a process is running. A zombie is not."""
     import psutil
 
     try:
@@ -172,6 +179,6 @@ def is_alive(pid: int) -> bool:
 
 
 def remove_stale_files(paths: StackPaths, sockets: tuple[Path, ...]) -> None:
-    """Remove what a stack that was killed left behind. Only with the lock held."""
-    for path in (paths.state, *sockets):
+    """Remove the files that a killed stack left behind. Call it with the lock held."""
+    for path in (paths.state_file, *sockets):
         path.unlink(missing_ok=True)

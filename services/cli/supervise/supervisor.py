@@ -1,7 +1,7 @@
-"""The loop that keeps the stack running: tells the machine what happened, carries out what it says.
+"""The loop that runs the stack: records events in the state machine and executes its actions.
 
-One asyncio loop owns the machine and every process. A service has a task that waits for its end
-and, while it starts, one that asks its probe.
+One asyncio loop owns the state machine and every process. Each service has a task that waits for
+its end and, while it starts, a task that repeats its probe.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from services.cli.supervise import logfiles, state_file
 from services.cli.supervise.diagnose import explain
 from services.cli.supervise.probes import HttpOk, describe_not_ready, wait_until_ready
 from services.cli.supervise.processes import Guard, ServiceProcess
-from services.cli.supervise.reporting import Report, Reporter, failure_report, ready_text
+from services.cli.supervise.reporting import Reporter, StartReport, failure_report, ready_text
 from services.cli.supervise.stack import ServiceSpec
 from services.cli.supervise.state_machine import (
     Action,
@@ -32,13 +32,13 @@ from services.cli.supervise.state_machine import (
 logger = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 15.0
-# All services run, but no chat would succeed: for so long we wait for it before we say so.
-READY_SECONDS = 30.0
-SHOWN_LINES = 15
+# When all services run but a chat would still fail, the reason is reported after this time.
+CHAT_READY_TIMEOUT_SECONDS = 30.0
+LOG_LINES_SHOWN = 15
 
 
-class Supervisor:
-    """One stack's life, from the first start to the last process's end."""
+class StackSupervisor:
+    """Runs one stack, from the first start until the last process has ended."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Supervisor:
         options: StackOptions,
         services: Sequence[ServiceSpec],
         *,
-        chat: HttpOk,
+        ready_probe: HttpOk,
         reporter: Reporter,
         guard: Guard,
     ) -> None:
@@ -54,7 +54,7 @@ class Supervisor:
         self._paths = paths
         self._services = {service.name: service for service in services}
         self._machine = StackStateMachine([service.policy for service in services])
-        self._chat = chat
+        self._ready_probe = ready_probe
         self._reporter = reporter
         self._guard = guard
         self._processes: dict[str, ServiceProcess] = {}
@@ -62,30 +62,28 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._all_ready = asyncio.Event()
-        self._stopping = False
+        self._is_stopping = False
         self._was_announced = False
         self._state = state_file.initial_state(options)
 
     async def run(self) -> None:
-        """Until everything has ended; `error` tells whether the start failed."""
+        """Run until all services have ended. Afterwards `error` is set if the start failed."""
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(name, self._on_signal)
-        self._spawn(self._keep_house())
-        self._spawn(self._announce())
-        while not self._machine.is_over:
-            for action in self._machine.actions(time.monotonic()):
-                await self._carry_out(action)
-            self._give_up_when_it_cannot_start()
+        self._spawn(self._run_housekeeping())
+        self._spawn(self._report_ready())
+        while not self._machine.is_stopped:
+            for action in self._machine.next_actions(time.monotonic()):
+                await self._execute(action)
+            self._stop_if_start_failed()
             self._publish()
             await self._sleep_until(self._machine.next_deadline())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # ---- what the machine says
-
-    async def _carry_out(self, action: Action) -> None:
+    async def _execute(self, action: Action) -> None:
         if isinstance(action, StartService):
             await self._start(self._services[action.name])
             return
@@ -101,9 +99,9 @@ class Supervisor:
         except OSError as error:
             extra = {"service": service.name, "reason": error.strerror}
             logger.warning("a service could not be started", extra=extra)
-            self._happened(self._machine.ended, service.name, error.errno or 1)
+            self._notify(self._machine.record_end, service.name, error.errno or 1)
             return
-        self._guard.tell("+", process.pid)
+        self._guard.add(process.pid)
         self._processes[service.name] = process
         ready = self._spawn(self._await_ready(service))
         self._spawn(self._await_end(service.name, process, ready))
@@ -111,12 +109,12 @@ class Supervisor:
     async def _await_end(
         self, name: str, process: ServiceProcess, ready: asyncio.Task[None]
     ) -> None:
-        status = await process.ended()
+        status = await process.wait()
         ready.cancel()
-        self._guard.tell("-", process.pid)
-        if not self._stopping:
+        self._guard.remove(process.pid)
+        if not self._is_stopping:
             logger.warning("a service ended", extra={"service": name, "status": status})
-        self._happened(self._machine.ended, name, status)
+        self._notify(self._machine.record_end, name, status)
 
     async def _await_ready(self, service: ServiceSpec) -> None:
         began = time.monotonic()
@@ -124,27 +122,25 @@ class Supervisor:
         took = time.monotonic() - began
         logger.info("service ready", extra={"service": service.name, "seconds": round(took, 2)})
         text = f"  {service.name:<8} ready after {took:.1f} s"
-        self._reporter.report(Report(kind="progress", text=text))
-        self._happened(self._machine.became_ready, service.name)
+        self._reporter.report(StartReport(kind="progress", text=text))
+        self._notify(self._machine.record_ready, service.name)
         if self._machine.is_ready:
             self._all_ready.set()
 
-    # ---- what a person is told
-
-    async def _announce(self) -> None:
-        """Say once that a chat would succeed, or what it still lacks."""
+    async def _report_ready(self) -> None:
+        """Report once that a chat would succeed, or why it would not."""
         await self._all_ready.wait()
         not_ready_reason = None
         try:
-            async with asyncio.timeout(READY_SECONDS):
-                await wait_until_ready(self._chat)
+            async with asyncio.timeout(CHAT_READY_TIMEOUT_SECONDS):
+                await wait_until_ready(self._ready_probe)
         except TimeoutError:
-            not_ready_reason = describe_not_ready((await self._chat.ask())[1])
+            not_ready_reason = describe_not_ready((await self._ready_probe.get())[1])
         self._was_announced = True
         self._publish(not_ready_reason)
-        self._reporter.report(Report(kind="ready", text=ready_text(self._state, self._paths)))
+        self._reporter.report(StartReport(kind="ready", text=ready_text(self._state, self._paths)))
 
-    def _give_up_when_it_cannot_start(self) -> None:
+    def _stop_if_start_failed(self) -> None:
         failure = self._machine.failure
         if failure is None or self.error is not None:
             return
@@ -152,7 +148,7 @@ class Supervisor:
         start = self._log_starts[failure.name]
         lines = logfiles.last_lines(log, 200, since_byte=start)
         self.error = CommandError(
-            explain(failure, lines), details="\n".join(lines[-SHOWN_LINES:] + [f"(log: {log})"])
+            explain(failure, lines), details="\n".join(lines[-LOG_LINES_SHOWN:] + [f"(log: {log})"])
         )
         self._reporter.report(failure_report(self.error))
         self._stop()
@@ -170,33 +166,32 @@ class Supervisor:
         self._state = state
         try:
             state_file.save(self._paths, state)
-        except OSError as error:  # a full disk must not end what runs
+        except OSError as error:  # a full disk must not stop the stack
             logger.warning("cannot write the state file", extra={"reason": error.strerror})
 
     def _phase(self) -> state_file.StackPhase:
-        if self._stopping:
+        if self._is_stopping:
             return "stopping"
         if not self._was_announced:
             return "starting"
         return "ready" if self._machine.is_ready else "degraded"
 
-    # ---- the loop's own
-
-    def _happened(self, tell: Callable[..., None], *what: object) -> None:
-        tell(*what, time.monotonic())
+    def _notify(self, record: Callable[..., None], *arguments: object) -> None:
+        """Record an event in the state machine, and wake the loop."""
+        record(*arguments, time.monotonic())
         self._wake.set()
 
     def _on_signal(self) -> None:
-        if self._stopping:
-            self._machine.hurry(time.monotonic())
+        if self._is_stopping:
+            self._machine.stop_quickly(time.monotonic())
         self._stop()
 
     def _stop(self) -> None:
-        self._stopping = True
-        self._happened(self._machine.stop)
+        self._is_stopping = True
+        self._notify(self._machine.stop)
 
-    async def _keep_house(self) -> None:
-        """Bound the logs, replace a guard that was killed."""
+    async def _run_housekeeping(self) -> None:
+        """Rotate large logs, and replace a guard that was killed."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             for service in self._services.values():

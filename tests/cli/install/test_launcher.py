@@ -1,4 +1,4 @@
-"""./spindll and its installer in a copy of what they need, under a Python that only prints."""
+"""./spindll and its installer in a minimal copy, where the Python of .venv only prints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OLD_SYNTAX = [
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The launcher's own files, nothing else."""
+    """A folder with only the files that the launcher needs."""
     root = tmp_path / "checkout"
     for path in [*OLD_SYNTAX, *(ROOT / "services" / "cli" / "install").glob("*.py")]:
         target = root / path.relative_to(ROOT)
@@ -40,13 +40,13 @@ def root(tmp_path: Path) -> Path:
 
 
 def finish_set_up(root: Path) -> None:
-    """As the installer leaves it, with a Python that prints its arguments."""
-    venv_state.claim(root)
+    """Make .venv as the installer does, with a Python that prints its arguments."""
+    venv_state.mark_as_ours(root)
     python = venv_state.venv_python(root)
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\necho "$PYTHONPATH" "$@"\n')
     python.chmod(0o755)
-    venv_state.finish(root, dev=False, cmake_args="", llama=build_identity(root))
+    venv_state.mark_finished(root, dev=False, cmake_args="", llama=build_identity(root))
 
 
 def spindll(
@@ -63,16 +63,16 @@ def spindll(
 
 
 @pytest.mark.parametrize("path", OLD_SYNTAX, ids=lambda path: path.name)
-def test_what_any_python_may_read_has_the_syntax_of_3_7(path: Path) -> None:
+def test_files_that_any_python_may_read_have_the_syntax_of_3_7(path: Path) -> None:
     ast.parse(path.read_text(), feature_version=(3, 7))
 
 
-def test_a_finished_set_up_is_handed_over_to_at_once(root: Path, tmp_path: Path) -> None:
+def test_a_finished_set_up_runs_the_command_at_once(root: Path, tmp_path: Path) -> None:
     finish_set_up(root)
-    said = spindll(root, "run", "tiny", "two words", cwd=tmp_path)
+    result = spindll(root, "run", "tiny", "two words", cwd=tmp_path)
 
-    assert said.stdout == f"{root} -P -m services.cli run tiny two words\n"
-    assert said.stderr == ""
+    assert result.stdout == f"{root} -P -m services.cli run tiny two words\n"
+    assert result.stderr == ""
 
 
 def test_a_changed_lock_file_makes_the_set_up_out_of_date(root: Path) -> None:
@@ -84,21 +84,23 @@ def test_a_changed_lock_file_makes_the_set_up_out_of_date(root: Path) -> None:
     assert not venv_state.is_current(root)
 
 
-def test_a_set_up_for_running_is_none_for_developing(root: Path) -> None:
+def test_a_set_up_without_dev_does_not_count_for_dev(root: Path) -> None:
     finish_set_up(root)
 
     assert not venv_state.is_current(root, dev=True)
 
 
-def test_an_interrupted_set_up_counts_for_nothing_but_what_was_asked_for(root: Path) -> None:
+def test_an_interrupted_set_up_keeps_only_its_options(root: Path) -> None:
     finish_set_up(root)
-    venv_state.begin(root, dev=True, cmake_args="-DGGML_CUDA=on")
+    venv_state.mark_started(root, dev=True, cmake_args="-DGGML_CUDA=on")
 
     assert not venv_state.is_current(root)
     assert venv_state.read(root) == {"cmake_args": "-DGGML_CUDA=on", "dev": "under way"}
 
 
-def test_other_build_options_are_another_build(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_build_options_have_another_build_identity(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CMAKE_ARGS", raising=False)
     plain = build_identity(root)
     monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=on")
@@ -106,7 +108,7 @@ def test_other_build_options_are_another_build(root: Path, monkeypatch: pytest.M
     assert build_identity(root) != plain
 
 
-def test_a_python_that_went_away_makes_the_set_up_out_of_date(root: Path) -> None:
+def test_a_missing_interpreter_makes_the_set_up_out_of_date(root: Path) -> None:
     finish_set_up(root)
     venv_state.venv_python(root).unlink()
 
@@ -114,26 +116,26 @@ def test_a_python_that_went_away_makes_the_set_up_out_of_date(root: Path) -> Non
 
 
 def test_help_needs_no_set_up(root: Path) -> None:
-    said = spindll(root, "--help")
+    result = spindll(root, "--help")
 
-    assert "./spindll up" in said.stdout
+    assert "./spindll up" in result.stdout
     assert not (root / ".venv").exists()
 
 
-def test_an_environment_somebody_else_made_is_left_alone(root: Path) -> None:
+def test_a_foreign_environment_is_left_alone(root: Path) -> None:
     (root / ".venv").mkdir()
     (root / ".venv" / "mine").touch()
-    said = spindll(root, "up")
+    result = spindll(root, "up")
 
-    assert said.returncode == 1
-    assert said.stderr.splitlines() == [
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
         f"spindll: {root}/.venv was not made by ./spindll: move it away and run it again"
     ]
     assert (root / ".venv" / "mine").exists()
 
 
 def test_a_missing_compiler_is_named_before_anything_is_downloaded(root: Path) -> None:
-    said = spindll(
+    result = spindll(
         root,
         "setup",
         CC="no-such-cc",
@@ -143,20 +145,20 @@ def test_a_missing_compiler_is_named_before_anything_is_downloaded(root: Path) -
         HOME=str(root),
     )
 
-    assert said.returncode == 1
-    assert said.stderr.splitlines()[-1].startswith(
-        "spindll: llama.cpp has to be compiled and there is no cc and no c++ (Debian"
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        "spindll: llama.cpp must be compiled, but there is no cc and no c++ (Debian"
     )
     assert not venv_state.is_current(root)
 
 
 def test_an_unknown_argument_is_refused(root: Path) -> None:
-    said = spindll(root, "setup", "--everything")
+    result = spindll(root, "setup", "--everything")
 
-    assert (said.returncode, said.stderr.startswith("spindll setup: unknown")) == (2, True)
+    assert (result.returncode, result.stderr.startswith("spindll setup: unknown")) == (2, True)
 
 
-def test_two_at_once_wait_for_each_other(root: Path) -> None:
+def test_a_second_set_up_waits_for_the_first(root: Path) -> None:
     (root / "build").mkdir()
     with (root / "build" / "setup.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -168,9 +170,9 @@ def test_two_at_once_wait_for_each_other(root: Path) -> None:
         )
         assert waiting.stderr is not None
         assert waiting.stderr.readline() == (
-            "another ./spindll is setting up here; waiting for it\n"
+            "waiting for another ./spindll that is running the set-up\n"
         )
-        finish_set_up(root)  # the other one is done
-    said, _ = waiting.communicate(timeout=SECONDS)
+        finish_set_up(root)  # as the other process does
+    result, _ = waiting.communicate(timeout=SECONDS)
 
-    assert said == f"{root} -P -m services.cli status\n"
+    assert result == f"{root} -P -m services.cli status\n"

@@ -8,11 +8,11 @@ import pytest
 
 from services.cli.install.command_runner import CommandRunner
 from services.cli.install.failures import SetupFailed, explain
-from services.cli.install.progress_line import ProgressLine, duration, summary
+from services.cli.install.progress_line import ProgressLine, duration, summarize
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ("  [12/193] Building CXX object a/CMakeFiles/ggml.dir/ggml-backend.cpp.o", "12 of 193: ggml-backend.cpp"),
         ("[ 42%] Building C object src/ggml.c.o", "42 %: ggml.c"),
@@ -25,21 +25,21 @@ from services.cli.install.progress_line import ProgressLine, duration, summary
     ],
     ids=["ninja", "make", "collecting", "downloading", "installing", "cmake", "noise", "empty"],
 )  # fmt: skip
-def test_a_build_line_in_a_few_words(line: str, said: str | None) -> None:
-    assert summary(line) == said
+def test_a_build_line_is_summarized(line: str, expected: str | None) -> None:
+    assert summarize(line) == expected
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (59.9, "59 s"), (61, "1:01")])
-def test_durations(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+@pytest.mark.parametrize(("seconds", "expected"), [(0.4, "0 s"), (59.9, "59 s"), (61, "1:01")])
+def test_durations(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
 
 
 @pytest.mark.parametrize(
-    ("output", "status", "said"),
+    ("output", "status", "expected"),
     [
         (["x", "OSError: [Errno 28] No space left on device"], 1, "the disk is full"),
         (["NewConnectionError: Failed", "ERROR: No matching distribution found for x"], 1, "no connection"),
-        (["ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE"], 1, "not the one the lock file names"),
+        (["ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE"], 1, "does not have the hash in the lock file"),
         (["c++: fatal error: Killed signal terminated program cc1plus"], 1, "ran out of memory"),
         (["ERROR: No matching distribution found for x==1"], 1, "no build for this platform"),
         (["one", "error: something new", "two"], 1, "error: something new"),
@@ -48,27 +48,27 @@ def test_durations(seconds: float, said: str) -> None:
     ],
     ids=["disk", "network", "hashes", "memory", "platform", "unknown", "silent", "killed"],
 )  # fmt: skip
-def test_a_failure_in_words(output: list[str], status: int, said: str) -> None:
-    assert said in explain(output, status)
+def test_a_failure_is_explained(output: list[str], status: int, expected: str) -> None:
+    assert expected in explain(output, status)
 
 
 def run(tmp_path: Path, program: str) -> tuple[str, str]:
     out = io.StringIO()
-    screen = ProgressLine(out)
-    screen.begin("working")
-    CommandRunner(tmp_path / "setup.log", screen).run([sys.executable, "-c", program])
-    screen.end("done")
+    progress = ProgressLine(out)
+    progress.begin("working")
+    CommandRunner(tmp_path / "setup.log", progress).run([sys.executable, "-c", program])
+    progress.end("done")
     return out.getvalue(), (tmp_path / "setup.log").read_text()
 
 
-def test_a_command_s_output_goes_to_the_log_and_its_end_to_the_person(tmp_path: Path) -> None:
+def test_output_goes_to_the_log_and_the_result_to_the_terminal(tmp_path: Path) -> None:
     shown, log = run(tmp_path, "print('hello', flush=True)")
 
     assert shown == "working …\nworking: done (0 s)\n"
     assert log.splitlines()[-1] == "hello"
 
 
-def test_a_command_that_fails_says_why_and_where_the_log_is(tmp_path: Path) -> None:
+def test_a_failed_command_reports_the_reason_and_the_log(tmp_path: Path) -> None:
     with pytest.raises(SetupFailed) as failure:
         run(tmp_path, "import sys; print('No space left on device'); sys.exit(1)")
 
@@ -82,12 +82,12 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_on_a_terminal_one_line_is_rewritten() -> None:
+def test_on_a_terminal_the_line_is_rewritten() -> None:
     out = Terminal()
-    screen = ProgressLine(out)
-    screen.begin("compiling")
-    screen.moved("1 of 9: a.cpp")
-    screen.end("done")
+    progress = ProgressLine(out)
+    progress.begin("compiling")
+    progress.update("1 of 9: a.cpp")
+    progress.end("done")
 
     assert out.getvalue().split("\n") == [
         "\r\x1b[Kcompiling · 0 s\r\x1b[Kcompiling: done (0 s)",

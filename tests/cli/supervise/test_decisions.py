@@ -1,4 +1,4 @@
-"""The pure parts around the supervisor: commands, words, paths."""
+"""The parts of the supervisor without effects: commands, environments, messages and paths."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def names(inherited: dict[str, str]) -> list[str]:
     return [s.name for s in build_services(options, StackPaths(options.data_dir), inherited)]
 
 
-def test_options_survive_the_way_to_the_detached_supervisor() -> None:
+def test_options_survive_encoding() -> None:
     options = make_options(host="::1", workers=3, drain_seconds=2.5)
 
     assert from_json(to_json(options)) == options
@@ -40,7 +40,7 @@ def test_the_services_start_in_this_order() -> None:
     assert names({}) == ["redis", "engine", "puller", "api"]
 
 
-def test_a_redis_of_their_own_is_used_and_none_is_started() -> None:
+def test_with_a_redis_url_no_redis_is_started() -> None:
     options = make_options()
     services = build_services(options, StackPaths(options.data_dir), OWN_REDIS)
 
@@ -49,15 +49,15 @@ def test_a_redis_of_their_own_is_used_and_none_is_started() -> None:
     assert {s.policy.needs for s in services} == {()}
 
 
-def test_what_a_service_is_told() -> None:
+def test_the_environment_of_a_service() -> None:
     options = make_options(host="0.0.0.0", port=1, grpc_port=2, workers=3)
     environment = build_services(options, StackPaths(options.data_dir), {"SPINDLL_THREADS": "4"})[
         -1
     ].environment
-    told = {name: environment[name] for name in environment if name.startswith("SPINDLL_")}
-    told.pop("SPINDLL_TINY_MODEL")
+    settings = {name: environment[name] for name in environment if name.startswith("SPINDLL_")}
+    settings.pop("SPINDLL_TINY_MODEL")
 
-    assert told == {
+    assert settings == {
         STACK_VARIABLE: "/srv/data",
         "SPINDLL_API_HOST": "0.0.0.0",
         "SPINDLL_API_PORT": "1",
@@ -71,7 +71,7 @@ def test_what_a_service_is_told() -> None:
     }
 
 
-def test_redis_never_listens_on_the_network_and_never_forgets(tmp_path: Path) -> None:
+def test_redis_listens_on_a_socket_only_and_evicts_nothing(tmp_path: Path) -> None:
     arguments = shlex.join(redis_server.arguments(StackPaths(tmp_path)))
 
     assert "--port 0" in arguments
@@ -80,7 +80,7 @@ def test_redis_never_listens_on_the_network_and_never_forgets(tmp_path: Path) ->
     assert "--maxmemory-policy noeviction" in arguments
 
 
-def test_without_any_redis_there_is_a_line_with_what_to_do(
+def test_the_error_for_a_missing_redis_has_a_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -90,7 +90,7 @@ def test_without_any_redis_there_is_a_line_with_what_to_do(
         redis_server.server_binary()
 
 
-def test_a_redis_on_path_goes_before_the_embedded_one(
+def test_a_redis_on_path_is_preferred_to_the_embedded_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     server = tmp_path / "valkey-server"
@@ -100,52 +100,54 @@ def test_a_redis_on_path_goes_before_the_embedded_one(
     assert redis_server.server_binary() == str(server)
 
 
-def test_sockets_of_a_deep_folder_have_a_short_place_of_ours_alone(tmp_path: Path) -> None:
+def test_the_sockets_of_a_deep_folder_get_a_short_private_folder(tmp_path: Path) -> None:
     paths = StackPaths(tmp_path / ("deep" * 30))
-    paths.make()
+    paths.make_dirs()
 
     assert len(str(paths.engine_socket)) <= MAX_SOCKET_PATH_BYTES
     assert paths.sockets_dir.stat().st_mode & 0o777 == 0o700
     paths.sockets_dir.rmdir()
 
 
-def test_a_short_place_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+def test_a_short_folder_that_is_open_to_others_is_refused(tmp_path: Path) -> None:
     paths = StackPaths(tmp_path / ("deep" * 30))
     paths.sockets_dir.mkdir(mode=0o755)
     try:
         with pytest.raises(PermissionError):
-            paths.make()
+            paths.make_dirs()
     finally:
         paths.sockets_dir.rmdir()
 
 
 @pytest.mark.parametrize(
-    ("failure", "lines", "said"),
+    ("failure", "lines", "expected"),
     [
         (StartFailure("redis", "ended", 1), ["# Errno 28: No space left on device"], "the redis cannot start: the disk is full"),
-        (StartFailure("api", "ended", 1), ["OSError: [Errno 98] Address already in use"], "the api cannot start: a port was taken"),
+        (StartFailure("api", "ended", 1), ["OSError: [Errno 98] Address already in use"], "the api cannot start: another program has just taken a port"),
         (StartFailure("engine", "ended", 1), ["ModuleNotFoundError: No module named 'numpy'"], "a package is missing (numpy): run ./spindll setup"),
         (StartFailure("engine", "settings", 2), ["SPINDLL_THREADS: no", "x"], "the engine does not accept its settings: SPINDLL_THREADS: no"),
-        (StartFailure("engine", "late"), [], "did not become ready in time"),
-        (StartFailure("engine", "ended", -11), ["?"], "the engine ended at once, by signal 11"),
+        (StartFailure("engine", "timeout"), [], "did not become ready in time"),
+        (StartFailure("engine", "ended", -11), ["?"], "the engine ended during the start by signal 11"),
     ],
-    ids=["disk", "port", "package", "settings", "late", "crash"],
+    ids=["disk", "port", "package", "settings", "timeout", "crash"],
 )  # fmt: skip
-def test_why_a_service_did_not_come_up(failure: StartFailure, lines: list[str], said: str) -> None:
-    assert said in explain(failure, lines)
+def test_the_reason_for_a_failed_start(
+    failure: StartFailure, lines: list[str], expected: str
+) -> None:
+    assert expected in explain(failure, lines)
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "expected"),
     [
         ('{"ready":false,"missing":["Redis does not answer","x"]}', "Redis does not answer; x"),
         ('{"ready":false}', "the api is not ready"),
-        ("", "the api does not answer"),
+        ("", "the api does not respond"),
     ],
-    ids=["said", "unsaid", "nobody"],
+    ids=["reasons", "no reason", "no response"],
 )
-def test_what_ready_misses_in_its_own_words(body: str, said: str) -> None:
-    assert describe_not_ready(body) == said
+def test_the_reasons_of_ready_are_shown(body: str, expected: str) -> None:
+    assert describe_not_ready(body) == expected
 
 
 def state(**changes: object) -> state_file.StackState:
@@ -166,14 +168,14 @@ def test_the_address_a_client_uses(host: str, url: str) -> None:
     assert state(host=host).url == url
 
 
-def test_a_quote_in_the_folder_does_not_break_the_line_to_paste() -> None:
+def test_a_quote_in_the_path_does_not_break_the_curl_command() -> None:
     line = curl_line(state(), StackPaths(Path("/srv/bob's data")))
 
     assert "$(cat '/srv/bob'\\''s data/secrets/user.key')" in line
 
 
-def test_a_stack_that_cannot_chat_says_why_instead_of_a_line_that_fails() -> None:
+def test_a_stack_that_is_not_ready_shows_the_reason_instead_of_a_curl_command() -> None:
     text = ready_text(state(not_ready_reason="no model is here yet"), StackPaths(Path("/srv/data")))
 
-    assert text.splitlines()[-1] == "It cannot chat yet: no model is here yet."
+    assert text.splitlines()[-1] == "Not ready for chats yet: no model is here yet."
     assert "curl" not in text

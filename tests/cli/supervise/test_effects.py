@@ -1,4 +1,4 @@
-"""Logs, ports, sessions and the lock, with real files and processes."""
+"""Logs, ports, process sessions and the lock, with real files and processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from services.cli.supervise.process_sessions import (
     kill_session,
     session_members,
 )
-from tests.waiting import SECONDS, bearing, free_port, until
+from tests.waiting import SECONDS, free_port, processes_with_environment, until
 
 SLEEP = "import subprocess, sys, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
 
@@ -32,7 +32,7 @@ def append(log: Path, text: str) -> None:
     os.close(descriptor)
 
 
-def test_a_log_is_appended_to(tmp_path: Path) -> None:
+def test_a_log_is_opened_for_appending(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     append(log, "one\n")
     append(log, "two\n")
@@ -40,7 +40,7 @@ def test_a_log_is_appended_to(tmp_path: Path) -> None:
     assert log.read_text() == "one\ntwo\n"
 
 
-def test_a_large_log_is_put_aside_and_the_last_few_are_kept(
+def test_a_large_log_is_rotated_and_the_last_three_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logfiles, "MAX_BYTES", 3)
@@ -56,7 +56,7 @@ def test_a_large_log_is_put_aside_and_the_last_few_are_kept(
     }
 
 
-def test_a_log_that_grows_while_it_is_open_is_emptied_in_place(
+def test_a_log_that_grows_while_it_is_open_is_truncated_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logfiles, "MAX_BYTES", 3)
@@ -81,11 +81,11 @@ def test_the_last_lines_of_a_log(tmp_path: Path, since: int, lines: list[str]) -
     assert logfiles.last_lines(log, 2, since_byte=since) == lines
 
 
-def test_a_log_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
+def test_a_missing_log_has_no_lines(tmp_path: Path) -> None:
     assert logfiles.last_lines(tmp_path / "api.log", 2) == []
 
 
-def test_a_taken_port_is_named_with_its_owner() -> None:
+def test_the_error_for_a_taken_port_names_its_process() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -99,11 +99,11 @@ def test_a_taken_port_is_named_with_its_owner() -> None:
     )
 
 
-def test_a_free_port_is_fine() -> None:
+def test_a_free_port_is_accepted() -> None:
     require_free_port("127.0.0.1", free_port(), "--port")
 
 
-def test_a_disk_as_good_as_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_almost_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_disk_space(tmp_path)
     monkeypatch.setattr(preflight, "FREE_BYTES_NEEDED", 1 << 60)
 
@@ -112,7 +112,7 @@ def test_a_disk_as_good_as_full_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("host", ["no such host", "192.0.2.1"], ids=["no address", "not ours"])
-def test_an_address_that_is_not_ours_is_named(host: str) -> None:
+def test_an_address_of_another_host_is_refused(host: str) -> None:
     with pytest.raises(CommandError, match=host):
         require_free_port(host, free_port(), "--port")
 
@@ -127,7 +127,7 @@ def start_family(**environment: str) -> subprocess.Popen[bytes]:
     return family
 
 
-def test_a_session_ends_with_the_children_of_a_leader_that_was_killed() -> None:
+def test_killing_a_session_ends_the_children_of_a_dead_leader() -> None:
     family = start_family()
     family.kill()
     family.wait()
@@ -136,22 +136,22 @@ def test_a_session_ends_with_the_children_of_a_leader_that_was_killed() -> None:
     until(lambda: session_members(family.pid) == [])
 
 
-def test_strays_are_found_by_their_environment_and_nobody_else_is_touched(tmp_path: Path) -> None:
+def test_leftover_processes_are_found_by_their_environment(tmp_path: Path) -> None:
     ours = start_family(SPINDLL_STACK=str(tmp_path))
     theirs = start_family(SPINDLL_STACK=str(tmp_path / "other"))
     try:
         assert kill_processes_with_environment({"SPINDLL_STACK": str(tmp_path)}) == 2
         assert ours.wait(SECONDS) == -signal.SIGKILL
-        until(lambda: bearing("SPINDLL_STACK", str(tmp_path)) == [])
+        until(lambda: processes_with_environment("SPINDLL_STACK", str(tmp_path)) == [])
         assert len(session_members(theirs.pid)) == 2
     finally:
         kill_session(theirs.pid)
         theirs.wait()
 
 
-def test_the_lock_is_held_until_every_holder_let_go(tmp_path: Path) -> None:
+def test_the_lock_is_held_until_the_last_holder_closes_it(tmp_path: Path) -> None:
     paths = StackPaths(tmp_path)
-    paths.make()
+    paths.make_dirs()
     lock = state_file.take_lock(paths)
     assert lock is not None
     heir = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, pass_fds=(lock,))

@@ -1,4 +1,4 @@
-"""The supervisor over real processes that do as a script says."""
+"""The supervisor with real processes that follow a script (tests/fakes/scripted_service.py)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 
 from services.cli.paths import StackPaths
 from services.cli.supervise import state_file
-from services.cli.supervise.reporting import Report, read_reports
+from services.cli.supervise.reporting import StartReport, read_reports
 from services.cli.supervise.stack import ROOT, STACK_VARIABLE
-from tests.waiting import SECONDS, bearing, free_port, runs, until
+from tests.waiting import SECONDS, free_port, is_running, processes_with_environment, until
 
 DRIVER = Path(__file__).resolve().parents[2] / "fakes" / "scripted_stack.py"
 
@@ -28,9 +28,9 @@ class Stack:
         self.data_dir = data_dir
         self.paths = StackPaths(data_dir)
         options = {"data_dir": str(data_dir), "port": port, "grpc_port": 0}
-        said = json.dumps({"options": options, "services": scripts})
+        config = json.dumps({"options": options, "services": scripts})
         self.process = subprocess.Popen(
-            [sys.executable, str(DRIVER), said],
+            [sys.executable, str(DRIVER), config],
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             start_new_session=True,
@@ -39,7 +39,7 @@ class Stack:
         self._reports = read_reports(os.dup(self.process.stdout.fileno()))
         self.process.stdout.close()
 
-    def report(self) -> Report:
+    def report(self) -> StartReport:
         return next(report for report in self._reports if report.kind != "progress")
 
     def pid(self, name: str) -> int | None:
@@ -52,7 +52,7 @@ class Stack:
         return state.phase if state else None
 
     def processes(self) -> list[psutil.Process]:
-        return bearing(STACK_VARIABLE, str(self.data_dir))
+        return processes_with_environment(STACK_VARIABLE, str(self.data_dir))
 
     def is_gone(self) -> bool:
         return not self.processes() and not state_file.is_locked(self.paths)
@@ -85,14 +85,14 @@ def make_stack(tmp_path: Path) -> Iterator[Make]:
         until(stack.is_gone)
 
 
-def test_it_reports_ready_with_a_line_to_paste(make_stack: Make) -> None:
+def test_a_ready_stack_reports_a_curl_command(make_stack: Make) -> None:
     report = make_stack().report()
 
     assert report.kind == "ready"
     assert "curl http://127.0.0.1:" in report.text
 
 
-def test_a_stop_ends_all_in_reverse_order_and_leaves_nothing(
+def test_a_stop_ends_all_services_in_reverse_order_and_removes_their_files(
     make_stack: Make, tmp_path: Path
 ) -> None:
     trace = {"trace": str(tmp_path / "trace")}
@@ -110,7 +110,7 @@ def test_a_stop_ends_all_in_reverse_order_and_leaves_nothing(
     assert [p.name for p in stack.paths.run_dir.iterdir()] == ["stack.lock"]
 
 
-def test_a_killed_service_comes_back_and_its_children_are_gone(make_stack: Make) -> None:
+def test_a_killed_service_is_restarted_and_its_children_are_killed(make_stack: Make) -> None:
     stack = make_stack(engine={"children": 2})
     stack.report()
     first = stack.pid("engine")
@@ -119,11 +119,11 @@ def test_a_killed_service_comes_back_and_its_children_are_gone(make_stack: Make)
     os.kill(first, signal.SIGKILL)
 
     until(lambda: stack.pid("engine") not in (None, first) and stack.phase() == "ready")
-    until(lambda: not any(runs(child) for child in children))
+    until(lambda: not any(is_running(child) for child in children))
 
 
-def test_a_stubborn_service_is_killed_when_its_drain_is_over(make_stack: Make) -> None:
-    stack = make_stack(api={"stubborn": True, "drain": 0.2, "children": 1})
+def test_a_service_that_ignores_sigterm_is_killed_after_its_drain(make_stack: Make) -> None:
+    stack = make_stack(api={"ignores_sigterm": True, "drain": 0.2, "children": 1})
     stack.report()
     stack.process.terminate()
 
@@ -132,7 +132,7 @@ def test_a_stubborn_service_is_killed_when_its_drain_is_over(make_stack: Make) -
 
 
 def test_when_the_supervisor_is_killed_the_guard_ends_everything(make_stack: Make) -> None:
-    stack = make_stack(engine={"children": 1}, api={"stubborn": True, "children": 1})
+    stack = make_stack(engine={"children": 1}, api={"ignores_sigterm": True, "children": 1})
     stack.report()
     stack.process.kill()
     stack.process.wait()
@@ -141,8 +141,8 @@ def test_when_the_supervisor_is_killed_the_guard_ends_everything(make_stack: Mak
     assert [p.name for p in stack.paths.run_dir.iterdir()] == ["stack.lock"]
 
 
-def test_a_service_that_cannot_start_is_named_with_its_last_words(make_stack: Make) -> None:
-    stack = make_stack(engine={"says": "OSError: [Errno 28] No space left on device", "exits": 1})
+def test_a_failed_start_reports_the_service_and_the_end_of_its_log(make_stack: Make) -> None:
+    stack = make_stack(engine={"prints": "OSError: [Errno 28] No space left on device", "exits": 1})
     report = stack.report()
 
     assert report.kind == "failed"
@@ -152,15 +152,17 @@ def test_a_service_that_cannot_start_is_named_with_its_last_words(make_stack: Ma
     until(stack.is_gone)
 
 
-def test_wrong_settings_are_quoted(make_stack: Make) -> None:
-    stack = make_stack(engine={"says": "SPINDLL_THREADS: must be a number", "exits": 2})
+def test_a_failed_start_reports_wrong_settings(make_stack: Make) -> None:
+    stack = make_stack(engine={"prints": "SPINDLL_THREADS: must be a number", "exits": 2})
 
     assert stack.report().text == (
         "the engine does not accept its settings: SPINDLL_THREADS: must be a number"
     )
 
 
-def test_a_second_stack_in_the_same_place_is_refused_with_the_address(make_stack: Make) -> None:
+def test_a_second_stack_in_the_same_folder_is_refused_with_the_url_of_the_first(
+    make_stack: Make,
+) -> None:
     first, second = make_stack(), None
     first.report()
     second = make_stack()
@@ -173,7 +175,9 @@ def test_a_second_stack_in_the_same_place_is_refused_with_the_address(make_stack
     assert first.phase() == "ready"
 
 
-def test_what_a_stack_left_whose_guard_was_killed_too_is_swept_up(make_stack: Make) -> None:
+def test_a_new_stack_cleans_up_after_a_supervisor_and_a_guard_that_were_killed(
+    make_stack: Make,
+) -> None:
     stack = make_stack(engine={"children": 1})
     stack.report()
     left = stack.processes()
@@ -186,4 +190,4 @@ def test_what_a_stack_left_whose_guard_was_killed_too_is_swept_up(make_stack: Ma
     again = make_stack()
 
     assert again.report().kind == "ready"
-    assert not any(runs(process) for process in left)
+    assert not any(is_running(process) for process in left)
