@@ -53,8 +53,8 @@ class ApiClient:
     def readiness(self) -> tuple[bool, JsonObject]:
         """Whether a chat would succeed, and the JSON object of /ready."""
         with self._translated_errors():
-            answer = self._http.get("/ready")
-        return answer.status_code == 200, _json_object(answer)
+            response = self._http.get("/ready")
+        return response.status_code == 200, _json_object(response)
 
     def stream_chat(self, body: Mapping[str, object]) -> Iterator[JsonObject]:
         """The chunks of a streamed chat. An error inside the stream raises CommandError too."""
@@ -65,12 +65,12 @@ class ApiClient:
             self._translated_errors(),
             self._http.stream(
                 "POST", "/v1/chat/completions", json=request, timeout=no_limit
-            ) as answer,
+            ) as response,
         ):
-            if answer.is_error:
-                answer.read()
-                raise _error_from(answer)
-            for line in answer.iter_lines():
+            if response.is_error:
+                response.read()
+                raise _error_from(response)
+            for line in response.iter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
                     continue
                 chunk: JsonObject = json.loads(line.removeprefix("data: "))
@@ -83,10 +83,10 @@ class ApiClient:
         self, method: str, path: str, body: Mapping[str, object] | None = None
     ) -> JsonObject:
         with self._translated_errors():
-            answer = self._http.request(method, path, json=body)
-        if answer.is_error:
-            raise _error_from(answer)
-        return _json_object(answer)
+            response = self._http.request(method, path, json=body)
+        if response.is_error:
+            raise _error_from(response)
+        return _json_object(response)
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
@@ -105,17 +105,17 @@ def model_path(name: str) -> str:
     return "/v1/models/" + quote(name, safe="/:@")
 
 
-def _json_object(answer: httpx.Response) -> JsonObject:
+def _json_object(response: httpx.Response) -> JsonObject:
     try:
-        body = answer.json() if answer.content else {}
+        body = response.json() if response.content else {}
     except ValueError:
         body = {}
     return body if isinstance(body, dict) else {}
 
 
-def _error_from(answer: httpx.Response) -> CommandError:
-    error = _json_object(answer).get("error")
+def _error_from(response: httpx.Response) -> CommandError:
+    error = _json_object(response).get("error")
     message = error.get("message") if isinstance(error, dict) else None
     return CommandError(
-        str(message or f"the server answered {answer.status_code} {answer.reason_phrase}")
+        str(message or f"the server answered {response.status_code} {response.reason_phrase}")
     )

@@ -184,7 +184,9 @@ def _parse_address(text: str) -> ModelName:
         stem = re.sub(r"[^A-Za-z0-9_.-]", "-", path.rsplit("/", 1)[-1][:-5])[:80]
         return ModelName(Source.URL, host, "", stem or "model", file=text)
     if parts.scheme == "http":
-        raise InvalidModelName("write a registry without http://; the settings say which are plain")
+        raise InvalidModelName(
+            "write the name without http://; SPINDLL_PLAIN_HTTP_HOSTS lists the hosts without TLS"
+        )
     return _parse(f"{host}/{path}")
 
 

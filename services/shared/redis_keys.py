@@ -2,18 +2,18 @@
 
 | key | type | owner | lifetime |
 |-|-|-|-|
-| spindll:api_keys | hash: sha256 of key -> JSON {id, role, name, created_at} | api | until deleted |
-| spindll:pull:{job} | hash: the job's state, see pulls/job.py | puller, api | 30 days after it ended |
+| spindll:api_keys | hash: sha256 of key -> JSON {id, role, name, created_at} | api | no expiry |
+| spindll:pull:{job} | hash: the job, see pulls/job.py | puller, api | 30 days after its end |
 | spindll:pulls | sorted set: job id by creation time | api | an entry goes with its job |
-| spindll:pulls_active | set: ids of the jobs that have not ended | api, puller | until the job ends |
-| spindll:pull_in_flight:{dedup_key} | string: id of the job that fetches it | api | until the job ends |
+| spindll:pulls_active | set: ids of jobs that have not ended | api, puller | until the job ends |
+| spindll:pull_in_flight:{dedup_key} | string: id of its job | api | until the job ends |
 | spindll:pull_lease:{job} | string: the worker that runs a job | puller | 20 s, renewed |
 | spindll:pull_key:{hash} | string: id of the job that an Idempotency-Key created | api | 24 h |
 | spindll:pull_bytes:{second} | integer: bytes taken from the budget of a second | puller | 5 s |
 | spindll:puller:{host} | string: the puller of this host is alive | puller | 30 s, renewed |
 | spindll:searches | pub/sub channel for the queries of search.py; not a key | api | none |
 | spindll:search_claim:{query} | string: a puller answers this query | puller | 60 s |
-| spindll:search_answer:{query} | list of one: the answer to a query | puller | until read, or 60 s |
+| spindll:search_answer:{query} | list of one: the answer to a query | puller | 60 s or until read |
 
 RQ's own keys start with `rq:`.
 """

@@ -111,7 +111,7 @@ class LlamaWheel:
         self._progress.end("done")
 
     def _make_tools(self) -> Path:
-        """Install the build tools into an environment of their own; the folder of their programs."""
+        """Install the build tools into their own environment; the folder of its programs."""
         folder = self._root / "build" / "tools"
         self._progress.begin("fetching CMake and Ninja")
         shutil.rmtree(folder, ignore_errors=True)

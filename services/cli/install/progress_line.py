@@ -22,7 +22,7 @@ _PIP = re.compile(
 
 
 def summarize(line: str) -> str | None:
-    """The progress in a line of pip, CMake or ninja output, in a few words; None if there is none."""
+    """The progress in a line of pip, CMake or ninja output, in a few words, or None."""
     if match := _STEP.match(line):
         done, total, what = int(match[1]), int(match[2]), match[3]
         return f"{done} of {total}: {_object(what)}"

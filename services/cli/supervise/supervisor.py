@@ -63,7 +63,7 @@ class StackSupervisor:
         self._wake = asyncio.Event()
         self._all_ready = asyncio.Event()
         self._is_stopping = False
-        self._was_announced = False
+        self._was_reported = False
         self._state = state_file.initial_state(options)
 
     async def run(self) -> None:
@@ -136,7 +136,7 @@ class StackSupervisor:
                 await wait_until_ready(self._ready_probe)
         except TimeoutError:
             not_ready_reason = describe_not_ready((await self._ready_probe.get())[1])
-        self._was_announced = True
+        self._was_reported = True
         self._publish(not_ready_reason)
         self._reporter.report(StartReport(kind="ready", text=ready_text(self._state, self._paths)))
 
@@ -172,7 +172,7 @@ class StackSupervisor:
     def _phase(self) -> state_file.StackPhase:
         if self._is_stopping:
             return "stopping"
-        if not self._was_announced:
+        if not self._was_reported:
             return "starting"
         return "ready" if self._machine.is_ready else "degraded"
 

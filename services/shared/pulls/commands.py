@@ -135,7 +135,7 @@ class JobCommands:
         return self._store.get(job_id)
 
     def set_priority(self, job_id: str, priority: int) -> PullJob:
-        """Set a job's priority. A higher one runs first; it has an effect while the job is queued."""
+        """Set a job's priority. A higher one runs first; it matters while the job is queued."""
         if not self._store.change_if(job_id, {}, {"priority": priority}):
             raise JobNotFound(f"no pull job {job_id!r}")
         return self._store.get(job_id)

@@ -96,7 +96,7 @@ def parse_ticket_id(rq_job_id: str) -> str:
 
 
 def dedup_key(model: str, format: str | None) -> str:  # noqa: A002  the field's name
-    """What makes two jobs the same: the canonical model name, and the format if one was requested."""
+    """What makes two jobs equal: the canonical model name, and the requested format, if any."""
     return f"{model}#{format}" if format else model
 
 

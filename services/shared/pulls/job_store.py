@@ -6,7 +6,8 @@ finishes and the puller's maintenance can race safely:
 
     POST ─► queued ─claim─► running ─end─► done | failed | cancelled
               ▲ ▲             │  │
-              │ └─ put_back ──┘  └─end─► paused ─resume─► queued       retry: failed | cancelled ─► queued
+              │ └─ put_back ──┘  └─hold─► paused ─resume─► queued
+              └─ retry ── failed | cancelled
 
 A running job belongs to the worker that holds its lease. A lease that expired means a dead worker:
 `abandoned()` lists such jobs. All calls block; the api makes them in a thread.

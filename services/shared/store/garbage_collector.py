@@ -18,7 +18,7 @@ from pathlib import Path
 
 from services.shared.store import durable
 from services.shared.store.blobs import unlink_and_measure
-from services.shared.store.layout import Layout, digest_of_blob
+from services.shared.store.layout import Layout, parse_blob_name
 from services.shared.store.leases import leased_digests
 from services.shared.store.manifest import Manifest
 from services.shared.store.manifests import Manifests
@@ -95,7 +95,7 @@ class GarbageCollector:
 
     def _old_blobs(self, needed: set[str], min_age_seconds: float) -> Iterator[Path]:
         for path in _entries(self._layout.blobs):
-            digest = digest_of_blob(path.name)
+            digest = parse_blob_name(path.name)
             is_blob = digest is not None and path.suffix == ""
             if is_blob and digest not in needed and _age_seconds(path) >= min_age_seconds:
                 yield path
@@ -103,7 +103,7 @@ class GarbageCollector:
     def _old_partials(self, keep: frozenset[str] | set[str]) -> Iterator[Path]:
         # A partial with a digest can be resumed, one without cannot.
         for path in _entries(self._layout.blobs):
-            digest = digest_of_blob(path.name)
+            digest = parse_blob_name(path.name)
             if digest is not None and path.suffix == "":
                 continue
             lifetime = PARTIAL_LIFETIME_SECONDS if digest else TEMPORARY_LIFETIME_SECONDS

@@ -90,7 +90,7 @@ def blob_name(digest: str) -> str:
     return parse_digest(digest).replace(":", "-")
 
 
-def digest_of_blob(file_name: str) -> str | None:
+def parse_blob_name(file_name: str) -> str | None:
     """The digest in a file name, which may end in `.partial` or `.partial.json`; else None."""
     match = _BLOB_NAME.fullmatch(file_name.removesuffix(".json").removesuffix(".partial"))
     return None if match is None else f"sha256:{match[1]}"

@@ -37,7 +37,7 @@ class FileRole(Enum):
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a model. `path` is relative; its last part is the name that the engine expects."""
+    """One file of a model. `path` is relative; its last part is the name the engine expects."""
 
     role: FileRole
     path: str

@@ -74,7 +74,7 @@ class ModelStore:
         return found
 
     def model_path(self, manifest: Manifest) -> Path:
-        """The path that the engine opens: a GGUF, the first part of a split one, or an MLX folder."""
+        """The path that the engine opens: a GGUF, the first of its parts, or an MLX folder."""
         if not views.needs_view(manifest):
             return self.file_path(_only_model_file(manifest))
         return self.layout.view(manifest.digest) / views.entry_point(manifest)
@@ -133,7 +133,7 @@ class ModelStore:
         return DeleteResult(manifest.name, freed)
 
     def discard(self, digests: Iterable[str]) -> int:
-        """Remove those of a failed job's blobs that nothing refers to; the bytes that this frees."""
+        """Remove those of a failed job's blobs that nothing refers to; the freed bytes."""
         with self._collector.lock():
             trashed = self._collector.move_blobs_to_trash(digests)
         return self._collector.unlink_all(trashed)

@@ -11,12 +11,12 @@ from services.shared.store.manifest import Description, FileRole, Manifest, Stor
 from services.shared.store.model_store import ModelStore
 
 
-def digest_of(data: bytes) -> str:
+def sha256_digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def stored(path: str, data: bytes, role: FileRole = FileRole.MODEL) -> StoredFile:
-    return StoredFile(role=role, path=path, digest=digest_of(data), size_bytes=len(data))
+    return StoredFile(role=role, path=path, digest=sha256_digest(data), size_bytes=len(data))
 
 
 def make_manifest(name: str, contents: Mapping[str, bytes], **changes: Any) -> Manifest:

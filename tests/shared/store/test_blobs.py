@@ -10,8 +10,8 @@ import pytest
 
 from services.shared.errors import DigestMismatch, InvalidModelFile
 from services.shared.store.blobs import Blobs
-from services.shared.store.layout import Layout, digest_of_blob, parse_digest
-from tests.shared.store.builders import digest_of
+from services.shared.store.layout import Layout, parse_blob_name, parse_digest
+from tests.shared.store.builders import sha256_digest
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def blobs(tmp_path: Path) -> Blobs:
 
 
 def test_a_partial_becomes_a_blob_of_its_digest(blobs: Blobs) -> None:
-    digest = digest_of(b"bytes")
+    digest = sha256_digest(b"bytes")
     partial = blobs.partial_path(digest)
     partial.write_bytes(b"bytes")
     blobs.state_path(digest).write_bytes(b"{}")
@@ -32,7 +32,7 @@ def test_a_partial_becomes_a_blob_of_its_digest(blobs: Blobs) -> None:
 
 
 def test_bytes_with_an_unexpected_digest_are_removed(blobs: Blobs) -> None:
-    digest = digest_of(b"bytes")
+    digest = sha256_digest(b"bytes")
     partial = blobs.partial_path(digest)
     partial.write_bytes(b"bytez")
 
@@ -47,7 +47,7 @@ def test_a_digest_computed_by_the_writer_is_compared_too(blobs: Blobs) -> None:
     partial.write_bytes(b"bytes")
 
     with pytest.raises(DigestMismatch):
-        blobs.commit(partial, digest=digest_of(b"other"), computed=digest_of(b"bytes"))
+        blobs.commit(partial, digest=sha256_digest(b"other"), computed=sha256_digest(b"bytes"))
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_an_invalid_digest_is_refused(blobs: Blobs, text: str) -> None:
 
 def test_both_spellings_of_a_digest_are_equal() -> None:
     assert parse_digest("sha256-" + "A" * 64) == "sha256:" + "a" * 64
-    assert digest_of_blob("sha256-" + "a" * 64 + ".partial.json") == "sha256:" + "a" * 64
-    assert digest_of_blob("incoming-1.partial") is None
+    assert parse_blob_name("sha256-" + "a" * 64 + ".partial.json") == "sha256:" + "a" * 64
+    assert parse_blob_name("incoming-1.partial") is None
 
 
 def test_a_file_is_linked_not_copied(blobs: Blobs, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from services.shared.store.garbage_collector import PARTIAL_LIFETIME_SECONDS, SweepResult
 from services.shared.store.model_store import ModelStore
-from tests.shared.store.builders import blob_names, digest_of, make_manifest, names, put_model
+from tests.shared.store.builders import blob_names, make_manifest, names, put_model, sha256_digest
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -49,7 +49,7 @@ def test_a_leased_blob_is_kept_whatever_its_age(store: ModelStore) -> None:
 def test_deleting_a_model_keeps_a_leased_blob(store: ModelStore) -> None:
     put_model(store, "a:1", {"m.gguf": b"shared"})
     with store.lease() as lease:
-        lease.add(digest_of(b"shared"))
+        lease.add(sha256_digest(b"shared"))
 
         assert store.delete("a:1").freed_bytes == 0
         store.put(make_manifest("b:1", {"m.gguf": b"shared"}))
@@ -61,7 +61,9 @@ def test_discard_removes_only_unreferenced_blobs(store: ModelStore) -> None:
     put_model(store, "a:1", {"m.gguf": b"named"})
     store.blobs.add_bytes(b"unnamed")
 
-    freed = store.discard([digest_of(b"named"), digest_of(b"unnamed"), digest_of(b"absent")])
+    freed = store.discard(
+        [sha256_digest(b"named"), sha256_digest(b"unnamed"), sha256_digest(b"absent")]
+    )
 
     assert (freed, len(blob_names(store.layout.root))) == (7, 1)
 
@@ -89,7 +91,7 @@ def test_the_lease_of_a_killed_process_protects_nothing(store: ModelStore) -> No
 
 
 def test_a_partial_is_kept_for_a_week_and_longer_on_request(store: ModelStore) -> None:
-    digest = digest_of(b"big")
+    digest = sha256_digest(b"big")
     paths = [store.blobs.partial_path(digest), store.blobs.state_path(digest)]
     for path in paths:
         path.write_bytes(b"part")
@@ -120,7 +122,7 @@ def put_and_delete(root: Path, number: int, rounds: int) -> None:
     for turn in range(rounds):
         name = f"model-{number}:{turn}"
         with store.lease() as lease:
-            lease.add(digest_of(b"common"), digest_of(name.encode()))
+            lease.add(sha256_digest(b"common"), sha256_digest(name.encode()))
             put_model(store, name, {"m.gguf": b"common", "own": name.encode()})
         assert store.resolve(name).name == name
         store.sweep(min_age_seconds=0)
