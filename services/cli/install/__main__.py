@@ -13,11 +13,11 @@ from types import FrameType
 
 from services.cli.install import venv_state
 from services.cli.install.command_runner import CommandRunner
-from services.cli.install.failures import SetupFailed
 from services.cli.install.llama_wheel import build_identity
 from services.cli.install.progress_line import ProgressLine
 from services.cli.install.reexec import exec_module
 from services.cli.install.setup import Setup
+from services.cli.install.setup_errors import SetupError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     progress = ProgressLine()
     try:
         _set_up(progress, dev="--dev" in own)
-    except SetupFailed as failure:
+    except SetupError as failure:
         progress.clear()
         progress.print_line(f"spindll: {failure}")
         return 1

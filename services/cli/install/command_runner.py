@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from services.cli.install.failures import SetupFailed, explain
 from services.cli.install.progress_line import ProgressLine, summarize
+from services.cli.install.setup_errors import SetupError, explain
 
 TAIL_LINES = 400
 TICK_SECONDS = 0.5
@@ -26,10 +26,10 @@ class CommandRunner:
         self._progress = progress
 
     def run(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Run a command. Raises SetupFailed with the reason when it fails."""
+        """Run a command. Raises SetupError with the reason when it fails."""
         status, output = self.attempt(command, env)
         if status != 0:
-            raise SetupFailed(f"{explain(output, status)} (log: {self._log})")
+            raise SetupError(f"{explain(output, status)} (log: {self._log})")
 
     def attempt(
         self, command: Sequence[str], env: Mapping[str, str] | None = None

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from services.cli.install.command_runner import CommandRunner
-from services.cli.install.failures import SetupFailed
 from services.cli.install.progress_line import ProgressLine
+from services.cli.install.setup_errors import SetupError
 
 BYTES_PER_COMPILER = 3 << 29  # llama.cpp's largest files take about 1.5 GB each to compile
 PIP_OPTIONS = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
@@ -67,14 +67,14 @@ class LlamaWheel:
         return found
 
     def require_compiler(self) -> None:
-        """Raise SetupFailed when there is no compiler, before the downloads begin."""
+        """Raise SetupError when there is no compiler, before the downloads begin."""
         missing = [
             name
             for variable, name in (("CC", "cc"), ("CXX", "c++"))
             if shutil.which(os.environ.get(variable, name).split()[0]) is None
         ]
         if missing:
-            raise SetupFailed(
+            raise SetupError(
                 f"llama.cpp must be compiled, but there is no {' and no '.join(missing)}"
                 " (Debian, Ubuntu: apt install build-essential; Mac: xcode-select --install)"
             )

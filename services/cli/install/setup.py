@@ -19,9 +19,9 @@ from pathlib import Path
 
 from services.cli.install import venv_state
 from services.cli.install.command_runner import CommandRunner
-from services.cli.install.failures import SetupFailed
 from services.cli.install.llama_wheel import PIP_OPTIONS, LlamaWheel, build_identity
 from services.cli.install.progress_line import ProgressLine
+from services.cli.install.setup_errors import SetupError
 
 FREE_BYTES_NEEDED = 2 << 30
 
@@ -37,7 +37,7 @@ class Setup:
         self._llama = LlamaWheel(root, self._python, progress, commands)
 
     def run(self, *, dev: bool) -> None:
-        """Run all steps. Raises SetupFailed; the next run then continues or starts again."""
+        """Run all steps. Raises SetupError; the next run then continues or starts again."""
         before = venv_state.read(self._root)
         dev = dev or "dev" in before
         cmake_args = os.environ.get("CMAKE_ARGS", "")
@@ -57,10 +57,10 @@ class Setup:
     def _make_environment(self) -> None:
         venv = venv_state.venv_dir(self._root)
         if venv.exists() and not venv_state.is_ours(self._root):
-            raise SetupFailed(f"{venv} was not made by ./spindll: move it away and run it again")
+            raise SetupError(f"{venv} was not made by ./spindll: move it away and run it again")
         if importlib.util.find_spec("ensurepip") is None:
             version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-            raise SetupFailed(f"{version} has no venv module (apt install {version}-venv)")
+            raise SetupError(f"{version} has no venv module (apt install {version}-venv)")
         self._progress.begin(f"making .venv with Python {platform.python_version()}")
         shutil.rmtree(venv, ignore_errors=True)
         venv_state.mark_as_ours(self._root)
@@ -102,7 +102,7 @@ class Setup:
 def _require_space(root: Path) -> None:
     free = shutil.disk_usage(root).free
     if free < FREE_BYTES_NEEDED:
-        raise SetupFailed(
+        raise SetupError(
             f"the disk of {root} has {free / 1e9:.1f} GB free, but the set-up needs"
             f" {FREE_BYTES_NEEDED / 1e9:.1f} GB: free some space and run it again"
         )

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from services.cli.install.command_runner import CommandRunner
-from services.cli.install.failures import SetupFailed, explain
 from services.cli.install.progress_line import ProgressLine, duration, summarize
+from services.cli.install.setup_errors import SetupError, explain
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_output_goes_to_the_log_and_the_result_to_the_terminal(tmp_path: Path) -
 
 
 def test_a_failed_command_reports_the_reason_and_the_log(tmp_path: Path) -> None:
-    with pytest.raises(SetupFailed) as failure:
+    with pytest.raises(SetupError) as failure:
         run(tmp_path, "import sys; print('No space left on device'); sys.exit(1)")
 
     assert str(failure.value) == (

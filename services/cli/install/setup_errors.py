@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 
-class SetupFailed(Exception):
+class SetupError(Exception):
     """The set-up cannot continue; the message is one line for a person."""
 
 
