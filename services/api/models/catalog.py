@@ -12,7 +12,7 @@ from services.shared.model_name import ModelName
 from services.shared.pulls.job import PullJob
 from services.shared.pulls.job_store import JobStore
 from services.shared.store.manifest import Manifest
-from services.shared.store.model_store import Deleted, ModelStore
+from services.shared.store.model_store import DeleteResult, ModelStore
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Catalog:
         """The model that a request names; ModelNotFound, ModelLoading while it downloads."""
         return await asyncio.to_thread(self._resolve, text)
 
-    async def delete(self, text: str) -> Deleted:
+    async def delete(self, text: str) -> DeleteResult:
         """Delete the model that a request names; ModelNotFound, Conflict when several match."""
         return await asyncio.to_thread(self._store.delete, text)
 
