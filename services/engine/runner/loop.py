@@ -20,7 +20,7 @@ from services.engine.runner.requests.output_processor import Live
 from services.engine.runner.stepping.kv.sequence_pool import Cut, Drop, Move, Sequences, Share
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
-from services.engine.runner.stepping.scheduler.step_plan import StepPlan
+from services.engine.runner.stepping.scheduler.step_plan import StepPlan, StepResult
 from services.engine.runner.stepping.step_builder import fill
 from services.engine.runner.stepping.step_sampler import sample
 from services.shared.errors import (
@@ -124,21 +124,28 @@ class EngineLoop:
             return
         fill(self._backend.step, plan.chunks)
         computing = time.monotonic()
-        outcome = self._compute(plan)
+        outcome, checkpoints = self._compute(plan)
         computed = time.monotonic()
         if outcome is Outcome.KV_FULL:
             logger.warning("memory was full against the books", extra={"tokens": plan.size})
             for request in self._scheduler.refuse(plan):
                 self._live.fail(request, _no_room())
         elif outcome is Outcome.OK:
-            self._finish_step(plan, computed, computed - computing)
+            self._live.count(plan.chunks)
+            results = sample(self._backend, self._live, plan.chunks, computed)
+            self._scheduler.apply(plan, StepResult(results, computed - computing, checkpoints))
             counters = self._live.counters
+            counters.preemptions = self._scheduler.preemptions
             counters.steps += 1
             counters.decode_seconds += computed - computing
             counters.step_seconds += time.monotonic() - began
 
-    def _compute(self, plan: StepPlan) -> Outcome | None:
-        """Run the backend; None when it failed, and with it the requests of the step."""
+    def _compute(self, plan: StepPlan) -> tuple[Outcome | None, dict[Branch, bytes]]:
+        """Run the backend: the outcome, and the checkpoints that the plan asks for.
+
+        The outcome is None where the backend failed, and with it the requests of the step.
+        """
+        checkpoints: dict[Branch, bytes] = {}
         self._busy_since = time.monotonic()
         try:
             outcome = self._backend.run()
@@ -146,23 +153,17 @@ class EngineLoop:
                 if chunk.ends_at_checkpoint and outcome is Outcome.OK:
                     held = chunk.branch.held
                     assert held is not None
-                    chunk.checkpoint = self._backend.checkpoint(held.id)
+                    checkpoints[chunk.branch] = self._backend.checkpoint(held.id)
         except Exception:
             logger.exception("step failed", extra={"tokens": plan.size})
             self._failures += 1
             for request in self._scheduler.discard(plan):
                 self._live.fail(request, InternalError("internal error"))
-            return None
+            return None, {}
         finally:
             self._busy_since = None
         self._failures = 0
-        return outcome
-
-    def _finish_step(self, plan: StepPlan, now: float, seconds: float) -> None:
-        self._live.count(plan.chunks)
-        sample(self._backend, self._live, plan.chunks, now)
-        self._scheduler.apply(plan, seconds=seconds)
-        self._live.counters.preemptions = self._scheduler.preemptions
+        return outcome, checkpoints
 
     def _tell(self, plan: StepPlan, now: float) -> None:
         for request in plan.expired:

@@ -9,46 +9,52 @@ from services.engine.backends.base import Backend
 from services.engine.runner.requests.answer import Answer
 from services.engine.runner.requests.output_processor import Live
 from services.engine.runner.stepping.sampling.logprobs import token_logprob
-from services.engine.runner.stepping.scheduler.step_plan import Chunk
+from services.engine.runner.stepping.scheduler.step_plan import Chunk, ChunkResult
 from services.shared.errors import InternalError, SpindllError
 
 logger = logging.getLogger(__name__)
 
+_NOT_SAMPLED = ChunkResult()
+_FAILED = ChunkResult(is_failed=True)
 
-def sample(backend: Backend, live: Live, chunks: Sequence[Chunk], now: float) -> None:
-    """Sample every chunk that ends in a token; the chunks and `live` are told what came of it."""
+
+def sample(backend: Backend, live: Live, chunks: Sequence[Chunk], now: float) -> list[ChunkResult]:
+    """Sample every chunk that ends in a token, and report to `live`; one result for each chunk."""
+    results = []
     row = 0
     for chunk in chunks:
-        if not chunk.outputs:
-            continue
-        if chunk.branch.request.id in live:  # not failed by a sibling a moment ago
-            _sample_chunk(backend, live, chunk, row, now)
+        result = _NOT_SAMPLED
+        # The failure of a sibling may just have ended the request.
+        if chunk.outputs and chunk.branch.request.id in live:
+            result = _sample_chunk(backend, live, chunk, row, now)
+        results.append(result)
         row += chunk.outputs
+    return results
 
 
-def _sample_chunk(backend: Backend, live: Live, chunk: Chunk, row: int, now: float) -> None:
+def _sample_chunk(backend: Backend, live: Live, chunk: Chunk, row: int, now: float) -> ChunkResult:
     """One chunk's tokens. An answer that cannot go on fails alone."""
     branch = chunk.branch
     try:
         if branch.request.wants_prompt_logits:
             _note_prompt_logprobs(backend, live, chunk, row)
         if not chunk.is_last:
-            return
+            return _NOT_SAMPLED
         answer = live.answer(branch)
         if chunk.drafts:
-            chunk.sampled = _verified(backend, answer, chunk, row)
+            sampled = _verified(backend, answer, chunk, row)
         else:
             token = answer.take(backend.logits(row + chunk.outputs - 1))
-            chunk.sampled = [] if token is None else [token]
-        chunk.is_finished = answer.reason is not None
+            sampled = [] if token is None else [token]
+        is_finished = answer.reason is not None
         live.progress(branch, answer, now)
-        return
+        return ChunkResult(sampled, is_finished)
     except SpindllError as error:
         live.fail(branch.request, error)
     except Exception:
         logger.exception("sampling failed", extra={"id": branch.request.id})
         live.fail(branch.request, InternalError("internal error"))
-    chunk.is_failed = True
+    return _FAILED
 
 
 def _verified(backend: Backend, answer: Answer, chunk: Chunk, row: int) -> list[int]:

@@ -12,7 +12,12 @@ from services.engine.core import MemoryPolicy
 from services.engine.runner.stepping.kv.sequence_pool import Cut, Drop, Sequences, Share
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
-from services.engine.runner.stepping.scheduler.step_plan import Chunk, StepPlan
+from services.engine.runner.stepping.scheduler.step_plan import (
+    Chunk,
+    ChunkResult,
+    StepPlan,
+    StepResult,
+)
 from services.engine.runner.stepping.step_builder import fill
 
 
@@ -116,38 +121,50 @@ class Simulation:
                 self._end(gone.id, "no room")
             return
         self.computed += plan.size
+        checkpoints = {}
         for chunk in plan.chunks:
             if chunk.ends_at_checkpoint:
                 assert chunk.branch.held is not None
-                chunk.checkpoint = self.backend.checkpoint(chunk.branch.held.id)
-        self._sample(plan)
-        self.scheduler.apply(plan, seconds=seconds)
-        for owner in dict.fromkeys(c.branch.request for c in plan.chunks if c.is_finished):
+                checkpoints[chunk.branch] = self.backend.checkpoint(chunk.branch.held.id)
+        results = self._sample(plan)
+        self.scheduler.apply(plan, StepResult(results, seconds, checkpoints))
+        finished = [
+            chunk.branch.request
+            for chunk, result in zip(plan.chunks, results, strict=True)
+            if result.is_finished
+        ]
+        for owner in dict.fromkeys(finished):
             if owner.is_done:
                 self._end(owner.id, "done")
 
-    def _sample(self, plan: StepPlan) -> None:
+    def _sample(self, plan: StepPlan) -> list[ChunkResult]:
         row = 0
+        results = []
         for chunk in plan.chunks:
+            result = ChunkResult()
             if chunk.outputs and chunk.is_last:
                 first = row + chunk.outputs - 1 - len(chunk.drafts)
-                chunk.sampled = self._verify(chunk, first)
-                self.answers[chunk.branch.request.id][chunk.branch.index] += chunk.sampled
+                result = self._verify(chunk, first)
+                assert result.sampled is not None
+                self.answers[chunk.branch.request.id][chunk.branch.index] += result.sampled
+            results.append(result)
             row += chunk.outputs
+        return results
 
-    def _verify(self, chunk: Chunk, row: int) -> list[int]:
+    def _verify(self, chunk: Chunk, row: int) -> ChunkResult:
         branch, drafts = chunk.branch, chunk.drafts
         tokens: list[int] = []
+        is_finished = False
         for place in range(1 + len(drafts)):
             token = int(self.backend.logits(row + place).argmax())
             if self.backend.vocabulary.is_end(token):
-                chunk.is_finished = True
+                is_finished = True
                 break
             tokens.append(token)
-            chunk.is_finished = len(branch.tokens) + len(tokens) >= branch.request.limit
-            if chunk.is_finished or place == len(drafts) or token != drafts[place]:
+            is_finished = len(branch.tokens) + len(tokens) >= branch.request.limit
+            if is_finished or place == len(drafts) or token != drafts[place]:
                 break
-        return tokens
+        return ChunkResult(tokens, is_finished)
 
     def _end(self, id_: int, how: str) -> None:
         assert id_ not in self.ended, f"request {id_} ended twice"

@@ -79,18 +79,17 @@ def _wanted(branch: Branch, *, is_recurrent: bool) -> int:
 
 
 def _chunk(branch: Branch, count: int, *, is_recurrent: bool) -> Chunk:
-    chunk = Chunk(branch, branch.computed, count)
-    end = chunk.start + count
-    if branch.request.wants_prompt_logits and chunk.start < len(branch.request.prompt):
-        chunk.outputs = count
-    elif chunk.is_last:
-        chunk.outputs = 1
-    chunk.ends_at_checkpoint = (
+    start = branch.computed
+    end = start + count
+    outputs = 1 if end == len(branch.tokens) else 0
+    if branch.request.wants_prompt_logits and start < len(branch.request.prompt):
+        outputs = count
+    ends_at_checkpoint = (
         is_recurrent
         and branch.request.is_public
         and (end == _saved_length(branch) or end in branch.cuts)
     )
-    return chunk
+    return Chunk(branch, start, count, outputs, ends_at_checkpoint=ends_at_checkpoint)
 
 
 def _saved_length(branch: Branch) -> int:

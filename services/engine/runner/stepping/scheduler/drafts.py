@@ -6,7 +6,7 @@ somebody waits for a first token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.step_plan import Chunk
@@ -17,16 +17,21 @@ _MOST_ROWS = 32  # drafted tokens of one step
 Draft = Callable[[Branch, int], list[int]]
 
 
-def add_drafts(chunks: Sequence[Chunk], draft: Draft, room: int) -> None:
-    """Append drafts to chunks that generate, `room` tokens in all at most."""
+def add_drafts(chunks: list[Chunk], draft: Draft, room: int) -> list[Chunk]:
+    """The chunks with drafts behind those that generate, at most `room` drafted tokens in all."""
     if len(chunks) > _MOST_BRANCHES or any(c.count > 1 or not c.outputs for c in chunks):
-        return
+        return chunks
     rows = min(_MOST_ROWS, room)
+    drafted = []
     for place, chunk in enumerate(chunks):
         branch = chunk.branch
         share = rows // (len(chunks) - place)
         wanted = min(share, branch.request.limit - len(branch.tokens) - 1)
-        if wanted > 0:
-            chunk.drafts = draft(branch, wanted)
-            chunk.outputs += len(chunk.drafts)
-            rows -= len(chunk.drafts)
+        drafts = draft(branch, wanted) if wanted > 0 else []
+        rows -= len(drafts)
+        drafted.append(
+            Chunk(branch, chunk.start, chunk.count, chunk.outputs + len(drafts), drafts)
+            if drafts
+            else chunk
+        )
+    return drafted

@@ -21,7 +21,13 @@ from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
 from services.engine.runner.stepping.scheduler.prefill_budget import Pace
 from services.engine.runner.stepping.scheduler.prefill_shares import Slices
 from services.engine.runner.stepping.scheduler.request import Branch, Request
-from services.engine.runner.stepping.scheduler.step_plan import Chunk, StepPlan
+from services.engine.runner.stepping.scheduler.step_plan import (
+    Chunk,
+    ChunkResult,
+    StepPlan,
+    StepResult,
+    count_tokens,
+)
 from services.shared.errors import ContextLengthExceeded, EngineBusy, InvalidRequest
 
 
@@ -106,26 +112,31 @@ class Scheduler:
 
     def schedule(self, now: float, draft: Draft | None = None) -> StepPlan:
         """The next step; it has no chunks when there is nothing to compute."""
-        plan = StepPlan(expired=self._expire(now))
+        expired = self._expire(now)
         self._admission.resolve()
-        if len(self._queue):
-            plan.started = self._admission.admit(now)
-        self._plan_chunks(plan)
-        self._make_room(plan)
+        started = self._admission.admit(now) if len(self._queue) else []
+        chunks, too_long = self._make_room(self._plan_chunks())
         if draft is not None and not self._sequences.is_recurrent:
-            room = min(self._most_tokens, self._sequences.cells.free) - plan.size
-            add_drafts(plan.chunks, draft, room)
-        plan.moves = self._sequences.take_moves()
-        plan.positions = self._queue.changed_positions()
-        return plan
+            room = min(self._most_tokens, self._sequences.cells.free) - count_tokens(chunks)
+            chunks = add_drafts(chunks, draft, room)
+        return StepPlan(
+            moves=self._sequences.take_moves(),
+            chunks=chunks,
+            started=started,
+            expired=expired,
+            too_long=too_long,
+            positions=self._queue.changed_positions(),
+        )
 
-    def apply(self, plan: StepPlan, *, seconds: float) -> None:
-        """The step was computed in so many seconds, and sampled: the chunks say what came of it."""
+    def apply(self, plan: StepPlan, result: StepResult) -> None:
+        """Take in what came of a plan's step, which was computed and sampled."""
         decodes = sum(chunk.count == 1 for chunk in plan.chunks)
-        self._pace.observe(prompt_tokens=plan.prompt_tokens, decodes=decodes, seconds=seconds)
-        for chunk in plan.chunks:
-            if not chunk.branch.is_done:  # a sibling's failure ended it a moment ago
-                self._advance(chunk)
+        self._pace.observe(
+            prompt_tokens=plan.prompt_tokens, decodes=decodes, seconds=result.seconds
+        )
+        for chunk, outcome in zip(plan.chunks, result.chunks, strict=True):
+            if not chunk.branch.is_done:  # the failure of a sibling may just have ended it
+                self._advance(chunk, outcome, result.checkpoints.get(chunk.branch))
         self._sequences.pass_rows(plan.size)
 
     def refuse(self, plan: StepPlan) -> list[Request]:
@@ -146,56 +157,55 @@ class Scheduler:
         """The step failed in a way nobody knows: its requests are gone, and their memory."""
         return self._fail([chunk.branch.request for chunk in plan.chunks])
 
-    def _plan_chunks(self, plan: StepPlan) -> None:
+    def _plan_chunks(self) -> list[Chunk]:
         running = self._admission.running
-        plan.chunks = decode_chunks(running)
+        decodes = decode_chunks(running)
         prompts = [b for b in running if b.follows is None and b.pending > 1]
         if not prompts:
-            return
-        room = self._most_tokens - len(plan.chunks)
-        paced = self._pace.prompt_tokens(decodes=len(plan.chunks), prompts=len(prompts))
-        plan.chunks += prompt_chunks(
+            return decodes
+        room = self._most_tokens - len(decodes)
+        paced = self._pace.prompt_tokens(decodes=len(decodes), prompts=len(prompts))
+        return decodes + prompt_chunks(
             self._slices,
             prompts,
             min(room, paced),
-            beside=plan.chunks,
+            beside=decodes,
             cells_used=self._sequences.cells.used,
             is_recurrent=self._sequences.is_recurrent,
         )
 
-    def _make_room(self, plan: StepPlan) -> None:
-        """Evict, then preempt, until the step's tokens fit. One branch alone always fits."""
+    def _make_room(self, chunks: list[Chunk]) -> tuple[list[Chunk], list[Request]]:
+        """Evict, then preempt, until the step's tokens fit; the chunks left, and what never fits."""
         cells = self._sequences.cells
-        while plan.size > cells.free:
+        while count_tokens(chunks) > cells.free:
             if self._sequences.evict():
                 continue
             if self.running == 1:
-                plan.too_long += self._fail([self._admission.running[0].request])
-                plan.chunks.clear()
-                return
+                return [], self._fail([self._admission.running[0].request])
             victim = self._youngest()
             self._admission.preempt(victim)
-            plan.chunks = [chunk for chunk in plan.chunks if chunk.branch is not victim]
+            chunks = [chunk for chunk in chunks if chunk.branch is not victim]
+        return chunks, []
 
-    def _advance(self, chunk: Chunk) -> None:
+    def _advance(self, chunk: Chunk, result: ChunkResult, checkpoint: bytes | None) -> None:
         branch = chunk.branch
         held = branch.held
         assert held is not None
-        if chunk.is_failed:
+        if result.is_failed:
             self._fail([branch.request])
             return
         computed = chunk.start + chunk.count
-        if chunk.sampled:
-            branch.tokens += chunk.sampled
-            computed += len(chunk.sampled) - 1  # all but the last were drafted, and are in memory
+        if result.sampled:
+            branch.tokens += result.sampled
+            computed += len(result.sampled) - 1  # all but the last were drafted, and are in memory
         self._sequences.grow(held, computed)
         if chunk.drafts:
             self._sequences.cut(held, chunk.start + chunk.size)
-        if chunk.checkpoint is not None:
-            self._sequences.add_checkpoint(held, chunk.checkpoint)
-        if chunk.sampled is None or chunk.count > 1:
+        if checkpoint is not None:
+            self._sequences.add_checkpoint(held, checkpoint)
+        if result.sampled is None or chunk.count > 1:
             self._admission.note_progress(branch)
-        if chunk.is_finished:
+        if result.is_finished:
             self._finish(branch)
 
     def _finish(self, branch: Branch) -> None:

@@ -1,32 +1,36 @@
-"""What the scheduler tells the loop to do in one step, and what the loop tells back."""
+"""What the scheduler asks of one step, and what came of it.
+
+    StepPlan     from the scheduler, to the loop and the step builder
+    StepResult   from the step sampler and the loop, back to the scheduler
+
+Both are immutable. Chunks and their results are msgspec structs, because each step creates two of
+them per answer and a frozen dataclass takes several times as long to create.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+import msgspec
 
 from services.engine.runner.stepping.kv.sequence_pool import Move
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 
 
-@dataclass(slots=True, eq=False)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True, eq=False):
     """Tokens [start, start + count) of a branch, then guesses at what follows.
 
-    `outputs` of its last tokens want logits: none inside a prompt, one at its end, one more per
-    drafted token, all where the prompt's own are wanted. The loop writes down what came of it.
+    The last `outputs` of its tokens get logits: none inside a prompt, one at the end of a prompt, one
+    more per drafted token, and all of them where the request wants the logits of its prompt.
     """
 
     branch: Branch
     start: int
     count: int
-    drafts: list[int] = field(default_factory=list)
     outputs: int = 0
-    ends_at_checkpoint: bool = False
-    # Set by the loop:
-    checkpoint: bytes | None = None  # what the backend gave at that place
-    sampled: list[int] | None = None  # tokens to append; none if the first one ended the answer
-    is_finished: bool = False  # the answer is over
-    is_failed: bool = False  # what memory holds of it is not to be trusted
+    drafts: Sequence[int] = ()
+    ends_at_checkpoint: bool = False  # the backend's checkpoint is taken after it
 
     @property
     def size(self) -> int:
@@ -39,23 +43,45 @@ class Chunk:
         return self.start + self.count == len(self.branch.tokens)
 
 
-@dataclass(slots=True, eq=False)
-class StepPlan:
-    """First the moves, then one backend step over the chunks, then `Scheduler.apply`."""
+class ChunkResult(msgspec.Struct, frozen=True, eq=False):
+    """What came of one chunk."""
 
-    moves: list[Move] = field(default_factory=list)
-    chunks: list[Chunk] = field(default_factory=list)
-    started: list[Branch] = field(default_factory=list)  # for the first time
-    expired: list[Request] = field(default_factory=list)  # their deadline passed; already gone
-    too_long: list[Request] = field(default_factory=list)  # cannot fit even alone; already gone
-    positions: list[tuple[int, int]] = field(default_factory=list)  # (request id, place) if changed
+    sampled: Sequence[int] | None = None  # tokens to append; empty if the first ended the answer
+    is_finished: bool = False  # the answer is complete
+    is_failed: bool = False  # the memory of its sequence cannot be trusted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepPlan:
+    """The order of work: the memory operations, one backend step over the chunks, `apply`."""
+
+    moves: Sequence[Move] = ()
+    chunks: Sequence[Chunk] = ()
+    started: Sequence[Branch] = ()  # they run for the first time
+    expired: Sequence[Request] = ()  # their deadline passed; already forgotten
+    too_long: Sequence[Request] = ()  # they do not fit even alone; already forgotten
+    positions: Sequence[tuple[int, int]] = ()  # (request id, place in the queue) where it changed
 
     @property
     def size(self) -> int:
-        """Tokens of the step."""
-        return sum(chunk.size for chunk in self.chunks)
+        """Tokens of the step, drafts included."""
+        return count_tokens(self.chunks)
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of it that belong to chunks of more than one."""
+        """Tokens in chunks of more than one token."""
         return sum(chunk.count for chunk in self.chunks if chunk.count > 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """What came of a plan whose step was computed."""
+
+    chunks: Sequence[ChunkResult]  # one for each chunk of the plan, in the plan's order
+    seconds: float  # inside the backend
+    checkpoints: Mapping[Branch, bytes] = field(default_factory=dict)
+
+
+def count_tokens(chunks: Sequence[Chunk]) -> int:
+    """Tokens to compute in these chunks, drafts included."""
+    return sum(chunk.size for chunk in chunks)
