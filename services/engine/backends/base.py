@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from services.engine.backends.errors import BackendError
 from services.engine.core import ModelInfo, TextPiece
 
 Ints = NDArray[np.int32]
@@ -141,3 +142,11 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free everything. Safe to call twice."""
+
+
+def computed_row(rows: NDArray[np.float32], computed: int, output: int) -> Logits:
+    """Row `output` of the first `computed` rows. Raises BackendError for any other row."""
+    if not 0 <= output < computed:
+        raise BackendError(f"output {output} of {computed} was not computed")
+    row: Logits = rows[output]
+    return row

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engine.backends.base import Logits, OnProgress, Outcome, Step
+from services.engine.backends.base import Logits, OnProgress, Outcome, Step, computed_row
 from services.engine.backends.errors import BackendError
 from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo, TextPiece
 from services.shared.errors import ModelLoadFailed
@@ -162,10 +162,7 @@ class FakeBackend:
 
     def logits(self, output: int) -> Logits:
         """See Backend.logits."""
-        if not 0 <= output < self._outputs:
-            raise BackendError(f"output {output} of {self._outputs} was not computed")
-        row: Logits = self._rows[output]
-        return row
+        return computed_row(self._rows, self._outputs, output)
 
     def share(self, source: int, target: int, end: int) -> None:
         """See Backend.share."""

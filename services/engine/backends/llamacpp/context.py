@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engine.backends.base import Ints, Logits, Outcome, Step
+from services.engine.backends.base import Ints, Logits, Outcome, Step, computed_row
 from services.engine.backends.errors import BackendError
 from services.engine.backends.llamacpp.failures import load_failure
 from services.engine.backends.llamacpp.library import listening
@@ -71,10 +71,7 @@ class LlamaContext:
 
     def logits(self, output: int) -> Logits:
         """A view of llama.cpp's own buffer; see Backend.logits."""
-        if not 0 <= output < self._outputs:
-            raise BackendError(f"output {output} of {self._outputs} was not computed")
-        row: Logits = self._rows[output]
-        return row
+        return computed_row(self._rows, self._outputs, output)
 
     def share(self, source: int, target: int, end: int) -> None:
         """Copy-on-write: the cells get a second owner."""
