@@ -10,7 +10,7 @@ from services.engine.backends.llamacpp import library
 
 
 def main() -> None:
-    library.llama()
+    library.load_library()
     from llama_cpp.server.__main__ import main as serve
 
     serve()  # type: ignore[no-untyped-call]

@@ -29,7 +29,7 @@ CELLS = 256
 PROMPT = list(b"the quick brown fox jumps over it")
 
 
-def config_of(kind: str, folder: Path, synthetic: Callable[[str], Path]) -> LoadConfig:
+def build_config(kind: str, folder: Path, synthetic: Callable[[str], Path]) -> LoadConfig:
     if kind.startswith("fake"):
         path = folder / f"{kind}.json"
         path.write_bytes(msgspec.json.encode(Behaviour(memory_policy=POLICIES[kind])))
@@ -54,7 +54,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def config(
     kind: str, tmp_path_factory: pytest.TempPathFactory, synthetic_model: Callable[[str], Path]
 ) -> LoadConfig:
-    return config_of(kind, tmp_path_factory.mktemp("backend"), synthetic_model)
+    return build_config(kind, tmp_path_factory.mktemp("backend"), synthetic_model)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def opened(config: LoadConfig) -> Iterator[Backend]:
 @pytest.fixture
 def backend(opened: Backend) -> Iterator[Backend]:
     yield opened
-    for sequence in range(opened.max_sequences):
+    for sequence in range(opened.sequence_id_count):
         opened.drop(sequence)
 
 
@@ -107,8 +107,8 @@ def test_it_says_what_it_loaded(backend: Backend, kind: str) -> None:
     assert info.vocab_size == backend.vocabulary.size
     assert min(info.weights_bytes, info.kv_bytes, info.compute_bytes) > 0
     assert backend.cells >= CELLS
-    assert backend.max_sequences > info.max_sequences
-    assert backend.max_outputs > backend.max_sequences
+    assert backend.sequence_id_count > info.max_sequences
+    assert backend.max_outputs > backend.sequence_id_count
 
 
 def test_a_dry_run_tells_the_same(backend: Backend, config: LoadConfig) -> None:

@@ -47,7 +47,7 @@ class Step:
     size: int = 0
 
     @classmethod
-    def of_capacity(cls, capacity: int) -> Step:
+    def with_capacity(cls, capacity: int) -> Step:
         """An empty step for at most so many tokens."""
         return cls(
             tokens=np.zeros(capacity, np.int32),
@@ -102,7 +102,7 @@ class Backend(Protocol):
         """Tokens the memory holds in all."""
 
     @property
-    def max_sequences(self) -> int:
+    def sequence_id_count(self) -> int:
         """Sequence ids are 0 to this - 1."""
 
     @property

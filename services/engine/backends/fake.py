@@ -83,21 +83,21 @@ class FakeBackend:
         *,
         cells: int = 4096,
         max_tokens: int = 2048,
-        max_running: int = 16,
+        max_sequences: int = 16,
         behaviour: Behaviour | None = None,
     ) -> None:
         self._behaviour = behaviour or Behaviour()
         self.vocabulary = FakeVocabulary()
-        self.step = Step.of_capacity(max_tokens)
+        self.step = Step.with_capacity(max_tokens)
         self.cells = cells
-        self.max_sequences = max_running + self._behaviour.cached_sequences
-        self.max_outputs = self.max_sequences + 64
+        self.sequence_id_count = max_sequences + self._behaviour.cached_sequences
+        self.max_outputs = self.sequence_id_count + 64
         self.info = ModelInfo(
             architecture="fake",
             vocab_size=_VOCAB_SIZE,
             context_length=cells,
             trained_context_length=cells,
-            max_sequences=max_running,
+            max_sequences=max_sequences,
             memory_policy=self._behaviour.memory_policy,
             gpu_layers=0,
             backend="fake",
@@ -128,7 +128,7 @@ class FakeBackend:
         return cls(
             cells=config.context_length,
             max_tokens=max(config.batch_tokens, config.max_sequences),
-            max_running=config.max_sequences,
+            max_sequences=config.max_sequences,
             behaviour=behaviour,
         )
 
@@ -143,7 +143,7 @@ class FakeBackend:
 
     def run(self) -> Outcome:
         """Hash every token into its sequence; see Backend.run."""
-        self._misbehave()
+        self._apply_behaviour()
         step = self.step
         self._check(step)
         self._outputs = 0
@@ -184,7 +184,7 @@ class FakeBackend:
         if self._is_recurrent and start != self.held(sequence):
             raise BackendError("this memory cannot forget part of a sequence")
         for cell in self._held[sequence][start:]:
-            self._let_go(cell)
+            self._release_cell(cell)
         del self._held[sequence][start:]
         del self._hashes[sequence][start:]
 
@@ -192,7 +192,7 @@ class FakeBackend:
         """See Backend.drop."""
         self._in_range(sequence)
         for cell in self._held.pop(sequence, ()):
-            self._let_go(cell)
+            self._release_cell(cell)
         self._hashes.pop(sequence, None)
         self._stale.discard(sequence)
 
@@ -220,7 +220,7 @@ class FakeBackend:
     def _is_recurrent(self) -> bool:
         return self._behaviour.memory_policy is MemoryPolicy.RECURRENT
 
-    def _misbehave(self) -> None:
+    def _apply_behaviour(self) -> None:
         self._steps += 1
         wrong = self._behaviour
         if self._steps == wrong.fail_at_step or 0 < wrong.fail_from_step <= self._steps:
@@ -241,7 +241,7 @@ class FakeBackend:
             raise BackendError("more outputs than were reserved")
         if not _within(step.tokens[used], _VOCAB_SIZE):
             raise BackendError("token out of the vocabulary")
-        if not _within(step.sequences[used], self.max_sequences):
+        if not _within(step.sequences[used], self.sequence_id_count):
             raise BackendError("sequence id out of range")
         expected: dict[int, int] = {}
         for sequence, position in zip(
@@ -281,13 +281,13 @@ class FakeBackend:
         self._owners[self._next_cell] = 1
         return self._next_cell
 
-    def _let_go(self, cell: int) -> None:
+    def _release_cell(self, cell: int) -> None:
         self._owners[cell] -= 1
         if self._owners[cell] == 0:
             del self._owners[cell]
 
     def _in_range(self, *sequences: int) -> None:
-        if not all(0 <= sequence < self.max_sequences for sequence in sequences):
+        if not all(0 <= sequence < self.sequence_id_count for sequence in sequences):
             raise BackendError("sequence id out of range")
 
 

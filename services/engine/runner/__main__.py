@@ -1,7 +1,8 @@
 """A runner process: `python -m services.engine.runner --fd N [--estimate]`.
 
-The front starts it with one end of a socket pair as descriptor N and writes `Start` first. Exit
-status: 0 as told or because the front is gone, 1 after a load that failed or a backend that does.
+The front starts the process with one end of a socket pair as descriptor N, and writes `Start` first.
+Exit status: 0 after a Stop or when the front has gone; 1 after a failed load, or after several failed
+steps in a row.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from services.engine.messages import (
     Ready,
     Start,
 )
-from services.engine.runner.build import build_intake, build_loop
-from services.engine.runner.ipc.command_queue import Inbox, read_commands, start_reading
-from services.engine.runner.ipc.dispatcher import Desk
-from services.engine.runner.ipc.heartbeat import start_beating
-from services.engine.runner.ipc.report_writer import Outbox
+from services.engine.runner.build import build_input_processor, build_loop
+from services.engine.runner.ipc.command_queue import CommandQueue, read_commands, start_reading
+from services.engine.runner.ipc.dispatcher import Dispatcher
+from services.engine.runner.ipc.heartbeat import start_heartbeat
+from services.engine.runner.ipc.report_writer import ReportWriter
 from services.shared.errors import ModelLoadFailed
 from services.shared.logs import set_up_logs
 from services.shared.malloc_trim import start_trimming
@@ -39,70 +40,72 @@ from services.shared.settings import SharedSettings, read_settings
 
 logger = logging.getLogger(__name__)
 
-_FLUSH_SECONDS = 5.0  # for the last frames, when the pipe is slow
+_FLUSH_SECONDS = 5.0  # to write the last frames, when the pipe is slow
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Load what `Start` says, answer until told to stop."""
+    """Load the model that `Start` names, and answer requests until Stop or the end of the front."""
     parser = argparse.ArgumentParser(prog="services.engine.runner")
     parser.add_argument("--fd", type=int, required=True, help="the socket to the front")
-    parser.add_argument("--estimate", action="store_true", help="only tell what a load would take")
+    parser.add_argument(
+        "--estimate", action="store_true", help="report the memory that a load would take, and exit"
+    )
     options = parser.parse_args()
     settings = read_settings(SharedSettings)
     set_up_logs("runner", level=settings.log_level, fmt=settings.log_format)
-    _behave_as_child()
+    _set_up_child_process()
     with socket.socket(fileno=options.fd) as connection:
         commands = read_commands(connection)
         start = next(commands, None)
         if not isinstance(start, Start):
             return 0 if start is None else 1
-        outbox = Outbox(connection)
+        report_writer = ReportWriter(connection)
         try:
             if options.estimate:
-                outbox.send(Ready(estimate(start.config)))
+                report_writer.send(Ready(estimate(start.config)))
                 return 0
-            return _serve(start.config, commands, outbox)
+            return _serve(start.config, commands, report_writer)
         except ModelLoadFailed as error:
-            outbox.send(LoadFailed(error.code, error.message))
+            report_writer.send(LoadFailed(error.code, error.message))
             return 1
         finally:
-            outbox.close(_FLUSH_SECONDS)
+            report_writer.close(_FLUSH_SECONDS)
 
 
-def _serve(config: LoadConfig, commands: Iterator[Command], outbox: Outbox) -> int:
-    inbox = Inbox()
-    desk = Desk(inbox, outbox, most_waiting=config.max_queued)
-    start_reading(commands, inbox, desk.accept)
-    beating = start_beating(outbox, _loading_beat)
-    backend = open_backend(config, _progress_to(outbox))
-    loop = build_loop(backend, config, inbox, outbox)
-    desk.open(build_intake(backend, config))
-    beating.set()
-    beating = start_beating(outbox, loop.beat)
-    trimming = start_trimming()
-    outbox.send(Ready(backend.info))
+def _serve(config: LoadConfig, commands: Iterator[Command], report_writer: ReportWriter) -> int:
+    command_queue = CommandQueue()
+    dispatcher = Dispatcher(command_queue, report_writer, max_queued=config.max_queued)
+    start_reading(commands, command_queue, dispatcher.dispatch)
+    heartbeat_stopped = start_heartbeat(report_writer, _build_loading_heartbeat)
+    backend = open_backend(config, _build_progress_callback(report_writer))
+    loop = build_loop(backend, config, command_queue, report_writer)
+    dispatcher.open(build_input_processor(backend, config))
+    heartbeat_stopped.set()
+    heartbeat_stopped = start_heartbeat(report_writer, loop.build_heartbeat)
+    trimming_stopped = start_trimming()
+    report_writer.send(Ready(backend.info))
     logger.info("model loaded", extra={"policy": backend.info.memory_policy.value})
     try:
         return loop.run()
     finally:
-        trimming.set()
-        beating.set()
-        desk.close()
+        trimming_stopped.set()
+        heartbeat_stopped.set()
+        dispatcher.close()
         backend.close()
 
 
-def _behave_as_child() -> None:
-    """End with the front, never before it on a Ctrl-C that is meant for the whole group."""
+def _set_up_child_process() -> None:
+    """End when the front ends; ignore a Ctrl-C, which the terminal sends to the whole group."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Without it a failed assertion in ggml starts a debugger first, which takes seconds.
+    # Otherwise a failed assertion in ggml first starts a debugger, which takes seconds.
     os.environ["GGML_NO_BACKTRACE"] = "1"
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _progress_to(outbox: Outbox) -> Callable[[float], None]:
-    """Reports at most a hundred steps of progress."""
+def _build_progress_callback(report_writer: ReportWriter) -> Callable[[float], None]:
+    """Build the callback that reports load progress, at most once per percent."""
     last = -1
 
     def report(fraction: float) -> None:
@@ -110,12 +113,12 @@ def _progress_to(outbox: Outbox) -> Callable[[float], None]:
         percent = int(fraction * 100)
         if percent != last:
             last = percent
-            outbox.send(Progress(fraction))
+            report_writer.send(Progress(fraction))
 
     return report
 
 
-def _loading_beat() -> Heartbeat:
+def _build_loading_heartbeat() -> Heartbeat:
     return Heartbeat(
         busy_seconds=0.0,
         running=0,

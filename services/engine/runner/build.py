@@ -4,56 +4,61 @@ from __future__ import annotations
 
 from services.engine.backends.base import Backend, Vocabulary
 from services.engine.core import LoadConfig, MemoryPolicy
-from services.engine.runner.ipc.command_queue import Inbox
-from services.engine.runner.ipc.report_writer import Outbox
+from services.engine.runner.ipc.command_queue import CommandQueue
+from services.engine.runner.ipc.report_writer import ReportWriter
 from services.engine.runner.loop import EngineLoop
-from services.engine.runner.requests.input_processor import Intake
+from services.engine.runner.requests.input_processor import InputProcessor
 from services.engine.runner.requests.structured_output import (
-    Constraints,
-    tokenizer_of_llamacpp,
-    tokenizer_of_pieces,
+    ConstraintCompiler,
+    build_llamacpp_tokenizer,
+    build_tokenizer,
 )
-from services.engine.runner.stepping.kv.retention import WORTH_ROWS
-from services.engine.runner.stepping.kv.sequence_pool import Sequences
+from services.engine.runner.stepping.kv.retention import BREAK_EVEN_ROWS
+from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 
 
-def build_loop(backend: Backend, config: LoadConfig, inbox: Inbox, outbox: Outbox) -> EngineLoop:
-    """The loop over this backend. Call and run it on the thread that opened the backend."""
+def build_loop(
+    backend: Backend, config: LoadConfig, command_queue: CommandQueue, report_writer: ReportWriter
+) -> EngineLoop:
+    """Build the loop over this backend. Call this, and run it, on the thread that opened the backend."""
     policy = backend.info.memory_policy
-    # Measured on a processor, for attention: elsewhere idle sequences stay until cells are needed.
-    pays_for_idle = backend.info.gpu_layers == 0 and policy is not MemoryPolicy.RECURRENT
-    sequences = Sequences(
+    # The cost was measured for attention on a CPU. On other devices, and for recurrent memories,
+    # idle sequences stay until their cells are needed.
+    idle_has_cost = backend.info.gpu_layers == 0 and policy is not MemoryPolicy.RECURRENT
+    sequence_pool = SequencePool(
         capacity=backend.cells,
-        ids=backend.max_sequences,
+        id_count=backend.sequence_id_count,
         policy=policy,
-        worth_rows=WORTH_ROWS if pays_for_idle else None,
+        break_even_rows=BREAK_EVEN_ROWS if idle_has_cost else None,
     )
     scheduler = Scheduler(
-        sequences,
+        sequence_pool,
         context_length=backend.info.context_length,
-        most_running=config.max_sequences,
-        most_tokens=len(backend.step.tokens),
-        most_queued=config.max_queued,
-        target_seconds=config.target_step_seconds,
+        max_sequences=config.max_sequences,
+        max_step_tokens=len(backend.step.tokens),
+        max_queued=config.max_queued,
+        target_step_seconds=config.target_step_seconds,
     )
-    return EngineLoop(backend, scheduler, sequences, inbox, outbox, speculates=config.speculate)
+    return EngineLoop(
+        backend, scheduler, sequence_pool, command_queue, report_writer, speculate=config.speculate
+    )
 
 
-def build_intake(backend: Backend, config: LoadConfig) -> Intake:
-    """What prepares requests for this backend."""
-    return Intake(
+def build_input_processor(backend: Backend, config: LoadConfig) -> InputProcessor:
+    """Build the part that prepares requests for this backend."""
+    return InputProcessor(
         backend.vocabulary,
-        constraints_of(backend.vocabulary),
+        build_constraint_compiler(backend.vocabulary),
         context_length=backend.info.context_length,
-        speculates=config.speculate,
+        speculate=config.speculate,
     )
 
 
-def constraints_of(vocabulary: Vocabulary) -> Constraints:
-    """Constraints over a vocabulary; nothing is built before the first one is used."""
+def build_constraint_compiler(vocabulary: Vocabulary) -> ConstraintCompiler:
+    """Build the compiler for a vocabulary; its tokenizer is built when it is first used."""
     native = vocabulary.native
     if native is not None:
-        return Constraints(lambda: tokenizer_of_llamacpp(native, vocabulary.end_tokens))
+        return ConstraintCompiler(lambda: build_llamacpp_tokenizer(native, vocabulary.end_tokens))
     pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
-    return Constraints(lambda: tokenizer_of_pieces(pieces, ends=vocabulary.end_tokens))
+    return ConstraintCompiler(lambda: build_tokenizer(pieces, ends=vocabulary.end_tokens))

@@ -1,7 +1,8 @@
-"""The runner's loop: take orders, plan a step, compute it, sample, tell the front. For ever.
+"""The loop of a runner: take commands, plan a step, compute it, sample, report.
 
-The only place that touches scheduler and backend, on the thread that opened the backend. Python has
-a few hundred microseconds per step here; whatever can be done elsewhere is (`inbox`, `outbox`).
+EngineLoop is the only place that touches the scheduler and the backend; it runs on the thread that
+opened the backend. Python has a few hundred microseconds per step here, so all other work is done on
+other threads (`ipc`).
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ import psutil
 
 from services.engine.backends.base import Backend, Outcome
 from services.engine.messages import Cancel, Heartbeat, Queued, Stop
-from services.engine.runner.ipc.command_queue import Hangup, Inbox
-from services.engine.runner.ipc.report_writer import Outbox
-from services.engine.runner.requests.input_processor import Arrival
-from services.engine.runner.requests.output_processor import Live
-from services.engine.runner.stepping.kv.sequence_pool import Cut, Drop, Move, Sequences, Share
+from services.engine.runner.ipc.command_queue import CommandQueue, Hangup
+from services.engine.runner.ipc.report_writer import ReportWriter
+from services.engine.runner.requests.input_processor import PreparedRequest
+from services.engine.runner.requests.output_processor import OutputProcessor
+from services.engine.runner.stepping.kv.sequence_pool import (
+    Cut,
+    Drop,
+    MemoryOperation,
+    SequencePool,
+    Share,
+)
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.scheduler.step_plan import StepPlan, StepResult
-from services.engine.runner.stepping.step_builder import fill
-from services.engine.runner.stepping.step_sampler import sample
+from services.engine.runner.stepping.step_builder import fill_step
+from services.engine.runner.stepping.step_sampler import sample_chunks
 from services.shared.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -33,117 +40,120 @@ from services.shared.errors import (
 
 logger = logging.getLogger(__name__)
 
-_MOST_FAILURES = 3  # steps that fail one after the other: then a new process is the better try
+_MAX_FAILURES = 3  # failed steps in a row; a new process is then more likely to work
 
 
 class EngineLoop:
-    """Runs until the front hangs up, stops it, or the backend fails for good."""
+    """Runs until the front hangs up or sends Stop, or until the backend fails repeatedly."""
 
     def __init__(
         self,
         backend: Backend,
         scheduler: Scheduler,
-        sequences: Sequences,
-        inbox: Inbox,
-        outbox: Outbox,
+        sequence_pool: SequencePool,
+        command_queue: CommandQueue,
+        report_writer: ReportWriter,
         *,
-        speculates: bool,
+        speculate: bool,
     ) -> None:
         self._backend = backend
         self._scheduler = scheduler
-        self._sequences = sequences
-        self._inbox = inbox
-        self._outbox = outbox
-        self._draft = self._propose if speculates else None
-        self._live = Live()
-        self._busy_since: float | None = None  # read by the beat's thread
+        self._sequence_pool = sequence_pool
+        self._command_queue = command_queue
+        self._report_writer = report_writer
+        self._draft_source = self._propose_draft if speculate else None
+        self._output_processor = OutputProcessor()
+        self._busy_since: float | None = None  # read by the heartbeat thread
         self._stop_at: float | None = None
         self._failures = 0
         self._process = psutil.Process()
 
     def run(self) -> int:
-        """The process's exit status."""
+        """Run until the end; returns the exit status of the process."""
         while True:
-            for order in self._inbox.take():
-                if isinstance(order, Hangup):
+            for command in self._command_queue.take():
+                if isinstance(command, Hangup):
                     return 0
-                self._obey(order)
+                self._handle(command)
             if self._stop_at is not None and self._is_drained(self._stop_at):
                 self._refuse_all()
                 return 0
-            if self._failures >= _MOST_FAILURES:
-                logger.error("giving up", extra={"failed_steps": self._failures})
+            if self._failures >= _MAX_FAILURES:
+                logger.error("too many failed steps", extra={"failed_steps": self._failures})
                 return 1
             if self._scheduler.is_idle:
-                self._outbox.post(self._live.take_happenings())
-                self._inbox.wait()
+                self._report_writer.post(self._output_processor.take_events())
+                self._command_queue.wait()
             else:
                 self._step()
-                self._outbox.post(self._live.take_happenings())
+                self._report_writer.post(self._output_processor.take_events())
 
-    def beat(self) -> Heartbeat:
-        """How things are; from any thread."""
+    def build_heartbeat(self) -> Heartbeat:
+        """The state of the loop. Any thread may call this."""
         since = self._busy_since
         return Heartbeat(
             busy_seconds=0.0 if since is None else time.monotonic() - since,
             running=self._scheduler.running,
             queued=self._scheduler.queued,
-            cells_used=self._sequences.cells.used,
+            cells_used=self._sequence_pool.cells.used,
             resident_bytes=self._process.memory_info().rss,
-            counters=self._live.counters,
+            counters=self._output_processor.counters,
         )
 
-    def _obey(self, order: Arrival | Cancel | Stop) -> None:
-        match order:
-            case Arrival():
-                self._add(order)
+    def _handle(self, command: PreparedRequest | Cancel | Stop) -> None:
+        match command:
+            case PreparedRequest():
+                self._add(command)
             case Cancel():
-                for id_ in order.ids:
+                for id_ in command.ids:
                     request = self._scheduler.cancel(id_)
                     if request is not None:
-                        self._live.cancel(request, time.monotonic())
+                        self._output_processor.cancel(request, time.monotonic())
             case Stop():
-                self._stop_at = time.monotonic() + order.drain_seconds
+                self._stop_at = time.monotonic() + command.drain_seconds
 
-    def _add(self, arrival: Arrival) -> None:
-        self._live.add(arrival)
+    def _add(self, prepared: PreparedRequest) -> None:
+        self._output_processor.add(prepared)
         try:
             if self._stop_at is not None:
                 raise EngineUnavailable("the model is being unloaded, try again")
-            self._scheduler.add(arrival.request)
+            self._scheduler.add(prepared.request)
         except SpindllError as error:
-            self._live.fail(arrival.request, error)
+            self._output_processor.fail(prepared.request, error)
 
     def _step(self) -> None:
         began = time.monotonic()
-        plan = self._scheduler.schedule(began, self._draft)
-        self._tell(plan, began)
-        for move in plan.moves:
-            self._make(move)
+        plan = self._scheduler.schedule(began, self._draft_source)
+        self._publish(plan, began)
+        for operation in plan.operations:
+            self._execute(operation)
         if not plan.chunks:
             return
-        fill(self._backend.step, plan.chunks)
+        fill_step(self._backend.step, plan.chunks)
         computing = time.monotonic()
         outcome, checkpoints = self._compute(plan)
         computed = time.monotonic()
         if outcome is Outcome.KV_FULL:
-            logger.warning("memory was full against the books", extra={"tokens": plan.size})
+            logger.warning(
+                "the backend has less free memory than expected, making room",
+                extra={"tokens": plan.size},
+            )
             for request in self._scheduler.refuse(plan):
-                self._live.fail(request, _no_room())
+                self._output_processor.fail(request, _build_no_room_error())
         elif outcome is Outcome.OK:
-            self._live.count(plan.chunks)
-            results = sample(self._backend, self._live, plan.chunks, computed)
+            self._output_processor.count_prompt_tokens(plan.chunks)
+            results = sample_chunks(self._backend, self._output_processor, plan.chunks, computed)
             self._scheduler.apply(plan, StepResult(results, computed - computing, checkpoints))
-            counters = self._live.counters
+            counters = self._output_processor.counters
             counters.preemptions = self._scheduler.preemptions
             counters.steps += 1
             counters.decode_seconds += computed - computing
             counters.step_seconds += time.monotonic() - began
 
     def _compute(self, plan: StepPlan) -> tuple[Outcome | None, dict[Branch, bytes]]:
-        """Run the backend: the outcome, and the checkpoints that the plan asks for.
+        """Run the backend; returns the outcome, and the checkpoints that the plan asks for.
 
-        The outcome is None where the backend failed, and with it the requests of the step.
+        The outcome is None where the backend failed. The requests of the step have then failed too.
         """
         checkpoints: dict[Branch, bytes] = {}
         self._busy_since = time.monotonic()
@@ -151,57 +161,60 @@ class EngineLoop:
             outcome = self._backend.run()
             for chunk in plan.chunks:
                 if chunk.ends_at_checkpoint and outcome is Outcome.OK:
-                    held = chunk.branch.held
-                    assert held is not None
-                    checkpoints[chunk.branch] = self._backend.checkpoint(held.id)
+                    sequence = chunk.branch.sequence
+                    assert sequence is not None
+                    checkpoints[chunk.branch] = self._backend.checkpoint(sequence.id)
         except Exception:
             logger.exception("step failed", extra={"tokens": plan.size})
             self._failures += 1
             for request in self._scheduler.discard(plan):
-                self._live.fail(request, InternalError("internal error"))
+                self._output_processor.fail(request, InternalError("internal error"))
             return None, {}
         finally:
             self._busy_since = None
         self._failures = 0
         return outcome, checkpoints
 
-    def _tell(self, plan: StepPlan, now: float) -> None:
+    def _publish(self, plan: StepPlan, now: float) -> None:
+        """Report what planning the step changed for the clients."""
         for request in plan.expired:
-            self._live.fail(request, DeadlineExceeded("the request's deadline passed"))
+            self._output_processor.fail(request, DeadlineExceeded("the request's deadline passed"))
         for request in plan.too_long:
-            self._live.fail(request, _no_room())
+            self._output_processor.fail(request, _build_no_room_error())
         for branch in plan.started:
             if not branch.is_done:
-                self._live.start(branch, now)
+                self._output_processor.start(branch, now)
         for id_, position in plan.positions:
-            self._live.say(Queued(id_, position))
+            self._output_processor.publish(Queued(id_, position))
 
-    def _make(self, move: Move) -> None:
-        match move:
+    def _execute(self, operation: MemoryOperation) -> None:
+        match operation:
             case Share():
-                self._backend.share(move.source, move.target, move.end)
-                if move.checkpoint is not None:
-                    self._backend.restore(move.target, move.checkpoint)
+                self._backend.share(operation.source, operation.target, operation.end)
+                if operation.checkpoint is not None:
+                    self._backend.restore(operation.target, operation.checkpoint)
             case Cut():
-                self._backend.cut(move.sequence, move.start)
+                self._backend.cut(operation.sequence, operation.start)
             case Drop():
-                self._backend.drop(move.sequence)
+                self._backend.drop(operation.sequence)
 
-    def _propose(self, branch: Branch, limit: int) -> list[int]:
-        answer = self._live.answer(branch)
-        if answer.lookup is None:
+    def _propose_draft(self, branch: Branch, limit: int) -> list[int]:
+        answer = self._output_processor.answer_for(branch)
+        if answer.prompt_lookup is None:
             return []
-        return answer.lookup.propose(branch.tokens, limit)
+        return answer.prompt_lookup.propose(branch.tokens, limit)
 
     def _is_drained(self, stop_at: float) -> bool:
         return self._scheduler.is_idle or time.monotonic() >= stop_at
 
     def _refuse_all(self) -> None:
-        """The time to finish is over."""
+        """Fail the requests that did not finish within the drain time."""
         for request in self._scheduler.cancel_all():
-            self._live.fail(request, EngineUnavailable("the model is being unloaded, try again"))
-        self._outbox.post(self._live.take_happenings())
+            self._output_processor.fail(
+                request, EngineUnavailable("the model is being unloaded, try again")
+            )
+        self._report_writer.post(self._output_processor.take_events())
 
 
-def _no_room() -> ContextLengthExceeded:
+def _build_no_room_error() -> ContextLengthExceeded:
     return ContextLengthExceeded("prompt and answer no longer fit the context", param="messages")

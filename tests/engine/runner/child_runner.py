@@ -27,7 +27,7 @@ from services.engine.messages import HEADER, Command, Delta, Failed, Finished, R
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
-PATIENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 R = TypeVar("R", bound=Report)
 
@@ -82,25 +82,25 @@ class Answered:
         assert self.failed is not None, self
         return str(self.failed.error["code"])
 
-    def take(self, happening: messages.RequestEvent) -> None:
-        match happening:
+    def take(self, event: messages.RequestEvent) -> None:
+        match event:
             case Delta():
-                assert happening.index not in self.finished, "a delta after the end"
-                self.deltas.append(happening)
-                self.text[happening.index] = self.text.get(happening.index, "") + happening.text
+                assert event.index not in self.finished, "a delta after the end"
+                self.deltas.append(event)
+                self.text[event.index] = self.text.get(event.index, "") + event.text
             case Finished():
-                assert happening.index not in self.finished, "finished twice"
-                self.finished[happening.index] = happening
+                assert event.index not in self.finished, "finished twice"
+                self.finished[event.index] = event
             case Failed():
                 assert self.failed is None, "failed twice"
-                self.failed = happening
+                self.failed = event
             case messages.Started():
-                self.started = happening
+                self.started = event
             case messages.Queued():
-                self.positions.append(happening.position)
+                self.positions.append(event.position)
 
 
-class Runner:
+class ChildRunner:
     """The front's end of one runner process. Reports are read on a thread."""
 
     def __init__(self, load: LoadConfig, *arguments: str) -> None:
@@ -115,7 +115,7 @@ class Runner:
         theirs.close()
         self.reports: list[Report] = []
         self.answered: dict[int, Answered] = {}
-        self.is_over = False
+        self.has_ended = False
         self._changed = threading.Condition()
         self.send(messages.Start(load))
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -137,7 +137,7 @@ class Runner:
 
     def first(self, kind: type[R]) -> R:
         """The first report of a kind, waited for."""
-        self.wait_until(lambda: any(isinstance(r, kind) for r in self.reports) or self.is_over)
+        self.wait_until(lambda: any(isinstance(r, kind) for r in self.reports) or self.has_ended)
         for report in self.reports:
             if isinstance(report, kind):
                 return report
@@ -150,32 +150,32 @@ class Runner:
             got = self.answered.get(id_)
             return got is not None and (got.failed is not None or len(got.finished) == n)
 
-        self.wait_until(lambda: is_done() or self.is_over)
+        self.wait_until(lambda: is_done() or self.has_ended)
         assert is_done(), f"no end of {id_}: {self.answered.get(id_)}"
         return self.answered[id_]
 
-    def ask(self, request: messages.Submit) -> Answered:
+    def complete(self, request: messages.Submit) -> Answered:
         self.send(request)
         return self.answer(request.id, request.n)
 
     def wait_until(self, is_true: Any) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         with self._changed:
             while not is_true():
                 left = deadline - time.monotonic()
                 assert left > 0, f"waited too long: {self.answered}"
                 self._changed.wait(left)
 
-    def last_beat(self) -> messages.Heartbeat:
+    def next_heartbeat(self) -> messages.Heartbeat:
         """A beat sent after this call."""
-        seen = self._beats()
-        self.wait_until(lambda: self._beats() > seen or self.is_over)
+        seen = self._count_heartbeats()
+        self.wait_until(lambda: self._count_heartbeats() > seen or self.has_ended)
         return next(r for r in reversed(self.reports) if isinstance(r, messages.Heartbeat))
 
     def pause_reading(self) -> None:
         self._paused.clear()
 
-    def go_on_reading(self) -> None:
+    def resume_reading(self) -> None:
         self._paused.set()
 
     def close(self) -> int:
@@ -183,12 +183,12 @@ class Runner:
         self._paused.set()
         with contextlib.suppress(OSError):  # the process, or an earlier call, was first
             self._socket.shutdown(socket.SHUT_RDWR)
-        status = self.process.wait(PATIENCE_SECONDS)
+        status = self.process.wait(TIMEOUT_SECONDS)
         self._reader.join()
         self._socket.close()
         return status
 
-    def _beats(self) -> int:
+    def _count_heartbeats(self) -> int:
         return sum(isinstance(r, messages.Heartbeat) for r in self.reports)
 
     def _read(self) -> None:
@@ -205,7 +205,7 @@ class Runner:
                     self._take(report)
                     self._changed.notify_all()
         with self._changed:
-            self.is_over = True
+            self.has_ended = True
             self._changed.notify_all()
 
     def _receive(self) -> bytes:
@@ -218,8 +218,8 @@ class Runner:
     def _take(self, report: Report) -> None:
         self.reports.append(report)
         if isinstance(report, messages.StepReport):
-            for happening in report.events:
-                self.answered.setdefault(happening.id, Answered()).take(happening)
+            for event in report.events:
+                self.answered.setdefault(event.id, Answered()).take(event)
 
 
 @cache
@@ -229,9 +229,9 @@ def expected() -> dict[str, tuple[str, str]]:
     return {case["name"]: (case["rendered"], case["text"]) for case in cases}
 
 
-def prompt_of(name: str) -> str:
+def prompt_for(name: str) -> str:
     return expected()[name][0]
 
 
-def text_of(name: str) -> str:
+def text_for(name: str) -> str:
     return expected()[name][1]

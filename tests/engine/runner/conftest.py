@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from services.engine import messages
-from tests.engine.runner.child_runner import Runner, config
+from tests.engine.runner.child_runner import ChildRunner, config
 
 
 @pytest.fixture(scope="session")
-def shared_runner() -> Iterator[Runner]:
+def shared_runner() -> Iterator[ChildRunner]:
     """One runner over the tiny model, for tests that leave it as it is."""
-    with Runner(config()) as runner:
+    with ChildRunner(config()) as runner:
         runner.first(messages.Ready)
         yield runner
 

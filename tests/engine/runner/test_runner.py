@@ -16,18 +16,18 @@ from services.engine.core import (
 )
 from tests.engine.runner.child_runner import (
     Answered,
-    Runner,
+    ChildRunner,
     config,
     expected,
-    prompt_of,
+    prompt_for,
     submit,
-    text_of,
+    text_for,
 )
 
 LONG = Stopping(max_tokens=400)
 
 
-def test_it_loads_and_says_what(shared_runner: Runner) -> None:
+def test_it_loads_and_says_what(shared_runner: ChildRunner) -> None:
     info = shared_runner.first(messages.Ready).info
 
     assert (info.architecture, info.vocab_size, info.memory_policy) == (
@@ -46,64 +46,66 @@ def test_it_loads_and_says_what(shared_runner: Runner) -> None:
 
 def test_all_prompts_at_once_give_the_model_s_own_answers() -> None:
     names = sorted(expected())
-    with Runner(config()) as runner:
+    with ChildRunner(config()) as runner:
         for id_, name in enumerate(names):
-            runner.send(submit(id_, prompt_of(name), stopping=LONG))
+            runner.send(submit(id_, prompt_for(name), stopping=LONG))
         answers = {name: runner.answer(id_).text.get(0, "") for id_, name in enumerate(names)}
 
-    assert answers == {name: text_of(name) for name in names}
+    assert answers == {name: text_for(name) for name in names}
 
 
-def test_a_batch_gives_the_text_of_each_alone(shared_runner: Runner, ids: Iterator[int]) -> None:
+def test_a_batch_gives_the_text_of_each_alone(
+    shared_runner: ChildRunner, ids: Iterator[int]
+) -> None:
     names = ["fact-26", "count-100", "fact-19", "fact-20"]
     solo = {
-        name: shared_runner.ask(
-            submit(next(ids), prompt_of(name), stopping=LONG, no_cache=True)
+        name: shared_runner.complete(
+            submit(next(ids), prompt_for(name), stopping=LONG, no_cache=True)
         ).text[0]
         for name in names
     }
     numbers = {name: next(ids) for name in names}
     for name, id_ in numbers.items():
-        shared_runner.send(submit(id_, prompt_of(name), stopping=LONG))
+        shared_runner.send(submit(id_, prompt_for(name), stopping=LONG))
 
     together = {name: shared_runner.answer(id_).text[0] for name, id_ in numbers.items()}
 
-    assert together == solo == {name: text_of(name) for name in names}
+    assert together == solo == {name: text_for(name) for name in names}
 
 
 def test_eight_streams_with_trouble_among_them() -> None:
     """One overflows, one is cancelled, the reader stalls: the other five never notice."""
     five = ["fact-26", "count-50", "fact-22", "fact-23", "think-0"]
-    with Runner(config(context_length=1024)) as runner:
+    with ChildRunner(config(context_length=1024)) as runner:
         runner.first(messages.Ready)
-        runner.send(submit(90, prompt_of("fact-26") * 80))  # does not fit
+        runner.send(submit(90, prompt_for("fact-26") * 80))  # does not fit
         runner.send(
-            submit(91, prompt_of("count-100"), stopping=Stopping(max_tokens=500, ignore_eos=True))
+            submit(91, prompt_for("count-100"), stopping=Stopping(max_tokens=500, ignore_eos=True))
         )
-        runner.send(submit(92, prompt_of("fact-0"), sampling=Sampling(seed=5), stopping=LONG))
+        runner.send(submit(92, prompt_for("fact-0"), sampling=Sampling(seed=5), stopping=LONG))
         for id_, name in enumerate(five):
-            runner.send(submit(id_, prompt_of(name), stopping=LONG))
+            runner.send(submit(id_, prompt_for(name), stopping=LONG))
         runner.wait_until(lambda: runner.answered.get(91) and runner.answered[91].deltas)
         runner.pause_reading()
         runner.send(messages.Cancel((91,)))
-        runner.go_on_reading()
+        runner.resume_reading()
 
         texts = [runner.answer(id_).text[0] for id_ in range(5)]
         overflowed, cancelled = runner.answer(90), runner.answer(91)
 
-    assert texts == [text_of(name) for name in five]
+    assert texts == [text_for(name) for name in five]
     assert overflowed.error_code == "context_length_exceeded"
     assert cancelled.reason is FinishReason.CANCELLED
 
 
 def test_a_system_prompt_sent_by_sixteen_is_computed_once() -> None:
     system = "You are a careful assistant. " * 12
-    with Runner(config(context_length=4096, max_sequences=16)) as runner:
+    with ChildRunner(config(context_length=4096, max_sequences=16)) as runner:
         runner.first(messages.Ready)
         for id_ in range(16):
             runner.send(submit(id_, f"{system} {id_:02}", stopping=Stopping(max_tokens=2)))
         answered = [runner.answer(id_) for id_ in range(16)]
-        counters = runner.last_beat().counters
+        counters = runner.next_heartbeat().counters
 
     prompt = answered[0].finished[0].prompt_tokens
     assert counters.prompt_tokens == 16 * prompt
@@ -112,12 +114,12 @@ def test_a_system_prompt_sent_by_sixteen_is_computed_once() -> None:
 
 
 def test_an_answer_the_same_prompt_again_finds_its_tokens(
-    shared_runner: Runner, ids: Iterator[int]
+    shared_runner: ChildRunner, ids: Iterator[int]
 ) -> None:
-    prompt = prompt_of("long-system")
-    first = shared_runner.ask(submit(next(ids), prompt, stopping=LONG))
-    again = shared_runner.ask(submit(next(ids), prompt, stopping=LONG))
-    fresh = shared_runner.ask(submit(next(ids), prompt, stopping=LONG, no_cache=True))
+    prompt = prompt_for("long-system")
+    first = shared_runner.complete(submit(next(ids), prompt, stopping=LONG))
+    again = shared_runner.complete(submit(next(ids), prompt, stopping=LONG))
+    fresh = shared_runner.complete(submit(next(ids), prompt, stopping=LONG, no_cache=True))
 
     tokens = first.finished[0].prompt_tokens
     assert again.finished[0].cached_tokens == tokens - 1
@@ -128,14 +130,14 @@ def test_an_answer_the_same_prompt_again_finds_its_tokens(
 
 def test_running_out_of_cells_changes_no_text() -> None:
     names = ["fact-26", "raw-0", "count-50", "raw-1", "raw-2"]
-    with Runner(config(context_length=256)) as runner:
+    with ChildRunner(config(context_length=256)) as runner:
         for id_, name in enumerate(names):
-            runner.send(submit(id_, prompt_of(name), stopping=LONG))
+            runner.send(submit(id_, prompt_for(name), stopping=LONG))
         texts = [runner.answer(id_).text[0] for id_ in range(len(names))]
-        counters = runner.last_beat().counters
+        counters = runner.next_heartbeat().counters
 
     assert counters.preemptions > 0
-    assert texts == [text_of(name) for name in names]
+    assert texts == [text_for(name) for name in names]
 
 
 @pytest.mark.parametrize("preset", ["tiny-window", "tiny-recurrent", "tiny-hybrid"])
@@ -146,12 +148,12 @@ def test_every_memory_policy_gives_the_answer_of_each_alone(
     system = "Every one of these prompts begins with the very same sentence. " * 4
     prompts = [system + tail for tail in ("first", "second one", "and a third", "fourth", "5th")]
     wish = {"stopping": Stopping(max_tokens=24, ignore_eos=True), "top_logprobs": 2}
-    with Runner(load) as runner:
+    with ChildRunner(load) as runner:
         alone = [
-            runner.ask(submit(id_, prompt, no_cache=True, **wish))
+            runner.complete(submit(id_, prompt, no_cache=True, **wish))
             for id_, prompt in enumerate(prompts)
         ]
-    with Runner(load) as runner:
+    with ChildRunner(load) as runner:
         for first_id in (0, 10):  # the second time from the cache
             for id_, prompt in enumerate(prompts, first_id):
                 runner.send(submit(id_, prompt, **wish))
@@ -182,10 +184,10 @@ def test_speculation_changes_no_text_and_saves_steps() -> None:
     prompt, stopping = "1 2 3 " * 5, Stopping(max_tokens=100, ignore_eos=True)
     texts, steps = [], []
     for speculate in (False, True):
-        with Runner(config(speculate=speculate)) as runner:
-            answered = runner.ask(submit(1, prompt, stopping=stopping))
+        with ChildRunner(config(speculate=speculate)) as runner:
+            answered = runner.complete(submit(1, prompt, stopping=stopping))
             texts.append(answered.text)
-            steps.append(runner.last_beat().counters.steps)
+            steps.append(runner.next_heartbeat().counters.steps)
 
     assert texts[0] == texts[1]
     assert steps[1] < 0.8 * steps[0]
@@ -193,7 +195,7 @@ def test_speculation_changes_no_text_and_saves_steps() -> None:
 
 
 def test_dry_run_tells_sizes_without_loading() -> None:
-    with Runner(config(), "--estimate") as runner:
+    with ChildRunner(config(), "--estimate") as runner:
         info = runner.first(messages.Ready).info
         status = runner.process.wait(30)
 

@@ -12,12 +12,12 @@ import pytest
 from services.engine import messages
 from services.engine.backends.fake import Behaviour
 from services.engine.core import FinishReason, Lane, Stopping, TextPiece
-from tests.engine.runner.child_runner import TINY, Runner, config, fake_config, submit
+from tests.engine.runner.child_runner import TINY, ChildRunner, config, fake_config, submit
 
 ENDLESS = Stopping(max_tokens=100_000, ignore_eos=True)
 
 
-def behaving(folder: Path, **behaviour: object) -> Path:
+def write_behaviour(folder: Path, **behaviour: object) -> Path:
     path = folder / "behaviour.json"
     path.write_bytes(msgspec.json.encode(Behaviour(**behaviour)))  # type: ignore[arg-type]
     return path
@@ -26,7 +26,7 @@ def behaving(folder: Path, **behaviour: object) -> Path:
 # ---- loads that fail
 
 
-def damaged(folder: Path, damage: str) -> Path:
+def write_damaged_model(folder: Path, damage: str) -> Path:
     data = TINY.read_bytes()
     made = folder / "model.gguf"
     match damage:
@@ -63,7 +63,7 @@ def damaged(folder: Path, damage: str) -> Path:
 def test_a_load_that_fails_says_why(
     tmp_path: Path, damage: str, said: str, arguments: tuple[str, ...]
 ) -> None:
-    with Runner(config(damaged(tmp_path, damage)), *arguments) as runner:
+    with ChildRunner(config(write_damaged_model(tmp_path, damage)), *arguments) as runner:
         failed = runner.first(messages.LoadFailed)
         status = runner.process.wait(30)
 
@@ -87,7 +87,7 @@ def test_a_vocabulary_without_weights_is_no_model(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.close()
 
-    with Runner(config(tmp_path / "vocab.gguf")) as runner:
+    with ChildRunner(config(tmp_path / "vocab.gguf")) as runner:
         assert "lacks weights" in runner.first(messages.LoadFailed).message
 
 
@@ -96,12 +96,14 @@ def test_a_vocabulary_without_weights_is_no_model(tmp_path: Path) -> None:
 
 def test_a_failed_step_fails_its_requests_and_no_others(tmp_path: Path) -> None:
     # Slow steps: the third is to come after both requests have.
-    with Runner(fake_config(behaving(tmp_path, fail_at_step=3, step_seconds=0.2))) as runner:
+    with ChildRunner(
+        fake_config(write_behaviour(tmp_path, fail_at_step=3, step_seconds=0.2))
+    ) as runner:
         failed = [submit(1, "one", stopping=ENDLESS), submit(2, "two", stopping=ENDLESS)]
         for request in failed:
             runner.send(request)
         codes = [runner.answer(request.id).error_code for request in failed]
-        later = runner.ask(submit(3, "three"))
+        later = runner.complete(submit(3, "three"))
 
     assert codes == ["internal_error", "internal_error"]
     assert later.failed is None
@@ -109,17 +111,17 @@ def test_a_failed_step_fails_its_requests_and_no_others(tmp_path: Path) -> None:
 
 
 def test_a_backend_that_only_fails_ends_the_runner(tmp_path: Path) -> None:
-    with Runner(fake_config(behaving(tmp_path, fail_from_step=1))) as runner:
+    with ChildRunner(fake_config(write_behaviour(tmp_path, fail_from_step=1))) as runner:
         for id_ in range(3):
-            assert runner.ask(submit(id_, "x")).error_code == "internal_error"
+            assert runner.complete(submit(id_, "x")).error_code == "internal_error"
 
         assert runner.process.wait(30) == 1
 
 
 def test_numbers_that_are_none_fail_one_request(tmp_path: Path) -> None:
-    with Runner(fake_config(behaving(tmp_path, nan_at_step=1))) as runner:
-        broken = runner.ask(submit(1, "x"))
-        after = runner.ask(submit(2, "x"))
+    with ChildRunner(fake_config(write_behaviour(tmp_path, nan_at_step=1))) as runner:
+        broken = runner.complete(submit(1, "x"))
+        after = runner.complete(submit(2, "x"))
 
     assert broken.error_code == "internal_error"
     assert "no valid numbers" in str(broken.failed)
@@ -127,25 +129,25 @@ def test_numbers_that_are_none_fail_one_request(tmp_path: Path) -> None:
 
 
 def test_an_abort_in_the_backend_is_seen_as_the_end_of_the_pipe(tmp_path: Path) -> None:
-    with Runner(fake_config(behaving(tmp_path, abort_at_step=4))) as runner:
+    with ChildRunner(fake_config(write_behaviour(tmp_path, abort_at_step=4))) as runner:
         runner.send(submit(1, "x", stopping=ENDLESS))
-        runner.wait_until(lambda: runner.is_over)
+        runner.wait_until(lambda: runner.has_ended)
 
         assert runner.process.wait(30) == -signal.SIGABRT
 
 
 def test_a_killed_runner_is_seen_as_the_end_of_the_pipe() -> None:
-    with Runner(config()) as runner:
+    with ChildRunner(config()) as runner:
         runner.send(submit(1, "x", stopping=ENDLESS))
         runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].deltas)
         os.kill(runner.process.pid, signal.SIGKILL)
-        runner.wait_until(lambda: runner.is_over)
+        runner.wait_until(lambda: runner.has_ended)
 
         assert runner.process.wait(30) == -signal.SIGKILL
 
 
 def test_a_stuck_backend_shows_in_the_beats(tmp_path: Path) -> None:
-    with Runner(fake_config(behaving(tmp_path, hang_at_step=2))) as runner:
+    with ChildRunner(fake_config(write_behaviour(tmp_path, hang_at_step=2))) as runner:
         runner.send(submit(1, "x"))
         runner.wait_until(
             lambda: any(
@@ -158,7 +160,7 @@ def test_a_stuck_backend_shows_in_the_beats(tmp_path: Path) -> None:
 
 
 def test_a_runner_exits_when_the_front_is_gone() -> None:
-    runner = Runner(fake_config())
+    runner = ChildRunner(fake_config())
     runner.first(messages.Ready)
     runner.send(submit(1, "x", stopping=ENDLESS))
 
@@ -168,7 +170,7 @@ def test_a_runner_exits_when_the_front_is_gone() -> None:
 def test_a_runner_exits_when_the_front_is_gone_even_from_inside_the_backend(
     tmp_path: Path,
 ) -> None:
-    runner = Runner(fake_config(behaving(tmp_path, hang_at_step=1)))
+    runner = ChildRunner(fake_config(write_behaviour(tmp_path, hang_at_step=1)))
     runner.first(messages.Ready)
     runner.send(submit(1, "x"))
     runner.wait_until(
@@ -181,7 +183,7 @@ def test_a_runner_exits_when_the_front_is_gone_even_from_inside_the_backend(
 
 
 def test_a_frame_nobody_understands_ends_the_runner() -> None:
-    with Runner(fake_config()) as runner:
+    with ChildRunner(fake_config()) as runner:
         runner.first(messages.Ready)
         runner.send_bytes(messages.HEADER.pack(3) + b"\xc1\xc1\xc1")
 
@@ -189,7 +191,7 @@ def test_a_frame_nobody_understands_ends_the_runner() -> None:
 
 
 def test_stopping_lets_running_answers_finish_and_refuses_new_ones() -> None:
-    with Runner(fake_config(context_length=65_536)) as runner:
+    with ChildRunner(fake_config(context_length=65_536)) as runner:
         runner.first(messages.Ready)
         runner.send(submit(1, "x", stopping=Stopping(max_tokens=3000, ignore_eos=True)))
         runner.send(messages.Stop(drain_seconds=60.0))
@@ -203,7 +205,7 @@ def test_stopping_lets_running_answers_finish_and_refuses_new_ones() -> None:
 
 
 def test_stopping_without_time_fails_what_runs() -> None:
-    with Runner(fake_config()) as runner:
+    with ChildRunner(fake_config()) as runner:
         runner.send(submit(1, "x", stopping=ENDLESS))
         runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].started)
         runner.send(messages.Stop())
@@ -218,9 +220,9 @@ def test_stopping_without_time_fails_what_runs() -> None:
 
 def test_a_deadline_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
     load = fake_config(
-        behaving(tmp_path, step_seconds=0.01), max_sequences=1, context_length=65_536
+        write_behaviour(tmp_path, step_seconds=0.01), max_sequences=1, context_length=65_536
     )
-    with Runner(load) as runner:
+    with ChildRunner(load) as runner:
         runner.send(submit(1, "running", stopping=ENDLESS, deadline_seconds=0.2))
         runner.send(submit(2, "waiting", stopping=ENDLESS, deadline_seconds=0.1))
         runner.send(submit(3, "after both"))
@@ -232,14 +234,14 @@ def test_a_deadline_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
 
 def test_cancelling_during_a_prompt_frees_it_within_a_step(tmp_path: Path) -> None:
     load = fake_config(
-        behaving(tmp_path, step_seconds=0.05), context_length=65_536, batch_tokens=64
+        write_behaviour(tmp_path, step_seconds=0.05), context_length=65_536, batch_tokens=64
     )
-    with Runner(load) as runner:
+    with ChildRunner(load) as runner:
         runner.send(submit(1, "p" * 60_000))
         runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].started)
         runner.send(messages.Cancel((1, 77)))
         cancelled = runner.answer(1)
-        counters = runner.last_beat().counters
+        counters = runner.next_heartbeat().counters
 
     assert cancelled.reason is FinishReason.CANCELLED
     assert cancelled.finished[0].completion_tokens == 0
@@ -248,9 +250,12 @@ def test_cancelling_during_a_prompt_frees_it_within_a_step(tmp_path: Path) -> No
 
 def test_a_full_queue_says_so(tmp_path: Path) -> None:
     load = fake_config(
-        behaving(tmp_path, step_seconds=0.02), max_sequences=1, max_queued=2, context_length=65_536
+        write_behaviour(tmp_path, step_seconds=0.02),
+        max_sequences=1,
+        max_queued=2,
+        context_length=65_536,
     )
-    with Runner(load) as runner:
+    with ChildRunner(load) as runner:
         runner.send(submit(0, "runs", stopping=ENDLESS))
         runner.wait_until(lambda: 0 in runner.answered and runner.answered[0].started)
         for id_ in (1, 2, 3):
@@ -266,14 +271,14 @@ def test_a_full_queue_says_so(tmp_path: Path) -> None:
 
 def test_fifty_requests_of_one_client_do_not_hold_up_another(tmp_path: Path) -> None:
     load = fake_config(
-        behaving(tmp_path, step_seconds=0.005), max_sequences=4, context_length=65_536
+        write_behaviour(tmp_path, step_seconds=0.005), max_sequences=4, context_length=65_536
     )
-    with Runner(load) as runner:
+    with ChildRunner(load) as runner:
         for id_ in range(50):
             stopping = Stopping(max_tokens=100, ignore_eos=True)
             runner.send(submit(id_, f"{id_:02}", principal="flood", stopping=stopping))
         runner.wait_until(lambda: 3 in runner.answered and runner.answered[3].deltas)
-        runner.ask(submit(99, "hello", principal="alice", stopping=Stopping(max_tokens=3)))
+        runner.complete(submit(99, "hello", principal="alice", stopping=Stopping(max_tokens=3)))
         ended = sum(bool(runner.answered[id_].finished) for id_ in range(50))
 
         assert ended < 50 - 4
@@ -283,20 +288,20 @@ def test_fifty_requests_of_one_client_do_not_hold_up_another(tmp_path: Path) -> 
 
 def test_a_batch_request_yields_to_an_interactive_one(tmp_path: Path) -> None:
     load = fake_config(
-        behaving(tmp_path, step_seconds=0.005), max_sequences=1, context_length=65_536
+        write_behaviour(tmp_path, step_seconds=0.005), max_sequences=1, context_length=65_536
     )
-    with Runner(load) as runner:
+    with ChildRunner(load) as runner:
         slow = Stopping(max_tokens=400, ignore_eos=True)
         runner.send(submit(1, "in bulk", lane=Lane.BATCH, stopping=slow))
         runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].deltas)
-        runner.ask(submit(2, "hello", stopping=Stopping(max_tokens=3)))
+        runner.complete(submit(2, "hello", stopping=Stopping(max_tokens=3)))
         assert not runner.answered[1].finished
 
         assert runner.answer(1).finished[0].completion_tokens == 400
 
 
 def test_text_is_tokenised_for_others() -> None:
-    with Runner(fake_config()) as runner:
+    with ChildRunner(fake_config()) as runner:
         runner.send(
             messages.Tokenize(9, (TextPiece("ab"), TextPiece("<|turn|>")), add_special=False)
         )

@@ -10,16 +10,16 @@ import pytest
 
 from services.engine import messages
 from services.engine.core import Constraint, FinishReason, Sampling, Stopping, TextPiece
-from tests.engine.runner.child_runner import Runner, config, prompt_of, submit, text_of
+from tests.engine.runner.child_runner import ChildRunner, config, prompt_for, submit, text_for
 
 
 def test_several_answers_of_one_request_have_seeds_of_their_own(
-    shared_runner: Runner, ids: Iterator[int]
+    shared_runner: ChildRunner, ids: Iterator[int]
 ) -> None:
     wild = Sampling(temperature=3.0, top_p=1.0, min_p=0.0, seed=7)
     asked = submit(next(ids), "Once upon a", n=3, sampling=wild)
-    several = shared_runner.ask(asked)
-    second = shared_runner.ask(
+    several = shared_runner.complete(asked)
+    second = shared_runner.complete(
         submit(next(ids), "Once upon a", sampling=msgspec.structs.replace(wild, seed=8))
     )
 
@@ -28,48 +28,50 @@ def test_several_answers_of_one_request_have_seeds_of_their_own(
 
 
 def test_a_stop_string_ends_an_answer_and_is_not_shown(
-    shared_runner: Runner, ids: Iterator[int]
+    shared_runner: ChildRunner, ids: Iterator[int]
 ) -> None:
-    answered = shared_runner.ask(
-        submit(next(ids), prompt_of("count-20"), stopping=Stopping(strings=(" 11", " 15")))
+    answered = shared_runner.complete(
+        submit(next(ids), prompt_for("count-20"), stopping=Stopping(strings=(" 11", " 15")))
     )
 
     assert answered.text[0] == "1 2 3 4 5 6 7 8 9 10"
     assert (answered.reason, answered.finished[0].stop_string) == (FinishReason.STOP, " 11")
 
 
-def test_a_stop_token_ends_an_answer(shared_runner: Runner, ids: Iterator[int]) -> None:
-    free = shared_runner.ask(submit(next(ids), prompt_of("count-10"), top_logprobs=0))
+def test_a_stop_token_ends_an_answer(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
+    free = shared_runner.complete(submit(next(ids), prompt_for("count-10"), top_logprobs=0))
     tokens = [entry.token for delta in free.deltas for entry in delta.logprobs]
 
-    answered = shared_runner.ask(
-        submit(next(ids), prompt_of("count-10"), stopping=Stopping(token_ids=(tokens[4],)))
+    answered = shared_runner.complete(
+        submit(next(ids), prompt_for("count-10"), stopping=Stopping(token_ids=(tokens[4],)))
     )
 
     assert answered.finished[0].completion_tokens == tokens.index(tokens[4])
     assert answered.reason is FinishReason.STOP
 
 
-def test_max_tokens_is_exact(shared_runner: Runner, ids: Iterator[int]) -> None:
-    answered = shared_runner.ask(
-        submit(next(ids), prompt_of("count-100"), stopping=Stopping(max_tokens=7))
+def test_max_tokens_is_exact(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
+    answered = shared_runner.complete(
+        submit(next(ids), prompt_for("count-100"), stopping=Stopping(max_tokens=7))
     )
 
     assert (answered.reason, answered.finished[0].completion_tokens) == (FinishReason.LENGTH, 7)
     assert sum(delta.tokens for delta in answered.deltas) == 7
 
 
-def test_no_tokens_wanted_is_no_text(shared_runner: Runner, ids: Iterator[int]) -> None:
-    answered = shared_runner.ask(
-        submit(next(ids), prompt_of("fact-0"), stopping=Stopping(max_tokens=0))
+def test_no_tokens_wanted_is_no_text(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
+    answered = shared_runner.complete(
+        submit(next(ids), prompt_for("fact-0"), stopping=Stopping(max_tokens=0))
     )
 
     assert (answered.text, answered.reason) == ({}, FinishReason.LENGTH)
 
 
 def test_a_full_context_ends_an_answer() -> None:
-    with Runner(config(context_length=256)) as runner:
-        answered = runner.ask(submit(1, "a", stopping=Stopping(max_tokens=None, ignore_eos=True)))
+    with ChildRunner(config(context_length=256)) as runner:
+        answered = runner.complete(
+            submit(1, "a", stopping=Stopping(max_tokens=None, ignore_eos=True))
+        )
 
     finished = answered.finished[0]
     assert finished.reason is FinishReason.LENGTH
@@ -77,13 +79,13 @@ def test_a_full_context_ends_an_answer() -> None:
 
 
 def test_min_tokens_and_ignore_eos_hold_the_end_back(
-    shared_runner: Runner, ids: Iterator[int]
+    shared_runner: ChildRunner, ids: Iterator[int]
 ) -> None:
-    prompt = prompt_of("fact-0")
-    held = shared_runner.ask(
+    prompt = prompt_for("fact-0")
+    held = shared_runner.complete(
         submit(next(ids), prompt, stopping=Stopping(max_tokens=30, min_tokens=12))
     )
-    ignored = shared_runner.ask(
+    ignored = shared_runner.complete(
         submit(next(ids), prompt, stopping=Stopping(max_tokens=30, ignore_eos=True))
     )
 
@@ -91,10 +93,10 @@ def test_min_tokens_and_ignore_eos_hold_the_end_back(
     assert ignored.finished[0].completion_tokens == 30
 
 
-def test_a_constraint_is_kept(shared_runner: Runner, ids: Iterator[int]) -> None:
+def test_a_constraint_is_kept(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
     constraint = Constraint("regex", "(red|green|blue) [0-9]{3}")
     for seed in range(5):
-        answered = shared_runner.ask(
+        answered = shared_runner.complete(
             submit(
                 next(ids),
                 "hello",
@@ -108,8 +110,8 @@ def test_a_constraint_is_kept(shared_runner: Runner, ids: Iterator[int]) -> None
         assert number.isdigit()
 
 
-def test_logprobs_come_with_the_text(shared_runner: Runner, ids: Iterator[int]) -> None:
-    answered = shared_runner.ask(submit(next(ids), prompt_of("fact-0"), top_logprobs=2))
+def test_logprobs_come_with_the_text(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
+    answered = shared_runner.complete(submit(next(ids), prompt_for("fact-0"), top_logprobs=2))
 
     entries = [entry for delta in answered.deltas for entry in delta.logprobs]
     assert b"".join(entry.text for entry in entries).decode() == answered.text[0]
@@ -118,10 +120,10 @@ def test_logprobs_come_with_the_text(shared_runner: Runner, ids: Iterator[int]) 
 
 
 def test_prompt_logprobs_cover_every_token_but_the_first(
-    shared_runner: Runner, ids: Iterator[int]
+    shared_runner: ChildRunner, ids: Iterator[int]
 ) -> None:
-    prompt = prompt_of("fact-26") + text_of("fact-26")
-    answered = shared_runner.ask(
+    prompt = prompt_for("fact-26") + text_for("fact-26")
+    answered = shared_runner.complete(
         submit(next(ids), prompt, prompt_logprobs=True, stopping=Stopping(max_tokens=0))
     )
 
@@ -133,17 +135,17 @@ def test_prompt_logprobs_cover_every_token_but_the_first(
     assert sum(entry.logprob for entry in story) / len(story) > -0.5
 
 
-def test_tokens_are_taken_as_they_are(shared_runner: Runner, ids: Iterator[int]) -> None:
+def test_tokens_are_taken_as_they_are(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
     number = next(ids)
     shared_runner.send(
-        messages.Tokenize(number, (TextPiece(prompt_of("fact-0")),), add_special=False)
+        messages.Tokenize(number, (TextPiece(prompt_for("fact-0")),), add_special=False)
     )
     shared_runner.wait_until(
         lambda: any(isinstance(r, messages.Tokenized) for r in shared_runner.reports)
     )
     tokens = shared_runner.first(messages.Tokenized).ids
 
-    answered = shared_runner.ask(submit(next(ids), tokens=tokens))
+    answered = shared_runner.complete(submit(next(ids), tokens=tokens))
 
     assert answered.text[0] == "Paris."
 
@@ -174,17 +176,17 @@ def test_tokens_are_taken_as_they_are(shared_runner: Runner, ids: Iterator[int])
     ],
 )
 def test_a_bad_request_fails_before_it_is_queued(
-    shared_runner: Runner, ids: Iterator[int], changes: dict[str, Any], code: str
+    shared_runner: ChildRunner, ids: Iterator[int], changes: dict[str, Any], code: str
 ) -> None:
-    answered = shared_runner.ask(submit(next(ids), **changes))
+    answered = shared_runner.complete(submit(next(ids), **changes))
 
     assert answered.error_code == code
     assert answered.started is None
 
 
-def test_a_negative_seed_is_a_seed(shared_runner: Runner, ids: Iterator[int]) -> None:
+def test_a_negative_seed_is_a_seed(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
     texts = [
-        shared_runner.ask(
+        shared_runner.complete(
             submit(next(ids), "Once", sampling=Sampling(temperature=1.0, seed=-3))
         ).text
         for _ in range(2)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from services.engine.backends.base import OnProgress, Step
 from services.engine.backends.llamacpp.context import LlamaContext
-from services.engine.backends.llamacpp.library import listening, llama
+from services.engine.backends.llamacpp.library import capture_log, load_library
 from services.engine.backends.llamacpp.model import LlamaModel
-from services.engine.backends.llamacpp.sizes import Sizes, sizes_in
+from services.engine.backends.llamacpp.sizes import Sizes, parse_sizes
 from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 
 
@@ -17,10 +17,10 @@ class LlamaBackend:
         self.info = info
         self.vocabulary = model.vocabulary
         self.step: Step = context.step
-        self.max_sequences = context.max_sequences
+        self.sequence_id_count = context.sequence_id_count
         self.max_outputs = context.max_outputs
         # A purely recurrent memory has a state per sequence and no cells to run out of.
-        self.cells = context.cells if model.has_cells else context.cells * context.max_sequences
+        self.cells = context.cells if model.has_cells else context.cells * context.sequence_id_count
         self._model = model
         self._context = context
         # A step passes through here many times a second: no second call per method.
@@ -35,8 +35,8 @@ class LlamaBackend:
     @classmethod
     def load(cls, config: LoadConfig, on_progress: OnProgress) -> LlamaBackend:
         """Read weights, make the context, find the memory policy. Raises ModelLoadFailed."""
-        lib = llama()
-        with listening() as lines:
+        lib = load_library()
+        with capture_log() as lines:
             model = LlamaModel(lib, config, on_progress)
             try:
                 context = LlamaContext(lib, model, config)
@@ -44,7 +44,9 @@ class LlamaBackend:
                 model.close()
                 raise
         policy = _probe_policy(model, context)
-        return cls(model, context, describe(model, context, config, policy, sizes_in(lines)))
+        return cls(
+            model, context, build_model_info(model, context, config, policy, parse_sizes(lines))
+        )
 
     def close(self) -> None:
         """Free context and weights. Safe to call twice."""
@@ -52,7 +54,7 @@ class LlamaBackend:
         self._model.close()
 
 
-def describe(
+def build_model_info(
     model: LlamaModel,
     context: LlamaContext,
     config: LoadConfig,
@@ -86,7 +88,7 @@ def describe(
     )
 
 
-def header_policy(model: LlamaModel) -> MemoryPolicy:
+def read_policy(model: LlamaModel) -> MemoryPolicy:
     """The policy the model's header lets expect."""
     if model.is_recurrent:
         return MemoryPolicy.RECURRENT
@@ -95,4 +97,4 @@ def header_policy(model: LlamaModel) -> MemoryPolicy:
 
 def _probe_policy(model: LlamaModel, context: LlamaContext) -> MemoryPolicy:
     """What memory really does: the header may be of an architecture we have not met."""
-    return header_policy(model) if context.can_cut() else MemoryPolicy.RECURRENT
+    return read_policy(model) if context.can_cut() else MemoryPolicy.RECURRENT

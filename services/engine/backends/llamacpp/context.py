@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from services.engine.backends.base import Ints, Logits, Outcome, Step, computed_row
 from services.engine.backends.errors import BackendError
-from services.engine.backends.llamacpp.failures import load_failure
-from services.engine.backends.llamacpp.library import listening
+from services.engine.backends.llamacpp.failures import build_load_error
+from services.engine.backends.llamacpp.library import capture_log
 from services.engine.backends.llamacpp.model import LlamaModel
 from services.engine.backends.llamacpp.settings import context_parameters
 from services.engine.core import LoadConfig
@@ -41,10 +41,10 @@ class LlamaContext:
         self._vocab_size = model.vocabulary.size
         params = context_parameters(lib, config, is_recurrent=model.is_recurrent)
         self.max_outputs = int(params.n_outputs_max)
-        self.max_sequences = int(params.n_seq_max)
+        self.sequence_id_count = int(params.n_seq_max)
         self.cells = int(lib.llama_n_ctx(self.handle))
-        self.step = Step.of_capacity(int(params.n_batch))
-        self._batch, self._sequence_ids = _batch_over(lib, self.step)
+        self.step = Step.with_capacity(int(params.n_batch))
+        self._batch, self._sequence_ids = _build_batch(lib, self.step)
         self._outputs = 0
         self._rows: NDArray[np.float32] = np.zeros((0, self._vocab_size), np.float32)
         self._rows_address = 0
@@ -136,15 +136,15 @@ class LlamaContext:
 
 def _create(lib: ModuleType, model: LlamaModel, config: LoadConfig) -> Any:
     params = context_parameters(lib, config, is_recurrent=model.is_recurrent)
-    with listening() as lines:
+    with capture_log() as lines:
         handle = lib.llama_init_from_model(model.handle, params)
     if not handle:
         logger.error("context refused", extra={"said": lines[-4:]})
-        raise load_failure(lines)
+        raise build_load_error(lines)
     return handle
 
 
-def _batch_over(lib: ModuleType, step: Step) -> tuple[Any, tuple[Ints, NDArray[np.uint64]]]:
+def _build_batch(lib: ModuleType, step: Step) -> tuple[Any, tuple[Ints, NDArray[np.uint64]]]:
     """A llama_batch whose arrays are the step's own, so that filling it is slicing numpy arrays.
 
     Every token has one sequence: `seq_id[i]` points at `step.sequences[i]`. The second result holds

@@ -6,22 +6,22 @@ aborts on some broken files, so this runs in a process of its own, like a load.
 
 from __future__ import annotations
 
-from services.engine.backends.llamacpp.backend import describe, header_policy
+from services.engine.backends.llamacpp.backend import build_model_info, read_policy
 from services.engine.backends.llamacpp.context import LlamaContext
-from services.engine.backends.llamacpp.library import listening, llama
+from services.engine.backends.llamacpp.library import capture_log, load_library
 from services.engine.backends.llamacpp.model import LlamaModel
-from services.engine.backends.llamacpp.sizes import sizes_in
+from services.engine.backends.llamacpp.sizes import parse_sizes
 from services.engine.core import LoadConfig, ModelInfo
 
 
 def dry_run(config: LoadConfig) -> ModelInfo:
     """The sizes a load with this config would have. Raises ModelLoadFailed."""
-    lib = llama()
-    with listening() as lines:
+    lib = load_library()
+    with capture_log() as lines:
         model = LlamaModel(lib, config, lambda _: None, dry=True)
         try:
             context = LlamaContext(lib, model, config)
-            info = describe(model, context, config, header_policy(model), sizes_in(lines))
+            info = build_model_info(model, context, config, read_policy(model), parse_sizes(lines))
             context.close()
             return info
         finally:

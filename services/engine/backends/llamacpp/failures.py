@@ -57,7 +57,7 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 
 
-def load_failure(lines: Iterable[str]) -> ModelLoadFailed:
+def build_load_error(lines: Iterable[str]) -> ModelLoadFailed:
     """An error whose message has no paths, addresses or vendor text."""
     log = "\n".join(lines)
     for pattern, sentence in _REASONS:

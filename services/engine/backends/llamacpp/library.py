@@ -25,7 +25,7 @@ _keep: list[Any] = []  # callbacks C still holds
 
 
 @cache
-def llama() -> ModuleType:
+def load_library() -> ModuleType:
     """The binding module, its compute backends registered."""
     import llama_cpp
 
@@ -38,7 +38,7 @@ def llama() -> ModuleType:
 
 
 @contextmanager
-def listening() -> Iterator[list[str]]:
+def capture_log() -> Iterator[list[str]]:
     """The lines llama.cpp writes meanwhile, debug output left out."""
     lines: list[str] = []
     _listeners.append(lines)

@@ -7,8 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from services.engine.backends.base import OnProgress
-from services.engine.backends.llamacpp.failures import load_failure
-from services.engine.backends.llamacpp.library import listening
+from services.engine.backends.llamacpp.failures import build_load_error
+from services.engine.backends.llamacpp.library import capture_log
 from services.engine.backends.llamacpp.settings import model_parameters
 from services.engine.backends.llamacpp.vocabulary import LlamaVocabulary
 from services.engine.core import LoadConfig
@@ -94,9 +94,9 @@ def _load(lib: ModuleType, config: LoadConfig, on_progress: OnProgress, *, dry: 
 
     callback = lib.llama_progress_callback(report)
     params.progress_callback = callback
-    with listening() as lines:
+    with capture_log() as lines:
         handle = lib.llama_model_load_from_file(config.model_path.encode(), params)
     if not handle:  # a NULL pointer object, not always None
         logger.error("model refused", extra={"said": lines[-4:]})
-        raise load_failure(lines)
+        raise build_load_error(lines)
     return handle

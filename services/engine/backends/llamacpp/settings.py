@@ -52,10 +52,10 @@ def context_parameters(lib: ModuleType, config: LoadConfig, *, is_recurrent: boo
     params.n_ctx = config.context_length
     params.n_batch = max(config.batch_tokens, config.max_sequences)
     params.n_ubatch = min(_UBATCH, params.n_batch)
-    params.n_seq_max = sequence_ids(config, is_recurrent=is_recurrent)
+    params.n_seq_max = count_sequence_ids(config, is_recurrent=is_recurrent)
     # The compute buffer holds this many rows of the whole vocabulary: by default one per token.
     params.n_outputs_max = outputs(config, is_recurrent=is_recurrent)
-    params.n_threads = params.n_threads_batch = config.threads or available_cores()
+    params.n_threads = params.n_threads_batch = config.threads or count_available_cores()
     params.kv_unified = True
     params.swa_full = True  # without it a live window sequence cannot be cut (silently wrong)
     params.no_perf = True
@@ -66,7 +66,7 @@ def context_parameters(lib: ModuleType, config: LoadConfig, *, is_recurrent: boo
     return params
 
 
-def sequence_ids(config: LoadConfig, *, is_recurrent: bool) -> int:
+def count_sequence_ids(config: LoadConfig, *, is_recurrent: bool) -> int:
     """How many sequences the context knows: the running ones and the cached prefixes.
 
     A recurrent model allocates a whole state per id, so there it is only a few more.
@@ -77,10 +77,10 @@ def sequence_ids(config: LoadConfig, *, is_recurrent: bool) -> int:
 
 def outputs(config: LoadConfig, *, is_recurrent: bool) -> int:
     """How many tokens of one step may want logits; llama.cpp aborts beyond, or below n_seq_max."""
-    return sequence_ids(config, is_recurrent=is_recurrent) + _EXTRA_OUTPUTS
+    return count_sequence_ids(config, is_recurrent=is_recurrent) + _EXTRA_OUTPUTS
 
 
-def available_cores() -> int:
+def count_available_cores() -> int:
     """Physical cores this process may use: affinity and the container's quota respected."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     physical = psutil.cpu_count(logical=False)

@@ -59,7 +59,7 @@ class Sizes:
         return {pool: size for pool, size in sorted(pools.items()) if size > 0}
 
 
-def sizes_in(lines: Iterable[str]) -> Sizes:
+def parse_sizes(lines: Iterable[str]) -> Sizes:
     """What llama.cpp logged while it loaded one model and made one context."""
     sizes = Sizes()
     kinds = {"model": sizes.weights, "KV": sizes.memory, "RS": sizes.memory}

@@ -58,11 +58,11 @@ class LlamaVocabulary:
         """A token's bytes: control text shown, end tokens empty."""
         known = self._pieces[token]
         if known is None:
-            known = b"" if token in self._ends else self.text_of(token)
+            known = b"" if token in self._ends else self.read_piece(token)
             self._pieces[token] = known
         return known
 
-    def text_of(self, token: int) -> bytes:
+    def read_piece(self, token: int) -> bytes:
         """A token's bytes, whatever the token is."""
         size = 128
         while True:

@@ -1,4 +1,4 @@
-"""The way into a runner: what waits for the loop, and the thread that reads it from the front."""
+"""The input of a runner: a thread that reads commands from the front, and a queue for the loop."""
 
 from __future__ import annotations
 
@@ -15,80 +15,82 @@ import msgspec
 
 from services.engine import messages
 from services.engine.messages import HEADER, MAX_FRAME_BYTES, Cancel, Command, Stop
-from services.engine.runner.requests.input_processor import Arrival
+from services.engine.runner.requests.input_processor import PreparedRequest
 
 logger = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 18
-_HANGUP_SECONDS = 2.0  # to leave in good order once the front is gone
+_HANGUP_SECONDS = 2.0  # for an orderly exit after the front has gone
 
 
 @dataclass(frozen=True, slots=True)
 class Hangup:
-    """The front is gone: nobody wants anything any more."""
+    """The front has closed the connection: the runner has nothing left to do."""
 
 
-Order = Arrival | Cancel | Stop | Hangup
+LoopCommand = PreparedRequest | Cancel | Stop | Hangup
 
 
-class Inbox:
-    """Orders for the loop. Any thread puts, one takes."""
+class CommandQueue:
+    """Commands for the loop. Any thread puts, one thread takes."""
 
     def __init__(self) -> None:
-        self._orders: deque[Order] = deque()  # its own lock: append and popleft are atomic
+        self._commands: deque[LoopCommand] = deque()  # needs no lock: append and popleft are atomic
         self._filled = threading.Event()
 
-    def put(self, order: Order) -> None:
-        """Hand an order over; the loop wakes up if it waits."""
-        self._orders.append(order)
+    def put(self, command: LoopCommand) -> None:
+        """Append a command and wake the loop if it waits."""
+        self._commands.append(command)
         self._filled.set()
 
-    def take(self) -> list[Order]:
-        """All orders there are, without waiting."""
-        if not self._orders:
+    def take(self) -> list[LoopCommand]:
+        """Remove and return all queued commands, without waiting."""
+        if not self._commands:
             return []
-        self._filled.clear()  # before emptying: what comes later sets it again
+        self._filled.clear()  # before the queue is emptied: a later put sets it again
         taken = []
-        while self._orders:
-            taken.append(self._orders.popleft())
+        while self._commands:
+            taken.append(self._commands.popleft())
         return taken
 
     def wait(self, timeout_seconds: float | None = None) -> None:
-        """Sleep until there is an order."""
+        """Block until a command is queued."""
         self._filled.wait(timeout_seconds)
 
 
 def read_commands(connection: socket.socket) -> Iterator[Command]:
-    """The commands of a connection until its end. Raises wire errors as ValueError."""
+    """The commands of a connection, until it ends. Raises ValueError for a malformed frame."""
     buffer = bytearray()
     while data := _receive(connection):
         buffer += data
         start = 0
-        while (end := _frame_end(buffer, start)) is not None:
+        while (end := _find_frame_end(buffer, start)) is not None:
             yield messages.command_decoder.decode(memoryview(buffer)[start + HEADER.size : end])
             start = end
         del buffer[:start]
 
 
 def start_reading(
-    commands: Iterator[Command], inbox: Inbox, accept: Callable[[Command], None]
+    commands: Iterator[Command],
+    command_queue: CommandQueue,
+    dispatch: Callable[[Command], None],
 ) -> None:
-    """Read on a thread until the front hangs up; `accept` deals with each command, on that thread.
+    """Start the thread that reads until the front hangs up; it calls `dispatch` for each command.
 
-    When the front is gone the process ends, even from inside a long call into the backend.
+    When the front has gone, the process ends, even during a long call into the backend.
     """
 
     def read() -> None:
         try:
             for command in commands:
-                accept(command)
+                dispatch(command)
         except (ValueError, msgspec.MsgspecError):
-            logger.exception("front sent a frame nobody understands")
-        inbox.put(Hangup())
+            logger.exception("invalid frame from the engine front")
+        command_queue.put(Hangup())
         time.sleep(_HANGUP_SECONDS)
         os._exit(0)
 
-    threading.Thread(target=read, name="inbox", daemon=True).start()
+    threading.Thread(target=read, name="command-reader", daemon=True).start()
 
 
 def _receive(connection: socket.socket) -> bytes:
@@ -98,8 +100,8 @@ def _receive(connection: socket.socket) -> bytes:
         return b""
 
 
-def _frame_end(buffer: bytearray, start: int) -> int | None:
-    """Where the frame that begins at `start` ends, if it is there as a whole."""
+def _find_frame_end(buffer: bytearray, start: int) -> int | None:
+    """Where the frame that begins at `start` ends; None while part of it is missing."""
     if len(buffer) < start + HEADER.size:
         return None
     (size,) = HEADER.unpack_from(buffer, start)

@@ -1,4 +1,4 @@
-"""Where commands from the front arrive: prepared for the loop, or answered on the spot."""
+"""Dispatch commands from the front: prepare them for the loop, or answer them directly."""
 
 from __future__ import annotations
 
@@ -7,82 +7,88 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from services.engine.messages import Cancel, Command, Failed, Start, Stop, Submit, Tokenize
-from services.engine.runner.ipc.command_queue import Inbox
-from services.engine.runner.ipc.report_writer import Outbox
-from services.engine.runner.requests.input_processor import Intake
+from services.engine.runner.ipc.command_queue import CommandQueue
+from services.engine.runner.ipc.report_writer import ReportWriter
+from services.engine.runner.requests.input_processor import InputProcessor
 from services.shared.errors import EngineBusy, SpindllError, to_wire
 
 
-class Desk:
-    """Accepts commands on the reading thread; those that need the model wait until it is loaded.
+class Dispatcher:
+    """Handles commands on the reading thread; those that need the model wait until it is loaded.
 
-    Requests with a constraint are prepared on a thread of their own, one after the other: the first
-    one of a model takes up to a second, and none of them may keep the others waiting. At most
-    `most_waiting` may be there; one more is told that the engine is busy.
+    Requests with a constraint are prepared one after the other on a separate thread, because the
+    first constraint of a model takes up to a second and must not delay other requests. At most
+    `max_queued` of them may be in preparation; further ones fail with EngineBusy.
     """
 
-    def __init__(self, inbox: Inbox, outbox: Outbox, *, most_waiting: int) -> None:
-        self._inbox = inbox
-        self._outbox = outbox
-        self._most_waiting = most_waiting
-        self._intake: Intake | None = None
+    def __init__(
+        self, command_queue: CommandQueue, report_writer: ReportWriter, *, max_queued: int
+    ) -> None:
+        self._command_queue = command_queue
+        self._report_writer = report_writer
+        self._max_queued = max_queued
+        self._input_processor: InputProcessor | None = None
         self._opened = threading.Event()
-        self._in_use = threading.Lock()  # held while the reading thread is at it
-        self._constrained = ThreadPoolExecutor(1, thread_name_prefix="constraints")
-        self._under_way: set[int] = set()  # ids over there, until they are in the inbox
+        self._in_use = threading.Lock()  # held while the reading thread handles a command
+        self._constraint_executor = ThreadPoolExecutor(1, thread_name_prefix="constraints")
+        self._in_preparation: set[int] = set()  # request ids on that thread, until they are queued
 
-    def open(self, intake: Intake) -> None:
-        """The model is loaded."""
-        self._intake = intake
+    def open(self, input_processor: InputProcessor) -> None:
+        """The model is loaded: accept requests."""
+        self._input_processor = input_processor
         self._opened.set()
 
     def close(self) -> None:
-        """The model goes: returns when nobody reads its vocabulary any more."""
+        """Stop accepting requests; returns when no thread reads the model's vocabulary any more."""
         with self._in_use:
-            self._intake = None
-            self._constrained.shutdown(cancel_futures=True)
-            self._under_way.clear()
+            self._input_processor = None
+            self._constraint_executor.shutdown(cancel_futures=True)
+            self._in_preparation.clear()
 
-    def accept(self, command: Command) -> None:
-        """Hand the command to the loop, or deal with it here."""
+    def dispatch(self, command: Command) -> None:
+        """Pass the command on to the loop, or handle it here."""
         if isinstance(command, Start):
             raise ValueError("a runner loads one model, once")
         if isinstance(command, Submit | Tokenize):
             self._opened.wait()
         with self._in_use:
             if isinstance(command, Cancel | Stop):
-                self._pass(command)
-            elif self._intake is None:
+                self._forward(command)
+            elif self._input_processor is None:
                 return  # the process is ending
             elif isinstance(command, Tokenize):
-                self._outbox.send(self._intake.tokenize(command))
+                self._report_writer.send(self._input_processor.tokenize(command))
             else:
-                self._submit(self._intake, command)
+                self._submit(self._input_processor, command)
 
-    def _submit(self, intake: Intake, submit: Submit) -> None:
-        arrived = time.monotonic()
+    def _submit(self, input_processor: InputProcessor, submit: Submit) -> None:
+        arrived_at = time.monotonic()
         if submit.constraint is None:
-            self._prepare(intake, submit, arrived)
-        elif len(self._under_way) < self._most_waiting:
-            self._under_way.add(submit.id)
-            self._constrained.submit(self._prepare, intake, submit, arrived)
+            self._prepare(input_processor, submit, arrived_at)
+        elif len(self._in_preparation) < self._max_queued:
+            self._in_preparation.add(submit.id)
+            self._constraint_executor.submit(self._prepare, input_processor, submit, arrived_at)
         else:
             self._fail(submit, EngineBusy("too many requests are waiting already, try again later"))
 
-    def _prepare(self, intake: Intake, submit: Submit, arrived: float) -> None:
+    def _prepare(self, input_processor: InputProcessor, submit: Submit, arrived_at: float) -> None:
         try:
-            self._inbox.put(intake.prepare(submit, arrived=arrived))
+            self._command_queue.put(input_processor.prepare(submit, arrived_at=arrived_at))
         except SpindllError as error:
             self._fail(submit, error)
-        self._under_way.discard(submit.id)
+        self._in_preparation.discard(submit.id)
 
     def _fail(self, submit: Submit, error: SpindllError) -> None:
-        self._outbox.post([Failed(submit.id, to_wire(error))])
+        self._report_writer.post([Failed(submit.id, to_wire(error))])
 
-    def _pass(self, command: Cancel | Stop) -> None:
-        """To the loop; while requests are on their way there, behind them: a cancel now and then."""
-        are_under_way = bool(self._under_way)
-        if are_under_way:
-            self._constrained.submit(self._inbox.put, command)
-        if isinstance(command, Cancel) or not are_under_way:
-            self._inbox.put(command)
+    def _forward(self, command: Cancel | Stop) -> None:
+        """Queue a command for the loop, behind the requests that are still in preparation.
+
+        A Cancel is queued twice while requests are in preparation: at once, for those that run
+        already, and again behind the prepared ones. A Stop is queued once, behind them.
+        """
+        is_preparing = bool(self._in_preparation)
+        if is_preparing:
+            self._constraint_executor.submit(self._command_queue.put, command)
+        if isinstance(command, Cancel) or not is_preparing:
+            self._command_queue.put(command)

@@ -1,1 +1,1 @@
-"""One request in a runner: from its command to tokens, and from tokens to its text."""
+"""One request in a runner: from its command to tokens, and from tokens to text."""

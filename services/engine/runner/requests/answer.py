@@ -1,9 +1,10 @@
-"""One answer in the making: from logits to tokens to text, until something ends it.
+"""One answer while it is generated: from logits to tokens to text.
 
-    logits ─► sampler (constraint, bans) ─► token ─► ends? ─► text ─► delta
+    logits ─► sampler (constraint, bans) ─► token ─► end token? ─► text ─► delta
 
-What ends an answer: an end token, a stop string or id, its constraint, max_tokens, the context.
-This runs once per token of every answer: what does not change is decided in the constructor.
+An answer ends at an end token, a stop string or a stop token id, or when its constraint is complete,
+max_tokens is reached or the context is full. This code runs once per token of every answer, so the
+constructor computes what does not change.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 from services.engine.backends.base import Logits, Vocabulary
 from services.engine.core import FinishReason, TokenLogprob
 from services.engine.messages import Delta, Submit
-from services.engine.runner.requests.detokenizer import AnswerText
+from services.engine.runner.requests.detokenizer import Detokenizer
 from services.engine.runner.requests.structured_output import ConstraintState
 from services.engine.runner.stepping.drafting.prompt_lookup import PromptLookup
-from services.engine.runner.stepping.sampling.logprobs import token_logprob
+from services.engine.runner.stepping.sampling.logprobs import compute_logprob
 from services.engine.runner.stepping.sampling.sampler import Sampler
 
 
@@ -28,60 +29,63 @@ class Answer:
         vocabulary: Vocabulary,
         sampler: Sampler,
         *,
-        room: int,
+        max_tokens: int,
         constraint: ConstraintState | None = None,
-        lookup: PromptLookup | None = None,
+        prompt_lookup: PromptLookup | None = None,
     ) -> None:
-        """`room`: the tokens it may have, by max_tokens or by what the context leaves."""
+        """`max_tokens`: the request's own limit, or what the context leaves if that is less."""
         stopping = submit.stopping
         self.index = index
-        self.lookup = lookup
+        self.prompt_lookup = prompt_lookup
         self.reason: FinishReason | None = None
         self.completion_tokens = 0
         self.draft_tokens = 0
         self.draft_accepted = 0
         self.first_token_at: float | None = None
-        self.text = AnswerText(vocabulary.piece, stopping.strings)
+        self.detokenizer = Detokenizer(vocabulary.piece, stopping.strings)
         self.piece = vocabulary.piece
         self._id = submit.id
         self._sampler = sampler
-        self._room = room
+        self._max_tokens = max_tokens
         self._constraint = constraint
         self._top_logprobs = submit.top_logprobs
-        self._ends = frozenset((*vocabulary.end_tokens, *stopping.token_ids))
-        self._held_back = tuple(self._ends) if stopping.min_tokens else ()
+        self._end_tokens = frozenset((*vocabulary.end_tokens, *stopping.token_ids))
         self._min_tokens = stopping.min_tokens
+        self._banned_before_min = tuple(self._end_tokens) if stopping.min_tokens else ()
         self._banned = vocabulary.end_tokens if stopping.ignore_eos else ()
         self._unsent = ""
         self._unsent_tokens = 0
         self._unsent_logprobs: list[TokenLogprob] = []
 
-    def take(self, logits: Logits) -> int | None:
-        """The next token; None if it ends the answer. `reason` is set when the answer is over."""
-        if self._room <= 0:
+    def sample_token(self, logits: Logits) -> int | None:
+        """Sample the next token; None if the answer ends instead.
+
+        `reason` is set when the answer is over, which may be together with its last token.
+        """
+        if self._max_tokens <= 0:
             self.end(FinishReason.LENGTH)
             return None
         banned = self._banned
         if self.completion_tokens < self._min_tokens:
-            banned = self._held_back
+            banned = self._banned_before_min
         token = self._sampler.pick(logits, constraint=self._constraint, banned=banned)
-        if token in self._ends:
+        if token in self._end_tokens:
             self.end(FinishReason.STOP)
             return None
         self._sampler.accept(token)
         self.completion_tokens += 1
         self._unsent_tokens += 1
-        self._unsent += self.text.feed(token)
+        self._unsent += self.detokenizer.feed(token)
         if self._top_logprobs is not None:
-            entry = token_logprob(logits, token, self._top_logprobs, self.piece)
+            entry = compute_logprob(logits, token, self._top_logprobs, self.piece)
             self._unsent_logprobs.append(entry)
         if self._constraint is not None:
             self._constraint.accept(token)
-        if self.text.stopped is not None or (
+        if self.detokenizer.stop_string is not None or (
             self._constraint is not None and self._constraint.is_finished
         ):
             self.end(FinishReason.STOP)
-        elif self.completion_tokens >= self._room:
+        elif self.completion_tokens >= self._max_tokens:
             self.end(FinishReason.LENGTH)
         return token
 
@@ -104,6 +108,6 @@ class Answer:
         return delta
 
     def end(self, reason: FinishReason) -> None:
-        """The answer is over; held-back text comes out."""
+        """End the answer and release the text that was held back."""
         self.reason = reason
-        self._unsent += self.text.finish()
+        self._unsent += self.detokenizer.finish()

@@ -1,7 +1,8 @@
-"""A submitted request made ready for the loop: tokens, samplers, constraint.
+"""Prepare a submitted request for the loop: tokens, samplers, constraint.
 
-Runs beside the loop, so that a long prompt or a grammar costs the running answers nothing.
-Everything wrong with a request is found here, before it is queued.
+This runs beside the loop, on other threads, so that a long prompt or a grammar does not delay the
+running answers. Invalid requests are refused here, before they are queued; the scheduler refuses only
+an empty prompt, one that no longer fits, and one too many.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from services.engine.backends.base import Vocabulary
 from services.engine.core import TokenLogprob
 from services.engine.messages import Submit, Tokenize, Tokenized
 from services.engine.runner.requests.answer import Answer
-from services.engine.runner.requests.structured_output import Constraints
+from services.engine.runner.requests.structured_output import ConstraintCompiler
 from services.engine.runner.stepping.drafting.prompt_lookup import PromptLookup
-from services.engine.runner.stepping.sampling.dry import breaker_tokens
+from services.engine.runner.stepping.sampling.dry import find_breaker_tokens
 from services.engine.runner.stepping.sampling.sampler import Sampler
 from services.engine.runner.stepping.scheduler.request import Request
-from services.engine.runner.stepping.scheduler.scheduler import too_long
+from services.engine.runner.stepping.scheduler.scheduler import build_too_long_error
 from services.shared.errors import InternalError, InvalidRequest, SpindllError, to_wire
 from services.shared.limits import MAX_ANSWERS
 
@@ -27,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class Arrival:
-    """A request on its way into the loop, with all that its answers need."""
+class PreparedRequest:
+    """A request that is ready for the loop, with the state of its answers."""
 
     submit: Submit
     request: Request
@@ -37,29 +38,30 @@ class Arrival:
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
-class Intake:
+class InputProcessor:
     """Prepares requests for one loaded model. Any thread."""
 
     def __init__(
         self,
         vocabulary: Vocabulary,
-        constraints: Constraints,
+        constraints: ConstraintCompiler,
         *,
         context_length: int,
-        speculates: bool,
+        speculate: bool,
     ) -> None:
         self._vocabulary = vocabulary
         self._constraints = constraints
         self._context_length = context_length
-        self._speculates = speculates
+        self._speculate = speculate
 
-    def prepare(self, submit: Submit, *, arrived: float) -> Arrival:
-        """`arrived` on the monotonic clock, when its deadline began to run.
+    def prepare(self, submit: Submit, *, arrived_at: float) -> PreparedRequest:
+        """Prepare one request.
 
-        Raises InvalidRequest or ContextLengthExceeded, and InternalError for our bugs.
+        `arrived_at`: on the monotonic clock; the deadline counts from then. Raises InvalidRequest or
+        ContextLengthExceeded, and InternalError for our own bugs.
         """
         try:
-            return self._prepare(submit, arrived)
+            return self._prepare(submit, arrived_at)
         except SpindllError:
             raise
         except Exception as error:
@@ -67,39 +69,43 @@ class Intake:
             raise InternalError("internal error") from error
 
     def tokenize(self, command: Tokenize) -> Tokenized:
-        """The answer, whatever it is."""
+        """Tokenize a text. An error becomes part of the result."""
         try:
             ids = self._vocabulary.tokenize(command.pieces, add_special=command.add_special)
             return Tokenized(command.id, tuple(ids))
         except Exception:
-            logger.exception("text could not be tokenised", extra={"id": command.id})
+            logger.exception("text could not be tokenized", extra={"id": command.id})
             return Tokenized(command.id, error=to_wire(InternalError("internal error")))
 
-    def _prepare(self, submit: Submit, arrived: float) -> Arrival:
+    def _prepare(self, submit: Submit, arrived_at: float) -> PreparedRequest:
         if not 1 <= submit.n <= MAX_ANSWERS:
             raise InvalidRequest(f"n must be 1 to {MAX_ANSWERS}", param="n")
-        prompt = self._prompt(submit)
+        prompt = self._tokenize_prompt(submit)
         if len(prompt) >= self._context_length:
-            raise too_long(len(prompt), self._context_length)
-        room = self._context_length - len(prompt)
+            raise build_too_long_error(len(prompt), self._context_length)
+        max_tokens = self._context_length - len(prompt)
         if submit.stopping.max_tokens is not None:
-            room = min(room, submit.stopping.max_tokens)
+            max_tokens = min(max_tokens, submit.stopping.max_tokens)
         request = Request(
             submit.id,
             prompt,
-            limit=len(prompt) + room,
+            max_length=len(prompt) + max_tokens,
             n=submit.n,
             lane=submit.lane,
             principal=submit.principal,
-            arrived=arrived,
-            deadline=None if submit.deadline_seconds is None else arrived + submit.deadline_seconds,
-            is_public=not submit.no_cache,
+            arrived_at=arrived_at,
+            deadline=None
+            if submit.deadline_seconds is None
+            else arrived_at + submit.deadline_seconds,
+            is_shareable=not submit.no_cache,
             wants_prompt_logits=submit.prompt_logprobs,
         )
-        answers = [self._answer(submit, index, prompt, room) for index in range(submit.n)]
-        return Arrival(submit, request, answers)
+        answers = [
+            self._build_answer(submit, index, prompt, max_tokens) for index in range(submit.n)
+        ]
+        return PreparedRequest(submit, request, answers)
 
-    def _prompt(self, submit: Submit) -> list[int]:
+    def _tokenize_prompt(self, submit: Submit) -> list[int]:
         if submit.tokens is None:
             return self._vocabulary.tokenize(submit.pieces or (), add_special=submit.add_special)
         size = self._vocabulary.size
@@ -110,7 +116,9 @@ class Intake:
             )
         return list(submit.tokens)
 
-    def _answer(self, submit: Submit, index: int, prompt: list[int], room: int) -> Answer:
+    def _build_answer(
+        self, submit: Submit, index: int, prompt: list[int], max_tokens: int
+    ) -> Answer:
         sampling = submit.sampling
         constraint = submit.constraint
         return Answer(
@@ -124,11 +132,11 @@ class Intake:
                 prompt=prompt,
                 breakers=self._breakers if sampling.dry_multiplier else (),
             ),
-            room=room,
+            max_tokens=max_tokens,
             constraint=None if constraint is None else self._constraints.compile(constraint),
-            lookup=PromptLookup() if self._speculates else None,
+            prompt_lookup=PromptLookup() if self._speculate else None,
         )
 
     @cached_property
     def _breakers(self) -> frozenset[int]:
-        return breaker_tokens(self._vocabulary.size, self._vocabulary.piece)
+        return find_breaker_tokens(self._vocabulary.size, self._vocabulary.piece)

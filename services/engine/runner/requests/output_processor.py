@@ -1,4 +1,4 @@
-"""The requests a loop answers now: their answers, and what the front is told about them."""
+"""The requests that a loop currently answers, and the events reported about them."""
 
 from __future__ import annotations
 
@@ -7,56 +7,56 @@ from collections.abc import Iterable
 from services.engine.core import Counters, FinishReason
 from services.engine.messages import Failed, Finished, RequestEvent, Started
 from services.engine.runner.requests.answer import Answer
-from services.engine.runner.requests.input_processor import Arrival
+from services.engine.runner.requests.input_processor import PreparedRequest
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.engine.runner.stepping.scheduler.step_plan import Chunk
 from services.shared.errors import SpindllError, to_wire
 
 
-class Live:
-    """Everything known of the requests under way, and the happenings of the present step."""
+class OutputProcessor:
+    """The state of all current requests, and the events of the current step."""
 
     def __init__(self) -> None:
         self.counters = Counters()
-        self._arrivals: dict[int, Arrival] = {}
-        self._happenings: list[RequestEvent] = []
+        self._requests: dict[int, PreparedRequest] = {}
+        self._events: list[RequestEvent] = []
 
     def __contains__(self, request_id: int) -> bool:
-        return request_id in self._arrivals
+        return request_id in self._requests
 
-    def add(self, arrival: Arrival) -> None:
-        """A request was queued."""
-        self._arrivals[arrival.request.id] = arrival
+    def add(self, prepared: PreparedRequest) -> None:
+        """Register a request; it is about to be queued."""
+        self._requests[prepared.request.id] = prepared
 
-    def arrival(self, branch: Branch) -> Arrival:
+    def prepared_for(self, branch: Branch) -> PreparedRequest:
         """The request a branch belongs to."""
-        return self._arrivals[branch.request.id]
+        return self._requests[branch.request.id]
 
-    def answer(self, branch: Branch) -> Answer:
-        """The answer a branch stands for."""
-        return self._arrivals[branch.request.id].answers[branch.index]
+    def answer_for(self, branch: Branch) -> Answer:
+        """The answer that a branch generates."""
+        return self._requests[branch.request.id].answers[branch.index]
 
-    def say(self, happening: RequestEvent) -> None:
-        """Add to what the front is told after this step."""
-        self._happenings.append(happening)
+    def publish(self, event: RequestEvent) -> None:
+        """Add an event to the report of this step."""
+        self._events.append(event)
 
-    def take_happenings(self) -> list[RequestEvent]:
-        """All of it, once."""
-        events, self._happenings = self._happenings, []
+    def take_events(self) -> list[RequestEvent]:
+        """Remove and return the events collected so far."""
+        events, self._events = self._events, []
         return events
 
     def start(self, branch: Branch, now: float) -> None:
-        """A branch runs for the first time; the front hears of a request's first."""
-        arrival = self._arrivals[branch.request.id]
-        if arrival.started_at is not None:
+        """A branch runs for the first time; the event is sent for the first branch of a request."""
+        prepared = self._requests[branch.request.id]
+        if prepared.started_at is not None:
             return
-        arrival.started_at = now
+        prepared.started_at = now
         prompt = len(branch.request.prompt)
         self.counters.prompt_tokens += prompt
-        self.say(Started(branch.request.id, prompt, branch.cached_tokens or 0))
+        self.publish(Started(branch.request.id, prompt, branch.cached_tokens or 0))
 
-    def count(self, chunks: Iterable[Chunk]) -> None:
-        """Note which prompt tokens were computed, each once."""
+    def count_prompt_tokens(self, chunks: Iterable[Chunk]) -> None:
+        """Count the prompt tokens that were computed, each token once per branch."""
         for chunk in chunks:
             branch = chunk.branch
             if chunk.start >= len(branch.request.prompt):
@@ -67,37 +67,37 @@ class Live:
                 self.counters.computed_tokens += end - begin
                 branch.counted_tokens = end
 
-    def progress(self, branch: Branch, answer: Answer, now: float) -> None:
-        """A branch's answer got tokens, and perhaps its end."""
+    def record_progress(self, branch: Branch, answer: Answer, now: float) -> None:
+        """An answer has new tokens, or has ended: add the events for it."""
         if answer.first_token_at is None:
             answer.first_token_at = now
         delta = answer.take_delta()
         if delta is not None:
             self.counters.completion_tokens += delta.tokens
-            self._happenings.append(delta)
+            self._events.append(delta)
         if answer.reason is not None:
             self._finish(branch, answer, answer.reason, now)
 
     def fail(self, request: Request, error: SpindllError) -> None:
-        """A request ends with an error."""
-        if self._arrivals.pop(request.id, None) is not None:
-            self.say(Failed(request.id, to_wire(error)))
+        """End a request with an error."""
+        if self._requests.pop(request.id, None) is not None:
+            self.publish(Failed(request.id, to_wire(error)))
 
     def cancel(self, request: Request, now: float) -> None:
-        """A request's unfinished answers end as cancelled."""
-        arrival = self._arrivals[request.id]
-        for branch, answer in zip(request.branches, arrival.answers, strict=True):
+        """End the unfinished answers of a request as cancelled."""
+        prepared = self._requests[request.id]
+        for branch, answer in zip(request.branches, prepared.answers, strict=True):
             if answer.reason is None:
                 answer.end(FinishReason.CANCELLED)
                 self._finish(branch, answer, FinishReason.CANCELLED, now)
 
     def _finish(self, branch: Branch, answer: Answer, reason: FinishReason, now: float) -> None:
-        arrival = self._arrivals[branch.request.id]
+        prepared = self._requests[branch.request.id]
         self.counters.draft_tokens += answer.draft_tokens
         self.counters.draft_accepted += answer.draft_accepted
-        started = arrival.started_at if arrival.started_at is not None else now
+        started = prepared.started_at if prepared.started_at is not None else now
         first = answer.first_token_at if answer.first_token_at is not None else now
-        self.say(
+        self.publish(
             Finished(
                 branch.request.id,
                 answer.index,
@@ -105,14 +105,14 @@ class Live:
                 prompt_tokens=len(branch.request.prompt),
                 cached_tokens=branch.cached_tokens or 0,
                 completion_tokens=answer.completion_tokens,
-                queue_seconds=started - branch.request.arrived,
+                queue_seconds=started - branch.request.arrived_at,
                 prompt_seconds=first - started,
                 generate_seconds=now - first,
                 draft_tokens=answer.draft_tokens,
                 draft_accepted=answer.draft_accepted,
-                stop_string=answer.text.stopped,
-                prompt_logprobs=tuple(arrival.prompt_logprobs),
+                stop_string=answer.detokenizer.stop_string,
+                prompt_logprobs=tuple(prepared.prompt_logprobs),
             )
         )
-        if all(other.reason is not None for other in arrival.answers):
-            del self._arrivals[branch.request.id]
+        if all(other.reason is not None for other in prepared.answers):
+            del self._requests[branch.request.id]

@@ -1,9 +1,9 @@
-"""Hold an answer to a JSON schema, a regular expression or a grammar, token by token.
+"""Constrain an answer to a JSON schema, a regular expression or a grammar, token by token.
 
-`Constraints` belongs to a vocabulary and turns a request's constraint into a `ConstraintState`, or
-says what is wrong with it before anything is queued. llguidance does the parsing: about 25 µs for a
-mask over 152k tokens and 9 µs to test one. It knows no clock, but counts work; the limits here bound
-what one request's grammar may cost in time and memory.
+A `ConstraintCompiler` belongs to a vocabulary. It turns the constraint of a request into a
+`ConstraintState`, or reports what is wrong with it before the request is queued. llguidance does the
+parsing: about 25 µs for a mask over 152k tokens, and 9 µs to test one token. llguidance counts work,
+not time; the limits below bound what the grammar of one request may cost in time and memory.
 """
 
 from __future__ import annotations
@@ -25,60 +25,62 @@ from services.shared.errors import InternalError, InvalidRequest
 if TYPE_CHECKING:
     import llama_cpp
 
-_MOST_CHARS = 1 << 20  # of a constraint's source
-_KEPT = 64  # compiled constraints; agents send the same schema again and again
-_MESSAGE_CHARS = 500
-_MOST_PIECE_BYTES = 16 << 10
-_SPECIAL = b"\xff"  # begins no UTF-8 text: llguidance's mark for a token that matches none
+_MAX_SOURCE_CHARS = 1 << 20  # of a constraint's source
+_MAX_COMPILED = 64  # compiled constraints; agents send the same schema again and again
+_MAX_MESSAGE_CHARS = 500
+_MAX_PIECE_BYTES = 16 << 10
+_SPECIAL = b"\xff"  # no UTF-8 text begins so: llguidance's mark for tokens that match no text
 
-# Fuel is llguidance's unit of work; the comments translate by its own figures.
+# Fuel is llguidance's unit of work; the comments translate it by llguidance's own figures.
 _LIMITS = llguidance.LLParserLimits(
     initial_lexer_fuel=5_000_000,  # 0.1 s to compile
     step_lexer_fuel=200_000,  # 14 ms for one mask
     step_max_items=50_000,  # 3 ms for one mask
     max_lexer_states=50_000,  # 100 MB
     max_grammar_size=500_000,
-    verbose_errors=False,  # an error must not quote parser state
+    verbose_errors=False,  # an error must not quote the state of the parser
 )
 
-# As llama.cpp's own converter: enough to indent, too little for a weak model to get lost in.
+# The same as llama.cpp's own converter: enough space to indent JSON, but too little for a weak model
+# to produce nothing else.
 _JSON_OPTIONS: llguidance._lib.JsonCompileOptions = {
     "whitespace_pattern": r"[ \t]?|\r?\n{1,2}[ \t]{0,20}",
 }
 
 
-def tokenizer_of_llamacpp(
+def build_llamacpp_tokenizer(
     vocab: llama_cpp.llama_vocab_p, ends: Collection[int]
 ) -> llguidance.LLTokenizer:
-    """For a vocabulary of llama.cpp, which must outlive it. About a second for 150k tokens.
+    """Build the tokenizer for a vocabulary of llama.cpp, which must outlive it.
 
-    Raises InvalidRequest where the model has no end token, as does `tokenizer_of_pieces`.
+    Takes about a second for 150k tokens. Raises InvalidRequest where the model has no end token, as
+    does `build_tokenizer`.
     """
     import llama_cpp
 
     _require_end(ends)
-    pieces, special = _llamacpp_pieces(vocab)
+    pieces, special = _read_pieces(vocab)
     special.update(ends)
     tokenize = ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
     try:
-        # Not lltokenizer_from_vocab: it asks for attributes by a deprecated name, a warning a token.
+        # Not lltokenizer_from_vocab: it reads attributes by a deprecated name, one warning per token.
         return llguidance.LLTokenizer.from_llamacpp(  # type: ignore[attr-defined, no-any-return]
-            tokens=_Pieces(pieces, ends, special).tokens,
+            tokens=_TokenBytes(pieces, ends, special).tokens,
             vocab_ptr=vocab,
             tokenize_fptr=tokenize,
             eos_token=list(ends),
         )
     except ValueError:
-        # A vocabulary that cannot spell single control bytes (word pieces): llguidance's adapter
-        # wants one as a marker. Greedy spelling is as good for such a model.
-        return tokenizer_of_pieces(pieces, ends=ends, special=special)
+        # llguidance's adapter needs a single control byte as a marker, and a word-piece vocabulary
+        # cannot spell one. For such a model a greedy tokenizer is as good.
+        return build_tokenizer(pieces, ends=ends, special=special)
 
 
-def _llamacpp_pieces(vocab: llama_cpp.llama_vocab_p) -> tuple[list[bytes], set[int]]:
-    """Every token's bytes, and the tokens that match no text."""
+def _read_pieces(vocab: llama_cpp.llama_vocab_p) -> tuple[list[bytes], set[int]]:
+    """The bytes of every token, and the tokens that match no text."""
     import llama_cpp
 
-    buffer = ctypes.create_string_buffer(_MOST_PIECE_BYTES)
+    buffer = ctypes.create_string_buffer(_MAX_PIECE_BYTES)
     pieces: list[bytes] = []
     special: set[int] = set()
     for token in range(llama_cpp.llama_vocab_n_tokens(vocab)):
@@ -95,44 +97,47 @@ def _llamacpp_pieces(vocab: llama_cpp.llama_vocab_p) -> tuple[list[bytes], set[i
     return pieces, special
 
 
-def tokenizer_of_pieces(
+def build_tokenizer(
     pieces: Sequence[bytes], *, ends: Collection[int], special: Collection[int] = ()
 ) -> llguidance.LLTokenizer:
-    """For a vocabulary given as bytes by token id. `special` tokens match no text."""
+    """Build the tokenizer for a vocabulary given as bytes by token id.
+
+    `special` tokens match no text.
+    """
     _require_end(ends)
-    source = _Pieces(pieces, ends, special)
+    source = _TokenBytes(pieces, ends, special)
     tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(source), eos_token=list(ends))
     source.tokenize = tokenizer.greedy_tokenize
     return tokenizer
 
 
-class Constraints:
+class ConstraintCompiler:
     """Compiles constraints for one vocabulary. Any thread; the first call builds the tokenizer."""
 
     def __init__(self, make_tokenizer: Callable[[], llguidance.LLTokenizer]) -> None:
         self._make_tokenizer = make_tokenizer
         self._tokenizer: llguidance.LLTokenizer | None = None
-        # Never advanced; requests get copies, which take microseconds.
+        # These matchers are never advanced: requests get copies, which take microseconds.
         self._compiled: OrderedDict[Constraint, llguidance.LLMatcher] = OrderedDict()
         self._lock = threading.Lock()  # guards both of the above
 
     def compile(self, constraint: Constraint) -> ConstraintState:
-        """The state of an answer that has no token yet. Raises InvalidRequest, saying what is wrong."""
+        """Build the state of an answer without tokens. Raises InvalidRequest with the reason."""
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = self._make_tokenizer()
             matcher = self._compiled.get(constraint)
             if matcher is None:
-                matcher = _matcher(self._tokenizer, constraint)
+                matcher = _build_matcher(self._tokenizer, constraint)
                 self._compiled[constraint] = matcher
-                if len(self._compiled) > _KEPT:
+                if len(self._compiled) > _MAX_COMPILED:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(constraint)
             return ConstraintState(matcher.deep_copy(), self._tokenizer)
 
 
 class ConstraintState:
-    """Where one answer stands in its grammar. One thread."""
+    """The position of one answer in its grammar. One thread."""
 
     def __init__(self, matcher: llguidance.LLMatcher, tokenizer: llguidance.LLTokenizer) -> None:
         self._matcher = matcher
@@ -141,11 +146,11 @@ class ConstraintState:
 
     @property
     def is_finished(self) -> bool:
-        """Nothing may follow but the end of the answer."""
+        """Whether only the end of the answer may follow."""
         return self._matcher.is_stopped()
 
     def allows(self, token: int) -> bool:
-        """Whether the answer may go on with this token, an end-of-generation one included."""
+        """Whether this token may follow; it may be an end-of-generation token."""
         if self._matcher.is_stopped():
             self._check()
             return token in self._ends
@@ -157,15 +162,16 @@ class ConstraintState:
     def mask(self) -> NDArray[np.bool_]:
         """Which tokens may follow, one flag per token of the vocabulary.
 
-        Where the grammar forces text it names that text's own tokens only, so it may be narrower
-        than `allows`: a model writes better in the spelling it was trained on.
+        Where the grammar forces a text, the mask permits only the tokens of that text's usual
+        tokenization, while `allows` permits any: a model writes better with the tokens it was
+        trained on.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
 
     def accept(self, token: int) -> None:
-        """The answer goes on with this token, which `allows` permitted."""
+        """Append a token, which `allows` permits."""
         if self._matcher.is_stopped() and token in self._ends:
             return
         if not self._matcher.consume_token(token):
@@ -175,12 +181,12 @@ class ConstraintState:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise InvalidRequest(
-                f"the answer cannot follow its constraint: {_shortened(self._matcher.get_error())}"
+                f"the answer cannot follow its constraint: {_shorten(self._matcher.get_error())}"
             )
 
 
-class _Pieces:
-    """A vocabulary in the shape llguidance.TokenizerWrapper asks for."""
+class _TokenBytes:
+    """A vocabulary with the interface that llguidance.TokenizerWrapper expects."""
 
     bos_token_id = None
 
@@ -193,10 +199,10 @@ class _Pieces:
         ]
         self.special_token_ids = sorted(hidden)
         self.eos_token_id = min(ends)
-        self.tokenize: Callable[[str], list[int]] = lambda _: []  # until there is a tokenizer
+        self.tokenize: Callable[[str], list[int]] = lambda _: []  # until the tokenizer is set
 
     def __call__(self, text: bytes) -> list[int]:
-        """Tokens of text the grammar forces: the mask then asks for these, not for any spelling."""
+        """Tokenize a text that the grammar forces; the mask then permits these tokens only."""
         return self.tokenize(text.decode(errors="ignore"))
 
 
@@ -205,30 +211,32 @@ def _require_end(ends: Collection[int]) -> None:
         raise InvalidRequest("this model has no end token, so its answers cannot be constrained")
 
 
-def _matcher(tokenizer: llguidance.LLTokenizer, constraint: Constraint) -> llguidance.LLMatcher:
-    if len(constraint.source) > _MOST_CHARS:
-        raise InvalidRequest(f"a constraint has at most {_MOST_CHARS} characters")
-    matcher = llguidance.LLMatcher(tokenizer, _grammar(constraint), log_level=0, limits=_LIMITS)
+def _build_matcher(
+    tokenizer: llguidance.LLTokenizer, constraint: Constraint
+) -> llguidance.LLMatcher:
+    if len(constraint.source) > _MAX_SOURCE_CHARS:
+        raise InvalidRequest(f"a constraint has at most {_MAX_SOURCE_CHARS} characters")
+    matcher = llguidance.LLMatcher(tokenizer, _to_grammar(constraint), log_level=0, limits=_LIMITS)
     if matcher.is_error():
-        raise _invalid(constraint, matcher.get_error())
+        raise _build_error(constraint, matcher.get_error())
     return matcher
 
 
-def _grammar(constraint: Constraint) -> str:
+def _to_grammar(constraint: Constraint) -> str:
     try:
         if constraint.kind == "json_schema":
             return llguidance.LLMatcher.grammar_from_json_schema(
-                _schema(constraint.source), defaults=_JSON_OPTIONS
+                _parse_schema(constraint.source), defaults=_JSON_OPTIONS
             )
         return llguidance.grammar_from(constraint.kind, constraint.source)
     except RecursionError as error:
-        raise _invalid(constraint, "nested too deeply") from error
+        raise _build_error(constraint, "nested too deeply") from error
     except ValueError as error:
-        raise _invalid(constraint, str(error)) from error
+        raise _build_error(constraint, str(error)) from error
 
 
-def _schema(source: str) -> dict[str, object]:
-    """The schema, parsed: text that is more than one JSON value must not reach llguidance."""
+def _parse_schema(source: str) -> dict[str, object]:
+    """Parse the schema: text of more than one JSON value must not reach llguidance."""
     schema = json.loads(source)
     if schema is True:
         return {}
@@ -237,10 +245,10 @@ def _schema(source: str) -> dict[str, object]:
     return schema
 
 
-def _invalid(constraint: Constraint, problem: str) -> InvalidRequest:
+def _build_error(constraint: Constraint, problem: str) -> InvalidRequest:
     kind = constraint.kind.replace("_", " ")
-    return InvalidRequest(f"invalid {kind}: {_shortened(problem)}")
+    return InvalidRequest(f"invalid {kind}: {_shorten(problem)}")
 
 
-def _shortened(message: str) -> str:
-    return message.strip()[:_MESSAGE_CHARS]
+def _shorten(message: str) -> str:
+    return message.strip()[:_MAX_MESSAGE_CHARS]

@@ -1,4 +1,4 @@
-"""From a step's logits to tokens: one answer at a time, drafts verified, failures kept apart."""
+"""Turn the logits of a step into tokens, answer by answer; verify drafts, and isolate failures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from services.engine.backends.base import Backend
 from services.engine.runner.requests.answer import Answer
-from services.engine.runner.requests.output_processor import Live
-from services.engine.runner.stepping.sampling.logprobs import token_logprob
+from services.engine.runner.requests.output_processor import OutputProcessor
+from services.engine.runner.stepping.sampling.logprobs import compute_logprob
 from services.engine.runner.stepping.scheduler.step_plan import Chunk, ChunkResult
 from services.shared.errors import InternalError, SpindllError
 
@@ -18,52 +18,59 @@ _NOT_SAMPLED = ChunkResult()
 _FAILED = ChunkResult(is_failed=True)
 
 
-def sample(backend: Backend, live: Live, chunks: Sequence[Chunk], now: float) -> list[ChunkResult]:
-    """Sample every chunk that ends in a token, and report to `live`; one result for each chunk."""
+def sample_chunks(
+    backend: Backend, output_processor: OutputProcessor, chunks: Sequence[Chunk], now: float
+) -> list[ChunkResult]:
+    """Sample the chunks that end in a token, and report to `output_processor`.
+
+    Returns one result for each chunk, in their order.
+    """
     results = []
     row = 0
     for chunk in chunks:
         result = _NOT_SAMPLED
         # The failure of a sibling may just have ended the request.
-        if chunk.outputs and chunk.branch.request.id in live:
-            result = _sample_chunk(backend, live, chunk, row, now)
+        if chunk.outputs and chunk.branch.request.id in output_processor:
+            result = _sample_chunk(backend, output_processor, chunk, row, now)
         results.append(result)
         row += chunk.outputs
     return results
 
 
-def _sample_chunk(backend: Backend, live: Live, chunk: Chunk, row: int, now: float) -> ChunkResult:
-    """One chunk's tokens. An answer that cannot go on fails alone."""
+def _sample_chunk(
+    backend: Backend, output_processor: OutputProcessor, chunk: Chunk, row: int, now: float
+) -> ChunkResult:
+    """Sample the tokens of one chunk. An error ends its request only."""
     branch = chunk.branch
     try:
         if branch.request.wants_prompt_logits:
-            _note_prompt_logprobs(backend, live, chunk, row)
+            _record_prompt_logprobs(backend, output_processor, chunk, row)
         if not chunk.is_last:
             return _NOT_SAMPLED
-        answer = live.answer(branch)
+        answer = output_processor.answer_for(branch)
         if chunk.drafts:
-            sampled = _verified(backend, answer, chunk, row)
+            sampled = _verify_drafts(backend, answer, chunk, row)
         else:
-            token = answer.take(backend.logits(row + chunk.outputs - 1))
+            token = answer.sample_token(backend.logits(row + chunk.outputs - 1))
             sampled = [] if token is None else [token]
         is_finished = answer.reason is not None
-        live.progress(branch, answer, now)
+        output_processor.record_progress(branch, answer, now)
         return ChunkResult(sampled, is_finished)
     except SpindllError as error:
-        live.fail(branch.request, error)
+        output_processor.fail(branch.request, error)
     except Exception:
         logger.exception("sampling failed", extra={"id": branch.request.id})
-        live.fail(branch.request, InternalError("internal error"))
+        output_processor.fail(branch.request, InternalError("internal error"))
     return _FAILED
 
 
-def _verified(backend: Backend, answer: Answer, chunk: Chunk, row: int) -> list[int]:
-    """The sampled tokens: one, and one more for every draft that agreed with it."""
+def _verify_drafts(backend: Backend, answer: Answer, chunk: Chunk, row: int) -> list[int]:
+    """Sample one token, and one more after every drafted token that equals the sampled one."""
     row += chunk.outputs - 1 - len(chunk.drafts)
     tokens: list[int] = []
     accepted = 0
     for place in range(1 + len(chunk.drafts)):
-        token = answer.take(backend.logits(row + place))
+        token = answer.sample_token(backend.logits(row + place))
         if token is None:
             break
         tokens.append(token)
@@ -72,22 +79,26 @@ def _verified(backend: Backend, answer: Answer, chunk: Chunk, row: int) -> list[
         accepted += 1
         if answer.reason is not None:
             break
-    if answer.lookup is not None:
-        answer.lookup.observe(len(chunk.drafts), accepted)
+    if answer.prompt_lookup is not None:
+        answer.prompt_lookup.observe(len(chunk.drafts), accepted)
     answer.draft_tokens += len(chunk.drafts)
     answer.draft_accepted += accepted
     return tokens
 
 
-def _note_prompt_logprobs(backend: Backend, live: Live, chunk: Chunk, row: int) -> None:
-    """Log-probabilities of prompt tokens: the row of one tells about the next."""
-    arrival = live.arrival(chunk.branch)
+def _record_prompt_logprobs(
+    backend: Backend, output_processor: OutputProcessor, chunk: Chunk, row: int
+) -> None:
+    """Record log-probabilities of prompt tokens; the row of each token predicts the next one."""
+    prepared = output_processor.prepared_for(chunk.branch)
     prompt = chunk.branch.request.prompt
-    piece = live.answer(chunk.branch).piece
-    top = arrival.submit.top_logprobs or 0
+    piece = output_processor.answer_for(chunk.branch).piece
+    top = prepared.submit.top_logprobs or 0
     for offset in range(chunk.count):
         position = chunk.start + offset
-        # A preempted branch computes its prompt again, its siblings too: each token counts once.
-        if position + 1 < len(prompt) and len(arrival.prompt_logprobs) == position:
+        # Siblings compute the same prompt, and preempted branches compute it again: record a token once.
+        if position + 1 < len(prompt) and len(prepared.prompt_logprobs) == position:
             logits = backend.logits(row + offset)
-            arrival.prompt_logprobs.append(token_logprob(logits, prompt[position + 1], top, piece))
+            prepared.prompt_logprobs.append(
+                compute_logprob(logits, prompt[position + 1], top, piece)
+            )

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from services.engine.backends.llamacpp.compute_modules import best_cpu_module, uses_amx
-from services.engine.backends.llamacpp.library import llama
+from services.engine.backends.llamacpp.library import load_library
 from services.engine.backends.llamacpp.settings import model_parameters
 from services.engine.core import LoadConfig
 
@@ -32,7 +32,10 @@ def test_the_fastest_module_that_can_be_trusted_is_taken(scores: dict[str, int],
 
 
 def test_nothing_computes_with_amx() -> None:
-    assert not uses_amx(llama()) or not model_parameters(llama(), config()).use_extra_bufts
+    assert (
+        not uses_amx(load_library())
+        or not model_parameters(load_library(), config()).use_extra_bufts
+    )
 
 
 @pytest.mark.parametrize("has_amx", [True, False])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.engine.backends.llamacpp.failures import load_failure
+from services.engine.backends.llamacpp.failures import build_load_error
 from services.shared.errors import InsufficientMemory, ModelLoadFailed
 
 GENERAL = "llama_model_load_from_file_impl: failed to load model"
@@ -25,7 +25,7 @@ GENERAL = "llama_model_load_from_file_impl: failed to load model"
     ],
 )
 def test_the_reason_is_a_sentence(line: str, said: str) -> None:
-    error = load_failure([line, "error loading model: from /srv/models/secret.gguf", GENERAL])
+    error = build_load_error([line, "error loading model: from /srv/models/secret.gguf", GENERAL])
 
     assert type(error) is ModelLoadFailed
     assert said in error.message
@@ -41,4 +41,4 @@ def test_the_reason_is_a_sentence(line: str, said: str) -> None:
     ],
 )
 def test_memory_has_an_error_of_its_own(line: str) -> None:
-    assert isinstance(load_failure([line, GENERAL]), InsufficientMemory)
+    assert isinstance(build_load_error([line, GENERAL]), InsufficientMemory)

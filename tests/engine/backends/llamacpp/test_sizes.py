@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.engine.backends.llamacpp.sizes import sizes_in
+from services.engine.backends.llamacpp.sizes import parse_sizes
 
 MIB = 1 << 20
 
@@ -25,7 +25,7 @@ sched_reserve:        CPU compute buffer size =     5.25 MiB
 
 
 def test_a_load_tells_what_lies_where() -> None:
-    sizes = sizes_in(LOADED_ON_A_GPU.splitlines())
+    sizes = parse_sizes(LOADED_ON_A_GPU.splitlines())
 
     assert (sizes.kv_bytes, sizes.compute_bytes) == (96 * MIB, 217 * MIB)
     assert sizes.pool_bytes(weights_bytes=400 * MIB, offloaded=[1.0]) == {
@@ -35,7 +35,7 @@ def test_a_load_tells_what_lies_where() -> None:
 
 
 def test_a_dry_run_places_by_layers() -> None:
-    sizes = sizes_in(DRY_RUN.splitlines())
+    sizes = parse_sizes(DRY_RUN.splitlines())
 
     assert (sizes.kv_bytes, sizes.compute_bytes) == (int(6.5 * MIB), int(5.5 * MIB))
     assert sizes.pool_bytes(weights_bytes=100 * MIB, offloaded=[]) == {"host": 112 * MIB}
@@ -47,7 +47,7 @@ def test_a_dry_run_places_by_layers() -> None:
 
 
 def test_no_byte_gets_lost_in_rounding() -> None:
-    sizes = sizes_in(DRY_RUN.splitlines())
+    sizes = parse_sizes(DRY_RUN.splitlines())
 
     pools = sizes.pool_bytes(weights_bytes=1_000_003, offloaded=[0.3, 0.3])
 

@@ -15,12 +15,12 @@ from services.engine import messages
 from services.engine.backends import open_backend
 from services.engine.core import Constraint
 from services.engine.messages import Cancel, Start, Stop, Submit, Tokenize
-from services.engine.runner.ipc.command_queue import Inbox, Order
-from services.engine.runner.ipc.dispatcher import Desk
-from services.engine.runner.ipc.report_writer import Outbox
-from services.engine.runner.requests.input_processor import Arrival, Intake
-from services.engine.runner.requests.structured_output import Constraints, tokenizer_of_pieces
-from tests.engine.runner.child_runner import PATIENCE_SECONDS, fake_config, submit
+from services.engine.runner.ipc.command_queue import CommandQueue, LoopCommand
+from services.engine.runner.ipc.dispatcher import Dispatcher
+from services.engine.runner.ipc.report_writer import ReportWriter
+from services.engine.runner.requests.input_processor import PreparedRequest, InputProcessor
+from services.engine.runner.requests.structured_output import ConstraintCompiler, build_tokenizer
+from tests.engine.runner.child_runner import TIMEOUT_SECONDS, fake_config, submit
 
 HELD = Constraint("regex", "[a-z]+")
 
@@ -29,21 +29,21 @@ HELD = Constraint("regex", "[a-z]+")
 class Counter:
     """A desk over the fake backend, whose tokenizer for constraints is made when `gate` opens."""
 
-    desk: Desk
-    inbox: Inbox
+    dispatcher: Dispatcher
+    command_queue: CommandQueue
     front: socket.socket  # the other end of its outbox
-    intake: Intake
+    input_processor: InputProcessor
     gate: threading.Event
     making: threading.Event
 
-    def taken(self, count: int) -> list[Order]:
+    def taken(self, count: int) -> list[LoopCommand]:
         """The next orders, as soon as there are so many."""
-        orders: list[Order] = []
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while len(orders) < count and time.monotonic() < deadline:
-            self.inbox.wait(0.1)
-            orders += self.inbox.take()
-        return orders
+        commands: list[LoopCommand] = []
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while len(commands) < count and time.monotonic() < deadline:
+            self.command_queue.wait(0.1)
+            commands += self.command_queue.take()
+        return commands
 
 
 @pytest.fixture
@@ -55,31 +55,36 @@ def early() -> Iterator[Counter]:
 
     def tokenizer() -> llguidance.LLTokenizer:
         making.set()
-        assert gate.wait(PATIENCE_SECONDS)
+        assert gate.wait(TIMEOUT_SECONDS)
         pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
-        return tokenizer_of_pieces(pieces, ends=vocabulary.end_tokens)
+        return build_tokenizer(pieces, ends=vocabulary.end_tokens)
 
-    intake = Intake(vocabulary, Constraints(tokenizer), context_length=64, speculates=False)
+    input_processor = InputProcessor(
+        vocabulary, ConstraintCompiler(tokenizer), context_length=64, speculate=False
+    )
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        inbox, outbox = Inbox(), Outbox(ours)
-        desk = Desk(inbox, outbox, most_waiting=2)
-        yield Counter(desk, inbox, theirs, intake, gate, making)
+        command_queue, report_writer = CommandQueue(), ReportWriter(ours)
+        dispatcher = Dispatcher(command_queue, report_writer, max_queued=2)
+        yield Counter(dispatcher, command_queue, theirs, input_processor, gate, making)
         gate.set()
-        desk.close()
-        outbox.close(PATIENCE_SECONDS)
+        dispatcher.close()
+        report_writer.close(TIMEOUT_SECONDS)
         backend.close()
 
 
 @pytest.fixture
 def counter(early: Counter) -> Counter:
-    early.desk.open(early.intake)
+    early.dispatcher.open(early.input_processor)
     return early
 
 
-def shown(orders: list[Order]) -> list[object]:
+def shown(commands: list[LoopCommand]) -> list[object]:
     """Arrivals by their id."""
-    return [order.request.id if isinstance(order, Arrival) else order for order in orders]
+    return [
+        command.request.id if isinstance(command, PreparedRequest) else command
+        for command in commands
+    ]
 
 
 def constrained(id_: int) -> Submit:
@@ -87,40 +92,40 @@ def constrained(id_: int) -> Submit:
 
 
 def test_a_request_without_a_constraint_overtakes_one_with(counter: Counter) -> None:
-    counter.desk.accept(constrained(1))
-    counter.desk.accept(constrained(2))
-    counter.desk.accept(submit(3, "hello"))
+    counter.dispatcher.dispatch(constrained(1))
+    counter.dispatcher.dispatch(constrained(2))
+    counter.dispatcher.dispatch(submit(3, "hello"))
 
-    assert shown(counter.inbox.take()) == [3]
+    assert shown(counter.command_queue.take()) == [3]
     counter.gate.set()
     assert shown(counter.taken(2)) == [1, 2]
 
 
 def test_a_cancel_reaches_the_running_now_and_the_coming_later(counter: Counter) -> None:
     cancel = Cancel((1, 2))
-    counter.desk.accept(submit(1, "hello"))
-    counter.desk.accept(constrained(2))
-    counter.desk.accept(cancel)
+    counter.dispatcher.dispatch(submit(1, "hello"))
+    counter.dispatcher.dispatch(constrained(2))
+    counter.dispatcher.dispatch(cancel)
 
-    assert shown(counter.inbox.take()) == [1, cancel]
+    assert shown(counter.command_queue.take()) == [1, cancel]
     counter.gate.set()
     assert shown(counter.taken(2)) == [2, cancel]
 
 
 def test_a_stop_waits_for_what_came_before_it(counter: Counter) -> None:
     stop = Stop(drain_seconds=1.0)
-    counter.desk.accept(constrained(1))
-    counter.desk.accept(stop)
+    counter.dispatcher.dispatch(constrained(1))
+    counter.dispatcher.dispatch(stop)
 
-    assert counter.inbox.take() == []
+    assert counter.command_queue.take() == []
     counter.gate.set()
     assert shown(counter.taken(2)) == [1, stop]
 
 
 def test_more_than_may_wait_are_sent_away_and_the_rest_are_not(counter: Counter) -> None:
     for id_ in (1, 2, 3):
-        counter.desk.accept(constrained(id_))
-    counter.desk.accept(submit(4, "hello"))
+        counter.dispatcher.dispatch(constrained(id_))
+    counter.dispatcher.dispatch(submit(4, "hello"))
 
     frame = counter.front.recv(1 << 16)
     report = messages.report_decoder.decode(frame[messages.HEADER.size :])
@@ -133,13 +138,13 @@ def test_more_than_may_wait_are_sent_away_and_the_rest_are_not(counter: Counter)
 
 
 def test_the_deadline_runs_while_others_are_prepared(counter: Counter) -> None:
-    counter.desk.accept(constrained(1))
-    counter.desk.accept(submit(2, "hello", constraint=HELD, deadline_seconds=5.0))
+    counter.dispatcher.dispatch(constrained(1))
+    counter.dispatcher.dispatch(submit(2, "hello", constraint=HELD, deadline_seconds=5.0))
     sent = time.monotonic()
     counter.gate.set()
 
     _, second = counter.taken(2)
-    assert isinstance(second, Arrival)
+    assert isinstance(second, PreparedRequest)
     assert second.request.deadline is not None
     assert second.request.deadline <= sent + 5
 
@@ -148,22 +153,22 @@ def test_the_deadline_runs_while_others_are_prepared(counter: Counter) -> None:
 def test_with_nothing_under_way_a_command_goes_through_once(
     counter: Counter, command: Cancel | Stop
 ) -> None:
-    counter.desk.accept(command)
+    counter.dispatcher.dispatch(command)
 
-    assert counter.inbox.take() == [command]
+    assert counter.command_queue.take() == [command]
 
 
 def test_close_waits_for_what_is_being_prepared(counter: Counter) -> None:
-    counter.desk.accept(constrained(1))
-    assert counter.making.wait(PATIENCE_SECONDS)
-    closing = threading.Thread(target=counter.desk.close)
+    counter.dispatcher.dispatch(constrained(1))
+    assert counter.making.wait(TIMEOUT_SECONDS)
+    closing = threading.Thread(target=counter.dispatcher.close)
     closing.start()
-    assert counter.inbox.take() == []
+    assert counter.command_queue.take() == []
     counter.gate.set()
-    closing.join(PATIENCE_SECONDS)
+    closing.join(TIMEOUT_SECONDS)
 
     assert not closing.is_alive()
-    assert shown(counter.inbox.take()) == [1]
+    assert shown(counter.command_queue.take()) == [1]
 
 
 @pytest.mark.parametrize(
@@ -175,24 +180,24 @@ def test_close_waits_for_what_is_being_prepared(counter: Counter) -> None:
     ],
 )
 def test_what_comes_after_the_end_is_left(counter: Counter, late: Callable[[], Submit]) -> None:
-    counter.desk.close()
-    counter.desk.accept(late())
+    counter.dispatcher.close()
+    counter.dispatcher.dispatch(late())
 
-    assert counter.inbox.take() == []
+    assert counter.command_queue.take() == []
 
 
 def test_a_second_start_is_a_bug_of_the_front(counter: Counter) -> None:
     with pytest.raises(ValueError, match="once"):
-        counter.desk.accept(Start(fake_config()))
+        counter.dispatcher.dispatch(Start(fake_config()))
 
 
 def test_what_needs_the_model_waits_until_it_is_loaded(early: Counter) -> None:
     hello = submit(1, "hello")
-    reading = threading.Thread(target=early.desk.accept, args=(hello,), daemon=True)
+    reading = threading.Thread(target=early.dispatcher.dispatch, args=(hello,), daemon=True)
     reading.start()
-    early.desk.accept(Cancel((9,)))
-    assert early.inbox.take() == [Cancel((9,))]
+    early.dispatcher.dispatch(Cancel((9,)))
+    assert early.command_queue.take() == [Cancel((9,))]
 
-    early.desk.open(early.intake)
-    reading.join(PATIENCE_SECONDS)
-    assert shown(early.inbox.take()) == [1]
+    early.dispatcher.open(early.input_processor)
+    reading.join(TIMEOUT_SECONDS)
+    assert shown(early.command_queue.take()) == [1]

@@ -9,7 +9,7 @@ from services.engine import messages
 from services.engine.core import Counters, FinishReason, TokenLogprob
 from services.engine.messages import HEADER, Delta, Finished, Heartbeat, Report, StepReport
 from services.engine.runner.ipc.command_queue import read_commands
-from services.engine.runner.ipc.report_writer import Outbox
+from services.engine.runner.ipc.report_writer import ReportWriter
 
 
 @pytest.fixture
@@ -38,16 +38,16 @@ def finished(id_: int) -> Finished:
     return Finished(id_, 0, FinishReason.STOP, 1, 0, 1, 0.0, 0.0, 0.0)
 
 
-def beat(steps: int) -> Heartbeat:
+def heartbeat(steps: int) -> Heartbeat:
     return Heartbeat(0.0, 0, 0, 0, 0, Counters(steps=steps))
 
 
 def test_one_step_is_one_frame(pipe: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pipe
-    outbox = Outbox(ours)
-    outbox.post([delta(1, "a"), delta(2, "b")])
-    outbox.post([])
-    outbox.close(10)
+    report_writer = ReportWriter(ours)
+    report_writer.post([delta(1, "a"), delta(2, "b")])
+    report_writer.post([])
+    report_writer.close(10)
     ours.shutdown(socket.SHUT_WR)
 
     assert read_all(theirs) == [StepReport([delta(1, "a"), delta(2, "b")])]
@@ -58,14 +58,14 @@ def test_while_nobody_reads_the_deltas_of_an_answer_merge(
 ) -> None:
     ours, theirs = pipe
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    outbox = Outbox(ours)
+    report_writer = ReportWriter(ours)
     entry = TokenLogprob(5, b"x", -0.5)
     for step in range(20_000):
-        outbox.post([delta(id_, "x", logprobs=(entry,)) for id_ in (1, 2)])
+        report_writer.post([delta(id_, "x", logprobs=(entry,)) for id_ in (1, 2)])
         if step % 1000 == 0:
-            outbox.send(beat(step))
-    outbox.post([finished(1), finished(2)])
-    outbox.send(beat(99))
+            report_writer.send(heartbeat(step))
+    report_writer.post([finished(1), finished(2)])
+    report_writer.send(heartbeat(99))
     ours_closed = False
     reports: list[Report] = []
     buffer = b""
@@ -77,16 +77,16 @@ def test_while_nobody_reads_the_deltas_of_an_answer_merge(
                 break
             reports.append(messages.report_decoder.decode(buffer[HEADER.size : HEADER.size + size]))
             buffer = buffer[HEADER.size + size :]
-        ours_closed = reports[-1:] == [beat(99)]
+        ours_closed = reports[-1:] == [heartbeat(99)]
 
     events = [h for report in reports if isinstance(report, StepReport) for h in report.events]
     texts = {1: "", 2: ""}
     tokens = logprobs = 0
-    for happening in events:
-        if isinstance(happening, Delta):
-            texts[happening.id] += happening.text
-            tokens += happening.tokens
-            logprobs += len(happening.logprobs)
+    for event in events:
+        if isinstance(event, Delta):
+            texts[event.id] += event.text
+            tokens += event.tokens
+            logprobs += len(event.logprobs)
     assert texts == {1: "x" * 20_000, 2: "x" * 20_000}
     assert tokens == logprobs == 40_000
     assert events[-2:] == [finished(1), finished(2)]
@@ -98,12 +98,12 @@ def test_posting_to_a_front_that_is_gone_does_no_harm(
     pipe: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = pipe
-    outbox = Outbox(ours)
+    report_writer = ReportWriter(ours)
     theirs.close()
     for _ in range(1000):
-        outbox.post([delta(1, "x")])
+        report_writer.post([delta(1, "x")])
 
-    outbox.close(10)
+    report_writer.close(10)
 
 
 def test_commands_are_read_however_they_are_cut(

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.engine.runner.requests.detokenizer import AnswerText
+from services.engine.runner.requests.detokenizer import Detokenizer
 
 
-def make_text(pieces: Sequence[bytes], stops: Sequence[str] = ()) -> AnswerText:
+def make_text(pieces: Sequence[bytes], stops: Sequence[str] = ()) -> Detokenizer:
     """An answer whose token n has the bytes pieces[n]."""
-    return AnswerText(pieces.__getitem__, stops)
+    return Detokenizer(pieces.__getitem__, stops)
 
 
 def shown(pieces: Sequence[bytes], stops: Sequence[str] = ()) -> tuple[list[str], str | None]:
@@ -23,9 +23,9 @@ def shown(pieces: Sequence[bytes], stops: Sequence[str] = ()) -> tuple[list[str]
     parts = []
     for token in range(len(pieces)):
         parts.append(text.feed(token))
-        if text.stopped is not None:
+        if text.stop_string is not None:
             break
-    return [*parts, text.finish()], text.stopped
+    return [*parts, text.finish()], text.stop_string
 
 
 def plain_way(data: bytes, stops: Sequence[str]) -> tuple[str, str | None]:
@@ -54,9 +54,9 @@ def split(data: bytes, cuts: Sequence[int]) -> list[bytes]:
 def test_any_split_of_any_text_shows_what_the_plain_way_shows(
     text: str, stops: list[str], cuts: list[int]
 ) -> None:
-    parts, stopped = shown(split(text.encode(), cuts), stops)
+    parts, stop_string = shown(split(text.encode(), cuts), stops)
 
-    assert ("".join(parts), stopped) == plain_way(text.encode(), stops)
+    assert ("".join(parts), stop_string) == plain_way(text.encode(), stops)
 
 
 @given(data=st.binary(max_size=30), cuts=st.lists(st.integers(0, 200)))
@@ -79,7 +79,7 @@ def test_nothing_is_held_back_that_could_not_begin_a_stop_string(
     for token, piece in enumerate(pieces):
         so_far += piece
         seen += answer.feed(token)
-        if answer.stopped is not None:
+        if answer.stop_string is not None:
             return
 
         held = so_far.decode(errors="ignore")[len(seen) :]
@@ -118,13 +118,13 @@ def test_what_might_have_been_a_stop_string_comes_at_the_end() -> None:
 def test_the_stop_string_completed_first_wins(
     stops: list[str], expected: tuple[str, str | None]
 ) -> None:
-    parts, stopped = shown([b"abcdef"], stops)
+    parts, stop_string = shown([b"abcdef"], stops)
 
-    assert ("".join(parts), stopped) == expected
+    assert ("".join(parts), stop_string) == expected
 
 
 def test_nothing_more_is_shown_after_a_stop_string() -> None:
     text = make_text([b"one STOP two", b" three"], ["STOP"])
 
     assert [text.feed(0), text.feed(1), text.finish()] == ["one ", "", ""]
-    assert text.stopped == "STOP"
+    assert text.stop_string == "STOP"

@@ -10,18 +10,20 @@ import pytest
 
 from services.engine.core import Constraint, Sampling
 from services.engine.runner.requests.structured_output import (
-    Constraints,
+    ConstraintCompiler,
     ConstraintState,
-    tokenizer_of_pieces,
+    build_tokenizer,
 )
 from services.engine.runner.stepping.sampling.sampler import Sampler
 from services.shared.errors import InternalError, InvalidRequest
 
 
-def letters() -> Constraints:
+def letters() -> ConstraintCompiler:
     """One token per byte, then two end tokens."""
     pieces = [bytes([byte]) for byte in range(256)]
-    return Constraints(lambda: tokenizer_of_pieces([*pieces, b"</s>", b"<|end|>"], ends=(256, 257)))
+    return ConstraintCompiler(
+        lambda: build_tokenizer([*pieces, b"</s>", b"<|end|>"], ends=(256, 257))
+    )
 
 
 def write(state: ConstraintState, text: str) -> None:
@@ -62,7 +64,7 @@ def test_a_grammar_that_can_only_end_outranks_a_ban_on_ending() -> None:
 
 def test_text_the_grammar_forces_is_asked_for_in_its_own_tokens() -> None:
     pieces = [*(bytes([byte]) for byte in range(256)), b"</s>", b"abc", b"ab"]
-    constraints = Constraints(lambda: tokenizer_of_pieces(pieces, ends=(256,)))
+    constraints = ConstraintCompiler(lambda: build_tokenizer(pieces, ends=(256,)))
 
     state = constraints.compile(Constraint("regex", "abcd"))
 
@@ -92,9 +94,9 @@ def test_the_tokenizer_is_built_once_and_only_when_needed() -> None:
 
     def build() -> Any:
         built.append(1)
-        return tokenizer_of_pieces([b"a", b"b", b"</s>"], ends=(2,))
+        return build_tokenizer([b"a", b"b", b"</s>"], ends=(2,))
 
-    constraints = Constraints(build)
+    constraints = ConstraintCompiler(build)
     assert built == []
     threads = [
         threading.Thread(target=constraints.compile, args=(Constraint("regex", "a" * n),))
@@ -156,7 +158,7 @@ def test_a_constraint_nobody_can_follow_is_refused_in_words(
 
 
 def test_a_model_without_an_end_token_cannot_be_constrained() -> None:
-    constraints = Constraints(lambda: tokenizer_of_pieces([b"a", b"b"], ends=()))
+    constraints = ConstraintCompiler(lambda: build_tokenizer([b"a", b"b"], ends=()))
 
     with pytest.raises(InvalidRequest, match="no end token"):
         constraints.compile(Constraint("regex", "a"))

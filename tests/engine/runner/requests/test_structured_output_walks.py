@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 from services.engine.core import Constraint, Sampling
-from services.engine.runner.requests.structured_output import Constraints, tokenizer_of_llamacpp
+from services.engine.runner.requests.structured_output import (
+    ConstraintCompiler,
+    build_llamacpp_tokenizer,
+)
 from services.engine.runner.stepping.sampling.sampler import Sampler
 from tests.conftest import TINY_GGUF
 
@@ -36,7 +39,7 @@ SCHEMA = {
 class Vocabulary:
     """The part of a model these tests need."""
 
-    constraints: Constraints
+    constraints: ConstraintCompiler
     size: int
     ends: frozenset[int]
     piece: Callable[[int], bytes]
@@ -62,7 +65,9 @@ def tiny() -> Iterator[Vocabulary]:
         length = llama_cpp.llama_token_to_piece(vocab, token, buffer, 256, 0, True)
         return buffer.raw[:length]
 
-    yield Vocabulary(Constraints(lambda: tokenizer_of_llamacpp(vocab, ends)), size, ends, piece)
+    yield Vocabulary(
+        ConstraintCompiler(lambda: build_llamacpp_tokenizer(vocab, ends)), size, ends, piece
+    )
     gc.collect()  # the tokenizer points into the model
     llama_cpp.llama_model_free(model)
 

@@ -9,7 +9,7 @@ from typing import Any
 from services.engine.backends.base import Outcome
 from services.engine.backends.fake import Behaviour, FakeBackend
 from services.engine.core import MemoryPolicy
-from services.engine.runner.stepping.kv.sequence_pool import Cut, Drop, Sequences, Share
+from services.engine.runner.stepping.kv.sequence_pool import Cut, Drop, SequencePool, Share
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.scheduler.step_plan import (
@@ -18,7 +18,7 @@ from services.engine.runner.stepping.scheduler.step_plan import (
     StepPlan,
     StepResult,
 )
-from services.engine.runner.stepping.step_builder import fill
+from services.engine.runner.stepping.step_builder import fill_step
 
 
 def request(
@@ -26,7 +26,7 @@ def request(
 ) -> Request:
     """At most `tokens` tokens of answer."""
     ids = list(prompt.encode()) if isinstance(prompt, str) else list(prompt)
-    return Request(id_, ids, limit=len(ids) + tokens, **changes)
+    return Request(id_, ids, max_length=len(ids) + tokens, **changes)
 
 
 class Simulation:
@@ -41,25 +41,25 @@ class Simulation:
         queued: int = 64,
         drafts: bool = False,
         target: float | None = 0.05,
-        worth_rows: int | None = None,
+        break_even_rows: int | None = None,
         behaviour: Behaviour | None = None,
     ) -> None:
         self.backend = FakeBackend(
-            cells=cells, max_tokens=tokens, max_running=running, behaviour=behaviour
+            cells=cells, max_tokens=tokens, max_sequences=running, behaviour=behaviour
         )
-        self.sequences = Sequences(
+        self.sequence_pool = SequencePool(
             capacity=cells,
-            ids=self.backend.max_sequences,
+            id_count=self.backend.sequence_id_count,
             policy=self.backend.info.memory_policy,
-            worth_rows=worth_rows,
+            break_even_rows=break_even_rows,
         )
         self.scheduler = Scheduler(
-            self.sequences,
+            self.sequence_pool,
             context_length=cells,
-            most_running=running,
-            most_tokens=tokens,
-            most_queued=queued,
-            target_seconds=target,
+            max_sequences=running,
+            max_step_tokens=tokens,
+            max_queued=queued,
+            target_step_seconds=target,
         )
         self.now = 0.0
         self.step_seconds = 0.01
@@ -71,7 +71,7 @@ class Simulation:
         self._draft = guess if drafts else None
 
     def add(self, added: Request) -> None:
-        added.arrived = self.now
+        added.arrived_at = self.now
         self.scheduler.add(added)
         self.answers[added.id] = {branch.index: [] for branch in added.branches}
 
@@ -86,34 +86,34 @@ class Simulation:
             self._end(gone.id, "expired")
         for gone in plan.too_long:
             self._end(gone.id, "too long")
-        self._move(plan)
-        assert self.backend.cells_used == self.sequences.cells.used
+        self._execute_operations(plan)
+        assert self.backend.cells_used == self.sequence_pool.cells.used
         if plan.chunks:
             self._compute(plan)
         return plan
 
-    def run(self, most_steps: int = 5000) -> None:
+    def run(self, max_steps: int = 5000) -> None:
         """Until nothing is left to do."""
-        for _ in range(most_steps):
+        for _ in range(max_steps):
             if self.scheduler.is_idle:
                 return
             self.step()
-        raise AssertionError(f"still busy after {most_steps} steps")
+        raise AssertionError(f"still busy after {max_steps} steps")
 
-    def _move(self, plan: StepPlan) -> None:
-        for move in plan.moves:
-            match move:
+    def _execute_operations(self, plan: StepPlan) -> None:
+        for operation in plan.operations:
+            match operation:
                 case Share():
-                    self.backend.share(move.source, move.target, move.end)
-                    if move.checkpoint is not None:
-                        self.backend.restore(move.target, move.checkpoint)
+                    self.backend.share(operation.source, operation.target, operation.end)
+                    if operation.checkpoint is not None:
+                        self.backend.restore(operation.target, operation.checkpoint)
                 case Cut():
-                    self.backend.cut(move.sequence, move.start)
+                    self.backend.cut(operation.sequence, operation.start)
                 case Drop():
-                    self.backend.drop(move.sequence)
+                    self.backend.drop(operation.sequence)
 
     def _compute(self, plan: StepPlan) -> None:
-        fill(self.backend.step, plan.chunks)
+        fill_step(self.backend.step, plan.chunks)
         seconds = self.step_seconds + plan.prompt_tokens * self.prompt_token_seconds
         self.now += seconds
         if self.backend.run() is Outcome.KV_FULL:
@@ -124,8 +124,8 @@ class Simulation:
         checkpoints = {}
         for chunk in plan.chunks:
             if chunk.ends_at_checkpoint:
-                assert chunk.branch.held is not None
-                checkpoints[chunk.branch] = self.backend.checkpoint(chunk.branch.held.id)
+                assert chunk.branch.sequence is not None
+                checkpoints[chunk.branch] = self.backend.checkpoint(chunk.branch.sequence.id)
         results = self._sample(plan)
         self.scheduler.apply(plan, StepResult(results, seconds, checkpoints))
         finished = [
@@ -161,7 +161,7 @@ class Simulation:
                 is_finished = True
                 break
             tokens.append(token)
-            is_finished = len(branch.tokens) + len(tokens) >= branch.request.limit
+            is_finished = len(branch.tokens) + len(tokens) >= branch.request.max_length
             if is_finished or place == len(drafts) or token != drafts[place]:
                 break
         return ChunkResult(tokens, is_finished)
@@ -174,7 +174,7 @@ class Simulation:
 @cache
 def solo(prompt: bytes, most: int) -> tuple[int, ...]:
     """The answer the fake's language gives to a prompt, computed one token at a time."""
-    backend = FakeBackend(cells=len(prompt) + most + 1, max_tokens=1, max_running=1)
+    backend = FakeBackend(cells=len(prompt) + most + 1, max_tokens=1, max_sequences=1)
     tokens = list(prompt)
     for position in range(len(prompt) + most):
         if position == len(tokens):
@@ -192,7 +192,7 @@ def solo(prompt: bytes, most: int) -> tuple[int, ...]:
 
 
 def expected(of: Request) -> tuple[int, ...]:
-    return solo(bytes(of.prompt), of.limit - len(of.prompt))
+    return solo(bytes(of.prompt), of.max_length - len(of.prompt))
 
 
 def guess(branch: Branch, limit: int) -> list[int]:

@@ -1,1 +1,1 @@
-"""Guesses at the next tokens, for steps with rows to spare."""
+"""Sources of drafts: guesses at the next tokens, for steps with rows to spare."""

@@ -1,8 +1,9 @@
-"""Guess the next tokens by looking up what followed the same words earlier (prompt lookup).
+"""Draft the next tokens by looking up what followed the same tokens earlier (prompt lookup).
 
 Pure: no clock, no model. Answers that quote their prompt (code edits, summaries, extraction) repeat
-long stretches of it; a stretch decoded as one batch costs little more than one token. The guess is
-only a draft: the loop samples every position itself and keeps what agrees, so text never changes.
+long stretches of it, and a stretch that is decoded as one batch costs little more than one token. A
+draft does not change the text: the step sampler samples every position itself, and keeps only the
+tokens that agree.
 
 Source of the idea: Saxena 2023, "Prompt Lookup Decoding".
 """
@@ -14,47 +15,47 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_NGRAM = 3  # tokens that must agree before a continuation is believed
-_FIRST_DRAFT = 4  # tokens; doubled while whole drafts come true, halved when they do not
-_SMOOTHING = 0.25  # weight of the newest draft in the running acceptance
-_WORTH_IT = 0.3  # accepted per drafted token; below, a batch row costs more than it saves
-_FIRST_PAUSE = 16  # tokens without drafts after acceptance fell below; doubled each time
-_LONGEST_PAUSE = 1024
-_BULK = 256  # tokens from which building a sorted index beats a dictionary
+_NGRAM = 3  # tokens that must agree before a continuation is proposed
+_FIRST_DRAFT = 4  # tokens; doubled after a draft that is accepted as a whole, halved otherwise
+_SMOOTHING = 0.25  # weight of the newest draft in the running acceptance rate
+_MIN_ACCEPTANCE = 0.3  # accepted per drafted token; below it, a row costs more than it saves
+_FIRST_PAUSE = 16  # tokens without drafts after the rate fell below that; doubled each time
+_MAX_PAUSE = 1024
+_MIN_SORTED = 256  # tokens from which on building a sorted index is faster than a dictionary
 
 
 class PromptLookup:
-    """The drafts of one answer. Turns itself off while they do not come true, and tries again."""
+    """The drafts of one answer. Pauses while few drafted tokens are accepted, then tries again."""
 
     def __init__(self) -> None:
-        self._bulk = _SortedIndex(np.empty(0, np.int64))
+        self._sorted = _SortedIndex(np.empty(0, np.int64))
         self._recent: dict[tuple[int, ...], int] = {}
-        self._indexed = 0  # tokens whose n-grams are in one of the two
+        self._indexed = 0  # tokens whose n-grams are in one of the two indexes
         self._length = _FIRST_DRAFT
         self._acceptance = 1.0
         self._pause = _FIRST_PAUSE
-        self._resume_at = 0  # tokens the text must have before the next draft
+        self._resume_at = 0  # tokens that the text must have before the next draft
 
     def propose(self, tokens: Sequence[int], limit: int) -> list[int]:
-        """Up to `limit` tokens that may follow; empty when nothing is known or drafting is off.
+        """Up to `limit` tokens that may follow; empty when there is no match, or during a pause.
 
-        `tokens` is prompt and answer so far; it only ever grows between calls.
+        `tokens` is the prompt and the answer so far; between calls tokens may only be appended.
         """
         if limit <= 0 or len(tokens) < max(self._resume_at, _NGRAM + 1):
             return []
         self._index(tokens)
-        end = self._continuation(tokens)
+        end = self._find_continuation(tokens)
         if end is None:
             return []
         wanted = min(limit, self._length)
         draft = list(tokens[end : end + wanted])
         period = len(tokens) - end
-        while len(draft) < wanted:  # the text repeats itself now: so does the draft
+        while len(draft) < wanted:  # the text repeats itself, so the draft does too
             draft.append(draft[-period])
         return draft
 
     def observe(self, proposed: int, accepted: int) -> None:
-        """Of a draft of `proposed` tokens so many came true."""
+        """Record that `accepted` tokens of a draft of `proposed` tokens were accepted."""
         if proposed == 0:
             return
         self._acceptance += _SMOOTHING * (accepted / proposed - self._acceptance)
@@ -63,24 +64,24 @@ class PromptLookup:
             self._pause = _FIRST_PAUSE
         else:
             self._length = max(self._length // 2, accepted, 1)
-        if self._acceptance < _WORTH_IT:
+        if self._acceptance < _MIN_ACCEPTANCE:
             self._resume_at = self._indexed + self._pause
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            # One good draft is enough to go on, one bad one to pause again.
-            self._acceptance = _WORTH_IT
+            self._pause = min(2 * self._pause, _MAX_PAUSE)
+            # After the pause, one good draft is enough to continue and one bad one to pause again.
+            self._acceptance = _MIN_ACCEPTANCE
             self._length = _FIRST_DRAFT
 
-    def _continuation(self, tokens: Sequence[int]) -> int | None:
-        """Where the text went on after the latest earlier place that ended like it does now."""
+    def _find_continuation(self, tokens: Sequence[int]) -> int | None:
+        """Where the text continued after the latest earlier place that ends like the text does now."""
         tail = tuple(tokens[-_NGRAM:])
         end = self._recent.get(tail)
-        return end if end is not None else self._bulk.find(tail, tokens)
+        return end if end is not None else self._sorted.find(tail, tokens)
 
     def _index(self, tokens: Sequence[int]) -> None:
-        # The n-gram at the very end has no continuation yet: it waits for the next token.
+        # The n-gram at the very end has no continuation yet, so it is not indexed.
         last = len(tokens) - 1
-        if last - self._indexed >= _BULK and not self._recent:
-            self._bulk = _SortedIndex(np.asarray(tokens[:last], np.int64))
+        if last - self._indexed >= _MIN_SORTED and not self._recent:
+            self._sorted = _SortedIndex(np.asarray(tokens[:last], np.int64))
         else:
             for end in range(max(self._indexed + 1, _NGRAM), last + 1):
                 self._recent[tuple(tokens[end - _NGRAM : end])] = end
@@ -88,26 +89,26 @@ class PromptLookup:
 
 
 class _SortedIndex:
-    """The n-grams of a long text, by hash: 16 bytes a token where a dictionary takes 200."""
+    """The n-grams of a long text, sorted by hash: 16 bytes per token, where a dictionary takes 200."""
 
     def __init__(self, tokens: NDArray[np.int64]) -> None:
-        hashes = _hashes(tokens)
+        hashes = _compute_hashes(tokens)
         order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[order]
         self._ends = order + _NGRAM
 
     def find(self, tail: tuple[int, ...], tokens: Sequence[int]) -> int | None:
         """The end of the last occurrence of `tail`."""
-        key = _hashes(np.asarray(tail, np.int64))[0]
+        key = _compute_hashes(np.asarray(tail, np.int64))[0]
         position = int(np.searchsorted(self._hashes, key, side="right")) - 1
         if position < 0 or self._hashes[position] != key:
             return None
         end = int(self._ends[position])
-        # Equal hashes are not equal tokens; a rare clash costs a draft, not an answer.
+        # Equal hashes need not mean equal tokens; a rare collision costs a draft, not the answer.
         return end if tuple(tokens[end - _NGRAM : end]) == tail else None
 
 
-def _hashes(tokens: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _compute_hashes(tokens: NDArray[np.int64]) -> NDArray[np.uint64]:
     count = max(len(tokens) - _NGRAM + 1, 0)
     result = np.zeros(count, np.uint64)
     for offset in range(_NGRAM):

@@ -1,1 +1,1 @@
-"""The books of the KV cache: sequences, their cells, and the prefixes they share."""
+"""Accounting of the KV cache: sequences, their cells, and the prefixes that they share."""

@@ -1,13 +1,13 @@
-"""Books of the unified memory: which cells are shared by which sequences, and how many are taken.
+"""Count the cells of the unified KV memory, and track which sequences share them.
 
-Sequences that share a prefix form a tree of runs, each run a stretch of cells with consecutive
-positions:
+Sequences that share a prefix form a tree of runs. A run is a group of cells with consecutive positions:
 
         run [0, 900)  ── run [900, 1000)   sequence 1
-             └────────── run [900, 1400)   sequence 2, shared 1's first 900
+             └────────── run [900, 1400)   sequence 2 shares the first 900 of 1
 
-A sequence is known by its leaf. `refs` counts children and sequences that end in a run; a run
-without any gives its cells back. Splitting a run keeps all leaves valid, so sharing is O(depth).
+A sequence is identified by its leaf, the run in which it ends. `refs` counts the children of a run and
+the sequences that end in it; a run without any frees its cells. Splitting a run keeps all leaves
+valid, so sharing is O(depth).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 
 class Run:
-    """Cells of positions [start, end), held together. Only `Cells` changes it."""
+    """The cells of positions [start, end), which share their owners. Only `Cells` changes a run."""
 
     __slots__ = ("end", "parent", "refs", "start")
 
@@ -28,7 +28,7 @@ class Run:
 
 
 class Cells:
-    """How many of `capacity` cells are used."""
+    """All cells of a context: `used` of `capacity`."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -37,24 +37,26 @@ class Cells:
 
     @property
     def free(self) -> int:
-        """Cells nobody holds."""
+        """Cells that no sequence holds."""
         return self.capacity - self.used
 
     def begin(self) -> Run:
-        """The leaf of a new, empty sequence."""
+        """Begin a new, empty sequence; returns its leaf."""
         self._root.refs += 1
         return self._root
 
     def grow(self, leaf: Run, count: int) -> Run:
-        """Take `count` more cells at the end of a sequence; its new leaf."""
+        """Take `count` more cells at the end of a sequence; returns its new leaf."""
         self.used += count
         if leaf.refs == 1 and leaf is not self._root:
             leaf.end += count
             return leaf
-        return Run(leaf, leaf.end, leaf.end + count)  # the sequence's ref on leaf is now the run's
+        return Run(
+            leaf, leaf.end, leaf.end + count
+        )  # takes over the sequence's reference to the leaf
 
     def share(self, leaf: Run, end: int) -> Run:
-        """The leaf of a new sequence with the first `end` cells of this one."""
+        """Begin a sequence with the first `end` cells of this one; returns its leaf."""
         run = leaf
         while run.start >= end and run.parent is not None:
             run = run.parent
@@ -64,7 +66,7 @@ class Cells:
         return run
 
     def cut(self, leaf: Run, end: int) -> Run:
-        """Keep a sequence's first `end` cells; its new leaf."""
+        """Keep only the first `end` cells of a sequence; returns its new leaf."""
         if leaf.refs == 1 and leaf.start < end <= leaf.end:
             self.used -= leaf.end - end
             leaf.end = end
@@ -74,7 +76,7 @@ class Cells:
         return shorter
 
     def release(self, leaf: Run) -> None:
-        """The sequence is gone; cells nobody else holds are free."""
+        """Remove a sequence; the cells that no other sequence holds become free."""
         run: Run | None = leaf
         while run is not None:
             run.refs -= 1
@@ -83,8 +85,8 @@ class Cells:
             self.used -= run.end - run.start
             run = run.parent
 
-    def held_by(self, leaves: Iterable[Run]) -> int:
-        """Cells that at least one of these sequences holds."""
+    def count_held(self, leaves: Iterable[Run]) -> int:
+        """Count the cells that at least one of these sequences holds."""
         seen: set[Run] = set()
         total = 0
         for leaf in leaves:
@@ -96,7 +98,7 @@ class Cells:
         return total
 
     def _split(self, run: Run, at: int) -> Run:
-        """Cut a run in two; the upper half is new, so that leaves stay what they are."""
+        """Split a run in two; the part nearer the root is new, so that leaves stay valid."""
         upper = Run(run.parent, run.start, at)
         run.parent = upper
         run.start = at

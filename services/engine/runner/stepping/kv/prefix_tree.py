@@ -1,10 +1,11 @@
-"""Find the sequence that has computed most of a prompt already: a tree over blocks of tokens.
+"""Find the sequence that shares the longest prefix with a prompt, in a tree over blocks of tokens.
 
     root ──(32 tokens)── node ──(32 tokens)── node
-                          │ {3, 7, 9}          │ {7}      sequences that hold the way here
+                          │ {3, 7, 9}          │ {7}      the sequences that hold all blocks up to here
 
-A sequence is entered block by block as it grows. A search follows the prompt's blocks down and then
-compares single tokens with the sequences at the last node, so that matches end at any token.
+A sequence is inserted block by block while it grows. A search follows the blocks of the prompt down
+the tree, and then compares single tokens with the sequences at the last node, so that a match may end
+at any token. A holder is the id of a sequence, or of a running branch (`admission.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 BLOCK = 32
-_MOST_COMPARED = 64  # sequences compared token by token at the end of a search
+_MAX_COMPARED = 64  # sequences compared token by token at the end of a search
 
 
 @dataclass(slots=True, eq=False)
@@ -21,20 +22,20 @@ class _Node:
     parent: _Node | None = None
     key: tuple[int, ...] = ()
     children: dict[tuple[int, ...], _Node] = field(default_factory=dict)
-    holders: dict[int, None] = field(default_factory=dict)  # a set that keeps its order
+    holders: dict[int, None] = field(default_factory=dict)  # used as an ordered set
 
 
 class PrefixTree:
-    """Which ids hold which tokens."""
+    """Which holder has which tokens."""
 
-    def __init__(self, slice_of: Callable[[int, int, int], Sequence[int]]) -> None:
-        """`slice_of(holder, start, end)` gives those of a holder's tokens that exist."""
-        self._slice_of = slice_of
+    def __init__(self, read_tokens: Callable[[int, int, int], Sequence[int]]) -> None:
+        """`read_tokens(holder, start, end)` returns the tokens that the holder has in that range."""
+        self._read_tokens = read_tokens
         self._root = _Node()
         self._paths: dict[int, list[_Node]] = {}
 
-    def enter(self, holder: int, tokens: Sequence[int], length: int) -> None:
-        """The holder has `length` of these tokens now; what it had before is their beginning."""
+    def insert(self, holder: int, tokens: Sequence[int], length: int) -> None:
+        """The holder has the first `length` of these tokens now, which extend what it had before."""
         path = self._paths.get(holder)
         if path is None:
             path = self._paths[holder] = [self._root]
@@ -50,36 +51,37 @@ class PrefixTree:
             path.append(node)
 
     def cut(self, holder: int, length: int) -> None:
-        """The holder has only `length` tokens left."""
+        """The holder has only its first `length` tokens left."""
         path = self._paths.get(holder)
         while path is not None and len(path) - 1 > length // BLOCK:
             _leave(path.pop(), holder)
 
     def remove(self, holder: int) -> None:
-        """Forget a holder; one that is not there is fine."""
+        """Forget a holder. An unknown one is fine."""
         for node in reversed(self._paths.pop(holder, [])):
             _leave(node, holder)
 
     def find(
         self, tokens: Sequence[int], accepts: Callable[[int], bool] | None = None
     ) -> tuple[int, int] | None:
-        """The holder of the longest beginning of `tokens` and its length; None without any.
+        """Find the holder with the longest prefix of `tokens`: the holder, and the prefix's length.
 
-        Of equals, the one entered last. `accepts` leaves holders out.
+        Returns None where there is none. Of equally long ones, the holder that was inserted last.
+        Only holders that `accepts` returns True for are considered.
         """
         node: _Node | None = self._root
-        way: list[_Node] = []
+        path: list[_Node] = []
         while node is not None:
-            way.append(node)
-            start = (len(way) - 1) * BLOCK
+            path.append(node)
+            start = (len(path) - 1) * BLOCK
             node = node.children.get(tuple(tokens[start : start + BLOCK]))
-        for depth in range(len(way) - 1, -1, -1):
-            found = self._longest(way[depth], depth * BLOCK, tokens, accepts)
+        for depth in range(len(path) - 1, -1, -1):
+            found = self._find_longest(path[depth], depth * BLOCK, tokens, accepts)
             if found is not None:
                 return found if found[1] > 0 else None
         return None
 
-    def _longest(
+    def _find_longest(
         self,
         node: _Node,
         start: int,
@@ -92,17 +94,17 @@ class PrefixTree:
         for holder in reversed(node.holders):
             if accepts is not None and not accepts(holder):
                 continue
-            theirs = self._slice_of(holder, start, start + BLOCK)
-            length = start + _common(wanted, theirs)
+            theirs = self._read_tokens(holder, start, start + BLOCK)
+            length = start + _count_common(wanted, theirs)
             if best is None or length > best[1]:
                 best = holder, length
             compared += 1
-            if compared == _MOST_COMPARED or length == start + len(wanted):
+            if compared == _MAX_COMPARED or length == start + len(wanted):
                 break
         return best
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def _count_common(one: Sequence[int], other: Sequence[int]) -> int:
     count = 0
     for a, b in zip(one, other, strict=False):
         if a != b:

@@ -1,54 +1,58 @@
-"""How long an idle sequence is worth its cells.
+"""Decide how long an idle sequence is worth its cells.
 
-On a processor a cell costs every row of every step a look at its mask, used or not: 6 144 idle cells
-made steps 11 to 16 % longer (1 to 16 rows, Qwen2.5-0.5B shape), 0.3 to 0.4 µs a cell and row. To
-compute one token again takes 8 500 µs. So by the time `WORTH_ROWS` rows were computed beside an idle
-sequence, it has cost what computing it again would, whatever its length; and it is computed again only
-if somebody asks for it. A sequence stays for the rows that its chance of being asked for is worth.
-The chance is learned for each principal, and there apart for sequences that go on with an earlier one:
-who chats uses what was computed before, who sends a thousand prompts of a batch does not, and where
-one key does both the chat's turns are told from the batch.
+On a CPU, a cell costs every row of every step a look at its mask, whether the cell is used or not:
+6 144 idle cells made steps 11 to 16 % longer (1 to 16 rows, shape of Qwen2.5-0.5B), which is 0.3 to
+0.4 µs per cell and row. To compute one token again takes 8 500 µs. After `BREAK_EVEN_ROWS` rows have been
+computed beside an idle sequence, the sequence has therefore cost as much as computing it again would,
+whatever its length.
+
+It is computed again only if a request uses it, so an idle sequence is kept for `BREAK_EVEN_ROWS` times
+the probability that it is used again. This probability is estimated per principal, and separately for
+sequences that continue an earlier one. A chat uses what was computed before, while a batch of a
+thousand prompts does not; where one key does both, the turns of the chat are counted apart from the
+batch.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-WORTH_ROWS = 28_000
+BREAK_EVEN_ROWS = 28_000
 
-_REMEMBERED = 64  # sequences; older ones count less and less
-_MOST_HABITS = 1024
+_MEMORY = 64  # sequences; older ones count less and less
+_MAX_CLASSES = 1024
 
-Habit = tuple[str, bool]  # the principal; whether the sequence goes on with an earlier one
+ReuseClass = tuple[str, bool]  # the principal; whether the sequence continues an earlier one
 
 
-class Reuse:
-    """What share of the sequences of each kind is used again after it became idle."""
+class ReuseStatistics:
+    """What share of the sequences of each class is used again after it became idle."""
 
     def __init__(self) -> None:
-        self._books: OrderedDict[Habit, tuple[float, float]] = OrderedDict()  # left, used again
+        # Idle sequences, and shares of them that were used again; both fade.
+        self._counts: OrderedDict[ReuseClass, tuple[float, float]] = OrderedDict()
 
-    def left(self, habit: Habit) -> None:
-        """A sequence of this kind became idle."""
-        left, used = self._of(habit)
-        fade = 1 - 1 / _REMEMBERED
-        self._put(habit, left * fade + 1, used * fade)
+    def record_idle(self, reuse_class: ReuseClass) -> None:
+        """A sequence of this class became idle."""
+        idle, reused = self._get(reuse_class)
+        fade = 1 - 1 / _MEMORY
+        self._put(reuse_class, idle * fade + 1, reused * fade)
 
-    def used(self, habit: Habit, share: float) -> None:
-        """A request began with this share, 0 to 1, of an idle sequence of this kind."""
-        left, used = self._of(habit)
-        self._put(habit, left, used + share)
+    def record_reuse(self, reuse_class: ReuseClass, share: float) -> None:
+        """A request began with this share, 0 to 1, of an idle sequence of this class."""
+        idle, reused = self._get(reuse_class)
+        self._put(reuse_class, idle, reused + share)
 
-    def chance(self, habit: Habit) -> float:
-        """That such a sequence is used again; one half before anything is known."""
-        left, used = self._of(habit)
-        return min((used + 1) / (left + 2), 1.0)
+    def estimate_probability(self, reuse_class: ReuseClass) -> float:
+        """Probability that such a sequence is used again; one half before anything is recorded."""
+        idle, reused = self._get(reuse_class)
+        return min((reused + 1) / (idle + 2), 1.0)
 
-    def _of(self, habit: Habit) -> tuple[float, float]:
-        return self._books.get(habit, (0.0, 0.0))
+    def _get(self, reuse_class: ReuseClass) -> tuple[float, float]:
+        return self._counts.get(reuse_class, (0.0, 0.0))
 
-    def _put(self, habit: Habit, left: float, used: float) -> None:
-        self._books[habit] = (left, used)
-        self._books.move_to_end(habit)
-        if len(self._books) > _MOST_HABITS:
-            self._books.popitem(last=False)
+    def _put(self, reuse_class: ReuseClass, idle: float, reused: float) -> None:
+        self._counts[reuse_class] = (idle, reused)
+        self._counts.move_to_end(reuse_class)
+        if len(self._counts) > _MAX_CLASSES:
+            self._counts.popitem(last=False)

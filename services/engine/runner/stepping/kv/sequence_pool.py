@@ -1,14 +1,14 @@
-"""The sequences of one context: who holds which tokens, what idle ones are still good for.
+"""The sequences of one context: which tokens each one holds, and which idle ones are kept.
 
-Pure books. What the backend has to do is written down as moves, in the order they must happen,
-before the next step; `cells` is exact once they have.
+This is accounting only. What the backend has to do is recorded as operations, which must be executed
+in their order before the next step. `cells` is exact once they have been executed.
 
-    busy     lent to an answer under way
-    cached   idle; its tokens may begin another answer, until its id or its cells are needed, or
-             until it cost more than it is worth (reuse.py)
+    busy     lent to an answer that is being generated
+    cached   idle; another answer may begin with its tokens, until its id or its cells are needed, or
+             until keeping it has cost more than it is worth (retention.py)
 
-The memory policy decides what a sequence may give: dense and window memories any beginning, a
-recurrent one its present state and its checkpoints.
+The memory policy decides which prefixes of a sequence can be shared: dense and window memories share
+any prefix, a recurrent memory only its present state and its checkpoints.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from dataclasses import dataclass, field
 from services.engine.core import MemoryPolicy
 from services.engine.runner.stepping.kv.cells import Cells, Run
 from services.engine.runner.stepping.kv.prefix_tree import PrefixTree
-from services.engine.runner.stepping.kv.retention import Habit, Reuse
+from services.engine.runner.stepping.kv.retention import ReuseClass, ReuseStatistics
 
-_LOOK_ROWS = 64  # between two looks at what idle sequences cost
-_GOES_ON = 0.5  # a sequence that has more than this share of an earlier one goes on with it
-_CHECKPOINT_BYTES = 512 << 20  # kept in all, beside the context
+_CHECK_ROWS = 64  # between two checks of what idle sequences have cost
+_CONTINUATION_SHARE = 0.5  # a sequence continues one of which it shares more than this part
+_MAX_CHECKPOINT_BYTES = 512 << 20  # of all checkpoints, in addition to the context
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class PooledSequence:
     """One sequence of the context. `tokens[:length]` are computed; `tokens` may be longer."""
 
     id: int
     tokens: list[int]
     leaf: Run
     length: int = 0
-    is_public: bool = True  # others may begin with it
-    habit: Habit = ("", False)  # of whose sequences; and whether it goes on with an earlier one
-    idle_from: int = 0  # rows that had been computed when it became idle
+    is_shareable: bool = True  # other requests may begin with it
+    reuse_class: ReuseClass = ("", False)
+    idle_since_row: int = 0  # rows that had been computed when it became idle
     checkpoints: dict[int, bytes] = field(default_factory=dict)  # by length, oldest first
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A computed beginning: the first `length` tokens of `source`."""
+    """A computed prefix: the first `length` tokens of `source`."""
 
-    source: Held
+    source: PooledSequence
     length: int
-    checkpoint: bytes | None = None  # where the source's present state is not the one of `length`
+    checkpoint: bytes | None = None  # where the present state of the source is not that of `length`
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Backend.share, and a restore where there is a checkpoint."""
+    """Call Backend.share, and Backend.restore where there is a checkpoint."""
 
     source: int
     target: int
@@ -62,7 +62,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Backend.cut."""
+    """Call Backend.cut."""
 
     sequence: int
     start: int
@@ -70,36 +70,41 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Backend.drop."""
+    """Call Backend.drop."""
 
     sequence: int
 
 
-Move = Share | Cut | Drop
+MemoryOperation = Share | Cut | Drop
 
 
-class Sequences:
+class SequencePool:
     """All sequences of a context. One thread."""
 
     def __init__(
-        self, *, capacity: int, ids: int, policy: MemoryPolicy, worth_rows: int | None = None
+        self,
+        *,
+        capacity: int,
+        id_count: int,
+        policy: MemoryPolicy,
+        break_even_rows: int | None = None,
     ) -> None:
-        """`capacity` in cells; sequence ids are 0 to ids - 1.
+        """`capacity` is in cells; sequence ids are 0 to id_count - 1.
 
-        `worth_rows`: rows of steps that cost as much as an idle sequence beside them would to compute
-        again; None where idle sequences cost nothing.
+        `break_even_rows`: after that many rows, keeping an idle sequence has cost as much as computing
+        it again would. None where idle sequences cost nothing.
         """
         self.cells = Cells(capacity)
         self.policy = policy
-        self._free_ids = list(range(ids - 1, -1, -1))
-        self._busy: dict[int, Held] = {}
-        self._cached: OrderedDict[int, Held] = OrderedDict()  # least recently used first
-        self._tree = PrefixTree(self._slice_of)
-        self._moves: list[Move] = []
-        self._worth_rows = worth_rows
-        self._reuse = Reuse()
+        self._free_ids = list(range(id_count - 1, -1, -1))
+        self._busy: dict[int, PooledSequence] = {}
+        self._cached: OrderedDict[int, PooledSequence] = OrderedDict()  # least recently used first
+        self._tree = PrefixTree(self._read_tokens)
+        self._operations: list[MemoryOperation] = []
+        self._break_even_rows = break_even_rows
+        self._reuse_statistics = ReuseStatistics()
         self._rows = 0  # computed so far
-        self._look_at = 0
+        self._next_check = 0  # in rows
         self._checkpoint_bytes = 0
 
     @property
@@ -109,17 +114,17 @@ class Sequences:
 
     @property
     def cached_count(self) -> int:
-        """Idle sequences kept."""
+        """Number of idle sequences that are kept."""
         return len(self._cached)
 
-    def take_moves(self) -> list[Move]:
-        """What the backend must do now, in order. They are forgotten here."""
-        moves, self._moves = self._moves, []
-        return moves
+    def take_operations(self) -> list[MemoryOperation]:
+        """Remove and return what the backend must do now, in order."""
+        operations, self._operations = self._operations, []
+        return operations
 
     def find(self, tokens: Sequence[int]) -> Match | None:
-        """The longest beginning of `tokens`, short of all, that is computed and may be shared."""
-        limit = len(tokens) - 1  # one token must be computed: its logits are wanted
+        """Find the longest computed prefix of `tokens` that may be shared, at least one token short."""
+        limit = len(tokens) - 1  # the last token must be computed, because its logits are needed
         if self.is_recurrent:
             return self._find_state(tokens, limit)
         found = self._tree.find(tokens)
@@ -130,67 +135,73 @@ class Sequences:
         return Match(source, length) if length > 0 else None
 
     def lend(
-        self, tokens: list[int], match: Match | None, *, is_public: bool, principal: str
-    ) -> Held:
-        """A busy sequence for an answer with these tokens, beginning with what was found."""
+        self, tokens: list[int], match: Match | None, *, is_shareable: bool, principal: str
+    ) -> PooledSequence:
+        """Lend a sequence to an answer with these tokens; it begins with the matched prefix."""
         share = match.length / match.source.length if match is not None else 0.0
         if match is not None and match.source.id in self._cached:
-            self._reuse.used(match.source.habit, share)
-        habit = (principal, share > _GOES_ON)
+            self._reuse_statistics.record_reuse(match.source.reuse_class, share)
+        reuse_class = (principal, share > _CONTINUATION_SHARE)
         if match is not None and self._can_adopt(match):
-            return self._adopt(match.source, tokens, is_public=is_public, habit=habit)
-        held = Held(
-            self._new_id(match), tokens, self.cells.begin(), is_public=is_public, habit=habit
+            return self._adopt(
+                match.source, tokens, is_shareable=is_shareable, reuse_class=reuse_class
+            )
+        sequence = PooledSequence(
+            self._new_id(match),
+            tokens,
+            self.cells.begin(),
+            is_shareable=is_shareable,
+            reuse_class=reuse_class,
         )
-        self._busy[held.id] = held
+        self._busy[sequence.id] = sequence
         if match is not None:
-            self._begin_with(held, match)
-        if is_public:
-            self._tree.enter(held.id, tokens, held.length)
-        return held
+            self._begin_with(sequence, match)
+        if is_shareable:
+            self._tree.insert(sequence.id, tokens, sequence.length)
+        return sequence
 
-    def grow(self, held: Held, length: int) -> None:
-        """The backend computed the sequence's tokens up to `length`."""
-        held.leaf = self.cells.grow(held.leaf, length - held.length)
-        held.length = length
-        if held.is_public:
-            self._tree.enter(held.id, held.tokens, length)
+    def grow(self, sequence: PooledSequence, length: int) -> None:
+        """The backend has computed the tokens of the sequence up to `length`."""
+        sequence.leaf = self.cells.grow(sequence.leaf, length - sequence.length)
+        sequence.length = length
+        if sequence.is_shareable:
+            self._tree.insert(sequence.id, sequence.tokens, length)
 
-    def cut(self, held: Held, computed: int) -> None:
-        """Beyond its length the backend computed up to `computed`: have it forget that."""
-        if computed > held.length:
-            self._moves.append(Cut(held.id, held.length))
+    def cut(self, sequence: PooledSequence, computed: int) -> None:
+        """Have the backend forget what it computed beyond the sequence's length, up to `computed`."""
+        if computed > sequence.length:
+            self._operations.append(Cut(sequence.id, sequence.length))
 
-    def keep(self, held: Held) -> None:
-        """Give a sequence back; it is cached if anyone could use it."""
-        if not held.is_public or held.length == 0:
-            self.drop(held)
+    def give_back(self, sequence: PooledSequence) -> None:
+        """End a loan. The sequence is cached if another answer could use it."""
+        if not sequence.is_shareable or sequence.length == 0:
+            self.drop(sequence)
             return
-        del self._busy[held.id]
-        self._cached[held.id] = held
-        held.idle_from = self._rows
-        self._reuse.left(held.habit)
+        del self._busy[sequence.id]
+        self._cached[sequence.id] = sequence
+        sequence.idle_since_row = self._rows
+        self._reuse_statistics.record_idle(sequence.reuse_class)
 
-    def pass_rows(self, rows: int) -> None:
-        """So many rows were computed beside the cached sequences: drop those that cost too much."""
+    def count_rows(self, rows: int) -> None:
+        """Count rows that were computed, and drop the cached sequences that have cost too much."""
         self._rows += rows
-        if self._worth_rows is None or self._rows < self._look_at:
+        if self._break_even_rows is None or self._rows < self._next_check:
             return
-        self._look_at = self._rows + _LOOK_ROWS
-        for held in list(self._cached.values()):
-            worth = self._worth_rows * self._reuse.chance(held.habit)
-            if self._rows - held.idle_from > worth:
-                self.drop(held)
+        self._next_check = self._rows + _CHECK_ROWS
+        for sequence in list(self._cached.values()):
+            probability = self._reuse_statistics.estimate_probability(sequence.reuse_class)
+            if self._rows - sequence.idle_since_row > self._break_even_rows * probability:
+                self.drop(sequence)
 
-    def drop(self, held: Held) -> None:
+    def drop(self, sequence: PooledSequence) -> None:
         """Forget a sequence, busy or cached."""
-        self._busy.pop(held.id, None)
-        self._cached.pop(held.id, None)
-        self._tree.remove(held.id)
-        self.cells.release(held.leaf)
-        self._checkpoint_bytes -= sum(map(len, held.checkpoints.values()))
-        self._free_ids.append(held.id)
-        self._moves.append(Drop(held.id))
+        self._busy.pop(sequence.id, None)
+        self._cached.pop(sequence.id, None)
+        self._tree.remove(sequence.id)
+        self.cells.release(sequence.leaf)
+        self._checkpoint_bytes -= sum(map(len, sequence.checkpoints.values()))
+        self._free_ids.append(sequence.id)
+        self._operations.append(Drop(sequence.id))
 
     def evict(self) -> bool:
         """Drop the least recently used cached sequence; False when there is none."""
@@ -199,58 +210,70 @@ class Sequences:
         self.drop(next(iter(self._cached.values())))
         return True
 
-    def add_checkpoint(self, held: Held, checkpoint: bytes) -> None:
-        """What the backend took at the sequence's present length."""
-        held.checkpoints[held.length] = checkpoint
+    def add_checkpoint(self, sequence: PooledSequence, checkpoint: bytes) -> None:
+        """Keep the backend's checkpoint of the sequence's present length, within the byte limit."""
+        sequence.checkpoints[sequence.length] = checkpoint
         self._checkpoint_bytes += len(checkpoint)
         for other in (*self._cached.values(), *self._busy.values()):
-            while self._checkpoint_bytes > _CHECKPOINT_BYTES and other.checkpoints:
+            while self._checkpoint_bytes > _MAX_CHECKPOINT_BYTES and other.checkpoints:
                 oldest = next(iter(other.checkpoints))
                 self._checkpoint_bytes -= len(other.checkpoints.pop(oldest))
 
     def _find_state(self, tokens: Sequence[int], limit: int) -> Match | None:
         best: Match | None = None
-        for held in self._all():
-            for length, checkpoint in ((held.length, None), *held.checkpoints.items()):
+        for sequence in self._shareable():
+            for length, checkpoint in ((sequence.length, None), *sequence.checkpoints.items()):
                 longest = best.length if best else 0
-                if longest < length <= limit and held.tokens[:length] == tokens[:length]:
-                    best = Match(held, length, checkpoint)
+                if longest < length <= limit and sequence.tokens[:length] == tokens[:length]:
+                    best = Match(sequence, length, checkpoint)
         return best
 
     def _can_adopt(self, match: Match) -> bool:
-        """Whether all of an idle source is wanted: then it goes on as the new sequence."""
+        """Whether an idle source matches as a whole: then it continues as the new sequence."""
         source = match.source
         return source.id in self._cached and match.length == source.length
 
-    def _adopt(self, held: Held, tokens: list[int], *, is_public: bool, habit: Habit) -> Held:
-        self._busy[held.id] = self._cached.pop(held.id)
-        held.tokens = tokens
-        held.is_public = is_public
-        held.habit = habit
-        if not is_public:
-            self._tree.remove(held.id)
-        return held
+    def _adopt(
+        self,
+        sequence: PooledSequence,
+        tokens: list[int],
+        *,
+        is_shareable: bool,
+        reuse_class: ReuseClass,
+    ) -> PooledSequence:
+        self._busy[sequence.id] = self._cached.pop(sequence.id)
+        sequence.tokens = tokens
+        sequence.is_shareable = is_shareable
+        sequence.reuse_class = reuse_class
+        if not is_shareable:
+            self._tree.remove(sequence.id)
+        return sequence
 
-    def _begin_with(self, held: Held, match: Match) -> None:
-        held.leaf, empty = self.cells.share(match.source.leaf, match.length), held.leaf
+    def _begin_with(self, sequence: PooledSequence, match: Match) -> None:
+        empty = sequence.leaf
+        sequence.leaf = self.cells.share(match.source.leaf, match.length)
         self.cells.release(empty)
-        held.length = match.length
-        self._moves.append(Share(match.source.id, held.id, match.length, match.checkpoint))
+        sequence.length = match.length
+        self._operations.append(Share(match.source.id, sequence.id, match.length, match.checkpoint))
         if match.source.id in self._cached:
             self._cached.move_to_end(match.source.id)
-            match.source.idle_from = self._rows
+            match.source.idle_since_row = self._rows
 
     def _new_id(self, match: Match | None) -> int:
-        """A free id, if need be that of the least recently used cached sequence but the source."""
+        """Take a free id; if there is none, drop the least recently used cached sequence.
+
+        The source of the match is not dropped.
+        """
         if not self._free_ids:
-            keep = match.source.id if match else None
-            victim = next(held for id_, held in self._cached.items() if id_ != keep)
+            source_id = match.source.id if match else None
+            victim = next(other for id_, other in self._cached.items() if id_ != source_id)
             self.drop(victim)
         return self._free_ids.pop()
 
-    def _all(self) -> Iterable[Held]:
-        return (held for held in (*self._cached.values(), *self._busy.values()) if held.is_public)
+    def _shareable(self) -> Iterable[PooledSequence]:
+        everything = (*self._cached.values(), *self._busy.values())
+        return (sequence for sequence in everything if sequence.is_shareable)
 
-    def _slice_of(self, holder: int, start: int, end: int) -> Sequence[int]:
-        held = self._busy.get(holder) or self._cached[holder]
-        return held.tokens[start : min(end, held.length)]
+    def _read_tokens(self, id_: int, start: int, end: int) -> Sequence[int]:
+        sequence = self._busy.get(id_) or self._cached[id_]
+        return sequence.tokens[start : min(end, sequence.length)]

@@ -1,13 +1,14 @@
-"""How one token is chosen from a row of logits, and what its probability was.
+"""Choose one token from a row of logits, and compute its probability.
 
-    sampler     Sampler: the only thing the loop sees; owns one answer's state
-    select      the k largest of a large array, fast and exact
+    sampler     Sampler: the interface of this package; owns the state of one answer
+    select      the k largest values of a large array, fast and exact
     filters     top-p, min-p, typical and XTC as pure functions over logits
-    penalties   repetition, presence and frequency: what a window of tokens costs
-    dry         DRY: what continuing a repetition costs
-    draws       reproducible random numbers, a function of seed and position
-    logprobs    the model's own distribution, for clients who ask
+    penalties   repetition, presence and frequency penalties for a window of tokens
+    dry         DRY: the penalty for continuing a repetition
+    draws       reproducible random numbers, as a function of seed and position
+    logprobs    log-probabilities under the model's own distribution
 
-Measured at 152k tokens of vocabulary, a naive softmax chain costs 46 ms a row, more than a small
-model's step. Here a greedy row costs one argmax, any other a few passes over the float32 view.
+With a vocabulary of 152k tokens, a naive chain of softmax calls takes 46 ms per row (measured), more
+than the step of a small model. Here a greedy row takes one argmax, and any other row a few passes over
+the float32 view.
 """

@@ -1,7 +1,7 @@
-"""Random numbers that depend on nothing but a seed and a place in the answer.
+"""Random numbers that depend only on a seed and a position in the answer.
 
 An answer must not depend on its neighbours in the batch, on a preemption, or on how many tokens were
-drafted; so there is no generator to advance, only a function of (seed, position, purpose). The
+drafted. So there is no generator that advances, only a function of (seed, position, purpose). The
 function is SplitMix64's output mix (Steele, Lea, Flood 2014: "Fast splittable pseudorandom number
 generators"), which passes BigCrush on consecutive counters.
 """
@@ -16,11 +16,11 @@ from services.engine.runner.stepping.sampling.select import Floats
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
-_BLOCK = 512  # np.cumsum over a whole vocabulary costs 2 ms; over its block sums, microseconds
+_BLOCK = 512  # np.cumsum takes 2 ms over a whole vocabulary, and microseconds over its block sums
 
 
 class Purpose(IntEnum):
-    """What a number decides; each position has one of each."""
+    """What a number decides; each position has one number for each purpose."""
 
     TOKEN = 0
     TOKEN_AFTER_REJECTION = 1
@@ -28,11 +28,11 @@ class Purpose(IntEnum):
 
 
 class Draws:
-    """The random numbers of one answer. Any int is a seed, negative ones too."""
+    """The random numbers of one answer. Any int is a valid seed, also a negative one."""
 
     def __init__(self, seed: int) -> None:
-        # Mixed once, so that neighbouring seeds start far apart on the counter; moved off 0 first,
-        # which the mix maps to itself: seed 0 would begin with the number 0.
+        # Mixed once, so that neighbouring seeds start far apart on the counter. The mix maps 0 to
+        # itself, so _GAMMA is added first; otherwise seed 0 would begin with the number 0.
         self._start = _mix((seed + _GAMMA) & _MASK)
 
     def uniform(self, position: int, purpose: Purpose) -> float:
@@ -41,27 +41,27 @@ class Draws:
         return (_mix(counter & _MASK) >> 11) * 2.0**-53
 
 
-def drawn(weights: Floats, uniform: float) -> int:
-    """The position where the running sum of the weights passes `uniform` (in [0, 1)) of their total.
+def draw_index(weights: Floats, uniform: float) -> int:
+    """Find where the running sum of the weights passes the part `uniform`, in [0, 1), of their total.
 
-    Never a position of weight 0; at least one weight is larger.
+    The position never has weight 0. At least one weight must be larger than 0.
     """
     if len(weights) <= 4 * _BLOCK:
-        return _passed(weights, uniform)
+        return _find_index(weights, uniform)
     starts = np.arange(0, len(weights), _BLOCK)
     sums = np.add.reduceat(weights, starts, dtype=np.float64)
-    block = _passed(sums, uniform)
+    block = _find_index(sums, uniform)
     within = uniform * float(sums.sum()) - float(sums[:block].sum())
     start = block * _BLOCK
-    return start + _passed(weights[start : start + _BLOCK], within / float(sums[block]))
+    return start + _find_index(weights[start : start + _BLOCK], within / float(sums[block]))
 
 
-def _passed(weights: Floats, fraction: float) -> int:
+def _find_index(weights: Floats, fraction: float) -> int:
     reached = np.cumsum(weights, dtype=np.float64)
     position = int(np.searchsorted(reached, max(fraction, 0.0) * reached[-1], side="right"))
     if position < len(weights):
         return position
-    return int(np.flatnonzero(weights)[-1])  # rounding took the product up to the total
+    return int(np.flatnonzero(weights)[-1])  # rounding has raised the product to the total
 
 
 def _mix(value: int) -> int:

@@ -1,13 +1,13 @@
-"""DRY: what it costs a token to continue a stretch that the text already contains.
+"""DRY: penalize tokens that continue a stretch which the text already contains.
 
-A token that would lengthen a repetition of n tokens loses multiplier * base ** (n - allowed_length).
-Same rule as llama.cpp's (ported there from github.com/LostRuins/koboldcpp/pull/982), another way to
-compute it: instead of a Z-function over the whole context per token, the length of the match that
-ends at each earlier position is carried along.
+The logit of a token that would lengthen a repetition of n tokens is lowered by
+multiplier * base ** (n - allowed_length). This is llama.cpp's rule (ported there from
+github.com/LostRuins/koboldcpp/pull/982), computed in another way: instead of a Z-function over the whole
+context for every token, the length of the match that ends at each earlier position is kept up to date.
 
     tokens    a b c c b c y a b c
     matches   0 0 3 1 0 2 0 0 0        the last 3 tokens also end at position 2, and so on
-    so next:  c would make 4 (position 3), b 2 (position 4), y 3 (position 6)
+    next      c would make 4 (position 3), b 2 (position 4), y 3 (position 6)
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from services.engine.core import Sampling
 
 _BREAKERS = (b"\n", b":", b'"', b"*")  # llama.cpp's default sequence breakers
 _LOG_FLOAT32_MAX = 88.7228391
-_MOST_COST = 1e30  # enough for never, and still a float32 after the subtraction
+_MAX_COST = 1e30  # rules a token out, and is still a float32 after the subtraction
 
 
-def breaker_tokens(vocab_size: int, piece: Callable[[int], bytes]) -> frozenset[int]:
-    """The tokens that end a repetition: those whose text contains a default sequence breaker.
+def find_breaker_tokens(vocab_size: int, piece: Callable[[int], bytes]) -> frozenset[int]:
+    """Find the tokens that end a repetition: their text contains a default sequence breaker.
 
-    One pass over the vocabulary; make it once per model.
+    This is a pass over the whole vocabulary; call it once per model.
     """
     return frozenset(
         token for token in range(vocab_size) if any(mark in piece(token) for mark in _BREAKERS)
@@ -36,7 +36,7 @@ def breaker_tokens(vocab_size: int, piece: Callable[[int], bytes]) -> frozenset[
 
 
 class Dry:
-    """One answer's tokens (prompt included) and the repetitions that end at its last one."""
+    """The tokens of one answer, prompt included, and the repetitions that end at its last token."""
 
     def __init__(self, params: Sampling, prompt: Sequence[int], breakers: Iterable[int]) -> None:
         self._multiplier = params.dry_multiplier
@@ -44,7 +44,7 @@ class Dry:
         self._allowed = params.dry_allowed_length
         self.is_off = self._multiplier == 0.0 or self._base < 1.0
         self._breakers = frozenset(breakers)
-        # Longer matches cost no more: beyond this the penalty leaves float32.
+        # Longer matches cost no more, because the penalty would exceed float32.
         exponent = _LOG_FLOAT32_MAX / math.log(self._base) if self._base > 1.000001 else 0.0
         self._longest = min(int(exponent) + self._allowed, np.iinfo(np.int32).max - 1)
         # Two arrays of one capacity: [0, _size) tokens; [0, _size - 1) matches.
@@ -56,14 +56,14 @@ class Dry:
             self._load(np.asarray(prompt, np.int32))
 
     def accept(self, token: int) -> None:
-        """The answer goes on with this token."""
+        """Append a token to the answer."""
         if self.is_off:
             return
         if self._size == len(self._tokens):
             self._grow(2 * self._size)
         self._tokens[self._size] = token
         self._size += 1
-        # The match ending at i grows from the one that ended at i - 1, where the tokens agree.
+        # Where the tokens agree, the match that ends at i extends the one that ended at i - 1.
         matches = self._matches[: self._size - 1]
         matches[1:] = matches[:-1].copy()
         matches[:1] = 0
@@ -72,28 +72,28 @@ class Dry:
         self._since_breaker = 0 if token in self._breakers else self._since_breaker + 1
 
     def apply(self, logits: NDArray[np.float32]) -> None:
-        """Lower the logits of tokens that would go on repeating, in place."""
+        """Lower the logits of tokens that would continue a repetition, in place."""
         if self.is_off or self._size <= self._allowed or self._since_breaker < self._allowed:
             return
         matches = np.minimum(self._matches[: self._size - 1], self._since_breaker)
         ends = np.flatnonzero(matches >= self._allowed)
         ends = ends[np.argsort(matches[ends], kind="stable")]
-        # Ascending, so that the longest match of a token is the one the dictionary keeps.
+        # In ascending order, so that the dictionary keeps the longest match of each token.
         longest = dict(zip(self._tokens[ends + 1].tolist(), matches[ends].tolist(), strict=True))
         for token, length in longest.items():
             if token not in self._breakers:
                 exponent = min(length, self._longest) - self._allowed
-                logits[token] -= min(self._multiplier * self._base**exponent, _MOST_COST)
+                logits[token] -= min(self._multiplier * self._base**exponent, _MAX_COST)
 
     def _load(self, prompt: NDArray[np.int32]) -> None:
-        """Take in a whole prompt: only matches with its end are needed, so walk back from it."""
+        """Load a whole prompt: only matches with its end count, so compare backwards from there."""
         self._size = len(prompt)
         self._grow(max(len(self._tokens), 2 * self._size))
         self._tokens[: self._size] = prompt
         ends = np.arange(max(self._size - 1, 0))
         length = 0
         while len(ends) and length < self._longest:
-            # What stays are the positions whose match is longer than `length`.
+            # Keep the positions whose match is longer than `length`.
             ends = ends[prompt[ends - length] == prompt[self._size - 1 - length]]
             length += 1
             self._matches[ends] = length

@@ -1,4 +1,4 @@
-"""What it costs a token to have been said lately: repetition, presence and frequency penalties."""
+"""Penalize tokens that occurred recently: repetition, presence and frequency penalties."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from services.engine.core import Sampling
 
 
 class Penalties:
-    """The last tokens of one answer (prompt included) and what they cost.
+    """The last tokens of one answer, prompt included, and the penalties for them.
 
-    The window is `repeat_last_n` tokens; a negative one is the whole context, 0 is off.
+    The window is `repeat_last_n` tokens; a negative value means the whole context, 0 turns penalties off.
     """
 
     def __init__(self, params: Sampling, prompt: Sequence[int]) -> None:
@@ -31,7 +31,7 @@ class Penalties:
         self._counts = Counter(self._window)
 
     def accept(self, token: int) -> None:
-        """The answer goes on with this token."""
+        """Append a token to the answer."""
         if self.is_off:
             return
         self._window.append(token)
@@ -43,13 +43,13 @@ class Penalties:
                 del self._counts[oldest]
 
     def apply(self, logits: NDArray[np.float32]) -> None:
-        """Lower (or, by negative penalties, raise) the logits of the window's tokens in place."""
+        """Lower (or, with negative penalties, raise) the logits of the tokens in the window, in place."""
         if self.is_off or not self._counts:
             return
         size = len(self._counts)
         ids = np.fromiter(self._counts.keys(), np.intp, size)
         counts = np.fromiter(self._counts.values(), np.float32, size)
-        said = logits[ids]
-        # Dividing a negative logit would make its token likelier: multiply these instead.
-        said = np.where(said <= 0, said * self._repeat, said / self._repeat)
-        logits[ids] = said - counts * self._frequency - self._presence
+        scores = logits[ids]
+        # Dividing a negative logit would make the token more likely, so these are multiplied.
+        scores = np.where(scores <= 0, scores * self._repeat, scores / self._repeat)
+        logits[ids] = scores - counts * self._frequency - self._presence

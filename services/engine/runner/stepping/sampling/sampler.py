@@ -1,8 +1,9 @@
 """Choose the next token of one answer.
 
-The order is llama-server's: logit bias, repetition/presence/frequency penalties, DRY, top-k,
-typical, top-p, min-p, XTC, temperature, draw. A constraint is checked on the drawn token alone; only
-a rejected one costs a mask over the vocabulary and a second draw, also llama-server's way.
+The order is that of llama-server: logit bias, repetition/presence/frequency penalties, DRY, top-k,
+typical, top-p, min-p, XTC, temperature, draw. A constraint is checked for the drawn token alone. Only
+if it rejects the token, a mask over the vocabulary and a second draw are needed; llama-server does the
+same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from services.engine.core import Sampling
 from services.engine.runner.stepping.sampling import filters
-from services.engine.runner.stepping.sampling.draws import Draws, Purpose, drawn
+from services.engine.runner.stepping.sampling.draws import Draws, Purpose, draw_index
 from services.engine.runner.stepping.sampling.dry import Dry
 from services.engine.runner.stepping.sampling.penalties import Penalties
 from services.engine.runner.stepping.sampling.select import Floats, Indices, largest
@@ -25,27 +26,27 @@ from services.shared.errors import InternalError, InvalidRequest
 
 Logits = NDArray[np.float32]
 
-# Below this temperature a lead of 0.0001 in the logits wins for certain: that is greedy.
+# Below this temperature, a lead of 0.0001 in the logits always wins, so sampling is greedy.
 _GREEDY = 1e-6
-_MOST_BIAS = 1e6
+_MAX_BIAS = 1e6
 _NOTHING_LEFT = "logit_bias and the constraint leave no token to choose from"
 
 
-class Allowed(Protocol):
-    """What a constraint permits next; `constraint.ConstraintState` is one."""
+class TokenConstraint(Protocol):
+    """What a constraint permits next; `structured_output.ConstraintState` implements it."""
 
     def allows(self, token: int) -> bool:
-        """Whether the answer may go on with this token."""
+        """Whether this token may follow."""
 
     def mask(self) -> NDArray[np.bool_]:
-        """One flag per token of the vocabulary."""
+        """Which tokens may follow, one flag per token of the vocabulary."""
 
 
 class Sampler:
-    """The sampling state of one answer: its penalties, and its place in its random numbers.
+    """The sampling state of one answer: its penalties, and its position in the random numbers.
 
-    `pick` changes nothing; `accept` moves on by one token. So a drafted position may be picked and
-    thrown away, and the same seed gives the same text however the work was batched.
+    `pick` changes nothing, `accept` advances by one token. So the token of a drafted position may be
+    picked and discarded, and the batching of the work does not change the random numbers.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Sampler:
     ) -> None:
         """`breakers` are DRY's (`dry.breaker_tokens`). Raises InvalidRequest for a bad bias."""
         self._params = params
-        self._bias = _checked_bias(params.logit_bias, vocab_size)
+        self._bias = _check_bias(params.logit_bias, vocab_size)
         self._penalties = Penalties(params, prompt)
         self._dry = Dry(params, prompt, breakers)
         self._draws = Draws(seed)
@@ -71,37 +72,37 @@ class Sampler:
         self,
         logits: Logits,
         *,
-        constraint: Allowed | None = None,
+        constraint: TokenConstraint | None = None,
         banned: Collection[int] = (),
     ) -> int:
-        """The next token. `logits` is not changed; `banned` tokens are out of the question.
+        """Choose the next token. `logits` is not changed; `banned` tokens are not chosen.
 
-        Raises InternalError where the backend computed no numbers, InvalidRequest where nothing is
-        left to choose from.
+        Raises InternalError where the backend computed no valid numbers, and InvalidRequest where no
+        token is left to choose from. A constraint that permits only banned tokens overrides the ban.
         """
         if self._is_greedy and self._leaves_logits:
             token = int(logits.argmax())
             _check(float(logits[token]))
             if token not in banned and (constraint is None or constraint.allows(token)):
                 return token
-        scores = self.scores(logits, banned)
+        scores = self.compute_scores(logits, banned)
         token = self._choose(_all_ids(len(scores)), scores, Purpose.TOKEN)
         if constraint is None or constraint.allows(token):
             return token
         permitted = np.flatnonzero(constraint.mask())
         if scores[permitted].max(initial=-np.inf) == -np.inf:
-            # A grammar that can only end here outranks a ban on ending (min_tokens, ignore_eos).
-            scores = self.scores(logits, ())
+            # A grammar that permits only the end overrides a ban on the end (min_tokens, ignore_eos).
+            scores = self.compute_scores(logits, ())
         return self._choose(permitted, scores[permitted], Purpose.TOKEN_AFTER_REJECTION)
 
     def accept(self, token: int) -> None:
-        """The answer goes on with this token."""
+        """Append a token to the answer."""
         self._penalties.accept(token)
         self._dry.accept(token)
         self._position += 1
 
-    def scores(self, logits: Logits, banned: Collection[int] = ()) -> Logits:
-        """The logits with bias, penalties and bans in them; the same array where there are none."""
+    def compute_scores(self, logits: Logits, banned: Collection[int] = ()) -> Logits:
+        """Apply bias, penalties and bans to a copy of the logits; without any, the logits themselves."""
         if self._leaves_logits and not banned:
             return logits
         scores = logits.copy()
@@ -114,24 +115,24 @@ class Sampler:
             scores[list(banned)] = -np.inf
         return scores
 
-    def distribution(
+    def compute_distribution(
         self, ids: Indices, scores: Logits, *, exclude_top: bool = False
     ) -> tuple[Indices, Floats]:
-        """The tokens left in the draw and their probabilities; `exclude_top` applies XTC.
+        """Compute the tokens left in the draw and their probabilities; `exclude_top` applies XTC.
 
-        `scores` are those of the tokens `ids`, the best one finite.
+        `scores` are those of the tokens `ids`; the best one must be finite.
         """
         logits: Floats = scores
         if 0 < self._params.top_k < len(scores):
             best = largest(scores, self._params.top_k)
             ids, logits = ids[best], scores[best].astype(np.float64)
-        ids, logits = filters.filtered(ids, logits, self._params, exclude_top=exclude_top)
+        ids, logits = filters.apply_filters(ids, logits, self._params, exclude_top=exclude_top)
         return ids, filters.probabilities(logits, self._params.temperature)
 
     def _choose(self, ids: Indices, scores: Logits, purpose: Purpose) -> int:
         if not len(ids):
             raise InvalidRequest(_NOTHING_LEFT)
-        best = int(scores.argmax())  # NaN is larger than all to argmax, so one look finds it
+        best = int(scores.argmax())  # argmax treats NaN as the largest, so this finds it
         _check(float(scores[best]))
         if self._is_greedy:
             return int(ids[best])
@@ -139,19 +140,19 @@ class Sampler:
             self._params.xtc_probability > 0.0
             and self._draws.uniform(self._position, Purpose.XTC) <= self._params.xtc_probability
         )
-        ids, probability = self.distribution(ids, scores, exclude_top=exclude_top)
-        return int(ids[drawn(probability, self._draws.uniform(self._position, purpose))])
+        ids, probability = self.compute_distribution(ids, scores, exclude_top=exclude_top)
+        return int(ids[draw_index(probability, self._draws.uniform(self._position, purpose))])
 
 
 def _check(best: float) -> None:
-    """Fail unless the highest score is a number one can choose by."""
+    """Raise an error unless the highest score is finite."""
     if best == -math.inf:
         raise InvalidRequest(_NOTHING_LEFT)
     if not math.isfinite(best):
         raise InternalError("the model computed no valid numbers for this request")
 
 
-def _checked_bias(
+def _check_bias(
     bias: Mapping[int, float], vocab_size: int
 ) -> tuple[Indices, NDArray[np.float32]] | None:
     if not bias:
@@ -166,13 +167,13 @@ def _checked_bias(
             raise InvalidRequest(
                 f"logit_bias of token {token} is not a finite number", param="logit_bias"
             )
-    # Clipped where more means nothing: float32 has no 1e300. -inf is a ban and stays one.
-    amounts = [amount if amount == -math.inf else _clipped(amount) for amount in bias.values()]
+    # Clipped, because float32 cannot represent 1e300; larger amounts mean the same. -inf is a ban.
+    amounts = [amount if amount == -math.inf else _clip(amount) for amount in bias.values()]
     return np.fromiter(bias.keys(), np.intp, len(bias)), np.array(amounts, np.float32)
 
 
-def _clipped(amount: float) -> float:
-    return max(-_MOST_BIAS, min(_MOST_BIAS, amount))
+def _clip(amount: float) -> float:
+    return max(-_MAX_BIAS, min(_MAX_BIAS, amount))
 
 
 @lru_cache(maxsize=8)

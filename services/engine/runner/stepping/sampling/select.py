@@ -1,8 +1,9 @@
-"""The k largest of a large array, without sorting or partitioning all of it.
+"""Find the k largest values of a large array without sorting or partitioning all of it.
 
-`np.argpartition` over 152k floats costs 2 ms. Here the array is seen as a few long rows; the k-th
-largest of the column maxima bounds the k-th largest value from below, because k columns hold a value
-at least that large. Few values pass the bound, and only these are sorted: 0.1 ms, and exact.
+`np.argpartition` over 152k floats takes 2 ms. Here the array is viewed as a few long rows. The k-th
+largest of the column maxima is a lower bound for the k-th largest value, because k columns have a value
+at least that large. Few values reach the bound, and only these are sorted. This takes 0.1 ms, and the
+result is exact.
 
     values   [ row 0 ............ ]
              [ row 1 ............ ]     column maxima ──partition──► bound
@@ -18,17 +19,17 @@ from numpy.typing import NDArray
 Indices = NDArray[np.intp]
 Floats = NDArray[np.float32] | NDArray[np.float64]
 
-_MOST_ROWS = 64
+_MAX_ROWS = 64
 
 
 def largest(values: Floats, k: int) -> Indices:
-    """Indices of the k largest values, best first, equal ones by index; -inf is never among them.
+    """Indices of the k largest values, best first, equal values by index.
 
-    Fewer than k come back where fewer are above -inf. `values` holds no NaN.
+    -inf is left out, so there may be fewer than k. `values` must not contain NaN.
     """
     indices = np.flatnonzero(_at_least(values, _lower_bound(values, k)))
     chosen = values[indices]
-    # Negated, so that a stable ascending sort keeps equal values in index order.
+    # Negated, so that a stable ascending sort keeps equal values in the order of their indices.
     return indices[np.argsort(-chosen, kind="stable")[:k]]
 
 
@@ -37,8 +38,8 @@ def _at_least(values: Floats, bound: float) -> NDArray[np.bool_]:
 
 
 def _lower_bound(values: Floats, k: int) -> float:
-    """A value that at least k values reach."""
-    rows = min(_MOST_ROWS, len(values) // (2 * k))
+    """A value that at least k of the values reach."""
+    rows = min(_MAX_ROWS, len(values) // (2 * k))
     if rows < 2:
         return float(np.partition(values, -k)[-k]) if k < len(values) else -np.inf
     columns = len(values) // rows

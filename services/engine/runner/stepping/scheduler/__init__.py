@@ -1,7 +1,7 @@
-"""Who takes part in the next step. Pure: no clock, no thread, no backend (see `scheduler.py`).
+"""Decide what the next step computes. Pure: no clock, no thread, no backend (see `scheduler.py`).
 
-requests   what waits and runs              queue      whose turn it is to run
-admission  who gets a sequence              chunks     what of whom is computed now
-pace       how many prompt tokens           slices     whose prompts those are
-drafts     guesses beside them              plan       what the loop is told to do
+request         requests and their branches     fair_queue      which waiting branch is next
+admission       which branches run              chunking        which tokens of them are computed
+prefill_budget  how many prompt tokens          prefill_shares  of which prompts
+drafts          drafted tokens beside them      step_plan       the plan, and the result of a step
 """

@@ -1,8 +1,8 @@
-"""Who gets a sequence: the running branches, and how the next one in the queue joins them.
+"""Admit waiting branches: decide which branches run, and where each one begins.
 
-A branch that is admitted begins with the longest computed prefix there is. If a running branch is
-about to compute more of the same tokens, the new one waits for it (it follows) instead of computing
-them a second time: so a prompt that many send at once is computed once, and `n` answers share theirs.
+An admitted branch begins with the longest computed prefix. If a running branch is about to compute more
+of the same tokens, the new one waits for it (it follows that leader) instead of computing them a second
+time. So a prompt that many clients send at once is computed once, and `n` answers share their prompt.
 """
 
 from __future__ import annotations
@@ -12,108 +12,115 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from services.engine.runner.stepping.kv.prefix_tree import BLOCK, PrefixTree
-from services.engine.runner.stepping.kv.sequence_pool import Match, Sequences
+from services.engine.runner.stepping.kv.sequence_pool import Match, SequencePool
 from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
 from services.engine.runner.stepping.scheduler.request import Branch, Following
 
-_HEADROOM = 16  # cells a running branch should be able to take before anyone must make room
+_HEADROOM = 16  # cells that each running branch can still take before one must make room
 
 
 @dataclass(slots=True)
-class _Way:
-    """How a branch would begin."""
+class _Prefix:
+    """Where a branch begins: after a computed prefix, or after one that its leader computes."""
 
     match: Match | None
-    follows: Following | None
+    following: Following | None
 
     @property
-    def spared(self) -> int:
-        """Tokens it need not compute."""
-        if self.follows is not None:
-            return self.follows.until
+    def saved_tokens(self) -> int:
+        """Tokens that the branch need not compute."""
+        if self.following is not None:
+            return self.following.until
         return self.match.length if self.match is not None else 0
 
 
-class Admission:
-    """The running branches. Owns who holds a sequence; the scheduler owns everything else."""
+class AdmissionControl:
+    """The running branches. Owns which branch holds a sequence; the scheduler owns the rest."""
 
-    def __init__(self, sequences: Sequences, queue: FairQueue, *, most_running: int) -> None:
+    def __init__(
+        self, sequence_pool: SequencePool, queue: FairQueue, *, max_sequences: int
+    ) -> None:
         self.running: list[Branch] = []
         self.preemptions = 0
-        self._sequences = sequences
+        self._sequence_pool = sequence_pool
         self._queue = queue
-        self._most_running = most_running
+        self._max_sequences = max_sequences
         self._admissions = 0
-        self._leaders: dict[int, Branch] = {}  # by admission; those with prompt left to compute
-        self._coming = PrefixTree(self._slice_of)  # what the leaders are going to compute
+        # By admission number: the running branches that have prompt left to compute.
+        self._leaders: dict[int, Branch] = {}
+        self._upcoming = PrefixTree(self._read_tokens)  # the tokens that leaders will compute
 
     def admit(self, now: float) -> list[Branch]:
-        """Fill the places from the queue; those that run for the first time.
+        """Admit branches from the queue; returns those that run for the first time.
 
-        When the one whose turn it is finds no place, one with a claim to another's gets it.
+        When there is no place for the branch whose turn it is, the head of another queue may take the
+        place of a running branch.
         """
         started = []
         while (turn := self._queue.peek(now)) is not None:
-            branch = next((b for b in self._candidates(turn) if self._make_way(b)), None)
+            branch = next((b for b in self._candidates(turn) if self._make_place(b)), None)
             if branch is None:
                 break
             self._queue.take(branch)
-            if self._enter(branch):
+            if self._start(branch):
                 started.append(branch)
         return started
 
-    def resolve(self) -> None:
-        """Let followers go whose leader is as far as they wait for, or gone."""
+    def release_followers(self) -> None:
+        """Start the followers whose leader has computed their prefix, or does not lead any more."""
         for branch in self.running:
-            if branch.follows is not None and not self._must_wait(branch.follows):
-                branch.follows = None
-                self._begin(branch, self._way(branch))
+            if branch.following is not None and not self._must_wait(branch.following):
+                branch.following = None
+                self._begin(branch, self._find_prefix(branch))
 
-    def note_progress(self, branch: Branch) -> None:
-        """Called after each step: a branch that read its prompt has nothing left to lead with."""
+    def update_leader(self, branch: Branch) -> None:
+        """Call this after each step of a prompt: a branch that has read its prompt leads no more."""
         if branch.pending <= 1:
             self._stop_leading(branch)
 
     def release(self, branch: Branch, *, is_trusted: bool = True) -> None:
-        """Take a branch out of the running; what it computed stays for others if it is sound."""
+        """Stop running a branch. Its sequence is kept for others if its memory can be trusted."""
         self.running.remove(branch)
         self._stop_leading(branch)
-        branch.follows = None
-        branch.cuts.clear()
-        if branch.held is not None:
+        branch.following = None
+        branch.checkpoint_lengths.clear()
+        if branch.sequence is not None:
             if is_trusted:
-                self._sequences.keep(branch.held)
+                self._sequence_pool.give_back(branch.sequence)
             else:
-                self._sequences.drop(branch.held)
-            branch.held = None
+                self._sequence_pool.drop(branch.sequence)
+            branch.sequence = None
 
     def preempt(self, branch: Branch) -> None:
-        """Send a branch back to the queue with all its tokens."""
+        """Send a branch back to the queue; it keeps its tokens."""
         self.preemptions += 1
         self.release(branch)
         self._queue.put_back(branch)
 
     def _candidates(self, turn: Branch) -> Iterator[Branch]:
-        """Whose turn it is, if a place is free; then heads that may have a claim to one.
+        """The branch whose turn it is, if a place is free; then heads that may displace a branch.
 
-        Cheap on purpose: it is asked at every step while anyone waits.
+        This must be cheap: it runs at every step while branches wait.
         """
         places = Counter(other.request.principal for other in self.running)
         most = max(places.values(), default=0)
         worst = max((other.request.lane for other in self.running), default=None)
-        if len(self.running) < self._most_running:
+        if len(self.running) < self._max_sequences:
             yield turn
         for head in self._queue.heads():
             is_short = places[head.request.principal] + 1 < most
             if is_short or (worst is not None and head.request.lane < worst):
                 yield head
 
-    def _make_way(self, branch: Branch) -> bool:
-        """Preempt whoever must yield to a branch, if then it has place and room; or nobody."""
-        way = self._way(branch)
+    def _make_place(self, branch: Branch) -> bool:
+        """Preempt the branches that must yield to this one, if it then has a place and enough cells.
+
+        Otherwise nothing is preempted, and the result is False.
+        """
+        prefix = self._find_prefix(branch)
         staying = list(self.running)
-        while not self._fits(branch, way, staying):
-            victim = _who_yields(branch, staying)
+        while not self._fits(branch, prefix, staying):
+            victim = _choose_victim(branch, staying)
             if victim is None:
                 return False
             staying.remove(victim)
@@ -121,99 +128,103 @@ class Admission:
             self.preempt(other)
         return True
 
-    def _fits(self, branch: Branch, way: _Way, staying: Sequence[Branch]) -> bool:
-        """Whether its tokens fit beside what those hold and are about to take."""
+    def _fits(self, branch: Branch, prefix: _Prefix, staying: Sequence[Branch]) -> bool:
+        """Whether its tokens fit beside the cells that the others hold and are about to take."""
         if not staying:
             return True
-        if len(staying) >= self._most_running:
+        if len(staying) >= self._max_sequences:
             return False
-        busy = [other.held for other in staying if other.held is not None]
-        leads = way.follows is not None and way.follows.leader in staying
-        is_shared = leads or (way.match is not None and way.match.source in busy)
-        need = len(branch.tokens) - (way.spared if is_shared else 0)
+        busy = [other.sequence for other in staying if other.sequence is not None]
+        has_leader = prefix.following is not None and prefix.following.leader in staying
+        is_shared = has_leader or (prefix.match is not None and prefix.match.source in busy)
+        needed = len(branch.tokens) - (prefix.saved_tokens if is_shared else 0)
         outstanding = sum(
-            other.pending - (other.follows.until if other.follows is not None else 0) + _HEADROOM
+            other.pending
+            - (other.following.until if other.following is not None else 0)
+            + _HEADROOM
             for other in staying
         )
-        cells = self._sequences.cells
-        return need + outstanding + cells.held_by(held.leaf for held in busy) <= cells.capacity
+        cells = self._sequence_pool.cells
+        held = cells.count_held(sequence.leaf for sequence in busy)
+        return needed + outstanding + held <= cells.capacity
 
-    def _enter(self, branch: Branch) -> bool:
-        """Run a branch; True if it never ran before."""
+    def _start(self, branch: Branch) -> bool:
+        """Run a branch; True if it has not run before."""
         self._admissions += 1
-        branch.admitted = self._admissions
+        branch.admission_number = self._admissions
         self.running.append(branch)
-        way = self._way(branch)
+        prefix = self._find_prefix(branch)
         is_new = branch.cached_tokens is None
         if is_new:
-            branch.cached_tokens = way.spared
-        self._begin(branch, way)
-        if branch.request.is_public and branch.pending > 1:
-            self._leaders[branch.admitted] = branch
-            self._coming.enter(branch.admitted, branch.tokens, len(branch.tokens))
+            branch.cached_tokens = prefix.saved_tokens
+        self._begin(branch, prefix)
+        if branch.request.is_shareable and branch.pending > 1:
+            self._leaders[branch.admission_number] = branch
+            self._upcoming.insert(branch.admission_number, branch.tokens, len(branch.tokens))
         return is_new
 
-    def _begin(self, branch: Branch, way: _Way) -> None:
-        if way.follows is not None:
-            branch.follows = way.follows
-            if self._sequences.is_recurrent:
-                way.follows.leader.cuts.add(way.follows.until)
+    def _begin(self, branch: Branch, prefix: _Prefix) -> None:
+        """Let the branch follow its leader, or lend it a sequence."""
+        if prefix.following is not None:
+            branch.following = prefix.following
+            if self._sequence_pool.is_recurrent:
+                prefix.following.leader.checkpoint_lengths.add(prefix.following.until)
             return
-        branch.held = self._sequences.lend(
+        branch.sequence = self._sequence_pool.lend(
             branch.tokens,
-            way.match,
-            is_public=branch.request.is_public,
+            prefix.match,
+            is_shareable=branch.request.is_shareable,
             principal=branch.request.principal,
         )
 
-    def _way(self, branch: Branch) -> _Way:
-        if not branch.request.is_public or branch.request.wants_prompt_logits:
-            return _Way(None, None)
-        match = self._sequences.find(branch.tokens)
-        return _Way(match, self._to_follow(branch, match.length if match is not None else 0))
+    def _find_prefix(self, branch: Branch) -> _Prefix:
+        if not branch.request.is_shareable or branch.request.wants_prompt_logits:
+            return _Prefix(None, None)
+        match = self._sequence_pool.find(branch.tokens)
+        return _Prefix(match, self._find_leader(branch, match.length if match is not None else 0))
 
-    def _to_follow(self, branch: Branch, computed: int) -> Following | None:
-        """A branch admitted before that will compute clearly more of these tokens."""
-        before = branch.admitted or self._admissions + 1
+    def _find_leader(self, branch: Branch, computed: int) -> Following | None:
+        """Find a branch admitted earlier that will compute clearly more of these tokens."""
+        before = branch.admission_number or self._admissions + 1
 
-        def may_lead(admitted: int) -> bool:
-            leader = self._leaders[admitted]
-            return admitted < before and leader is not branch
+        def may_lead(admission_number: int) -> bool:
+            leader = self._leaders[admission_number]
+            return admission_number < before and leader is not branch
 
-        found = self._coming.find(branch.tokens, may_lead)
+        found = self._upcoming.find(branch.tokens, may_lead)
         if found is None:
             return None
         leader = self._leaders[found[0]]
         until = min(found[1], len(branch.tokens) - 1)
         if until < computed + BLOCK or leader.computed >= until:
             return None
-        return Following(leader, leader.admitted, until)
+        return Following(leader, leader.admission_number, until)
 
     def _must_wait(self, following: Following) -> bool:
         leader = following.leader
-        return following.admitted in self._leaders and leader.computed < following.until
+        return following.admission_number in self._leaders and leader.computed < following.until
 
     def _stop_leading(self, branch: Branch) -> None:
-        if self._leaders.get(branch.admitted) is branch:
-            del self._leaders[branch.admitted]
-            self._coming.remove(branch.admitted)
+        if self._leaders.get(branch.admission_number) is branch:
+            del self._leaders[branch.admission_number]
+            self._upcoming.remove(branch.admission_number)
 
-    def _slice_of(self, holder: int, start: int, end: int) -> Sequence[int]:
-        return self._leaders[holder].tokens[start:end]
+    def _read_tokens(self, admission_number: int, start: int, end: int) -> Sequence[int]:
+        return self._leaders[admission_number].tokens[start:end]
 
 
-def _who_yields(branch: Branch, running: Sequence[Branch]) -> Branch | None:
-    """Who gives up a place for a branch: one of a worse lane, or of a principal with more places.
+def _choose_victim(branch: Branch, running: Sequence[Branch]) -> Branch | None:
+    """Choose who yields to a branch: one of a worse lane, or of a principal with more places.
 
-    A place changes hands only while that makes shares more even, so it cannot swing back.
+    A place changes hands only while that makes the shares more even, so it cannot swing back.
     """
     places = Counter(other.request.principal for other in running)
-    mine = places[branch.request.principal]
+    own = places[branch.request.principal]
 
     def yields(other: Branch) -> bool:
         if other.request.lane != branch.request.lane:
             return other.request.lane > branch.request.lane
-        return places[other.request.principal] > mine + 1
+        return places[other.request.principal] > own + 1
 
     return max(
         (other for other in running if yields(other)),

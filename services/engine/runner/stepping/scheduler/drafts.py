@@ -1,7 +1,7 @@
-"""Guesses at the next tokens, computed beside the real one where that is nearly free.
+"""Draft the next tokens, to compute them beside the real one where that costs little.
 
-A drafted token is a row like any other: it costs little only while a step has few, and never while
-somebody waits for a first token.
+A drafted token is a row like any other. It is cheap only while a step has few rows, and steps that
+compute parts of prompts get no drafts, because a client waits for the first token there.
 """
 
 from __future__ import annotations
@@ -11,27 +11,24 @@ from collections.abc import Callable
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.step_plan import Chunk
 
-_MOST_BRANCHES = 4
-_MOST_ROWS = 32  # drafted tokens of one step
+_MAX_BRANCHES = 4
+_MAX_ROWS = 32  # drafted tokens of one step
 
-Draft = Callable[[Branch, int], list[int]]
+ProposeDraft = Callable[[Branch, int], list[int]]  # up to so many tokens that may follow
 
 
-def add_drafts(chunks: list[Chunk], draft: Draft, room: int) -> list[Chunk]:
-    """The chunks with drafts behind those that generate, at most `room` drafted tokens in all."""
-    if len(chunks) > _MOST_BRANCHES or any(c.count > 1 or not c.outputs for c in chunks):
+def add_drafts(chunks: list[Chunk], propose_draft: ProposeDraft, room: int) -> list[Chunk]:
+    """Add drafts to the chunks of a step that only generates, at most `room` tokens in all."""
+    if len(chunks) > _MAX_BRANCHES or any(c.count > 1 or not c.outputs for c in chunks):
         return chunks
-    rows = min(_MOST_ROWS, room)
-    drafted = []
+    rows = min(_MAX_ROWS, room)
+    with_drafts = []
     for place, chunk in enumerate(chunks):
         branch = chunk.branch
         share = rows // (len(chunks) - place)
-        wanted = min(share, branch.request.limit - len(branch.tokens) - 1)
-        drafts = draft(branch, wanted) if wanted > 0 else []
+        wanted = min(share, branch.request.max_length - len(branch.tokens) - 1)
+        drafts = propose_draft(branch, wanted) if wanted > 0 else []
         rows -= len(drafts)
-        drafted.append(
-            Chunk(branch, chunk.start, chunk.count, chunk.outputs + len(drafts), drafts)
-            if drafts
-            else chunk
-        )
-    return drafted
+        outputs = chunk.outputs + len(drafts)
+        with_drafts.append(Chunk(branch, chunk.start, chunk.count, outputs, drafts))
+    return with_drafts

@@ -1,11 +1,13 @@
-"""Whose prompt is computed next, in slices: fair between lanes and principals, short prompts first.
+"""Divide a step's prompt tokens: fair between lanes and principals, and short prompts first.
 
-A step's budget is dealt out a slice at a time, each to the principal who was served least for the
-weight of the lane (start-time fair queueing). Whole slices, because a step over a few tokens of
-many prompts costs a processor a fifth more than one over a stretch of one prompt, and gives all of
-them their first token late. A principal's slice goes to the prompt with least left, but of every
-four tokens one to the oldest: a short question does not wait for a long document, nor the document
-for ever.
+The budget of a step is dealt out in slices. Each slice goes to the flow (the principal in a lane) that
+has received least for the weight of its lane; this is start-time fair queueing. Slices are not divided:
+on a CPU, a step over a few tokens of many prompts takes a fifth longer than a step over one stretch of
+one prompt, and it delays the first token of all of them.
+
+Within a flow, a slice goes to the prompt with the fewest tokens left, but one of every four tokens goes
+to the oldest prompt. So a short question does not wait for a long document, and the document is not
+delayed for ever.
 """
 
 from __future__ import annotations
@@ -18,43 +20,43 @@ from services.engine.runner.stepping.scheduler.request import Branch
 
 SLICE_TOKENS = 64
 _LANE_WEIGHTS = {Lane.INTERACTIVE: 16, Lane.BACKGROUND: 4, Lane.BATCH: 1}
-_PASSED_TOKENS = 3 * SLICE_TOKENS  # the oldest prompt lets so many pass it, then has a slice
+_MAX_PASSED_TOKENS = 3 * SLICE_TOKENS  # may pass the oldest prompt; then it receives a slice
 
-_Party = tuple[Lane, str]  # who shares: a lane's principal
+_Flow = tuple[Lane, str]  # a lane and a principal
 
 
 @dataclass(slots=True)
 class _Account:
-    """What a party was given."""
+    """What a flow has received."""
 
-    level: float  # tokens over the lane's weight
-    passed: float = 0.0  # tokens for others than its oldest prompt, since that had its slice
+    virtual_time: float  # tokens divided by the weight of the lane
+    passed: float = 0.0  # tokens of other prompts than its oldest, since that received a slice
 
 
-class Slices:
-    """Deals prompt tokens out; remembers who had how many."""
+class PrefillShares:
+    """Deals out prompt tokens, and remembers how many each flow has received."""
 
     def __init__(self) -> None:
-        self._accounts: dict[_Party, _Account] = {}
+        self._accounts: dict[_Flow, _Account] = {}
 
     def deal(self, wants: Mapping[Branch, int], budget: int) -> list[tuple[Branch, int]]:
-        """So many tokens of each prompt, `budget` in all; none more than it wants."""
-        parties: dict[_Party, list[Branch]] = {}
+        """Divide `budget` tokens between the prompts; none receives more than it wants."""
+        flows: dict[_Flow, list[Branch]] = {}
         for branch in wants:
             request = branch.request
-            parties.setdefault((request.lane, request.principal), []).append(branch)
-        self._open_accounts(parties)
+            flows.setdefault((request.lane, request.principal), []).append(branch)
+        self._open_accounts(flows)
         left = dict(wants)
         dealt: dict[Branch, int] = {}
-        while budget > 0 and parties:
-            party = min(parties, key=lambda party: self._accounts[party].level)
-            account, waiting = self._accounts[party], parties[party]
+        while budget > 0 and flows:
+            flow = min(flows, key=lambda flow: self._accounts[flow].virtual_time)
+            account, waiting = self._accounts[flow], flows[flow]
             oldest = min(waiting, key=lambda branch: branch.age)
             branch = oldest
-            if account.passed < _PASSED_TOKENS:
+            if account.passed < _MAX_PASSED_TOKENS:
                 branch = min(waiting, key=lambda b: (b.pending - dealt.get(b, 0), b.age))
             count = min(SLICE_TOKENS, left[branch], budget)
-            account.level += count / _LANE_WEIGHTS[party[0]]
+            account.virtual_time += count / _LANE_WEIGHTS[flow[0]]
             account.passed += count if branch is not oldest else -min(account.passed, 3.0 * count)
             dealt[branch] = dealt.get(branch, 0) + count
             budget -= count
@@ -62,17 +64,20 @@ class Slices:
             if not left[branch]:
                 waiting.remove(branch)
                 if not waiting:
-                    del parties[party]
+                    del flows[flow]
         return list(dealt.items())
 
-    def _open_accounts(self, parties: dict[_Party, list[Branch]]) -> None:
-        """Newcomers begin level with whoever was served least; who left ahead of that stays ahead."""
-        known = [self._accounts[party].level for party in parties if party in self._accounts]
+    def _open_accounts(self, flows: dict[_Flow, list[Branch]]) -> None:
+        """Start new flows level with the flow that has received least.
+
+        A flow that left with more than that keeps its account, so leaving and returning gains nothing.
+        """
+        known = [self._accounts[flow].virtual_time for flow in flows if flow in self._accounts]
         floor = min(known, default=0.0)
         self._accounts = {
-            party: account
-            for party, account in self._accounts.items()
-            if known and (party in parties or account.level > floor)
+            flow: account
+            for flow, account in self._accounts.items()
+            if known and (flow in flows or account.virtual_time > floor)
         }
-        for party in parties:
-            self._accounts.setdefault(party, _Account(floor))
+        for flow in flows:
+            self._accounts.setdefault(flow, _Account(floor))

@@ -1,10 +1,10 @@
 """Decide which tokens of which answers are computed in the next step.
 
 A pure state machine: no thread, no lock, no backend; the clock's reading is passed in. The loop
-calls it from one thread, in the order schedule -> (moves, run) -> apply | refuse | discard.
+calls it from one thread, in the order schedule -> (operations, run) -> apply | refuse | discard.
 
-    schedule  1 forget what is past its deadline   2 let followers go   3 admit
-              4 every generating branch            5 parts of prompts, under the time cap
+    schedule  1 forget requests past their deadline  2 release followers  3 admit
+              4 every generating branch              5 parts of prompts, within the time limit
               6 make room: evict cached sequences, then preempt the youngest
               7 drafts, where they cost little
 """
@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.engine.runner.stepping.kv.sequence_pool import Sequences
-from services.engine.runner.stepping.scheduler.admission import Admission
-from services.engine.runner.stepping.scheduler.chunking import decode_chunks, prompt_chunks
-from services.engine.runner.stepping.scheduler.drafts import Draft, add_drafts
+from services.engine.runner.stepping.kv.sequence_pool import SequencePool
+from services.engine.runner.stepping.scheduler.admission import AdmissionControl
+from services.engine.runner.stepping.scheduler.chunking import (
+    build_decode_chunks,
+    build_prompt_chunks,
+)
+from services.engine.runner.stepping.scheduler.drafts import ProposeDraft, add_drafts
 from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
-from services.engine.runner.stepping.scheduler.prefill_budget import Pace
-from services.engine.runner.stepping.scheduler.prefill_shares import Slices
+from services.engine.runner.stepping.scheduler.prefill_budget import PrefillBudget
+from services.engine.runner.stepping.scheduler.prefill_shares import PrefillShares
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.engine.runner.stepping.scheduler.step_plan import (
     Chunk,
@@ -36,35 +39,37 @@ class Scheduler:
 
     def __init__(
         self,
-        sequences: Sequences,
+        sequence_pool: SequencePool,
         *,
         context_length: int,
-        most_running: int,
-        most_tokens: int,
-        most_queued: int,
-        target_seconds: float | None,
+        max_sequences: int,
+        max_step_tokens: int,
+        max_queued: int,
+        target_step_seconds: float | None,
     ) -> None:
-        """At most so many branches run, tokens make a step, branches wait."""
+        """`max_sequences` limits the running branches, `max_queued` the waiting ones."""
         self._context_length = context_length
-        self._sequences = sequences
-        self._most_tokens = most_tokens
-        self._most_queued = most_queued
-        self._pace = Pace(target_seconds=target_seconds, most_tokens=most_tokens)
+        self._sequence_pool = sequence_pool
+        self._max_step_tokens = max_step_tokens
+        self._max_queued = max_queued
+        self._prefill_budget = PrefillBudget(
+            target_step_seconds=target_step_seconds, max_step_tokens=max_step_tokens
+        )
         self._queue = FairQueue()
-        self._admission = Admission(sequences, self._queue, most_running=most_running)
+        self._admission = AdmissionControl(sequence_pool, self._queue, max_sequences=max_sequences)
         self._requests: dict[int, Request] = {}
         self._serial = 0
-        self._slices = Slices()
-        self._with_deadline: set[int] = set()
+        self._prefill_shares = PrefillShares()
+        self._ids_with_deadline: set[int] = set()
 
     @property
     def running(self) -> int:
-        """Branches that hold a place."""
+        """Number of running branches."""
         return len(self._admission.running)
 
     @property
     def queued(self) -> int:
-        """Branches that wait for one."""
+        """Number of waiting branches."""
         return len(self._queue)
 
     @property
@@ -74,53 +79,53 @@ class Scheduler:
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to do until something is added."""
+        """Whether there is nothing to do until a request is added."""
         return not self._requests
 
     def add(self, request: Request) -> None:
-        """Queue a request. Raises InvalidRequest, ContextLengthExceeded, EngineBusy."""
-        context = min(self._context_length, self._sequences.cells.capacity)
+        """Queue a request. Raises InvalidRequest, ContextLengthExceeded or EngineBusy."""
+        context = min(self._context_length, self._sequence_pool.cells.capacity)
         if not request.prompt:
             raise InvalidRequest("the prompt has no tokens", param="prompt")
         if len(request.prompt) >= context:
-            raise too_long(len(request.prompt), context)
-        if len(self._queue) + request.n > max(self._most_queued, request.n):
+            raise build_too_long_error(len(request.prompt), context)
+        if len(self._queue) + request.n > max(self._max_queued, request.n):
             raise EngineBusy(f"{len(self._queue)} requests are waiting already, try again later")
         self._serial += 1
         request.serial = self._serial
-        request.limit = min(request.limit, context)
+        request.max_length = min(request.max_length, context)
         request.branches = [Branch(request, i, list(request.prompt)) for i in range(request.n)]
         self._requests[request.id] = request
         if request.deadline is not None:
-            self._with_deadline.add(request.id)
+            self._ids_with_deadline.add(request.id)
         for branch in request.branches:
             self._queue.add(branch)
 
     def cancel(self, request_id: int) -> Request | None:
-        """Forget a request now, in whatever state; None if it is not known."""
+        """Forget a request, whether it waits or runs; None if the id is unknown."""
         request = self._requests.get(request_id)
         if request is not None:
             self._forget(request)
         return request
 
     def cancel_all(self) -> list[Request]:
-        """Forget every request."""
+        """Forget and return every request."""
         requests = list(self._requests.values())
         for request in requests:
             self._forget(request)
         return requests
 
-    def schedule(self, now: float, draft: Draft | None = None) -> StepPlan:
-        """The next step; it has no chunks when there is nothing to compute."""
+    def schedule(self, now: float, propose_draft: ProposeDraft | None = None) -> StepPlan:
+        """Plan the next step. The plan has no chunks when there is nothing to compute."""
         expired = self._expire(now)
-        self._admission.resolve()
+        self._admission.release_followers()
         started = self._admission.admit(now) if len(self._queue) else []
         chunks, too_long = self._make_room(self._plan_chunks())
-        if draft is not None and not self._sequences.is_recurrent:
-            room = min(self._most_tokens, self._sequences.cells.free) - count_tokens(chunks)
-            chunks = add_drafts(chunks, draft, room)
+        if propose_draft is not None and not self._sequence_pool.is_recurrent:
+            room = min(self._max_step_tokens, self._sequence_pool.cells.free)
+            chunks = add_drafts(chunks, propose_draft, room - count_tokens(chunks))
         return StepPlan(
-            moves=self._sequences.take_moves(),
+            operations=self._sequence_pool.take_operations(),
             chunks=chunks,
             started=started,
             expired=expired,
@@ -129,24 +134,24 @@ class Scheduler:
         )
 
     def apply(self, plan: StepPlan, result: StepResult) -> None:
-        """Take in what came of a plan's step, which was computed and sampled."""
+        """Take in the result of a plan whose step was computed and sampled."""
         decodes = sum(chunk.count == 1 for chunk in plan.chunks)
-        self._pace.observe(
+        self._prefill_budget.observe(
             prompt_tokens=plan.prompt_tokens, decodes=decodes, seconds=result.seconds
         )
-        for chunk, outcome in zip(plan.chunks, result.chunks, strict=True):
+        for chunk, chunk_result in zip(plan.chunks, result.chunks, strict=True):
             if not chunk.branch.is_done:  # the failure of a sibling may just have ended it
-                self._advance(chunk, outcome, result.checkpoints.get(chunk.branch))
-        self._sequences.pass_rows(plan.size)
+                self._advance(chunk, chunk_result, result.checkpoints.get(chunk.branch))
+        self._sequence_pool.count_rows(plan.size)
 
     def refuse(self, plan: StepPlan) -> list[Request]:
-        """The backend had no room although the books said so: believe it, and make room.
+        """The backend had no room for a step that should fit: lower the capacity, and make room.
 
-        Returns requests that cannot fit; they are gone.
+        Returns the requests that cannot fit; they are forgotten.
         """
-        cells = self._sequences.cells
+        cells = self._sequence_pool.cells
         cells.capacity = min(cells.capacity, cells.used + plan.size - 1)
-        if self._sequences.evict():
+        if self._sequence_pool.evict():
             return []
         if self.running > 1:
             self._admission.preempt(self._youngest())
@@ -154,31 +159,34 @@ class Scheduler:
         return self._fail([chunk.branch.request for chunk in plan.chunks])
 
     def discard(self, plan: StepPlan) -> list[Request]:
-        """The step failed in a way nobody knows: its requests are gone, and their memory."""
+        """The step failed and its effect on memory is unknown: forget its requests and sequences."""
         return self._fail([chunk.branch.request for chunk in plan.chunks])
 
     def _plan_chunks(self) -> list[Chunk]:
         running = self._admission.running
-        decodes = decode_chunks(running)
-        prompts = [b for b in running if b.follows is None and b.pending > 1]
+        decodes = build_decode_chunks(running)
+        prompts = [b for b in running if b.following is None and b.pending > 1]
         if not prompts:
             return decodes
-        room = self._most_tokens - len(decodes)
-        paced = self._pace.prompt_tokens(decodes=len(decodes), prompts=len(prompts))
-        return decodes + prompt_chunks(
-            self._slices,
+        room = self._max_step_tokens - len(decodes)
+        budget = self._prefill_budget.max_prompt_tokens(decodes=len(decodes), prompts=len(prompts))
+        return decodes + build_prompt_chunks(
+            self._prefill_shares,
             prompts,
-            min(room, paced),
+            min(room, budget),
             beside=decodes,
-            cells_used=self._sequences.cells.used,
-            is_recurrent=self._sequences.is_recurrent,
+            cells_used=self._sequence_pool.cells.used,
+            is_recurrent=self._sequence_pool.is_recurrent,
         )
 
     def _make_room(self, chunks: list[Chunk]) -> tuple[list[Chunk], list[Request]]:
-        """Evict, then preempt, until the step's tokens fit; the chunks left, and what never fits."""
-        cells = self._sequences.cells
+        """Evict, then preempt, until the step's tokens fit.
+
+        Returns the remaining chunks, and the request that does not fit even alone.
+        """
+        cells = self._sequence_pool.cells
         while count_tokens(chunks) > cells.free:
-            if self._sequences.evict():
+            if self._sequence_pool.evict():
                 continue
             if self.running == 1:
                 return [], self._fail([self._admission.running[0].request])
@@ -189,22 +197,23 @@ class Scheduler:
 
     def _advance(self, chunk: Chunk, result: ChunkResult, checkpoint: bytes | None) -> None:
         branch = chunk.branch
-        held = branch.held
-        assert held is not None
+        sequence = branch.sequence
+        assert sequence is not None
         if result.is_failed:
             self._fail([branch.request])
             return
         computed = chunk.start + chunk.count
         if result.sampled:
             branch.tokens += result.sampled
-            computed += len(result.sampled) - 1  # all but the last were drafted, and are in memory
-        self._sequences.grow(held, computed)
+            # All sampled tokens but the last were drafted, so they are in memory already.
+            computed += len(result.sampled) - 1
+        self._sequence_pool.grow(sequence, computed)
         if chunk.drafts:
-            self._sequences.cut(held, chunk.start + chunk.size)
+            self._sequence_pool.cut(sequence, chunk.start + chunk.size)
         if checkpoint is not None:
-            self._sequences.add_checkpoint(held, checkpoint)
+            self._sequence_pool.add_checkpoint(sequence, checkpoint)
         if result.sampled is None or chunk.count > 1:
-            self._admission.note_progress(branch)
+            self._admission.update_leader(branch)
         if result.is_finished:
             self._finish(branch)
 
@@ -212,12 +221,12 @@ class Scheduler:
         branch.is_done = True
         self._admission.release(branch)
         if branch.request.is_done:
-            self._drop_books(branch.request)
+            self._remove(branch.request)
 
     def _expire(self, now: float) -> list[Request]:
         late = [
             request
-            for id_ in self._with_deadline
+            for id_ in self._ids_with_deadline
             if (request := self._requests[id_]).deadline is not None and request.deadline <= now
         ]
         for request in late:
@@ -233,7 +242,7 @@ class Scheduler:
                 self._admission.release(branch, is_trusted=is_trusted)
             else:
                 self._queue.remove(branch)
-        self._drop_books(request)
+        self._remove(request)
 
     def _fail(self, requests: Sequence[Request]) -> list[Request]:
         failed = list(dict.fromkeys(requests))
@@ -241,16 +250,16 @@ class Scheduler:
             self._forget(request, is_trusted=False)
         return failed
 
-    def _drop_books(self, request: Request) -> None:
+    def _remove(self, request: Request) -> None:
         del self._requests[request.id]
-        self._with_deadline.discard(request.id)
+        self._ids_with_deadline.discard(request.id)
 
     def _youngest(self) -> Branch:
         return max(self._admission.running, key=lambda branch: branch.age)
 
 
-def too_long(prompt_tokens: int, context: int) -> ContextLengthExceeded:
-    """The error for a prompt that leaves no room for an answer."""
+def build_too_long_error(prompt_tokens: int, context: int) -> ContextLengthExceeded:
+    """Build the error for a prompt that leaves no room for an answer."""
     return ContextLengthExceeded(
         f"the prompt has {prompt_tokens} tokens, the context holds {context}"
         " and must have room for an answer",

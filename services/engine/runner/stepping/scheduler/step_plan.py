@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from services.engine.runner.stepping.kv.sequence_pool import Move
+from services.engine.runner.stepping.kv.sequence_pool import MemoryOperation
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 
 
 class Chunk(msgspec.Struct, frozen=True, eq=False):
-    """Tokens [start, start + count) of a branch, then guesses at what follows.
+    """Tokens [start, start + count) of a branch, and drafts of those that follow.
 
     The last `outputs` of its tokens get logits: none inside a prompt, one at the end of a prompt, one
     more per drafted token, and all of them where the request wants the logits of its prompt.
@@ -53,9 +53,9 @@ class ChunkResult(msgspec.Struct, frozen=True, eq=False):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepPlan:
-    """The order of work: the memory operations, one backend step over the chunks, `apply`."""
+    """The memory operations to execute, and the chunks to compute after them, in one backend step."""
 
-    moves: Sequence[Move] = ()
+    operations: Sequence[MemoryOperation] = ()
     chunks: Sequence[Chunk] = ()
     started: Sequence[Branch] = ()  # they run for the first time
     expired: Sequence[Request] = ()  # their deadline passed; already forgotten

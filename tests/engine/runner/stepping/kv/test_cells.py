@@ -46,7 +46,7 @@ def test_the_books_agree_with_counting_every_cell(actions: list[tuple[str, int, 
 
         assert cells.used == len({name for names_held in counted for name in names_held})
         some = slice(0, len(leaves), 2)
-        assert cells.held_by(leaves[some]) == len(
+        assert cells.count_held(leaves[some]) == len(
             {name for names_held in counted[some] for name in names_held}
         )
 
@@ -57,7 +57,7 @@ def test_a_shared_prefix_is_taken_once() -> None:
     other = cells.grow(cells.share(one, 30), 5)
 
     assert (cells.used, cells.free) == (45, 55)
-    assert cells.held_by([other]) == 35
+    assert cells.count_held([other]) == 35
 
 
 def test_a_prefix_outlives_the_sequence_that_computed_it() -> None:

@@ -13,7 +13,7 @@ TEXT = st.lists(st.integers(0, 1), min_size=0, max_size=4).map(
 def tree_over(held: dict[int, list[int]]) -> PrefixTree:
     tree = PrefixTree(lambda holder, start, end: held[holder][start:end])
     for holder, tokens in held.items():
-        tree.enter(holder, tokens, len(tokens))
+        tree.insert(holder, tokens, len(tokens))
     return tree
 
 
@@ -50,7 +50,7 @@ def test_a_holder_grows() -> None:
     held = {1: list(range(20))}
     tree = tree_over(held)
     held[1] += range(20, 90)
-    tree.enter(1, held[1], 90)
+    tree.insert(1, held[1], 90)
 
     assert tree.find(list(range(200))) == (1, 90)
 

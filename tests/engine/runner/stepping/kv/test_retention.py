@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from services.engine.backends.fake import Behaviour
 from services.engine.core import MemoryPolicy
-from services.engine.runner.stepping.kv.retention import Habit, Reuse
-from services.engine.runner.stepping.kv.sequence_pool import Sequences
+from services.engine.runner.stepping.kv.retention import ReuseClass, ReuseStatistics
+from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.scheduler.request import Request
 from tests.engine.runner.stepping.simulation import Simulation, expected, request
 
-BATCH: Habit = ("alice", False)
-CHAT: Habit = ("alice", True)
+BATCH: ReuseClass = ("alice", False)
+CHAT: ReuseClass = ("alice", True)
 
 
 def one_off(id_: int, **changes: Any) -> Request:
@@ -24,65 +24,67 @@ def one_off(id_: int, **changes: Any) -> Request:
 
 
 def test_nothing_is_known_of_a_newcomer() -> None:
-    assert Reuse().chance(("anyone", False)) == 0.5
+    assert ReuseStatistics().estimate_probability(("anyone", False)) == 0.5
 
 
 def test_who_never_comes_back_is_expected_less_and_less() -> None:
-    reuse = Reuse()
+    reuse = ReuseStatistics()
     chances = []
     for _ in range(200):
-        reuse.left(BATCH)
-        chances.append(reuse.chance(BATCH))
+        reuse.record_idle(BATCH)
+        chances.append(reuse.estimate_probability(BATCH))
 
     assert chances == sorted(chances, reverse=True)
     assert chances[-1] < 0.02
-    assert reuse.chance(("somebody else", False)) == 0.5
-    assert reuse.chance(CHAT) == 0.5
+    assert reuse.estimate_probability(("somebody else", False)) == 0.5
+    assert reuse.estimate_probability(CHAT) == 0.5
 
 
 def test_who_always_comes_back_is_expected_and_old_habits_fade() -> None:
-    reuse = Reuse()
+    reuse = ReuseStatistics()
     for _ in range(200):
-        reuse.left(CHAT)
+        reuse.record_idle(CHAT)
     for _ in range(200):
-        reuse.left(CHAT)
-        reuse.used(CHAT, 0.9)
+        reuse.record_idle(CHAT)
+        reuse.record_reuse(CHAT, 0.9)
 
-    assert reuse.chance(CHAT) > 0.8
+    assert reuse.estimate_probability(CHAT) > 0.8
 
 
 @given(
     st.lists(st.tuples(st.sampled_from([BATCH, CHAT]), st.none() | st.floats(0, 1)), max_size=300)
 )
-def test_a_chance_is_one(history: list[tuple[Habit, float | None]]) -> None:
-    reuse = Reuse()
-    for habit, share in history:
+def test_a_chance_is_one(history: list[tuple[ReuseClass, float | None]]) -> None:
+    reuse = ReuseStatistics()
+    for reuse_class, share in history:
         if share is None:
-            reuse.left(habit)
+            reuse.record_idle(reuse_class)
         else:
-            reuse.used(habit, share)
+            reuse.record_reuse(reuse_class, share)
 
-    assert 0 < reuse.chance(BATCH) <= 1
+    assert 0 < reuse.estimate_probability(BATCH) <= 1
 
 
 def test_the_books_of_many_principals_stay_small() -> None:
-    reuse = Reuse()
+    reuse = ReuseStatistics()
     for number in range(5000):
-        reuse.left((str(number), False))
+        reuse.record_idle((str(number), False))
 
-    assert reuse.chance(("0", False)) == 0.5  # forgotten
-    assert reuse.chance(("4999", False)) < 0.5
+    assert reuse.estimate_probability(("0", False)) == 0.5  # forgotten
+    assert reuse.estimate_probability(("4999", False)) < 0.5
 
 
 def test_prompts_nobody_sends_again_give_their_cells_back() -> None:
     used = {}
-    for worth_rows in (None, 2000):
+    for break_even_rows in (None, 2000):
         many = Behaviour(cached_sequences=64)
-        simulation = Simulation(cells=4096, running=1, worth_rows=worth_rows, behaviour=many)
+        simulation = Simulation(
+            cells=4096, running=1, break_even_rows=break_even_rows, behaviour=many
+        )
         for id_ in range(60):
             simulation.add(one_off(id_))
             simulation.run()
-        used[worth_rows] = simulation.sequences.cells.used
+        used[break_even_rows] = simulation.sequence_pool.cells.used
 
     assert used[None] > 2000
     assert used[2000] < 300
@@ -90,7 +92,7 @@ def test_prompts_nobody_sends_again_give_their_cells_back() -> None:
 
 @pytest.mark.parametrize("other", ["alice", "bob"], ids=["with the same key", "with another"])
 def test_a_chat_keeps_its_place_while_prompts_are_sent_once(other: str) -> None:
-    simulation = Simulation(cells=8192, running=2, worth_rows=1000)
+    simulation = Simulation(cells=8192, running=2, break_even_rows=1000)
     tokens = list(b"You are a helpful assistant. ")
     id_ = 0
     for _ in range(20):
@@ -113,7 +115,7 @@ def test_a_chat_keeps_its_place_while_prompts_are_sent_once(other: str) -> None:
 
 
 def test_what_is_shared_from_counts_as_used() -> None:
-    simulation = Simulation(cells=8192, running=2, worth_rows=1000)
+    simulation = Simulation(cells=8192, running=2, break_even_rows=1000)
     system = "These are the rules that every request of this program begins with. " * 2
     for id_ in range(100):  # some 1 500 rows
         simulation.add(request(id_, f"{system}{id_:03}", 8))
@@ -124,18 +126,20 @@ def test_what_is_shared_from_counts_as_used() -> None:
 
 
 def test_who_begins_with_an_idle_sequence_renews_it() -> None:
-    sequences = Sequences(capacity=4096, ids=8, policy=MemoryPolicy.DENSE, worth_rows=1000)
+    sequence_pool = SequencePool(
+        capacity=4096, id_count=8, policy=MemoryPolicy.DENSE, break_even_rows=1000
+    )
     tokens = list(range(100))
-    idle = sequences.lend(tokens, None, is_public=True, principal="alice")
-    sequences.grow(idle, 100)
-    sequences.keep(idle)
-    sequences.pass_rows(300)  # alice's chance is 1 of 3
-    beginning = sequences.find([*tokens[:40], 500])
-    other = sequences.lend([*tokens[:40], 500], beginning, is_public=False, principal="bob")
-    sequences.drop(other)
+    idle = sequence_pool.lend(tokens, None, is_shareable=True, principal="alice")
+    sequence_pool.grow(idle, 100)
+    sequence_pool.give_back(idle)
+    sequence_pool.count_rows(300)  # alice's chance is 1 of 3
+    beginning = sequence_pool.find([*tokens[:40], 500])
+    other = sequence_pool.lend([*tokens[:40], 500], beginning, is_shareable=False, principal="bob")
+    sequence_pool.drop(other)
 
-    sequences.pass_rows(400)  # now 1.4 of 3
-    assert sequences.cached_count == 1
-    sequences.pass_rows(200)
-    assert sequences.cached_count == 0
-    assert sequences.cells.used == 0
+    sequence_pool.count_rows(400)  # now 1.4 of 3
+    assert sequence_pool.cached_count == 1
+    sequence_pool.count_rows(200)
+    assert sequence_pool.cached_count == 0
+    assert sequence_pool.cells.used == 0

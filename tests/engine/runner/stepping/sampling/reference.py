@@ -103,5 +103,7 @@ def sampled_distribution(
     logits: Logits, params: Sampling, prompt: Sequence[int] = ()
 ) -> dict[int, float]:
     sampler = make_sampler(params, prompt=prompt)
-    ids, probability = sampler.distribution(np.arange(VOCAB), sampler.scores(logits, ()))
+    ids, probability = sampler.compute_distribution(
+        np.arange(VOCAB), sampler.compute_scores(logits, ())
+    )
     return dict(zip(ids.tolist(), probability.tolist(), strict=True))

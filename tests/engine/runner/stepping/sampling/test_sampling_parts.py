@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.engine.core import Sampling, TokenLogprob
-from services.engine.runner.stepping.sampling.draws import Draws, Purpose, drawn
-from services.engine.runner.stepping.sampling.dry import Dry, breaker_tokens
-from services.engine.runner.stepping.sampling.logprobs import token_logprob
+from services.engine.runner.stepping.sampling.draws import Draws, Purpose, draw_index
+from services.engine.runner.stepping.sampling.dry import Dry, find_breaker_tokens
+from services.engine.runner.stepping.sampling.logprobs import compute_logprob
 from services.engine.runner.stepping.sampling.select import largest
 
 # ---- select
@@ -84,7 +84,7 @@ def test_a_draw_lands_where_the_running_sum_passes_it(size: int) -> None:
     weights[::3] = 0
     reached = np.cumsum(weights, dtype=np.float64)
     for uniform in [0.0, 1e-9, 0.3, 0.5, 0.999, 1 - 2**-53]:
-        found = drawn(weights, uniform)
+        found = draw_index(weights, uniform)
 
         assert weights[found] > 0
         before = reached[found] - weights[found]
@@ -157,7 +157,7 @@ def test_dry_stays_a_number_however_long_the_repetition() -> None:
 def test_breakers_are_the_tokens_with_a_breaker_in_their_text() -> None:
     pieces = [b"a", b"\n", b" b:", b'"', b"**", b"c"]
 
-    assert breaker_tokens(len(pieces), pieces.__getitem__) == {1, 2, 3, 4}
+    assert find_breaker_tokens(len(pieces), pieces.__getitem__) == {1, 2, 3, 4}
 
 
 # ---- log-probabilities
@@ -169,7 +169,7 @@ def test_log_probabilities_are_those_of_a_float64_softmax() -> None:
     exact -= exact.max() + math.log(np.exp(exact - exact.max()).sum())
     order = np.argsort(-logits, kind="stable")[:5].tolist()
 
-    found = token_logprob(logits, 77, 5, lambda token: str(token).encode())
+    found = compute_logprob(logits, 77, 5, lambda token: str(token).encode())
 
     assert found.token == 77
     assert found.text == b"77"
@@ -181,6 +181,6 @@ def test_log_probabilities_are_those_of_a_float64_softmax() -> None:
 def test_without_top_there_is_only_the_token() -> None:
     logits = np.zeros(4, np.float32)
 
-    found = token_logprob(logits, 2, 0, lambda _: b"x")
+    found = compute_logprob(logits, 2, 0, lambda _: b"x")
 
     assert found == TokenLogprob(2, b"x", pytest.approx(-math.log(4)), ())  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def test_penalties_follow_what_is_accepted_and_forget_what_left_the_window() -> 
         sampler.accept(token)
         said.append(token)
 
-        scores = sampler.scores(logits, ())
+        scores = sampler.compute_scores(logits, ())
 
         expected = logits.astype(np.float64)
         for seen, count in Counter(said[-4:]).items():
@@ -51,7 +51,7 @@ def test_a_negative_window_is_the_whole_context() -> None:
     for token in range(200, 400):
         sampler.accept(token)
 
-    changed = np.flatnonzero(sampler.scores(np.zeros(VOCAB, np.float32), ()))
+    changed = np.flatnonzero(sampler.compute_scores(np.zeros(VOCAB, np.float32), ()))
 
     assert changed.tolist() == list(range(400))
 

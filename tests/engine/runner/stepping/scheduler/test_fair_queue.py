@@ -12,7 +12,7 @@ from services.engine.runner.stepping.scheduler.request import Branch, Request
 
 def branch(id_: int, tokens: int = 10, **changes: Any) -> Branch:
     prompt = [1] * tokens
-    return Branch(Request(id_, prompt, limit=tokens + 10, **changes), 0, prompt)
+    return Branch(Request(id_, prompt, max_length=tokens + 10, **changes), 0, prompt)
 
 
 def served(queue: FairQueue, count: int | None = None, now: float = 0.0) -> list[int]:
@@ -56,8 +56,8 @@ def test_a_better_lane_goes_first() -> None:
 
 def test_waiting_lifts_a_branch_over_a_fresh_one_of_a_better_lane() -> None:
     queue = FairQueue()
-    queue.add(branch(1, lane=Lane.BATCH, arrived=0.0))
-    queue.add(branch(2, arrived=60.0))
+    queue.add(branch(1, lane=Lane.BATCH, arrived_at=0.0))
+    queue.add(branch(2, arrived_at=60.0))
 
     assert served(queue, now=60.0) == [1, 2]
 

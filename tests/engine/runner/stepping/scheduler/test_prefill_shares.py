@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.engine.core import Lane
-from services.engine.runner.stepping.scheduler.prefill_shares import SLICE_TOKENS, Slices
+from services.engine.runner.stepping.scheduler.prefill_shares import SLICE_TOKENS, PrefillShares
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 
 _serials = iter(range(1, 1_000_000))
@@ -14,7 +14,7 @@ _serials = iter(range(1, 1_000_000))
 
 def prompt(tokens: int, principal: str = "alice", lane: Lane = Lane.INTERACTIVE) -> Branch:
     serial = next(_serials)
-    request = Request(serial, [1] * tokens, limit=99_999, principal=principal, lane=lane)
+    request = Request(serial, [1] * tokens, max_length=99_999, principal=principal, lane=lane)
     request.serial = serial
     return Branch(request, 0, [1] * tokens)
 
@@ -23,13 +23,13 @@ class Work:
     """Prompts, what is left of them, and who was dealt how much."""
 
     def __init__(self, *prompts: Branch) -> None:
-        self.slices = Slices()
+        self.prefill_shares = PrefillShares()
         self.left = {branch: branch.pending for branch in prompts}
         self.total: Counter[Branch] = Counter()
         self.ended: list[Branch] = []
 
     def deal(self, budget: int) -> dict[Branch, int]:
-        dealt = self.slices.deal(self.left, budget)
+        dealt = self.prefill_shares.deal(self.left, budget)
         for branch, count in dealt:
             assert 0 < count <= self.left[branch]
             self.total[branch] += count

@@ -112,14 +112,14 @@ def test_the_context_ends_an_answer() -> None:
 
     simulation.run()
 
-    assert asked.limit == 64
+    assert asked.max_length == 64
     assert tuple(simulation.answers[1][0]) == expected(asked)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3], ids=["queued", "in its prompt", "generating"])
 def test_cancelling_frees_everything_at_once(steps: int) -> None:
     simulation = Simulation(tokens=16, behaviour=Behaviour(cached_sequences=2))
-    simulation.add(request(1, "p" * 30, 50, is_public=False))
+    simulation.add(request(1, "p" * 30, 50, is_shareable=False))
     for _ in range(steps):
         simulation.step()
 
@@ -127,7 +127,7 @@ def test_cancelling_frees_everything_at_once(steps: int) -> None:
 
     assert simulation.scheduler.is_idle
     assert (simulation.scheduler.running, simulation.scheduler.queued) == (0, 0)
-    assert simulation.sequences.cells.used == 0
+    assert simulation.sequence_pool.cells.used == 0
 
 
 def test_cancelling_what_is_unknown_is_fine() -> None:
@@ -164,7 +164,7 @@ def test_cached_prefixes_give_way_before_anyone_is_preempted() -> None:
     simulation = Simulation(cells=128, running=2)
     simulation.add(request(1, "old " * 20, 5))
     simulation.run()
-    assert simulation.sequences.cached_count == 1
+    assert simulation.sequence_pool.cached_count == 1
 
     simulation.add(request(2, "new " * 25, 5))
     simulation.run()

@@ -34,7 +34,7 @@ class Requests(RuleBasedStateMachine):
         policy=st.sampled_from(MemoryPolicy),
         drafts=st.booleans(),
         hidden=st.sampled_from([0, 0, 32]),
-        worth_rows=st.sampled_from([None, 1, 100]),
+        break_even_rows=st.sampled_from([None, 1, 100]),
     )
     def begin(
         self,
@@ -44,7 +44,7 @@ class Requests(RuleBasedStateMachine):
         policy: MemoryPolicy,
         drafts: bool,
         hidden: int,
-        worth_rows: int | None,
+        break_even_rows: int | None,
     ) -> None:
         self.simulation = Simulation(
             cells=cells,
@@ -52,7 +52,7 @@ class Requests(RuleBasedStateMachine):
             tokens=tokens,
             queued=12,
             drafts=drafts,
-            worth_rows=worth_rows,
+            break_even_rows=break_even_rows,
             behaviour=Behaviour(memory_policy=policy, cached_sequences=2, hidden_cells=hidden),
         )
 
@@ -64,7 +64,7 @@ class Requests(RuleBasedStateMachine):
         lane=st.sampled_from(Lane),
         principal=st.sampled_from(["alice", "bob"]),
         deadline=st.none() | st.floats(0.0, 0.5),
-        is_public=st.booleans() | st.just(True),
+        is_shareable=st.booleans() | st.just(True),
         wants_prompt_logits=st.sampled_from([False, False, False, True]),
     )
     def add(
@@ -76,7 +76,7 @@ class Requests(RuleBasedStateMachine):
         lane: Lane,
         principal: str,
         deadline: float | None,
-        is_public: bool,
+        is_shareable: bool,
         wants_prompt_logits: bool,
     ) -> None:
         self.next_id += 1
@@ -88,7 +88,7 @@ class Requests(RuleBasedStateMachine):
             lane=lane,
             principal=principal,
             deadline=None if deadline is None else self.simulation.now + deadline,
-            is_public=is_public,
+            is_shareable=is_shareable,
             wants_prompt_logits=wants_prompt_logits,
         )
         try:
@@ -110,7 +110,7 @@ class Requests(RuleBasedStateMachine):
     @invariant()
     def cells_are_never_oversubscribed(self) -> None:
         if hasattr(self, "simulation"):
-            cells = self.simulation.sequences.cells
+            cells = self.simulation.sequence_pool.cells
             assert 0 <= cells.used <= self.simulation.backend.cells
 
     @invariant()
@@ -130,9 +130,9 @@ class Requests(RuleBasedStateMachine):
             if how == "done":
                 true = expected(self.requests[id_])
                 assert set(map(tuple, simulation.answers[id_].values())) == {true}
-        for _ in range(simulation.sequences.cached_count):
-            simulation.sequences.evict()
-        assert simulation.sequences.cells.used == 0
+        for _ in range(simulation.sequence_pool.cached_count):
+            simulation.sequence_pool.evict()
+        assert simulation.sequence_pool.cells.used == 0
         simulation.step()
         assert simulation.backend.cells_used == 0
 

@@ -61,12 +61,12 @@ def test_the_next_turn_of_a_chat_computes_only_what_is_new() -> None:
 def test_a_private_request_shares_nothing() -> None:
     simulation = Simulation(cells=1024)
     for id_ in (1, 2):
-        simulation.add(request(id_, SYSTEM, 1, is_public=False))
+        simulation.add(request(id_, SYSTEM, 1, is_shareable=False))
 
     simulation.run()
 
     assert simulation.computed == 2 * len(SYSTEM)
-    assert simulation.sequences.cells.used == 0
+    assert simulation.sequence_pool.cells.used == 0
 
 
 class TestRecurrentMemory:
