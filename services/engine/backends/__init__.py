@@ -1,4 +1,4 @@
-"""What computes: llama.cpp, MLX, and a fake for tests, behind one contract (`base.py`)."""
+"""Backends compute: llama.cpp and a fake for tests, behind one contract (`base.py`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.shared.errors import ModelLoadFailed
 
 
 def open_backend(config: LoadConfig, on_progress: OnProgress) -> Backend:
-    """Load a model. Raises ModelLoadFailed with a sentence; the vendor is imported only here."""
+    """Load a model. Raises ModelLoadFailed with a reason. A backend's library is imported only then."""
     match config.backend:
         case "llamacpp":
             from services.engine.backends.llamacpp.backend import LlamaBackend
@@ -23,7 +23,7 @@ def open_backend(config: LoadConfig, on_progress: OnProgress) -> Backend:
 
 
 def estimate(config: LoadConfig) -> ModelInfo:
-    """What loading would take, without reading the weights. Raises ModelLoadFailed."""
+    """Estimate the sizes of a load without reading the weights. Raises ModelLoadFailed."""
     match config.backend:
         case "llamacpp":
             from services.engine.backends.llamacpp.estimate import dry_run

@@ -1,10 +1,10 @@
-"""The contract between a runner's loop and what computes.
+"""The contract between the loop of a runner and a backend.
 
-A backend owns the weights and one context whose memory is `cells` cells, shared by all sequences. A
-cell holds one token of one or more sequences: sharing a prefix costs nothing, and a cell is free
-again when its last sequence lets go of it.
+A backend owns the weights and one context, whose memory of `cells` cells is shared by all sequences. A
+cell holds one token of one or more sequences. So sharing a prefix needs no further cells, and a cell is
+free again when the last sequence that holds it drops it.
 
-Everything but `vocabulary` is for one thread only, the one that opened the backend.
+Everything but `vocabulary` may be used on one thread only, the one that opened the backend.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OnProgress = Callable[[float], None]
 
 
 class Outcome(Enum):
-    """How a step went, short of an error."""
+    """The outcome of a step that raised no error."""
 
     OK = "ok"
     KV_FULL = "kv full"  # nothing was computed and nothing changed
@@ -36,8 +36,9 @@ class Outcome(Enum):
 class Step:
     """One forward pass: parallel arrays, one entry per token, `size` of them in use.
 
-    Allocated once at the backend's `max_tokens`; the loop fills slices, so that no token costs an
-    object. Tokens of one sequence are in order and continue it without a gap.
+    It is allocated once, for the most tokens that the backend computes in a step. The step builder fills
+    slices, so that no object is created per token. The tokens of one sequence are in order, and continue
+    the sequence without a gap.
     """
 
     tokens: Ints
@@ -48,7 +49,7 @@ class Step:
 
     @classmethod
     def with_capacity(cls, capacity: int) -> Step:
-        """An empty step for at most so many tokens."""
+        """Create an empty step for at most `capacity` tokens."""
         return cls(
             tokens=np.zeros(capacity, np.int32),
             positions=np.zeros(capacity, np.int32),
@@ -58,11 +59,11 @@ class Step:
 
 
 class Vocabulary(Protocol):
-    """Text to tokens and back. Immutable once loaded: any thread may use it."""
+    """Converts text to tokens and back. Immutable once loaded, so any thread may use it."""
 
     @property
     def size(self) -> int:
-        """Tokens there are; ids are 0 to size - 1."""
+        """Number of tokens; ids are 0 to size - 1."""
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
@@ -70,13 +71,13 @@ class Vocabulary(Protocol):
 
     @property
     def native(self) -> Any | None:
-        """llama.cpp's own vocabulary, for libraries that read it directly; None elsewhere."""
+        """llama.cpp's own vocabulary, for libraries that read it directly; None for other backends."""
 
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
-        """The ids of the joined pieces; no part of a literal piece becomes a control token."""
+        """Tokenize the joined pieces; no part of a literal piece becomes a control token."""
 
     def piece(self, token: int) -> bytes:
-        """A token's bytes, control text included; empty for end tokens."""
+        """The bytes of a token, including the text of control tokens; empty for end tokens."""
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends an answer."""
@@ -87,30 +88,30 @@ class Backend(Protocol):
 
     @property
     def info(self) -> ModelInfo:
-        """What loading taught us."""
+        """The facts that loading revealed."""
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """For any thread, until `close`."""
+        """Any thread may use it, until `close`."""
 
     @property
     def step(self) -> Step:
-        """The one step to fill and run; its arrays stay the same."""
+        """The step to fill and run. It is always the same object with the same arrays."""
 
     @property
     def cells(self) -> int:
-        """Tokens the memory holds in all."""
+        """Tokens that the memory holds, over all sequences."""
 
     @property
     def sequence_id_count(self) -> int:
-        """Sequence ids are 0 to this - 1."""
+        """Number of sequence ids; ids are 0 to sequence_id_count - 1."""
 
     @property
     def max_outputs(self) -> int:
-        """Tokens of one step that may want logits."""
+        """Most tokens of one step that may want logits."""
 
     def run(self) -> Outcome:
-        """Compute `step`. Returns when the numbers are there.
+        """Compute `step`; returns when the logits are available.
 
         Raises BackendError when the computation failed.
         """
@@ -119,23 +120,23 @@ class Backend(Protocol):
         """The logits of the step's `output`-th token that wanted them; valid until the next run."""
 
     def share(self, source: int, target: int, end: int) -> None:
-        """Let `target`, which is empty, begin with the first `end` tokens of `source`.
+        """Begin `target`, which is empty, with the first `end` tokens of `source`.
 
-        A recurrent memory has the state at its present length only: there, either `end` is all
-        that `source` holds, or `restore` of a checkpoint taken at `end` must follow.
+        A recurrent memory has the state of its present length only. So there, either `end` is the
+        length of `source`, or `restore` must follow with a checkpoint that was taken at `end`.
         """
 
     def cut(self, sequence: int, start: int) -> None:
-        """Forget the tokens from position `start` on. Raises BackendError where memory cannot."""
+        """Forget the tokens from position `start` on. Raises BackendError where memory cannot do so."""
 
     def drop(self, sequence: int) -> None:
         """Forget a sequence. Dropping an empty one is fine."""
 
     def checkpoint(self, sequence: int) -> bytes:
-        """What memory holds beside the shareable cells at the sequence's present length."""
+        """Copy what memory holds for the sequence's present length in addition to the shareable cells."""
 
     def restore(self, sequence: int, checkpoint: bytes) -> None:
-        """Put back what was taken at exactly the length the sequence has by `share` now.
+        """Restore a checkpoint that was taken at exactly the length that `share` gave the sequence.
 
         Raises BackendError when it does not fit.
         """
@@ -145,7 +146,7 @@ class Backend(Protocol):
 
 
 def computed_row(rows: NDArray[np.float32], computed: int, output: int) -> Logits:
-    """Row `output` of the first `computed` rows. Raises BackendError for any other row."""
+    """Row `output` of the first `computed` rows. Raises BackendError for a row that is not there."""
     if not 0 <= output < computed:
         raise BackendError(f"output {output} of {computed} was not computed")
     row: Logits = rows[output]

@@ -1,10 +1,10 @@
-"""A backend without a model: a tiny language, instantaneous, strict about every rule of the contract.
+"""A backend without a model, for tests: a tiny language, fast, and strict about the contract.
 
-The next token is a pure function of the sequence's tokens, so a lost, doubled or misplaced token
-changes the text. Rules that llama.cpp enforces by aborting raise here. It keeps books of its own,
-one cell per token with an owner count, to check the scheduler's against.
+The next token is a pure function of the sequence's tokens, so a lost, doubled or misplaced token changes
+the text. Where llama.cpp would abort, this backend raises. It counts its cells itself, one per token with
+its number of owners, so that tests can compare them with the scheduler's count.
 
-`model_path` may name a JSON file with the fields of `Behaviour`, for a runner that shall go wrong.
+`model_path` may name a JSON file with the fields of `Behaviour`, for a runner that fails on purpose.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ CONTROL = 257
 _VOCAB_SIZE = 258
 _CONTROL_TEXT = "<|turn|>"
 _LETTERS = b" etaoinshrdlucmfwypvbgkjqxz     "
-_END_IN = 89  # one token in so many ends the answer
+_END_INTERVAL = 89  # about one token in so many ends the answer
 
 
 @resolved
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
-    """What a fake does wrong, and its shape. Steps are counted from 1; 0 is never."""
+    """The shape of a fake, and the failures it produces. Steps are counted from 1; 0 means never."""
 
     memory_policy: MemoryPolicy = MemoryPolicy.DENSE
     cached_sequences: int = 16
-    hidden_cells: int = 0  # cells announced, but never free
+    hidden_cells: int = 0  # cells that are announced but cannot be used
     load_error: str = ""
     fail_at_step: int = 0
     fail_from_step: int = 0
@@ -56,7 +56,7 @@ class FakeVocabulary:
     native = None
 
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
-        """Bytes; `<|turn|>` outside literal pieces is the control token, and the special one."""
+        """One token per byte. `<|turn|>` outside literal pieces, and `add_special`, give the control token."""
         ids = [CONTROL] if add_special else []
         for piece in pieces:
             parts = [piece.text] if piece.literal else piece.text.split(_CONTROL_TEXT)
@@ -65,7 +65,7 @@ class FakeVocabulary:
         return ids
 
     def piece(self, token: int) -> bytes:
-        """The byte, or the control token's text."""
+        """The byte, or the text of the control token."""
         if token == END:
             return b""
         return _CONTROL_TEXT.encode() if token == CONTROL else bytes([token])
@@ -76,7 +76,7 @@ class FakeVocabulary:
 
 
 class FakeBackend:
-    """See Backend. All in Python, a microsecond a token."""
+    """See Backend. Pure Python, about a microsecond per token."""
 
     def __init__(
         self,
@@ -105,11 +105,11 @@ class FakeBackend:
             kv_bytes=cells << 10,
             compute_bytes=1 << 16,
         )
-        self._owners: dict[int, int] = {}  # cell -> sequences that hold it
+        self._owners: dict[int, int] = {}  # cell -> number of sequences that hold it
         self._next_cell = 0
-        self._held: dict[int, list[int]] = {}  # sequence -> its cells, by position
+        self._cells: dict[int, list[int]] = {}  # sequence -> its cells, by position
         self._hashes: dict[int, list[int]] = {}  # sequence -> hash after each position
-        self._stale: set[int] = set()  # recurrent: cells shared, state still the source's
+        self._stale: set[int] = set()  # recurrent: sequences without the state of their length
         self._rows = np.zeros((self.max_outputs, _VOCAB_SIZE), np.float32)
         self._touched: list[tuple[int, int]] = []
         self._outputs = 0
@@ -117,7 +117,7 @@ class FakeBackend:
 
     @classmethod
     def load(cls, config: LoadConfig, on_progress: OnProgress) -> FakeBackend:
-        """Read the behaviour, if a file names one. Raises ModelLoadFailed where it says so."""
+        """Read the behaviour, if the path names a JSON file. Raises ModelLoadFailed if it requests that."""
         path = Path(config.model_path)
         raw = path.read_bytes() if path.suffix == ".json" else b"{}"
         behaviour = msgspec.json.decode(raw, type=Behaviour)
@@ -134,12 +134,12 @@ class FakeBackend:
 
     @property
     def cells_used(self) -> int:
-        """Cells with at least one owner, counted one by one."""
+        """Number of cells with at least one owner."""
         return len(self._owners)
 
-    def held(self, sequence: int) -> int:
-        """Tokens a sequence holds."""
-        return len(self._held.get(sequence, ()))
+    def count_held(self, sequence: int) -> int:
+        """Number of tokens that a sequence holds."""
+        return len(self._cells.get(sequence, ()))
 
     def run(self) -> Outcome:
         """Hash every token into its sequence; see Backend.run."""
@@ -166,53 +166,53 @@ class FakeBackend:
 
     def share(self, source: int, target: int, end: int) -> None:
         """See Backend.share."""
-        self._in_range(source, target)
-        if self._held.get(target) or end > self.held(source) or end < 1:
-            raise BackendError("share into a sequence in use, or of tokens that are not there")
-        if self._is_recurrent and end != self.held(source):
+        self._check_ids(source, target)
+        if self._cells.get(target) or end > self.count_held(source) or end < 1:
+            raise BackendError("share into a sequence in use, or of tokens that are missing")
+        if self._is_recurrent and end != self.count_held(source):
             self._stale.add(target)  # until a checkpoint is restored
-        self._held[target] = self._held[source][:end]
+        self._cells[target] = self._cells[source][:end]
         self._hashes[target] = self._hashes[source][:end]
-        for cell in self._held[target]:
+        for cell in self._cells[target]:
             self._owners[cell] += 1
 
     def cut(self, sequence: int, start: int) -> None:
         """See Backend.cut."""
-        self._in_range(sequence)
-        if not 0 < start <= self.held(sequence):
+        self._check_ids(sequence)
+        if not 0 < start <= self.count_held(sequence):
             raise BackendError("cut outside of the sequence")
-        if self._is_recurrent and start != self.held(sequence):
+        if self._is_recurrent and start != self.count_held(sequence):
             raise BackendError("this memory cannot forget part of a sequence")
-        for cell in self._held[sequence][start:]:
+        for cell in self._cells[sequence][start:]:
             self._release_cell(cell)
-        del self._held[sequence][start:]
+        del self._cells[sequence][start:]
         del self._hashes[sequence][start:]
 
     def drop(self, sequence: int) -> None:
         """See Backend.drop."""
-        self._in_range(sequence)
-        for cell in self._held.pop(sequence, ()):
+        self._check_ids(sequence)
+        for cell in self._cells.pop(sequence, ()):
             self._release_cell(cell)
         self._hashes.pop(sequence, None)
         self._stale.discard(sequence)
 
     def checkpoint(self, sequence: int) -> bytes:
         """See Backend.checkpoint."""
-        self._in_range(sequence)
+        self._check_ids(sequence)
         return msgspec.msgpack.encode(self._hashes[sequence])
 
     def restore(self, sequence: int, checkpoint: bytes) -> None:
         """See Backend.restore."""
-        self._in_range(sequence)
+        self._check_ids(sequence)
         hashes = msgspec.msgpack.decode(checkpoint, type=list[int])
-        if len(hashes) != self.held(sequence):
-            raise BackendError("the checkpoint is of another length")
+        if len(hashes) != self.count_held(sequence):
+            raise BackendError("the checkpoint has another length")
         self._hashes[sequence] = hashes
         self._stale.discard(sequence)
 
     def close(self) -> None:
         """Forget everything."""
-        self._held.clear()
+        self._cells.clear()
         self._hashes.clear()
         self._owners.clear()
 
@@ -222,34 +222,34 @@ class FakeBackend:
 
     def _apply_behaviour(self) -> None:
         self._steps += 1
-        wrong = self._behaviour
-        if self._steps == wrong.fail_at_step or 0 < wrong.fail_from_step <= self._steps:
-            raise BackendError("told to fail")
-        if self._steps == wrong.abort_at_step:
+        behaviour = self._behaviour
+        if self._steps == behaviour.fail_at_step or 0 < behaviour.fail_from_step <= self._steps:
+            raise BackendError("this failure was requested")
+        if self._steps == behaviour.abort_at_step:
             os.abort()
-        if self._steps == wrong.hang_at_step:
+        if self._steps == behaviour.hang_at_step:
             time.sleep(1e9)
-        if wrong.step_seconds:
-            time.sleep(wrong.step_seconds)
+        if behaviour.step_seconds:
+            time.sleep(behaviour.step_seconds)
 
     def _check(self, step: Step) -> None:
-        """What llama.cpp aborts on, or answers with -1."""
+        """Raise an error where llama.cpp aborts, or returns -1."""
         used = slice(0, step.size)
         if not 0 < step.size <= len(step.tokens):
-            raise BackendError("more tokens than a step may have, or none")
+            raise BackendError("the step has no tokens, or too many")
         if int(np.count_nonzero(step.wants_logits[used])) > self.max_outputs:
             raise BackendError("more outputs than were reserved")
-        if not _within(step.tokens[used], _VOCAB_SIZE):
-            raise BackendError("token out of the vocabulary")
-        if not _within(step.sequences[used], self.sequence_id_count):
+        if not _is_within(step.tokens[used], _VOCAB_SIZE):
+            raise BackendError("token outside of the vocabulary")
+        if not _is_within(step.sequences[used], self.sequence_id_count):
             raise BackendError("sequence id out of range")
         expected: dict[int, int] = {}
         for sequence, position in zip(
             step.sequences[used].tolist(), step.positions[used].tolist(), strict=True
         ):
             if sequence in self._stale:
-                raise BackendError("the sequence's state is not at its length")
-            if position != expected.get(sequence, self.held(sequence)):
+                raise BackendError("the sequence lacks the state of its length")
+            if position != expected.get(sequence, self.count_held(sequence)):
                 raise BackendError("positions of a sequence must be consecutive")
             expected[sequence] = position + 1
 
@@ -257,14 +257,14 @@ class FakeBackend:
         hashes = self._hashes.setdefault(sequence, [])
         value = ((hashes[-1] if hashes else 1) * 1_000_003 + token + 11) & 0xFFFF_FFFF
         hashes.append(value)
-        self._held.setdefault(sequence, []).append(self._new_cell())
+        self._cells.setdefault(sequence, []).append(self._new_cell())
         return value
 
     def _predict(self, value: int) -> None:
-        """Letters, the better one first; now and then the end."""
+        """Give the two best tokens high logits: two letters, or sometimes the end token as the best."""
         row, self._outputs = self._outputs, self._outputs + 1
         mixed = value ^ (value >> 13)
-        best = END if mixed % _END_IN == 0 else _LETTERS[mixed % 32]
+        best = END if mixed % _END_INTERVAL == 0 else _LETTERS[mixed % 32]
         second = _LETTERS[(mixed >> 5) % 32]
         if self._steps == self._behaviour.nan_at_step:
             self._set(row, best, float("nan"))
@@ -286,10 +286,10 @@ class FakeBackend:
         if self._owners[cell] == 0:
             del self._owners[cell]
 
-    def _in_range(self, *sequences: int) -> None:
+    def _check_ids(self, *sequences: int) -> None:
         if not all(0 <= sequence < self.sequence_id_count for sequence in sequences):
             raise BackendError("sequence id out of range")
 
 
-def _within(ids: NDArray[np.int32], end: int) -> bool:
+def _is_within(ids: NDArray[np.int32], end: int) -> bool:
     return bool(ids.min() >= 0 and ids.max() < end)

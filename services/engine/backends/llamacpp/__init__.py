@@ -1,9 +1,10 @@
-"""llama.cpp through llama-cpp-python's ctypes layer; nothing else of that package is used.
+"""llama.cpp through the ctypes layer of llama-cpp-python; nothing else of that package is used.
 
-library   opening the shared libraries, the log as a source of facts
-settings  a LoadConfig as llama.cpp's own parameters
-model     weights          vocabulary  text <-> tokens
-context   memory and steps          backend  all of them behind the contract
-failures  a failed load in words    sizes    exact bytes out of the log
-estimate  the dry run
+library          open the shared libraries, and read llama.cpp's log
+compute_modules  choose the CPU and GPU modules of ggml
+settings         translate a LoadConfig into llama.cpp's own parameters
+model            the weights                  vocabulary  text <-> tokens
+context          memory and steps             backend     all of them behind the contract
+failures         explain a failed load        sizes       exact buffer sizes, from the log
+estimate         the dry run
 """

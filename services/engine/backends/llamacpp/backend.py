@@ -1,4 +1,4 @@
-"""llama.cpp behind the backend contract."""
+"""The backend contract, implemented with llama.cpp."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class LlamaBackend:
         self.step: Step = context.step
         self.sequence_id_count = context.sequence_id_count
         self.max_outputs = context.max_outputs
-        # A purely recurrent memory has a state per sequence and no cells to run out of.
+        # A purely recurrent memory has one state per sequence, and no cells that could run out.
         self.cells = context.cells if model.has_cells else context.cells * context.sequence_id_count
         self._model = model
         self._context = context
-        # A step passes through here many times a second: no second call per method.
+        # Bound directly, because a step calls these many times per second.
         self.run = context.run
         self.logits = context.logits
         self.share = context.share
@@ -34,7 +34,7 @@ class LlamaBackend:
 
     @classmethod
     def load(cls, config: LoadConfig, on_progress: OnProgress) -> LlamaBackend:
-        """Read weights, make the context, find the memory policy. Raises ModelLoadFailed."""
+        """Read the weights, create the context, find the memory policy. Raises ModelLoadFailed."""
         lib = load_library()
         with capture_log() as lines:
             model = LlamaModel(lib, config, on_progress)
@@ -61,13 +61,13 @@ def build_model_info(
     policy: MemoryPolicy,
     sizes: Sizes,
 ) -> ModelInfo:
-    """What the front wants to know of a load or a dry run."""
+    """Describe a load or a dry run for the front."""
     import llama_cpp
 
     layers = model.layers
-    on_devices = layers if config.gpu_layers < 0 else min(config.gpu_layers, layers)
+    offloaded_layers = layers if config.gpu_layers < 0 else min(config.gpu_layers, layers)
     if not model.can_offload:
-        on_devices = 0
+        offloaded_layers = 0
     splits = config.tensor_split or (1.0,)
     return ModelInfo(
         architecture=model.architecture,
@@ -76,25 +76,25 @@ def build_model_info(
         trained_context_length=model.trained_context_length,
         max_sequences=config.max_sequences,
         memory_policy=policy,
-        gpu_layers=on_devices,
+        gpu_layers=offloaded_layers,
         backend=f"llama.cpp {llama_cpp.__version__}",
         weights_bytes=model.weights_bytes,
         kv_bytes=sizes.kv_bytes,
         compute_bytes=sizes.compute_bytes,
         pool_bytes=sizes.pool_bytes(
             weights_bytes=model.weights_bytes,
-            offloaded=[on_devices / layers * split / sum(splits) for split in splits],
+            offloaded=[offloaded_layers / layers * split / sum(splits) for split in splits],
         ),
     )
 
 
 def read_policy(model: LlamaModel) -> MemoryPolicy:
-    """The policy the model's header lets expect."""
+    """The memory policy that the model's header suggests."""
     if model.is_recurrent:
         return MemoryPolicy.RECURRENT
     return MemoryPolicy.WINDOW if model.window > 0 else MemoryPolicy.DENSE
 
 
 def _probe_policy(model: LlamaModel, context: LlamaContext) -> MemoryPolicy:
-    """What memory really does: the header may be of an architecture we have not met."""
+    """Find the policy by testing the memory, because the architecture may be one we do not know."""
     return read_policy(model) if context.can_cut() else MemoryPolicy.RECURRENT

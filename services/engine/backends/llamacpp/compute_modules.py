@@ -1,11 +1,11 @@
-"""Load ggml's compute modules: the fastest CPU module that can be trusted, and every GPU module.
+"""Load ggml's compute modules: the fastest trusted CPU module, and every GPU module.
 
-A build with loadable modules (GGML_BACKEND_DL) ships one CPU module per level of processor and
-registers none by itself; a plain build has its backends compiled in.
+A build with loadable modules (GGML_BACKEND_DL) ships one CPU module for each level of processor, and
+registers none by itself. In a plain build the backends are compiled in.
 
 Modules for processors with AMX are left out. Compilers drop the stores that fill AMX's tile
-configuration (GCC 12's `_tile_loadconfig` declares only its first 8 bytes as read), and ggml then
-computes with tiles of no rows: the process dies of SIGILL, or the numbers are wrong.
+configuration (GCC 12's `_tile_loadconfig` declares only its first 8 bytes as read). ggml then computes
+with tiles of no rows: the process dies of SIGILL, or the numbers are wrong.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _WITH_AMX = frozenset({"sapphirerapids", "graniterapids"})
 
 
 def load_compute_modules(folder: Path) -> None:
-    """Register the modules of `folder` with ggml; nothing to do where there are none."""
+    """Register the modules of `folder` with ggml; does nothing where there are none."""
     modules = sorted(folder.glob("libggml-*.so"))
-    scores = {path: _score(path) for path in modules if path.name.startswith(_CPU_PREFIX)}
+    scores = {path: _read_score(path) for path in modules if path.name.startswith(_CPU_PREFIX)}
     library = next((folder / name for name in _LIBRARIES if (folder / name).exists()), None)
     if library is None or not scores:
         return
-    # It must be the very file libllama names: registering in a copy of it changes nothing.
+    # This must be the same file that libllama links: registering in a copy of it has no effect.
     ggml = ctypes.CDLL(str(library))
     ggml.ggml_backend_load.argtypes = [ctypes.c_char_p]
     ggml.ggml_backend_load.restype = ctypes.c_void_p
     accelerators = [p for p in modules if p not in scores and p.name != "libggml-base.so"]
-    for path in [*accelerators, best_cpu_module(scores)]:
+    for path in [*accelerators, choose_cpu_module(scores)]:
         ggml.ggml_backend_load(str(path).encode())
 
 
-def best_cpu_module(scores: Mapping[Path, int]) -> Path:
-    """The module with the highest score (0: this processor cannot run it) that does not use AMX."""
+def choose_cpu_module(scores: Mapping[Path, int]) -> Path:
+    """Choose the module without AMX that has the highest score; 0: this processor cannot run it."""
     trusted = {
         path: score
         for path, score in scores.items()
@@ -47,11 +47,11 @@ def best_cpu_module(scores: Mapping[Path, int]) -> Path:
 
 
 def uses_amx(library: ModuleType) -> bool:
-    """Whether the registered CPU backend would put weights into AMX's layout."""
+    """Whether the registered CPU backend would store weights in the layout for AMX."""
     return b"AMX_INT8 = 1" in library.llama_print_system_info()
 
 
-def _score(path: Path) -> int:
+def _read_score(path: Path) -> int:
     module = ctypes.CDLL(str(path))
     module.ggml_backend_score.restype = ctypes.c_int
     return int(module.ggml_backend_score())

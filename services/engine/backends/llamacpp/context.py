@@ -1,7 +1,7 @@
-"""One llama.cpp context: its memory and its steps, guarded against what aborts the process.
+"""One llama.cpp context: its memory and its steps, with checks for what aborts the process.
 
-llama.cpp calls abort() on a batch above n_batch, on more outputs than reserved, on logits that were
-not asked for. Each is checked here first and raises instead.
+llama.cpp calls abort() for a batch larger than n_batch, for more outputs than were reserved, and for
+logits that were not requested. Each of these is checked first, and raises instead.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ from services.engine.core import LoadConfig
 
 logger = logging.getLogger(__name__)
 
-_KV_FULL = 1  # llama_decode: no room, state unchanged
+_KV_FULL = 1  # llama_decode: no room, and nothing has changed
 _ABORTED = 2
-_PARTIAL_ONLY = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: the part that has no cells per token
+_PARTIAL_ONLY = (
+    1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: the part of the state that is not stored in cells
+)
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
 
 
 class LlamaContext:
-    """The memory of one model and the way to compute in it. One thread only."""
+    """The memory of one model, and computation in it. One thread only."""
 
     def __init__(self, lib: ModuleType, model: LlamaModel, config: LoadConfig) -> None:
-        """Raises ModelLoadFailed where the context cannot be made."""
+        """Create the context. Raises ModelLoadFailed where that is not possible."""
         self._lib = lib
         self.handle = _create(lib, model, config)
         self._memory = lib.llama_get_memory(self.handle)
@@ -70,11 +72,11 @@ class LlamaContext:
         return Outcome.OK
 
     def logits(self, output: int) -> Logits:
-        """A view of llama.cpp's own buffer; see Backend.logits."""
+        """See Backend.logits. The row is a view of llama.cpp's own buffer."""
         return computed_row(self._rows, self._outputs, output)
 
     def share(self, source: int, target: int, end: int) -> None:
-        """Copy-on-write: the cells get a second owner."""
+        """See Backend.share. The cells get a further owner; nothing is copied."""
         self._lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
 
     def cut(self, sequence: int, start: int) -> None:
@@ -83,7 +85,7 @@ class LlamaContext:
             raise BackendError("this memory cannot forget part of a sequence")
 
     def drop(self, sequence: int) -> None:
-        """See Backend.drop; forgetting all of a sequence always works."""
+        """See Backend.drop. Every memory can forget a whole sequence."""
         self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def checkpoint(self, sequence: int) -> bytes:
@@ -106,7 +108,7 @@ class LlamaContext:
             raise BackendError("the checkpoint does not fit this context")
 
     def can_cut(self) -> bool:
-        """Whether memory forgets part of a sequence: tried on two tokens, then cleared."""
+        """Test with two tokens whether memory can forget part of a sequence; clears the memory."""
         step = self.step
         step.tokens[:2], step.positions[:2], step.sequences[:2] = 0, (0, 1), 0
         step.wants_logits[:2], step.size = (0, 1), 2
@@ -126,8 +128,8 @@ class LlamaContext:
         pointer = self._lib.llama_get_logits(self.handle)
         address = ctypes.cast(pointer, ctypes.c_void_p).value or 0
         if address == 0:
-            raise BackendError("no logits came back")
-        # llama.cpp moves the buffer only when it grows: the view is made anew only then.
+            raise BackendError("llama.cpp returned no logits")
+        # llama.cpp moves the buffer only when it grows, so the view is recreated only then.
         if address != self._rows_address or rows > len(self._rows):
             flat = (ctypes.c_float * (rows * self._vocab_size)).from_address(address)
             self._rows = np.frombuffer(memoryview(flat), np.float32).reshape(rows, self._vocab_size)
@@ -139,32 +141,32 @@ def _create(lib: ModuleType, model: LlamaModel, config: LoadConfig) -> Any:
     with capture_log() as lines:
         handle = lib.llama_init_from_model(model.handle, params)
     if not handle:
-        logger.error("context refused", extra={"said": lines[-4:]})
+        logger.error("llama.cpp could not create the context", extra={"lines": lines[-4:]})
         raise build_load_error(lines)
     return handle
 
 
 def _build_batch(lib: ModuleType, step: Step) -> tuple[Any, tuple[Ints, NDArray[np.uint64]]]:
-    """A llama_batch whose arrays are the step's own, so that filling it is slicing numpy arrays.
+    """Build a llama_batch over the step's own arrays, so that slicing numpy arrays fills it.
 
-    Every token has one sequence: `seq_id[i]` points at `step.sequences[i]`. The second result holds
-    the arrays only llama.cpp reads; keep it as long as the batch.
+    Every token has one sequence: `seq_id[i]` points at `step.sequences[i]`. The second result is the
+    arrays that only llama.cpp reads; keep it as long as the batch.
     """
     capacity = len(step.tokens)
     counts = np.ones(capacity, np.int32)
     pointers = step.sequences.ctypes.data + 4 * np.arange(capacity, dtype=np.uint64)
     field = dict(lib.llama_batch._fields_)
 
-    def at(array: NDArray[Any], name: str) -> Any:
+    def point_to(array: NDArray[Any], name: str) -> Any:
         return ctypes.cast(array.ctypes.data, field[name])
 
     batch = lib.llama_batch(
         n_tokens=0,
-        token=at(step.tokens, "token"),
+        token=point_to(step.tokens, "token"),
         embd=None,
-        pos=at(step.positions, "pos"),
-        n_seq_id=at(counts, "n_seq_id"),
-        seq_id=at(pointers, "seq_id"),
-        logits=at(step.wants_logits, "logits"),
+        pos=point_to(step.positions, "pos"),
+        n_seq_id=point_to(counts, "n_seq_id"),
+        seq_id=point_to(pointers, "seq_id"),
+        logits=point_to(step.wants_logits, "logits"),
     )
     return batch, (counts, pointers)

@@ -1,7 +1,7 @@
-"""What a load would take, to the byte, without reading weights.
+"""Estimate the memory of a load, to the byte, without reading the weights.
 
-llama.cpp loads the header alone (`no_alloc`) and plans its buffers; their sizes are in its log. It
-aborts on some broken files, so this runs in a process of its own, like a load.
+llama.cpp loads only the header (`no_alloc`) and plans its buffers; their sizes are in its log. It aborts
+for some broken files, so an estimate runs in its own process, like a load.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from services.engine.core import LoadConfig, ModelInfo
 
 
 def dry_run(config: LoadConfig) -> ModelInfo:
-    """The sizes a load with this config would have. Raises ModelLoadFailed."""
+    """Compute the sizes that a load with this config would have. Raises ModelLoadFailed."""
     lib = load_library()
     with capture_log() as lines:
         model = LlamaModel(lib, config, lambda _: None, dry=True)

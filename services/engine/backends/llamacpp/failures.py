@@ -1,7 +1,7 @@
-"""Why a model did not load, in words for its owner.
+"""Explain to an owner why a model did not load.
 
-llama.cpp's API says NULL; its log has the reason, with paths and names of C++ functions in it. A
-client gets a sentence of ours, the log keeps the vendor's line.
+llama.cpp's API returns only NULL. The reason is in its log, together with paths and names of C++
+functions. A client gets one of the sentences below; our log gets the lines of llama.cpp.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from services.shared.errors import InsufficientMemory, ModelLoadFailed
 
 _NO_MEMORY = "not enough memory for the model with these settings"
 
-# In the order they are tried: a log holds several lines, the particular ones come first here.
+# In the order in which they are tried: a log has several lines, so specific reasons come first.
 _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), sentence)
     for pattern, sentence in (
-        (r"invalid magic characters", "the file is not a GGUF model: its first bytes say so"),
+        (r"invalid magic characters", "the file is not a GGUF model: it begins with other bytes"),
         (
             r"unknown model architecture: '(?P<name>[\w.-]{1,40})'",
             "this version of llama.cpp does not know the architecture {name!r}",
@@ -32,7 +32,7 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
         (
             r"not within the file bounds|failed to read|unexpectedly reached end of file|read error",
-            "the model file is truncated: it ends before its data does; pull it again",
+            "the model file is truncated: its data is incomplete; pull it again",
         ),
         (
             r"failed to allocate|out of memory|unable to allocate|cudaMalloc failed|bad_alloc",
@@ -41,16 +41,16 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"failed to open|No such file", "the model file cannot be opened"),
         (
             r"tensor '[^']*' not found|missing tensor",
-            "the model file lacks weights it should have",
+            "the model file lacks weights that its architecture needs",
         ),
         (r"V cache quantization requires flash", "a quantised V cache needs flash attention"),
         (
             r"wrong (?:shape|type)|check_tensor_dims|invalid (?:tensor|n_)|corrupt",
-            "the model file is damaged: its tensors do not fit its own description",
+            "the model file is damaged: its tensors do not match its header",
         ),
         (
             r"key not found in model|error loading model hyperparameters",
-            "the file's header lacks what its architecture needs",
+            "the header of the file lacks values that its architecture needs",
         ),
         (r"no backends are loaded", "this installation of llama.cpp has no compute backend"),
     )
@@ -58,11 +58,11 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def build_load_error(lines: Iterable[str]) -> ModelLoadFailed:
-    """An error whose message has no paths, addresses or vendor text."""
+    """Build the error, with a message without paths, addresses or text of llama.cpp."""
     log = "\n".join(lines)
     for pattern, sentence in _REASONS:
         if found := pattern.search(log):
             named = {key: value for key, value in found.groupdict().items() if value}
             failure = InsufficientMemory if sentence is _NO_MEMORY else ModelLoadFailed
             return failure(sentence.format(**named) if named else sentence)
-    return ModelLoadFailed("llama.cpp refused the model; the engine's log has its words")
+    return ModelLoadFailed("llama.cpp could not load the model; see the log of the engine")

@@ -1,7 +1,7 @@
-"""Open llama.cpp once per process, and listen to what it says.
+"""Open llama.cpp once per process, and capture its log.
 
-llama.cpp tells two things only through its log: why a load failed and how many bytes each buffer
-takes. So every line is kept while someone listens, and warnings go to our own log.
+llama.cpp reports two things only in its log: why a load failed, and how many bytes each buffer takes. So
+its lines are kept while a capture is active. Warnings and errors also go to our own log, at debug level.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from services.engine.backends.llamacpp.compute_modules import load_compute_modul
 logger = logging.getLogger(__name__)
 
 _INFO, _WARN, _ERROR = 2, 3, 4  # ggml_log_level
-_listeners: list[list[str]] = []
-_keep: list[Any] = []  # callbacks C still holds
+_captures: list[list[str]] = []
+_callbacks: list[Any] = []  # llama.cpp holds pointers to them
 
 
 @cache
 def load_library() -> ModuleType:
-    """The binding module, its compute backends registered."""
+    """Import the binding module and register its compute backends, once per process."""
     import llama_cpp
 
     callback = llama_cpp.llama_log_callback(_on_log)
-    _keep.append(callback)
+    _callbacks.append(callback)
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     load_compute_modules(Path(llama_cpp.__file__).parent / "lib")
     llama_cpp.llama_backend_init()
@@ -39,21 +39,21 @@ def load_library() -> ModuleType:
 
 @contextmanager
 def capture_log() -> Iterator[list[str]]:
-    """The lines llama.cpp writes meanwhile, debug output left out."""
+    """Collect the lines that llama.cpp logs in this context, without debug output."""
     lines: list[str] = []
-    _listeners.append(lines)
+    _captures.append(lines)
     try:
         yield lines
     finally:
-        # By identity: two that heard the same are equal.
-        _listeners[:] = [other for other in _listeners if other is not lines]
+        # Compared by identity: two captures with the same lines are equal.
+        _captures[:] = [other for other in _captures if other is not lines]
 
 
 def _on_log(level: int, text: bytes, _user_data: object) -> None:
-    if level < _INFO or level > _ERROR:  # debug, and the dots of progress
+    if level < _INFO or level > _ERROR:  # debug output, and the dots that show progress
         return
     line = text.decode("utf-8", "replace").rstrip()
-    for lines in _listeners:
+    for lines in _captures:
         lines.append(line)
     if level >= _WARN:
-        logger.debug("llama.cpp says", extra={"line": line, "level": level})
+        logger.debug("llama.cpp log line", extra={"line": line, "level": level})

@@ -1,4 +1,4 @@
-"""A loaded GGUF: weights, vocabulary and what its header says."""
+"""A loaded GGUF file: weights, vocabulary and header."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 class LlamaModel:
-    """The weights. `close` after the contexts made from it."""
+    """The weights. Close the model after the contexts that were created from it."""
 
     def __init__(
         self, lib: ModuleType, config: LoadConfig, on_progress: OnProgress, *, dry: bool = False
     ) -> None:
-        """Read the file. Raises ModelLoadFailed with a sentence."""
+        """Read the file. Raises ModelLoadFailed with a reason."""
         self._lib = lib
         self.handle = _load(lib, config, on_progress, dry=dry)
         self.vocabulary = LlamaVocabulary(lib, lib.llama_model_get_vocab(self.handle))
@@ -46,7 +46,7 @@ class LlamaModel:
 
     @property
     def window(self) -> int:
-        """Tokens of the sliding attention window; 0 without one."""
+        """Tokens of the sliding attention window; 0 if there is none."""
         return int(self._lib.llama_model_n_swa(self.handle))
 
     @property
@@ -60,22 +60,22 @@ class LlamaModel:
 
     @property
     def trained_context_length(self) -> int:
-        """Tokens of context the model was trained for."""
+        """Context length for which the model was trained, in tokens."""
         return int(self._lib.llama_model_n_ctx_train(self.handle))
 
     @property
     def layers(self) -> int:
-        """Layers that can be offloaded: the blocks and the output."""
+        """Number of layers that can be offloaded: the blocks and the output layer."""
         return int(self._lib.llama_model_n_layer(self.handle)) + 1
 
     @property
     def can_offload(self) -> bool:
-        """Whether this build of llama.cpp sees a device to put layers on."""
+        """Whether this build of llama.cpp finds a device for layers."""
         return bool(self._lib.llama_supports_gpu_offload())
 
     @property
     def weights_bytes(self) -> int:
-        """Size of all tensors."""
+        """Total size of the tensors."""
         return int(self._lib.llama_model_size(self.handle))
 
     def close(self) -> None:
@@ -90,13 +90,13 @@ def _load(lib: ModuleType, config: LoadConfig, on_progress: OnProgress, *, dry: 
 
     def report(fraction: float, _user_data: object) -> bool:
         on_progress(fraction)
-        return True  # go on
+        return True  # continue to load
 
     callback = lib.llama_progress_callback(report)
     params.progress_callback = callback
     with capture_log() as lines:
         handle = lib.llama_model_load_from_file(config.model_path.encode(), params)
     if not handle:  # a NULL pointer object, not always None
-        logger.error("model refused", extra={"said": lines[-4:]})
+        logger.error("llama.cpp could not load the model", extra={"lines": lines[-4:]})
         raise build_load_error(lines)
     return handle

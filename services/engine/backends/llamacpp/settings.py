@@ -1,4 +1,4 @@
-"""A LoadConfig as llama.cpp's own parameters; the same for a load and for its dry run."""
+"""Translate a LoadConfig into llama.cpp's own parameters, for a load and for its dry run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import psutil
 from services.engine.backends.llamacpp.compute_modules import uses_amx
 from services.engine.core import LoadConfig
 
-_UBATCH = 512  # tokens computed at once inside a step; more only costs compute buffers
+_UBATCH = 512  # tokens computed at once inside a step; more would only need larger compute buffers
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
-_CACHED_SEQUENCES = 48  # idle prefixes kept beside the running ones; ids cost next to nothing
-_EXTRA_OUTPUTS = 64  # drafted tokens, prompt tokens whose logits are wanted
-# LLAMA_LOAD_MODE_NONE. A dry run aborts with any other, and weights that are read compute 2 to 8 %
-# faster on a processor than mapped ones, whose pages lie scattered in the page cache.
+_CACHED_SEQUENCES = 48  # idle sequences beside the running ones; an id costs almost nothing
+_EXTRA_OUTPUTS = 64  # for drafted tokens, and for prompt tokens whose logits are requested
+# LLAMA_LOAD_MODE_NONE. A dry run aborts with any other mode. On a CPU, weights that are read compute
+# 2 to 8 % faster than mapped ones, whose pages are scattered in the page cache.
 _LOAD_WITHOUT_MMAP = 0
 
 # ggml_type of each name in core.CacheType
@@ -29,12 +29,12 @@ _CACHE_TYPES = {
 
 
 def model_parameters(lib: ModuleType, config: LoadConfig, *, dry: bool = False) -> Any:
-    """llama_model_params. Keep the result alive as long as the load runs."""
+    """Build llama_model_params. Keep the result alive as long as the load runs."""
     params = lib.llama_model_default_params()
     params.n_gpu_layers = 999_999 if config.gpu_layers < 0 else config.gpu_layers
     params.main_gpu = config.main_gpu
     params.load_mode = _LOAD_WITHOUT_MMAP
-    # Without these buffers weights keep their own layout, which AMX does not compute with.
+    # Without these buffers, weights keep their own layout, and AMX is not used to compute with them.
     params.use_extra_bufts = not uses_amx(lib)
     if config.tensor_split:
         room = max(int(lib.llama_max_devices()), len(config.tensor_split))
@@ -47,17 +47,19 @@ def model_parameters(lib: ModuleType, config: LoadConfig, *, dry: bool = False) 
 
 
 def context_parameters(lib: ModuleType, config: LoadConfig, *, is_recurrent: bool) -> Any:
-    """llama_context_params for one unified memory shared by copy-on-write sequences."""
+    """Build llama_context_params for one unified memory, shared by copy-on-write sequences."""
     params = lib.llama_context_default_params()
     params.n_ctx = config.context_length
     params.n_batch = max(config.batch_tokens, config.max_sequences)
     params.n_ubatch = min(_UBATCH, params.n_batch)
     params.n_seq_max = count_sequence_ids(config, is_recurrent=is_recurrent)
-    # The compute buffer holds this many rows of the whole vocabulary: by default one per token.
-    params.n_outputs_max = outputs(config, is_recurrent=is_recurrent)
+    # The compute buffer has this many rows of the whole vocabulary; the default is one per token.
+    params.n_outputs_max = max_outputs(config, is_recurrent=is_recurrent)
     params.n_threads = params.n_threads_batch = config.threads or count_available_cores()
     params.kv_unified = True
-    params.swa_full = True  # without it a live window sequence cannot be cut (silently wrong)
+    params.swa_full = (
+        True  # otherwise cutting a running window sequence gives wrong results, without an error
+    )
     params.no_perf = True
     params.type_k = _CACHE_TYPES[config.cache_type_k]
     params.type_v = _CACHE_TYPES[config.cache_type_v]
@@ -67,28 +69,28 @@ def context_parameters(lib: ModuleType, config: LoadConfig, *, is_recurrent: boo
 
 
 def count_sequence_ids(config: LoadConfig, *, is_recurrent: bool) -> int:
-    """How many sequences the context knows: the running ones and the cached prefixes.
+    """Count the sequence ids of the context: for running sequences and for cached ones.
 
-    A recurrent model allocates a whole state per id, so there it is only a few more.
+    A recurrent model allocates a whole state per id, so it gets only a few ids for cached ones.
     """
     cached = max(2, config.max_sequences // 4) if is_recurrent else _CACHED_SEQUENCES
     return min(config.max_sequences + cached, _MAX_SEQUENCES)
 
 
-def outputs(config: LoadConfig, *, is_recurrent: bool) -> int:
-    """How many tokens of one step may want logits; llama.cpp aborts beyond, or below n_seq_max."""
+def max_outputs(config: LoadConfig, *, is_recurrent: bool) -> int:
+    """Most tokens of a step that may want logits; llama.cpp aborts beyond it, or if below n_seq_max."""
     return count_sequence_ids(config, is_recurrent=is_recurrent) + _EXTRA_OUTPUTS
 
 
 def count_available_cores() -> int:
-    """Physical cores this process may use: affinity and the container's quota respected."""
+    """Count the physical cores that affinity and the container's quota allow this process to use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     physical = psutil.cpu_count(logical=False)
-    limits = [limit for limit in (allowed, physical, _cgroup_quota()) if limit]
+    limits = [limit for limit in (allowed, physical, _read_cgroup_quota()) if limit]
     return max(1, min(limits, default=1))
 
 
-def _cgroup_quota() -> int | None:
+def _read_cgroup_quota() -> int | None:
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -1,6 +1,7 @@
-"""Text to tokens and back, through llama.cpp's own tokenizer.
+"""Convert text to tokens and back with llama.cpp's own tokenizer.
 
-A vocabulary never changes after loading, and llama.cpp reads it without locks: any thread may ask.
+A vocabulary does not change after loading, and llama.cpp reads it without locks, so any thread may use
+it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _INT32 = ctypes.POINTER(ctypes.c_int32)
 
 
 class LlamaVocabulary:
-    """One model's tokens. Valid while the model is loaded."""
+    """The tokens of one model. Valid while the model is loaded."""
 
     def __init__(self, lib: ModuleType, handle: Any) -> None:
         self.native = handle
@@ -31,7 +32,7 @@ class LlamaVocabulary:
 
     @property
     def size(self) -> int:
-        """Tokens there are."""
+        """Number of tokens."""
         return self._size
 
     @property
@@ -44,9 +45,10 @@ class LlamaVocabulary:
         return token in self._ends
 
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
-        """The ids of the joined pieces; control text in a literal piece stays text.
+        """Tokenize the joined pieces; control text in a literal piece stays text.
 
-        Neighbours of one kind are joined first: a seam inside would change the merges.
+        Adjacent pieces of one kind are joined first, because a boundary inside a text would change
+        its tokens.
         """
         ids: list[int] = []
         for literal, group in groupby(pieces, key=lambda piece: piece.literal):
@@ -55,7 +57,7 @@ class LlamaVocabulary:
         return ids
 
     def piece(self, token: int) -> bytes:
-        """A token's bytes: control text shown, end tokens empty."""
+        """The bytes of a token, including the text of control tokens; empty for end tokens."""
         known = self._pieces[token]
         if known is None:
             known = b"" if token in self._ends else self.read_piece(token)
@@ -63,7 +65,7 @@ class LlamaVocabulary:
         return known
 
     def read_piece(self, token: int) -> bytes:
-        """A token's bytes, whatever the token is."""
+        """Read the bytes of any token from llama.cpp."""
         size = 128
         while True:
             buffer = ctypes.create_string_buffer(size)

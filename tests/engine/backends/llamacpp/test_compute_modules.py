@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from services.engine.backends.llamacpp.compute_modules import best_cpu_module, uses_amx
+from services.engine.backends.llamacpp.compute_modules import choose_cpu_module, uses_amx
 from services.engine.backends.llamacpp.library import load_library
 from services.engine.backends.llamacpp.settings import model_parameters
 from services.engine.core import LoadConfig
@@ -26,7 +26,7 @@ def module(level: str) -> Path:
     ids=["a module with AMX is left out", "the highest score", "the only one"],
 )
 def test_the_fastest_module_that_can_be_trusted_is_taken(scores: dict[str, int], best: str) -> None:
-    found = best_cpu_module({module(level): score for level, score in scores.items()})
+    found = choose_cpu_module({module(level): score for level, score in scores.items()})
 
     assert found == module(best)
 

@@ -21,7 +21,7 @@ GENERAL = "llama_model_load_from_file_impl: failed to load model"
             "check_tensor_dims: tensor 'output.weight' has wrong shape; expected 1, got 2",
             "damaged",
         ),
-        ("something nobody has met", "log has its words"),
+        ("something nobody has met", "see the log"),
     ],
 )
 def test_the_reason_is_a_sentence(line: str, said: str) -> None:

@@ -18,7 +18,7 @@ from services.engine.messages import Cancel, Start, Stop, Submit, Tokenize
 from services.engine.runner.ipc.command_queue import CommandQueue, LoopCommand
 from services.engine.runner.ipc.dispatcher import Dispatcher
 from services.engine.runner.ipc.report_writer import ReportWriter
-from services.engine.runner.requests.input_processor import PreparedRequest, InputProcessor
+from services.engine.runner.requests.input_processor import InputProcessor, PreparedRequest
 from services.engine.runner.requests.structured_output import ConstraintCompiler, build_tokenizer
 from tests.engine.runner.child_runner import TIMEOUT_SECONDS, fake_config, submit
 
