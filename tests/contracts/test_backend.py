@@ -1,4 +1,4 @@
-"""What every backend promises (services/engine/backends/base.py), on real models and on the fake."""
+"""The contract of backends (services/engine/backends/base.py), on real models and on the fake."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def run(backend: Backend, rows: list[Row]) -> Outcome:
 
 
 def append(backend: Backend, sequence: int, tokens: list[int], start: int = 0) -> Logits:
-    """Compute tokens of one sequence; a copy of the logits after the last one."""
+    """Compute tokens of one sequence; returns a copy of the logits after the last one."""
     last = len(tokens) - 1
     rows = [(token, start + i, sequence, i == last) for i, token in enumerate(tokens)]
     assert run(backend, rows) is Outcome.OK
@@ -99,7 +99,7 @@ def assert_same(one: Logits, other: Logits) -> None:
     assert one.argmax() == other.argmax()
 
 
-def test_it_says_what_it_loaded(backend: Backend, kind: str) -> None:
+def test_info_describes_the_loaded_model(backend: Backend, kind: str) -> None:
     info = backend.info
 
     assert info.memory_policy is POLICIES[kind]
@@ -111,7 +111,7 @@ def test_it_says_what_it_loaded(backend: Backend, kind: str) -> None:
     assert backend.max_outputs > backend.sequence_id_count
 
 
-def test_a_dry_run_tells_the_same(backend: Backend, config: LoadConfig) -> None:
+def test_a_dry_run_gives_the_same_info(backend: Backend, config: LoadConfig) -> None:
     assert estimate(config) == backend.info
 
 
@@ -127,7 +127,7 @@ def test_a_sequence_computes_the_same_alone_and_in_a_batch(backend: Backend) -> 
     assert_same(backend.logits(1), alone)
 
 
-def test_a_shared_whole_continues_like_a_computed_one(backend: Backend) -> None:
+def test_a_whole_shared_sequence_continues_like_a_computed_one(backend: Backend) -> None:
     expected = append(backend, 0, PROMPT)
     append(backend, 1, PROMPT[:20])
     backend.share(1, 2, 20)
@@ -136,7 +136,7 @@ def test_a_shared_whole_continues_like_a_computed_one(backend: Backend) -> None:
     assert_same(append(backend, 1, PROMPT[20:], start=20), expected)
 
 
-def test_a_shared_beginning_continues_like_a_computed_one(backend: Backend) -> None:
+def test_a_shared_prefix_continues_like_a_computed_one(backend: Backend) -> None:
     expected = append(backend, 0, PROMPT)
     append(backend, 1, PROMPT[:20])
     checkpoint = backend.checkpoint(1)
@@ -149,7 +149,7 @@ def test_a_shared_beginning_continues_like_a_computed_one(backend: Backend) -> N
     assert_same(append(backend, 2, PROMPT[20:], start=20), expected)
 
 
-def test_sharing_leaves_the_source_as_it_is(backend: Backend) -> None:
+def test_sharing_does_not_change_the_source(backend: Backend) -> None:
     expected = append(backend, 0, PROMPT)
     append(backend, 1, PROMPT[:20])
     backend.share(1, 2, 20)
@@ -172,7 +172,7 @@ def test_cutting_forgets_exactly_the_end(backend: Backend) -> None:
     assert_same(append(backend, 1, PROMPT[20:], start=20), expected)
 
 
-def test_a_dropped_sequence_begins_anew(backend: Backend) -> None:
+def test_a_dropped_sequence_can_be_computed_again(backend: Backend) -> None:
     expected = append(backend, 0, PROMPT)
     append(backend, 1, PROMPT[5:])
     backend.drop(1)
@@ -181,7 +181,7 @@ def test_a_dropped_sequence_begins_anew(backend: Backend) -> None:
     assert_same(append(backend, 1, PROMPT), expected)
 
 
-def test_full_memory_is_an_answer_and_changes_nothing(backend: Backend) -> None:
+def test_a_step_without_room_returns_kv_full_and_changes_nothing(backend: Backend) -> None:
     if backend.cells > CELLS:
         pytest.skip("a purely recurrent memory has no cells to fill")
     expected = append(backend, 0, PROMPT)
@@ -199,7 +199,7 @@ def test_full_memory_is_an_answer_and_changes_nothing(backend: Backend) -> None:
     assert_same(append(backend, 0, PROMPT[20:], start=20), expected)
 
 
-def test_shared_cells_are_taken_once(backend: Backend) -> None:
+def test_shared_cells_are_counted_once(backend: Backend) -> None:
     if backend.cells > CELLS:
         pytest.skip("a purely recurrent memory has no cells to fill")
     for position in range(0, 192, 64):
@@ -210,7 +210,7 @@ def test_shared_cells_are_taken_once(backend: Backend) -> None:
     append(backend, 3, [66] * 60, start=192)
 
 
-def test_logits_nobody_asked_for_are_refused(backend: Backend) -> None:
+def test_logits_that_were_not_requested_raise_an_error(backend: Backend) -> None:
     append(backend, 0, PROMPT[:3])
 
     for output in (-1, 1):
@@ -227,21 +227,21 @@ def test_logits_nobody_asked_for_are_refused(backend: Backend) -> None:
         pytest.param([(65, 0, 99, True)], id="sequence out of range"),
     ],
 )
-def test_a_step_against_the_rules_is_an_error_not_a_crash(
+def test_an_invalid_step_raises_an_error_instead_of_aborting(
     backend: Backend, rows: list[Row]
 ) -> None:
     with pytest.raises(BackendError):
         run(backend, rows)
 
 
-def test_more_tokens_than_a_step_holds_are_an_error(backend: Backend) -> None:
+def test_more_tokens_than_a_step_holds_raise_an_error(backend: Backend) -> None:
     backend.step.size = len(backend.step.tokens) + 1
 
     with pytest.raises(BackendError):
         backend.run()
 
 
-def test_every_output_row_is_its_own(backend: Backend) -> None:
+def test_every_output_has_its_own_row(backend: Backend) -> None:
     rows = [(token, i, 0, True) for i, token in enumerate(PROMPT[:12])]
     assert run(backend, rows) is Outcome.OK
     together = [backend.logits(i).copy() for i in range(12)]
@@ -251,7 +251,7 @@ def test_every_output_row_is_its_own(backend: Backend) -> None:
 
 
 class TestVocabulary:
-    def test_text_comes_back(self, backend: Backend) -> None:
+    def test_tokens_give_the_text_back(self, backend: Backend) -> None:
         vocabulary = backend.vocabulary
         ids = vocabulary.tokenize([TextPiece("Grüße, 世界")], add_special=False)
 
@@ -259,14 +259,14 @@ class TestVocabulary:
         assert text.strip() == "Grüße, 世界"
         assert all(0 <= token < vocabulary.size for token in ids)
 
-    def test_pieces_of_one_kind_are_one_text(self, backend: Backend) -> None:
+    def test_adjacent_pieces_of_one_kind_are_tokenized_as_one_text(self, backend: Backend) -> None:
         tokenize = backend.vocabulary.tokenize
 
         assert tokenize(
             [TextPiece("Hel"), TextPiece("lo wor"), TextPiece("ld")], add_special=True
         ) == (tokenize([TextPiece("Hello world")], add_special=True))
 
-    def test_end_tokens_show_nothing(self, backend: Backend) -> None:
+    def test_end_tokens_have_no_bytes(self, backend: Backend) -> None:
         vocabulary = backend.vocabulary
 
         assert vocabulary.end_tokens
@@ -275,7 +275,7 @@ class TestVocabulary:
             assert vocabulary.piece(token) == b""
         assert not vocabulary.is_end(PROMPT[0])
 
-    def test_nothing_is_nothing(self, backend: Backend) -> None:
+    def test_an_empty_text_has_no_tokens(self, backend: Backend) -> None:
         assert backend.vocabulary.tokenize([TextPiece("")], add_special=False) == []
 
 

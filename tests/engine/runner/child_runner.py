@@ -1,4 +1,4 @@
-"""A runner as a child process, and a front small enough for a test."""
+"""A runner as a child process, and a minimal front for tests."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fake_config(behaviour: Path | str = "", **changes: Any) -> LoadConfig:
 
 
 def submit(id_: int, text: str = "", **changes: Any) -> messages.Submit:
-    """Greedy, at most 64 tokens."""
+    """Build a request: greedy, at most 64 tokens."""
     fields: dict[str, Any] = {
         "sampling": Sampling(temperature=0.0),
         "stopping": Stopping(max_tokens=64),
@@ -60,7 +60,7 @@ def submit(id_: int, text: str = "", **changes: Any) -> messages.Submit:
 
 @dataclass
 class Answered:
-    """All that came back for one request."""
+    """All events of one request."""
 
     text: dict[int, str] = field(default_factory=dict)
     deltas: list[Delta] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Answered:
         assert self.failed is not None, self
         return str(self.failed.error["code"])
 
-    def take(self, event: messages.RequestEvent) -> None:
+    def add(self, event: messages.RequestEvent) -> None:
         match event:
             case Delta():
                 assert event.index not in self.finished, "a delta after the end"
@@ -101,7 +101,7 @@ class Answered:
 
 
 class ChildRunner:
-    """The front's end of one runner process. Reports are read on a thread."""
+    """The front's end of one runner process. A thread reads the reports."""
 
     def __init__(self, load: LoadConfig, *arguments: str) -> None:
         ours, theirs = socket.socketpair()
@@ -135,16 +135,16 @@ class ChildRunner:
     def send_bytes(self, data: bytes) -> None:
         self._socket.sendall(data)
 
-    def first(self, kind: type[R]) -> R:
-        """The first report of a kind, waited for."""
+    def wait_for_first(self, kind: type[R]) -> R:
+        """Wait for the first report of a kind."""
         self.wait_until(lambda: any(isinstance(r, kind) for r in self.reports) or self.has_ended)
         for report in self.reports:
             if isinstance(report, kind):
                 return report
         raise AssertionError(f"no {kind.__name__} before the end: {self.reports}")
 
-    def answer(self, id_: int, n: int = 1) -> Answered:
-        """A request's answers, all of them ended."""
+    def wait_for_answer(self, id_: int, n: int = 1) -> Answered:
+        """Wait until all answers of a request have ended, or it has failed."""
 
         def is_done() -> bool:
             got = self.answered.get(id_)
@@ -156,18 +156,18 @@ class ChildRunner:
 
     def complete(self, request: messages.Submit) -> Answered:
         self.send(request)
-        return self.answer(request.id, request.n)
+        return self.wait_for_answer(request.id, request.n)
 
     def wait_until(self, is_true: Any) -> None:
         deadline = time.monotonic() + TIMEOUT_SECONDS
         with self._changed:
             while not is_true():
                 left = deadline - time.monotonic()
-                assert left > 0, f"waited too long: {self.answered}"
+                assert left > 0, f"timed out: {self.answered}"
                 self._changed.wait(left)
 
     def next_heartbeat(self) -> messages.Heartbeat:
-        """A beat sent after this call."""
+        """Wait for a heartbeat that arrives after this call."""
         seen = self._count_heartbeats()
         self.wait_until(lambda: self._count_heartbeats() > seen or self.has_ended)
         return next(r for r in reversed(self.reports) if isinstance(r, messages.Heartbeat))
@@ -179,9 +179,9 @@ class ChildRunner:
         self._paused.set()
 
     def close(self) -> int:
-        """Hang up and wait for the process."""
+        """Hang up and wait for the process; returns its exit status."""
         self._paused.set()
-        with contextlib.suppress(OSError):  # the process, or an earlier call, was first
+        with contextlib.suppress(OSError):  # the process, or an earlier call, has closed it
             self._socket.shutdown(socket.SHUT_RDWR)
         status = self.process.wait(TIMEOUT_SECONDS)
         self._reader.join()
@@ -219,12 +219,12 @@ class ChildRunner:
         self.reports.append(report)
         if isinstance(report, messages.StepReport):
             for event in report.events:
-                self.answered.setdefault(event.id, Answered()).take(event)
+                self.answered.setdefault(event.id, Answered()).add(event)
 
 
 @cache
 def expected() -> dict[str, tuple[str, str]]:
-    """The tiny model's prompts and the texts it gives to them, greedily, by name."""
+    """The prompts of the tiny model, and its greedy answers, by name."""
     cases = json.loads((TINY.parent / "expected.json").read_text())
     return {case["name"]: (case["rendered"], case["text"]) for case in cases}
 

@@ -13,9 +13,9 @@ from tests.engine.runner.child_runner import ChildRunner, config
 
 @pytest.fixture(scope="session")
 def shared_runner() -> Iterator[ChildRunner]:
-    """One runner over the tiny model, for tests that leave it as it is."""
+    """A runner with the tiny model, for tests that do not change its settings."""
     with ChildRunner(config()) as runner:
-        runner.first(messages.Ready)
+        runner.wait_for_first(messages.Ready)
         yield runner
 
 

@@ -28,7 +28,7 @@ LONG = Stopping(max_tokens=400)
 
 
 def test_it_loads_and_says_what(shared_runner: ChildRunner) -> None:
-    info = shared_runner.first(messages.Ready).info
+    info = shared_runner.wait_for_first(messages.Ready).info
 
     assert (info.architecture, info.vocab_size, info.memory_policy) == (
         "llama",
@@ -41,7 +41,7 @@ def test_it_loads_and_says_what(shared_runner: ChildRunner) -> None:
         == kinds.index(messages.Ready)
         > 0
     )
-    assert shared_runner.first(messages.Progress).fraction >= 0.0
+    assert shared_runner.wait_for_first(messages.Progress).fraction >= 0.0
 
 
 def test_all_prompts_at_once_give_the_model_s_own_answers() -> None:
@@ -49,7 +49,9 @@ def test_all_prompts_at_once_give_the_model_s_own_answers() -> None:
     with ChildRunner(config()) as runner:
         for id_, name in enumerate(names):
             runner.send(submit(id_, prompt_for(name), stopping=LONG))
-        answers = {name: runner.answer(id_).text.get(0, "") for id_, name in enumerate(names)}
+        answers = {
+            name: runner.wait_for_answer(id_).text.get(0, "") for id_, name in enumerate(names)
+        }
 
     assert answers == {name: text_for(name) for name in names}
 
@@ -68,7 +70,7 @@ def test_a_batch_gives_the_text_of_each_alone(
     for name, id_ in numbers.items():
         shared_runner.send(submit(id_, prompt_for(name), stopping=LONG))
 
-    together = {name: shared_runner.answer(id_).text[0] for name, id_ in numbers.items()}
+    together = {name: shared_runner.wait_for_answer(id_).text[0] for name, id_ in numbers.items()}
 
     assert together == solo == {name: text_for(name) for name in names}
 
@@ -77,7 +79,7 @@ def test_eight_streams_with_trouble_among_them() -> None:
     """One overflows, one is cancelled, the reader stalls: the other five never notice."""
     five = ["fact-26", "count-50", "fact-22", "fact-23", "think-0"]
     with ChildRunner(config(context_length=1024)) as runner:
-        runner.first(messages.Ready)
+        runner.wait_for_first(messages.Ready)
         runner.send(submit(90, prompt_for("fact-26") * 80))  # does not fit
         runner.send(
             submit(91, prompt_for("count-100"), stopping=Stopping(max_tokens=500, ignore_eos=True))
@@ -90,8 +92,8 @@ def test_eight_streams_with_trouble_among_them() -> None:
         runner.send(messages.Cancel((91,)))
         runner.resume_reading()
 
-        texts = [runner.answer(id_).text[0] for id_ in range(5)]
-        overflowed, cancelled = runner.answer(90), runner.answer(91)
+        texts = [runner.wait_for_answer(id_).text[0] for id_ in range(5)]
+        overflowed, cancelled = runner.wait_for_answer(90), runner.wait_for_answer(91)
 
     assert texts == [text_for(name) for name in five]
     assert overflowed.error_code == "context_length_exceeded"
@@ -101,10 +103,10 @@ def test_eight_streams_with_trouble_among_them() -> None:
 def test_a_system_prompt_sent_by_sixteen_is_computed_once() -> None:
     system = "You are a careful assistant. " * 12
     with ChildRunner(config(context_length=4096, max_sequences=16)) as runner:
-        runner.first(messages.Ready)
+        runner.wait_for_first(messages.Ready)
         for id_ in range(16):
             runner.send(submit(id_, f"{system} {id_:02}", stopping=Stopping(max_tokens=2)))
-        answered = [runner.answer(id_) for id_ in range(16)]
+        answered = [runner.wait_for_answer(id_) for id_ in range(16)]
         counters = runner.next_heartbeat().counters
 
     prompt = answered[0].finished[0].prompt_tokens
@@ -133,7 +135,7 @@ def test_running_out_of_cells_changes_no_text() -> None:
     with ChildRunner(config(context_length=256)) as runner:
         for id_, name in enumerate(names):
             runner.send(submit(id_, prompt_for(name), stopping=LONG))
-        texts = [runner.answer(id_).text[0] for id_ in range(len(names))]
+        texts = [runner.wait_for_answer(id_).text[0] for id_ in range(len(names))]
         counters = runner.next_heartbeat().counters
 
     assert counters.preemptions > 0
@@ -157,7 +159,9 @@ def test_every_memory_policy_gives_the_answer_of_each_alone(
         for first_id in (0, 10):  # the second time from the cache
             for id_, prompt in enumerate(prompts, first_id):
                 runner.send(submit(id_, prompt, **wish))
-            together = [runner.answer(id_) for id_ in range(first_id, first_id + len(prompts))]
+            together = [
+                runner.wait_for_answer(id_) for id_ in range(first_id, first_id + len(prompts))
+            ]
             for one, other in zip(together, alone, strict=True):
                 assert_same_answer(one, other)
         cached = [answered.finished[0].cached_tokens for answered in together]
@@ -196,7 +200,7 @@ def test_speculation_changes_no_text_and_saves_steps() -> None:
 
 def test_dry_run_tells_sizes_without_loading() -> None:
     with ChildRunner(config(), "--estimate") as runner:
-        info = runner.first(messages.Ready).info
+        info = runner.wait_for_first(messages.Ready).info
         status = runner.process.wait(30)
 
     assert status == 0

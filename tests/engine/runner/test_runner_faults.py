@@ -64,7 +64,7 @@ def test_a_load_that_fails_says_why(
     tmp_path: Path, damage: str, said: str, arguments: tuple[str, ...]
 ) -> None:
     with ChildRunner(config(write_damaged_model(tmp_path, damage)), *arguments) as runner:
-        failed = runner.first(messages.LoadFailed)
+        failed = runner.wait_for_first(messages.LoadFailed)
         status = runner.process.wait(30)
 
     assert failed.code == "model_load_failed"
@@ -88,7 +88,7 @@ def test_a_vocabulary_without_weights_is_no_model(tmp_path: Path) -> None:
     writer.close()
 
     with ChildRunner(config(tmp_path / "vocab.gguf")) as runner:
-        assert "lacks weights" in runner.first(messages.LoadFailed).message
+        assert "lacks weights" in runner.wait_for_first(messages.LoadFailed).message
 
 
 # ---- steps that fail
@@ -102,7 +102,7 @@ def test_a_failed_step_fails_its_requests_and_no_others(tmp_path: Path) -> None:
         failed = [submit(1, "one", stopping=ENDLESS), submit(2, "two", stopping=ENDLESS)]
         for request in failed:
             runner.send(request)
-        codes = [runner.answer(request.id).error_code for request in failed]
+        codes = [runner.wait_for_answer(request.id).error_code for request in failed]
         later = runner.complete(submit(3, "three"))
 
     assert codes == ["internal_error", "internal_error"]
@@ -161,7 +161,7 @@ def test_a_stuck_backend_shows_in_the_beats(tmp_path: Path) -> None:
 
 def test_a_runner_exits_when_the_front_is_gone() -> None:
     runner = ChildRunner(fake_config())
-    runner.first(messages.Ready)
+    runner.wait_for_first(messages.Ready)
     runner.send(submit(1, "x", stopping=ENDLESS))
 
     assert runner.close() == 0
@@ -171,7 +171,7 @@ def test_a_runner_exits_when_the_front_is_gone_even_from_inside_the_backend(
     tmp_path: Path,
 ) -> None:
     runner = ChildRunner(fake_config(write_behaviour(tmp_path, hang_at_step=1)))
-    runner.first(messages.Ready)
+    runner.wait_for_first(messages.Ready)
     runner.send(submit(1, "x"))
     runner.wait_until(
         lambda: any(
@@ -184,7 +184,7 @@ def test_a_runner_exits_when_the_front_is_gone_even_from_inside_the_backend(
 
 def test_a_frame_nobody_understands_ends_the_runner() -> None:
     with ChildRunner(fake_config()) as runner:
-        runner.first(messages.Ready)
+        runner.wait_for_first(messages.Ready)
         runner.send_bytes(messages.HEADER.pack(3) + b"\xc1\xc1\xc1")
 
         assert runner.process.wait(30) == 0
@@ -192,11 +192,11 @@ def test_a_frame_nobody_understands_ends_the_runner() -> None:
 
 def test_stopping_lets_running_answers_finish_and_refuses_new_ones() -> None:
     with ChildRunner(fake_config(context_length=65_536)) as runner:
-        runner.first(messages.Ready)
+        runner.wait_for_first(messages.Ready)
         runner.send(submit(1, "x", stopping=Stopping(max_tokens=3000, ignore_eos=True)))
         runner.send(messages.Stop(drain_seconds=60.0))
         runner.send(submit(2, "y"))
-        running, refused = runner.answer(1), runner.answer(2)
+        running, refused = runner.wait_for_answer(1), runner.wait_for_answer(2)
         status = runner.process.wait(30)
 
     assert running.finished[0].completion_tokens == 3000
@@ -209,7 +209,7 @@ def test_stopping_without_time_fails_what_runs() -> None:
         runner.send(submit(1, "x", stopping=ENDLESS))
         runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].started)
         runner.send(messages.Stop())
-        code = runner.answer(1).error_code
+        code = runner.wait_for_answer(1).error_code
         status = runner.process.wait(30)
 
     assert (code, status) == ("engine_unavailable", 0)
@@ -227,9 +227,9 @@ def test_a_deadline_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
         runner.send(submit(2, "waiting", stopping=ENDLESS, deadline_seconds=0.1))
         runner.send(submit(3, "after both"))
 
-        assert runner.answer(1).error_code == "deadline_exceeded"
-        assert runner.answer(2).error_code == "deadline_exceeded"
-        assert runner.answer(3).failed is None
+        assert runner.wait_for_answer(1).error_code == "deadline_exceeded"
+        assert runner.wait_for_answer(2).error_code == "deadline_exceeded"
+        assert runner.wait_for_answer(3).failed is None
 
 
 def test_cancelling_during_a_prompt_frees_it_within_a_step(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_cancelling_during_a_prompt_frees_it_within_a_step(tmp_path: Path) -> No
         runner.send(submit(1, "p" * 60_000))
         runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].started)
         runner.send(messages.Cancel((1, 77)))
-        cancelled = runner.answer(1)
+        cancelled = runner.wait_for_answer(1)
         counters = runner.next_heartbeat().counters
 
     assert cancelled.reason is FinishReason.CANCELLED
@@ -260,7 +260,7 @@ def test_a_full_queue_says_so(tmp_path: Path) -> None:
         runner.wait_until(lambda: 0 in runner.answered and runner.answered[0].started)
         for id_ in (1, 2, 3):
             runner.send(submit(id_, "waits"))
-        refused = runner.answer(3)
+        refused = runner.wait_for_answer(3)
         runner.wait_until(lambda: 2 in runner.answered)
 
         assert refused.error_code == "engine_busy"
@@ -283,7 +283,7 @@ def test_fifty_requests_of_one_client_do_not_hold_up_another(tmp_path: Path) -> 
 
         assert ended < 50 - 4
         for id_ in range(50):
-            assert runner.answer(id_).finished[0].completion_tokens == 100
+            assert runner.wait_for_answer(id_).finished[0].completion_tokens == 100
 
 
 def test_a_batch_request_yields_to_an_interactive_one(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_batch_request_yields_to_an_interactive_one(tmp_path: Path) -> None:
         runner.complete(submit(2, "hello", stopping=Stopping(max_tokens=3)))
         assert not runner.answered[1].finished
 
-        assert runner.answer(1).finished[0].completion_tokens == 400
+        assert runner.wait_for_answer(1).finished[0].completion_tokens == 400
 
 
 def test_text_is_tokenised_for_others() -> None:
@@ -306,4 +306,4 @@ def test_text_is_tokenised_for_others() -> None:
             messages.Tokenize(9, (TextPiece("ab"), TextPiece("<|turn|>")), add_special=False)
         )
 
-        assert runner.first(messages.Tokenized) == messages.Tokenized(9, (97, 98, 257))
+        assert runner.wait_for_first(messages.Tokenized) == messages.Tokenized(9, (97, 98, 257))

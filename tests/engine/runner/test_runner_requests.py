@@ -143,7 +143,7 @@ def test_tokens_are_taken_as_they_are(shared_runner: ChildRunner, ids: Iterator[
     shared_runner.wait_until(
         lambda: any(isinstance(r, messages.Tokenized) for r in shared_runner.reports)
     )
-    tokens = shared_runner.first(messages.Tokenized).ids
+    tokens = shared_runner.wait_for_first(messages.Tokenized).ids
 
     answered = shared_runner.complete(submit(next(ids), tokens=tokens))
 

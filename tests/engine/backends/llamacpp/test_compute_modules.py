@@ -25,13 +25,13 @@ def module(level: str) -> Path:
     ],
     ids=["a module with AMX is left out", "the highest score", "the only one"],
 )
-def test_the_fastest_module_that_can_be_trusted_is_taken(scores: dict[str, int], best: str) -> None:
+def test_the_fastest_module_without_amx_is_chosen(scores: dict[str, int], best: str) -> None:
     found = choose_cpu_module({module(level): score for level, score in scores.items()})
 
     assert found == module(best)
 
 
-def test_nothing_computes_with_amx() -> None:
+def test_this_build_does_not_compute_with_amx() -> None:
     assert (
         not uses_amx(load_library())
         or not model_parameters(load_library(), config()).use_extra_bufts
@@ -39,7 +39,7 @@ def test_nothing_computes_with_amx() -> None:
 
 
 @pytest.mark.parametrize("has_amx", [True, False])
-def test_a_build_with_amx_compiled_in_keeps_weights_in_their_own_layout(has_amx: bool) -> None:
+def test_extra_buffers_are_off_exactly_where_amx_is_compiled_in(has_amx: bool) -> None:
     info = b"CPU : AVX2 = 1 | AMX_INT8 = 1 |" if has_amx else b"CPU : AVX2 = 1 |"
     library = SimpleNamespace(
         llama_model_default_params=lambda: SimpleNamespace(use_extra_bufts=True),

@@ -9,7 +9,7 @@ GENERAL = "llama_model_load_from_file_impl: failed to load model"
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected_text"),
     [
         ("gguf_init_from_reader: invalid magic characters: 'GGML', expected 'GGUF'", "not a GGUF"),
         ("gguf_init_from_reader: failed to read key-value pairs", "truncated"),
@@ -21,14 +21,14 @@ GENERAL = "llama_model_load_from_file_impl: failed to load model"
             "check_tensor_dims: tensor 'output.weight' has wrong shape; expected 1, got 2",
             "damaged",
         ),
-        ("something nobody has met", "see the log"),
+        ("something unknown", "see the log"),
     ],
 )
-def test_the_reason_is_a_sentence(line: str, said: str) -> None:
+def test_the_message_is_a_sentence_without_paths(line: str, expected_text: str) -> None:
     error = build_load_error([line, "error loading model: from /srv/models/secret.gguf", GENERAL])
 
     assert type(error) is ModelLoadFailed
-    assert said in error.message
+    assert expected_text in error.message
     assert "/srv" not in error.message
 
 
@@ -40,5 +40,5 @@ def test_the_reason_is_a_sentence(line: str, said: str) -> None:
         "ggml_gallocr_reserve_n_impl: failed to allocate CUDA0 buffer of size 12",
     ],
 )
-def test_memory_has_an_error_of_its_own(line: str) -> None:
+def test_a_lack_of_memory_has_its_own_error(line: str) -> None:
     assert isinstance(build_load_error([line, GENERAL]), InsufficientMemory)

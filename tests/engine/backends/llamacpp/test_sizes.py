@@ -24,7 +24,7 @@ sched_reserve:        CPU compute buffer size =     5.25 MiB
 """
 
 
-def test_a_load_tells_what_lies_where() -> None:
+def test_the_log_of_a_load_gives_sizes_by_pool() -> None:
     sizes = parse_sizes(LOADED_ON_A_GPU.splitlines())
 
     assert (sizes.kv_bytes, sizes.compute_bytes) == (96 * MIB, 217 * MIB)
@@ -34,7 +34,7 @@ def test_a_load_tells_what_lies_where() -> None:
     }
 
 
-def test_a_dry_run_places_by_layers() -> None:
+def test_a_dry_run_is_placed_by_offloaded_layers() -> None:
     sizes = parse_sizes(DRY_RUN.splitlines())
 
     assert (sizes.kv_bytes, sizes.compute_bytes) == (int(6.5 * MIB), int(5.5 * MIB))
@@ -46,7 +46,7 @@ def test_a_dry_run_places_by_layers() -> None:
     }
 
 
-def test_no_byte_gets_lost_in_rounding() -> None:
+def test_rounding_loses_no_byte() -> None:
     sizes = parse_sizes(DRY_RUN.splitlines())
 
     pools = sizes.pool_bytes(weights_bytes=1_000_003, offloaded=[0.3, 0.3])

@@ -1,4 +1,4 @@
-"""Requests with a constraint keep nobody waiting, and nothing overtakes them that must not."""
+"""Constrained requests delay no other request, and Cancel and Stop do not overtake them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from services.engine.runner.requests.input_processor import InputProcessor, Prep
 from services.engine.runner.requests.structured_output import ConstraintCompiler, build_tokenizer
 from tests.engine.runner.child_runner import TIMEOUT_SECONDS, fake_config, submit
 
-HELD = Constraint("regex", "[a-z]+")
+LETTERS = Constraint("regex", "[a-z]+")
 
 
 @dataclass
-class Counter:
-    """A desk over the fake backend, whose tokenizer for constraints is made when `gate` opens."""
+class Setup:
+    """A dispatcher over the fake backend; `gate` lets it build the tokenizer for constraints."""
 
     dispatcher: Dispatcher
     command_queue: CommandQueue
-    front: socket.socket  # the other end of its outbox
+    front: socket.socket  # the other end of the report writer's connection
     input_processor: InputProcessor
     gate: threading.Event
-    making: threading.Event
+    building: threading.Event
 
-    def taken(self, count: int) -> list[LoopCommand]:
-        """The next orders, as soon as there are so many."""
+    def take_commands(self, count: int) -> list[LoopCommand]:
+        """Wait for the next `count` commands."""
         commands: list[LoopCommand] = []
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while len(commands) < count and time.monotonic() < deadline:
@@ -47,14 +47,14 @@ class Counter:
 
 
 @pytest.fixture
-def early() -> Iterator[Counter]:
-    """Before the model is loaded."""
+def unopened() -> Iterator[Setup]:
+    """The state before the model is loaded."""
     backend = open_backend(fake_config(), lambda _: None)
     vocabulary = backend.vocabulary
-    gate, making = threading.Event(), threading.Event()
+    gate, building = threading.Event(), threading.Event()
 
     def tokenizer() -> llguidance.LLTokenizer:
-        making.set()
+        building.set()
         assert gate.wait(TIMEOUT_SECONDS)
         pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
         return build_tokenizer(pieces, ends=vocabulary.end_tokens)
@@ -66,7 +66,7 @@ def early() -> Iterator[Counter]:
     with ours, theirs:
         command_queue, report_writer = CommandQueue(), ReportWriter(ours)
         dispatcher = Dispatcher(command_queue, report_writer, max_queued=2)
-        yield Counter(dispatcher, command_queue, theirs, input_processor, gate, making)
+        yield Setup(dispatcher, command_queue, theirs, input_processor, gate, building)
         gate.set()
         dispatcher.close()
         report_writer.close(TIMEOUT_SECONDS)
@@ -74,130 +74,130 @@ def early() -> Iterator[Counter]:
 
 
 @pytest.fixture
-def counter(early: Counter) -> Counter:
-    early.dispatcher.open(early.input_processor)
-    return early
+def opened(unopened: Setup) -> Setup:
+    unopened.dispatcher.open(unopened.input_processor)
+    return unopened
 
 
-def shown(commands: list[LoopCommand]) -> list[object]:
-    """Arrivals by their id."""
+def to_ids(commands: list[LoopCommand]) -> list[object]:
+    """The ids of prepared requests; other commands as they are."""
     return [
         command.request.id if isinstance(command, PreparedRequest) else command
         for command in commands
     ]
 
 
-def constrained(id_: int) -> Submit:
-    return submit(id_, "hello", constraint=HELD)
+def submit_constrained(id_: int) -> Submit:
+    return submit(id_, "hello", constraint=LETTERS)
 
 
-def test_a_request_without_a_constraint_overtakes_one_with(counter: Counter) -> None:
-    counter.dispatcher.dispatch(constrained(1))
-    counter.dispatcher.dispatch(constrained(2))
-    counter.dispatcher.dispatch(submit(3, "hello"))
+def test_a_request_without_a_constraint_overtakes_a_constrained_one(opened: Setup) -> None:
+    opened.dispatcher.dispatch(submit_constrained(1))
+    opened.dispatcher.dispatch(submit_constrained(2))
+    opened.dispatcher.dispatch(submit(3, "hello"))
 
-    assert shown(counter.command_queue.take()) == [3]
-    counter.gate.set()
-    assert shown(counter.taken(2)) == [1, 2]
+    assert to_ids(opened.command_queue.take()) == [3]
+    opened.gate.set()
+    assert to_ids(opened.take_commands(2)) == [1, 2]
 
 
-def test_a_cancel_reaches_the_running_now_and_the_coming_later(counter: Counter) -> None:
+def test_a_cancel_is_queued_at_once_and_again_behind_requests_in_preparation(opened: Setup) -> None:
     cancel = Cancel((1, 2))
-    counter.dispatcher.dispatch(submit(1, "hello"))
-    counter.dispatcher.dispatch(constrained(2))
-    counter.dispatcher.dispatch(cancel)
+    opened.dispatcher.dispatch(submit(1, "hello"))
+    opened.dispatcher.dispatch(submit_constrained(2))
+    opened.dispatcher.dispatch(cancel)
 
-    assert shown(counter.command_queue.take()) == [1, cancel]
-    counter.gate.set()
-    assert shown(counter.taken(2)) == [2, cancel]
+    assert to_ids(opened.command_queue.take()) == [1, cancel]
+    opened.gate.set()
+    assert to_ids(opened.take_commands(2)) == [2, cancel]
 
 
-def test_a_stop_waits_for_what_came_before_it(counter: Counter) -> None:
+def test_a_stop_is_queued_behind_requests_in_preparation(opened: Setup) -> None:
     stop = Stop(drain_seconds=1.0)
-    counter.dispatcher.dispatch(constrained(1))
-    counter.dispatcher.dispatch(stop)
+    opened.dispatcher.dispatch(submit_constrained(1))
+    opened.dispatcher.dispatch(stop)
 
-    assert counter.command_queue.take() == []
-    counter.gate.set()
-    assert shown(counter.taken(2)) == [1, stop]
+    assert opened.command_queue.take() == []
+    opened.gate.set()
+    assert to_ids(opened.take_commands(2)) == [1, stop]
 
 
-def test_more_than_may_wait_are_sent_away_and_the_rest_are_not(counter: Counter) -> None:
+def test_a_constrained_request_beyond_max_queued_fails_as_busy(opened: Setup) -> None:
     for id_ in (1, 2, 3):
-        counter.dispatcher.dispatch(constrained(id_))
-    counter.dispatcher.dispatch(submit(4, "hello"))
+        opened.dispatcher.dispatch(submit_constrained(id_))
+    opened.dispatcher.dispatch(submit(4, "hello"))
 
-    frame = counter.front.recv(1 << 16)
+    frame = opened.front.recv(1 << 16)
     report = messages.report_decoder.decode(frame[messages.HEADER.size :])
     assert isinstance(report, messages.StepReport)
     (failed,) = report.events
     assert isinstance(failed, messages.Failed)
     assert (failed.id, failed.error["code"]) == (3, "engine_busy")
-    counter.gate.set()
-    assert shown(counter.taken(3)) == [4, 1, 2]
+    opened.gate.set()
+    assert to_ids(opened.take_commands(3)) == [4, 1, 2]
 
 
-def test_the_deadline_runs_while_others_are_prepared(counter: Counter) -> None:
-    counter.dispatcher.dispatch(constrained(1))
-    counter.dispatcher.dispatch(submit(2, "hello", constraint=HELD, deadline_seconds=5.0))
+def test_the_deadline_counts_while_other_requests_are_prepared(opened: Setup) -> None:
+    opened.dispatcher.dispatch(submit_constrained(1))
+    opened.dispatcher.dispatch(submit(2, "hello", constraint=LETTERS, deadline_seconds=5.0))
     sent = time.monotonic()
-    counter.gate.set()
+    opened.gate.set()
 
-    _, second = counter.taken(2)
+    _, second = opened.take_commands(2)
     assert isinstance(second, PreparedRequest)
     assert second.request.deadline is not None
     assert second.request.deadline <= sent + 5
 
 
 @pytest.mark.parametrize("command", [Cancel((1,)), Stop(drain_seconds=1.0)])
-def test_with_nothing_under_way_a_command_goes_through_once(
-    counter: Counter, command: Cancel | Stop
+def test_a_command_is_queued_once_when_no_request_is_in_preparation(
+    opened: Setup, command: Cancel | Stop
 ) -> None:
-    counter.dispatcher.dispatch(command)
+    opened.dispatcher.dispatch(command)
 
-    assert counter.command_queue.take() == [command]
+    assert opened.command_queue.take() == [command]
 
 
-def test_close_waits_for_what_is_being_prepared(counter: Counter) -> None:
-    counter.dispatcher.dispatch(constrained(1))
-    assert counter.making.wait(TIMEOUT_SECONDS)
-    closing = threading.Thread(target=counter.dispatcher.close)
+def test_close_waits_for_the_request_in_preparation(opened: Setup) -> None:
+    opened.dispatcher.dispatch(submit_constrained(1))
+    assert opened.building.wait(TIMEOUT_SECONDS)
+    closing = threading.Thread(target=opened.dispatcher.close)
     closing.start()
-    assert counter.command_queue.take() == []
-    counter.gate.set()
+    assert opened.command_queue.take() == []
+    opened.gate.set()
     closing.join(TIMEOUT_SECONDS)
 
     assert not closing.is_alive()
-    assert shown(counter.command_queue.take()) == [1]
+    assert to_ids(opened.command_queue.take()) == [1]
 
 
 @pytest.mark.parametrize(
     "late",
     [
         lambda: submit(2, "hello"),
-        lambda: constrained(2),
+        lambda: submit_constrained(2),
         lambda: Tokenize(3, submit(0, "hello").pieces or (), add_special=False),
     ],
 )
-def test_what_comes_after_the_end_is_left(counter: Counter, late: Callable[[], Submit]) -> None:
-    counter.dispatcher.close()
-    counter.dispatcher.dispatch(late())
+def test_commands_after_close_are_ignored(opened: Setup, late: Callable[[], Submit]) -> None:
+    opened.dispatcher.close()
+    opened.dispatcher.dispatch(late())
 
-    assert counter.command_queue.take() == []
+    assert opened.command_queue.take() == []
 
 
-def test_a_second_start_is_a_bug_of_the_front(counter: Counter) -> None:
+def test_a_second_start_is_an_error(opened: Setup) -> None:
     with pytest.raises(ValueError, match="once"):
-        counter.dispatcher.dispatch(Start(fake_config()))
+        opened.dispatcher.dispatch(Start(fake_config()))
 
 
-def test_what_needs_the_model_waits_until_it_is_loaded(early: Counter) -> None:
+def test_a_request_waits_until_the_model_is_loaded(unopened: Setup) -> None:
     hello = submit(1, "hello")
-    reading = threading.Thread(target=early.dispatcher.dispatch, args=(hello,), daemon=True)
+    reading = threading.Thread(target=unopened.dispatcher.dispatch, args=(hello,), daemon=True)
     reading.start()
-    early.dispatcher.dispatch(Cancel((9,)))
-    assert early.command_queue.take() == [Cancel((9,))]
+    unopened.dispatcher.dispatch(Cancel((9,)))
+    assert unopened.command_queue.take() == [Cancel((9,))]
 
-    early.dispatcher.open(early.input_processor)
+    unopened.dispatcher.open(unopened.input_processor)
     reading.join(TIMEOUT_SECONDS)
-    assert shown(early.command_queue.take()) == [1]
+    assert to_ids(unopened.command_queue.take()) == [1]

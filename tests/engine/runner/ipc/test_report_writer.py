@@ -53,7 +53,7 @@ def test_one_step_is_one_frame(pipe: tuple[socket.socket, socket.socket]) -> Non
     assert read_all(theirs) == [StepReport([delta(1, "a"), delta(2, "b")])]
 
 
-def test_while_nobody_reads_the_deltas_of_an_answer_merge(
+def test_deltas_of_an_answer_are_merged_while_the_front_does_not_read(
     pipe: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = pipe
@@ -79,7 +79,9 @@ def test_while_nobody_reads_the_deltas_of_an_answer_merge(
             buffer = buffer[HEADER.size + size :]
         ours_closed = reports[-1:] == [heartbeat(99)]
 
-    events = [h for report in reports if isinstance(report, StepReport) for h in report.events]
+    events = [
+        event for report in reports if isinstance(report, StepReport) for event in report.events
+    ]
     texts = {1: "", 2: ""}
     tokens = logprobs = 0
     for event in events:
@@ -94,7 +96,7 @@ def test_while_nobody_reads_the_deltas_of_an_answer_merge(
     assert sum(isinstance(report, Heartbeat) for report in reports) <= 21
 
 
-def test_posting_to_a_front_that_is_gone_does_no_harm(
+def test_events_for_a_closed_front_are_dropped_without_an_error(
     pipe: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = pipe
@@ -106,7 +108,7 @@ def test_posting_to_a_front_that_is_gone_does_no_harm(
     report_writer.close(10)
 
 
-def test_commands_are_read_however_they_are_cut(
+def test_commands_are_read_however_their_bytes_are_split(
     pipe: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = pipe
@@ -123,7 +125,7 @@ def test_commands_are_read_however_they_are_cut(
     assert list(read_commands(ours)) == sent
 
 
-def test_a_frame_too_large_is_an_error(pipe: tuple[socket.socket, socket.socket]) -> None:
+def test_a_frame_that_is_too_large_is_an_error(pipe: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pipe
     theirs.sendall(HEADER.pack(messages.MAX_FRAME_BYTES + 1))
 

@@ -1,4 +1,4 @@
-"""Text for people: the same whatever the tokens' borders were, and never a stop string."""
+"""The shown text does not depend on the boundaries of tokens, and never contains a stop string."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.engine.runner.requests.detokenizer import Detokenizer
 
 
 def make_text(pieces: Sequence[bytes], stops: Sequence[str] = ()) -> Detokenizer:
-    """An answer whose token n has the bytes pieces[n]."""
+    """Build an answer whose token n has the bytes pieces[n]."""
     return Detokenizer(pieces.__getitem__, stops)
 
 
@@ -28,8 +28,8 @@ def shown(pieces: Sequence[bytes], stops: Sequence[str] = ()) -> tuple[list[str]
     return [*parts, text.finish()], text.stop_string
 
 
-def plain_way(data: bytes, stops: Sequence[str]) -> tuple[str, str | None]:
-    """All text at once: cut where the first stop string is complete."""
+def decode_at_once(data: bytes, stops: Sequence[str]) -> tuple[str, str | None]:
+    """The whole text, cut where the first stop string is complete."""
     text = data.decode(errors="replace")
     for end in range(len(text) + 1):
         complete = [stop for stop in stops if stop and text[:end].endswith(stop)]
@@ -51,12 +51,12 @@ def split(data: bytes, cuts: Sequence[int]) -> list[bytes]:
 @given(text=few_letters, stops=stop_strings, cuts=st.lists(st.integers(0, 200)))
 @example(text="aab", stops=["aab", "ab"], cuts=[1, 2])
 @settings(max_examples=1000, deadline=None)
-def test_any_split_of_any_text_shows_what_the_plain_way_shows(
+def test_any_split_into_tokens_shows_the_same_text(
     text: str, stops: list[str], cuts: list[int]
 ) -> None:
     parts, stop_string = shown(split(text.encode(), cuts), stops)
 
-    assert ("".join(parts), stop_string) == plain_way(text.encode(), stops)
+    assert ("".join(parts), stop_string) == decode_at_once(text.encode(), stops)
 
 
 @given(data=st.binary(max_size=30), cuts=st.lists(st.integers(0, 200)))
@@ -71,7 +71,7 @@ def test_any_split_of_any_bytes_shows_what_decoding_them_at_once_shows(
 
 @given(text=few_letters, stops=stop_strings, cuts=st.lists(st.integers(0, 200)))
 @settings(max_examples=500, deadline=None)
-def test_nothing_is_held_back_that_could_not_begin_a_stop_string(
+def test_only_a_possible_beginning_of_a_stop_string_is_held_back(
     text: str, stops: list[str], cuts: list[int]
 ) -> None:
     answer = make_text(pieces := split(text.encode(), cuts), stops)
@@ -86,21 +86,21 @@ def test_nothing_is_held_back_that_could_not_begin_a_stop_string(
         assert held == "" or any(stop.startswith(held) and stop != held for stop in stops)
 
 
-def test_a_character_appears_with_its_last_byte() -> None:
+def test_a_character_is_shown_with_its_last_byte() -> None:
     llama = "🦙".encode()
 
     assert shown([b"a" + llama[:1], llama[1:3], llama[3:] + b"b"]) == (["a", "", "🦙b", ""], None)
 
 
-def test_a_character_cut_off_by_the_end_is_replaced() -> None:
+def test_an_incomplete_character_at_the_end_is_replaced() -> None:
     assert shown([b"a", "é".encode()[:1]]) == (["a", "", "\ufffd"], None)
 
 
-def test_what_might_have_been_a_stop_string_comes_when_it_is_not() -> None:
+def test_held_text_is_shown_when_it_does_not_become_a_stop_string() -> None:
     assert shown([b"a\n", b"Us", b"ual"], ["\nUser:"]) == (["a", "", "\nUsual", ""], None)
 
 
-def test_what_might_have_been_a_stop_string_comes_at_the_end() -> None:
+def test_held_text_is_shown_at_the_end() -> None:
     assert shown([b"a\nUs"], ["\nUser:"]) == (["a", "\nUs"], None)
 
 

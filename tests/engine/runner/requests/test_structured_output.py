@@ -1,4 +1,4 @@
-"""One answer's place in its grammar, step by step, and constraints nobody can follow."""
+"""The position of an answer in its grammar, and constraints that are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.engine.runner.stepping.sampling.sampler import Sampler
 from services.shared.errors import InternalError, InvalidRequest
 
 
-def letters() -> ConstraintCompiler:
+def build_compiler() -> ConstraintCompiler:
     """One token per byte, then two end tokens."""
     pieces = [bytes([byte]) for byte in range(256)]
     return ConstraintCompiler(
@@ -32,8 +32,8 @@ def write(state: ConstraintState, text: str) -> None:
         state.accept(byte)
 
 
-def test_a_whole_answer_may_end_but_need_not() -> None:
-    state = letters().compile(Constraint("regex", "ab*c?"))
+def test_a_complete_answer_may_end_or_continue() -> None:
+    state = build_compiler().compile(Constraint("regex", "ab*c?"))
     assert not state.allows(256)
 
     write(state, "ab")
@@ -43,7 +43,7 @@ def test_a_whole_answer_may_end_but_need_not() -> None:
 
 
 def test_a_finished_answer_can_only_end() -> None:
-    state = letters().compile(Constraint("regex", "ab*c?"))
+    state = build_compiler().compile(Constraint("regex", "ab*c?"))
     write(state, "abc")
 
     assert state.is_finished
@@ -52,8 +52,8 @@ def test_a_finished_answer_can_only_end() -> None:
     state.accept(257)
 
 
-def test_a_grammar_that_can_only_end_outranks_a_ban_on_ending() -> None:
-    state = letters().compile(Constraint("regex", "a"))
+def test_a_grammar_that_permits_only_the_end_overrides_a_ban_on_the_end() -> None:
+    state = build_compiler().compile(Constraint("regex", "a"))
     write(state, "a")
     sampler = Sampler(Sampling(), seed=0, vocab_size=258, prompt=())
 
@@ -62,7 +62,7 @@ def test_a_grammar_that_can_only_end_outranks_a_ban_on_ending() -> None:
     assert token in (256, 257)
 
 
-def test_text_the_grammar_forces_is_asked_for_in_its_own_tokens() -> None:
+def test_the_mask_permits_only_the_usual_tokens_of_forced_text() -> None:
     pieces = [*(bytes([byte]) for byte in range(256)), b"</s>", b"abc", b"ab"]
     constraints = ConstraintCompiler(lambda: build_tokenizer(pieces, ends=(256,)))
 
@@ -73,13 +73,13 @@ def test_text_the_grammar_forces_is_asked_for_in_its_own_tokens() -> None:
 
 
 @pytest.mark.parametrize("source", ["true", "{}"])
-def test_a_schema_without_a_wish_permits_any_json(source: str) -> None:
+def test_an_empty_schema_permits_any_json(source: str) -> None:
     for text in ['{"a":[1,null]}', '"x"', "-1.5e3 "]:
-        write(letters().compile(Constraint("json_schema", source)), text.strip())
+        write(build_compiler().compile(Constraint("json_schema", source)), text.strip())
 
 
-def test_each_answer_has_its_own_place_in_a_shared_grammar() -> None:
-    constraints = letters()
+def test_each_answer_has_its_own_position_in_a_shared_grammar() -> None:
+    constraints = build_compiler()
     first = constraints.compile(Constraint("regex", "abc"))
     write(first, "ab")
 
@@ -111,7 +111,9 @@ def test_the_tokenizer_is_built_once_and_only_when_needed() -> None:
 
 
 def test_json_may_be_indented_but_not_endlessly() -> None:
-    state = letters().compile(Constraint("json_schema", '{"type":"array","items":{"const":1}}'))
+    state = build_compiler().compile(
+        Constraint("json_schema", '{"type":"array","items":{"const":1}}')
+    )
     write(state, "[\n" + " " * 20)
 
     assert not state.allows(ord(" "))
@@ -119,8 +121,8 @@ def test_json_may_be_indented_but_not_endlessly() -> None:
     assert state.is_finished
 
 
-def test_a_token_that_was_not_permitted_is_our_bug() -> None:
-    state = letters().compile(Constraint("regex", "abc"))
+def test_accepting_a_token_that_is_not_permitted_raises() -> None:
+    state = build_compiler().compile(Constraint("regex", "abc"))
 
     with pytest.raises((InternalError, InvalidRequest)):
         state.accept(ord("z"))
@@ -148,11 +150,11 @@ def test_a_token_that_was_not_permitted_is_our_bug() -> None:
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else None,
 )
-def test_a_constraint_nobody_can_follow_is_refused_in_words(
+def test_an_invalid_constraint_is_refused_with_a_reason(
     kind: Any, source: str, problem: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=problem) as caught:
-        letters().compile(Constraint(kind, source))
+        build_compiler().compile(Constraint(kind, source))
 
     assert len(caught.value.message) < 600
 

@@ -1,4 +1,4 @@
-"""Constraints on the tiny model's real vocabulary: whatever is drawn, the answer fits."""
+"""Random answers under constraints, over the real vocabulary of the tiny model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SCHEMA = {
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The part of a model these tests need."""
+    """The parts of a model that these tests need."""
 
     constraints: ConstraintCompiler
     size: int
@@ -75,7 +75,7 @@ def tiny() -> Iterator[Vocabulary]:
 def walk(
     vocabulary: Vocabulary, constraint: Constraint, seed: int, **sampling: Any
 ) -> tuple[str, bool]:
-    """A random answer of at most 600 tokens, and whether it came to an end."""
+    """A random answer of at most 600 tokens, and whether it has ended."""
     rng = np.random.default_rng(seed)
     state = vocabulary.constraints.compile(constraint)
     params = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, **sampling)
@@ -142,7 +142,7 @@ def test_a_greedy_answer_takes_the_best_permitted_token(tiny: Vocabulary) -> Non
     assert sampler.pick(logits, constraint=state) == permitted.min()
 
 
-def test_what_the_mask_permits_the_single_check_allows(tiny: Vocabulary) -> None:
+def test_allows_permits_every_token_of_the_mask(tiny: Vocabulary) -> None:
     state = tiny.constraints.compile(Constraint("json_schema", json.dumps(SCHEMA)))
     rng = np.random.default_rng(1)
     while not state.is_finished:

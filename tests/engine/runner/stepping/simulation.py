@@ -1,4 +1,4 @@
-"""A loop without threads: the real scheduler and sequences over the fake backend, books compared."""
+"""A loop without threads: the real scheduler and pool over the fake backend, with cells compared."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from services.engine.runner.stepping.step_builder import fill_step
 def request(
     id_: int, prompt: Sequence[int] | str = "hello", tokens: int = 8, **changes: Any
 ) -> Request:
-    """At most `tokens` tokens of answer."""
+    """Build a request for at most `tokens` tokens of answer."""
     ids = list(prompt.encode()) if isinstance(prompt, str) else list(prompt)
     return Request(id_, ids, max_length=len(ids) + tokens, **changes)
 
 
 class Simulation:
-    """Greedy answers to requests; time stands still unless moved."""
+    """Greedy answers to requests; the clock advances only with the steps."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Simulation:
         self.ended: dict[int, str] = {}  # how a request ended, by id
         self.started: list[int] = []
         self.computed = 0  # tokens the backend computed
-        self._draft = guess if drafts else None
+        self._draft = propose_draft if drafts else None
 
     def add(self, added: Request) -> None:
         added.arrived_at = self.now
@@ -82,10 +82,10 @@ class Simulation:
     def step(self) -> StepPlan:
         plan = self.scheduler.schedule(self.now, self._draft)
         self.started += [branch.request.id for branch in plan.started]
-        for gone in plan.expired:
-            self._end(gone.id, "expired")
-        for gone in plan.too_long:
-            self._end(gone.id, "too long")
+        for request in plan.expired:
+            self._end(request.id, "expired")
+        for request in plan.too_long:
+            self._end(request.id, "too long")
         self._execute_operations(plan)
         assert self.backend.cells_used == self.sequence_pool.cells.used
         if plan.chunks:
@@ -93,7 +93,7 @@ class Simulation:
         return plan
 
     def run(self, max_steps: int = 5000) -> None:
-        """Until nothing is left to do."""
+        """Run until nothing is left to do."""
         for _ in range(max_steps):
             if self.scheduler.is_idle:
                 return
@@ -117,8 +117,8 @@ class Simulation:
         seconds = self.step_seconds + plan.prompt_tokens * self.prompt_token_seconds
         self.now += seconds
         if self.backend.run() is Outcome.KV_FULL:
-            for gone in self.scheduler.refuse(plan):
-                self._end(gone.id, "no room")
+            for request in self.scheduler.refuse(plan):
+                self._end(request.id, "no room")
             return
         self.computed += plan.size
         checkpoints = {}
@@ -172,18 +172,18 @@ class Simulation:
 
 
 @cache
-def solo(prompt: bytes, most: int) -> tuple[int, ...]:
-    """The answer the fake's language gives to a prompt, computed one token at a time."""
-    backend = FakeBackend(cells=len(prompt) + most + 1, max_tokens=1, max_sequences=1)
+def compute_alone(prompt: bytes, max_tokens: int) -> tuple[int, ...]:
+    """The fake's answer to a prompt, computed alone and one token at a time."""
+    backend = FakeBackend(cells=len(prompt) + max_tokens + 1, max_tokens=1, max_sequences=1)
     tokens = list(prompt)
-    for position in range(len(prompt) + most):
+    for position in range(len(prompt) + max_tokens):
         if position == len(tokens):
             break
         step = backend.step
         step.tokens[0], step.positions[0], step.sequences[0] = tokens[position], position, 0
         step.wants_logits[0], step.size = 1, 1
         assert backend.run() is Outcome.OK
-        if position >= len(prompt) - 1 and len(tokens) < len(prompt) + most:
+        if position >= len(prompt) - 1 and len(tokens) < len(prompt) + max_tokens:
             token = int(backend.logits(0).argmax())
             if backend.vocabulary.is_end(token):
                 break
@@ -192,12 +192,12 @@ def solo(prompt: bytes, most: int) -> tuple[int, ...]:
 
 
 def expected(of: Request) -> tuple[int, ...]:
-    return solo(bytes(of.prompt), of.max_length - len(of.prompt))
+    return compute_alone(bytes(of.prompt), of.max_length - len(of.prompt))
 
 
-def guess(branch: Branch, limit: int) -> list[int]:
-    """Drafts that are right at first and then wrong, by the length of the text so far."""
-    true = solo(bytes(branch.request.prompt), 64)
+def propose_draft(branch: Branch, limit: int) -> list[int]:
+    """Propose some correct tokens, by the length of the text, and then a wrong one."""
+    true = compute_alone(bytes(branch.request.prompt), 64)
     so_far = len(branch.tokens) - len(branch.request.prompt)
     right = list(true[so_far : so_far + len(branch.tokens) % 4])
     return (right + [ord("#")])[:limit]

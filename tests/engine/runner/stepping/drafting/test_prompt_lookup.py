@@ -1,4 +1,4 @@
-"""Prompt lookup: drafts repeat what the text contains, and stop where they do not come true."""
+"""Prompt lookup: drafts repeat what the text contains, and pause while they are rejected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PASSAGE = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19]
 
 
 def brute_force(tokens: Sequence[int], ngram: int = 3) -> int | None:
-    """The latest earlier place that ends like the text does."""
+    """Where the text continued after the latest earlier place that ends like the text does."""
     tail = list(tokens[-ngram:])
     for end in range(len(tokens) - 1, ngram - 1, -1):
         if list(tokens[end - ngram : end]) == tail:
@@ -34,15 +34,15 @@ def test_a_draft_is_no_longer_than_the_limit() -> None:
     assert PromptLookup().propose([*PASSAGE, 10, 11, 12], 0) == []
 
 
-def test_the_latest_occurrence_is_the_one_repeated() -> None:
+def test_the_latest_occurrence_is_repeated() -> None:
     assert PromptLookup().propose([1, 2, 3, 4, 1, 2, 3, 5, 6, 1, 2, 3], 2) == [5, 6]
 
 
-def test_a_text_that_goes_round_in_circles_is_drafted_going_on_so() -> None:
+def test_the_draft_of_a_repeating_text_repeats_too() -> None:
     assert PromptLookup().propose([7, 1, 2, 1, 2, 1, 2], 4) == [1, 2, 1, 2]
 
 
-def test_new_words_give_no_draft() -> None:
+def test_text_without_a_repetition_gives_no_draft() -> None:
     assert PromptLookup().propose([1, 2, 3, 4, 5, 6], 4) == []
     assert PromptLookup().propose([1, 2], 4) == []
     assert PromptLookup().propose([], 4) == []
@@ -55,7 +55,7 @@ def test_new_words_give_no_draft() -> None:
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=200, deadline=None)
-def test_drafts_are_those_of_a_search_through_the_whole_text(
+def test_drafts_equal_those_of_a_search_through_the_whole_text(
     prompt: int, steps: list[int], vocab: int, seed: int
 ) -> None:
     rng = random.Random(seed)
@@ -74,7 +74,7 @@ def test_drafts_are_those_of_a_search_through_the_whole_text(
             assert draft == again[:3]
 
 
-def test_drafts_grow_while_they_come_true() -> None:
+def test_drafts_grow_while_they_are_accepted() -> None:
     lookup = PromptLookup()
     tokens = [*range(100), 0, 1, 2]
     lengths = []
@@ -87,7 +87,7 @@ def test_drafts_grow_while_they_come_true() -> None:
     assert lengths == [4, 8, 16, 32]
 
 
-def test_drafting_pauses_when_drafts_do_not_come_true_and_tries_again() -> None:
+def test_drafting_pauses_after_rejected_drafts_and_tries_again() -> None:
     lookup = PromptLookup()
     tokens = [1, 2, 3] * 4
     proposed_at = []
@@ -103,7 +103,7 @@ def test_drafting_pauses_when_drafts_do_not_come_true_and_tries_again() -> None:
     assert proposed_at[-1] > 300
 
 
-def test_drafting_goes_on_at_full_length_after_one_bad_draft() -> None:
+def test_drafting_continues_after_one_rejected_draft() -> None:
     lookup = PromptLookup()
     tokens = list(range(50)) * 2
     lookup.observe(4, 0)
@@ -112,7 +112,7 @@ def test_drafting_goes_on_at_full_length_after_one_bad_draft() -> None:
 
 
 def test_every_token_is_indexed_once() -> None:
-    """Appending one token must not look at the whole text again."""
+    """Appending one token must not read the whole text again."""
 
     class Counting(list[int]):
         touched = 0

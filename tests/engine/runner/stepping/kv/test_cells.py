@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from services.engine.runner.stepping.kv.cells import Cells, Run
 
-# (what, which sequence, how many): applied to whatever sequences there are
+# (action, which sequence, how many): applied to the sequences that exist
 ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(["begin", "grow", "share", "cut", "release"]),
@@ -17,10 +17,10 @@ ACTIONS = st.lists(
 
 
 @given(ACTIONS)
-def test_the_books_agree_with_counting_every_cell(actions: list[tuple[str, int, int]]) -> None:
+def test_the_counts_equal_those_of_counting_every_cell(actions: list[tuple[str, int, int]]) -> None:
     cells = Cells(10_000)
     leaves: list[Run] = []
-    counted: list[list[int]] = []  # the cells each sequence holds, by name
+    counted: list[list[int]] = []  # the cells that each sequence holds, by name
     names = iter(range(100_000))
     for what, which, count in actions:
         if what == "begin" or not leaves:
@@ -51,7 +51,7 @@ def test_the_books_agree_with_counting_every_cell(actions: list[tuple[str, int, 
         )
 
 
-def test_a_shared_prefix_is_taken_once() -> None:
+def test_a_shared_prefix_is_counted_once() -> None:
     cells = Cells(100)
     one = cells.grow(cells.begin(), 40)
     other = cells.grow(cells.share(one, 30), 5)

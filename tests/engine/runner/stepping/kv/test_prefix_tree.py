@@ -10,14 +10,14 @@ TEXT = st.lists(st.integers(0, 1), min_size=0, max_size=4).map(
 )
 
 
-def tree_over(held: dict[int, list[int]]) -> PrefixTree:
+def build_tree(held: dict[int, list[int]]) -> PrefixTree:
     tree = PrefixTree(lambda holder, start, end: held[holder][start:end])
     for holder, tokens in held.items():
         tree.insert(holder, tokens, len(tokens))
     return tree
 
 
-def common(one: list[int], other: list[int]) -> int:
+def count_common(one: list[int], other: list[int]) -> int:
     return next(
         (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
         min(len(one), len(other)),
@@ -25,30 +25,30 @@ def common(one: list[int], other: list[int]) -> int:
 
 
 @given(st.dictionaries(st.integers(0, 9), TEXT), TEXT, st.sets(st.integers(0, 9)))
-def test_it_finds_what_comparing_with_everybody_finds(
+def test_it_finds_the_same_as_a_comparison_with_every_holder(
     held: dict[int, list[int]], wanted: list[int], gone: set[int]
 ) -> None:
-    tree = tree_over(held)
+    tree = build_tree(held)
     for holder in gone:
         tree.remove(holder)
         held.pop(holder, None)
 
     found = tree.find(wanted)
 
-    longest = max((common(wanted, tokens) for tokens in held.values()), default=0)
+    longest = max((count_common(wanted, tokens) for tokens in held.values()), default=0)
     assert (found[1] if found else 0) == longest
-    assert found is None or common(wanted, held[found[0]]) == longest
+    assert found is None or count_common(wanted, held[found[0]]) == longest
 
 
-def test_it_matches_inside_a_block() -> None:
-    tree = tree_over({1: list(range(100))})
+def test_a_match_may_end_inside_a_block() -> None:
+    tree = build_tree({1: list(range(100))})
 
     assert tree.find([*range(70), 7, 7]) == (1, 70)
 
 
-def test_a_holder_grows() -> None:
+def test_a_holder_can_grow() -> None:
     held = {1: list(range(20))}
-    tree = tree_over(held)
+    tree = build_tree(held)
     held[1] += range(20, 90)
     tree.insert(1, held[1], 90)
 
@@ -56,13 +56,13 @@ def test_a_holder_grows() -> None:
 
 
 def test_holders_can_be_left_out() -> None:
-    tree = tree_over({1: list(range(100)), 2: list(range(40))})
+    tree = build_tree({1: list(range(100)), 2: list(range(40))})
 
     assert tree.find(list(range(100)), lambda holder: holder != 1) == (2, 40)
 
 
 def test_an_empty_tree_finds_nothing() -> None:
-    tree = tree_over({1: list(range(64))})
+    tree = build_tree({1: list(range(64))})
     tree.remove(1)
 
     assert tree.find(list(range(64))) is None

@@ -1,4 +1,4 @@
-"""What idle sequences are worth, and to whom."""
+"""How long idle sequences are kept, by what is known about their principals."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ BATCH: ReuseClass = ("alice", False)
 CHAT: ReuseClass = ("alice", True)
 
 
-def one_off(id_: int, **changes: Any) -> Request:
+def request_once(id_: int, **changes: Any) -> Request:
     return request(id_, f"{id_:03} is a prompt nobody sends again", 8, **changes)
 
 
-def test_nothing_is_known_of_a_newcomer() -> None:
+def test_the_probability_is_one_half_before_anything_is_recorded() -> None:
     assert ReuseStatistics().estimate_probability(("anyone", False)) == 0.5
 
 
-def test_who_never_comes_back_is_expected_less_and_less() -> None:
+def test_the_probability_falls_while_sequences_are_not_used_again() -> None:
     reuse = ReuseStatistics()
-    chances = []
+    probabilities = []
     for _ in range(200):
         reuse.record_idle(BATCH)
-        chances.append(reuse.estimate_probability(BATCH))
+        probabilities.append(reuse.estimate_probability(BATCH))
 
-    assert chances == sorted(chances, reverse=True)
-    assert chances[-1] < 0.02
-    assert reuse.estimate_probability(("somebody else", False)) == 0.5
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert probabilities[-1] < 0.02
+    assert reuse.estimate_probability(("someone else", False)) == 0.5
     assert reuse.estimate_probability(CHAT) == 0.5
 
 
-def test_who_always_comes_back_is_expected_and_old_habits_fade() -> None:
+def test_the_probability_rises_with_reuse_and_old_records_fade() -> None:
     reuse = ReuseStatistics()
     for _ in range(200):
         reuse.record_idle(CHAT)
@@ -54,7 +54,7 @@ def test_who_always_comes_back_is_expected_and_old_habits_fade() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from([BATCH, CHAT]), st.none() | st.floats(0, 1)), max_size=300)
 )
-def test_a_chance_is_one(history: list[tuple[ReuseClass, float | None]]) -> None:
+def test_the_estimate_is_a_probability(history: list[tuple[ReuseClass, float | None]]) -> None:
     reuse = ReuseStatistics()
     for reuse_class, share in history:
         if share is None:
@@ -65,7 +65,7 @@ def test_a_chance_is_one(history: list[tuple[ReuseClass, float | None]]) -> None
     assert 0 < reuse.estimate_probability(BATCH) <= 1
 
 
-def test_the_books_of_many_principals_stay_small() -> None:
+def test_the_oldest_of_many_principals_are_forgotten() -> None:
     reuse = ReuseStatistics()
     for number in range(5000):
         reuse.record_idle((str(number), False))
@@ -74,7 +74,7 @@ def test_the_books_of_many_principals_stay_small() -> None:
     assert reuse.estimate_probability(("4999", False)) < 0.5
 
 
-def test_prompts_nobody_sends_again_give_their_cells_back() -> None:
+def test_prompts_that_are_sent_once_free_their_cells() -> None:
     used = {}
     for break_even_rows in (None, 2000):
         many = Behaviour(cached_sequences=64)
@@ -82,7 +82,7 @@ def test_prompts_nobody_sends_again_give_their_cells_back() -> None:
             cells=4096, running=1, break_even_rows=break_even_rows, behaviour=many
         )
         for id_ in range(60):
-            simulation.add(one_off(id_))
+            simulation.add(request_once(id_))
             simulation.run()
         used[break_even_rows] = simulation.sequence_pool.cells.used
 
@@ -91,7 +91,7 @@ def test_prompts_nobody_sends_again_give_their_cells_back() -> None:
 
 
 @pytest.mark.parametrize("other", ["alice", "bob"], ids=["with the same key", "with another"])
-def test_a_chat_keeps_its_place_while_prompts_are_sent_once(other: str) -> None:
+def test_a_chat_stays_cached_beside_prompts_that_are_sent_once(other: str) -> None:
     simulation = Simulation(cells=8192, running=2, break_even_rows=1000)
     tokens = list(b"You are a helpful assistant. ")
     id_ = 0
@@ -101,9 +101,9 @@ def test_a_chat_keeps_its_place_while_prompts_are_sent_once(other: str) -> None:
         simulation.add(turn)
         simulation.run()
         tokens = [*tokens, *simulation.answers[id_][0], *b" and then? "]
-    for _ in range(18):  # some 800 rows
+    for _ in range(18):  # about 800 rows
         id_ += 1
-        simulation.add(one_off(id_, principal=other))
+        simulation.add(request_once(id_, principal=other))
         simulation.run()
     before = simulation.computed
     last = request(id_ + 1, tokens, 1, principal="alice")
@@ -114,10 +114,10 @@ def test_a_chat_keeps_its_place_while_prompts_are_sent_once(other: str) -> None:
     assert tuple(simulation.answers[last.id][0]) == expected(last)
 
 
-def test_what_is_shared_from_counts_as_used() -> None:
+def test_sharing_a_prefix_counts_as_use() -> None:
     simulation = Simulation(cells=8192, running=2, break_even_rows=1000)
     system = "These are the rules that every request of this program begins with. " * 2
-    for id_ in range(100):  # some 1 500 rows
+    for id_ in range(100):  # about 1 500 rows
         simulation.add(request(id_, f"{system}{id_:03}", 8))
         simulation.run()
 
@@ -125,7 +125,7 @@ def test_what_is_shared_from_counts_as_used() -> None:
     assert simulation.computed < 2000
 
 
-def test_who_begins_with_an_idle_sequence_renews_it() -> None:
+def test_beginning_with_an_idle_sequence_renews_it() -> None:
     sequence_pool = SequencePool(
         capacity=4096, id_count=8, policy=MemoryPolicy.DENSE, break_even_rows=1000
     )
@@ -133,7 +133,7 @@ def test_who_begins_with_an_idle_sequence_renews_it() -> None:
     idle = sequence_pool.lend(tokens, None, is_shareable=True, principal="alice")
     sequence_pool.grow(idle, 100)
     sequence_pool.give_back(idle)
-    sequence_pool.count_rows(300)  # alice's chance is 1 of 3
+    sequence_pool.count_rows(300)  # alice's probability is 1 of 3
     beginning = sequence_pool.find([*tokens[:40], 500])
     other = sequence_pool.lend([*tokens[:40], 500], beginning, is_shareable=False, principal="bob")
     sequence_pool.drop(other)

@@ -1,4 +1,4 @@
-"""What the sampler should do, in plain float64: dictionaries, sorted as a whole at every stage."""
+"""A reference for the sampler in plain float64: dictionaries, sorted as a whole at every stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VOCAB = 5000
 
 
 def make_sampling(**changes: object) -> Sampling:
-    """Everything off, temperature 1."""
+    """Build parameters with every stage off, and temperature 1."""
     off = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repeat_last_n=64)
     fields = {name: getattr(off, name) for name in off.__struct_fields__}
     return Sampling(**{**fields, **changes})
@@ -28,7 +28,7 @@ def make_sampler(params: Sampling, *, seed: int = 0, prompt: Sequence[int] = ())
 
 
 def make_logits(seed: int, spread: float = 3.0) -> Logits:
-    """A row like a language model's: a wide body and a few clear favourites."""
+    """A row like that of a language model: many similar tokens and a few clear favourites."""
     rng = np.random.default_rng(seed)
     logits = rng.standard_normal(VOCAB) * spread
     logits[rng.integers(0, VOCAB, 12)] += 8
@@ -36,15 +36,15 @@ def make_logits(seed: int, spread: float = 3.0) -> Logits:
 
 
 def reference(logits: Logits, params: Sampling, prompt: Sequence[int] = ()) -> dict[int, float]:
-    """Probability by token, XTC left out; stages in llama-server's order."""
+    """Probability by token, without XTC; stages in the order of llama-server."""
     scores = {token: float(value) for token, value in enumerate(logits)}
     for token, bias in params.logit_bias.items():
         scores[token] += bias
     window = list(prompt)[-params.repeat_last_n :] if params.repeat_last_n else []
     for token, count in Counter(window).items():
-        said = scores[token]
-        said = said * params.repeat_penalty if said <= 0 else said / params.repeat_penalty
-        scores[token] = said - count * params.frequency_penalty - params.presence_penalty
+        score = scores[token]
+        score = score * params.repeat_penalty if score <= 0 else score / params.repeat_penalty
+        scores[token] = score - count * params.frequency_penalty - params.presence_penalty
     ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
     ranked = [item for item in ranked if item[1] > -math.inf]
     if params.top_k:
@@ -94,7 +94,7 @@ def reference_typical(ranked: list[tuple[int, float]], p: float) -> list[tuple[i
 
 
 def distance(one: Mapping[int, float], other: Mapping[int, float]) -> float:
-    """Total variation: the largest difference in probability any event can have."""
+    """Total variation: the largest difference in the probability of any event."""
     tokens = one.keys() | other.keys()
     return sum(abs(one.get(token, 0.0) - other.get(token, 0.0)) for token in tokens) / 2
 

@@ -1,4 +1,4 @@
-"""What is drawn, against a plain reference that filters the whole vocabulary, the slow way."""
+"""The distribution of drawn tokens, compared with a slow reference over the whole vocabulary."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ CASES = {
 
 @pytest.mark.parametrize("spread", [3.0, 1.0, 0.05], ids=["peaked", "broad", "flat"])
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES.keys())
-def test_what_is_left_to_draw_equals_the_reference(
-    changes: dict[str, object], spread: float
-) -> None:
+def test_the_distribution_equals_the_reference(changes: dict[str, object], spread: float) -> None:
     params = make_sampling(**changes)
     for seed in range(3):
         logits = make_logits(seed, spread)
@@ -69,7 +67,7 @@ def test_what_is_left_to_draw_equals_the_reference(
     ],
     ids=str,
 )
-def test_penalties_and_bias_come_before_the_cut(changes: dict[str, object]) -> None:
+def test_penalties_and_bias_are_applied_before_the_filters(changes: dict[str, object]) -> None:
     params = make_sampling(**changes)
     logits = make_logits(4)
     favourites = np.argsort(-logits)[:6].tolist()
@@ -93,7 +91,7 @@ def test_draws_follow_the_distribution(changes: dict[str, object]) -> None:
         counts[sampler.pick(logits)] += 1
         sampler.accept(0)
 
-    # Rare tokens share a bin by their id, so that every bin expects enough for the test to hold.
+    # Rare tokens share bins, so that every bin expects enough draws for the test to be valid.
     bins = 8 if "top_k" in changes else 100
     order = {token: rank for rank, token in enumerate(expected)}
     seen, wanted = np.zeros(bins), np.zeros(bins)
@@ -106,7 +104,7 @@ def test_draws_follow_the_distribution(changes: dict[str, object]) -> None:
     assert chi_square < (24.3 if bins == 8 else 148.2)
 
 
-def test_xtc_takes_away_all_top_choices_but_the_least_likely() -> None:
+def test_xtc_removes_all_top_choices_but_the_least_likely() -> None:
     logits = np.full(VOCAB, -50.0, np.float32)
     logits[[10, 20, 30, 40]] = np.log([0.4, 0.3, 0.25, 0.05])
     params = make_sampling(xtc_probability=1.0, xtc_threshold=0.2)
@@ -119,7 +117,7 @@ def test_xtc_takes_away_all_top_choices_but_the_least_likely() -> None:
     assert seen == {30, 40}
 
 
-def test_xtc_strikes_as_often_as_asked() -> None:
+def test_xtc_is_applied_with_the_requested_probability() -> None:
     logits = np.full(VOCAB, -50.0, np.float32)
     logits[[10, 20]] = np.log([0.7, 0.3])
     sampler = make_sampler(make_sampling(xtc_probability=0.25, xtc_threshold=0.2), seed=5)
@@ -129,7 +127,7 @@ def test_xtc_strikes_as_often_as_asked() -> None:
         second += sampler.pick(logits) == 20
         sampler.accept(0)
 
-    # With XTC only token 20 is left; without it comes in 3 of 10. Four standard deviations.
+    # With XTC only token 20 is left; without XTC it is drawn 3 times in 10. Four standard deviations.
     expected = 0.25 + 0.75 * 0.3
     assert abs(second / draws - expected) < 4 * math.sqrt(expected * (1 - expected) / draws)
 

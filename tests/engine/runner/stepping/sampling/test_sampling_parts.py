@@ -1,4 +1,4 @@
-"""The sampler's parts on their own: selection, DRY, random numbers, log-probabilities."""
+"""The parts of the sampler: selection, DRY, random numbers, log-probabilities."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_first_number_of_seed_0_is_not_0() -> None:
 
 
 @pytest.mark.parametrize("size", [3, 2048, 2049, 20_000])
-def test_a_draw_lands_where_the_running_sum_passes_it(size: int) -> None:
+def test_a_draw_is_the_index_where_the_running_sum_passes_it(size: int) -> None:
     weights = np.random.default_rng(1).random(size).astype(np.float32)
     weights[::3] = 0
     reached = np.cumsum(weights, dtype=np.float64)
@@ -97,7 +97,7 @@ def test_a_draw_lands_where_the_running_sum_passes_it(size: int) -> None:
 def reference_dry(
     tokens: Sequence[int], params: Sampling, breakers: set[int], vocab: int
 ) -> np.ndarray:
-    """What each next token would cost, by comparing ends position by position."""
+    """The penalty of each next token, by comparing ends position by position."""
     cost = np.zeros(vocab)
     since = next((n for n, token in enumerate(reversed(tokens)) if token in breakers), len(tokens))
     if len(tokens) <= params.dry_allowed_length or since < params.dry_allowed_length:
@@ -120,28 +120,28 @@ def reference_dry(
 
 @given(
     prompt=st.lists(st.integers(0, 3), max_size=30),
-    said=st.lists(st.integers(0, 3), max_size=30),
+    answer=st.lists(st.integers(0, 3), max_size=30),
     allowed=st.integers(0, 3),
     breakers=st.sets(st.integers(0, 3), max_size=2),
 )
 @settings(max_examples=400, deadline=None)
-def test_dry_costs_what_the_reference_says(
-    prompt: list[int], said: list[int], allowed: int, breakers: set[int]
+def test_dry_penalties_equal_the_reference(
+    prompt: list[int], answer: list[int], allowed: int, breakers: set[int]
 ) -> None:
     params = Sampling(dry_multiplier=0.8, dry_base=1.3, dry_allowed_length=allowed)
     dry = Dry(params, prompt, breakers)
-    for token in said:
+    for token in answer:
         dry.accept(token)
     logits = np.zeros(4, np.float32)
 
     dry.apply(logits)
 
     np.testing.assert_allclose(
-        -logits, reference_dry([*prompt, *said], params, breakers, 4), rtol=1e-5
+        -logits, reference_dry([*prompt, *answer], params, breakers, 4), rtol=1e-5
     )
 
 
-def test_dry_stays_a_number_however_long_the_repetition() -> None:
+def test_dry_penalties_stay_finite_for_any_repetition() -> None:
     params = Sampling(dry_multiplier=5.0, dry_base=4.0)
     dry = Dry(params, [1] * 3000, ())
     for _ in range(3000):

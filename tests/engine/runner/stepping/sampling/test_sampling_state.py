@@ -1,4 +1,4 @@
-"""The sampler over an answer's tokens: windows, seeds, bans, and input nobody can sample from."""
+"""The sampler over the tokens of an answer: windows, seeds, bans, and invalid input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.engine.runner.stepping.sampling.reference import (
 )
 
 
-def test_a_token_far_outside_the_top_k_gets_in_by_its_bias() -> None:
+def test_a_bias_can_lift_any_token_into_the_top_k() -> None:
     logits = make_logits(1)
     last = int(logits.argmin())
 
@@ -29,19 +29,19 @@ def test_a_token_far_outside_the_top_k_gets_in_by_its_bias() -> None:
     assert sampler.pick(logits) == last
 
 
-def test_penalties_follow_what_is_accepted_and_forget_what_left_the_window() -> None:
+def test_penalties_apply_to_the_tokens_in_the_window_only() -> None:
     params = make_sampling(presence_penalty=1.0, frequency_penalty=0.5, repeat_last_n=4)
     logits = make_logits(2)
     sampler = make_sampler(params, prompt=[1, 2, 3])
-    said = [1, 2, 3]
+    tokens_so_far = [1, 2, 3]
     for token in [5, 5, 5, 6, 7, 8, 5]:
         sampler.accept(token)
-        said.append(token)
+        tokens_so_far.append(token)
 
         scores = sampler.compute_scores(logits, ())
 
         expected = logits.astype(np.float64)
-        for seen, count in Counter(said[-4:]).items():
+        for seen, count in Counter(tokens_so_far[-4:]).items():
             expected[seen] -= 0.5 * count + 1.0
         np.testing.assert_allclose(scores, expected, rtol=1e-6)
 
@@ -71,8 +71,8 @@ def test_the_same_seed_gives_the_same_tokens_and_another_seed_others() -> None:
     assert len({tuple(answer(seed)) for seed in (-7, 0, 1, 2, 2**64 - 1, 2**70 + 3)}) == 6
 
 
-def test_a_pick_that_is_thrown_away_changes_nothing() -> None:
-    """As a drafted position is, when an earlier one did not come true."""
+def test_a_discarded_pick_changes_nothing() -> None:
+    """A drafted position is discarded when an earlier one was rejected."""
     rows = [make_logits(seed, 1.0) for seed in range(10)]
     params = make_sampling(repeat_penalty=1.2, xtc_probability=0.5, dry_multiplier=0.5)
     plain, drafting = make_sampler(params, seed=3), make_sampler(params, seed=3)
@@ -87,7 +87,7 @@ def test_a_pick_that_is_thrown_away_changes_nothing() -> None:
         drafting.accept(token)
 
 
-def test_greedy_takes_the_best_of_what_is_not_banned() -> None:
+def test_greedy_chooses_the_best_token_that_is_not_banned() -> None:
     logits = make_logits(0)
     best, second, third = np.argsort(-logits)[:3].tolist()
     sampler = make_sampler(make_sampling(temperature=0.0))
@@ -110,7 +110,7 @@ def test_a_banned_token_is_never_drawn() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-9, 1.0, 1e9])
 @pytest.mark.parametrize("top_k", [0, 40])
-def test_the_logits_are_left_as_they_were(temperature: float, top_k: int) -> None:
+def test_the_logits_are_not_changed(temperature: float, top_k: int) -> None:
     logits = make_logits(0)
     logits.setflags(write=False)
     before = logits.copy()
@@ -126,7 +126,7 @@ def test_the_logits_are_left_as_they_were(temperature: float, top_k: int) -> Non
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("top_k", [0, 40])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_logits_that_are_no_numbers_fail_the_request(
+def test_logits_that_are_not_finite_fail_the_request(
     value: float, top_k: int, temperature: float
 ) -> None:
     logits = make_logits(0)
@@ -137,7 +137,7 @@ def test_logits_that_are_no_numbers_fail_the_request(
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_tokens_the_model_rules_out_are_never_drawn(temperature: float) -> None:
+def test_tokens_with_logits_of_minus_infinity_are_not_drawn(temperature: float) -> None:
     logits = np.full(VOCAB, -math.inf, np.float32)
     logits[[5, 4000]] = [1.0, 1.0]
     sampler = make_sampler(make_sampling(temperature=temperature, top_k=40, typical_p=0.9))
@@ -150,7 +150,7 @@ def test_tokens_the_model_rules_out_are_never_drawn(temperature: float) -> None:
     assert seen <= {5, 4000}
 
 
-def test_a_bias_that_leaves_nothing_is_the_requests_fault() -> None:
+def test_a_bias_that_leaves_no_token_is_an_invalid_request() -> None:
     bias = dict.fromkeys(range(VOCAB), -math.inf)
 
     with pytest.raises(InvalidRequest, match="no token to choose"):
@@ -166,7 +166,7 @@ def test_a_bias_for_a_token_that_does_not_exist_is_refused(token: int) -> None:
 
 
 @pytest.mark.parametrize("amount", [math.nan, math.inf])
-def test_a_bias_that_is_no_number_is_refused(amount: float) -> None:
+def test_a_bias_that_is_not_finite_is_refused(amount: float) -> None:
     with pytest.raises(InvalidRequest, match="not a finite number"):
         make_sampler(make_sampling(logit_bias={3: amount}))
 
@@ -182,7 +182,7 @@ def test_a_bias_that_is_no_number_is_refused(amount: float) -> None:
     seed=st.integers(),
 )
 @settings(max_examples=300, deadline=None)
-def test_any_parameters_give_a_token_the_model_did_not_rule_out(
+def test_any_parameters_give_a_token_with_a_finite_logit(
     logits: list[float],
     temperature: float,
     top_k: int,

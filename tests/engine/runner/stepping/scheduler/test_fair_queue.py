@@ -15,10 +15,10 @@ def branch(id_: int, tokens: int = 10, **changes: Any) -> Branch:
     return Branch(Request(id_, prompt, max_length=tokens + 10, **changes), 0, prompt)
 
 
-def served(queue: FairQueue, count: int | None = None, now: float = 0.0) -> list[int]:
+def serve(queue: FairQueue, count: int | None = None, now: float = 0.0) -> list[int]:
     ids: list[int] = []
     while (count is None or len(ids) < count) and (next_ := queue.peek(now)) is not None:
-        assert queue.peek(now) is next_, "looking changed whose turn it is"
+        assert queue.peek(now) is next_, "peek changed the next branch"
         queue.take(next_)
         ids.append(next_.request.id)
     return ids
@@ -29,7 +29,7 @@ def test_one_principal_is_served_in_order() -> None:
     for id_ in range(5):
         queue.add(branch(id_))
 
-    assert served(queue) == [0, 1, 2, 3, 4]
+    assert serve(queue) == [0, 1, 2, 3, 4]
 
 
 def test_principals_get_equal_tokens_not_equal_requests() -> None:
@@ -39,7 +39,7 @@ def test_principals_get_equal_tokens_not_equal_requests() -> None:
         queue.add(branch(1000 + id_, tokens=100, principal="short"))
 
     tokens = Counter[str]()
-    for id_ in served(queue, count=120):
+    for id_ in serve(queue, count=120):
         tokens["long" if id_ < 1000 else "short"] += (1000 if id_ < 1000 else 100) + 256
 
     assert tokens["long"] == pytest.approx(tokens["short"], rel=0.1)
@@ -51,30 +51,30 @@ def test_a_better_lane_goes_first() -> None:
     queue.add(branch(2, lane=Lane.BACKGROUND))
     queue.add(branch(3))
 
-    assert served(queue) == [3, 2, 1]
+    assert serve(queue) == [3, 2, 1]
 
 
-def test_waiting_lifts_a_branch_over_a_fresh_one_of_a_better_lane() -> None:
+def test_a_long_wait_raises_a_branch_above_a_new_one_of_a_better_lane() -> None:
     queue = FairQueue()
     queue.add(branch(1, lane=Lane.BATCH, arrived_at=0.0))
     queue.add(branch(2, arrived_at=60.0))
 
-    assert served(queue, now=60.0) == [1, 2]
+    assert serve(queue, now=60.0) == [1, 2]
 
 
-def test_what_comes_back_goes_before_its_own_and_pays_nothing() -> None:
+def test_a_preempted_branch_goes_first_in_its_queue_and_costs_nothing() -> None:
     queue = FairQueue()
     first, second = branch(1), branch(2)
     queue.add(first)
     queue.add(second)
-    assert served(queue, count=1) == [1]
+    assert serve(queue, count=1) == [1]
 
     queue.put_back(first)
 
-    assert served(queue) == [1, 2]
+    assert serve(queue) == [1, 2]
 
 
-def test_removing_any_place_keeps_the_rest() -> None:
+def test_removing_branches_keeps_the_order_of_the_rest() -> None:
     queue = FairQueue()
     branches = [branch(id_, principal="ab"[id_ % 2]) for id_ in range(6)]
     for each in branches:
@@ -85,10 +85,10 @@ def test_removing_any_place_keeps_the_rest() -> None:
     queue.remove(branch(77))
 
     assert len(queue) == 2
-    assert served(queue) == [0, 4]
+    assert serve(queue) == [0, 4]
 
 
-def test_places_interleave_principals() -> None:
+def test_positions_interleave_principals() -> None:
     queue = FairQueue()
     for id_ in range(3):
         queue.add(branch(id_, principal="flood"))

@@ -20,7 +20,7 @@ def prompt(tokens: int, principal: str = "alice", lane: Lane = Lane.INTERACTIVE)
 
 
 class Work:
-    """Prompts, what is left of them, and who was dealt how much."""
+    """Prompts, their tokens left, and the tokens dealt to each."""
 
     def __init__(self, *prompts: Branch) -> None:
         self.prefill_shares = PrefillShares()
@@ -41,7 +41,7 @@ class Work:
         return dict(dealt)
 
 
-def test_a_step_goes_to_whole_stretches_not_to_crumbs_of_everybody() -> None:
+def test_a_step_is_dealt_in_whole_slices() -> None:
     work = Work(*(prompt(SLICE_TOKENS) for _ in range(8)))
 
     dealt = work.deal(3 * SLICE_TOKENS)
@@ -49,17 +49,17 @@ def test_a_step_goes_to_whole_stretches_not_to_crumbs_of_everybody() -> None:
     assert sorted(dealt.values()) == [SLICE_TOKENS] * 3
 
 
-def test_principals_get_the_same_however_many_prompts_they_have() -> None:
-    hers, his = [prompt(1000) for _ in range(9)], prompt(5000, "bob")
-    work = Work(*hers, his)
+def test_principals_get_equal_shares_however_many_prompts_they_have() -> None:
+    alices, bobs = [prompt(1000) for _ in range(9)], prompt(5000, "bob")
+    work = Work(*alices, bobs)
 
     for _ in range(20):
         work.deal(100)
 
-    assert abs(work.total[his] - 1000) <= SLICE_TOKENS
+    assert abs(work.total[bobs] - 1000) <= SLICE_TOKENS
 
 
-def test_lanes_weigh() -> None:
+def test_lanes_share_by_their_weights() -> None:
     lanes = {lane: prompt(50_000, lane=lane) for lane in Lane}
     work = Work(*lanes.values())
 
@@ -83,7 +83,7 @@ def test_a_short_prompt_passes_a_long_one() -> None:
     assert work.ended == [short]
 
 
-def test_a_long_prompt_gets_on_beside_ever_new_short_ones() -> None:
+def test_a_long_prompt_advances_beside_an_endless_row_of_short_ones() -> None:
     long = prompt(1000)
     work = Work(long)
 
@@ -96,7 +96,7 @@ def test_a_long_prompt_gets_on_beside_ever_new_short_ones() -> None:
     assert long in work.ended
 
 
-def test_a_newcomer_owes_nothing_and_is_owed_nothing() -> None:
+def test_a_new_flow_starts_level_with_the_others() -> None:
     old = prompt(9000)
     work = Work(old)
     for _ in range(10):
@@ -110,7 +110,7 @@ def test_a_newcomer_owes_nothing_and_is_owed_nothing() -> None:
     assert abs(work.total[new] - 640) <= SLICE_TOKENS
 
 
-def test_leaving_and_coming_back_gains_nothing() -> None:
+def test_leaving_and_returning_gains_nothing() -> None:
     steady = prompt(50_000)
     work = Work(steady)
     came_and_went = 0
@@ -128,7 +128,7 @@ def test_leaving_and_coming_back_gains_nothing() -> None:
     sizes=st.lists(st.tuples(st.integers(1, 300), st.sampled_from("ab"), st.sampled_from(Lane))),
     budget=st.integers(1, 512),
 )
-def test_a_budget_is_used_up_while_anyone_wants_and_everyone_ends(
+def test_the_budget_is_used_up_and_every_prompt_ends(
     sizes: list[tuple[int, str, Lane]], budget: int
 ) -> None:
     work = Work(*(prompt(*size) for size in sizes))

@@ -30,7 +30,7 @@ def test_generating_branches_come_before_prompts() -> None:
     assert [(chunk.branch.request.id, chunk.count) for chunk in plan.chunks] == [(1, 1), (2, 15)]
 
 
-def test_a_prompt_takes_only_the_target_time_while_somebody_generates() -> None:
+def test_a_prompt_takes_only_the_target_time_while_a_branch_generates() -> None:
     simulation = Simulation(cells=4096, tokens=2048)
     simulation.prompt_token_seconds = 0.001
     simulation.add(request(1, "a", 2000))
@@ -40,12 +40,12 @@ def test_a_prompt_takes_only_the_target_time_while_somebody_generates() -> None:
 
     sizes = [simulation.step().prompt_tokens for _ in range(12)]
 
-    # 0.05 s at 0.001 s a token, once the pace is known
+    # 0.05 s at 0.001 s per token, once that is measured
     assert sizes[0] == 16
     assert all(45 <= size <= 55 for size in sizes[-3:])
 
 
-def test_clients_share_a_step_evenly() -> None:
+def test_principals_share_a_step_evenly() -> None:
     simulation = Simulation(cells=1024, tokens=128)
     simulation.add(request(1, "a" * 200, principal="alice"))
     simulation.add(request(2, "b" * 200, principal="bob"))
@@ -96,7 +96,7 @@ def test_an_empty_prompt_is_refused() -> None:
         Simulation().add(request(1, ""))
 
 
-def test_a_full_queue_refuses() -> None:
+def test_a_full_queue_refuses_requests() -> None:
     simulation = Simulation(running=1, queued=3)
     for id_ in range(3):
         simulation.add(request(id_))
@@ -130,7 +130,7 @@ def test_cancelling_frees_everything_at_once(steps: int) -> None:
     assert simulation.sequence_pool.cells.used == 0
 
 
-def test_cancelling_what_is_unknown_is_fine() -> None:
+def test_cancelling_an_unknown_request_is_fine() -> None:
     Simulation().cancel(99)
 
 
@@ -157,10 +157,10 @@ def test_when_cells_run_out_the_youngest_waits_and_its_text_stays_the_same() -> 
     assert {r.id: tuple(simulation.answers[r.id][0]) for r in requests} == {
         r.id: expected(r) for r in requests
     }
-    assert simulation.started == [0, 1, 2]  # told once each, however often they came back
+    assert simulation.started == [0, 1, 2]  # reported once each, however often they were preempted
 
 
-def test_cached_prefixes_give_way_before_anyone_is_preempted() -> None:
+def test_cached_sequences_are_evicted_before_a_branch_is_preempted() -> None:
     simulation = Simulation(cells=128, running=2)
     simulation.add(request(1, "old " * 20, 5))
     simulation.run()
@@ -173,7 +173,7 @@ def test_cached_prefixes_give_way_before_anyone_is_preempted() -> None:
     assert simulation.ended == {1: "done", 2: "done"}
 
 
-def test_a_backend_with_less_room_than_it_said_is_believed() -> None:
+def test_a_backend_with_fewer_cells_than_announced_is_handled() -> None:
     simulation = Simulation(cells=256, running=4, behaviour=Behaviour(hidden_cells=128))
     requests = [request(i, f"prompt number {i} ", 60) for i in range(4)]
     for each in requests:
@@ -184,7 +184,7 @@ def test_a_backend_with_less_room_than_it_said_is_believed() -> None:
     assert set(simulation.ended.values()) == {"done"}
 
 
-def test_what_cannot_fit_alone_fails_alone() -> None:
+def test_a_request_that_does_not_fit_alone_fails_alone() -> None:
     simulation = Simulation(cells=256, running=2, behaviour=Behaviour(hidden_cells=200))
     small, large = request(1, "small", 10), request(2, "l" * 150, 10)
     simulation.add(small)
@@ -197,7 +197,7 @@ def test_what_cannot_fit_alone_fails_alone() -> None:
     assert tuple(simulation.answers[1][0]) == expected(small)
 
 
-def test_places_in_the_queue_are_told_when_they_change() -> None:
+def test_positions_are_reported_when_they_change() -> None:
     simulation = Simulation(running=1)
     for id_ in (1, 2, 3):
         simulation.add(request(id_, "q", 3))
@@ -212,7 +212,7 @@ def test_places_in_the_queue_are_told_when_they_change() -> None:
     assert third.positions == [(3, 1)]
 
 
-def test_drafts_that_come_true_save_steps_and_change_nothing() -> None:
+def test_accepted_drafts_save_steps_and_change_no_text() -> None:
     plain, drafting = Simulation(), Simulation(drafts=True)
     counts = []
     for simulation in (plain, drafting):
@@ -226,7 +226,7 @@ def test_drafts_that_come_true_save_steps_and_change_nothing() -> None:
     assert counts[1] < counts[0]
 
 
-def test_nobody_drafts_while_a_prompt_waits() -> None:
+def test_nothing_is_drafted_while_a_prompt_waits() -> None:
     simulation = Simulation(drafts=True, tokens=32)
     simulation.add(request(1, "speculate", 40))
     simulation.step()
@@ -237,7 +237,7 @@ def test_nobody_drafts_while_a_prompt_waits() -> None:
     assert all(not chunk.drafts for chunk in plan.chunks)
 
 
-def test_logits_of_prompt_tokens_are_asked_for_in_rows_the_backend_has() -> None:
+def test_prompt_logits_use_only_the_rows_that_the_backend_reserved() -> None:
     simulation = Simulation(cells=1024, tokens=512)
     for id_ in (1, 2, 3):
         simulation.add(request(id_, f"{id_}" * 100, 2, wants_prompt_logits=True))

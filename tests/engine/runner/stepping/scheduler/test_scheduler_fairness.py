@@ -1,4 +1,4 @@
-"""Between clients and lanes."""
+"""Fairness between principals and lanes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from services.engine.core import Lane
 from tests.engine.runner.stepping.simulation import Simulation, expected, request
 
 
-def test_one_request_behind_fifty_of_another_client_starts_within_a_slice() -> None:
+def test_one_request_behind_fifty_of_another_principal_starts_at_the_next_step() -> None:
     simulation = Simulation(cells=8192, running=8, tokens=256)
     for id_ in range(50):
         simulation.add(request(id_, f"{id_:02} flood ", 100, principal="flood"))
@@ -20,10 +20,10 @@ def test_one_request_behind_fifty_of_another_client_starts_within_a_slice() -> N
         steps += 1
 
     assert steps == 1
-    assert simulation.scheduler.preemptions == 1  # one of the flood gave its place
+    assert simulation.scheduler.preemptions == 1  # a branch of the flood lost its place
 
 
-def test_displaced_requests_lose_nothing() -> None:
+def test_preempted_requests_keep_their_text() -> None:
     simulation = Simulation(cells=4096, running=3, tokens=256)
     requests = [request(i, f"{i:02} flood", 60, principal="flood") for i in range(8)]
     requests += [request(i, f"{i:02} other", 60, principal=f"user {i}") for i in range(8, 14)]

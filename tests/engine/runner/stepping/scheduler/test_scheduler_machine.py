@@ -1,4 +1,4 @@
-"""Any order of requests, cancellations and deadlines: nothing lost, nothing wrong, nothing for ever."""
+"""Any order of requests, cancellations and deadlines: every answer is correct, and all of them end."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ class Requests(RuleBasedStateMachine):
     @invariant()
     def answers_are_beginnings_of_the_solo_answer(self) -> None:
         for id_, wanted in self.requests.items():
-            true = expected(wanted)
+            alone = expected(wanted)
             for tokens in self.simulation.answers[id_].values():
-                assert tuple(tokens) == true[: len(tokens)]
+                assert tuple(tokens) == alone[: len(tokens)]
 
     def teardown(self) -> None:
         if not hasattr(self, "simulation"):
@@ -128,8 +128,8 @@ class Requests(RuleBasedStateMachine):
         assert set(simulation.ended) == set(self.requests)
         for id_, how in simulation.ended.items():
             if how == "done":
-                true = expected(self.requests[id_])
-                assert set(map(tuple, simulation.answers[id_].values())) == {true}
+                alone = expected(self.requests[id_])
+                assert set(map(tuple, simulation.answers[id_].values())) == {alone}
         for _ in range(simulation.sequence_pool.cached_count):
             simulation.sequence_pool.evict()
         assert simulation.sequence_pool.cells.used == 0

@@ -1,4 +1,4 @@
-"""What is computed once, and for whom."""
+"""Which tokens are computed once and shared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_prompt_sent_by_many_at_once_is_computed_once() -> None:
 
     simulation.run()
 
-    # "user " and two tens digits are shared too; each has a last digit of its own
+    # "user " and two tens digits are shared too; the last digits are not
     assert simulation.computed == len(SYSTEM) + len("user ") + 2 + 16
     assert all(tuple(simulation.answers[r.id][0]) == expected(r) for r in requests)
 
@@ -29,11 +29,11 @@ def test_many_answers_share_one_prompt() -> None:
 
     simulation.run()
 
-    # each but the first computes the prompt's last token again, for its own logits
+    # each answer but the first computes the last token of the prompt again, for its logits
     assert simulation.computed == len(SYSTEM) + 4
 
 
-def test_more_answers_than_places_all_come() -> None:
+def test_more_answers_than_places_are_all_generated() -> None:
     simulation = Simulation(cells=1024, running=2)
     asked = request(1, "hello", 12, n=7)
     simulation.add(asked)
@@ -70,7 +70,7 @@ def test_a_private_request_shares_nothing() -> None:
 
 
 class TestRecurrentMemory:
-    """State at exact lengths only."""
+    """A memory with states of exact lengths only."""
 
     def test_a_prompt_sent_by_many_at_once_is_computed_once(self) -> None:
         simulation = Simulation(cells=4096, running=6, tokens=512, behaviour=recurrent())
