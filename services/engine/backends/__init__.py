@@ -8,7 +8,7 @@ from services.shared.errors import ModelLoadFailed
 
 
 def open_backend(config: LoadConfig, on_progress: OnProgress) -> Backend:
-    """Load a model. Raises ModelLoadFailed with a reason. A backend's library is imported only then."""
+    """Load a model, and import its backend's library. Raises ModelLoadFailed with a reason."""
     match config.backend:
         case "llamacpp":
             from services.engine.backends.llamacpp.backend import LlamaBackend

@@ -1,8 +1,8 @@
 """The contract between the loop of a runner and a backend.
 
-A backend owns the weights and one context, whose memory of `cells` cells is shared by all sequences. A
-cell holds one token of one or more sequences. So sharing a prefix needs no further cells, and a cell is
-free again when the last sequence that holds it drops it.
+A backend owns the weights and one context, whose memory of `cells` cells is shared by all
+sequences. A cell holds one token of one or more sequences. So sharing a prefix needs no further
+cells, and a cell is free again when the last sequence that holds it drops it.
 
 Everything but `vocabulary` may be used on one thread only, the one that opened the backend.
 """
@@ -36,9 +36,9 @@ class Outcome(Enum):
 class Step:
     """One forward pass: parallel arrays, one entry per token, `size` of them in use.
 
-    It is allocated once, for the most tokens that the backend computes in a step. The step builder fills
-    slices, so that no object is created per token. The tokens of one sequence are in order, and continue
-    the sequence without a gap.
+    It is allocated once, for the most tokens that the backend computes in a step. The step builder
+    fills slices, so that no object is created per token. The tokens of one sequence are in order,
+    and continue the sequence without a gap.
     """
 
     tokens: Ints
@@ -71,7 +71,7 @@ class Vocabulary(Protocol):
 
     @property
     def native(self) -> Any | None:
-        """llama.cpp's own vocabulary, for libraries that read it directly; None for other backends."""
+        """llama.cpp's vocabulary, for libraries that read it directly; None for other backends."""
 
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
         """Tokenize the joined pieces; no part of a literal piece becomes a control token."""
@@ -127,13 +127,13 @@ class Backend(Protocol):
         """
 
     def cut(self, sequence: int, start: int) -> None:
-        """Forget the tokens from position `start` on. Raises BackendError where memory cannot do so."""
+        """Forget the tokens from position `start` on. Raises BackendError if memory cannot."""
 
     def drop(self, sequence: int) -> None:
         """Forget a sequence. Dropping an empty one is fine."""
 
     def checkpoint(self, sequence: int) -> bytes:
-        """Copy what memory holds for the sequence's present length in addition to the shareable cells."""
+        """Copy the state of the sequence's present length that is not stored in shareable cells."""
 
     def restore(self, sequence: int, checkpoint: bytes) -> None:
         """Restore a checkpoint that was taken at exactly the length that `share` gave the sequence.
@@ -146,7 +146,7 @@ class Backend(Protocol):
 
 
 def computed_row(rows: NDArray[np.float32], computed: int, output: int) -> Logits:
-    """Row `output` of the first `computed` rows. Raises BackendError for a row that is not there."""
+    """Row `output` of the first `computed` rows. Raises BackendError for any other row."""
     if not 0 <= output < computed:
         raise BackendError(f"output {output} of {computed} was not computed")
     row: Logits = rows[output]

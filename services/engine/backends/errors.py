@@ -1,4 +1,4 @@
-"""The error that a backend raises while it computes; the loop turns it into an error for the client."""
+"""The error of a backend that computes; the loop turns it into an error for the client."""
 
 from __future__ import annotations
 

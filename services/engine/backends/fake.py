@@ -1,10 +1,11 @@
 """A backend without a model, for tests: a tiny language, fast, and strict about the contract.
 
-The next token is a pure function of the sequence's tokens, so a lost, doubled or misplaced token changes
-the text. Where llama.cpp would abort, this backend raises. It counts its cells itself, one per token with
-its number of owners, so that tests can compare them with the scheduler's count.
+The next token is a pure function of the sequence's tokens, so a lost, doubled or misplaced token
+changes the text. Where llama.cpp would abort, this backend raises. It counts its cells itself, one
+per token with its number of owners, so that tests can compare them with the scheduler's count.
 
-`model_path` may name a JSON file with the fields of `Behaviour`, for a runner that fails on purpose.
+`model_path` may name a JSON file with the fields of `Behaviour`, for a runner that fails on
+purpose.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _END_INTERVAL = 89  # about one token in so many ends the answer
 
 @resolved
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
-    """The shape of a fake, and the failures it produces. Steps are counted from 1; 0 means never."""
+    """The shape of a fake, and the failures it produces. Steps count from 1; 0 means never."""
 
     memory_policy: MemoryPolicy = MemoryPolicy.DENSE
     cached_sequences: int = 16
@@ -56,7 +57,7 @@ class FakeVocabulary:
     native = None
 
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
-        """One token per byte. `<|turn|>` outside literal pieces, and `add_special`, give the control token."""
+        """One token per byte; `add_special` and non-literal `<|turn|>` give the control token."""
         ids = [CONTROL] if add_special else []
         for piece in pieces:
             parts = [piece.text] if piece.literal else piece.text.split(_CONTROL_TEXT)
@@ -82,13 +83,13 @@ class FakeBackend:
         self,
         *,
         cells: int = 4096,
-        max_tokens: int = 2048,
+        max_step_tokens: int = 2048,
         max_sequences: int = 16,
         behaviour: Behaviour | None = None,
     ) -> None:
         self._behaviour = behaviour or Behaviour()
         self.vocabulary = FakeVocabulary()
-        self.step = Step.with_capacity(max_tokens)
+        self.step = Step.with_capacity(max_step_tokens)
         self.cells = cells
         self.sequence_id_count = max_sequences + self._behaviour.cached_sequences
         self.max_outputs = self.sequence_id_count + 64
@@ -117,7 +118,7 @@ class FakeBackend:
 
     @classmethod
     def load(cls, config: LoadConfig, on_progress: OnProgress) -> FakeBackend:
-        """Read the behaviour, if the path names a JSON file. Raises ModelLoadFailed if it requests that."""
+        """Read the behaviour from a JSON file, if any. Raises ModelLoadFailed on request."""
         path = Path(config.model_path)
         raw = path.read_bytes() if path.suffix == ".json" else b"{}"
         behaviour = msgspec.json.decode(raw, type=Behaviour)
@@ -127,7 +128,7 @@ class FakeBackend:
         on_progress(1.0)
         return cls(
             cells=config.context_length,
-            max_tokens=max(config.batch_tokens, config.max_sequences),
+            max_step_tokens=max(config.batch_tokens, config.max_sequences),
             max_sequences=config.max_sequences,
             behaviour=behaviour,
         )
@@ -261,7 +262,7 @@ class FakeBackend:
         return value
 
     def _predict(self, value: int) -> None:
-        """Give the two best tokens high logits: two letters, or sometimes the end token as the best."""
+        """Set two high logits: of two letters, or sometimes of the end token and a letter."""
         row, self._outputs = self._outputs, self._outputs + 1
         mixed = value ^ (value >> 13)
         best = END if mixed % _END_INTERVAL == 0 else _LETTERS[mixed % 32]

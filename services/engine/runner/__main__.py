@@ -1,8 +1,8 @@
 """A runner process: `python -m services.engine.runner --fd N [--estimate]`.
 
-The front starts the process with one end of a socket pair as descriptor N, and writes `Start` first.
-Exit status: 0 after a Stop or when the front has gone; 1 after a failed load, or after several failed
-steps in a row.
+The front starts the process with one end of a socket pair as descriptor N, and writes `Start`
+first. Exit status: 0 after a Stop or when the front has gone; 1 after a failed load, or after
+several failed steps in a row.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 def build_loop(
     backend: Backend, config: LoadConfig, command_queue: CommandQueue, report_writer: ReportWriter
 ) -> EngineLoop:
-    """Build the loop over this backend. Call this, and run it, on the thread that opened the backend."""
+    """Build the loop over a backend. Build and run it on the thread that opened the backend."""
     policy = backend.info.memory_policy
     # The cost was measured for attention on a CPU. On other devices, and for recurrent memories,
     # idle sequences stay until their cells are needed.

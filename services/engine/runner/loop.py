@@ -1,8 +1,8 @@
 """The loop of a runner: take commands, plan a step, compute it, sample, report.
 
 EngineLoop is the only place that touches the scheduler and the backend; it runs on the thread that
-opened the backend. Python has a few hundred microseconds per step here, so all other work is done on
-other threads (`ipc`).
+opened the backend. Python has a few hundred microseconds per step here, so all other work is done
+on other threads (`ipc`).
 """
 
 from __future__ import annotations

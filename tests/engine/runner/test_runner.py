@@ -1,4 +1,4 @@
-"""The runner as a process, over the tiny trained model: what comes out is what the model says."""
+"""The runner as a process over the tiny trained model, compared with the model's known answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.engine.runner.child_runner import (
 LONG = Stopping(max_tokens=400)
 
 
-def test_it_loads_and_says_what(shared_runner: ChildRunner) -> None:
+def test_loading_reports_progress_and_then_the_model_info(shared_runner: ChildRunner) -> None:
     info = shared_runner.wait_for_first(messages.Ready).info
 
     assert (info.architecture, info.vocab_size, info.memory_policy) == (
@@ -44,7 +44,7 @@ def test_it_loads_and_says_what(shared_runner: ChildRunner) -> None:
     assert shared_runner.wait_for_first(messages.Progress).fraction >= 0.0
 
 
-def test_all_prompts_at_once_give_the_model_s_own_answers() -> None:
+def test_all_prompts_at_once_give_the_known_answers() -> None:
     names = sorted(expected())
     with ChildRunner(config()) as runner:
         for id_, name in enumerate(names):
@@ -56,11 +56,11 @@ def test_all_prompts_at_once_give_the_model_s_own_answers() -> None:
     assert answers == {name: text_for(name) for name in names}
 
 
-def test_a_batch_gives_the_text_of_each_alone(
+def test_a_batch_gives_the_same_text_as_each_request_alone(
     shared_runner: ChildRunner, ids: Iterator[int]
 ) -> None:
     names = ["fact-26", "count-100", "fact-19", "fact-20"]
-    solo = {
+    alone = {
         name: shared_runner.complete(
             submit(next(ids), prompt_for(name), stopping=LONG, no_cache=True)
         ).text[0]
@@ -72,11 +72,11 @@ def test_a_batch_gives_the_text_of_each_alone(
 
     together = {name: shared_runner.wait_for_answer(id_).text[0] for name, id_ in numbers.items()}
 
-    assert together == solo == {name: text_for(name) for name in names}
+    assert together == alone == {name: text_for(name) for name in names}
 
 
-def test_eight_streams_with_trouble_among_them() -> None:
-    """One overflows, one is cancelled, the reader stalls: the other five never notice."""
+def test_failures_among_eight_streams_change_no_other_text() -> None:
+    """One does not fit, one is cancelled, the reader pauses: five others get the same text."""
     five = ["fact-26", "count-50", "fact-22", "fact-23", "think-0"]
     with ChildRunner(config(context_length=1024)) as runner:
         runner.wait_for_first(messages.Ready)
@@ -100,7 +100,7 @@ def test_eight_streams_with_trouble_among_them() -> None:
     assert cancelled.reason is FinishReason.CANCELLED
 
 
-def test_a_system_prompt_sent_by_sixteen_is_computed_once() -> None:
+def test_a_system_prompt_of_sixteen_requests_is_computed_once() -> None:
     system = "You are a careful assistant. " * 12
     with ChildRunner(config(context_length=4096, max_sequences=16)) as runner:
         runner.wait_for_first(messages.Ready)
@@ -111,11 +111,11 @@ def test_a_system_prompt_sent_by_sixteen_is_computed_once() -> None:
 
     prompt = answered[0].finished[0].prompt_tokens
     assert counters.prompt_tokens == 16 * prompt
-    # All prompts differ in their last few tokens only.
+    # The prompts differ only in their last few tokens.
     assert counters.computed_tokens <= prompt + 16 * 8
 
 
-def test_an_answer_the_same_prompt_again_finds_its_tokens(
+def test_the_same_prompt_again_reuses_all_tokens_but_the_last(
     shared_runner: ChildRunner, ids: Iterator[int]
 ) -> None:
     prompt = prompt_for("long-system")
@@ -143,22 +143,22 @@ def test_running_out_of_cells_changes_no_text() -> None:
 
 
 @pytest.mark.parametrize("preset", ["tiny-window", "tiny-recurrent", "tiny-hybrid"])
-def test_every_memory_policy_gives_the_answer_of_each_alone(
+def test_every_memory_policy_gives_the_same_answers_as_each_request_alone(
     preset: str, synthetic_model: Callable[[str], Path]
 ) -> None:
     load = config(synthetic_model(preset), context_length=1024, max_sequences=4)
     system = "Every one of these prompts begins with the very same sentence. " * 4
     prompts = [system + tail for tail in ("first", "second one", "and a third", "fourth", "5th")]
-    wish = {"stopping": Stopping(max_tokens=24, ignore_eos=True), "top_logprobs": 2}
+    options = {"stopping": Stopping(max_tokens=24, ignore_eos=True), "top_logprobs": 2}
     with ChildRunner(load) as runner:
         alone = [
-            runner.complete(submit(id_, prompt, no_cache=True, **wish))
+            runner.complete(submit(id_, prompt, no_cache=True, **options))
             for id_, prompt in enumerate(prompts)
         ]
     with ChildRunner(load) as runner:
-        for first_id in (0, 10):  # the second time from the cache
+        for first_id in (0, 10):  # the second time from cached sequences
             for id_, prompt in enumerate(prompts, first_id):
-                runner.send(submit(id_, prompt, **wish))
+                runner.send(submit(id_, prompt, **options))
             together = [
                 runner.wait_for_answer(id_) for id_ in range(first_id, first_id + len(prompts))
             ]
@@ -170,9 +170,9 @@ def test_every_memory_policy_gives_the_answer_of_each_alone(
 
 
 def assert_same_answer(one: Answered, other: Answered) -> None:
-    """Equal tokens and probabilities, but for what adding up in another order may do.
+    """Check that tokens and probabilities are equal, within the error of another order of addition.
 
-    Random weights now and then put two tokens so close that the last bit decides; from there on
+    With random weights, two tokens are sometimes so close that the last bit decides. From there on
     the texts have nothing in common.
     """
     for mine, theirs in zip(one.logprobs, other.logprobs, strict=True):
@@ -184,7 +184,7 @@ def assert_same_answer(one: Answered, other: Answered) -> None:
 
 
 def test_speculation_changes_no_text_and_saves_steps() -> None:
-    # Nothing it was trained on: it soon repeats itself.
+    # The model was not trained on this, so it soon repeats itself.
     prompt, stopping = "1 2 3 " * 5, Stopping(max_tokens=100, ignore_eos=True)
     texts, steps = [], []
     for speculate in (False, True):
@@ -198,7 +198,7 @@ def test_speculation_changes_no_text_and_saves_steps() -> None:
     assert answered.finished[0].draft_accepted > 0
 
 
-def test_dry_run_tells_sizes_without_loading() -> None:
+def test_a_dry_run_reports_sizes_without_loading() -> None:
     with ChildRunner(config(), "--estimate") as runner:
         info = runner.wait_for_first(messages.Ready).info
         status = runner.process.wait(30)

@@ -1,4 +1,4 @@
-"""What goes wrong around a runner costs a clean error, or an exit the front can see."""
+"""Faults around a runner lead to an error report, or to an exit that the front can see."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_damaged_model(folder: Path, damage: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "expected_text"),
     [
         ("truncated", "truncated"),
         ("truncated in its header", "truncated"),
@@ -60,20 +60,20 @@ def write_damaged_model(folder: Path, damage: str) -> Path:
     ],
 )
 @pytest.mark.parametrize("arguments", [(), ("--estimate",)], ids=["load", "dry run"])
-def test_a_load_that_fails_says_why(
-    tmp_path: Path, damage: str, said: str, arguments: tuple[str, ...]
+def test_a_failed_load_reports_the_reason(
+    tmp_path: Path, damage: str, expected_text: str, arguments: tuple[str, ...]
 ) -> None:
     with ChildRunner(config(write_damaged_model(tmp_path, damage)), *arguments) as runner:
         failed = runner.wait_for_first(messages.LoadFailed)
         status = runner.process.wait(30)
 
     assert failed.code == "model_load_failed"
-    assert said in failed.message
+    assert expected_text in failed.message
     assert str(tmp_path) not in failed.message
     assert status == 1
 
 
-def test_a_vocabulary_without_weights_is_no_model(tmp_path: Path) -> None:
+def test_a_vocabulary_without_weights_fails_to_load(tmp_path: Path) -> None:
     from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
     writer = GGUFWriter(str(tmp_path / "vocab.gguf"), "llama")
@@ -95,7 +95,7 @@ def test_a_vocabulary_without_weights_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_failed_step_fails_its_requests_and_no_others(tmp_path: Path) -> None:
-    # Slow steps: the third is to come after both requests have.
+    # Slow steps: the third step must begin after both requests have arrived.
     with ChildRunner(
         fake_config(write_behaviour(tmp_path, fail_at_step=3, step_seconds=0.2))
     ) as runner:
@@ -110,7 +110,7 @@ def test_a_failed_step_fails_its_requests_and_no_others(tmp_path: Path) -> None:
     assert later.text[0]
 
 
-def test_a_backend_that_only_fails_ends_the_runner(tmp_path: Path) -> None:
+def test_three_failed_steps_in_a_row_end_the_runner(tmp_path: Path) -> None:
     with ChildRunner(fake_config(write_behaviour(tmp_path, fail_from_step=1))) as runner:
         for id_ in range(3):
             assert runner.complete(submit(id_, "x")).error_code == "internal_error"
@@ -118,7 +118,7 @@ def test_a_backend_that_only_fails_ends_the_runner(tmp_path: Path) -> None:
         assert runner.process.wait(30) == 1
 
 
-def test_numbers_that_are_none_fail_one_request(tmp_path: Path) -> None:
+def test_logits_that_are_not_finite_fail_one_request(tmp_path: Path) -> None:
     with ChildRunner(fake_config(write_behaviour(tmp_path, nan_at_step=1))) as runner:
         broken = runner.complete(submit(1, "x"))
         after = runner.complete(submit(2, "x"))
@@ -128,7 +128,7 @@ def test_numbers_that_are_none_fail_one_request(tmp_path: Path) -> None:
     assert after.reason in (FinishReason.STOP, FinishReason.LENGTH)
 
 
-def test_an_abort_in_the_backend_is_seen_as_the_end_of_the_pipe(tmp_path: Path) -> None:
+def test_an_abort_in_the_backend_closes_the_connection(tmp_path: Path) -> None:
     with ChildRunner(fake_config(write_behaviour(tmp_path, abort_at_step=4))) as runner:
         runner.send(submit(1, "x", stopping=ENDLESS))
         runner.wait_until(lambda: runner.has_ended)
@@ -136,7 +136,7 @@ def test_an_abort_in_the_backend_is_seen_as_the_end_of_the_pipe(tmp_path: Path) 
         assert runner.process.wait(30) == -signal.SIGABRT
 
 
-def test_a_killed_runner_is_seen_as_the_end_of_the_pipe() -> None:
+def test_a_killed_runner_closes_the_connection() -> None:
     with ChildRunner(config()) as runner:
         runner.send(submit(1, "x", stopping=ENDLESS))
         runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].deltas)
@@ -146,7 +146,7 @@ def test_a_killed_runner_is_seen_as_the_end_of_the_pipe() -> None:
         assert runner.process.wait(30) == -signal.SIGKILL
 
 
-def test_a_stuck_backend_shows_in_the_beats(tmp_path: Path) -> None:
+def test_heartbeats_report_a_stuck_backend(tmp_path: Path) -> None:
     with ChildRunner(fake_config(write_behaviour(tmp_path, hang_at_step=2))) as runner:
         runner.send(submit(1, "x"))
         runner.wait_until(
@@ -167,7 +167,7 @@ def test_a_runner_exits_when_the_front_is_gone() -> None:
     assert runner.close() == 0
 
 
-def test_a_runner_exits_when_the_front_is_gone_even_from_inside_the_backend(
+def test_a_runner_exits_when_the_front_is_gone_even_during_a_backend_call(
     tmp_path: Path,
 ) -> None:
     runner = ChildRunner(fake_config(write_behaviour(tmp_path, hang_at_step=1)))
@@ -182,7 +182,7 @@ def test_a_runner_exits_when_the_front_is_gone_even_from_inside_the_backend(
     assert runner.close() == 0
 
 
-def test_a_frame_nobody_understands_ends_the_runner() -> None:
+def test_an_invalid_frame_ends_the_runner() -> None:
     with ChildRunner(fake_config()) as runner:
         runner.wait_for_first(messages.Ready)
         runner.send_bytes(messages.HEADER.pack(3) + b"\xc1\xc1\xc1")
@@ -204,7 +204,7 @@ def test_stopping_lets_running_answers_finish_and_refuses_new_ones() -> None:
     assert status == 0
 
 
-def test_stopping_without_time_fails_what_runs() -> None:
+def test_stopping_without_drain_time_fails_running_requests() -> None:
     with ChildRunner(fake_config()) as runner:
         runner.send(submit(1, "x", stopping=ENDLESS))
         runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].started)
@@ -218,7 +218,7 @@ def test_stopping_without_time_fails_what_runs() -> None:
 # ---- requests that end early
 
 
-def test_a_deadline_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
+def test_a_deadline_ends_running_and_waiting_requests(tmp_path: Path) -> None:
     load = fake_config(
         write_behaviour(tmp_path, step_seconds=0.01), max_sequences=1, context_length=65_536
     )
@@ -232,7 +232,7 @@ def test_a_deadline_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
         assert runner.wait_for_answer(3).failed is None
 
 
-def test_cancelling_during_a_prompt_frees_it_within_a_step(tmp_path: Path) -> None:
+def test_cancelling_during_a_prompt_stops_it_at_the_next_step(tmp_path: Path) -> None:
     load = fake_config(
         write_behaviour(tmp_path, step_seconds=0.05), context_length=65_536, batch_tokens=64
     )
@@ -248,7 +248,7 @@ def test_cancelling_during_a_prompt_frees_it_within_a_step(tmp_path: Path) -> No
     assert counters.computed_tokens < 30_000
 
 
-def test_a_full_queue_says_so(tmp_path: Path) -> None:
+def test_a_full_queue_fails_requests_as_busy(tmp_path: Path) -> None:
     load = fake_config(
         write_behaviour(tmp_path, step_seconds=0.02),
         max_sequences=1,
@@ -269,7 +269,7 @@ def test_a_full_queue_says_so(tmp_path: Path) -> None:
         assert (runner.answered[1].positions, runner.answered[2].positions) == ([1], [2])
 
 
-def test_fifty_requests_of_one_client_do_not_hold_up_another(tmp_path: Path) -> None:
+def test_fifty_requests_of_one_principal_do_not_delay_another(tmp_path: Path) -> None:
     load = fake_config(
         write_behaviour(tmp_path, step_seconds=0.005), max_sequences=4, context_length=65_536
     )
@@ -300,7 +300,7 @@ def test_a_batch_request_yields_to_an_interactive_one(tmp_path: Path) -> None:
         assert runner.wait_for_answer(1).finished[0].completion_tokens == 400
 
 
-def test_text_is_tokenised_for_others() -> None:
+def test_tokenize_returns_the_token_ids() -> None:
     with ChildRunner(fake_config()) as runner:
         runner.send(
             messages.Tokenize(9, (TextPiece("ab"), TextPiece("<|turn|>")), add_special=False)

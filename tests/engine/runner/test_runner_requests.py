@@ -1,4 +1,4 @@
-"""What a request may ask of a runner over the tiny trained model."""
+"""The options of a request, on a runner with the tiny trained model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.engine.core import Constraint, FinishReason, Sampling, Stopping, T
 from tests.engine.runner.child_runner import ChildRunner, config, prompt_for, submit, text_for
 
 
-def test_several_answers_of_one_request_have_seeds_of_their_own(
+def test_each_answer_of_a_request_has_its_own_seed(
     shared_runner: ChildRunner, ids: Iterator[int]
 ) -> None:
     wild = Sampling(temperature=3.0, top_p=1.0, min_p=0.0, seed=7)
@@ -59,7 +59,7 @@ def test_max_tokens_is_exact(shared_runner: ChildRunner, ids: Iterator[int]) -> 
     assert sum(delta.tokens for delta in answered.deltas) == 7
 
 
-def test_no_tokens_wanted_is_no_text(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
+def test_max_tokens_zero_gives_no_text(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
     answered = shared_runner.complete(
         submit(next(ids), prompt_for("fact-0"), stopping=Stopping(max_tokens=0))
     )
@@ -78,7 +78,7 @@ def test_a_full_context_ends_an_answer() -> None:
     assert finished.prompt_tokens + finished.completion_tokens == 256
 
 
-def test_min_tokens_and_ignore_eos_hold_the_end_back(
+def test_min_tokens_and_ignore_eos_delay_the_end(
     shared_runner: ChildRunner, ids: Iterator[int]
 ) -> None:
     prompt = prompt_for("fact-0")
@@ -93,7 +93,7 @@ def test_min_tokens_and_ignore_eos_hold_the_end_back(
     assert ignored.finished[0].completion_tokens == 30
 
 
-def test_a_constraint_is_kept(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
+def test_an_answer_follows_its_constraint(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
     constraint = Constraint("regex", "(red|green|blue) [0-9]{3}")
     for seed in range(5):
         answered = shared_runner.complete(
@@ -130,12 +130,12 @@ def test_prompt_logprobs_cover_every_token_but_the_first(
     finished = answered.finished[0]
     entries = finished.prompt_logprobs
     assert len(entries) == finished.prompt_tokens - 1
-    # The model knows its story by heart: what it would have said itself is nearly certain.
-    story = entries[-100:]
-    assert sum(entry.logprob for entry in story) / len(story) > -0.5
+    # The model was trained on this answer, so its own tokens are nearly certain.
+    answer = entries[-100:]
+    assert sum(entry.logprob for entry in answer) / len(answer) > -0.5
 
 
-def test_tokens_are_taken_as_they_are(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
+def test_a_prompt_may_be_given_as_tokens(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
     number = next(ids)
     shared_runner.send(
         messages.Tokenize(number, (TextPiece(prompt_for("fact-0")),), add_special=False)
@@ -184,7 +184,7 @@ def test_a_bad_request_fails_before_it_is_queued(
     assert answered.started is None
 
 
-def test_a_negative_seed_is_a_seed(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
+def test_a_negative_seed_is_reproducible(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
     texts = [
         shared_runner.complete(
             submit(next(ids), "Once", sampling=Sampling(temperature=1.0, seed=-3))

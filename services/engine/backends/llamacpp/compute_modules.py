@@ -1,11 +1,11 @@
 """Load ggml's compute modules: the fastest trusted CPU module, and every GPU module.
 
-A build with loadable modules (GGML_BACKEND_DL) ships one CPU module for each level of processor, and
-registers none by itself. In a plain build the backends are compiled in.
+A build with loadable modules (GGML_BACKEND_DL) ships one CPU module for each level of processor,
+and registers none by itself. In a plain build the backends are compiled in.
 
 Modules for processors with AMX are left out. Compilers drop the stores that fill AMX's tile
-configuration (GCC 12's `_tile_loadconfig` declares only its first 8 bytes as read). ggml then computes
-with tiles of no rows: the process dies of SIGILL, or the numbers are wrong.
+configuration (GCC 12's `_tile_loadconfig` declares only its first 8 bytes as read). ggml then
+computes with tiles of no rows: the process dies of SIGILL, or the numbers are wrong.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One llama.cpp context: its memory and its steps, with checks for what aborts the process.
 
-llama.cpp calls abort() for a batch larger than n_batch, for more outputs than were reserved, and for
-logits that were not requested. Each of these is checked first, and raises instead.
+llama.cpp calls abort() for a batch larger than n_batch, for more outputs than were reserved, and
+for logits that were not requested. Each of these is checked first, and raises instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.engine.backends.errors import BackendError
 from services.engine.backends.llamacpp.failures import build_load_error
 from services.engine.backends.llamacpp.library import capture_log
 from services.engine.backends.llamacpp.model import LlamaModel
-from services.engine.backends.llamacpp.settings import context_parameters
+from services.engine.backends.llamacpp.settings import build_context_parameters
 from services.engine.core import LoadConfig
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class LlamaContext:
         self.handle = _create(lib, model, config)
         self._memory = lib.llama_get_memory(self.handle)
         self._vocab_size = model.vocabulary.size
-        params = context_parameters(lib, config, is_recurrent=model.is_recurrent)
+        params = build_context_parameters(lib, config, is_recurrent=model.is_recurrent)
         self.max_outputs = int(params.n_outputs_max)
         self.sequence_id_count = int(params.n_seq_max)
         self.cells = int(lib.llama_n_ctx(self.handle))
@@ -137,7 +137,7 @@ class LlamaContext:
 
 
 def _create(lib: ModuleType, model: LlamaModel, config: LoadConfig) -> Any:
-    params = context_parameters(lib, config, is_recurrent=model.is_recurrent)
+    params = build_context_parameters(lib, config, is_recurrent=model.is_recurrent)
     with capture_log() as lines:
         handle = lib.llama_init_from_model(model.handle, params)
     if not handle:
@@ -149,8 +149,8 @@ def _create(lib: ModuleType, model: LlamaModel, config: LoadConfig) -> Any:
 def _build_batch(lib: ModuleType, step: Step) -> tuple[Any, tuple[Ints, NDArray[np.uint64]]]:
     """Build a llama_batch over the step's own arrays, so that slicing numpy arrays fills it.
 
-    Every token has one sequence: `seq_id[i]` points at `step.sequences[i]`. The second result is the
-    arrays that only llama.cpp reads; keep it as long as the batch.
+    Every token has one sequence: `seq_id[i]` points at `step.sequences[i]`. The second result is
+    the arrays that only llama.cpp reads; keep it as long as the batch.
     """
     capacity = len(step.tokens)
     counts = np.ones(capacity, np.int32)

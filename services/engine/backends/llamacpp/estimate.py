@@ -1,7 +1,7 @@
 """Estimate the memory of a load, to the byte, without reading the weights.
 
-llama.cpp loads only the header (`no_alloc`) and plans its buffers; their sizes are in its log. It aborts
-for some broken files, so an estimate runs in its own process, like a load.
+llama.cpp loads only the header (`no_alloc`) and plans its buffers; their sizes are in its log. It
+aborts for some broken files, so an estimate runs in its own process, like a load.
 """
 
 from __future__ import annotations

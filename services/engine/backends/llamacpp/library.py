@@ -1,7 +1,8 @@
 """Open llama.cpp once per process, and capture its log.
 
-llama.cpp reports two things only in its log: why a load failed, and how many bytes each buffer takes. So
-its lines are kept while a capture is active. Warnings and errors also go to our own log, at debug level.
+llama.cpp reports two things only in its log: why a load failed, and how many bytes each buffer
+takes. So its lines are kept while a capture is active. Warnings and errors also go to our own log,
+at debug level.
 """
 
 from __future__ import annotations

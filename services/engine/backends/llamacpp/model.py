@@ -9,7 +9,7 @@ from typing import Any
 from services.engine.backends.base import OnProgress
 from services.engine.backends.llamacpp.failures import build_load_error
 from services.engine.backends.llamacpp.library import capture_log
-from services.engine.backends.llamacpp.settings import model_parameters
+from services.engine.backends.llamacpp.settings import build_model_parameters
 from services.engine.backends.llamacpp.vocabulary import LlamaVocabulary
 from services.engine.core import LoadConfig
 from services.shared.errors import ModelLoadFailed
@@ -86,7 +86,7 @@ class LlamaModel:
 
 
 def _load(lib: ModuleType, config: LoadConfig, on_progress: OnProgress, *, dry: bool) -> Any:
-    params = model_parameters(lib, config, dry=dry)
+    params = build_model_parameters(lib, config, dry=dry)
 
     def report(fraction: float, _user_data: object) -> bool:
         on_progress(fraction)

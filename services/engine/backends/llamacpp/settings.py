@@ -18,8 +18,8 @@ _UBATCH = 512  # tokens computed at once inside a step; more would only need lar
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 _CACHED_SEQUENCES = 48  # idle sequences beside the running ones; an id costs almost nothing
 _EXTRA_OUTPUTS = 64  # for drafted tokens, and for prompt tokens whose logits are requested
-# LLAMA_LOAD_MODE_NONE. A dry run aborts with any other mode. On a CPU, weights that are read compute
-# 2 to 8 % faster than mapped ones, whose pages are scattered in the page cache.
+# LLAMA_LOAD_MODE_NONE. A dry run aborts with any other mode. On a CPU, weights that are read
+# compute 2 to 8 % faster than mapped ones, whose pages are scattered in the page cache.
 _LOAD_WITHOUT_MMAP = 0
 
 # ggml_type of each name in core.CacheType
@@ -28,13 +28,13 @@ _CACHE_TYPES = {
 }  # fmt: skip
 
 
-def model_parameters(lib: ModuleType, config: LoadConfig, *, dry: bool = False) -> Any:
+def build_model_parameters(lib: ModuleType, config: LoadConfig, *, dry: bool = False) -> Any:
     """Build llama_model_params. Keep the result alive as long as the load runs."""
     params = lib.llama_model_default_params()
     params.n_gpu_layers = 999_999 if config.gpu_layers < 0 else config.gpu_layers
     params.main_gpu = config.main_gpu
     params.load_mode = _LOAD_WITHOUT_MMAP
-    # Without these buffers, weights keep their own layout, and AMX is not used to compute with them.
+    # Without these buffers, weights keep their own layout, for which AMX is not used.
     params.use_extra_bufts = not uses_amx(lib)
     if config.tensor_split:
         room = max(int(lib.llama_max_devices()), len(config.tensor_split))
@@ -46,7 +46,7 @@ def model_parameters(lib: ModuleType, config: LoadConfig, *, dry: bool = False) 
     return params
 
 
-def context_parameters(lib: ModuleType, config: LoadConfig, *, is_recurrent: bool) -> Any:
+def build_context_parameters(lib: ModuleType, config: LoadConfig, *, is_recurrent: bool) -> Any:
     """Build llama_context_params for one unified memory, shared by copy-on-write sequences."""
     params = lib.llama_context_default_params()
     params.n_ctx = config.context_length
@@ -78,12 +78,15 @@ def count_sequence_ids(config: LoadConfig, *, is_recurrent: bool) -> int:
 
 
 def max_outputs(config: LoadConfig, *, is_recurrent: bool) -> int:
-    """Most tokens of a step that may want logits; llama.cpp aborts beyond it, or if below n_seq_max."""
+    """Most tokens of a step that may want logits.
+
+    llama.cpp aborts if a step wants more, or if this is less than n_seq_max.
+    """
     return count_sequence_ids(config, is_recurrent=is_recurrent) + _EXTRA_OUTPUTS
 
 
 def count_available_cores() -> int:
-    """Count the physical cores that affinity and the container's quota allow this process to use."""
+    """Count the physical cores that affinity and the container's quota allow this process."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     physical = psutil.cpu_count(logical=False)
     limits = [limit for limit in (allowed, physical, _read_cgroup_quota()) if limit]

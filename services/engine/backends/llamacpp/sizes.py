@@ -7,8 +7,8 @@
     llama_context:  CUDA_Host output buffer size =     0.25 MiB
     sched_reserve:      CUDA0 compute buffer size =     5.26 MiB
 
-A dry run logs no model buffers, and 0.00 for the KV buffers. There, only the sums are exact, and the
-buffers are placed like the offloaded layers.
+A dry run logs no model buffers, and 0.00 for the KV buffers. There, only the sums are exact, and
+the buffers are placed like the offloaded layers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DEVICE = re.compile(
 
 @dataclass(slots=True)
 class Sizes:
-    """MiB by pool ("host", "cuda0", ...) for each kind of buffer, and the exact sum of the KV memory."""
+    """MiB by pool ("host", "cuda0", ...) for each kind of buffer, and the exact sum for memory."""
 
     weights: dict[str, float] = field(default_factory=dict)
     memory: dict[str, float] = field(default_factory=dict)
@@ -48,7 +48,10 @@ class Sizes:
         return round(sum(self.compute.values()) * _MIB)
 
     def pool_bytes(self, *, weights_bytes: int, offloaded: Sequence[float]) -> dict[str, int]:
-        """All bytes by pool. `offloaded`: part of the layers on each device, for sizes without a place."""
+        """All bytes by pool.
+
+        `offloaded`: the part of the layers on each device, to place the sizes that have no place.
+        """
         planned = {HOST: 1.0 - sum(offloaded)}
         planned |= {f"cuda{place}": share for place, share in enumerate(offloaded)}
         pools: Counter[str] = Counter()

@@ -1,7 +1,7 @@
 """Convert text to tokens and back with llama.cpp's own tokenizer.
 
-A vocabulary does not change after loading, and llama.cpp reads it without locks, so any thread may use
-it.
+A vocabulary does not change after loading, and llama.cpp reads it without locks, so any thread may
+use it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from services.shared.periodic import start_periodic
 def start_heartbeat(
     report_writer: ReportWriter, build_heartbeat: Callable[[], Heartbeat]
 ) -> threading.Event:
-    """Send a heartbeat now and every HEARTBEAT_SECONDS, on its own thread, until the event is set."""
+    """Send a heartbeat now and every HEARTBEAT_SECONDS, on a thread, until the event is set."""
     return start_periodic(
         lambda: report_writer.send(build_heartbeat()), HEARTBEAT_SECONDS, name="heartbeat"
     )

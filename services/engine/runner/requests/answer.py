@@ -2,9 +2,9 @@
 
     logits ─► sampler (constraint, bans) ─► token ─► end token? ─► text ─► delta
 
-An answer ends at an end token, a stop string or a stop token id, or when its constraint is complete,
-max_tokens is reached or the context is full. This code runs once per token of every answer, so the
-constructor computes what does not change.
+An answer ends at an end token, a stop string or a stop token id, or when its constraint is
+complete, max_tokens is reached or the context is full. This code runs once per token of every
+answer, so the constructor computes what does not change.
 """
 
 from __future__ import annotations

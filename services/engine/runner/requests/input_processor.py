@@ -1,8 +1,8 @@
 """Prepare a submitted request for the loop: tokens, samplers, constraint.
 
 This runs beside the loop, on other threads, so that a long prompt or a grammar does not delay the
-running answers. Invalid requests are refused here, before they are queued; the scheduler refuses only
-an empty prompt, one that no longer fits, and one too many.
+running answers. Invalid requests are refused here, before they are queued; the scheduler refuses
+only an empty prompt, one that no longer fits, and one too many.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class InputProcessor:
     def prepare(self, submit: Submit, *, arrived_at: float) -> PreparedRequest:
         """Prepare one request.
 
-        `arrived_at`: on the monotonic clock; the deadline counts from then. Raises InvalidRequest or
-        ContextLengthExceeded, and InternalError for our own bugs.
+        `arrived_at`: on the monotonic clock; the deadline counts from then. Raises InvalidRequest
+        or ContextLengthExceeded, and InternalError for our own bugs.
         """
         try:
             return self._prepare(submit, arrived_at)

@@ -1,9 +1,9 @@
 """Constrain an answer to a JSON schema, a regular expression or a grammar, token by token.
 
 A `ConstraintCompiler` belongs to a vocabulary. It turns the constraint of a request into a
-`ConstraintState`, or reports what is wrong with it before the request is queued. llguidance does the
-parsing: about 25 µs for a mask over 152k tokens, and 9 µs to test one token. llguidance counts work,
-not time; the limits below bound what the grammar of one request may cost in time and memory.
+`ConstraintState`, or reports what is wrong with it before the request is queued. llguidance does
+the parsing: about 25 µs for a mask over 152k tokens, and 9 µs to test one token. llguidance counts
+work, not time; the limits below bound what the grammar of one request may cost in time and memory.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _LIMITS = llguidance.LLParserLimits(
     verbose_errors=False,  # an error must not quote the state of the parser
 )
 
-# The same as llama.cpp's own converter: enough space to indent JSON, but too little for a weak model
-# to produce nothing else.
+# The same as llama.cpp's own converter: enough space to indent JSON, but too little for a weak
+# model to produce nothing else.
 _JSON_OPTIONS: llguidance._lib.JsonCompileOptions = {
     "whitespace_pattern": r"[ \t]?|\r?\n{1,2}[ \t]{0,20}",
 }
@@ -63,7 +63,7 @@ def build_llamacpp_tokenizer(
     special.update(ends)
     tokenize = ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
     try:
-        # Not lltokenizer_from_vocab: it reads attributes by a deprecated name, one warning per token.
+        # Not lltokenizer_from_vocab: it uses a deprecated name, which gives a warning per token.
         return llguidance.LLTokenizer.from_llamacpp(  # type: ignore[attr-defined, no-any-return]
             tokens=_TokenBytes(pieces, ends, special).tokens,
             vocab_ptr=vocab,

@@ -96,7 +96,7 @@ def _record_prompt_logprobs(
     top = prepared.submit.top_logprobs or 0
     for offset in range(chunk.count):
         position = chunk.start + offset
-        # Siblings compute the same prompt, and preempted branches compute it again: record a token once.
+        # Siblings and preempted branches compute the same prompt again: record each token once.
         if position + 1 < len(prompt) and len(prepared.prompt_logprobs) == position:
             logits = backend.logits(row + offset)
             prepared.prompt_logprobs.append(

@@ -8,7 +8,7 @@ import pytest
 
 from services.engine.backends.llamacpp.compute_modules import choose_cpu_module, uses_amx
 from services.engine.backends.llamacpp.library import load_library
-from services.engine.backends.llamacpp.settings import model_parameters
+from services.engine.backends.llamacpp.settings import build_model_parameters
 from services.engine.core import LoadConfig
 
 
@@ -34,7 +34,7 @@ def test_the_fastest_module_without_amx_is_chosen(scores: dict[str, int], best: 
 def test_this_build_does_not_compute_with_amx() -> None:
     assert (
         not uses_amx(load_library())
-        or not model_parameters(load_library(), config()).use_extra_bufts
+        or not build_model_parameters(load_library(), config()).use_extra_bufts
     )
 
 
@@ -46,7 +46,7 @@ def test_extra_buffers_are_off_exactly_where_amx_is_compiled_in(has_amx: bool) -
         llama_print_system_info=lambda: info,
     )
 
-    assert model_parameters(cast("Any", library), config()).use_extra_bufts is not has_amx
+    assert build_model_parameters(cast("Any", library), config()).use_extra_bufts is not has_amx
 
 
 def config() -> LoadConfig:

@@ -1,4 +1,4 @@
-"""Constrained requests delay no other request, and Cancel and Stop do not overtake them."""
+"""Constrained requests delay no other request, and a Cancel or a Stop also reaches them."""
 
 from __future__ import annotations
 

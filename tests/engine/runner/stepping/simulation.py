@@ -1,4 +1,4 @@
-"""A loop without threads: the real scheduler and pool over the fake backend, with cells compared."""
+"""A loop without threads: the real scheduler and pool over the fake backend, cells compared."""
 
 from __future__ import annotations
 
@@ -36,16 +36,19 @@ class Simulation:
         self,
         *,
         cells: int = 512,
-        running: int = 4,
-        tokens: int = 64,
-        queued: int = 64,
+        max_sequences: int = 4,
+        max_step_tokens: int = 64,
+        max_queued: int = 64,
         drafts: bool = False,
-        target: float | None = 0.05,
+        target_step_seconds: float | None = 0.05,
         break_even_rows: int | None = None,
         behaviour: Behaviour | None = None,
     ) -> None:
         self.backend = FakeBackend(
-            cells=cells, max_tokens=tokens, max_sequences=running, behaviour=behaviour
+            cells=cells,
+            max_step_tokens=max_step_tokens,
+            max_sequences=max_sequences,
+            behaviour=behaviour,
         )
         self.sequence_pool = SequencePool(
             capacity=cells,
@@ -56,10 +59,10 @@ class Simulation:
         self.scheduler = Scheduler(
             self.sequence_pool,
             context_length=cells,
-            max_sequences=running,
-            max_step_tokens=tokens,
-            max_queued=queued,
-            target_step_seconds=target,
+            max_sequences=max_sequences,
+            max_step_tokens=max_step_tokens,
+            max_queued=max_queued,
+            target_step_seconds=target_step_seconds,
         )
         self.now = 0.0
         self.step_seconds = 0.01
@@ -174,7 +177,7 @@ class Simulation:
 @cache
 def compute_alone(prompt: bytes, max_tokens: int) -> tuple[int, ...]:
     """The fake's answer to a prompt, computed alone and one token at a time."""
-    backend = FakeBackend(cells=len(prompt) + max_tokens + 1, max_tokens=1, max_sequences=1)
+    backend = FakeBackend(cells=len(prompt) + max_tokens + 1, max_step_tokens=1, max_sequences=1)
     tokens = list(prompt)
     for position in range(len(prompt) + max_tokens):
         if position == len(tokens):

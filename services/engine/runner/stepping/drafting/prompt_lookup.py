@@ -72,7 +72,7 @@ class PromptLookup:
             self._length = _FIRST_DRAFT
 
     def _find_continuation(self, tokens: Sequence[int]) -> int | None:
-        """Where the text continued after the latest earlier place that ends like the text does now."""
+        """Where the text continued after the latest earlier place with the same last tokens."""
         tail = tuple(tokens[-_NGRAM:])
         end = self._recent.get(tail)
         return end if end is not None else self._sorted.find(tail, tokens)
@@ -89,7 +89,7 @@ class PromptLookup:
 
 
 class _SortedIndex:
-    """The n-grams of a long text, sorted by hash: 16 bytes per token, where a dictionary takes 200."""
+    """The n-grams of a long text, sorted by hash: 16 bytes per token; a dictionary takes 200."""
 
     def __init__(self, tokens: NDArray[np.int64]) -> None:
         hashes = _compute_hashes(tokens)

@@ -1,13 +1,14 @@
 """Count the cells of the unified KV memory, and track which sequences share them.
 
-Sequences that share a prefix form a tree of runs. A run is a group of cells with consecutive positions:
+Sequences that share a prefix form a tree of runs. A run is a group of cells with consecutive
+positions:
 
         run [0, 900)  ── run [900, 1000)   sequence 1
              └────────── run [900, 1400)   sequence 2 shares the first 900 of 1
 
-A sequence is identified by its leaf, the run in which it ends. `refs` counts the children of a run and
-the sequences that end in it; a run without any frees its cells. Splitting a run keeps all leaves
-valid, so sharing is O(depth).
+A sequence is identified by its leaf, the run in which it ends. `refs` counts the children of a run
+and the sequences that end in it; a run without any frees its cells. Splitting a run keeps all
+leaves valid, so sharing is O(depth).
 """
 
 from __future__ import annotations
@@ -51,9 +52,8 @@ class Cells:
         if leaf.refs == 1 and leaf is not self._root:
             leaf.end += count
             return leaf
-        return Run(
-            leaf, leaf.end, leaf.end + count
-        )  # takes over the sequence's reference to the leaf
+        # The new run takes over the sequence's reference to the leaf.
+        return Run(leaf, leaf.end, leaf.end + count)
 
     def share(self, leaf: Run, end: int) -> Run:
         """Begin a sequence with the first `end` cells of this one; returns its leaf."""

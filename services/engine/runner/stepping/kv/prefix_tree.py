@@ -1,11 +1,11 @@
 """Find the sequence that shares the longest prefix with a prompt, in a tree over blocks of tokens.
 
     root ──(32 tokens)── node ──(32 tokens)── node
-                          │ {3, 7, 9}          │ {7}      the sequences that hold all blocks up to here
+                          │ {3, 7, 9}          │ {7}      sequences that hold all blocks up to here
 
 A sequence is inserted block by block while it grows. A search follows the blocks of the prompt down
-the tree, and then compares single tokens with the sequences at the last node, so that a match may end
-at any token. A holder is the id of a sequence, or of a running branch (`admission.py`).
+the tree, and then compares single tokens with the sequences at the last node, so that a match may
+end at any token. A holder is the id of a sequence, or of a running branch (`admission.py`).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class PrefixTree:
     """Which holder has which tokens."""
 
     def __init__(self, read_tokens: Callable[[int, int, int], Sequence[int]]) -> None:
-        """`read_tokens(holder, start, end)` returns the tokens that the holder has in that range."""
+        """`read_tokens(holder, start, end)` returns the tokens of a holder in that range."""
         self._read_tokens = read_tokens
         self._root = _Node()
         self._paths: dict[int, list[_Node]] = {}
 
     def insert(self, holder: int, tokens: Sequence[int], length: int) -> None:
-        """The holder has the first `length` of these tokens now, which extend what it had before."""
+        """Set what a holder has to the first `length` of these tokens, which extend what it had."""
         path = self._paths.get(holder)
         if path is None:
             path = self._paths[holder] = [self._root]

@@ -2,15 +2,15 @@
 
 On a CPU, a cell costs every row of every step a look at its mask, whether the cell is used or not:
 6 144 idle cells made steps 11 to 16 % longer (1 to 16 rows, shape of Qwen2.5-0.5B), which is 0.3 to
-0.4 µs per cell and row. To compute one token again takes 8 500 µs. After `BREAK_EVEN_ROWS` rows have been
-computed beside an idle sequence, the sequence has therefore cost as much as computing it again would,
-whatever its length.
+0.4 µs per cell and row. To compute one token again takes 8 500 µs. After `BREAK_EVEN_ROWS` rows
+have been computed beside an idle sequence, the sequence has therefore cost as much as computing it
+again would, whatever its length.
 
-It is computed again only if a request uses it, so an idle sequence is kept for `BREAK_EVEN_ROWS` times
-the probability that it is used again. This probability is estimated per principal, and separately for
-sequences that continue an earlier one. A chat uses what was computed before, while a batch of a
-thousand prompts does not; where one key does both, the turns of the chat are counted apart from the
-batch.
+It is computed again only if a request uses it, so an idle sequence is kept for `BREAK_EVEN_ROWS`
+times the probability that it is used again. This probability is estimated per principal, and
+separately for sequences that continue an earlier one. A chat uses what was computed before, while a
+batch of a thousand prompts does not; where one key does both, the turns of the chat are counted
+apart from the batch.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """The sequences of one context: which tokens each one holds, and which idle ones are kept.
 
-This is accounting only. What the backend has to do is recorded as operations, which must be executed
-in their order before the next step. `cells` is exact once they have been executed.
+This is accounting only. What the backend has to do is recorded as operations, which must be
+executed in their order before the next step. `cells` is exact once they have been executed.
 
     busy     lent to an answer that is being generated
-    cached   idle; another answer may begin with its tokens, until its id or its cells are needed, or
-             until keeping it has cost more than it is worth (retention.py)
+    cached   idle; another answer may begin with its tokens, until its id or its cells are needed,
+             or until keeping it has cost more than it is worth (retention.py)
 
-The memory policy decides which prefixes of a sequence can be shared: dense and window memories share
-any prefix, a recurrent memory only its present state and its checkpoints.
+The memory policy decides which prefixes of a sequence can be shared: dense and window memories
+share any prefix, a recurrent memory only its present state and its checkpoints.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class SequencePool:
     ) -> None:
         """`capacity` is in cells; sequence ids are 0 to id_count - 1.
 
-        `break_even_rows`: after that many rows, keeping an idle sequence has cost as much as computing
-        it again would. None where idle sequences cost nothing.
+        `break_even_rows`: after that many rows, keeping an idle sequence has cost as much as
+        computing it again would. None where idle sequences cost nothing.
         """
         self.cells = Cells(capacity)
         self.policy = policy
@@ -123,7 +123,7 @@ class SequencePool:
         return operations
 
     def find(self, tokens: Sequence[int]) -> Match | None:
-        """Find the longest computed prefix of `tokens` that may be shared, at least one token short."""
+        """Find the longest computed prefix of `tokens`, but not all of them, that may be shared."""
         limit = len(tokens) - 1  # the last token must be computed, because its logits are needed
         if self.is_recurrent:
             return self._find_state(tokens, limit)
@@ -168,7 +168,7 @@ class SequencePool:
             self._tree.insert(sequence.id, sequence.tokens, length)
 
     def cut(self, sequence: PooledSequence, computed: int) -> None:
-        """Have the backend forget what it computed beyond the sequence's length, up to `computed`."""
+        """Have the backend forget the tokens from the sequence's length up to `computed`."""
         if computed > sequence.length:
             self._operations.append(Cut(sequence.id, sequence.length))
 

@@ -8,7 +8,7 @@
     draws       reproducible random numbers, as a function of seed and position
     logprobs    log-probabilities under the model's own distribution
 
-With a vocabulary of 152k tokens, a naive chain of softmax calls takes 46 ms per row (measured), more
-than the step of a small model. Here a greedy row takes one argmax, and any other row a few passes over
-the float32 view.
+With a vocabulary of 152k tokens, a naive chain of softmax calls takes 46 ms per row (measured),
+more than the step of a small model. Here a greedy row takes one argmax, and any other row a few
+passes over the float32 view.
 """

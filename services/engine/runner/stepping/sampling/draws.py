@@ -1,9 +1,9 @@
 """Random numbers that depend only on a seed and a position in the answer.
 
-An answer must not depend on its neighbours in the batch, on a preemption, or on how many tokens were
-drafted. So there is no generator that advances, only a function of (seed, position, purpose). The
-function is SplitMix64's output mix (Steele, Lea, Flood 2014: "Fast splittable pseudorandom number
-generators"), which passes BigCrush on consecutive counters.
+An answer must not depend on its neighbours in the batch, on a preemption, or on how many tokens
+were drafted. So there is no generator that advances, only a function of (seed, position, purpose).
+The function is SplitMix64's output mix (Steele, Lea, Flood 2014: "Fast splittable pseudorandom
+number generators"), which passes BigCrush on consecutive counters.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Draws:
 
 
 def draw_index(weights: Floats, uniform: float) -> int:
-    """Find where the running sum of the weights passes the part `uniform`, in [0, 1), of their total.
+    """Find where the running sum of the weights passes `uniform`, in [0, 1), times their total.
 
     The position never has weight 0. At least one weight must be larger than 0.
     """

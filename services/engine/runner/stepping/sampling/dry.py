@@ -1,9 +1,10 @@
 """DRY: penalize tokens that continue a stretch which the text already contains.
 
-The logit of a token that would lengthen a repetition of n tokens is lowered by
-multiplier * base ** (n - allowed_length). This is llama.cpp's rule (ported there from
-github.com/LostRuins/koboldcpp/pull/982), computed in another way: instead of a Z-function over the whole
-context for every token, the length of the match that ends at each earlier position is kept up to date.
+The logit of a token that would lengthen a repetition of n tokens is lowered by multiplier * base **
+(n - allowed_length). This is llama.cpp's rule (ported there from
+github.com/LostRuins/koboldcpp/pull/982), computed in another way: instead of a Z-function over the
+whole context for every token, the length of the match that ends at each earlier position is kept up
+to date.
 
     tokens    a b c c b c y a b c
     matches   0 0 3 1 0 2 0 0 0        the last 3 tokens also end at position 2, and so on

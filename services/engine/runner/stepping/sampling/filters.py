@@ -1,8 +1,8 @@
 """Filter the candidates: top-p, min-p, typical and XTC, as llama.cpp defines them.
 
-Pure functions. Each takes the logits of the candidates in any order, and returns the positions of those
-that stay, or None when all do. Small candidate sets are float64; a whole vocabulary (top-k off) is
-float32 and is never sorted as a whole.
+Pure functions. Each takes the logits of the candidates in any order, and returns the positions of
+those that stay, or None when all do. Small candidate sets are float64; a whole vocabulary (top-k
+off) is float32 and is never sorted as a whole.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def typical(logits: Floats, p: float) -> Indices | None:
 
 
 def exclude_top_choices(logits: Floats, threshold: float) -> Indices | None:
-    """All tokens but those of probability >= threshold, of which the least likely one stays (XTC)."""
+    """All tokens but those of probability >= threshold; the least likely of these stays (XTC)."""
     probability = probabilities(logits)
     above = np.flatnonzero(probability >= threshold)
     if len(above) < 2:
@@ -101,8 +101,8 @@ def _find_reaching(
     needed = _count_needed(weights[best], p, side)
     if needed <= len(best) or len(best) == len(keys):
         return best[:needed]
-    # 1 Put the keys into bins, best bin first; the last bin takes those too far away to weigh anything.
-    # 2 The bin in which the sum passes p has the border: keep all of the better bins, none of the worse.
+    # 1 Put the keys into bins, best first; the last bin takes keys too far away to weigh anything.
+    # 2 The border is in the bin where the sum passes p: keep the better bins, drop the worse ones.
     # 3 Sort this bin only.
     scaled = np.minimum((keys[best[0]] - keys) * (_BINS / _SPAN), _BINS)
     bins = scaled.astype(np.intp)

@@ -14,7 +14,8 @@ from services.engine.core import Sampling
 class Penalties:
     """The last tokens of one answer, prompt included, and the penalties for them.
 
-    The window is `repeat_last_n` tokens; a negative value means the whole context, 0 turns penalties off.
+    The window is `repeat_last_n` tokens; a negative value means the whole context, 0 turns
+    penalties off.
     """
 
     def __init__(self, params: Sampling, prompt: Sequence[int]) -> None:
@@ -43,7 +44,7 @@ class Penalties:
                 del self._counts[oldest]
 
     def apply(self, logits: NDArray[np.float32]) -> None:
-        """Lower (or, with negative penalties, raise) the logits of the tokens in the window, in place."""
+        """Lower the logits of the tokens in the window, in place; negative penalties raise them."""
         if self.is_off or not self._counts:
             return
         size = len(self._counts)

@@ -1,9 +1,9 @@
 """Choose the next token of one answer.
 
 The order is that of llama-server: logit bias, repetition/presence/frequency penalties, DRY, top-k,
-typical, top-p, min-p, XTC, temperature, draw. A constraint is checked for the drawn token alone. Only
-if it rejects the token, a mask over the vocabulary and a second draw are needed; llama-server does the
-same.
+typical, top-p, min-p, XTC, temperature, draw. A constraint is checked for the drawn token alone.
+Only if it rejects the token, a mask over the vocabulary and a second draw are needed; llama-server
+does the same.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class TokenConstraint(Protocol):
 class Sampler:
     """The sampling state of one answer: its penalties, and its position in the random numbers.
 
-    `pick` changes nothing, `accept` advances by one token. So the token of a drafted position may be
-    picked and discarded, and the batching of the work does not change the random numbers.
+    `pick` changes nothing, `accept` advances by one token. So the token of a drafted position may
+    be picked and discarded, and the batching of the work does not change the random numbers.
     """
 
     def __init__(
@@ -77,8 +77,9 @@ class Sampler:
     ) -> int:
         """Choose the next token. `logits` is not changed; `banned` tokens are not chosen.
 
-        Raises InternalError where the backend computed no valid numbers, and InvalidRequest where no
-        token is left to choose from. A constraint that permits only banned tokens overrides the ban.
+        Raises InternalError where the backend computed no valid numbers, and InvalidRequest where
+        no token is left to choose from. A constraint that permits only banned tokens overrides the
+        ban.
         """
         if self._is_greedy and self._leaves_logits:
             token = int(logits.argmax())
@@ -91,7 +92,7 @@ class Sampler:
             return token
         permitted = np.flatnonzero(constraint.mask())
         if scores[permitted].max(initial=-np.inf) == -np.inf:
-            # A grammar that permits only the end overrides a ban on the end (min_tokens, ignore_eos).
+            # A grammar that permits only the end overrides the ban by min_tokens or ignore_eos.
             scores = self.compute_scores(logits, ())
         return self._choose(permitted, scores[permitted], Purpose.TOKEN_AFTER_REJECTION)
 
@@ -102,7 +103,7 @@ class Sampler:
         self._position += 1
 
     def compute_scores(self, logits: Logits, banned: Collection[int] = ()) -> Logits:
-        """Apply bias, penalties and bans to a copy of the logits; without any, the logits themselves."""
+        """The logits with bias, penalties and bans; a copy, unless there is nothing to apply."""
         if self._leaves_logits and not banned:
             return logits
         scores = logits.copy()

@@ -1,9 +1,9 @@
 """Find the k largest values of a large array without sorting or partitioning all of it.
 
 `np.argpartition` over 152k floats takes 2 ms. Here the array is viewed as a few long rows. The k-th
-largest of the column maxima is a lower bound for the k-th largest value, because k columns have a value
-at least that large. Few values reach the bound, and only these are sorted. This takes 0.1 ms, and the
-result is exact.
+largest of the column maxima is a lower bound for the k-th largest value, because k columns have a
+value at least that large. Few values reach the bound, and only these are sorted. This takes 0.1 ms,
+and the result is exact.
 
     values   [ row 0 ............ ]
              [ row 1 ............ ]     column maxima ──partition──► bound

@@ -1,8 +1,9 @@
 """Admit waiting branches: decide which branches run, and where each one begins.
 
-An admitted branch begins with the longest computed prefix. If a running branch is about to compute more
-of the same tokens, the new one waits for it (it follows that leader) instead of computing them a second
-time. So a prompt that many clients send at once is computed once, and `n` answers share their prompt.
+An admitted branch begins with the longest computed prefix. If a running branch is about to compute
+more of the same tokens, the new one waits for it (it follows that leader) instead of computing them
+a second time. So a prompt that many clients send at once is computed once, and `n` answers share
+their prompt.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class AdmissionControl:
     def admit(self, now: float) -> list[Branch]:
         """Admit branches from the queue; returns those that run for the first time.
 
-        When there is no place for the branch whose turn it is, the head of another queue may take the
-        place of a running branch.
+        When there is no place for the branch whose turn it is, the head of another queue may take
+        the place of a running branch.
         """
         started = []
         while (turn := self._queue.peek(now)) is not None:
@@ -74,7 +75,7 @@ class AdmissionControl:
                 self._begin(branch, self._find_prefix(branch))
 
     def update_leader(self, branch: Branch) -> None:
-        """Call this after each step of a prompt: a branch that has read its prompt leads no more."""
+        """Call this after a step of a prompt: a branch that has read its prompt leads no more."""
         if branch.pending <= 1:
             self._stop_leading(branch)
 
@@ -113,7 +114,7 @@ class AdmissionControl:
                 yield head
 
     def _make_place(self, branch: Branch) -> bool:
-        """Preempt the branches that must yield to this one, if it then has a place and enough cells.
+        """Preempt the branches that must yield to this one, if it then has a place and cells.
 
         Otherwise nothing is preempted, and the result is False.
         """

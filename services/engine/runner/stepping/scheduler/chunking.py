@@ -13,8 +13,8 @@ from services.engine.runner.stepping.scheduler.step_plan import Chunk
 # pays per cell in use.
 _SINGLE_ROW_COST = 8
 _MAX_LOGIT_ROWS = 32  # prompt tokens of a step that get logits; each is a row of the vocabulary
-# A recurrent memory gets a checkpoint this many tokens before the end of a prompt: the next turn of a
-# chat, or the same prompt again, differs only in what the template puts last.
+# A recurrent memory gets a checkpoint this many tokens before the end of a prompt: the next turn
+# of a chat, or the same prompt again, differs only in what the template puts last.
 _CHECKPOINT_BEFORE_END = 8
 _MIN_CHECKPOINT_PROMPT = 64  # tokens; for shorter prompts a checkpoint does not pay
 
@@ -39,7 +39,7 @@ def build_prompt_chunks(
 ) -> list[Chunk]:
     """The next parts of prompts, `budget` tokens in all, for a step that also computes `beside`."""
     wants = {
-        b: _count_to_next_stop(b, is_recurrent=is_recurrent) for b in _one_with_logits(prompts)
+        b: _count_to_next_stop(b, is_recurrent=is_recurrent) for b in _keep_one_with_logits(prompts)
     }
     dealt = prefill_shares.deal(wants, budget)
     if _is_sparse_tile(dealt, beside, cells_used):
@@ -57,8 +57,8 @@ def _is_sparse_tile(
 ) -> bool:
     """Whether the step fills exactly one tile, and its rows see little of the memory.
 
-    A tile computes attention over all cells in use; single rows compute it only over their own cells.
-    With many short sequences, a step with one row less takes 10 to 30 % less time.
+    A tile computes attention over all cells in use; single rows compute it only over their own
+    cells. With many short sequences, a step with one row less takes 10 to 30 % less time.
     """
     if sum(count for _, count in dealt) + len(beside) != TILE_ROWS:
         return False
@@ -67,8 +67,8 @@ def _is_sparse_tile(
     return _SINGLE_ROW_COST * seen < TILE_ROWS * cells_used
 
 
-def _one_with_logits(prompts: Sequence[Branch]) -> list[Branch]:
-    """Leave out all but one branch that wants prompt logits: the rows at load were reserved for one."""
+def _keep_one_with_logits(prompts: Sequence[Branch]) -> list[Branch]:
+    """Leave out all but one branch that wants prompt logits: rows are reserved for one only."""
     wanting = [branch for branch in prompts if branch.request.wants_prompt_logits]
     return [b for b in prompts if not b.request.wants_prompt_logits or b is wanting[0]]
 

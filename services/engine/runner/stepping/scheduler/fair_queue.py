@@ -3,10 +3,10 @@
     lane 0   ring: alice ─► bob ─► carol      principals, each with a queue and a deficit in tokens
     lane 1   ring: ...
 
-The principal at the head of the ring is served while its deficit covers the cost of its next branch.
-Otherwise it receives another quantum and moves to the end of the ring. Principals in one lane therefore
-get equal numbers of tokens, not of requests.
-Source: Shreedhar and Varghese 1995, "Efficient Fair Queueing using Deficit Round Robin".
+The principal at the head of the ring is served while its deficit covers the cost of its next
+branch. Otherwise it receives another quantum and moves to the end of the ring. Principals in one
+lane therefore get equal numbers of tokens, not of requests. Source: Shreedhar and Varghese 1995,
+"Efficient Fair Queueing using Deficit Round Robin".
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class FairQueue:
         return (queue.branches[0] for ring in self._rings.values() for queue in ring)
 
     def take(self, branch: Branch) -> None:
-        """Remove a branch to run it: the one that `peek` returned, or another one of the `heads`."""
+        """Remove a branch to run it: the one that `peek` returned, or another of the `heads`."""
         ring = self._rings[branch.request.lane]
         queue = self._find_queue(branch)
         assert queue.branches[0] is branch
@@ -90,8 +90,8 @@ class FairQueue:
         if not queue.branches:
             ring.remove(queue)  # so an idle principal saves up no deficit
 
-    def changed_positions(self) -> list[tuple[int, int]]:
-        """(request id, place) of requests that have not run yet and whose place changed; 1 is next."""
+    def take_changed_positions(self) -> list[tuple[int, int]]:
+        """(request id, place) of requests that have not run, if their place changed; 1 is next."""
         if not self._has_changed:
             return []
         self._has_changed = False
@@ -125,7 +125,7 @@ class FairQueue:
         return queue
 
     def _next_ring(self, now: float) -> deque[_PrincipalQueue] | None:
-        """The ring of the best lane, each lane raised for the longest wait at the heads of its queues."""
+        """The ring of the best lane, after each lane is raised for its longest wait."""
         best: tuple[int, deque[_PrincipalQueue]] | None = None
         for lane, ring in self._rings.items():
             if not ring:

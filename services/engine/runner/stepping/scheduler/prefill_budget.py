@@ -1,16 +1,17 @@
 """Limit the prompt tokens of a step, from the time that earlier steps took.
 
 While answers are generated, prompt work may lengthen a step by the target time, or up to twice the
-length it has without prompt work, if that is more. Without a target, the budget is 50 ms or a step of
-64 rows. From 64 rows on, the attention of a CPU is computed in another way, which deep in a context
-takes a third of the time per row; smaller chunks would make a long prompt wait several times as long.
-Larger steps are multiples of 64 rows.
+length it has without prompt work, if that is more. Without a target, the budget is 50 ms or a step
+of 64 rows. From 64 rows on, the attention of a CPU is computed in another way, which deep in a
+context takes a third of the time per row; smaller chunks would make a long prompt wait several
+times as long. Larger steps are multiples of 64 rows.
 
 Where more prompts wait than answers are generated, prompts get that many times more: every request
 has an equal share of the machine, and one answer does not delay ten other requests.
 
 While no answer is generated, a step is still limited to half a second, so that a new request or a
-cancellation does not wait for a whole prompt. More than a few hundred tokens at once compute no faster.
+cancellation does not wait for a whole prompt. More than a few hundred tokens at once compute no
+faster.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class PrefillBudget:
         self._token_seconds = _mix(self._token_seconds, per_token)
 
     def max_prompt_tokens(self, *, decodes: int, prompts: int = 1) -> int:
-        """Most prompt tokens of the next step, with so many waiting prompts and generating branches."""
+        """Most prompt tokens of the next step, with so many prompts and generating branches."""
         if not decodes:
             fast = int(_ALONE_SECONDS / self._token_seconds) if self._token_seconds else 0
             return min(max(_ALONE_TOKENS, fast), self._max_step_tokens)

@@ -1,13 +1,13 @@
 """Divide a step's prompt tokens: fair between lanes and principals, and short prompts first.
 
-The budget of a step is dealt out in slices. Each slice goes to the flow (the principal in a lane) that
-has received least for the weight of its lane; this is start-time fair queueing. Slices are not divided:
-on a CPU, a step over a few tokens of many prompts takes a fifth longer than a step over one stretch of
-one prompt, and it delays the first token of all of them.
+The budget of a step is dealt out in slices. Each slice goes to the flow (the principal in a lane)
+that has received least for the weight of its lane; this is start-time fair queueing. Slices are not
+divided: on a CPU, a step over a few tokens of many prompts takes a fifth longer than a step over
+one stretch of one prompt, and it delays the first token of all of them.
 
-Within a flow, a slice goes to the prompt with the fewest tokens left, but one of every four tokens goes
-to the oldest prompt. So a short question does not wait for a long document, and the document is not
-delayed for ever.
+Within a flow, a slice goes to the prompt with the fewest tokens left, but one of every four tokens
+goes to the oldest prompt. So a short question does not wait for a long document, and the document
+is not delayed for ever.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class PrefillShares:
     def _open_accounts(self, flows: dict[_Flow, list[Branch]]) -> None:
         """Start new flows level with the flow that has received least.
 
-        A flow that left with more than that keeps its account, so leaving and returning gains nothing.
+        A flow that left with more than that keeps its account, so leaving and returning gains
+        nothing.
         """
         known = [self._accounts[flow].virtual_time for flow in flows if flow in self._accounts]
         floor = min(known, default=0.0)

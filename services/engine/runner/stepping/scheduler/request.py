@@ -37,8 +37,8 @@ class Branch:
 
         tokens   [ 0 ... computed )  in memory     [ computed ... len )  pending
 
-    A branch with one pending token generates. With more, it still reads its prompt (or its prompt and
-    answer again, after it was preempted).
+    A branch with one pending token generates. With more, it still reads its prompt (or its prompt
+    and answer again, after it was preempted).
     """
 
     request: Request

@@ -130,7 +130,7 @@ class Scheduler:
             started=started,
             expired=expired,
             too_long=too_long,
-            positions=self._queue.changed_positions(),
+            positions=self._queue.take_changed_positions(),
         )
 
     def apply(self, plan: StepPlan, result: StepResult) -> None:
@@ -159,7 +159,7 @@ class Scheduler:
         return self._fail([chunk.branch.request for chunk in plan.chunks])
 
     def discard(self, plan: StepPlan) -> list[Request]:
-        """The step failed and its effect on memory is unknown: forget its requests and sequences."""
+        """The step failed, with an unknown effect on memory: forget its requests and sequences."""
         return self._fail([chunk.branch.request for chunk in plan.chunks])
 
     def _plan_chunks(self) -> list[Chunk]:

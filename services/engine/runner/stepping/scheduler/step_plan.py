@@ -21,8 +21,8 @@ from services.engine.runner.stepping.scheduler.request import Branch, Request
 class Chunk(msgspec.Struct, frozen=True, eq=False):
     """Tokens [start, start + count) of a branch, and drafts of those that follow.
 
-    The last `outputs` of its tokens get logits: none inside a prompt, one at the end of a prompt, one
-    more per drafted token, and all of them where the request wants the logits of its prompt.
+    The last `outputs` of its tokens get logits: none inside a prompt, one at the end of a prompt,
+    one more per drafted token, and all of them where the request wants the logits of its prompt.
     """
 
     branch: Branch
@@ -53,7 +53,7 @@ class ChunkResult(msgspec.Struct, frozen=True, eq=False):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepPlan:
-    """The memory operations to execute, and the chunks to compute after them, in one backend step."""
+    """The memory operations to execute, and the chunks to compute after them in one step."""
 
     operations: Sequence[MemoryOperation] = ()
     chunks: Sequence[Chunk] = ()

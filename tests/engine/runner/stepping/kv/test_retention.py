@@ -79,7 +79,7 @@ def test_prompts_that_are_sent_once_free_their_cells() -> None:
     for break_even_rows in (None, 2000):
         many = Behaviour(cached_sequences=64)
         simulation = Simulation(
-            cells=4096, running=1, break_even_rows=break_even_rows, behaviour=many
+            cells=4096, max_sequences=1, break_even_rows=break_even_rows, behaviour=many
         )
         for id_ in range(60):
             simulation.add(request_once(id_))
@@ -92,7 +92,7 @@ def test_prompts_that_are_sent_once_free_their_cells() -> None:
 
 @pytest.mark.parametrize("other", ["alice", "bob"], ids=["with the same key", "with another"])
 def test_a_chat_stays_cached_beside_prompts_that_are_sent_once(other: str) -> None:
-    simulation = Simulation(cells=8192, running=2, break_even_rows=1000)
+    simulation = Simulation(cells=8192, max_sequences=2, break_even_rows=1000)
     tokens = list(b"You are a helpful assistant. ")
     id_ = 0
     for _ in range(20):
@@ -115,7 +115,7 @@ def test_a_chat_stays_cached_beside_prompts_that_are_sent_once(other: str) -> No
 
 
 def test_sharing_a_prefix_counts_as_use() -> None:
-    simulation = Simulation(cells=8192, running=2, break_even_rows=1000)
+    simulation = Simulation(cells=8192, max_sequences=2, break_even_rows=1000)
     system = "These are the rules that every request of this program begins with. " * 2
     for id_ in range(100):  # about 1 500 rows
         simulation.add(request(id_, f"{system}{id_:03}", 8))

@@ -127,7 +127,7 @@ def test_xtc_is_applied_with_the_requested_probability() -> None:
         second += sampler.pick(logits) == 20
         sampler.accept(0)
 
-    # With XTC only token 20 is left; without XTC it is drawn 3 times in 10. Four standard deviations.
+    # With XTC only token 20 is left; without, it is drawn 3 times in 10. Four standard deviations.
     expected = 0.25 + 0.75 * 0.3
     assert abs(second / draws - expected) < 4 * math.sqrt(expected * (1 - expected) / draws)
 

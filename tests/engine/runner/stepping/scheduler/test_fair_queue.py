@@ -94,5 +94,5 @@ def test_positions_interleave_principals() -> None:
         queue.add(branch(id_, principal="flood"))
     queue.add(branch(9, principal="alice"))
 
-    assert queue.changed_positions() == [(0, 1), (9, 2), (1, 3), (2, 4)]
-    assert queue.changed_positions() == []
+    assert queue.take_changed_positions() == [(0, 1), (9, 2), (1, 3), (2, 4)]
+    assert queue.take_changed_positions() == []

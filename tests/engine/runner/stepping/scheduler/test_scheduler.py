@@ -20,7 +20,7 @@ def test_answers_in_a_batch_equal_answers_alone() -> None:
 
 
 def test_generating_branches_come_before_prompts() -> None:
-    simulation = Simulation(tokens=16)
+    simulation = Simulation(max_step_tokens=16)
     simulation.add(request(1, "a", 60))
     simulation.step()
     simulation.add(request(2, "b" * 100, 5))
@@ -31,7 +31,7 @@ def test_generating_branches_come_before_prompts() -> None:
 
 
 def test_a_prompt_takes_only_the_target_time_while_a_branch_generates() -> None:
-    simulation = Simulation(cells=4096, tokens=2048)
+    simulation = Simulation(cells=4096, max_step_tokens=2048)
     simulation.prompt_token_seconds = 0.001
     simulation.add(request(1, "a", 2000))
     simulation.step()
@@ -46,7 +46,7 @@ def test_a_prompt_takes_only_the_target_time_while_a_branch_generates() -> None:
 
 
 def test_principals_share_a_step_evenly() -> None:
-    simulation = Simulation(cells=1024, tokens=128)
+    simulation = Simulation(cells=1024, max_step_tokens=128)
     simulation.add(request(1, "a" * 200, principal="alice"))
     simulation.add(request(2, "b" * 200, principal="bob"))
 
@@ -56,7 +56,7 @@ def test_principals_share_a_step_evenly() -> None:
 
 
 def test_a_prompt_deep_in_memory_fills_a_tile_with_the_answers_beside_it() -> None:
-    simulation = Simulation(cells=4096, tokens=512, target=None)
+    simulation = Simulation(cells=4096, max_step_tokens=512, target_step_seconds=None)
     simulation.prompt_token_seconds = 0.01
     simulation.add(request(1, "a", 2000))
     simulation.step()
@@ -68,7 +68,9 @@ def test_a_prompt_deep_in_memory_fills_a_tile_with_the_answers_beside_it() -> No
 
 
 def test_a_short_prompt_beside_much_other_memory_stays_below_a_tile() -> None:
-    simulation = Simulation(cells=4096, tokens=512, running=9, target=None)
+    simulation = Simulation(
+        cells=4096, max_step_tokens=512, max_sequences=9, target_step_seconds=None
+    )
     simulation.prompt_token_seconds = 0.01
     for id_ in range(8):
         simulation.add(request(id_, f"{id_}" * 200, 2000))
@@ -97,7 +99,7 @@ def test_an_empty_prompt_is_refused() -> None:
 
 
 def test_a_full_queue_refuses_requests() -> None:
-    simulation = Simulation(running=1, queued=3)
+    simulation = Simulation(max_sequences=1, max_queued=3)
     for id_ in range(3):
         simulation.add(request(id_))
 
@@ -118,7 +120,7 @@ def test_the_context_ends_an_answer() -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 3], ids=["queued", "in its prompt", "generating"])
 def test_cancelling_frees_everything_at_once(steps: int) -> None:
-    simulation = Simulation(tokens=16, behaviour=Behaviour(cached_sequences=2))
+    simulation = Simulation(max_step_tokens=16, behaviour=Behaviour(cached_sequences=2))
     simulation.add(request(1, "p" * 30, 50, is_shareable=False))
     for _ in range(steps):
         simulation.step()
@@ -136,7 +138,7 @@ def test_cancelling_an_unknown_request_is_fine() -> None:
 
 @pytest.mark.parametrize("running", [1, 2], ids=["queued", "running"])
 def test_a_deadline_ends_a_request(running: int) -> None:
-    simulation = Simulation(cells=1024, running=running)
+    simulation = Simulation(cells=1024, max_sequences=running)
     simulation.add(request(1, "first", 500))
     simulation.add(request(2, "second", 500, deadline=0.035))
 
@@ -146,7 +148,7 @@ def test_a_deadline_ends_a_request(running: int) -> None:
 
 
 def test_when_cells_run_out_the_youngest_waits_and_its_text_stays_the_same() -> None:
-    simulation = Simulation(cells=128, running=3)
+    simulation = Simulation(cells=128, max_sequences=3)
     requests = [request(i, f"prompt number {i} ", 80) for i in range(3)]
     for each in requests:
         simulation.add(each)
@@ -161,7 +163,7 @@ def test_when_cells_run_out_the_youngest_waits_and_its_text_stays_the_same() -> 
 
 
 def test_cached_sequences_are_evicted_before_a_branch_is_preempted() -> None:
-    simulation = Simulation(cells=128, running=2)
+    simulation = Simulation(cells=128, max_sequences=2)
     simulation.add(request(1, "old " * 20, 5))
     simulation.run()
     assert simulation.sequence_pool.cached_count == 1
@@ -174,7 +176,7 @@ def test_cached_sequences_are_evicted_before_a_branch_is_preempted() -> None:
 
 
 def test_a_backend_with_fewer_cells_than_announced_is_handled() -> None:
-    simulation = Simulation(cells=256, running=4, behaviour=Behaviour(hidden_cells=128))
+    simulation = Simulation(cells=256, max_sequences=4, behaviour=Behaviour(hidden_cells=128))
     requests = [request(i, f"prompt number {i} ", 60) for i in range(4)]
     for each in requests:
         simulation.add(each)
@@ -185,7 +187,7 @@ def test_a_backend_with_fewer_cells_than_announced_is_handled() -> None:
 
 
 def test_a_request_that_does_not_fit_alone_fails_alone() -> None:
-    simulation = Simulation(cells=256, running=2, behaviour=Behaviour(hidden_cells=200))
+    simulation = Simulation(cells=256, max_sequences=2, behaviour=Behaviour(hidden_cells=200))
     small, large = request(1, "small", 10), request(2, "l" * 150, 10)
     simulation.add(small)
     simulation.add(large)
@@ -198,7 +200,7 @@ def test_a_request_that_does_not_fit_alone_fails_alone() -> None:
 
 
 def test_positions_are_reported_when_they_change() -> None:
-    simulation = Simulation(running=1)
+    simulation = Simulation(max_sequences=1)
     for id_ in (1, 2, 3):
         simulation.add(request(id_, "q", 3))
 
@@ -227,7 +229,7 @@ def test_accepted_drafts_save_steps_and_change_no_text() -> None:
 
 
 def test_nothing_is_drafted_while_a_prompt_waits() -> None:
-    simulation = Simulation(drafts=True, tokens=32)
+    simulation = Simulation(drafts=True, max_step_tokens=32)
     simulation.add(request(1, "speculate", 40))
     simulation.step()
     simulation.add(request(2, "p" * 100, 1))
@@ -238,7 +240,7 @@ def test_nothing_is_drafted_while_a_prompt_waits() -> None:
 
 
 def test_prompt_logits_use_only_the_rows_that_the_backend_reserved() -> None:
-    simulation = Simulation(cells=1024, tokens=512)
+    simulation = Simulation(cells=1024, max_step_tokens=512)
     for id_ in (1, 2, 3):
         simulation.add(request(id_, f"{id_}" * 100, 2, wants_prompt_logits=True))
 

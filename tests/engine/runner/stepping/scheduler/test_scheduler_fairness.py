@@ -7,7 +7,7 @@ from tests.engine.runner.stepping.simulation import Simulation, expected, reques
 
 
 def test_one_request_behind_fifty_of_another_principal_starts_at_the_next_step() -> None:
-    simulation = Simulation(cells=8192, running=8, tokens=256)
+    simulation = Simulation(cells=8192, max_sequences=8, max_step_tokens=256)
     for id_ in range(50):
         simulation.add(request(id_, f"{id_:02} flood ", 100, principal="flood"))
     for _ in range(5):
@@ -24,7 +24,7 @@ def test_one_request_behind_fifty_of_another_principal_starts_at_the_next_step()
 
 
 def test_preempted_requests_keep_their_text() -> None:
-    simulation = Simulation(cells=4096, running=3, tokens=256)
+    simulation = Simulation(cells=4096, max_sequences=3, max_step_tokens=256)
     requests = [request(i, f"{i:02} flood", 60, principal="flood") for i in range(8)]
     requests += [request(i, f"{i:02} other", 60, principal=f"user {i}") for i in range(8, 14)]
     for each in requests:
@@ -39,7 +39,7 @@ def test_preempted_requests_keep_their_text() -> None:
 
 
 def test_an_interactive_request_takes_the_place_of_a_batch_one() -> None:
-    simulation = Simulation(running=1)
+    simulation = Simulation(max_sequences=1)
     simulation.add(request(1, "batch", 200, lane=Lane.BATCH))
     simulation.step()
     simulation.add(request(2, "hello?", 3))
@@ -50,7 +50,7 @@ def test_an_interactive_request_takes_the_place_of_a_batch_one() -> None:
 
 
 def test_ageing_brings_a_batch_request_through_interactive_ones() -> None:
-    simulation = Simulation(running=1)
+    simulation = Simulation(max_sequences=1)
     simulation.step_seconds = 1.0
     simulation.add(request(0, "batch", 1, lane=Lane.BATCH))
     id_ = 0

@@ -1,4 +1,4 @@
-"""Any order of requests, cancellations and deadlines: every answer is correct, and all of them end."""
+"""Any order of requests, cancellations and deadlines: all answers are correct, and all end."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Requests(RuleBasedStateMachine):
     ) -> None:
         self.simulation = Simulation(
             cells=cells,
-            running=running,
-            tokens=tokens,
-            queued=12,
+            max_sequences=running,
+            max_step_tokens=tokens,
+            max_queued=12,
             drafts=drafts,
             break_even_rows=break_even_rows,
             behaviour=Behaviour(memory_policy=policy, cached_sequences=2, hidden_cells=hidden),

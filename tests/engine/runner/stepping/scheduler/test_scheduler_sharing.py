@@ -10,7 +10,7 @@ SYSTEM = "You are a helpful assistant who answers in one short sentence, always.
 
 
 def test_a_prompt_sent_by_many_at_once_is_computed_once() -> None:
-    simulation = Simulation(cells=4096, running=16, tokens=2048)
+    simulation = Simulation(cells=4096, max_sequences=16, max_step_tokens=2048)
     requests = [request(i, SYSTEM + f"user {i:02}", 1) for i in range(16)]
     for each in requests:
         simulation.add(each)
@@ -23,7 +23,7 @@ def test_a_prompt_sent_by_many_at_once_is_computed_once() -> None:
 
 
 def test_many_answers_share_one_prompt() -> None:
-    simulation = Simulation(cells=1024, running=8, tokens=512)
+    simulation = Simulation(cells=1024, max_sequences=8, max_step_tokens=512)
     asked = request(1, SYSTEM, 1, n=5)
     simulation.add(asked)
 
@@ -34,7 +34,7 @@ def test_many_answers_share_one_prompt() -> None:
 
 
 def test_more_answers_than_places_are_all_generated() -> None:
-    simulation = Simulation(cells=1024, running=2)
+    simulation = Simulation(cells=1024, max_sequences=2)
     asked = request(1, "hello", 12, n=7)
     simulation.add(asked)
 
@@ -73,7 +73,9 @@ class TestRecurrentMemory:
     """A memory with states of exact lengths only."""
 
     def test_a_prompt_sent_by_many_at_once_is_computed_once(self) -> None:
-        simulation = Simulation(cells=4096, running=6, tokens=512, behaviour=recurrent())
+        simulation = Simulation(
+            cells=4096, max_sequences=6, max_step_tokens=512, behaviour=recurrent()
+        )
         requests = [request(i, SYSTEM + f"user {i}", 1) for i in range(6)]
         for each in requests:
             simulation.add(each)
