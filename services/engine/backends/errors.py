@@ -1,4 +1,4 @@
-"""The error of a backend that computes; the loop turns it into an error for the client."""
+"""The error that a backend raises in a step; the loop turns it into an error for the client."""
 
 from __future__ import annotations
 

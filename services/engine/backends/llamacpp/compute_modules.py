@@ -5,7 +5,7 @@ and registers none by itself. In a plain build the backends are compiled in.
 
 Modules for processors with AMX are left out. Compilers drop the stores that fill AMX's tile
 configuration (GCC 12's `_tile_loadconfig` declares only its first 8 bytes as read). ggml then
-computes with tiles of no rows: the process dies of SIGILL, or the numbers are wrong.
+computes with tiles of no rows: the process dies with SIGILL, or the numbers are wrong.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Prepare a submitted request for the loop: tokens, samplers, constraint.
 
 This runs beside the loop, on other threads, so that a long prompt or a grammar does not delay the
-running answers. Invalid requests are refused here, before they are queued; the scheduler refuses
-only an empty prompt, one that no longer fits, and one too many.
+running answers. Invalid requests are refused here, before they are queued. The scheduler refuses
+only empty prompts, prompts that do not fit, and requests beyond the limit of its queue.
 """
 
 from __future__ import annotations

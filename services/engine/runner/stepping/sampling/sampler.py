@@ -58,7 +58,7 @@ class Sampler:
         prompt: Sequence[int],
         breakers: Iterable[int] = (),
     ) -> None:
-        """`breakers` are DRY's (`dry.breaker_tokens`). Raises InvalidRequest for a bad bias."""
+        """`breakers` are DRY's (`dry.find_breaker_tokens`). Raises InvalidRequest for a bad bias."""
         self._params = params
         self._bias = _check_bias(params.logit_bias, vocab_size)
         self._penalties = Penalties(params, prompt)

@@ -65,7 +65,7 @@ class FairQueue:
                 return
 
     def peek(self, now: float) -> Branch | None:
-        """The branch to serve next; it stays the same until it is taken or a better lane fills."""
+        """The branch to serve next. A second call at the same time returns the same branch."""
         ring = self._next_ring(now)
         if ring is None:
             return None
