@@ -24,11 +24,11 @@ from pathlib import Path
 import httpx
 
 from bench import machine
+from bench.peers import find_peers
 from bench.report import markdown, write_plots
 from bench.results import Results, write_raw
 from bench.scenarios import fairness, one_off, prefix, scaling, stall, swap, throughput, wire_only
 from bench.scenarios.plan import Plan
-from bench.servers import find_peers
 
 SCENARIOS = {
     module.NAME: module.run

@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,13 +24,12 @@ import httpx
 
 from bench.load import Target
 from bench.machine import core_count
+from bench.peers import LLAMA_CPP_PYTHON, LLAMA_SERVER, XLLAMACPP, Peers
 from bench.wire import Address
 from services.puller.importing.local_files import import_file
 from services.shared.store.model_store import ModelStore
 
-LLAMA_SERVER_VARIABLE = "SPINDLL_BENCH_LLAMA_SERVER"
-OURS, LLAMA_SERVER, LLAMA_CPP_PYTHON = "spindll", "llama-server", "llama_cpp.server"
-XLLAMACPP = "xllamacpp"
+OURS = "spindll"
 READY_SECONDS = 600.0
 STOP_SECONDS = 30.0
 _ROOT = Path(__file__).resolve().parent.parent
@@ -82,37 +80,6 @@ class Running:
         if answer.is_error:
             raise RuntimeError(f"{self.name}: {method} {path}: {answer.text[:500]}")
         return dict(answer.json())
-
-
-@dataclass(frozen=True, slots=True)
-class Peers:
-    """The other servers that are here, and those that are not, with the reason."""
-
-    llama_server: Path | None
-    has_llama_cpp_python: bool
-    has_xllamacpp: bool
-    skipped: tuple[str, ...]
-
-
-def find_peers(workdir: Path, environment: Mapping[str, str]) -> Peers:
-    """Look for them; a tarball is unpacked into `workdir`."""
-    skipped = []
-    named = environment.get(LLAMA_SERVER_VARIABLE) or shutil.which("llama-server")
-    program = None if named is None else _program(Path(named), workdir)
-    if program is None:
-        skipped.append(f"{LLAMA_SERVER}: set {LLAMA_SERVER_VARIABLE} to the program or its tarball")
-    has_python = _can_import("llama_cpp.server.app")
-    if not has_python:
-        skipped.append(f"{LLAMA_CPP_PYTHON}: pip install 'llama-cpp-python[server]'")
-    has_xllamacpp = _can_import("xllamacpp")
-    if not has_xllamacpp:
-        skipped.append(f"{XLLAMACPP}: pip install xllamacpp, or have it on PYTHONPATH")
-    return Peers(program, has_python, has_xllamacpp, tuple(skipped))
-
-
-def _can_import(module: str) -> bool:
-    probe = [sys.executable, "-c", f"import {module}"]
-    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
 @contextmanager
@@ -259,13 +226,3 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
         time.sleep(0.1)
     tail = log.read_text(errors="replace")[-2000:]
     raise RuntimeError(f"{log.stem} did not become ready; its log ends:\n{tail}")
-
-
-def _program(path: Path, workdir: Path) -> Path | None:
-    """The program itself, or the one inside a tarball."""
-    if path.is_file() and tarfile.is_tarfile(path):
-        folder = workdir / "llama-server"
-        with tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")
-        return next((p for p in folder.rglob("llama-server") if p.is_file()), None)
-    return path if path.is_file() and os.access(path, os.X_OK) else None

@@ -7,10 +7,11 @@ import dataclasses
 import statistics
 
 from bench.load import Target, ask_one, closed_loop
+from bench.peers import LLAMA_SERVER
 from bench.prompts import Ask, distinct, text
 from bench.results import Results
 from bench.scenarios.plan import Plan, interleaved, warm_up
-from bench.servers import LLAMA_SERVER, OURS, Running, running
+from bench.servers import OURS, Running, running
 
 NAME = "fairness"
 CROWD = 50

@@ -10,9 +10,10 @@ from typing import Any
 
 from bench.answer import Answer
 from bench.load import Target, ask_one
+from bench.peers import Peers
 from bench.prompts import Ask, text
 from bench.results import Results
-from bench.servers import Peers, Running, Shape
+from bench.servers import Running, Shape
 
 MODEL = "bench"
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from bench.answer import Answer
 from bench.load import ask_one, closed_loop, summarise
+from bench.peers import LLAMA_SERVER
 from bench.prompts import chat_turns, shared_prefix
 from bench.results import Results
 from bench.scenarios.plan import Plan, check, interleaved, warm_up, words_of
-from bench.servers import LLAMA_SERVER, OURS, Running, running
+from bench.servers import OURS, Running, running
 
 NAME = "prefix"
 REQUESTS = 16

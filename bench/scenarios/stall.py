@@ -6,10 +6,11 @@ import asyncio
 
 from bench.answer import Answer, read
 from bench.load import Target, ask_one, percentile
+from bench.peers import LLAMA_SERVER
 from bench.prompts import Ask, text
 from bench.results import Results
 from bench.scenarios.plan import Plan, check, interleaved, warm_up, words_of
-from bench.servers import LLAMA_SERVER, OURS, Running, running
+from bench.servers import OURS, Running, running
 from bench.wire import Recording, record
 
 NAME = "stall"

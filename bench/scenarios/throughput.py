@@ -6,17 +6,11 @@ import asyncio
 
 from bench.load import closed_loop, summarise
 from bench.meter import Meter, resident_bytes
+from bench.peers import LLAMA_CPP_PYTHON, LLAMA_SERVER, XLLAMACPP
 from bench.prompts import distinct
 from bench.results import Results
 from bench.scenarios.plan import Plan, check, counters, interleaved, warm_up
-from bench.servers import (
-    LLAMA_CPP_PYTHON,
-    LLAMA_SERVER,
-    OURS,
-    XLLAMACPP,
-    Running,
-    running,
-)
+from bench.servers import OURS, Running, running
 
 NAME = "throughput"
 # Clients, and requests of each: enough that what the last answers lack in company hardly counts.

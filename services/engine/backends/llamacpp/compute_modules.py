@@ -38,12 +38,13 @@ def load_compute_modules(folder: Path) -> None:
 
 def choose_cpu_module(scores: Mapping[Path, int]) -> Path:
     """Choose the module without AMX that has the highest score; 0: this processor cannot run it."""
-    trusted = {
-        path: score
-        for path, score in scores.items()
-        if path.stem.removeprefix(_CPU_PREFIX) not in _WITH_AMX
-    }
+    trusted = {path: score for path, score in scores.items() if not is_amx_module(path)}
     return max(trusted, key=lambda path: (trusted[path], path.name))
+
+
+def is_amx_module(path: Path) -> bool:
+    """Whether the file is a CPU module that uses AMX."""
+    return path.stem.removeprefix(_CPU_PREFIX) in _WITH_AMX
 
 
 def uses_amx(library: ModuleType) -> bool:

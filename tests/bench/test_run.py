@@ -1,0 +1,37 @@
+"""`python -m bench.run` as a command: its errors and the files it writes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.results import read_raw
+from tests.conftest import ROOT, TINY_GGUF
+
+
+def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench.run", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def test_an_unknown_scenario_is_reported_with_the_known_ones() -> None:
+    done = run_bench("throughput", "nonsense")
+
+    assert done.returncode == 1
+    assert "no such scenario: nonsense; there are throughput, stall" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_quick_run_writes_numbers_a_report_and_a_plot(tmp_path: Path) -> None:
+    done = run_bench("--quick", "--model", str(TINY_GGUF), "--out", str(tmp_path), "wire")
+
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".md", ".svg"]
+    measurements, about = read_raw(next(tmp_path.glob("*.csv")))
+    assert {m.case for m in measurements} == {"16 streams", "64 streams"}
+    assert {"cpu_us_per_token", "tokens_per_second"} <= {m.metric for m in measurements}
+    assert about["model"] == TINY_GGUF.name
