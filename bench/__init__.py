@@ -1,15 +1,18 @@
-"""Measure any OpenAI-compatible server, and ours beside its peers.
+"""Measure any OpenAI-compatible server, and compare Spindll with its peers.
 
-    load      drive a server: closed loop, open loop; `python -m bench.load --help`
-    wire      one streamed HTTP exchange, recorded as cheaply as Python can
-    answer    what a recording says: tokens, times, usage, errors
-    prompts   the texts that are sent: all different, one prefix, growing chats
-    meter     CPU seconds and memory of a server's process tree
-    servers   start and stop ours and the peers on the same model file
-    scenarios one module per question; each yields measurements
-    results   measurements to CSV, markdown and SVG
-    run       all of it: `python -m bench.run --help`, or `make bench`
+    load        the load generator, closed loop or open loop; `python -m bench.load --help`
+    wire        one streamed HTTP exchange, recorded with as little work as Python allows
+    answer      parse a recording: tokens, times, usage, errors
+    prompts     the requests: distinct prompts, prompts with one shared prefix, growing chats
+    meter       CPU seconds and memory of a server's process tree
+    peers       find the peers that are installed
+    servers     start and stop Spindll and the peers on the same model file
+    scenarios   one module per question; each adds measurements
+    results     measurements, raw CSV, medians and ratios
+    report      a run as markdown, with plots
+    run         the command that runs scenarios: `python -m bench.run --help`, or `make bench`
 
-Absolute numbers wander with the machine's mood. So servers run side by side in interleaved rounds,
-and what counts is the ratio of one round's numbers: the median of those of all rounds.
+Absolute numbers vary with the load of the machine. Therefore the servers run side by side in
+interleaved rounds, and the result is the ratio of two servers within one round; the report shows
+the median of these ratios over all rounds.
 """

@@ -1,6 +1,6 @@
-"""Read a recording: which tokens came when, what the server says it counted, what went wrong.
+"""Parse a recording: the arrival time of each text, the usage that the server counted, the error.
 
-Pure. Knows the streams of `/v1/completions` and `/v1/chat/completions`.
+Pure. Understands the streams of `/v1/completions` and `/v1/chat/completions`.
 """
 
 from __future__ import annotations
@@ -18,122 +18,123 @@ from bench.wire import Recording
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One request's outcome. Times are seconds of one clock; events are those that bear text."""
+class StreamedAnswer:
+    """The outcome of one request. All times are seconds of one clock."""
 
     sent_at: float
     ended_at: float | None
-    events: tuple[float, ...]  # arrivals; a server may put several tokens into one
+    arrival_times: tuple[float, ...]  # of events with text; one event may carry several tokens
     text: str
     prompt_tokens: int
-    completion_tokens: int  # as the server counts; the number of events where it does not
+    completion_tokens: int  # as the server counts; the number of events if it does not count
     cached_tokens: int
-    problem: str | None
+    error: str | None
 
     @property
-    def is_good(self) -> bool:
-        """It streamed text to its end."""
-        return self.problem is None and bool(self.events)
+    def has_succeeded(self) -> bool:
+        """Whether text arrived and no error occurred."""
+        return self.error is None and bool(self.arrival_times)
 
     @property
     def first_token_seconds(self) -> float | None:
-        """From sending the request to its first text."""
-        return self.events[0] - self.sent_at if self.events else None
+        """Seconds from sending the request to the first text."""
+        return self.arrival_times[0] - self.sent_at if self.arrival_times else None
 
     @property
     def total_seconds(self) -> float | None:
-        """From sending the request to its end."""
+        """Seconds from sending the request to the end of the answer."""
         return None if self.ended_at is None else self.ended_at - self.sent_at
 
     def gaps(self, *, since: float = -math.inf, until: float = math.inf) -> list[float]:
-        """Seconds between arrivals; of those gaps that touch the span.
+        """Seconds between arrivals, for the gaps that overlap the span from `since` to `until`.
 
-        Texts that came in one packet arrived together: what a person sees is the pause before.
+        Texts of one packet arrive at the same time: a reader notices only the pause before them.
         """
-        return [b - a for a, b in pairwise(dict.fromkeys(self.events)) if b >= since and a <= until]
+        times = dict.fromkeys(self.arrival_times)
+        return [b - a for a, b in pairwise(times) if b >= since and a <= until]
 
 
-def read(recording: Recording, *, was_left: bool = False) -> Answer:
-    """Understand a recording. `was_left`: we hung up on purpose, so having no end is fine."""
-    reply = _reply(recording.arrivals)
-    problem = recording.problem
-    events: list[float] = []
+def parse_recording(recording: Recording, *, was_abandoned: bool = False) -> StreamedAnswer:
+    """Parse a recording. With `was_abandoned` the client hung up, so a missing end is no error."""
+    response = _parse_response(recording.arrivals)
+    error = recording.error
+    times: list[float] = []
     texts: list[str] = []
     usage: dict[str, Any] = {}
-    if reply.status == 200:
-        for at, message in _messages(reply.body):
-            problem = problem or _error_of(message)
+    if response.status == 200:
+        for at, message in _parse_messages(response.body):
+            error = error or _get_error(message)
             usage = message.get("usage") or usage
-            if text := _text_of(message):
-                events.append(at)
+            if text := _get_text(message):
+                times.append(at)
                 texts.append(text)
-    elif reply.status is not None:
-        text = b"".join(data for _, data in reply.body)[:200].decode(errors="replace")
-        problem = problem or f"status {reply.status}: {text}"
-    if problem is None and not was_left:
-        problem = _missing(reply, events)
+    elif response.status is not None:
+        text = b"".join(data for _, data in response.body)[:200].decode(errors="replace")
+        error = error or f"status {response.status}: {text}"
+    if error is None and not was_abandoned:
+        error = _describe_missing_part(response, times)
     details = usage.get("prompt_tokens_details") or {}
-    return Answer(
+    return StreamedAnswer(
         sent_at=recording.sent_at,
         ended_at=recording.ended_at,
-        events=tuple(events),
+        arrival_times=tuple(times),
         text="".join(texts),
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or len(events)),
+        completion_tokens=int(usage.get("completion_tokens") or len(times)),
         cached_tokens=int(details.get("cached_tokens") or 0),
-        problem=problem,
+        error=error,
     )
 
 
 @dataclass(slots=True)
-class _Reply:
+class _Response:
     status: int | None = None
     body: list[tuple[float, bytes]] = field(default_factory=list)
-    is_whole: bool = False
+    is_complete: bool = False
 
 
-def _reply(arrivals: Sequence[tuple[float, bytes]]) -> _Reply:
-    """The HTTP response, its body's parts with their times."""
+def _parse_response(arrivals: Sequence[tuple[float, bytes]]) -> _Response:
+    """Parse the HTTP response; each part of its body keeps its arrival time."""
     connection = h11.Connection(h11.CLIENT)
     connection.send(h11.Request(method="POST", target="/", headers=[("Host", "x")]))
     connection.send(h11.EndOfMessage())
-    reply = _Reply()
+    response = _Response()
     end = arrivals[-1][0] if arrivals else 0.0
     try:
-        for at, data in [*arrivals, (end, b"")]:  # nothing more: h11 then says what is missing
+        for at, data in [*arrivals, (end, b"")]:  # b"" is the end of the connection for h11
             connection.receive_data(data)
-            _take_events(connection, at, reply)
-            if reply.is_whole:
+            _take_events(connection, at, response)
+            if response.is_complete:
                 break
     except h11.RemoteProtocolError:
         pass
-    return reply
+    return response
 
 
-def _take_events(connection: h11.Connection, at: float, reply: _Reply) -> None:
+def _take_events(connection: h11.Connection, at: float, response: _Response) -> None:
     while True:
         event = connection.next_event()
         if isinstance(event, h11.Response):
-            reply.status = event.status_code
+            response.status = event.status_code
         elif isinstance(event, h11.Data):
-            reply.body.append((at, bytes(event.data)))
+            response.body.append((at, bytes(event.data)))
         elif isinstance(event, h11.EndOfMessage):
-            reply.is_whole = True
+            response.is_complete = True
             return
         else:
             return
 
 
-def _missing(reply: _Reply, events: Sequence[float]) -> str | None:
-    if reply.status is None:
+def _describe_missing_part(response: _Response, arrival_times: Sequence[float]) -> str | None:
+    if response.status is None:
         return "no HTTP response"
-    if not reply.is_whole:
-        return "the connection closed before the answer's end"
-    return None if events else "the answer has no text"
+    if not response.is_complete:
+        return "the connection closed before the end of the answer"
+    return None if arrival_times else "the answer has no text"
 
 
-def _messages(parts: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Each SSE event's JSON, with the time its last byte came."""
+def _parse_messages(parts: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Yield the JSON of each SSE event with the arrival time of its last byte."""
     pending = b""
     for at, data in parts:
         pending += data
@@ -144,13 +145,13 @@ def _messages(parts: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, dic
                 yield at, json.loads(value)
 
 
-def _text_of(message: dict[str, Any]) -> str:
+def _get_text(message: dict[str, Any]) -> str:
     choices = message.get("choices") or [{}]
     choice = choices[0]
     delta = choice.get("delta") or {}
     return choice.get("text") or delta.get("content") or delta.get("reasoning_content") or ""
 
 
-def _error_of(message: dict[str, Any]) -> str | None:
+def _get_error(message: dict[str, Any]) -> str | None:
     error = message.get("error")
     return None if error is None else f"error: {json.dumps(error)[:200]}"

@@ -1,10 +1,10 @@
-"""Drive an OpenAI-compatible server and say how it did.
+"""Send requests to an OpenAI-compatible server and summarise its answers.
 
     python -m bench.load http://127.0.0.1:8080 --model tiny --key-file D/secrets/user.key --clients 8
     python -m bench.load http://127.0.0.1:8080 --model tiny --rate 2.5 --requests 100
 
-Closed loop (`--clients`): so many clients, each sends its next request when its last one is answered.
-Open loop (`--rate`): requests come at random moments, whether or not the server keeps up.
+Closed loop (`--clients`): each client sends its next request when its last one is answered.
+Open loop (`--rate`): requests are sent at random moments, whether or not the server keeps up.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ from pathlib import Path
 from typing import Any
 
 from bench import prompts
-from bench.answer import Answer, read
-from bench.prompts import Ask
-from bench.wire import Address, Recording, record, request_bytes
+from bench.answer import StreamedAnswer, parse_recording
+from bench.prompts import LoadRequest
+from bench.wire import Recording, ServerAddress, encode_request, record
 
 TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server, the model to ask for, and what its requests need besides."""
+    """A server, the model to request, and additional fields for every request."""
 
-    address: Address
+    address: ServerAddress
     model: str
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def request(self, ask: Ask) -> bytes:
-        """The request as it goes over the wire."""
-        return request_bytes(self.address, ask.path, ask.body(self.model, self.extra))
+    def encode(self, request: LoadRequest) -> bytes:
+        """Encode the request as it goes over the wire."""
+        body = request.encode_body(self.model, self.extra)
+        return encode_request(self.address, request.path, body)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Many answers in numbers. Times in seconds; None where nothing was measured."""
+    """Statistics of many answers. Times are in seconds; None means not measured."""
 
     requests: int
     failed: int
-    seconds: float  # from the first request to the last answer's end
+    seconds: float  # from the first request to the end of the last answer
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -58,48 +59,53 @@ class Summary:
     gap_max: float | None
 
 
-async def ask_one(target: Target, ask: Ask, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Answer:
+async def send_request(
+    target: Target, request: LoadRequest, *, timeout_seconds: float = TIMEOUT_SECONDS
+) -> StreamedAnswer:
     """Send one request and wait for its answer."""
     recording = Recording()
-    await record(target.address, target.request(ask), recording, timeout_seconds=timeout_seconds)
-    return read(recording)
+    encoded = target.encode(request)
+    await record(target.address, encoded, recording, timeout_seconds=timeout_seconds)
+    return parse_recording(recording)
 
 
-async def closed_loop(target: Target, asks: Sequence[Ask], *, clients: int) -> list[Answer]:
-    """All asks, at most `clients` at a time."""
-    # Everything is encoded before, and read after, the time that is measured.
-    waiting = iter([(target.request(ask), Recording()) for ask in asks])
+async def run_closed_loop(
+    target: Target, requests: Sequence[LoadRequest], *, clients: int
+) -> list[StreamedAnswer]:
+    """Send all requests, at most `clients` at a time."""
+    # All requests are encoded before the measured time and all answers are parsed after it.
+    waiting = iter([(target.encode(request), Recording()) for request in requests])
     recordings: list[Recording] = []
 
-    async def client() -> None:
-        for request, recording in waiting:
+    async def run_client() -> None:
+        for encoded, recording in waiting:
             recordings.append(recording)
-            await record(target.address, request, recording, timeout_seconds=TIMEOUT_SECONDS)
+            await record(target.address, encoded, recording, timeout_seconds=TIMEOUT_SECONDS)
 
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return [read(recording) for recording in recordings]
+    await asyncio.gather(*(run_client() for _ in range(clients)))
+    return [parse_recording(recording) for recording in recordings]
 
 
-async def open_loop(
-    target: Target, asks: Sequence[Ask], *, rate: float, seed: int = 0
-) -> list[Answer]:
-    """All asks at random moments, `rate` a second on average (a Poisson process)."""
+async def run_open_loop(
+    target: Target, requests: Sequence[LoadRequest], *, rate: float, seed: int = 0
+) -> list[StreamedAnswer]:
+    """Send all requests at random moments, `rate` per second on average (a Poisson process)."""
     rng = random.Random(seed)
-    recordings = [Recording() for _ in asks]
-    requests = [target.request(ask) for ask in asks]
+    recordings = [Recording() for _ in requests]
+    encoded = [target.encode(request) for request in requests]
     async with asyncio.TaskGroup() as group:
-        for request, recording in zip(requests, recordings, strict=True):
+        for data, recording in zip(encoded, recordings, strict=True):
             group.create_task(
-                record(target.address, request, recording, timeout_seconds=TIMEOUT_SECONDS)
+                record(target.address, data, recording, timeout_seconds=TIMEOUT_SECONDS)
             )
             await asyncio.sleep(rng.expovariate(rate))
-    return [read(recording) for recording in recordings]
+    return [parse_recording(recording) for recording in recordings]
 
 
-def summarise(answers: Iterable[Answer]) -> Summary:
-    """The numbers people compare."""
+def summarise(answers: Iterable[StreamedAnswer]) -> Summary:
+    """Compute the statistics; failed answers are only counted."""
     everything = list(answers)
-    good = [answer for answer in everything if answer.is_good]
+    good = [answer for answer in everything if answer.has_succeeded]
     ends = [answer.ended_at for answer in good if answer.ended_at is not None]
     seconds = max(ends) - min(answer.sent_at for answer in good) if ends else 0.0
     firsts = [a.first_token_seconds for a in good if a.first_token_seconds is not None]
@@ -122,39 +128,39 @@ def summarise(answers: Iterable[Answer]) -> Summary:
 
 
 def percentile(values: Sequence[float], percent: int) -> float | None:
-    """By linear interpolation between the nearest; None of nothing."""
+    """The percentile by linear interpolation; None if there are no values."""
     if len(values) < 2:
         return values[0] if values else None
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    arguments = _build_parser().parse_args()
     key = arguments.key_file.read_text().strip() if arguments.key_file else ""
-    target = Target(Address.of(arguments.url, key), arguments.model)
-    asks = _asks(arguments)
+    target = Target(ServerAddress.from_url(arguments.url, key), arguments.model)
+    requests = _build_requests(arguments)
     if arguments.rate:
-        run = open_loop(target, asks, rate=arguments.rate, seed=arguments.seed)
+        run = run_open_loop(target, requests, rate=arguments.rate, seed=arguments.seed)
     else:
-        run = closed_loop(target, asks, clients=arguments.clients)
+        run = run_closed_loop(target, requests, clients=arguments.clients)
     answers = asyncio.run(run)
-    for problem in sorted({answer.problem for answer in answers if answer.problem}):
-        print(f"failed: {problem}")
+    for error in sorted({answer.error for answer in answers if answer.error}):
+        print(f"failed: {error}")
     print(json.dumps(asdict(summarise(answers)), indent=2))
 
 
-def _asks(arguments: argparse.Namespace) -> list[Ask]:
+def _build_requests(arguments: argparse.Namespace) -> list[LoadRequest]:
     size = {"words": arguments.words, "max_tokens": arguments.max_tokens, "seed": arguments.seed}
     if arguments.workload == "prefix":
-        return prompts.shared_prefix(
+        return prompts.build_shared_prefix(
             arguments.requests, prefix_words=arguments.prefix_words, **size
         )
     if arguments.workload == "chat":
-        return prompts.chat_turns(arguments.requests, **size)
-    return prompts.distinct(arguments.requests, **size)
+        return prompts.build_chat_turns(arguments.requests, **size)
+    return prompts.build_distinct(arguments.requests, **size)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.load",
         description=__doc__,
@@ -166,8 +172,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workload", choices=("distinct", "prefix", "chat"), default="distinct")
     parser.add_argument("--requests", type=int, default=16)
     parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--rate", type=float, help="requests a second: open loop")
-    parser.add_argument("--words", type=int, default=60, help="of a prompt, or of a chat's turn")
+    parser.add_argument("--rate", type=float, help="requests per second; selects the open loop")
+    parser.add_argument(
+        "--words", type=int, default=60, help="words of a prompt, or of one chat turn"
+    )
     parser.add_argument("--prefix-words", type=int, default=500)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,4 +1,4 @@
-"""What a benchmark ran on."""
+"""Describe the machine and the software of a benchmark run."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ import psutil
 
 
 def core_count() -> int:
-    """Cores this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def describe(command: Sequence[str]) -> dict[str, object]:
-    """What ran, and on what."""
+def describe_run(command: Sequence[str]) -> dict[str, object]:
+    """Describe the command, the machine, the commit and the package versions."""
     return {
         "command": " ".join(command),
-        "processor": _processor(),
+        "processor": _processor_name(),
         "cores": core_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "commit": _commit(),
-        "packages": {name: _version(name) for name in ("llama-cpp-python", "grpcio", "uvicorn")},
+        "commit": _describe_commit(),
+        "packages": {
+            name: _package_version(name) for name in ("llama-cpp-python", "grpcio", "uvicorn")
+        },
     }
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -41,13 +43,13 @@ def _processor() -> str:
     return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "?")
 
 
-def _commit() -> str:
+def _describe_commit() -> str:
     command = ["git", "describe", "--always", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
-def _version(package: str) -> str:
+def _package_version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:

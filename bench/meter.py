@@ -1,4 +1,4 @@
-"""CPU seconds and memory of a server and all processes below it."""
+"""CPU seconds and memory of a server and all its child processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Self
 
 import psutil
 
-# First match wins; of the command line.
+# Part of a command line, and the role of the process. The first match wins.
 _ROLES = (
     ("services.engine.runner", "runner"),
     ("services.engine", "engine"),
@@ -29,19 +29,22 @@ _ROLES = (
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process tree used in a span, by role."""
+    """The CPU time of a process tree during a measurement, by role."""
 
     seconds: float  # of wall clock
     cpu_seconds: Mapping[str, float]
 
     @property
-    def all_cpu_seconds(self) -> float:
-        """Of all processes together."""
+    def total_cpu_seconds(self) -> float:
+        """The sum over all processes."""
         return sum(self.cpu_seconds.values())
 
 
 class Meter:
-    """`with Meter(pid) as meter: ...` then `meter.usage`. A process that ends meanwhile is lost."""
+    """Measure a block: `with Meter(pid) as meter: ...`, then read `meter.usage`.
+
+    A process that ends within the block is not counted.
+    """
 
     usage: Usage
 
@@ -49,7 +52,7 @@ class Meter:
         self._pid = pid
 
     def __enter__(self) -> Self:
-        self._before = _cpu_by_process(self._pid)
+        self._before = _read_cpu_seconds(self._pid)
         self._started_at = time.perf_counter()
         return self
 
@@ -61,15 +64,15 @@ class Meter:
     ) -> None:
         seconds = time.perf_counter() - self._started_at
         used: dict[str, float] = defaultdict(float)
-        for process, cpu in _cpu_by_process(self._pid).items():
-            used[_role(process)] += cpu - self._before.get(process, 0.0)
+        for process, cpu in _read_cpu_seconds(self._pid).items():
+            used[_role_for(process)] += cpu - self._before.get(process, 0.0)
         self.usage = Usage(seconds, dict(used))
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of the tree; pages that processes share count once where the system can tell (PSS)."""
+    """Memory of the tree; shared pages count once where the system reports that (PSS)."""
     total = 0
-    for process in _tree(pid):
+    for process in _list_processes(pid):
         try:
             memory = process.memory_full_info()
         except psutil.Error:
@@ -78,7 +81,7 @@ def resident_bytes(pid: int) -> int:
     return total
 
 
-def _tree(pid: int) -> list[psutil.Process]:
+def _list_processes(pid: int) -> list[psutil.Process]:
     try:
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
@@ -86,9 +89,9 @@ def _tree(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _cpu_by_process(pid: int) -> dict[psutil.Process, float]:
+def _read_cpu_seconds(pid: int) -> dict[psutil.Process, float]:
     found: dict[psutil.Process, float] = {}
-    for process in _tree(pid):
+    for process in _list_processes(pid):
         try:
             times = process.cpu_times()
         except psutil.Error:
@@ -97,9 +100,9 @@ def _cpu_by_process(pid: int) -> dict[psutil.Process, float]:
     return found
 
 
-def _role(process: psutil.Process) -> str:
+def _role_for(process: psutil.Process) -> str:
     try:
         command = " ".join(process.cmdline())
     except psutil.Error:
         return "other"
-    return next((role for mark, role in _ROLES if mark in command), "other")
+    return next((role for part, role in _ROLES if part in command), "other")

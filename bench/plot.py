@@ -1,4 +1,4 @@
-"""Line plots as plain SVG: no library, readable in any browser and in the repository's own viewer."""
+"""Render line plots as plain SVG, which needs no library and displays in any browser."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ _OPENING = (
     f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
     'font-family="sans-serif" font-size="12">'
 )
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by the colour-blind too
+# The palette of Okabe and Ito, which colour-blind readers can distinguish.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One named series of (x, y), in order of x."""
+    """A named series of (x, y), sorted by x."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -26,77 +27,79 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """Where a value lies on the picture."""
+    """Converts values to pixels."""
 
-    most_x: float
-    most_y: float
+    max_x: float
+    max_y: float
     step_y: float
 
-    def place(self, x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + x / self.most_x * (_WIDTH - _LEFT - _RIGHT)
-        down = _HEIGHT - _BOTTOM - y / self.most_y * (_HEIGHT - _TOP - _BOTTOM)
+    def to_pixels(self, x: float, y: float) -> tuple[float, float]:
+        across = _LEFT + x / self.max_x * (_WIDTH - _LEFT - _RIGHT)
+        down = _HEIGHT - _BOTTOM - y / self.max_y * (_HEIGHT - _TOP - _BOTTOM)
         return round(across, 1), round(down, 1)
 
 
-def line_plot(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
-    """The plot as an SVG document. Both axes start at 0."""
-    scale = _scale_for(lines)
+def render_line_plot(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
+    """Render the lines as an SVG document. Both axes start at 0."""
+    scale = _build_scale(lines)
     parts = [
         _OPENING,
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        _text(_LEFT, 20, title, size=15),
-        _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, x, anchor="middle"),
-        _text(_LEFT, _TOP - 8, y, size=11),
-        *_axes(lines, scale),
+        _draw_text(_LEFT, 20, title, size=15),
+        _draw_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, x, anchor="middle"),
+        _draw_text(_LEFT, _TOP - 8, y, size=11),
+        *_draw_axes(lines, scale),
     ]
     for number, line in enumerate(lines):
-        parts += _series(line, scale, number)
+        parts += _draw_line(line, scale, number)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _scale_for(lines: Sequence[Line]) -> _Scale:
+def _build_scale(lines: Sequence[Line]) -> _Scale:
     points = [point for line in lines for point in line.points]
     highest = max((y for _, y in points), default=0.0) or 1.0
-    step = _step(highest)
+    step = _tick_step(highest)
     return _Scale(
-        most_x=max((x for x, _ in points), default=0.0) or 1.0,
-        most_y=step * math.ceil(highest / step),
+        max_x=max((x for x, _ in points), default=0.0) or 1.0,
+        max_y=step * math.ceil(highest / step),
         step_y=step,
     )
 
 
-def _axes(lines: Sequence[Line], scale: _Scale) -> list[str]:
+def _draw_axes(lines: Sequence[Line], scale: _Scale) -> list[str]:
     parts = []
-    for tick in range(round(scale.most_y / scale.step_y) + 1):
+    for tick in range(round(scale.max_y / scale.step_y) + 1):
         value = tick * scale.step_y
-        _, down = scale.place(0, value)
+        _, down = scale.to_pixels(0, value)
         parts.append(
             f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{down}" y2="{down}" stroke="#ddd"/>'
         )
-        parts.append(_text(_LEFT - 6, down + 4, f"{value:g}", anchor="end"))
+        parts.append(_draw_text(_LEFT - 6, down + 4, f"{value:g}", anchor="end"))
     ticks = sorted({x for line in lines for x, _ in line.points})
     below = _HEIGHT - _BOTTOM + 18
-    return parts + [_text(scale.place(x, 0)[0], below, f"{x:g}", anchor="middle") for x in ticks]
-
-
-def _series(line: Line, scale: _Scale, number: int) -> list[str]:
-    colour = _COLOURS[number % len(_COLOURS)]
-    spots = [scale.place(*point) for point in line.points]
-    path = " ".join(f"{across},{down}" for across, down in spots)
-    return [
-        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>',
-        *(f'<circle cx="{a}" cy="{d}" r="3" fill="{colour}"/>' for a, d in spots),
-        _text(_WIDTH - _RIGHT + 12, _TOP + 18 * number, line.name, colour=colour),
+    return parts + [
+        _draw_text(scale.to_pixels(x, 0)[0], below, f"{x:g}", anchor="middle") for x in ticks
     ]
 
 
-def _step(most: float) -> float:
-    """A round number that divides the axis into four to ten."""
-    power = 10.0 ** math.floor(math.log10(most / 4))
-    return next(power * factor for factor in (1, 2, 5, 10) if most / (power * factor) <= 8)
+def _draw_line(line: Line, scale: _Scale, number: int) -> list[str]:
+    colour = _COLOURS[number % len(_COLOURS)]
+    pixels = [scale.to_pixels(*point) for point in line.points]
+    path = " ".join(f"{across},{down}" for across, down in pixels)
+    return [
+        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>',
+        *(f'<circle cx="{a}" cy="{d}" r="3" fill="{colour}"/>' for a, d in pixels),
+        _draw_text(_WIDTH - _RIGHT + 12, _TOP + 18 * number, line.name, colour=colour),
+    ]
 
 
-def _text(
+def _tick_step(max_value: float) -> float:
+    """The distance of two ticks: 1, 2 or 5 times a power of ten, at most eight fill the axis."""
+    power = 10.0 ** math.floor(math.log10(max_value / 4))
+    return next(power * factor for factor in (1, 2, 5, 10) if max_value / (power * factor) <= 8)
+
+
+def _draw_text(
     x: float, y: float, text: str, *, anchor: str = "start", size: int = 12, colour: str = "#333"
 ) -> str:
     return (

@@ -1,14 +1,14 @@
-"""The texts a measurement sends: reproducible, plain words, of a wanted length.
+"""Build the requests of a measurement: reproducible texts of plain words with a chosen length.
 
-Three kinds, because servers cache them differently: prompts that share nothing, prompts that share a
-long beginning (a system prompt), and chats that grow by a turn each time.
+There are three kinds, because servers cache them differently: prompts that share nothing, prompts
+that share a long prefix (a system prompt), and chats that grow by one turn per request.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ _WORDS = _VOCABULARY.split()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class LoadRequest:
     """One request: a text to continue, or the messages of a chat."""
 
     max_tokens: int
@@ -33,11 +33,11 @@ class Ask:
 
     @property
     def path(self) -> str:
-        """The endpoint it goes to."""
+        """The endpoint of the request."""
         return "/v1/chat/completions" if self.prompt is None else "/v1/completions"
 
-    def body(self, model: str, extra: Mapping[str, Any]) -> bytes:
-        """The JSON of a greedy, streamed request that runs to its last token."""
+    def encode_body(self, model: str, extra: Mapping[str, Any]) -> bytes:
+        """Encode a greedy, streamed request that ignores end-of-answer tokens as JSON."""
         fields: dict[str, Any] = {
             "model": model,
             "stream": True,
@@ -54,28 +54,28 @@ class Ask:
         return json.dumps(fields | dict(extra)).encode()
 
 
-def text(words: int, seed: int) -> str:
-    """So many words; another seed begins differently."""
+def build_text(words: int, seed: int) -> str:
+    """Build a text of `words` words. Another seed gives another text from the first words on."""
     rng = random.Random(seed)
     return " ".join(rng.choices(_WORDS, k=words))
 
 
-def distinct(count: int, *, words: int, max_tokens: int, seed: int) -> list[Ask]:
-    """Prompts that share nothing but by accident."""
+def build_distinct(count: int, *, words: int, max_tokens: int, seed: int) -> list[LoadRequest]:
+    """Build prompts that share a prefix only by chance."""
     return [
-        Ask(prompt=text(words, seed * 100_003 + index), max_tokens=max_tokens)
+        LoadRequest(prompt=build_text(words, seed * 100_003 + index), max_tokens=max_tokens)
         for index in range(count)
     ]
 
 
-def shared_prefix(
+def build_shared_prefix(
     count: int, *, prefix_words: int, words: int, max_tokens: int, seed: int
-) -> list[Ask]:
-    """Prompts with one long beginning, as behind a system prompt; the cache may be used."""
-    prefix = text(prefix_words, seed)
+) -> list[LoadRequest]:
+    """Build prompts with one long prefix, like a system prompt; the server may cache them."""
+    prefix = build_text(prefix_words, seed)
     return [
-        Ask(
-            prompt=f"{prefix} {text(words, seed * 100_003 + index + 1)}",
+        LoadRequest(
+            prompt=f"{prefix} {build_text(words, seed * 100_003 + index + 1)}",
             max_tokens=max_tokens,
             may_cache=True,
         )
@@ -83,19 +83,17 @@ def shared_prefix(
     ]
 
 
-def chat_turns(turns: int, *, words: int, max_tokens: int, seed: int) -> list[Ask]:
-    """One chat, turn by turn: each request repeats all before it. Answers are made up beforehand."""
-    messages: list[tuple[str, str]] = [("system", text(words, seed))]
-    asks = []
+def build_chat_turns(turns: int, *, words: int, max_tokens: int, seed: int) -> list[LoadRequest]:
+    """Build one chat, turn by turn: each request repeats all earlier turns.
+
+    The assistant's turns are made up; they are not the answers of the server.
+    """
+    messages: list[tuple[str, str]] = [("system", build_text(words, seed))]
+    requests = []
     for turn in range(turns):
-        messages.append(("user", text(words, seed * 1009 + 2 * turn + 1)))
-        asks.append(Ask(messages=tuple(messages), max_tokens=max_tokens, may_cache=True))
-        messages.append(("assistant", text(words, seed * 1009 + 2 * turn + 2)))
-    return asks
-
-
-def words_for(tokens: int, *, sample: Sequence[tuple[int, int]]) -> int:
-    """How many words make so many tokens, going by (words, tokens) a server counted."""
-    (words_a, tokens_a), (words_b, tokens_b) = sample[0], sample[-1]
-    per_word = (tokens_b - tokens_a) / (words_b - words_a)
-    return max(1, round((tokens - (tokens_a - per_word * words_a)) / per_word))
+        messages.append(("user", build_text(words, seed * 1009 + 2 * turn + 1)))
+        requests.append(
+            LoadRequest(messages=tuple(messages), max_tokens=max_tokens, may_cache=True)
+        )
+        messages.append(("assistant", build_text(words, seed * 1009 + 2 * turn + 2)))
+    return requests

@@ -1,10 +1,10 @@
-"""Throughput of a verified download against curl's plain one, of the same sparse file on loopback.
+"""Compare the throughput of a verified download with curl, for the same sparse file on loopback.
 
     python -m bench.pull_throughput [--gigabytes 4] [--rounds 3] [--connections 4] [--dir /tmp]
 
-Rounds are interleaved. Ours includes sha256, fsync and the rename into the store; curl writes to a
-file and does neither, so `curl + sha256sum` is measured beside it. The server is a process of its
-own that sends with sendfile. Peak memory is that of the downloading process.
+Rounds are interleaved. The puller's download includes sha256, fsync and the rename into the store.
+curl only writes a file, so `curl, then sha256sum` is measured too. The file server is a separate
+process that sends with sendfile. Peak memory is that of the downloading process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RANGE = re.compile(rb"range: bytes=(\d+)-(\d+)", re.IGNORECASE)
 
 
 class SparseServer(socketserver.ThreadingTCPServer):
-    """Serves one sparse file with ranges, from the kernel."""
+    """Serves one sparse file, with range requests, by sendfile."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -70,7 +70,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 def download(url: str, size: int, folder: Path, connections: int) -> None:
-    """Our side, as the worker does it; prints seconds and peak memory as JSON."""
+    """Download as a pull worker does, and print seconds, CPU seconds and peak memory as JSON."""
     from services.puller.download.download import Download
     from services.puller.download.partial_file import PartialFile
     from services.puller.download.retry import RetryPolicy
@@ -93,7 +93,7 @@ def download(url: str, size: int, folder: Path, connections: int) -> None:
         on_progress=lambda done: None,
     )
     computed = run.run()
-    arrived = time.perf_counter() - started
+    verified_seconds = time.perf_counter() - started
     blob = store.blobs.commit(path, computed=computed)
     partial.close()
     seconds = time.perf_counter() - started
@@ -103,7 +103,7 @@ def download(url: str, size: int, folder: Path, connections: int) -> None:
         json.dumps(
             {
                 "seconds": seconds,
-                "arrived_seconds": arrived,
+                "verified_seconds": verified_seconds,
                 "cpu_seconds": usage.ru_utime + usage.ru_stime,
                 "peak_mib": usage.ru_maxrss / 1024,
             }
@@ -111,7 +111,8 @@ def download(url: str, size: int, folder: Path, connections: int) -> None:
     )
 
 
-def measure(command: list[str]) -> tuple[float, str]:
+def run_timed(command: list[str]) -> tuple[float, str]:
+    """Run a command; returns its seconds and its stdout."""
     started = time.perf_counter()
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return time.perf_counter() - started, output
@@ -149,9 +150,9 @@ def compare(options: argparse.Namespace) -> None:
         source = folder / "sparse"
         with source.open("wb") as file:
             file.truncate(size)
-        me = [sys.executable, "-m", "bench.pull_throughput"]
+        command = [sys.executable, "-m", "bench.pull_throughput"]
         server = subprocess.Popen(
-            [*me, "--serve", str(source)],
+            [*command, "--serve", str(source)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -159,37 +160,41 @@ def compare(options: argparse.Namespace) -> None:
         assert server.stdout is not None
         url = f"http://127.0.0.1:{int(server.stdout.readline())}/file"
         try:
-            rounds(options, url, size, folder, me)
+            run_rounds(options, url, size, folder, command)
         finally:
             server.kill()
             server.wait()
 
 
-def rounds(options: argparse.Namespace, url: str, size: int, folder: Path, me: list[str]) -> None:
-    curls, hashed, ours, arrived, peaks, cpus = [], [], [], [], [], []
+def run_rounds(
+    options: argparse.Namespace, url: str, size: int, folder: Path, command: list[str]
+) -> None:
+    curl, curl_hashed, stored, verified, peak_mib, cpu_seconds = [], [], [], [], [], []
     target = folder / "curl"
     for _ in range(options.rounds):
-        seconds, _ = measure(["curl", "-sSf", "-o", str(target), url])
-        curls.append(size / seconds / 1e6)
-        checking, _ = measure(["sha256sum", str(target)])
-        hashed.append(size / (seconds + checking) / 1e6)
+        seconds, _ = run_timed(["curl", "-sSf", "-o", str(target), url])
+        curl.append(size / seconds / 1e6)
+        hash_seconds, _ = run_timed(["sha256sum", str(target)])
+        curl_hashed.append(size / (seconds + hash_seconds) / 1e6)
         target.unlink()
-        command = [*me, "--dir", str(folder), "--connections", str(options.connections)]
-        _, output = measure([*command, "--download", url, str(size)])
+        download_options = ["--dir", str(folder), "--connections", str(options.connections)]
+        _, output = run_timed([*command, *download_options, "--download", url, str(size)])
         result = json.loads(output)
-        ours.append(size / result["seconds"] / 1e6)
-        arrived.append(size / result["arrived_seconds"] / 1e6)
-        peaks.append(result["peak_mib"])
-        cpus.append(result["cpu_seconds"])
+        stored.append(size / result["seconds"] / 1e6)
+        verified.append(size / result["verified_seconds"] / 1e6)
+        peak_mib.append(result["peak_mib"])
+        cpu_seconds.append(result["cpu_seconds"])
     median = statistics.median
     print(f"file                     {size / 1e9:.1f} GB, {options.rounds} rounds, medians")
-    print(f"curl                     {median(curls):8.0f} MB/s")
-    print(f"curl, then sha256sum     {median(hashed):8.0f} MB/s")
-    print(f"ours, verified           {median(arrived):8.0f} MB/s")
-    print(f"ours, verified + fsync   {median(ours):8.0f} MB/s  ({median(cpus):.1f} CPU seconds)")
-    print(f"ratio to curl            {median(arrived) / median(curls):8.2f}")
-    print(f"ratio, fsync included    {median(ours) / median(curls):8.2f}")
-    print(f"peak memory              {max(peaks):8.0f} MiB")
+    print(f"curl                     {median(curl):8.0f} MB/s")
+    print(f"curl, then sha256sum     {median(curl_hashed):8.0f} MB/s")
+    print(f"puller, verified         {median(verified):8.0f} MB/s")
+    print(
+        f"puller, verified + fsync {median(stored):8.0f} MB/s  ({median(cpu_seconds):.1f} CPU seconds)"
+    )
+    print(f"ratio to curl            {median(verified) / median(curl):8.2f}")
+    print(f"ratio, fsync included    {median(stored) / median(curl):8.2f}")
+    print(f"peak memory              {max(peak_mib):8.0f} MiB")
 
 
 if __name__ == "__main__":

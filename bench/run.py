@@ -1,13 +1,14 @@
-"""Measure ours and the peers side by side and write the results: `make bench`.
+"""Measure Spindll and its peers side by side and write the results: `make bench`.
 
-    python -m bench.run                         everything, on a synthetic model
-    python -m bench.run throughput stall        these scenarios
-    python -m bench.run --quick wire            a look whether it works, not a measurement
-    python -m bench.run --model some.gguf       on a real model
-    python -m bench.run --set SPINDLL_X=Y       with a setting of ours
+    python -m bench.run                         all scenarios, with a synthetic model
+    python -m bench.run throughput stall        only these scenarios
+    python -m bench.run --quick wire            a short check that it works, not a measurement
+    python -m bench.run --model some.gguf       with a real model
+    python -m bench.run --set SPINDLL_X=Y       with a setting of Spindll
 
-SPINDLL_BENCH_LLAMA_SERVER names llama-server, or a tarball with it; peers that are not here are
-skipped by name. Needs a quiet machine: an hour and a half on two cores, alone.
+SPINDLL_BENCH_LLAMA_SERVER names llama-server, or a tarball that contains it. Peers that are not
+installed are skipped and named in the report. A full run takes an hour and a half on two cores and
+needs a machine without other load.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ import httpx
 
 from bench import machine
 from bench.peers import find_peers
-from bench.report import markdown, write_plots
-from bench.results import Results, write_raw
+from bench.report import render_markdown, write_plots
+from bench.results import Results, write_csv
 from bench.scenarios import fairness, one_off, prefix, scaling, stall, swap, throughput, wire_only
 from bench.scenarios.plan import Plan
 
@@ -38,48 +39,47 @@ _HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    arguments = _build_parser().parse_args()
     unknown = sorted(set(arguments.scenarios) - set(SCENARIOS))
     if unknown:
         raise SystemExit(
             f"no such scenario: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}"
         )
-    # A polite kill ends the servers too.
+    # SIGTERM stops the servers too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     results = Results()
-    about = machine.describe(["python", "-m", "bench.run", *sys.argv[1:]])
+    metadata = machine.describe_run(["python", "-m", "bench.run", *sys.argv[1:]])
     with tempfile.TemporaryDirectory(prefix="spindll-bench-") as directory:
-        plan = _plan(arguments, Path(directory))
-        about["model"] = plan.model.name
+        plan = _build_plan(arguments, Path(directory))
+        metadata["model"] = plan.model.name
         for reason in plan.peers.skipped:
-            results.note(f"- skipped {reason}")
+            results.add_note(f"- skipped {reason}")
         try:
-            failed = [
-                name for name in arguments.scenarios or SCENARIOS if not _ran(name, plan, results)
-            ]
+            names = arguments.scenarios or SCENARIOS
+            failed = [name for name in names if not _run_scenario(name, plan, results)]
         finally:
-            # Hours of numbers are kept even when the run is ended early.
-            _write(results, about, arguments.out)
+            # Write the results of hours even when the run is stopped early.
+            _write_results(results, metadata, arguments.out)
     if failed:
-        raise SystemExit(f"not to the end: {', '.join(failed)}")
+        raise SystemExit(f"stopped early: {', '.join(failed)}")
 
 
-def _ran(name: str, plan: Plan, results: Results) -> bool:
-    """Whether the scenario ran to its end. One that fails, perhaps for a peer, costs no other."""
+def _run_scenario(name: str, plan: Plan, results: Results) -> bool:
+    """Run a scenario; returns whether it completed. A failure does not stop the other scenarios."""
     try:
         SCENARIOS[name](plan, results)
     except (RuntimeError, OSError, httpx.HTTPError, ExceptionGroup) as error:
         traceback.print_exc()
-        results.note(f"- {name} stopped early: {error}")
+        results.add_note(f"- {name} stopped early: {error}")
         return False
     return True
 
 
-def _plan(arguments: argparse.Namespace, workdir: Path) -> Plan:
+def _build_plan(arguments: argparse.Namespace, workdir: Path) -> Plan:
     model, second = arguments.model, arguments.second_model
     if model is None:
-        model = _synthetic(arguments.preset, arguments.quant, seed=0)
-        second = _synthetic(arguments.preset, arguments.quant, seed=1)
+        model = _ensure_synthetic_model(arguments.preset, arguments.quant, seed=0)
+        second = _ensure_synthetic_model(arguments.preset, arguments.quant, seed=1)
     return Plan(
         model=model,
         second_model=second,
@@ -95,15 +95,15 @@ def _plan(arguments: argparse.Namespace, workdir: Path) -> Plan:
     )
 
 
-def _setting(text: str) -> tuple[str, str]:
+def _parse_setting(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (equals and name.startswith("SPINDLL_")):
         raise argparse.ArgumentTypeError(f"not SPINDLL_NAME=VALUE: {text}")
     return name, value
 
 
-def _synthetic(preset: str, quant: str, *, seed: int) -> Path:
-    """A model with the real shape and random weights, made once."""
+def _ensure_synthetic_model(preset: str, quant: str, *, seed: int) -> Path:
+    """Make a model with real dimensions and random weights, unless it exists."""
     from tests.models.synthetic import make
 
     path = _HERE / "models" / f"{preset}-{quant}-{seed}.gguf"
@@ -113,39 +113,43 @@ def _synthetic(preset: str, quant: str, *, seed: int) -> Path:
     return path
 
 
-def _write(results: Results, about: dict[str, object], folder: Path) -> None:
+def _write_results(results: Results, metadata: dict[str, object], folder: Path) -> None:
     if not results.measurements:
         return
     folder.mkdir(parents=True, exist_ok=True)
     stem = time.strftime("%Y%m%d-%H%M%S")
-    write_raw(results.measurements, about, folder / f"{stem}.csv")
+    write_csv(results.measurements, metadata, folder / f"{stem}.csv")
     plots = write_plots(results, folder, stem)
     report = folder / f"{stem}.md"
-    report.write_text(markdown(results, about, plots=plots))
-    print(f"written: {report}", flush=True)
+    report.write_text(render_markdown(results, metadata, plots=plots))
+    print(f"wrote {report}", flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.run",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("scenarios", nargs="*", help=f"of {', '.join(SCENARIOS)}; default all")
-    parser.add_argument("--model", type=Path, help="a GGUF; default: a synthetic one")
-    parser.add_argument("--second-model", type=Path, help="another of its size, for `swap`")
-    parser.add_argument("--preset", default="qwen2.5-0.5b", help="shape of the synthetic model")
-    parser.add_argument("--quant", default="Q8_0", help="of the synthetic model")
+    parser.add_argument("scenarios", nargs="*", help=f"any of {', '.join(SCENARIOS)}; default: all")
+    parser.add_argument("--model", type=Path, help="a GGUF file; default: a synthetic model")
+    parser.add_argument("--second-model", type=Path, help="another model of its size, for `swap`")
+    parser.add_argument(
+        "--preset", default="qwen2.5-0.5b", help="dimensions of the synthetic model"
+    )
+    parser.add_argument("--quant", default="Q8_0", help="quantisation of the synthetic model")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
-    parser.add_argument("--gpu-layers", type=int, default=0, help="on all servers; -1: all")
+    parser.add_argument(
+        "--gpu-layers", type=int, default=0, help="layers on the GPU, for all servers; -1: all"
+    )
     parser.add_argument(
         "--set",
-        type=_setting,
+        type=_parse_setting,
         action="append",
         default=[],
         metavar="SPINDLL_NAME=VALUE",
-        help="a setting of ours, not of the peers; may be repeated",
+        help="a setting of Spindll, not of the peers; may be repeated",
     )
     parser.add_argument(
         "--clients",
@@ -153,10 +157,14 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=(),
         choices=list(throughput.REQUESTS),
-        help="only so many, in `throughput`; default all of these",
+        help="client counts of `throughput`; default: all of these",
     )
     parser.add_argument(
-        "--answer-tokens", type=int, default=64, metavar="N", help="of each answer in `throughput`"
+        "--answer-tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="length of each answer of `throughput`",
     )
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--out", type=Path, default=_HERE / "results")

@@ -1,7 +1,8 @@
-"""One HTTP exchange over a raw socket, recorded as it arrives and understood afterwards.
+"""Record one HTTP exchange over a raw socket; the recording is parsed afterwards.
 
-The load generator shares the machine with the server it measures. While a measurement runs it only
-notes when which bytes came; HTTP, SSE and JSON are read when it is over (`answer.py`).
+The load generator shares the machine with the server that it measures. During a measurement it only
+records when which bytes arrive. HTTP, SSE and JSON are parsed when the measurement is over, see
+answer.py.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where a server listens, and the key it wants."""
+class ServerAddress:
+    """Where a server listens, and the API key that it requires."""
 
     host: str
     port: int
     key: str = ""
 
     @classmethod
-    def of(cls, url: str, key: str = "") -> Address:
-        """From `http://host:port`. ValueError for anything else."""
+    def from_url(cls, url: str, key: str = "") -> ServerAddress:
+        """Parse `http://host:port`. Raises ValueError for anything else."""
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"not an http:// address: {url}")
@@ -33,17 +34,17 @@ class Address:
 
 @dataclass(slots=True)
 class Recording:
-    """What came back, by `time.perf_counter()`; filled while the exchange runs."""
+    """The received bytes with times of `time.perf_counter()`; filled while the exchange runs."""
 
     sent_at: float = 0.0
-    ended_at: float | None = None  # None: still running, or left early
+    ended_at: float | None = None  # None: still running, or abandoned
     arrivals: list[tuple[float, bytes]] = field(default_factory=list)
-    problem: str | None = None  # of the connection; a server's own errors are in its answer
-    progress: asyncio.Event | None = None  # set at every arrival and at the end, where one is given
+    error: str | None = None  # of the connection; errors that the server reports are in `arrivals`
+    progress: asyncio.Event | None = None  # if given, set at every arrival and at the end
 
 
-def request_bytes(address: Address, path: str, body: bytes) -> bytes:
-    """A POST that asks the server to close afterwards, so that its end is the connection's."""
+def encode_request(address: ServerAddress, path: str, body: bytes) -> bytes:
+    """Encode a POST that asks the server to close the connection after the answer."""
     lines = [
         f"POST {path} HTTP/1.1",
         f"Host: {address.host}:{address.port}",
@@ -57,9 +58,9 @@ def request_bytes(address: Address, path: str, body: bytes) -> bytes:
 
 
 async def record(
-    address: Address, request: bytes, recording: Recording, *, timeout_seconds: float
+    address: ServerAddress, request: bytes, recording: Recording, *, timeout_seconds: float
 ) -> None:
-    """Send the request and record until the server closes. Cancelling it closes the connection."""
+    """Send the request and record until the server closes. Cancelling closes the connection."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
     recording.sent_at = time.perf_counter()
@@ -69,14 +70,14 @@ async def record(
                 lambda: _Recorder(recording, ended), address.host, address.port
             )
     except OSError as error:
-        recording.problem = f"no connection: {error.strerror or type(error).__name__}"
+        recording.error = f"no connection: {error.strerror or type(error).__name__}"
         return
     try:
         transport.write(request)
         async with asyncio.timeout(timeout_seconds):
             await ended
     except TimeoutError:
-        recording.problem = f"no end within {timeout_seconds:g} s"
+        recording.error = f"no end within {timeout_seconds:g} s"
     finally:
         transport.abort()
 
@@ -93,8 +94,8 @@ class _Recorder(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._recording.ended_at = time.perf_counter()
-        if exc is not None and self._recording.problem is None:
-            self._recording.problem = f"connection lost: {type(exc).__name__}"
+        if exc is not None and self._recording.error is None:
+            self._recording.error = f"connection lost: {type(exc).__name__}"
         if self._recording.progress is not None:
             self._recording.progress.set()
         if not self._ended.done():

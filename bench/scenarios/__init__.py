@@ -1,1 +1,1 @@
-"""One module per question. Each has NAME and `run(plan, results)`, and starts the servers it needs."""
+"""One module per question. Each has a NAME and `run(plan, results)`, which starts its servers."""

@@ -1,4 +1,4 @@
-"""One short request of one client behind fifty of another."""
+"""How long one short request of one client waits behind fifty requests of another client."""
 
 from __future__ import annotations
 
@@ -6,61 +6,63 @@ import asyncio
 import dataclasses
 import statistics
 
-from bench.load import Target, ask_one, closed_loop
+from bench.load import Target, run_closed_loop, send_request
 from bench.peers import LLAMA_SERVER
-from bench.prompts import Ask, distinct, text
+from bench.prompts import LoadRequest, build_distinct, build_text
 from bench.results import Results
-from bench.scenarios.plan import Plan, interleaved, warm_up
-from bench.servers import OURS, Running, running
+from bench.scenarios.plan import Plan, rotate, warm_up
+from bench.servers import SPINDLL, RunningServer, start_servers
 
 NAME = "fairness"
 CROWD = 50
-_SETTLE_SECONDS = 0.5  # until all of the crowd is queued
+_SETTLE_SECONDS = 0.5  # until the whole crowd is queued
 
 
 def run(plan: Plan, results: Results) -> None:
-    """Time to the end of the one answer, alone and behind the crowd."""
-    shape = plan.shape(sequences=4)
-    with running((OURS, LLAMA_SERVER), shape, plan.peers, plan.workdir) as servers:
+    """Measure the total time of the single request, alone and behind the crowd."""
+    options = plan.server_options(sequences=4)
+    with start_servers((SPINDLL, LLAMA_SERVER), options, plan.peers, plan.workdir) as servers:
         for server in servers:
             warm_up(server)
-        for number in range(plan.rounds):
-            for server in interleaved(servers, number):
-                _measure(results, server, number)
+        for round_number in range(plan.rounds):
+            for server in rotate(servers, round_number):
+                _measure(results, server, round_number)
 
 
-def _measure(results: Results, server: Running, number: int) -> None:
-    # Ours tells clients apart by their keys; a server without keys sees one client.
-    single = dataclasses.replace(server.target, address=server.admin or server.target.address)
-    alone = asyncio.run(_alone(single, number))
-    behind = asyncio.run(_behind(server.target, single, number))
-    results.put(
+def _measure(results: Results, server: RunningServer, round_number: int) -> None:
+    # Spindll distinguishes clients by their keys; a server without keys sees one client.
+    address = server.admin_address or server.target.address
+    single = dataclasses.replace(server.target, address=address)
+    alone = asyncio.run(_time_alone(single, round_number))
+    behind = asyncio.run(_time_behind_crowd(server.target, single, round_number))
+    results.add(
         NAME,
         f"1 behind {CROWD}",
         server.name,
-        number,
+        round_number,
         behind_over_alone_times=behind / alone,
         alone_ms=1000 * alone,
         behind_ms=1000 * behind,
     )
 
 
-def _single(number: int) -> Ask:
-    return Ask(prompt=text(12, 5000 + number), max_tokens=8)
+def _build_single(seed: int) -> LoadRequest:
+    return LoadRequest(prompt=build_text(12, 5000 + seed), max_tokens=8)
 
 
-async def _alone(target: Target, number: int) -> float:
-    answers = [await ask_one(target, _single(10 * number + turn)) for turn in range(5)]
+async def _time_alone(target: Target, round_number: int) -> float:
+    requests = [_build_single(10 * round_number + index) for index in range(5)]
+    answers = [await send_request(target, request) for request in requests]
     return statistics.median(a.total_seconds for a in answers if a.total_seconds is not None)
 
 
-async def _behind(crowd_target: Target, target: Target, number: int) -> float:
-    crowd = distinct(CROWD, words=24, max_tokens=32, seed=900 + number)
+async def _time_behind_crowd(crowd_target: Target, target: Target, round_number: int) -> float:
+    crowd = build_distinct(CROWD, words=24, max_tokens=32, seed=900 + round_number)
     async with asyncio.TaskGroup() as group:
-        running_crowd = group.create_task(closed_loop(crowd_target, crowd, clients=CROWD))
+        crowd_task = group.create_task(run_closed_loop(crowd_target, crowd, clients=CROWD))
         await asyncio.sleep(_SETTLE_SECONDS)
-        answer = await ask_one(target, _single(10 * number + 9))
-        running_crowd.cancel()
-    if answer.total_seconds is None or not answer.is_good:
-        raise RuntimeError(answer.problem or "no answer")
+        answer = await send_request(target, _build_single(10 * round_number + 9))
+        crowd_task.cancel()
+    if answer.total_seconds is None or not answer.has_succeeded:
+        raise RuntimeError(answer.error or "no answer")
     return answer.total_seconds

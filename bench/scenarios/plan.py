@@ -1,4 +1,4 @@
-"""What every scenario is told, and what several of them do alike."""
+"""The parameters of a run, and the steps that several scenarios share."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.answer import Answer
-from bench.load import Target, ask_one
+from bench.answer import StreamedAnswer
+from bench.load import Target, send_request
 from bench.peers import Peers
-from bench.prompts import Ask, text
+from bench.prompts import LoadRequest, build_text
 from bench.results import Results
-from bench.servers import Running, Shape
+from bench.servers import RunningServer, ServerOptions
 
 MODEL = "bench"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One run of the benchmark."""
+    """The parameters of one run of the benchmark."""
 
     model: Path
-    second_model: Path | None  # of about the same size, for swapping
+    second_model: Path | None  # of about the same size, for `swap`
     peers: Peers
     workdir: Path
     rounds: int = 3
-    is_quick: bool = False  # a look whether everything works, not a measurement
+    is_quick: bool = False  # one short round to see that everything works, not a measurement
     threads: int = 0
     gpu_layers: int = 0
-    clients: tuple[int, ...] = ()  # at once, in `throughput`; none: all it knows
-    answer_tokens: int = 64  # of each of its answers
-    settings: Mapping[str, str] = field(default_factory=dict)  # SPINDLL_*, ours only
+    clients: tuple[int, ...] = ()  # client counts of `throughput`; empty: all of REQUESTS
+    answer_tokens: int = 64  # length of each answer of `throughput`
+    settings: Mapping[str, str] = field(default_factory=dict)  # SPINDLL_*, for Spindll only
 
-    def shape(self, *, settings: Mapping[str, str] | None = None, **sizes: int) -> Shape:
-        """Of the servers of a scenario: what the run says, and `sizes` of the shape."""
-        return Shape(
+    def server_options(
+        self, *, settings: Mapping[str, str] | None = None, **sizes: int
+    ) -> ServerOptions:
+        """The options of a scenario's servers: `settings` and `sizes`, completed by this plan."""
+        return ServerOptions(
             models={MODEL: self.model},
             threads=self.threads,
             gpu_layers=self.gpu_layers,
@@ -45,43 +47,45 @@ class Plan:
         )
 
 
-def interleaved(servers: Sequence[Running], number: int) -> list[Running]:
-    """The servers, another one first in each round: who is first finds a cooler machine."""
-    turn = number % len(servers)
-    return [*servers[turn:], *servers[:turn]]
+def rotate(servers: Sequence[RunningServer], round_number: int) -> list[RunningServer]:
+    """The servers with another one first in each round: the first one has a cooler machine."""
+    first = round_number % len(servers)
+    return [*servers[first:], *servers[:first]]
 
 
-def warm_up(server: Running) -> None:
-    """One answer, so that no measurement pays for the first time of anything."""
-    check([asyncio.run(ask_one(server.target, Ask(prompt=text(8, 0), max_tokens=8)))], server)
+def warm_up(server: RunningServer) -> None:
+    """Send one request, so that no measurement includes one-time costs."""
+    request = LoadRequest(prompt=build_text(8, 0), max_tokens=8)
+    raise_on_error([asyncio.run(send_request(server.target, request))], server)
 
 
-def check(answers: Sequence[Answer], server: Running) -> None:
-    """A failed answer spoils the numbers: stop. Raises RuntimeError with the first problem."""
-    problem = next((answer.problem for answer in answers if answer.problem), None)
-    if problem is not None:
-        raise RuntimeError(f"{server.name}: {problem}")
+def raise_on_error(answers: Sequence[StreamedAnswer], server: RunningServer) -> None:
+    """Raise RuntimeError with the first error: a failed answer makes the numbers useless."""
+    error = next((answer.error for answer in answers if answer.error), None)
+    if error is not None:
+        raise RuntimeError(f"{server.name}: {error}")
 
 
-def words_of(target: Target, tokens: int) -> int:
-    """How many words make a prompt of so many tokens for this model."""
+def estimate_words(target: Target, tokens: int) -> int:
+    """Estimate how many words make a prompt of `tokens` tokens for this model."""
     counted = []
     for words in (50, 250):
-        answer = asyncio.run(ask_one(target, Ask(prompt=text(words, 1), max_tokens=1)))
+        request = LoadRequest(prompt=build_text(words, 1), max_tokens=1)
+        answer = asyncio.run(send_request(target, request))
         counted.append(answer.prompt_tokens)
     per_word = (counted[1] - counted[0]) / 200
-    # A server that counts nothing: English takes 1.4 tokens a word or so.
+    # A server that reports no usage: English has about 1.4 tokens per word.
     return round(tokens / per_word) if per_word > 0 else round(tokens / 1.4)
 
 
-def counters(server: Running) -> dict[str, float]:
-    """Our engine's running totals for the model; see RunnerCounters in engine.proto."""
-    status: Any = server.ask("GET", "/v1/status")
+def read_counters(server: RunningServer) -> dict[str, float]:
+    """Read the engine's counters for the model; see RunnerCounters in engine.proto."""
+    status: Any = server.call("GET", "/v1/status")
     models = status["engine"]["models"]
-    found: dict[str, float] = next(m["counters"] for m in models if m["name"].startswith(MODEL))
-    return found
+    counters: dict[str, float] = next(m["counters"] for m in models if m["name"].startswith(MODEL))
+    return counters
 
 
-def skip(results: Results, name: str, reason: str) -> None:
-    """Say what was not measured."""
-    results.note(f"- {name}: not measured, {reason}")
+def note_skipped(results: Results, name: str, reason: str) -> None:
+    """Add a note that a scenario was not measured."""
+    results.add_note(f"- {name}: not measured, {reason}")

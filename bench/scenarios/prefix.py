@@ -1,17 +1,17 @@
-"""What is computed again: a system prompt of many requests at once, and a chat that grows."""
+"""How many prompt tokens are computed again: for a shared system prompt, and for a growing chat."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 
-from bench.answer import Answer
-from bench.load import ask_one, closed_loop, summarise
+from bench.answer import StreamedAnswer
+from bench.load import run_closed_loop, send_request, summarise
 from bench.peers import LLAMA_SERVER
-from bench.prompts import chat_turns, shared_prefix
+from bench.prompts import build_chat_turns, build_shared_prefix
 from bench.results import Results
-from bench.scenarios.plan import Plan, check, interleaved, warm_up, words_of
-from bench.servers import OURS, Running, running
+from bench.scenarios.plan import Plan, estimate_words, raise_on_error, rotate, warm_up
+from bench.servers import SPINDLL, RunningServer, start_servers
 
 NAME = "prefix"
 REQUESTS = 16
@@ -20,44 +20,52 @@ TURNS = 8
 
 
 def run(plan: Plan, results: Results) -> None:
-    """Tokens computed of those asked for, with the caches on."""
-    # Room for a server that shares nothing.
-    shape = plan.shape(context_tokens=REQUESTS * 3 * PREFIX_TOKENS // 2)
-    with running((OURS, LLAMA_SERVER), shape, plan.peers, plan.workdir) as servers:
+    """Compare computed with requested prompt tokens, with the caches on."""
+    # Large enough for a server that shares nothing.
+    options = plan.server_options(context_tokens=REQUESTS * 3 * PREFIX_TOKENS // 2)
+    with start_servers((SPINDLL, LLAMA_SERVER), options, plan.peers, plan.workdir) as servers:
         for server in servers:
             warm_up(server)
-        words = words_of(servers[0].target, PREFIX_TOKENS)
-        for number in range(plan.rounds):
-            for server in interleaved(servers, number):
-                _shared(results, server, words, number)
-                _chat(results, server, number)
+        words = estimate_words(servers[0].target, PREFIX_TOKENS)
+        for round_number in range(plan.rounds):
+            for server in rotate(servers, round_number):
+                _measure_shared_prefix(results, server, words, round_number)
+                _measure_chat(results, server, round_number)
 
 
-def _shared(results: Results, server: Running, words: int, number: int) -> None:
-    asks = shared_prefix(REQUESTS, prefix_words=words, words=8, max_tokens=4, seed=71 + number)
-    answers = asyncio.run(closed_loop(server.target, asks, clients=REQUESTS))
-    _put(results, server, f"{REQUESTS} at once", number, answers)
-
-
-def _chat(results: Results, server: Running, number: int) -> None:
-    async def talk() -> list[Answer]:
-        turns = chat_turns(TURNS, words=40, max_tokens=8, seed=131 + number)
-        return [await ask_one(server.target, turn) for turn in turns]
-
-    _put(results, server, f"{TURNS} turns", number, asyncio.run(talk()))
-
-
-def _put(
-    results: Results, server: Running, case: str, number: int, answers: Sequence[Answer]
+def _measure_shared_prefix(
+    results: Results, server: RunningServer, words: int, round_number: int
 ) -> None:
-    check(answers, server)
+    requests = build_shared_prefix(
+        REQUESTS, prefix_words=words, words=8, max_tokens=4, seed=71 + round_number
+    )
+    answers = asyncio.run(run_closed_loop(server.target, requests, clients=REQUESTS))
+    _add_results(results, server, f"{REQUESTS} at once", round_number, answers)
+
+
+def _measure_chat(results: Results, server: RunningServer, round_number: int) -> None:
+    async def send_turns() -> list[StreamedAnswer]:
+        turns = build_chat_turns(TURNS, words=40, max_tokens=8, seed=131 + round_number)
+        return [await send_request(server.target, turn) for turn in turns]
+
+    _add_results(results, server, f"{TURNS} turns", round_number, asyncio.run(send_turns()))
+
+
+def _add_results(
+    results: Results,
+    server: RunningServer,
+    case: str,
+    round_number: int,
+    answers: Sequence[StreamedAnswer],
+) -> None:
+    raise_on_error(answers, server)
     summary = summarise(answers)
     firsts = [a.first_token_seconds for a in answers if a.first_token_seconds is not None]
-    results.put(
+    results.add(
         NAME,
         case,
         server.name,
-        number,
+        round_number,
         computed_prompt_tokens=summary.prompt_tokens - summary.cached_tokens,
         asked_prompt_tokens=summary.prompt_tokens,
         cached_percent=100 * summary.cached_tokens / max(summary.prompt_tokens, 1),

@@ -1,65 +1,66 @@
-"""Tokens a second, and a CPU-second, with 1 to 16 clients that want different things."""
+"""Tokens per second and per CPU-second with 1 to 16 clients that send distinct prompts."""
 
 from __future__ import annotations
 
 import asyncio
 
-from bench.load import closed_loop, summarise
+from bench.load import run_closed_loop, summarise
 from bench.meter import Meter, resident_bytes
 from bench.peers import LLAMA_CPP_PYTHON, LLAMA_SERVER, XLLAMACPP
-from bench.prompts import distinct
+from bench.prompts import build_distinct
 from bench.results import Results
-from bench.scenarios.plan import Plan, check, counters, interleaved, warm_up
-from bench.servers import OURS, Running, running
+from bench.scenarios.plan import Plan, raise_on_error, read_counters, rotate, warm_up
+from bench.servers import SPINDLL, RunningServer, start_servers
 
 NAME = "throughput"
-# Clients, and requests of each: enough that what the last answers lack in company hardly counts.
+# Clients, and requests per client: enough requests that the last ones, which run with fewer others,
+# hardly change the result.
 REQUESTS = {1: 8, 4: 4, 8: 4, 16: 3}
-_ALL_CLIENTS = 8  # where the peers that are slower by far are measured too
+_ALL_SERVERS_CLIENTS = 8  # the client count at which the much slower peers are measured too
 
 
 def run(plan: Plan, results: Results) -> None:
-    """All servers side by side, idle but for the one that is measured."""
-    shape = plan.shape()
-    names = (OURS, LLAMA_SERVER, LLAMA_CPP_PYTHON, XLLAMACPP)
-    with running(names, shape, plan.peers, plan.workdir) as servers:
+    """Run all servers side by side; only the measured one is busy."""
+    names = (SPINDLL, LLAMA_SERVER, LLAMA_CPP_PYTHON, XLLAMACPP)
+    with start_servers(names, plan.server_options(), plan.peers, plan.workdir) as servers:
         for server in servers:
             warm_up(server)
-        for number in range(plan.rounds):
+        for round_number in range(plan.rounds):
             for clients in plan.clients or REQUESTS:
-                for server in interleaved(servers, number):
-                    if clients != _ALL_CLIENTS and server.name not in (OURS, LLAMA_SERVER):
-                        continue
-                    _measure(plan, results, server, clients, number)
+                for server in rotate(servers, round_number):
+                    is_fast = server.name in (SPINDLL, LLAMA_SERVER)
+                    if is_fast or clients == _ALL_SERVERS_CLIENTS:
+                        _measure(plan, results, server, clients, round_number)
         for server in servers:
             mib = resident_bytes(server.pid) / 2**20
-            results.put(NAME, "after all", server.name, 0, resident_mib=mib)
-            if server.name == OURS:
-                drafted = counters(server)["draft_accepted"]
-                results.put(NAME, "after all", OURS, 0, drafts_accepted=drafted)
+            results.add(NAME, "after all", server.name, 0, resident_mib=mib)
+            if server.name == SPINDLL:
+                accepted = read_counters(server)["draft_accepted"]
+                results.add(NAME, "after all", SPINDLL, 0, drafts_accepted=accepted)
 
 
-def _measure(plan: Plan, results: Results, server: Running, clients: int, number: int) -> None:
-    tokens, each = (16, 1) if plan.is_quick else (plan.answer_tokens, REQUESTS[clients])
-    asks = distinct(
-        clients * each, words=24, max_tokens=tokens, seed=1000 * number + 10 * clients + 1
-    )
+def _measure(
+    plan: Plan, results: Results, server: RunningServer, clients: int, round_number: int
+) -> None:
+    tokens, count = (16, 1) if plan.is_quick else (plan.answer_tokens, REQUESTS[clients])
+    seed = 1000 * round_number + 10 * clients + 1
+    requests = build_distinct(clients * count, words=24, max_tokens=tokens, seed=seed)
     with Meter(server.pid) as meter:
-        answers = asyncio.run(closed_loop(server.target, asks, clients=clients))
-    check(answers, server)
+        answers = asyncio.run(run_closed_loop(server.target, requests, clients=clients))
+    raise_on_error(answers, server)
     summary = summarise(answers)
-    results.put(
+    results.add(
         NAME,
         f"{clients} clients",
         server.name,
-        number,
+        round_number,
         tokens_per_second=summary.tokens_per_second,
-        tokens_per_cpu_second=summary.completion_tokens / meter.usage.all_cpu_seconds,
-        first_token_p50_ms=_ms(summary.first_token_p50),
-        gap_p50_ms=_ms(summary.gap_p50),
-        gap_p95_ms=_ms(summary.gap_p95),
+        tokens_per_cpu_second=summary.completion_tokens / meter.usage.total_cpu_seconds,
+        first_token_p50_ms=_to_ms(summary.first_token_p50),
+        gap_p50_ms=_to_ms(summary.gap_p50),
+        gap_p95_ms=_to_ms(summary.gap_p95),
     )
 
 
-def _ms(seconds: float | None) -> float | None:
+def _to_ms(seconds: float | None) -> float | None:
     return None if seconds is None else 1000 * seconds

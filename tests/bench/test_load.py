@@ -1,4 +1,4 @@
-"""The load generator against a server that does as it is told."""
+"""The load generator against a server with scripted answers."""
 
 from __future__ import annotations
 
@@ -8,51 +8,53 @@ import dataclasses
 import pytest
 
 from bench import prompts
-from bench.answer import Answer, read
-from bench.load import Target, ask_one, closed_loop, open_loop, percentile, summarise
-from bench.prompts import Ask
-from bench.wire import Address, Recording, record
-from tests.bench.openai_server import Script, serving
+from bench.answer import StreamedAnswer, parse_recording
+from bench.load import Target, percentile, run_closed_loop, run_open_loop, send_request, summarise
+from bench.prompts import LoadRequest
+from bench.wire import Recording, ServerAddress, record
+from tests.bench.openai_server import ServerScript, serve
 
-ASK = Ask(prompt="once upon", max_tokens=5)
-CHAT = Ask(messages=(("user", "hello"),), max_tokens=5)
-
-
-def target_at(port: int, key: str = "") -> Target:
-    return Target(Address("127.0.0.1", port, key), "some-model")
+COMPLETION = LoadRequest(prompt="once upon", max_tokens=5)
+CHAT = LoadRequest(messages=(("user", "hello"),), max_tokens=5)
 
 
-async def answer_of(script: Script, ask: Ask = ASK) -> Answer:
-    async with serving(script) as port:
-        return await ask_one(target_at(port), ask, timeout_seconds=10)
+def make_target(port: int, key: str = "") -> Target:
+    return Target(ServerAddress("127.0.0.1", port, key), "some-model")
+
+
+async def fetch_answer(script: ServerScript, request: LoadRequest = COMPLETION) -> StreamedAnswer:
+    async with serve(script) as port:
+        return await send_request(make_target(port), request, timeout_seconds=10)
 
 
 @pytest.mark.parametrize("splits", [False, True], ids=["in one piece", "byte by byte"])
-@pytest.mark.parametrize("ask", [ASK, CHAT], ids=["completion", "chat"])
-async def test_a_stream_is_read_whatever_its_packets(ask: Ask, splits: bool) -> None:
-    answer = await answer_of(Script(splits_bytes=splits), ask)
+@pytest.mark.parametrize("load_request", [COMPLETION, CHAT], ids=["completion", "chat"])
+async def test_a_stream_is_parsed_independently_of_its_packets(
+    load_request: LoadRequest, splits: bool
+) -> None:
+    answer = await fetch_answer(ServerScript(splits_bytes=splits), load_request)
 
-    assert answer.is_good
+    assert answer.has_succeeded
     assert answer.text == "w0 w1 w2 w3 w4 "
-    assert len(answer.events) == 5
+    assert len(answer.arrival_times) == 5
     assert (answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens) == (7, 9, 3)
-    assert sorted(answer.events) == list(answer.events)
-    assert answer.sent_at <= answer.events[0]
+    assert sorted(answer.arrival_times) == list(answer.arrival_times)
+    assert answer.sent_at <= answer.arrival_times[0]
     assert answer.ended_at is not None
-    assert answer.ended_at >= answer.events[-1]
+    assert answer.ended_at >= answer.arrival_times[-1]
 
 
-async def test_without_usage_the_events_are_counted() -> None:
-    assert (await answer_of(Script(counts_usage=False))).completion_tokens == 5
+async def test_without_usage_the_events_are_counted_as_tokens() -> None:
+    assert (await fetch_answer(ServerScript(counts_usage=False))).completion_tokens == 5
 
 
 async def test_the_request_is_greedy_and_streamed_and_carries_the_key() -> None:
-    script = Script()
-    async with serving(script) as port:
-        await ask_one(target_at(port, "secret"), ASK)
+    script = ServerScript()
+    async with serve(script) as port:
+        await send_request(make_target(port, "secret"), COMPLETION)
 
-    assert script.keys == ["Bearer secret"]
-    assert script.asked == [
+    assert script.authorization_headers == ["Bearer secret"]
+    assert script.request_bodies == [
         {
             "model": "some-model",
             "stream": True,
@@ -67,57 +69,57 @@ async def test_the_request_is_greedy_and_streamed_and_carries_the_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "problem"),
+    ("script", "error"),
     [
-        (Script(status=503), "status 503"),
-        (Script(error_after=2), "it broke"),
-        (Script(tokens=0), "no text"),
+        (ServerScript(status=503), "status 503"),
+        (ServerScript(error_after=2), "it broke"),
+        (ServerScript(tokens=0), "no text"),
     ],
     ids=["refused", "fails midway", "empty"],
 )
-async def test_what_went_wrong_is_said(script: Script, problem: str) -> None:
-    answer = await answer_of(script)
+async def test_an_error_of_the_server_is_reported(script: ServerScript, error: str) -> None:
+    answer = await fetch_answer(script)
 
-    assert not answer.is_good
-    assert problem in (answer.problem or "")
+    assert not answer.has_succeeded
+    assert error in (answer.error or "")
 
 
-async def test_nobody_listening_is_a_problem_not_an_exception() -> None:
-    async with serving(Script()) as port:
+async def test_a_refused_connection_is_an_error_not_an_exception() -> None:
+    async with serve(ServerScript()) as port:
         pass
 
-    answer = await ask_one(target_at(port), ASK)
+    answer = await send_request(make_target(port), COMPLETION)
 
-    assert "no connection" in (answer.problem or "")
-
-
-async def test_a_server_that_hangs_up_midway_is_a_problem() -> None:
-    answer = await answer_of(Script(breaks_after=2))
-
-    assert len(answer.events) == 2
-    assert "before the answer's end" in (answer.problem or "")
+    assert "no connection" in (answer.error or "")
 
 
-async def test_a_server_that_never_ends_is_given_up() -> None:
-    script = Script(hold=asyncio.Event())
-    async with serving(script) as port:
-        answer = await ask_one(target_at(port), ASK, timeout_seconds=0.2)
+async def test_a_connection_closed_midway_is_an_error() -> None:
+    answer = await fetch_answer(ServerScript(disconnect_after=2))
+
+    assert len(answer.arrival_times) == 2
+    assert "before the end of the answer" in (answer.error or "")
+
+
+async def test_a_stream_that_does_not_end_times_out() -> None:
+    script = ServerScript(hold=asyncio.Event())
+    async with serve(script) as port:
+        answer = await send_request(make_target(port), COMPLETION, timeout_seconds=0.2)
         assert script.hold is not None
         script.hold.set()
 
-    assert "no end within 0.2 s" in (answer.problem or "")
+    assert "no end within 0.2 s" in (answer.error or "")
 
 
-async def test_a_stream_that_was_left_on_purpose_keeps_what_it_had() -> None:
-    script = Script(hold=asyncio.Event())
+async def test_an_abandoned_stream_keeps_the_text_it_received() -> None:
+    script = ServerScript(hold=asyncio.Event())
     recording = Recording(progress=asyncio.Event())
-    async with serving(script) as port, asyncio.timeout(10):
-        target = target_at(port)
+    async with serve(script) as port, asyncio.timeout(10):
+        target = make_target(port)
         task = asyncio.create_task(
-            record(target.address, target.request(ASK), recording, timeout_seconds=10)
+            record(target.address, target.encode(COMPLETION), recording, timeout_seconds=10)
         )
         assert recording.progress is not None
-        while not read(recording, was_left=True).events:
+        while not parse_recording(recording, was_abandoned=True).arrival_times:
             recording.progress.clear()
             await recording.progress.wait()
         task.cancel()
@@ -125,59 +127,61 @@ async def test_a_stream_that_was_left_on_purpose_keeps_what_it_had() -> None:
         assert script.hold is not None
         script.hold.set()
 
-    answer = read(recording, was_left=True)
-    assert answer.is_good
+    answer = parse_recording(recording, was_abandoned=True)
+    assert answer.has_succeeded
     assert answer.text == "w0 "
 
 
-async def test_a_closed_loop_runs_so_many_at_a_time_and_all_in_the_end() -> None:
-    script = Script(meet=asyncio.Barrier(3))
-    async with serving(script) as port, asyncio.timeout(10):
-        asks = prompts.distinct(21, words=3, max_tokens=5, seed=1)
-        answers = await closed_loop(target_at(port), asks, clients=3)
+async def test_a_closed_loop_sends_all_requests_with_a_bounded_number_at_a_time() -> None:
+    script = ServerScript(barrier=asyncio.Barrier(3))
+    async with serve(script) as port, asyncio.timeout(10):
+        requests = prompts.build_distinct(21, words=3, max_tokens=5, seed=1)
+        answers = await run_closed_loop(make_target(port), requests, clients=3)
 
-    assert script.most_running == 3
-    assert all(answer.is_good for answer in answers)
-    assert sorted(body["prompt"] for body in script.asked) == sorted(
-        a.prompt for a in asks if a.prompt
+    assert script.max_running_requests == 3
+    assert all(answer.has_succeeded for answer in answers)
+    assert sorted(body["prompt"] for body in script.request_bodies) == sorted(
+        a.prompt for a in requests if a.prompt
     )
 
 
 async def test_an_open_loop_does_not_wait_for_answers() -> None:
-    script = Script(hold=asyncio.Event())
-    async with serving(script) as port, asyncio.timeout(10):
-        asks = prompts.distinct(8, words=3, max_tokens=5, seed=1)
-        loop = asyncio.create_task(open_loop(target_at(port), asks, rate=200))
-        while script.running < 8:
+    script = ServerScript(hold=asyncio.Event())
+    async with serve(script) as port, asyncio.timeout(10):
+        requests = prompts.build_distinct(8, words=3, max_tokens=5, seed=1)
+        loop = asyncio.create_task(run_open_loop(make_target(port), requests, rate=200))
+        while script.running_requests < 8:
             await asyncio.sleep(0.005)
         assert script.hold is not None
         script.hold.set()
         answers = await loop
 
-    assert script.most_running == 8
-    assert all(answer.is_good for answer in answers)
+    assert script.max_running_requests == 8
+    assert all(answer.has_succeeded for answer in answers)
 
 
-def make_answer(**changes: object) -> Answer:
-    answer = Answer(
+def make_answer(**changes: object) -> StreamedAnswer:
+    answer = StreamedAnswer(
         sent_at=10.0,
         ended_at=12.0,
-        events=(11.0, 11.5, 12.0),
+        arrival_times=(11.0, 11.5, 12.0),
         text="abc",
         prompt_tokens=4,
         completion_tokens=3,
         cached_tokens=0,
-        problem=None,
+        error=None,
     )
     return dataclasses.replace(answer, **changes)  # type: ignore[arg-type]
 
 
-def test_a_summary_counts_only_what_was_answered() -> None:
+def test_a_summary_counts_only_successful_answers() -> None:
     summary = summarise(
         [
             make_answer(),
-            make_answer(sent_at=11.0, ended_at=14.0, events=(13.0, 14.0), completion_tokens=5),
-            make_answer(problem="it broke"),
+            make_answer(
+                sent_at=11.0, ended_at=14.0, arrival_times=(13.0, 14.0), completion_tokens=5
+            ),
+            make_answer(error="it broke"),
         ]
     )
 
@@ -189,8 +193,8 @@ def test_a_summary_counts_only_what_was_answered() -> None:
     assert (summary.gap_p50, summary.gap_max) == (0.5, 1.0)
 
 
-def test_a_summary_of_nothing_has_no_times() -> None:
-    summary = summarise([make_answer(problem="it broke")])
+def test_a_summary_without_successful_answers_has_no_times() -> None:
+    summary = summarise([make_answer(error="it broke")])
 
     assert (summary.tokens_per_second, summary.first_token_p50, summary.gap_max) == (
         0.0,
@@ -199,18 +203,18 @@ def test_a_summary_of_nothing_has_no_times() -> None:
     )
 
 
-def test_gaps_of_a_span_are_those_that_touch_it() -> None:
-    answer = make_answer(events=(1.0, 2.0, 4.0, 7.0, 11.0))
+def test_gaps_of_a_span_are_those_that_overlap_it() -> None:
+    answer = make_answer(arrival_times=(1.0, 2.0, 4.0, 7.0, 11.0))
 
     assert answer.gaps() == [1.0, 2.0, 3.0, 4.0]
     assert answer.gaps(since=4.5) == [3.0, 4.0]
     assert answer.gaps(until=3.0) == [1.0, 2.0]
     assert answer.gaps(since=2.5, until=3.0) == [2.0]
-    assert make_answer(events=(1.0,)).gaps() == []
+    assert make_answer(arrival_times=(1.0,)).gaps() == []
 
 
-def test_texts_of_one_packet_arrive_together() -> None:
-    assert make_answer(events=(1.0, 1.0, 3.0, 3.0, 3.0, 4.0)).gaps() == [2.0, 1.0]
+def test_texts_of_one_packet_arrive_at_the_same_time() -> None:
+    assert make_answer(arrival_times=(1.0, 1.0, 3.0, 3.0, 3.0, 4.0)).gaps() == [2.0, 1.0]
 
 
 @pytest.mark.parametrize(

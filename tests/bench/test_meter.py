@@ -1,4 +1,4 @@
-"""CPU and memory of a process tree."""
+"""CPU seconds and memory of a process tree."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from bench.meter import Meter, resident_bytes
 
-# A parent whose child burns CPU on request and says when it has.
+# A parent whose child uses 0.3 CPU seconds per input line and then prints "done".
 _CHILD = """
 import sys, time
 for line in sys.stdin:
@@ -21,7 +21,7 @@ _PARENT = (
 )
 
 
-def test_a_childs_work_counts_under_its_role() -> None:
+def test_the_cpu_time_of_a_child_counts_under_its_role() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -38,16 +38,16 @@ def test_a_childs_work_counts_under_its_role() -> None:
         process.stdin.close()
 
     assert meter.usage.cpu_seconds["api"] >= 0.2
-    assert meter.usage.all_cpu_seconds >= meter.usage.cpu_seconds["api"]
+    assert meter.usage.total_cpu_seconds >= meter.usage.cpu_seconds["api"]
     assert memory > 1 << 20
 
 
-def test_a_tree_that_is_gone_uses_nothing() -> None:
+def test_an_ended_process_uses_nothing() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
 
     with Meter(process.pid) as meter:
         pass
 
-    assert meter.usage.all_cpu_seconds == 0
+    assert meter.usage.total_cpu_seconds == 0
     assert resident_bytes(process.pid) == 0

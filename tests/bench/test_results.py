@@ -1,4 +1,4 @@
-"""From measurements to files: nothing lost on the way, ratios the right way round."""
+"""Files keep every measurement, and ratios divide Spindll by the peer."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from pathlib import Path
 
 import pytest
 
-from bench.plot import Line, line_plot
-from bench.report import markdown, write_plots
-from bench.results import Results, read_raw, write_raw
+from bench.plot import Line, render_line_plot
+from bench.report import render_markdown, write_plots
+from bench.results import Results, read_csv, write_csv
 
 
 def make_results() -> Results:
     results = Results()
-    for number, (ours, theirs) in enumerate([(10.0, 5.0), (30.0, 10.0), (20.0, 40.0)]):
+    for round_number, (ours, theirs) in enumerate([(10.0, 5.0), (30.0, 10.0), (20.0, 40.0)]):
         for clients, factor in ((1, 1.0), (8, 4.0)):
             case = f"{clients} clients"
-            results.put("speed", case, "spindll", number, tokens_per_second=ours * factor)
-            results.put("speed", case, "llama-server", number, tokens_per_second=theirs * factor)
-    results.put("speed", "after all", "spindll", 0, resident_mib=512, nothing=None)
+            results.add("speed", case, "spindll", round_number, tokens_per_second=ours * factor)
+            results.add(
+                "speed", case, "llama-server", round_number, tokens_per_second=theirs * factor
+            )
+    results.add("speed", "after all", "spindll", 0, resident_mib=512, nothing=None)
     return results
 
 
-def test_raw_results_come_back_as_they_were(tmp_path: Path) -> None:
+def test_a_csv_file_reads_back_as_it_was_written(tmp_path: Path) -> None:
     results = make_results()
-    about = {"command": "bench, with a comma", "cores": 2}
+    metadata = {"command": "bench, with a comma", "cores": 2}
 
-    write_raw(results.measurements, about, tmp_path / "raw.csv")
+    write_csv(results.measurements, metadata, tmp_path / "raw.csv")
 
-    assert read_raw(tmp_path / "raw.csv") == (results.measurements, about)
+    assert read_csv(tmp_path / "raw.csv") == (results.measurements, metadata)
 
 
-def test_the_report_compares_within_rounds() -> None:
-    report = markdown(make_results(), {"command": "x"}, plots={})
+def test_the_report_shows_medians_and_ratios_within_rounds() -> None:
+    report = render_markdown(make_results(), {"command": "x"}, plots={})
 
     assert "| 1 clients | tokens_per_second | 20 | 10 | 2.00 x |" in report
     assert "| 8 clients | tokens_per_second | 80 | 40 | 2.00 x |" in report
@@ -41,20 +43,20 @@ def test_the_report_compares_within_rounds() -> None:
     assert "nothing" not in report
 
 
-def test_a_machine_that_slows_down_between_rounds_leaves_the_ratio_alone() -> None:
+def test_a_machine_that_slows_down_between_rounds_does_not_change_the_ratio() -> None:
     results = Results()
-    for number, speed in enumerate((100.0, 50.0, 10.0)):
-        results.put("speed", "8 clients", "spindll", number, tokens_per_second=1.1 * speed)
-        if number != 1:
-            results.put("speed", "8 clients", "peer", number, tokens_per_second=speed)
-    results.put("speed", "8 clients", "idle", 0, tokens_per_second=0.0)
+    for round_number, speed in enumerate((100.0, 50.0, 10.0)):
+        results.add("speed", "8 clients", "spindll", round_number, tokens_per_second=1.1 * speed)
+        if round_number != 1:
+            results.add("speed", "8 clients", "peer", round_number, tokens_per_second=speed)
+    results.add("speed", "8 clients", "idle", 0, tokens_per_second=0.0)
 
     ratios = results.ratios("spindll")
 
     assert ratios == pytest.approx({("speed", "8 clients", "tokens_per_second", "peer"): 1.1})
 
 
-def test_a_scenario_over_a_number_is_drawn(tmp_path: Path) -> None:
+def test_a_scenario_that_varies_a_number_is_plotted(tmp_path: Path) -> None:
     plots = write_plots(make_results(), tmp_path, "run")
 
     assert plots == {"speed": "run-speed.svg"}
@@ -63,8 +65,8 @@ def test_a_scenario_over_a_number_is_drawn(tmp_path: Path) -> None:
     assert {"speed", "clients", "tokens_per_second", "spindll", "llama-server"} <= set(texts)
 
 
-def test_a_plot_keeps_its_points_inside_and_higher_values_higher() -> None:
-    svg = line_plot([Line("<a&b>", ((1, 5), (4, 20), (16, 10)))], title="t", x="x", y="y")
+def test_a_plot_keeps_its_points_inside_and_draws_higher_values_higher() -> None:
+    svg = render_line_plot([Line("<a&b>", ((1, 5), (4, 20), (16, 10)))], title="t", x="x", y="y")
 
     drawing = ET.fromstring(svg)
     spots = [
@@ -76,5 +78,5 @@ def test_a_plot_keeps_its_points_inside_and_higher_values_higher() -> None:
     assert spots[1][1] < spots[2][1] < spots[0][1]
 
 
-def test_a_plot_of_zeros_can_be_drawn() -> None:
-    ET.fromstring(line_plot([Line("a", ((0, 0), (0, 0)))], title="t", x="x", y="y"))
+def test_a_plot_of_zeros_is_valid() -> None:
+    ET.fromstring(render_line_plot([Line("a", ((0, 0), (0, 0)))], title="t", x="x", y="y"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.results import read_raw
+from bench.results import read_csv
 from tests.conftest import ROOT, TINY_GGUF
 
 
@@ -31,7 +31,7 @@ def test_a_quick_run_writes_numbers_a_report_and_a_plot(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".md", ".svg"]
-    measurements, about = read_raw(next(tmp_path.glob("*.csv")))
+    measurements, metadata = read_csv(next(tmp_path.glob("*.csv")))
     assert {m.case for m in measurements} == {"16 streams", "64 streams"}
     assert {"cpu_us_per_token", "tokens_per_second"} <= {m.metric for m in measurements}
-    assert about["model"] == TINY_GGUF.name
+    assert metadata["model"] == TINY_GGUF.name
