@@ -28,22 +28,22 @@ class SharedSettings(BaseSettings):
 
     data_dir: Path = Field(
         default_factory=default_data_dir,
-        description="Where models, cache, secrets and logs live.",
+        description="Data directory: models, cache, secrets and logs.",
     )
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
-        description="Redis, as redis://[:password@]host:port/db or unix:///path?db=0.",
+        description="Redis URL: redis://[:password@]host:port/db or unix:///path?db=0.",
     )
     redis_password_file: Path | None = Field(
-        default=None, description="File with Redis' password, where the URL has none."
+        default=None, description="File with the password of Redis, if the URL contains none."
     )
     engine_address: str = Field(
         default="127.0.0.1:50052",
-        description="The engine's private gRPC address: host:port or unix:/path.",
+        description="Private gRPC address of the engine: host:port or unix:/path.",
     )
-    log_level: LogLevel = Field(default="INFO", description="Least severe event to log.")
+    log_level: LogLevel = Field(default="INFO", description="Least severe level that is logged.")
     log_format: LogFormat = Field(
-        default="text", description="json for log collectors, text for people."
+        default="text", description="Format of log lines: text for people, json for log collectors."
     )
 
     @property

@@ -1,7 +1,7 @@
-"""Write .env.example from the settings classes: `python -m tests.repository.env_example`.
+"""Generate .env.example from the settings classes: `python -m tests.repository.env_example`.
 
-A setting appears once, under the first service that has it; what all share comes first. Every line
-is commented out with its default, so the file as it is changes nothing.
+The shared settings come first; every other setting appears once, under the first service that has
+it. Every setting is commented out and shows its default, so the unchanged file has no effect.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from services.shared.settings import SharedSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_FILES = (ROOT / "compose.yaml", ROOT / "docker" / "engines.yaml")
-COMPOSE_WHY = {
-    "API_MEMORY": "Most memory the api may take.",
-    "BIND": "Address of this computer the API is published on; 0.0.0.0 for the whole network.",
-    "CMAKE_EXTRA": "More options for compiling llama.cpp into the images.",
-    "CUDA_ARCHS": "GPU generations the CUDA image is compiled for; fewer compile faster.",
-    "ENGINE": "cpu, or cuda for NVIDIA GPUs.",
-    "ENGINE_MEMORY": "Most memory the engine may take; 0: no limit.",
-    "ENGINE_SHM": "Shared memory of the engine, for its cache of computed prompts.",
+COMPOSE_DESCRIPTIONS = {
+    "API_MEMORY": "Memory limit of the api.",
+    "BIND": "Host address on which the API is published; 0.0.0.0: all networks of the host.",
+    "CMAKE_EXTRA": "Additional CMake options for compiling llama.cpp in the images.",
+    "CUDA_ARCHS": "GPU architectures of the CUDA image; fewer compile faster.",
+    "ENGINE": "Variant of the engine: cpu, or cuda for NVIDIA GPUs.",
+    "ENGINE_MEMORY": "Memory limit of the engine; 0: no limit.",
+    "ENGINE_SHM": "Shared memory of the engine, for its prompt cache.",
     "GRPC_PORT": "Published gRPC port.",
-    "LLAMA_INDEX": "Package index with llama-cpp-python wheels; empty: compile.",
-    "MODELS": "Volume, or folder of this computer, that holds the models.",
-    "MODEL_SETTINGS": "Volume, or folder, with a TOML file for each model that differs.",
+    "LLAMA_INDEX": "Package index with llama-cpp-python wheels; empty: compile from source.",
+    "MODELS": "Volume, or folder on the host, for the models.",
+    "MODEL_SETTINGS": "Volume, or folder on the host, with a TOML file per model that differs.",
     "PORT": "Published HTTP port.",
-    "PULLER_MEMORY": "Most memory the puller may take.",
+    "PULLER_MEMORY": "Memory limit of the puller.",
     "PYTHON_IMAGE": "Base image of the services.",
-    "REDIS_MAXMEMORY": "Where Redis refuses writes.",
-    "REDIS_MEMORY": "Most memory Redis may take; twice the above, for rewriting its file.",
-    "STOP_GRACE": "How long a container may take to stop; more than SPINDLL_DRAIN_SECONDS.",
+    "REDIS_MAXMEMORY": "Size of the data at which Redis refuses writes.",
+    "REDIS_MEMORY": "Memory limit of Redis; more than twice the data, for rewriting its file.",
+    "STOP_GRACE": "How long a container may take to stop; longer than SPINDLL_DRAIN_SECONDS.",
     "TAG": "Tag of the images.",
 }
 
@@ -51,42 +51,44 @@ SECTIONS: tuple[tuple[str, type[BaseSettings]], ...] = (
     ("puller", PullerSettings),
 )
 HEADER = """\
-# Settings of Spindll. `make env` writes this file from the settings classes; a test compares them.
+# Settings of Spindll. `make env` generates this file from the settings classes; a test checks it.
 # Copy it to .env for `docker compose`, or export the variables for `./spindll up`.
-# Every line is a default, commented out: this file as it is changes nothing.
+# Every line shows a default and is commented out: the unchanged file has no effect.
 """
 
 
-def render() -> str:
-    """The whole file."""
-    return "\n\n".join([HEADER.rstrip(), *_sections(), _compose()]) + "\n"
+def render_env_example() -> str:
+    """The text of the file."""
+    return "\n\n".join([HEADER.rstrip(), *_render_sections(), _render_compose()]) + "\n"
 
 
-def variables() -> set[str]:
-    """The names of all settings."""
+def setting_variables() -> set[str]:
+    """The environment variables of all settings."""
     fields = (name for _, cls in SECTIONS for name in cls.model_fields)
-    return {_variable(name) for name in fields}
+    return {_variable_name(name) for name in fields}
 
 
-def _sections() -> Iterator[str]:
+def _render_sections() -> Iterator[str]:
     seen: set[str] = set()
     for title, cls in SECTIONS:
         fields = {n: f for n, f in cls.model_fields.items() if n not in seen}
         seen |= set(fields)
-        yield "\n".join([f"# ---- {title}", *(_entry(n, f) for n, f in fields.items())])
+        yield "\n".join([f"# ---- {title}", *(_render_entry(n, f) for n, f in fields.items())])
 
 
-def _entry(name: str, field: FieldInfo) -> str:
-    why = textwrap.wrap(field.description or "", 96, initial_indent="# ", subsequent_indent="# ")
-    return "\n".join([*why, f"#{_variable(name)}={_default(field)}"])
+def _render_entry(name: str, field: FieldInfo) -> str:
+    comment = textwrap.wrap(
+        field.description or "", 96, initial_indent="# ", subsequent_indent="# "
+    )
+    return "\n".join([*comment, f"#{_variable_name(name)}={_format_default(field)}"])
 
 
-def _variable(name: str) -> str:
+def _variable_name(name: str) -> str:
     return f"SPINDLL_{name.upper()}"
 
 
-def _default(field: FieldInfo) -> str:
-    """As one would write it; empty where the default depends on the computer."""
+def _format_default(field: FieldInfo) -> str:
+    """The default as text; empty if it is unset or depends on the computer."""
     value = field.default
     if value is None or value is PydanticUndefined:
         return ""
@@ -99,19 +101,19 @@ def _default(field: FieldInfo) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def compose_variables() -> dict[str, str]:
-    """What compose.yaml and the files it takes in read as `${NAME:-default}`, with the default."""
+def read_compose_variables() -> dict[str, str]:
+    """The variables that the Compose files read as `${NAME:-default}`, with their defaults."""
     text = "".join(path.read_text() for path in COMPOSE_FILES)
     found = dict(re.findall(r"\$\{([A-Z_]+):?-([^}]*)\}", text))
-    return {name: default for name, default in found.items() if name not in variables()}
+    return {name: default for name, default in found.items() if name not in setting_variables()}
 
 
-def _compose() -> str:
+def _render_compose() -> str:
     lines = ["# ---- compose.yaml: containers only"]
-    for name, default in sorted(compose_variables().items()):
-        lines += [f"# {COMPOSE_WHY.get(name, '')}".rstrip(), f"#{name}={default}"]
+    for name, default in sorted(read_compose_variables().items()):
+        lines += [f"# {COMPOSE_DESCRIPTIONS.get(name, '')}".rstrip(), f"#{name}={default}"]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(render(), end="")
+    print(render_env_example(), end="")
