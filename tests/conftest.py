@@ -94,4 +94,4 @@ def synthetic_model(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     from tests.models import synthetic
 
     folder = request.config.cache.mkdir("models")
-    return lambda preset: synthetic.cached(preset, folder)
+    return lambda preset: synthetic.make_cached(preset, folder)

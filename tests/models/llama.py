@@ -1,7 +1,7 @@
-"""llama.cpp at its plainest: one prompt, one sequence, greedy. What the engine is compared with.
+"""A minimal use of llama.cpp, as a reference for the engine: one prompt, one sequence, greedy.
 
-Independent of `services.engine` on purpose: a mistake there must not be repeated here. Only the
-choice of compute modules is the engine's own, so that both compute with the same code.
+It does not use the code of `services.engine`, so that a bug there is not repeated here. Only the
+choice of compute modules is the engine's, so that both compute with the same code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BATCH_TOKENS = 512
 
 @cache
 def library() -> ModuleType:
-    """The bindings, silent, with every compute backend registered."""
+    """The bindings, with the log disabled and the compute modules registered."""
     import llama_cpp
 
     llama_cpp.llama_log_set(_ignore_log(), None)
@@ -32,15 +32,15 @@ def library() -> ModuleType:
     return llama_cpp
 
 
-@cache  # C keeps only the pointer: the callback must live on
+@cache  # C keeps only a pointer, so the callback must stay alive
 def _ignore_log() -> Any:
     import llama_cpp
 
     return llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 
-class Plain:
-    """One model and one sequence. Close it, or use it as a context manager."""
+class ReferenceModel:
+    """One model with one sequence. Close it, or use it as a context manager."""
 
     def __init__(self, path: Path, *, context_tokens: int = 4096) -> None:
         self._llama = llama = library()
@@ -49,61 +49,64 @@ class Plain:
         self._model = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
             raise ValueError(f"llama.cpp cannot load {path.name}")
-        wanted = llama.llama_context_default_params()
-        wanted.n_ctx, wanted.n_batch, wanted.n_seq_max = context_tokens, BATCH_TOKENS, 1
-        self._context = llama.llama_init_from_model(self._model, wanted)
+        context_params = llama.llama_context_default_params()
+        context_params.n_ctx, context_params.n_seq_max = context_tokens, 1
+        context_params.n_batch = BATCH_TOKENS
+        self._context = llama.llama_init_from_model(self._model, context_params)
         self._vocab = llama.llama_model_get_vocab(self._model)
         self.vocab_size: int = llama.llama_vocab_n_tokens(self._vocab)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *problem: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Free context and weights. Safe to call twice."""
+        """Free the context and the weights. Safe to call twice."""
         if self._context:
             self._llama.llama_free(self._context)
             self._llama.llama_model_free(self._model)
             self._context = self._model = None
 
     def tokenise(self, text: str) -> list[int]:
-        """Tokens of the text; the names of control tokens in it become those tokens."""
+        """Tokenise the text. Names of control tokens in the text become control tokens."""
         raw = text.encode()
-        room = (ctypes.c_int32 * (len(raw) + 8))()
-        count = self._llama.llama_tokenize(self._vocab, raw, len(raw), room, len(room), True, True)
-        return list(room[:count])
+        buffer = (ctypes.c_int32 * (len(raw) + 8))()
+        count = self._llama.llama_tokenize(
+            self._vocab, raw, len(raw), buffer, len(buffer), True, True
+        )
+        return list(buffer[:count])
 
-    def piece(self, token: int) -> bytes:
-        """The bytes of one token; none for a control token."""
-        room = ctypes.create_string_buffer(256)
-        count = self._llama.llama_token_to_piece(self._vocab, token, room, len(room), 0, False)
-        return room.raw[: max(count, 0)]
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token; empty for a control token."""
+        buffer = ctypes.create_string_buffer(256)
+        count = self._llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        return buffer.raw[: max(count, 0)]
 
-    def greedy_tokens(self, prompt: list[int]) -> Iterator[int]:
-        """The most likely continuation, without end: an end-of-answer token is yielded like any."""
+    def generate_greedy(self, prompt: list[int]) -> Iterator[int]:
+        """Yield the most likely tokens without end; an end-of-answer token does not stop it."""
         llama = self._llama
         llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
-        feed = prompt
+        batch = prompt
         while True:
-            for start in range(0, len(feed), BATCH_TOKENS):
-                self._decode(feed[start : start + BATCH_TOKENS])
+            for start in range(0, len(batch), BATCH_TOKENS):
+                self._decode(batch[start : start + BATCH_TOKENS])
             logits = llama.llama_get_logits_ith(self._context, -1)
             token = int(np.ctypeslib.as_array(logits, (self.vocab_size,)).argmax())
             yield token
-            feed = [token]
+            batch = [token]
 
-    def greedy(self, prompt: str, *, max_tokens: int = 512) -> tuple[str, str]:
-        """The answer's text and why it ended: "stop" or "length"."""
-        said = bytearray()
-        for count, token in enumerate(self.greedy_tokens(self.tokenise(prompt))):
+    def answer_greedily(self, prompt: str, *, max_tokens: int = 512) -> tuple[str, str]:
+        """The text of the answer and its finish reason: "stop" or "length"."""
+        answer = bytearray()
+        for count, token in enumerate(self.generate_greedy(self.tokenise(prompt))):
             if self._llama.llama_vocab_is_eog(self._vocab, token):
-                return said.decode(errors="replace"), "stop"
+                return answer.decode(errors="replace"), "stop"
             if count == max_tokens:
                 break
-            said += self.piece(token)
-        return said.decode(errors="replace"), "length"
+            answer += self.token_bytes(token)
+        return answer.decode(errors="replace"), "length"
 
     def _decode(self, tokens: list[int]) -> None:
         array = (ctypes.c_int32 * len(tokens))(*tokens)

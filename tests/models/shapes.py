@@ -1,8 +1,8 @@
-"""The shapes of the synthetic models: presets by name, and the list of tensors each one has.
+"""The shapes of the synthetic models: presets by name, and the list of tensors of each shape.
 
-Pure: sizes in, names and distributions out. Real presets carry the published dimensions of the
-model they are named for, so that they cost what it costs; tiny ones exist to have one of each kind
-of memory (dense, sliding window, recurrent, both) in less than 2 MB.
+Pure: converts sizes to names and distributions. Real presets have the published dimensions of the
+model they are named after, so they cost the same time and memory. Tiny presets have less than 2 MB
+and cover each kind of memory: dense, sliding window, recurrent, and hybrid.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 
 class Kind(Enum):
-    """The architecture, by the name GGUF gives it."""
+    """The architecture, by its name in GGUF."""
 
     QWEN2 = "qwen2"
     LLAMA = "llama"
@@ -27,7 +27,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """One model's dimensions. `window` is in tokens, 0 where attention sees everything."""
+    """The dimensions of one model. `window` is in tokens; 0 means full attention."""
 
     kind: Kind
     vocab_size: int
@@ -39,22 +39,22 @@ class Shape:
     kv_heads: int = 0
     head_size: int = 0
     window: int = 0
-    attention_every: int = 1  # of a hybrid: each n-th layer attends, the others are recurrent
+    attention_every: int = 1  # in a hybrid, every n-th layer is attention, the others recurrent
     rope_base: float = 1e6
     epsilon: float = 1e-6
 
     @property
     def state_inner(self) -> int:
-        """Channels of a recurrent layer."""
+        """Number of channels of a recurrent layer."""
         return 2 * self.embedding
 
     @property
     def time_step_rank(self) -> int:
-        """Rank of a recurrent layer's step size."""
+        """Rank of the time step of a recurrent layer."""
         return max(1, self.embedding // 16)
 
     def is_recurrent(self, layer: int) -> bool:
-        """Whether this layer keeps a state instead of keys and values."""
+        """Whether this layer has a recurrent state instead of keys and values."""
         if self.kind is Kind.JAMBA:
             return (layer + 1) % self.attention_every != 0
         return self.kind is Kind.MAMBA
@@ -62,8 +62,8 @@ class Shape:
 
 STATE_SIZE = 16
 CONVOLUTION = 4
-# Queries and keys of unit scale attend to everything alike, and the answer is soon one token over
-# and over; sharper attention keeps it depending on single tokens of the prompt.
+# With unit scale, queries and keys attend to all tokens alike, and the answer soon repeats one token.
+# Sharper attention keeps the answer dependent on single tokens of the prompt.
 SHARPNESS = 2.0
 
 _TINY = Shape(
@@ -101,7 +101,7 @@ PRESETS: dict[str, Shape] = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A normal distribution of this shape, or `values` as they are. Rows come first, as in numpy."""
+    """A normal distribution of this shape, or fixed `values`. Rows come first, as in numpy."""
 
     name: str
     shape: tuple[int, ...]
@@ -111,30 +111,30 @@ class Tensor:
 
     @property
     def is_matrix(self) -> bool:
-        """Matrices of weights may be kept in fewer bits, everything else stays float32."""
+        """Whether it is a weight matrix, which may have fewer bits; all others stay float32."""
         return (
             len(self.shape) == 2 and self.values is None and not self.name.endswith("conv1d.weight")
         )
 
 
-def tensors(shape: Shape) -> Iterator[Tensor]:
-    """Every tensor of the model, in the order of the file."""
-    # 1/fan_in keeps the residual stream dominated by the layers, so that greedy output depends on
-    # the whole context; a small uniform scale makes a tied model echo its last token for ever.
+def list_tensors(shape: Shape) -> Iterator[Tensor]:
+    """Yield every tensor of the model, in the order of the file."""
+    # With a variance of 1/fan_in the layers dominate the residual stream, so greedy output depends
+    # on the whole context. A small uniform scale makes a tied model repeat its last token.
     yield Tensor("token_embd.weight", (shape.vocab_size, shape.embedding), deviation=0.04)
     yield _ones("output_norm.weight", shape.embedding)
     for layer in range(shape.layers):
         at = f"blk.{layer}."
         yield _ones(at + "attn_norm.weight", shape.embedding)
-        yield from (_recurrent if shape.is_recurrent(layer) else _attention)(shape, at)
+        yield from (_list_recurrent if shape.is_recurrent(layer) else _list_attention)(shape, at)
         if shape.feed_forward:
-            yield from _feed_forward(shape, at)
+            yield from _list_feed_forward(shape, at)
     if shape.kind is Kind.LLAMA:
         factors = llama3_frequency_factors(shape.head_size, shape.rope_base)
         yield Tensor("rope_freqs.weight", factors.shape, values=factors)
 
 
-def _attention(shape: Shape, at: str) -> Iterator[Tensor]:
+def _list_attention(shape: Shape, at: str) -> Iterator[Tensor]:
     query, key = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     for name, rows in (("q", query), ("k", key), ("v", key)):
         gain = 1.0 if name == "v" else SHARPNESS
@@ -149,22 +149,22 @@ def _attention(shape: Shape, at: str) -> Iterator[Tensor]:
         yield _ones(at + "post_ffw_norm.weight", shape.embedding)
 
 
-def _feed_forward(shape: Shape, at: str) -> Iterator[Tensor]:
+def _list_feed_forward(shape: Shape, at: str) -> Iterator[Tensor]:
     yield _ones(at + "ffn_norm.weight", shape.embedding)
     yield _matrix(at + "ffn_gate.weight", shape.feed_forward, shape.embedding)
     yield _matrix(at + "ffn_up.weight", shape.feed_forward, shape.embedding)
     yield _matrix(at + "ffn_down.weight", shape.embedding, shape.feed_forward)
 
 
-def _recurrent(shape: Shape, at: str) -> Iterator[Tensor]:
+def _list_recurrent(shape: Shape, at: str) -> Iterator[Tensor]:
     inner, rank = shape.state_inner, shape.time_step_rank
     yield _matrix(at + "ssm_in.weight", 2 * inner, shape.embedding)
     yield Tensor(at + "ssm_conv1d.weight", (inner, CONVOLUTION), deviation=0.5)
     yield Tensor(at + "ssm_conv1d.bias", (inner,))
-    # The state must weigh more than the direct path past it (ssm_d), or the past is not heard.
+    # The state must weigh more than the direct path (ssm_d), otherwise the past has no effect.
     yield _matrix(at + "ssm_x.weight", rank + 2 * STATE_SIZE, inner, gain=4.0)
     yield _matrix(at + "ssm_dt.weight", inner, rank)
-    # Steps from 0.001 to 0.1: some channels forget in ten tokens, some remember a thousand.
+    # Time steps from 0.001 to 0.1: channels forget after ten to a thousand tokens.
     yield Tensor(at + "ssm_dt.bias", (inner,), mean=-4.5, deviation=1.2)
     if shape.kind is Kind.JAMBA:
         yield _ones(at + "ssm_dt_norm.weight", rank)
@@ -185,7 +185,7 @@ def _ones(name: str, size: int) -> Tensor:
 
 
 def llama3_frequency_factors(head_size: int, base: float) -> NDArray[np.float32]:
-    """Llama 3's rope scaling (factor 32, low 1, high 4, trained at 8192 tokens) as divisors."""
+    """Llama 3's rope scaling as divisors: factor 32, low 1, high 4, trained with 8192 tokens."""
     frequencies = 1.0 / base ** (np.arange(0, head_size, 2, dtype=np.float64) / head_size)
     wavelength = 2 * np.pi / frequencies
     smooth = np.clip((8192 / wavelength - 1.0) / 3.0, 0.0, 1.0)
@@ -193,5 +193,5 @@ def llama3_frequency_factors(head_size: int, base: float) -> NDArray[np.float32]
 
 
 def with_vocabulary(shape: Shape, vocab_size: int) -> Shape:
-    """The same model over another number of tokens."""
+    """The same shape with another vocabulary size."""
     return replace(shape, vocab_size=vocab_size)

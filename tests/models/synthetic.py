@@ -1,11 +1,11 @@
-"""Make synthetic GGUF models: real architecture and dimensions, random weights.
+"""Make synthetic GGUF models with real architectures and dimensions, and random weights.
 
     python -m tests.models.synthetic qwen2.5-0.5b out.gguf --quant Q4_K_M [--vocab some.gguf]
 
-Random weights cost the same time and the same memory as trained ones; only the text is nonsense.
-The same preset, seed and vocabulary give the same bytes. `--vocab` takes the tokenizer of another
-GGUF (also a vocabulary-only one), without it one of the right size is generated. Needs numpy and
-gguf, and llama_cpp where `--quant` is given. Generated models are never committed.
+Random weights cost the same time and memory as trained ones; only the text is meaningless. The same
+preset, seed and vocabulary give the same bytes. `--vocab` copies the tokenizer of another GGUF, which
+may be vocabulary-only; without it, a vocabulary of the right size is generated. Requires numpy and
+gguf, and llama_cpp for `--quant`. Do not commit generated models.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ QUANTS = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18}
 def make(
     preset: str, out: Path, *, quant: str | None = None, vocab: Path | None = None, seed: int = 0
 ) -> Path:
-    """Write the preset to `out`, whole or not at all; f16, or quantised by llama.cpp."""
+    """Write the preset to `out` atomically, as f16 or quantised by llama.cpp."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=out.parent) as workshop:
-        made = Path(workshop) / "f16.gguf"
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=out.parent) as folder:
+        made = Path(folder) / "f16.gguf"
         write_f16(preset, made, vocab=vocab, seed=seed)
         if quant is not None:
-            source, made = made, Path(workshop) / "quantised.gguf"
+            source, made = made, Path(folder) / "quantised.gguf"
             quantise(source, made, quant)
         made.replace(out)
     return out
 
 
-def cached(preset: str, directory: Path) -> Path:
-    """The preset with a generated vocabulary, made once per folder and version of this code."""
+def make_cached(preset: str, directory: Path) -> Path:
+    """Make the preset with a generated vocabulary, once per directory and version of this code."""
     here = Path(__file__).parent
     sources = b"".join(
         (here / name).read_bytes() for name in ("synthetic.py", "shapes.py", "vocabulary.py")
@@ -54,17 +54,17 @@ def cached(preset: str, directory: Path) -> Path:
 
 
 def write_f16(preset: str, out: Path, *, vocab: Path | None = None, seed: int = 0) -> None:
-    """Write tensor by tensor, so that a model larger than memory can be made."""
+    """Write tensor by tensor, so that the model may be larger than memory."""
     shape = PRESETS[preset]
-    words = vocabulary.copied(vocab) if vocab else vocabulary.generated(shape.vocab_size)
+    words = vocabulary.read(vocab) if vocab else vocabulary.generate(shape.vocab_size)
     shape = shapes.with_vocabulary(shape, vocabulary.size(words))
     writer = gguf.GGUFWriter(out, shape.kind.value)
     writer.add_name(f"synthetic-{preset}")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     _add_dimensions(writer, shape)
     vocabulary.write(writer, words)
-    todo = list(shapes.tensors(shape))
-    for tensor in todo:
+    tensors = list(shapes.list_tensors(shape))
+    for tensor in tensors:
         dtype = np.dtype(np.float16 if tensor.is_matrix else np.float32)
         byte_count = dtype.itemsize * int(np.prod(tensor.shape))
         writer.add_tensor_info(tensor.name, tensor.shape, dtype, byte_count)
@@ -72,7 +72,7 @@ def write_f16(preset: str, out: Path, *, vocab: Path | None = None, seed: int = 
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     random = np.random.default_rng(seed)
-    for tensor in todo:
+    for tensor in tensors:
         writer.write_tensor_data(_draw(tensor, random))
     writer.close()
 
@@ -102,12 +102,12 @@ def _add_dimensions(writer: gguf.GGUFWriter, shape: Shape) -> None:
         writer.add_ssm_time_step_rank(shape.time_step_rank)
     if all(recurrent):
         return
-    # A hybrid says layer by layer which ones attend: zero heads is a recurrent layer.
+    # A hybrid lists its KV heads by layer: a recurrent layer has zero.
     per_layer = [0 if state else shape.kv_heads for state in recurrent]
     writer.add_head_count_kv(per_layer if any(recurrent) else shape.kv_heads)
     writer.add_key_length(shape.head_size)
     writer.add_value_length(shape.head_size)
-    if shape.kind is not Kind.JAMBA:  # hybrids of this kind carry no positions
+    if shape.kind is not Kind.JAMBA:  # Jamba has no positions
         writer.add_rope_freq_base(shape.rope_base)
         writer.add_rope_dimension_count(shape.head_size)
     if shape.window:
@@ -115,7 +115,7 @@ def _add_dimensions(writer: gguf.GGUFWriter, shape: Shape) -> None:
 
 
 def quantise(source: Path, target: Path, quant: str) -> None:
-    """Rewrite a GGUF with llama.cpp's own quantiser, using every core."""
+    """Quantise a GGUF with llama.cpp's quantiser, on all cores."""
     from tests.models.llama import library
 
     llama = library()
@@ -133,8 +133,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.models.synthetic")
     parser.add_argument("preset", choices=PRESETS)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--quant", choices=QUANTS, help="quantise; f16 otherwise")
-    parser.add_argument("--vocab", type=Path, help="a GGUF whose tokenizer to use")
+    parser.add_argument("--quant", choices=QUANTS, help="quantisation; default: none, f16")
+    parser.add_argument("--vocab", type=Path, help="a GGUF whose tokenizer is copied")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     made = make(

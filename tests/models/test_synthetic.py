@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.models import shapes, synthetic, vocabulary
-from tests.models.llama import Plain, library
+from tests.models.llama import ReferenceModel, library
 
 TINY = [name for name in shapes.PRESETS if name.startswith("tiny-")]
 Make = Callable[[str], Path]
@@ -22,10 +22,10 @@ def test_a_tiny_model_is_small_and_its_answer_depends_on_the_first_word(
     path = synthetic_model(preset)
     rest = "quick brown foxes jump over lazy dogs " * 2
 
-    with Plain(path, context_tokens=512) as model:
-        one = model.greedy("The " + rest, max_tokens=24)
-        other = model.greedy("My " + rest, max_tokens=24)
-        again = model.greedy("The " + rest, max_tokens=24)
+    with ReferenceModel(path, context_tokens=512) as model:
+        one = model.answer_greedily("The " + rest, max_tokens=24)
+        other = model.answer_greedily("My " + rest, max_tokens=24)
+        again = model.answer_greedily("The " + rest, max_tokens=24)
 
     assert path.stat().st_size < 2_000_000
     assert one == again
@@ -41,7 +41,7 @@ def test_a_tiny_model_is_small_and_its_answer_depends_on_the_first_word(
         ("tiny-hybrid", False, True, 0),
     ],
 )
-def test_each_tiny_model_has_the_memory_it_is_named_for(
+def test_each_tiny_model_has_the_kind_of_memory_it_is_named_after(
     synthetic_model: Make, preset: str, recurrent: bool, hybrid: bool, window_tokens: int
 ) -> None:
     llama = library()
@@ -72,8 +72,8 @@ def test_a_quantised_model_is_smaller_and_still_answers(tmp_path: Path) -> None:
     small = synthetic.make("tiny-dense", tmp_path / "q8.gguf", quant="Q8_0")
 
     kinds = {tensor.tensor_type for tensor in gguf.GGUFReader(small).tensors}
-    with Plain(small, context_tokens=256) as model:
-        text, finish = model.greedy("Hello", max_tokens=8)
+    with ReferenceModel(small, context_tokens=256) as model:
+        text, finish = model.answer_greedily("Hello", max_tokens=8)
     assert small.stat().st_size < 0.7 * whole.stat().st_size
     assert kinds == {gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32}
     assert text
@@ -84,10 +84,10 @@ def test_the_vocabulary_of_another_file_replaces_the_generated_one(tmp_path: Pat
     tiny = Path(__file__).parent / "tiny" / "tiny-f16.gguf"
     made = synthetic.make("tiny-window", tmp_path / "out.gguf", vocab=tiny)
 
-    assert vocabulary.copied(made) == vocabulary.copied(tiny)
+    assert vocabulary.read(made) == vocabulary.read(tiny)
 
 
-def test_any_text_survives_a_generated_vocabulary(synthetic_model: Make) -> None:
+def test_a_generated_vocabulary_detokenises_any_text_unchanged(synthetic_model: Make) -> None:
     draw = random.Random(5)
     texts = ["naïve façade, 漢字 and 😀\n\n\ttabs", "x" * 500, " \r\n  leading"] + [
         "".join(
@@ -95,21 +95,21 @@ def test_any_text_survives_a_generated_vocabulary(synthetic_model: Make) -> None
         )
         for _ in range(20)
     ]
-    with Plain(synthetic_model("tiny-dense"), context_tokens=256) as model:
-        back = [b"".join(map(model.piece, model.tokenise(text))).decode() for text in texts]
+    with ReferenceModel(synthetic_model("tiny-dense"), context_tokens=256) as model:
+        back = [b"".join(map(model.token_bytes, model.tokenise(text))).decode() for text in texts]
 
     assert back == texts
 
 
-def test_words_of_small_letters_take_fewer_tokens_than_letters(synthetic_model: Make) -> None:
+def test_lower_case_words_have_fewer_tokens_than_letters(synthetic_model: Make) -> None:
     text = "the appliance answers every question it was asked before noon"
-    with Plain(synthetic_model("tiny-dense"), context_tokens=256) as model:
+    with ReferenceModel(synthetic_model("tiny-dense"), context_tokens=256) as model:
         assert len(model.tokenise(text)) < 0.6 * len(text)
 
 
 @pytest.mark.parametrize("size", [260, 1024, 151936])
-def test_a_generated_vocabulary_has_exactly_the_size_asked_for(size: int) -> None:
-    words = {entry.key: entry.value for entry in vocabulary.generated(size)}
+def test_a_generated_vocabulary_has_exactly_the_requested_size(size: int) -> None:
+    words = {entry.key: entry.value for entry in vocabulary.generate(size)}
     tokens = words["tokenizer.ggml.tokens"]
 
     assert len(tokens) == len(set(tokens)) == len(words["tokenizer.ggml.token_type"]) == size
@@ -119,30 +119,33 @@ def test_a_generated_vocabulary_has_exactly_the_size_asked_for(size: int) -> Non
 @pytest.mark.parametrize("size", [0, 259, 2_000_000])
 def test_an_impossible_vocabulary_size_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"has {size} tokens"):
-        vocabulary.generated(size)
+        vocabulary.generate(size)
 
 
 @pytest.mark.parametrize(
     ("preset", "parameters"),
     [
-        ("qwen2.5-0.5b", 494_032_768),  # as the model card of Qwen2.5-0.5B counts them
-        ("qwen2.5-7b", 7_615_616_512 - 152_064 * 3584),  # the real one does not tie its embeddings
+        ("qwen2.5-0.5b", 494_032_768),  # according to the model card of Qwen2.5-0.5B
+        (
+            "qwen2.5-7b",
+            7_615_616_512 - 152_064 * 3584,
+        ),  # the real model does not tie its embeddings
         ("llama3.2-1b", 1_235_814_400),
     ],
 )
-def test_a_speed_model_has_as_many_parameters_as_the_model_it_is_named_for(
+def test_a_real_preset_has_as_many_parameters_as_the_model_it_is_named_after(
     preset: str, parameters: int
 ) -> None:
     counted = sum(
         int(np.prod(tensor.shape))
-        for tensor in shapes.tensors(shapes.PRESETS[preset])
+        for tensor in shapes.list_tensors(shapes.PRESETS[preset])
         if tensor.name != "rope_freqs.weight"
     )
 
     assert counted == parameters
 
 
-def test_llama3_frequencies_are_kept_when_fast_and_divided_by_32_when_slow() -> None:
+def test_llama3_keeps_fast_frequencies_and_divides_slow_ones_by_32() -> None:
     factors = shapes.llama3_frequency_factors(64, 5e5)
 
     assert factors[0] == 1.0

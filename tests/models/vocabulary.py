@@ -1,9 +1,9 @@
-"""Vocabularies of synthetic models: copied from a GGUF, or generated in any size.
+"""Vocabularies of synthetic models: copied from a GGUF, or generated in a given size.
 
-A generated one is a working byte-level BPE with the `qwen2` pre-tokeniser: any text goes in and
-comes out unchanged, words of small letters take about three letters a token, and tokenising costs
-what it costs with a trained vocabulary of that size. The last tokens are control tokens of a ChatML
-template.
+A generated vocabulary is a working byte-level BPE with the `qwen2` pre-tokeniser. Tokenising and
+detokenising returns any text unchanged, lower-case words have about three letters per token, and
+tokenising costs as much as with a trained vocabulary of that size. The last tokens are the control
+tokens of a ChatML template.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ CHAT_TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-SPACE = "Ġ"  # how byte-level BPE writes a space
+SPACE = "Ġ"  # stands for a space in byte-level BPE
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key of the `tokenizer.*` part of a GGUF."""
+    """One `tokenizer.*` key of a GGUF."""
 
     key: str
     value: Any
@@ -40,18 +40,18 @@ class Entry:
 
 
 def write(writer: GGUFWriter, entries: list[Entry]) -> None:
-    """Add the vocabulary to a file that is being written."""
+    """Write the vocabulary to a GGUF."""
     for entry in entries:
         writer.add_key_value(entry.key, entry.value, entry.type, sub_type=entry.item_type)
 
 
 def size(entries: list[Entry]) -> int:
-    """How many tokens the vocabulary has."""
+    """The number of tokens in the vocabulary."""
     return next(len(entry.value) for entry in entries if entry.key == "tokenizer.ggml.tokens")
 
 
-def copied(path: Path) -> list[Entry]:
-    """The vocabulary of another GGUF, a vocabulary-only one will do."""
+def read(path: Path) -> list[Entry]:
+    """Read the vocabulary of another GGUF, which may be vocabulary-only."""
     fields = GGUFReader(path).fields
     return [
         Entry(key, field.contents(), field.types[0], field.types[-1] if field.types[1:] else None)
@@ -60,12 +60,12 @@ def copied(path: Path) -> list[Entry]:
     ]
 
 
-def generated(vocab_size: int) -> list[Entry]:
-    """A vocabulary of exactly this many tokens, always the same. At least 260, at most 900 000."""
+def generate(vocab_size: int) -> list[Entry]:
+    """Generate a vocabulary of exactly this size, from 260 to 900 000; it depends on nothing else."""
     alphabet = list(byte_alphabet())
-    room = vocab_size - len(alphabet) - len(CONTROL)
-    merges = list(islice(_merges(), max(room, 0)))
-    if room < 1 or len(merges) < room:
+    count = vocab_size - len(alphabet) - len(CONTROL)
+    merges = list(islice(_merges(), max(count, 0)))
+    if count < 1 or len(merges) < count:
         raise ValueError(f"no generated vocabulary has {vocab_size} tokens")
     tokens = alphabet + [left + right for left, right in merges] + list(CONTROL)
     kinds = [TokenType.NORMAL] * (vocab_size - len(CONTROL)) + [TokenType.CONTROL] * len(CONTROL)
@@ -86,7 +86,7 @@ def generated(vocab_size: int) -> list[Entry]:
 
 
 def byte_alphabet() -> Iterator[str]:
-    """The 256 characters that stand for bytes in byte-level BPE, as GPT-2 laid them down."""
+    """Yield the 256 characters that stand for bytes in byte-level BPE, as defined by GPT-2."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     free = 256
     for byte in range(256):
@@ -98,12 +98,12 @@ def byte_alphabet() -> Iterator[str]:
 
 
 def _merges() -> Iterator[tuple[str, str]]:
-    """Pairs in order of rank; each makes a new token of two that exist already."""
+    """Yield merges in order of rank; each one makes a new token out of two existing tokens."""
     pairs = [left + right for left, right in product(ascii_lowercase, repeat=2)]
     yield from ((SPACE, letter) for letter in ascii_lowercase)
     yield from product(ascii_lowercase, repeat=2)
     yield from ((SPACE, pair) for pair in pairs)
-    # Four letters last: small vocabularies do without, large ones have up to 456 976 of each.
+    # Four letters come last, up to 456 976 of each kind: only large vocabularies have them.
     for left, right in product(pairs, repeat=2):
         yield left, right
         yield SPACE + left, right

@@ -1,4 +1,4 @@
-"""What is said in two places says the same."""
+"""Facts that stand in two places agree."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVICES = {"api", "engine", "puller"}
 
 
-def test_every_error_has_a_status() -> None:
+def test_every_error_has_an_http_status() -> None:
     assert set(HTTP_STATUS) >= set(errors.every_error())
 
 
-def test_every_error_is_in_the_drawing_of_the_tree() -> None:
-    drawing = errors.__doc__ or ""
+def test_every_error_is_in_the_tree_of_the_docstring() -> None:
+    tree = errors.__doc__ or ""
 
-    assert [cls.__name__ for cls in errors.every_error() if cls.__name__ not in drawing] == []
+    assert [cls.__name__ for cls in errors.every_error() if cls.__name__ not in tree] == []
 
 
 def test_no_two_errors_share_a_code() -> None:
@@ -34,14 +34,14 @@ def test_no_two_errors_share_a_code() -> None:
     assert sorted(codes) == sorted(set(codes))
 
 
-def test_the_pull_job_the_api_names_is_there() -> None:
+def test_the_pull_function_that_the_api_names_exists() -> None:
     module, _, function = job.PULL_MODEL.rpartition(".")
 
     assert callable(getattr(importlib.import_module(module), function))
 
 
-def redis_names() -> list[str]:
-    """Every key as it looks with its parameter in braces."""
+def list_redis_keys() -> list[str]:
+    """Every key, with `{}` for its parameters."""
     names = []
     for name, value in vars(redis_keys).items():
         if name.startswith("_") or name == "PREFIX":
@@ -53,34 +53,34 @@ def redis_names() -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("key", redis_names())
+@pytest.mark.parametrize("key", list_redis_keys())
 def test_every_redis_key_has_an_owner_and_a_lifetime(key: str) -> None:
     table = re.sub(r"\{[a-z_]+\}", "{}", redis_keys.__doc__ or "")
 
     assert f"| {key} |" in table
 
 
-def test_the_services_of_compose_are_the_folders() -> None:
+def test_the_services_of_compose_are_the_folders_of_services() -> None:
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
     long_lived = {
         name for name, service in compose["services"].items() if service.get("restart") != "no"
     }
 
     assert {name for name in long_lived if (ROOT / "services" / name).is_dir()} == SERVICES
-    assert long_lived - SERVICES <= {"redis"} | profiled(compose)
+    assert long_lived - SERVICES <= {"redis"} | names_with_a_profile(compose)
 
 
-def profiled(compose: dict[str, dict[str, dict[str, object]]]) -> set[str]:
+def names_with_a_profile(compose: dict[str, dict[str, dict[str, object]]]) -> set[str]:
     return {name for name, service in compose["services"].items() if service.get("profiles")}
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))
-def test_a_service_can_be_run_and_has_its_own_tests(service: str) -> None:
+def test_a_service_has_a_main_module_and_its_own_tests(service: str) -> None:
     assert (ROOT / "services" / service / "__main__.py").is_file()
     assert (ROOT / "tests" / service).is_dir()
 
 
-def test_every_make_target_of_the_readme_exists() -> None:
+def test_every_make_target_in_the_readme_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"`make ([a-z]+)`", (ROOT / "README.md").read_text()))
 

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.repository.stubs import ROOT, generate
+from tests.repository.stubs import ROOT, generate_stubs
 
 
-def generated_files(folder: Path) -> dict[str, str]:
+def read_stubs(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in (folder / "protos").glob("*_pb2*.py*")}
 
 
-def test_the_committed_stubs_are_what_the_protos_say(tmp_path: Path) -> None:
-    generate(tmp_path)
+def test_the_committed_stubs_match_the_protos(tmp_path: Path) -> None:
+    generate_stubs(tmp_path)
 
-    assert generated_files(tmp_path) == generated_files(ROOT), "run `make proto`"
+    assert read_stubs(tmp_path) == read_stubs(ROOT), "run `make proto`"

@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.models.llama import Plain
+from tests.models.llama import ReferenceModel
 from tests.models.make_tiny.cases import Case, cases
 
 MAX_TOKENS = 400
@@ -25,7 +25,7 @@ MAX_TOKENS = 400
 
 def record(model: Path) -> list[dict[str, Any]]:
     """The answers of this GGUF to all cases."""
-    with Plain(model) as plain:
+    with ReferenceModel(model) as plain:
         return [_asked(plain, case) for case in cases()]
 
 
@@ -35,8 +35,8 @@ def write(records: list[dict[str, Any]], path: Path) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _asked(plain: Plain, case: Case) -> dict[str, Any]:
+def _asked(plain: ReferenceModel, case: Case) -> dict[str, Any]:
     rendered = case.rendered()
-    text, finish = plain.greedy(rendered, max_tokens=MAX_TOKENS)
+    text, finish = plain.answer_greedily(rendered, max_tokens=MAX_TOKENS)
     said = case.as_json() | {"rendered": rendered, "text": text, "finish": finish}
     return said if text == case.taught else said | {"taught": case.taught}
