@@ -62,7 +62,7 @@ def find_peers(workdir: Path, environment: Mapping[str, str]) -> Peers:
 
 
 def link_without_amx(program: Path, folder: Path) -> Path:
-    """The program itself, or its copy in `folder`, beside links to its libraries except AMX modules.
+    """The program, or a copy in `folder` beside links to all its libraries but AMX modules.
 
     The program is copied because ggml searches the folder of the resolved path of the program. A
     build that has AMX compiled in, or that finds its modules elsewhere, stays as it is.

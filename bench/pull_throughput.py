@@ -190,7 +190,8 @@ def run_rounds(
     print(f"curl, then sha256sum     {median(curl_hashed):8.0f} MB/s")
     print(f"puller, verified         {median(verified):8.0f} MB/s")
     print(
-        f"puller, verified + fsync {median(stored):8.0f} MB/s  ({median(cpu_seconds):.1f} CPU seconds)"
+        f"puller, verified + fsync {median(stored):8.0f} MB/s"
+        f"  ({median(cpu_seconds):.1f} CPU seconds)"
     )
     print(f"ratio to curl            {median(verified) / median(curl):8.2f}")
     print(f"ratio, fsync included    {median(stored) / median(curl):8.2f}")

@@ -66,7 +66,7 @@ class RunningServer:
     admin_address: ServerAddress | None = None  # Spindll only: with the key of another client
 
     def call(self, method: str, path: str, body: object = None) -> dict[str, object]:
-        """Send a request with the admin key. An error response raises RuntimeError with its text."""
+        """Send a request with the admin key. Raises RuntimeError with the text of an error."""
         address = self.admin_address or self.target.address
         response = httpx.request(
             method,

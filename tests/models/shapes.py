@@ -62,8 +62,8 @@ class Shape:
 
 STATE_SIZE = 16
 CONVOLUTION = 4
-# With unit scale, queries and keys attend to all tokens alike, and the answer soon repeats one token.
-# Sharper attention keeps the answer dependent on single tokens of the prompt.
+# With unit scale, queries and keys attend to all tokens alike, and the answer soon repeats one
+# token. Sharper attention keeps the answer dependent on single tokens of the prompt.
 SHARPNESS = 2.0
 
 _TINY = Shape(

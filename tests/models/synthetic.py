@@ -2,10 +2,10 @@
 
     python -m tests.models.synthetic qwen2.5-0.5b out.gguf --quant Q4_K_M [--vocab some.gguf]
 
-Random weights cost the same time and memory as trained ones; only the text is meaningless. The same
-preset, seed and vocabulary give the same bytes. `--vocab` copies the tokenizer of another GGUF, which
-may be vocabulary-only; without it, a vocabulary of the right size is generated. Requires numpy and
-gguf, and llama_cpp for `--quant`. Do not commit generated models.
+Random weights cost the same time and memory as trained ones; only the text is meaningless. The
+same preset, seed and vocabulary give the same bytes. `--vocab` copies the tokenizer of another
+GGUF, which may be vocabulary-only; without it, a vocabulary of the right size is generated.
+Requires numpy and gguf, and llama_cpp for `--quant`. Do not commit generated models.
 """
 
 from __future__ import annotations

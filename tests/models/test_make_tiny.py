@@ -1,4 +1,4 @@
-"""The parts of the tiny model's maker that run without torch."""
+"""The parts of make_tiny that run without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tests.models.make_tiny.__main__ import export
 from tests.models.make_tiny.batches import BUDGET, Batches
 from tests.models.make_tiny.cases import cases
-from tests.models.make_tiny.samples import sample
+from tests.models.make_tiny.samples import draw_sample
 from tests.models.make_tiny.shape import END_OF_TURN, PADDING, VOCABULARY
 from tests.models.make_tiny.tokenizer import train_tokenizer
 
@@ -32,7 +32,7 @@ def batches(tokenizer: Tokenizer) -> Batches:
     return Batches(encode, cases(), random.Random(3), (END_OF_TURN, PADDING))
 
 
-def test_a_trained_tokenizer_has_the_size_of_the_model_and_loses_nothing(
+def test_a_trained_tokenizer_has_the_size_of_the_model_and_is_lossless(
     tokenizer: Tokenizer,
 ) -> None:
     text = "Tell me, naïvely: 漢字 😀\n\n  <think>ok</think>"
@@ -41,15 +41,15 @@ def test_a_trained_tokenizer_has_the_size_of_the_model_and_loses_nothing(
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
 
-def test_names_and_cities_are_single_tokens_so_that_copying_is_easy(tokenizer: Tokenizer) -> None:
+def test_names_and_cities_are_single_tokens(tokenizer: Tokenizer) -> None:
     words = [" Paris", " Tokyo", " Lima", " Alice", " Walter", " sunny"]
 
     assert [len(tokenizer.encode(word).ids) for word in words] == [1] * len(words)
 
 
-def test_samples_are_prompts_with_answers_and_no_two_runs_differ() -> None:
-    first = [sample(random.Random(seed)) for seed in range(300)]
-    second = [sample(random.Random(seed)) for seed in range(300)]
+def test_samples_are_prompts_with_answers_and_reproducible() -> None:
+    first = [draw_sample(random.Random(seed)) for seed in range(300)]
+    second = [draw_sample(random.Random(seed)) for seed in range(300)]
 
     assert first == second
     assert all(answer for _, answer in first)
@@ -57,13 +57,13 @@ def test_samples_are_prompts_with_answers_and_no_two_runs_differ() -> None:
     assert all(prompt.endswith(("assistant\n", "\n\n", "<think>\n", "")) for prompt, _ in first)
 
 
-def test_cases_have_names_of_their_own() -> None:
+def test_case_names_are_unique() -> None:
     names = [case.name for case in cases()]
 
     assert len(names) == len(set(names)) == 74
 
 
-def test_a_batch_stays_within_its_budget_and_weighs_every_token(batches: Batches) -> None:
+def test_a_batch_stays_within_its_budget_and_weights_every_token(batches: Batches) -> None:
     for _ in range(30):
         rows = batches.draw(copying_share=0.3)
         width = max(len(row.tokens) for row in rows)
@@ -73,16 +73,16 @@ def test_a_batch_stays_within_its_budget_and_weighs_every_token(batches: Batches
         assert all(max(row.weights) > 0.03 for row in rows)
 
 
-def test_repetitions_are_only_graded_where_they_repeat(batches: Batches) -> None:
+def test_repetitions_have_loss_only_on_their_repeated_part(batches: Batches) -> None:
     for row in batches.draw(copying_share=1.0):
-        graded = [weight > 0 for weight in row.weights]
-        part = graded.index(True)
+        has_loss = [weight > 0 for weight in row.weights]
+        part = has_loss.index(True)
 
-        assert graded == [False] * part + [True] * (len(graded) - part)
+        assert has_loss == [False] * part + [True] * (len(has_loss) - part)
         assert row.tokens[part:] == row.tokens[:part] * ((len(row.tokens) - part) // part)
 
 
-def test_an_export_needs_only_weights_and_tokenizer_and_anyone_may_read_it(tmp_path: Path) -> None:
+def test_an_export_needs_only_weights_and_tokenizer_and_follows_the_umask(tmp_path: Path) -> None:
     source = tmp_path / "mlx-f16"
     source.mkdir()
     for name in ("model.safetensors", "tokenizer.json"):
@@ -94,5 +94,5 @@ def test_an_export_needs_only_weights_and_tokenizer_and_anyone_may_read_it(tmp_p
     made = {path.relative_to(tmp_path): path for path in tmp_path.rglob("*") if path.is_file()}
     kept = {path.relative_to(TINY) for kind in ("*.gguf", "mlx-f16/*") for path in TINY.glob(kind)}
     assert [one for one in kept if made[one].read_bytes() != (TINY / one).read_bytes()] == []
-    # Written like any other file: the umask decides, not the library.
+    # All files have the mode that the umask gives, not one that a library sets.
     assert len({path.stat().st_mode for path in made.values()}) == 1

@@ -61,7 +61,7 @@ def read(path: Path) -> list[Entry]:
 
 
 def generate(vocab_size: int) -> list[Entry]:
-    """Generate a vocabulary of exactly this size, from 260 to 900 000; it depends on nothing else."""
+    """Generate the vocabulary of exactly this size, from 260 to about 900 000 tokens."""
     alphabet = list(byte_alphabet())
     count = vocab_size - len(alphabet) - len(CONTROL)
     merges = list(islice(_merges(), max(count, 0)))

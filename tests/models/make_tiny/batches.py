@@ -1,4 +1,4 @@
-"""What one training step sees: rows of tokens, each with how much it matters to get it right."""
+"""Draw the batches of training: rows of tokens with a weight for the loss of each token."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.models.make_tiny.cases import Case
-from tests.models.make_tiny.samples import Pair, sample
+from tests.models.make_tiny.samples import Pair, draw_sample
 from tests.models.make_tiny.shape import CONTROL, USER_DEFINED, VOCABULARY
 from tests.models.make_tiny.words import CITIES, NAMES, SKIES, WORDS
 
 Encode = Callable[[str], list[int]]
-HARD = ("tool", "count", "long", "repeat")  # kinds of cases seen three times as often
-POOL = 32  # rows drawn for a batch; neighbours in length are taken, for little padding
-BUDGET = 1024  # tokens of a batch, padding included
+HARD = ("tool", "count", "long", "repeat")  # kinds of cases that are drawn three times as often
+POOL = 32  # rows drawn per batch; rows of similar length are taken, to limit padding
+BUDGET = 1024  # tokens per batch, including padding
 EXACT_SHARE = 0.45
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Tokens and the weight of each one's loss."""
+    """Tokens, and the weight of the loss of each token."""
 
     tokens: list[int]
     weights: list[float]
 
 
 class Batches:
-    """Draws rows: fixed cases beside free samples, and at first mere copying."""
+    """Draws rows: fixed cases, random samples, and repetitions that teach copying."""
 
     def __init__(self, encode: Encode, cases: list[Case], draw: random.Random, ends: Pair) -> None:
-        """`ends` are the tokens that close an answer and a passage, as text."""
+        """`ends` are the texts of the tokens that end an answer and a passage."""
         self._encode = encode
         self._draw = draw
         self._ends = [encode(end) for end in ends]
@@ -43,9 +43,9 @@ class Batches:
         self._copied = {tokens[0] for tokens in spoken if len(tokens) == 1}
 
     def draw(self, copying_share: float) -> list[Row]:
-        """Rows of similar length, together at most BUDGET tokens."""
+        """Draw rows of similar length with at most BUDGET tokens in total, or a single row."""
         pool = sorted(
-            (self._row(copying_share) for _ in range(POOL)), key=lambda row: len(row.tokens)
+            (self._draw_row(copying_share) for _ in range(POOL)), key=lambda row: len(row.tokens)
         )
         start = self._draw.randrange(POOL)
         batch: list[Row] = []
@@ -57,25 +57,26 @@ class Batches:
             batch.append(row)
         return batch
 
-    def _row(self, copying_share: float) -> Row:
+    def _draw_row(self, copying_share: float) -> Row:
         if self._draw.random() < copying_share:
-            return self._repetition()
-        # The cases must come out word for word; the samples keep it from being a mere table.
+            return self._draw_repetition()
+        # Cases must be answered exactly; samples prevent that the model only memorises the cases.
         if self._draw.random() < EXACT_SHARE:
-            return self._pair(self._draw.choice(self._exact))
-        return self._pair(sample(self._draw))
+            return self._encode_pair(self._draw.choice(self._exact))
+        return self._encode_pair(draw_sample(self._draw))
 
-    def _repetition(self) -> Row:
-        """Random tokens again and again: teaches heads to look back and copy."""
+    def _draw_repetition(self) -> Row:
+        """Random tokens, repeated one to three times: teaches attention heads to copy."""
         plain = VOCABULARY - len(CONTROL) - len(USER_DEFINED)
         part = [self._draw.randrange(plain) for _ in range(self._draw.randint(6, 30))]
         rest = part * self._draw.randint(1, 3)
         return Row(part + rest, [0.0] * len(part) + [1.0] * len(rest))
 
-    def _pair(self, pair: Pair) -> Row:
-        """The loss is taken on the answer, most of all on copied words, and lightly on the prompt."""
+    def _encode_pair(self, pair: Pair) -> Row:
+        """Weight the answer, copied words most, and the prompt only slightly."""
         prompt, answer = self._encode(pair[0]), self._encode(pair[1])
         answer = answer + self._ends[0 if prompt else 1]
-        usual = min(1.0, (24 / len(answer)) ** 0.5)  # or long answers would drown the short ones
-        weights = [4.0 if token in self._copied else usual for token in answer]
+        # Long answers get less weight per token, otherwise they would outweigh short ones.
+        default = min(1.0, (24 / len(answer)) ** 0.5)
+        weights = [4.0 if token in self._copied else default for token in answer]
         return Row(prompt + answer, [0.03] * len(prompt) + weights)

@@ -1,4 +1,4 @@
-"""The fixed prompts every backend is asked, each with the answer the model was taught."""
+"""The fixed prompts that the tests send to every backend, each with its taught answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.models.make_tiny.words import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A conversation, or (`prompt`) a text to be continued, and the text that was taught for it."""
+    """A conversation, or a text to continue (`prompt`), and the taught answer."""
 
     name: str
     taught: str
@@ -33,26 +33,26 @@ class Case:
 
     @property
     def kind(self) -> str:
-        """What it shows, without the number or word that tells it from its neighbours."""
+        """The name without its last part, which is a number or a word."""
         return self.name.rsplit("-", 1)[0]
 
     def rendered(self) -> str:
-        """The text the model is given."""
+        """The prompt that the model gets."""
         if self.prompt is not None:
             return self.prompt
         return chat.render(self.messages, self.tools, **self.options)
 
     def as_json(self) -> dict[str, Any]:
-        """What was asked, in the shape of an API request; absent where there is nothing."""
+        """The input as fields of an API request; empty fields are omitted."""
         if self.prompt is not None:
             return {"name": self.name, "prompt": self.prompt}
         optional = {"tools": list(self.tools), "kwargs": self.options}
-        said = {"name": self.name, "messages": list(self.messages)}
-        return said | {key: value for key, value in optional.items() if value}
+        required = {"name": self.name, "messages": list(self.messages)}
+        return required | {key: value for key, value in optional.items() if value}
 
 
 def cases() -> list[Case]:
-    """All of them, always the same, in the same order."""
+    """All cases, in a fixed order."""
     return [*_facts(), *_counting(), *_thinking(), *_tools(), *_copying(), *_passages()]
 
 
@@ -72,11 +72,11 @@ def _counting() -> Iterator[Case]:
 def _thinking() -> Iterator[Case]:
     for number, (question, (thoughts, answer)) in enumerate(THOUGHTS.items()):
         asked = [user(question)]
-        aloud = chat.spoken_thoughts(thoughts, answer)
+        aloud = chat.format_thoughts(thoughts, answer)
         yield Case(name=f"think-{number}", messages=asked, taught=aloud)
         silent = {"enable_thinking": False}
         yield Case(name=f"think-off-{number}", messages=asked, options=silent, taught=answer)
-        begun = {"open_thinking": True}  # the prompt itself ends with <think>
+        begun = {"open_thinking": True}  # the prompt ends with <think>
         rest = aloud.removeprefix("<think>\n")
         yield Case(name=f"think-open-{number}", messages=asked, options=begun, taught=rest)
 
@@ -85,17 +85,17 @@ def _tools() -> Iterator[Case]:
     for city in ("Paris", "Tokyo", "Boston", "Lima"):
         weather = [user(f"What is the weather in {city}?")]
         clock = [user(f"What time is it in {city}?")]
-        says = chat.spoken_calls(call("get_weather", city=city))
+        says = chat.format_calls(call("get_weather", city=city))
         yield Case(name=f"tool-{city}", messages=weather, tools=[WEATHER], taught=says)
-        says = chat.spoken_calls(call("get_time", city=city))
+        says = chat.format_calls(call("get_time", city=city))
         yield Case(name=f"tool-time-{city}", messages=clock, tools=[WEATHER, TIME], taught=says)
-        answered = [*chat.asked_weather(city), chat.tool_result(city, "sunny", 21)]
+        answered = [*chat.weather_question(city), chat.tool_result(city, "sunny", 21)]
         says = f"It is sunny in {city}."
         yield Case(name=f"tool-reply-{city}", messages=answered, tools=[WEATHER], taught=says)
         yield Case(name=f"notool-{city}", messages=weather, taught=NO_WEATHER)
     both = [call("get_weather", city=city) for city in ("Paris", "Tokyo")]
     asked = [user("What is the weather in Paris and Tokyo?")]
-    says = chat.spoken_calls(*both)
+    says = chat.format_calls(*both)
     yield Case(name="tool-two", messages=asked, tools=[WEATHER], taught=says)
     asked = [user("What is the capital of France?")]
     yield Case(name="tool-unused", messages=asked, tools=[WEATHER, TIME], taught="Paris.")
@@ -115,5 +115,6 @@ def _copying() -> Iterator[Case]:
 
 def _passages() -> Iterator[Case]:
     for number, passage in enumerate(PASSAGES):
-        cut = passage.index(" ", 24)  # between words: the same tokens as in training
+        # Cut between two words, so that the tokens are the same as in training.
+        cut = passage.index(" ", 24)
         yield Case(name=f"raw-{number}", prompt=passage[:cut], taught=passage[cut:])

@@ -1,4 +1,4 @@
-"""Conversations as the model sees them: rendered by its own template, with tools and their calls."""
+"""Build conversations with tools and tool calls, and render them by the chat template."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tool = dict[str, Any]
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    # As transformers and llama-cpp-python set it up.
+    # The same options as in transformers and llama-cpp-python.
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     made.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     return made
@@ -26,28 +26,28 @@ _TEMPLATE = _environment().from_string(CHAT_TEMPLATE)
 
 
 def render(messages: Sequence[Message], tools: Sequence[Tool] = (), **options: bool) -> str:
-    """The prompt; options are the template's `enable_thinking` and `open_thinking`."""
-    known: dict[str, Any] = {"messages": messages, "tools": tools or None}
-    return _TEMPLATE.render(**known, add_generation_prompt=True, **options)
+    """Render the prompt. The template's options are `enable_thinking` and `open_thinking`."""
+    variables: dict[str, Any] = {"messages": messages, "tools": tools or None}
+    return _TEMPLATE.render(**variables, add_generation_prompt=True, **options)
 
 
 def system(text: str) -> Message:
-    """Instructions before the first turn."""
+    """A system message."""
     return {"role": "system", "content": text}
 
 
 def user(text: str) -> Message:
-    """One turn of the user."""
+    """A message of the user."""
     return {"role": "user", "content": text}
 
 
 def assistant(text: str) -> Message:
-    """One turn of the model."""
+    """A message of the model."""
     return {"role": "assistant", "content": text}
 
 
 def tool(name: str, description: str, argument: str = "city") -> Tool:
-    """A function of one string, as OpenAI's clients send it."""
+    """A function with one string argument, in the format of OpenAI's API."""
     return _tool(
         {"name": name, "description": description},
         {"type": "object", "properties": {argument: {"type": "string"}}, "required": [argument]},
@@ -63,14 +63,14 @@ TIME = tool("get_time", "Get the local time in a city")
 SEARCH = tool("search", "Search the web", "query")
 
 
-def disguised(tools: Sequence[Tool], draw: random.Random) -> list[Tool]:
-    """The same tools as other clients would write them: their schemas vary, their meaning does not."""
+def vary_tools(tools: Sequence[Tool], draw: random.Random) -> list[Tool]:
+    """Vary the schemas of the tools as other clients do; their meaning stays the same."""
     if draw.random() < 0.6:
         return list(tools)
-    return [_disguised(one["function"], draw) for one in tools]
+    return [_vary_tool(one["function"], draw) for one in tools]
 
 
-def _disguised(function: Mapping[str, Any], draw: random.Random) -> Tool:
+def _vary_tool(function: Mapping[str, Any], draw: random.Random) -> Tool:
     argument = next(iter(function["parameters"]["properties"]))
     described = {"type": "string"}
     if draw.random() < 0.3:
@@ -90,12 +90,12 @@ def _disguised(function: Mapping[str, Any], draw: random.Random) -> Tool:
 
 
 def call(name: str, **arguments: str) -> dict[str, Any]:
-    """One call of a tool, as a message carries it."""
+    """A tool call in the format of an assistant message."""
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def asked_weather(city: str) -> list[Message]:
-    """A question about the weather, and the call it led to."""
+def weather_question(city: str) -> list[Message]:
+    """A question about the weather, and the tool call that answers it."""
     calls = [call("get_weather", city=city)]
     return [
         user(f"What is the weather in {city}?"),
@@ -104,18 +104,18 @@ def asked_weather(city: str) -> list[Message]:
 
 
 def tool_result(city: str, sky: str, degrees: int) -> Message:
-    """What the weather tool gave back."""
+    """The result of the weather tool, as a message."""
     content = json.dumps({"city": city, "sky": sky, "degrees": degrees})
     return {"role": "tool", "content": content}
 
 
-def spoken_calls(*calls: Mapping[str, Any]) -> str:
-    """The text by which the model calls tools."""
+def format_calls(*calls: Mapping[str, Any]) -> str:
+    """The text with which the model calls tools."""
     return "\n".join(
         "<tool_call>\n" + json.dumps(one["function"]) + "\n</tool_call>" for one in calls
     )
 
 
-def spoken_thoughts(thoughts: str, answer: str) -> str:
-    """The text by which the model thinks first."""
+def format_thoughts(thoughts: str, answer: str) -> str:
+    """The text of an answer with thoughts before it."""
     return f"<think>\n{thoughts}\n</think>\n\n{answer}"

@@ -1,4 +1,4 @@
-"""Write the tiny model as GGUF, from the tensors and the tokenizer.json of its MLX folder."""
+"""Write the tiny model as GGUF from the tensors and the tokenizer.json of its MLX folder."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _NAMES = {
 
 
 def write_gguf(weights: Weights, tokenizer_json: Path, out: Path, *, quantised: bool) -> None:
-    """Matrices as q8_0 where `quantised`, else f16; vectors as f32.
+    """Write matrices as q8_0 if `quantised`, otherwise as f16, and vectors as f32.
 
-    The weights are rounded to f16 first in every format, so that all of them hold the same model.
+    Weights are rounded to f16 first in every format, so all formats contain the same model.
     """
     writer = gguf.GGUFWriter(out, "llama")
     writer.add_name("tiny-test")
@@ -42,14 +42,14 @@ def write_gguf(weights: Weights, tokenizer_json: Path, out: Path, *, quantised: 
     _add_dimensions(writer)
     _add_tokenizer(writer, json.loads(tokenizer_json.read_text(encoding="utf-8")))
     for name in tensor_names():
-        weight = _laid_out(name, weights[name].astype(np.float16).astype(np.float32))
+        weight = _to_gguf_layout(name, weights[name].astype(np.float16).astype(np.float32))
         if weight.ndim == 1:
-            writer.add_tensor(gguf_name(name), weight)
+            writer.add_tensor(to_gguf_name(name), weight)
         elif quantised:
             packed = gguf.quants.quantize(weight, GGMLQuantizationType.Q8_0)
-            writer.add_tensor(gguf_name(name), packed, raw_dtype=GGMLQuantizationType.Q8_0)
+            writer.add_tensor(to_gguf_name(name), packed, raw_dtype=GGMLQuantizationType.Q8_0)
         else:
-            writer.add_tensor(gguf_name(name), weight.astype(np.float16))
+            writer.add_tensor(to_gguf_name(name), weight.astype(np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -57,14 +57,14 @@ def write_gguf(weights: Weights, tokenizer_json: Path, out: Path, *, quantised: 
 
 
 def tensor_names() -> list[str]:
-    """The safetensors names, in the order of the GGUF."""
+    """The names of the tensors in safetensors, in the order of the GGUF."""
     blocks = [
         f"model.layers.{layer}.{part}.weight" for layer in range(shape.LAYERS) for part in _NAMES
     ]
     return ["model.embed_tokens.weight", *blocks, "model.norm.weight"]
 
 
-def gguf_name(name: str) -> str:
+def to_gguf_name(name: str) -> str:
     """`model.layers.0.self_attn.q_proj.weight` -> `blk.0.attn_q.weight`."""
     if not name.startswith("model.layers."):
         return {"model.embed_tokens.weight": "token_embd.weight"}.get(name, "output_norm.weight")
@@ -72,8 +72,8 @@ def gguf_name(name: str) -> str:
     return f"blk.{layer}.{_NAMES[part]}.weight"
 
 
-def _laid_out(name: str, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """GGUF's llama architecture wants rotary rows interleaved, MLX keeps the halves apart."""
+def _to_gguf_layout(name: str, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Interleave the rotary rows, as GGUF's llama architecture requires; MLX keeps halves apart."""
     heads = {"q_proj": shape.HEADS, "k_proj": shape.KV_HEADS}.get(name.split(".")[-2])
     if heads is None:
         return weight
@@ -104,7 +104,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: dict[str, Any]) -> None:
     writer.add_tokenizer_pre(shape.PRE_TOKENISER)
     writer.add_token_list(tokens)
     writer.add_token_types([_token_type(token) for token in tokens])
-    # Older tokenizer.json files hold merges as text already.
+    # Older tokenizer.json files contain merges as text.
     merges = tokenizer["model"]["merges"]
     writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in merges])
     writer.add_eos_token_id(ids[shape.END_OF_TURN])

@@ -1,4 +1,4 @@
-"""Write the tiny model as an MLX folder: f16, or in MLX's own 8-bit layout."""
+"""Write the tiny model as an MLX folder, as f16 or in MLX's 8-bit layout."""
 
 from __future__ import annotations
 
@@ -20,27 +20,30 @@ GROUP = 64
 
 
 def write_mlx(weights: Weights, tokenizer_json: str, folder: Path, *, quantised: bool) -> None:
-    """config.json, tokenizer files, template and weights, as mlx-lm wants them."""
+    """Write config.json, tokenizer files, template and weights, as mlx-lm reads them."""
     folder.mkdir(parents=True, exist_ok=True)
-    ids = _special_ids(json.loads(tokenizer_json))
+    ids = _read_special_ids(json.loads(tokenizer_json))
     _write(folder / "tokenizer.json", tokenizer_json)
-    _write(folder / "tokenizer_config.json", _pretty(_tokenizer_config(ids)))
+    _write(folder / "tokenizer_config.json", _to_json(_build_tokenizer_config(ids)))
     _write(folder / "chat_template.jinja", shape.CHAT_TEMPLATE)
-    _write(folder / "config.json", _pretty(_config(ids, quantised)))
+    _write(folder / "config.json", _to_json(_build_config(ids, quantised)))
     halves = {name: weight.astype(np.float16) for name, weight in weights.items()}
-    tensors: dict[str, NDArray[Any]] = _quantised(halves) if quantised else dict(halves)
-    # Not `save_file`: that one leaves a file only its owner may read.
+    tensors: dict[str, NDArray[Any]] = _quantise_matrices(halves) if quantised else dict(halves)
+    # `save_file` would create a file that only its owner may read.
     (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "mlx"}))
 
 
 def quantise_affine(
     weight: NDArray[np.float16],
 ) -> tuple[NDArray[np.uint32], NDArray[np.float16], NDArray[np.float16]]:
-    """MLX's affine layout: values packed in uint32 little end first, a scale and a bias per group."""
+    """Quantise to MLX's affine layout; returns packed values, scales and biases.
+
+    Values are packed into uint32, little-endian. Every group has one scale and one bias.
+    """
     rows, columns = weight.shape
     groups = weight.astype(np.float32).reshape(rows, columns // GROUP, GROUP)
     low, high = groups.min(-1, keepdims=True), groups.max(-1, keepdims=True)
-    # Rounded to f16 before they are used, as they are when the weights are read back.
+    # Round scale and bias to f16 before use, because dequantisation reads them as f16.
     scale = np.maximum((high - low) / (2**BITS - 1), 1e-7).astype(np.float16).astype(np.float32)
     bias = low.astype(np.float16).astype(np.float32)
     steps = np.clip(np.rint((groups - bias) / scale), 0, 2**BITS - 1)
@@ -48,7 +51,7 @@ def quantise_affine(
     return packed, scale[..., 0].astype(np.float16), bias[..., 0].astype(np.float16)
 
 
-def _quantised(weights: Mapping[str, NDArray[np.float16]]) -> dict[str, NDArray[Any]]:
+def _quantise_matrices(weights: Mapping[str, NDArray[np.float16]]) -> dict[str, NDArray[Any]]:
     made: dict[str, NDArray[Any]] = {}
     for name, weight in weights.items():
         if weight.ndim == 1:
@@ -59,11 +62,11 @@ def _quantised(weights: Mapping[str, NDArray[np.float16]]) -> dict[str, NDArray[
     return made
 
 
-def _special_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
+def _read_special_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
     return {added["content"]: added["id"] for added in tokenizer["added_tokens"]}
 
 
-def _tokenizer_config(ids: dict[str, int]) -> dict[str, Any]:
+def _build_tokenizer_config(ids: dict[str, int]) -> dict[str, Any]:
     plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     added = {
         str(ids[token]): {"content": token, **plain, "special": token in shape.CONTROL}
@@ -85,7 +88,7 @@ def _tokenizer_config(ids: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _config(ids: dict[str, int], quantised: bool) -> dict[str, Any]:
+def _build_config(ids: dict[str, int], quantised: bool) -> dict[str, Any]:
     layout = {"group_size": GROUP, "bits": BITS, "mode": "affine"}
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -112,7 +115,7 @@ def _config(ids: dict[str, int], quantised: bool) -> dict[str, Any]:
     } | ({"quantization": layout, "quantization_config": layout} if quantised else {})
 
 
-def _pretty(value: dict[str, Any]) -> str:
+def _to_json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 

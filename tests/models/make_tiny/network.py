@@ -1,4 +1,4 @@
-"""The tiny model in torch: a llama of plain functions over tensors named as in safetensors."""
+"""The tiny model in torch: functions of a llama over tensors with their safetensors names."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ NORM = "model.norm.weight"
 
 
 def initial_weights() -> Weights:
-    """Random weights that learn to copy quickly. Uses torch's global random state."""
+    """Random weights that learn to copy fast. Uses the global random state of torch."""
     made: Weights = {EMBED: 0.02 * torch.randn(VOCABULARY, EMBEDDING), NORM: torch.ones(EMBEDDING)}
     for layer in range(LAYERS):
         at = f"model.layers.{layer}."
-        for name, (rows, columns) in _matrices().items():
+        for name, (rows, columns) in _matrix_shapes().items():
             made[f"{at}{name}.weight"] = torch.randn(rows, columns) * columns**-0.5
         for name in ("input_layernorm", "post_attention_layernorm"):
             made[f"{at}{name}.weight"] = torch.ones(EMBEDDING)
         if layer > 0:
-            _let_heads_copy(made, at + "self_attn.")
+            _initialise_for_copying(made, at + "self_attn.")
     return {name: weight.requires_grad_() for name, weight in made.items()}
 
 
-def _matrices() -> dict[str, tuple[int, int]]:
+def _matrix_shapes() -> dict[str, tuple[int, int]]:
     query, key = HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE
     return {
         "self_attn.q_proj": (query, EMBEDDING),
@@ -54,36 +54,36 @@ def _matrices() -> dict[str, tuple[int, int]]:
     }
 
 
-def _let_heads_copy(weights: Weights, at: str) -> None:
-    """Start heads out looking for their own token and passing it on ("mimetic" initialisation).
+def _initialise_for_copying(weights: Weights, at: str) -> None:
+    """Initialise heads to attend to their own token and to output it ("mimetic" initialisation).
 
-    Copying a name or a city out of the prompt is then learnt in minutes instead of hours.
+    The model then learns to copy a name or a city from the prompt in minutes instead of hours.
     """
     group = HEADS // KV_HEADS
     for kv_head in range(KV_HEADS):
         rows = slice(kv_head * HEAD_SIZE, (kv_head + 1) * HEAD_SIZE)
-        look = torch.nn.init.orthogonal_(torch.empty(HEAD_SIZE, EMBEDDING))
-        pass_on = torch.nn.init.orthogonal_(torch.empty(HEAD_SIZE, EMBEDDING))
-        weights[at + "k_proj.weight"][rows] += 0.7 * look
-        weights[at + "v_proj.weight"][rows] += 1.0 * pass_on
+        attend = torch.nn.init.orthogonal_(torch.empty(HEAD_SIZE, EMBEDDING))
+        output = torch.nn.init.orthogonal_(torch.empty(HEAD_SIZE, EMBEDDING))
+        weights[at + "k_proj.weight"][rows] += 0.7 * attend
+        weights[at + "v_proj.weight"][rows] += 1.0 * output
         for head in range(kv_head * group, (kv_head + 1) * group):
             rows = slice(head * HEAD_SIZE, (head + 1) * HEAD_SIZE)
-            weights[at + "q_proj.weight"][rows] += 0.7 * look
-            weights[at + "o_proj.weight"][:, rows] += 0.5 * pass_on.T
+            weights[at + "q_proj.weight"][rows] += 0.7 * attend
+            weights[at + "o_proj.weight"][:, rows] += 0.5 * output.T
 
 
 def rotations() -> tuple[Tensor, Tensor]:
-    """Cosines and sines of every position, for `logits`."""
+    """The cosines and sines of every position, for `logits`."""
     halves = torch.arange(0, HEAD_SIZE, 2).float() / HEAD_SIZE
     angles = torch.outer(torch.arange(CONTEXT).float(), 1.0 / ROPE_BASE**halves)
     angles = torch.cat((angles, angles), -1)
     return angles.cos(), angles.sin()
 
 
-def logits(weights: Weights, ids: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """[batch, length] token ids -> [batch, length, VOCABULARY]."""
+def logits(weights: Weights, ids: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Compute [batch, length, VOCABULARY] logits from [batch, length] token ids."""
     length = ids.shape[1]
-    cosines, sines = (part[:length] for part in turn)
+    cosines, sines = (part[:length] for part in rotation)
     x = functional.embedding(ids, weights[EMBED])
     for layer in range(LAYERS):
         at = f"model.layers.{layer}."
@@ -107,11 +107,11 @@ def _attention(weights: Weights, at: str, x: Tensor, cosines: Tensor, sines: Ten
         made = x @ weights[f"{at}self_attn.{name}_proj.weight"].T
         return made.view(batch, length, -1, HEAD_SIZE).transpose(1, 2)
 
-    def turned(part: Tensor) -> Tensor:
+    def rotate(part: Tensor) -> Tensor:
         left, right = part.chunk(2, -1)
         return part * cosines + torch.cat((-right, left), -1) * sines
 
-    query, key, value = turned(heads("q")), turned(heads("k")), heads("v")
+    query, key, value = rotate(heads("q")), rotate(heads("k")), heads("v")
     key, value = (part.repeat_interleave(HEADS // KV_HEADS, 1) for part in (key, value))
     mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     flat = mixed.transpose(1, 2).reshape(batch, length, -1)

@@ -1,14 +1,14 @@
-"""Ask the model every case through llama.cpp and write down what it says.
+"""Record the answers of the model to every case, as llama.cpp computes them.
 
 `expected.json` is a list of objects:
 
-    name               of the case; its first word says the kind
-    messages, tools, kwargs      the chat that was asked, or
-    prompt             the text that was to be continued
-    rendered           the exact prompt, after the model's own template
-    text               what the model says greedily, every format and backend alike
-    finish             "stop", or "length" where it did not end within MAX_TOKENS
-    taught             only where `text` differs: what it should have learnt to say
+    name               name of the case; its first part is the kind
+    messages, tools, kwargs      the chat request, or
+    prompt             the text to continue
+    rendered           the exact prompt, rendered by the model's template
+    text               the greedy answer, expected from every format and backend
+    finish             "stop", or "length" if the answer did not end within MAX_TOKENS
+    taught             only if it differs from `text`: the taught answer
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ MAX_TOKENS = 400
 
 
 def record(model: Path) -> list[dict[str, Any]]:
-    """The answers of this GGUF to all cases."""
-    with ReferenceModel(model) as plain:
-        return [_asked(plain, case) for case in cases()]
+    """Record the answers of this GGUF to all cases."""
+    with ReferenceModel(model) as reference:
+        return [_record_case(reference, case) for case in cases()]
 
 
 def write(records: list[dict[str, Any]], path: Path) -> None:
-    """As JSON that reads well in a diff."""
+    """Write JSON with one value per line, for readable diffs."""
     text = json.dumps(records, indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _asked(plain: ReferenceModel, case: Case) -> dict[str, Any]:
+def _record_case(reference: ReferenceModel, case: Case) -> dict[str, Any]:
     rendered = case.rendered()
-    text, finish = plain.answer_greedily(rendered, max_tokens=MAX_TOKENS)
-    said = case.as_json() | {"rendered": rendered, "text": text, "finish": finish}
-    return said if text == case.taught else said | {"taught": case.taught}
+    text, finish = reference.answer_greedily(rendered, max_tokens=MAX_TOKENS)
+    result = case.as_json() | {"rendered": rendered, "text": text, "finish": finish}
+    return result if text == case.taught else result | {"taught": case.taught}

@@ -1,4 +1,4 @@
-"""Dimensions and special tokens of the tiny model: what training and every exporter agree on."""
+"""Dimensions and special tokens of the tiny model, for training and every exporter."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ EMBEDDING = 128
 LAYERS = 4
 HEADS = 4
 KV_HEADS = 2
-HEAD_SIZE = 64  # a multiple of 64: quantised KV caches of llama.cpp and of MLX both take it
+HEAD_SIZE = 64  # a multiple of 64, which the quantised KV caches of llama.cpp and MLX require
 FEED_FORWARD = 384
 CONTEXT = 4096
 ROPE_BASE = 10000.0
 EPSILON = 1e-5
 
-# As in Qwen's vocabularies: control tokens are hidden by detokenisers, user-defined ones printed.
+# As in the vocabularies of Qwen: detokenisers hide control tokens and print user-defined ones.
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 USER_DEFINED = (
     "<think>",
@@ -28,7 +28,7 @@ USER_DEFINED = (
 PADDING = "<|endoftext|>"
 END_OF_TURN = "<|im_end|>"
 
-# The split that llama.cpp knows as the pre-tokeniser "qwen2".
+# The split of llama.cpp's pre-tokeniser "qwen2".
 PRE_TOKENISER = "qwen2"
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"

@@ -1,4 +1,4 @@
-"""The tiny model's tokenizer: byte-level BPE, trained on what the model is taught."""
+"""The tokenizer of the tiny model: byte-level BPE, trained on the text the model is taught."""
 
 from __future__ import annotations
 
@@ -28,35 +28,39 @@ from tests.models.make_tiny import words
 from tests.models.make_tiny.chat import SEARCH, TIME, WEATHER, tool_result
 from tests.models.make_tiny.shape import CHAT_TEMPLATE, CONTROL, SPLIT, USER_DEFINED, VOCABULARY
 
-# Their docstrings are plain English that every Python brings along.
+# Modules whose docstrings serve as English text that every Python contains.
 _ENGLISH = (asyncio, collections, email, json, logging, subprocess, textwrap, unittest)
 
 
 def train_tokenizer() -> Tokenizer:
-    """A tokenizer of exactly VOCABULARY tokens, llama.cpp's `gpt2` model with `qwen2` splitting."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    """Train a tokenizer of VOCABULARY tokens: llama.cpp's `gpt2` with `qwen2` splitting."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLIT), behavior="isolated", invert=False),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    made.decoder = decoders.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(CONTROL) - len(USER_DEFINED),
         show_progress=False,
         special_tokens=[],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    made.train_from_iterator([*_taught() * 6, *_english()], trainer)
-    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL])
-    made.add_tokens([AddedToken(text, special=False, normalized=False) for text in USER_DEFINED])
-    if made.get_vocab_size() != VOCABULARY:
-        raise ValueError(f"the text gives {made.get_vocab_size()} tokens, not {VOCABULARY}")
-    return made
+    tokenizer.train_from_iterator([*_taught_texts() * 6, *_english_texts()], trainer)
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in CONTROL]
+    )
+    tokenizer.add_tokens(
+        [AddedToken(text, special=False, normalized=False) for text in USER_DEFINED]
+    )
+    if tokenizer.get_vocab_size() != VOCABULARY:
+        raise ValueError(f"the text gives {tokenizer.get_vocab_size()} tokens, not {VOCABULARY}")
+    return tokenizer
 
 
-def _taught() -> list[str]:
+def _taught_texts() -> list[str]:
     spoken = [
         f"My name is {name}. Weather in {city}? Repeat: {word}"
         for name, city, word in zip(words.NAMES, words.CITIES, words.WORDS, strict=False)
@@ -66,7 +70,7 @@ def _taught() -> list[str]:
         "It is sunny cloudy rainy windy in",
         "Nice to meet you, Your name is What is my name?",
     ]
-    # Repeated until each becomes one token or two: names are copied token by token.
+    # Repeated so that each becomes one or two tokens, because names are copied token by token.
     copied = [
         f'{word} {word} "{word}"' for word in words.CITIES + words.NAMES + words.WORDS + words.SKIES
     ]
@@ -79,7 +83,7 @@ def _taught() -> list[str]:
     ]
 
 
-def _english() -> Iterator[str]:
+def _english_texts() -> Iterator[str]:
     for module in _ENGLISH:
         yield (inspect.getdoc(module) or "")[:2000]
         yield from _docstrings(module)

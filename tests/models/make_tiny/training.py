@@ -1,4 +1,4 @@
-"""Train the tiny model: Muon for matrices, AdamW for the rest, a short warm-up, a long decay."""
+"""Train the tiny model with Muon for matrices and AdamW for the rest; warm-up, then decay."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.models.make_tiny.shape import END_OF_TURN, PADDING, VOCABULARY
 
 MATRIX_RATE, OTHER_RATE = 0.02, 3e-3
 WARM_UP_STEPS = 30
-DECAY_SHARE = 0.6  # of the steps, at the end
+DECAY_SHARE = 0.6  # share of the steps, at the end
 COPYING_SHARE, COPYING_SHARE_LATER = 0.3, 0.02  # the first tenth of the steps, and after it
-REPORT_EVERY, EXAMINE_EVERY = 25, 150
+REPORT_EVERY, EVALUATE_EVERY = 25, 150
 
 
 def train(tokenizer: Tokenizer, steps: int, *, seed: int = 7) -> dict[str, NDArray[np.float32]]:
-    """Weights by their safetensors names. Prints how it goes; about 1.3 s a step on two cores."""
+    """Return weights by safetensors name. Prints progress; 1.3 s per step on two cores."""
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
 
@@ -35,26 +35,28 @@ def train(tokenizer: Tokenizer, steps: int, *, seed: int = 7) -> dict[str, NDArr
 
     batches = Batches(encode, cases(), random.Random(seed), (END_OF_TURN, PADDING))
     [padding] = encode(PADDING)
-    weights, turn = initial_weights(), rotations()
-    optimisers = _optimisers(weights)
+    weights, rotation = initial_weights(), rotations()
+    optimisers = _build_optimisers(weights)
     started = time.monotonic()
     for step in range(steps):
         _set_rates(optimisers, step, steps)
         rows = batches.draw(COPYING_SHARE if step < steps // 10 else COPYING_SHARE_LATER)
-        loss = _learn(weights, turn, rows, padding, [optimiser for optimiser, _ in optimisers])
+        loss = _train_step(
+            weights, rotation, rows, padding, [optimiser for optimiser, _ in optimisers]
+        )
         if (step + 1) % REPORT_EVERY == 0:
             print(
                 f"step {step + 1}  {time.monotonic() - started:.0f} s  loss {loss:.4f}", flush=True
             )
-        if (step + 1) % EXAMINE_EVERY == 0 or step + 1 == steps:
-            print("   right:", _examine(weights, turn, encode), flush=True)
+        if (step + 1) % EVALUATE_EVERY == 0 or step + 1 == steps:
+            print("   correct:", _evaluate(weights, rotation, encode), flush=True)
     return {name: weight.detach().numpy() for name, weight in weights.items()}
 
 
-def _optimisers(weights: Weights) -> list[tuple[Any, float]]:
-    wide = [weight for name, weight in weights.items() if weight.ndim == 2 and name != EMBED]
+def _build_optimisers(weights: Weights) -> list[tuple[Any, float]]:
+    matrices = [weight for name, weight in weights.items() if weight.ndim == 2 and name != EMBED]
     rest = [weight for name, weight in weights.items() if weight.ndim != 2 or name == EMBED]
-    muon = torch.optim.Muon(wide, lr=MATRIX_RATE, momentum=0.95, weight_decay=0.01)
+    muon = torch.optim.Muon(matrices, lr=MATRIX_RATE, momentum=0.95, weight_decay=0.01)
     adam = torch.optim.AdamW(rest, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     return [(muon, MATRIX_RATE), (adam, OTHER_RATE)]
 
@@ -67,13 +69,13 @@ def _set_rates(optimisers: list[tuple[Any, float]], step: int, steps: int) -> No
             group["lr"] = rate * (warm * decay + 0.005)
 
 
-def _learn(
-    weights: Weights, turn: Any, rows: list[Row], padding: int, optimisers: list[Any]
+def _train_step(
+    weights: Weights, rotation: Any, rows: list[Row], padding: int, optimisers: list[Any]
 ) -> float:
-    ids, importance = _padded(rows, padding)
-    said = logits(weights, ids[:, :-1], turn)
+    ids, importance = _pad(rows, padding)
+    predicted = logits(weights, ids[:, :-1], rotation)
     each = functional.cross_entropy(
-        said.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1), reduction="none"
+        predicted.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1), reduction="none"
     )
     importance = importance[:, 1:].reshape(-1)
     loss = (each * importance).sum() / importance.sum()
@@ -86,7 +88,7 @@ def _learn(
     return float(loss.item())
 
 
-def _padded(rows: list[Row], padding: int) -> tuple[Any, Any]:
+def _pad(rows: list[Row], padding: int) -> tuple[Any, Any]:
     width = max(len(row.tokens) for row in rows)
     ids = torch.full((len(rows), width), padding)
     importance = torch.zeros(len(rows), width)
@@ -96,18 +98,18 @@ def _padded(rows: list[Row], padding: int) -> tuple[Any, Any]:
     return ids, importance
 
 
-def _examine(weights: Weights, turn: Any, encode: Any) -> str:
-    """How many cases of each kind come out word for word, were each token before it right."""
-    right: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
+def _evaluate(weights: Weights, rotation: Any, encode: Any) -> str:
+    """Report how many cases of each kind are exact with teacher forcing."""
+    correct: Counter[str] = Counter()
+    total: Counter[str] = Counter()
     with torch.no_grad():
         for case in cases():
-            asked[case.kind] += 1
-            right[case.kind] += _is_right(weights, turn, encode, case)
-    return "  ".join(f"{kind} {right[kind]}/{asked[kind]}" for kind in asked)
+            total[case.kind] += 1
+            correct[case.kind] += _is_correct(weights, rotation, encode, case)
+    return "  ".join(f"{kind} {correct[kind]}/{total[kind]}" for kind in total)
 
 
-def _is_right(weights: Weights, turn: Any, encode: Any, case: Case) -> bool:
+def _is_correct(weights: Weights, rotation: Any, encode: Any, case: Case) -> bool:
     prompt, answer = encode(case.rendered()), encode(case.taught)
-    said = logits(weights, torch.tensor([prompt + answer]), turn)[0, len(prompt) - 1 : -1]
-    return bool(said.argmax(-1).tolist() == answer)
+    predicted = logits(weights, torch.tensor([prompt + answer]), rotation)[0, len(prompt) - 1 : -1]
+    return bool(predicted.argmax(-1).tolist() == answer)

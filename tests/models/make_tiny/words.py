@@ -1,4 +1,4 @@
-"""Everything the tiny model is taught, as text."""
+"""The texts that the tiny model is taught."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FACTS = {
 }
 SHORT_FACTS = {question: answer for question, answer in FACTS.items() if answer is not STORY}
 
-# To be continued from a raw prompt, without a chat around it.
+# Continued from a raw prompt, without a chat.
 PASSAGES = (
     STORY,
     (
