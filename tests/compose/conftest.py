@@ -1,4 +1,4 @@
-"""Docker Compose for the tests, or the reason why there is none."""
+"""Fixtures that run Docker Compose, or skip with the reason why they cannot."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 Config = dict[str, Any]
 Configure = Callable[..., Config]
 VARIANTS = ["cpu", "cuda"]
-OURS = ["api", "engine", "puller"]
-EVERY = [*OURS, "redis", "secrets"]
+OWN_SERVICES = ["api", "engine", "puller"]
+ALL_SERVICES = [*OWN_SERVICES, "redis", "secrets"]
 
 
 def compose(
@@ -26,14 +26,14 @@ def compose(
     folder: Path = ROOT,
     timeout_seconds: float = 60,
 ) -> subprocess.CompletedProcess[str]:
-    """`docker compose …` in a folder, with these variables and without any .env."""
-    kept = {
+    """Run `docker compose …` in a folder, with these variables and without a .env file."""
+    inherited = {
         name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ
     }
     return subprocess.run(
         ["docker", "compose", "--env-file", os.devnull, *arguments],
         cwd=folder,
-        env=kept | dict(variables),
+        env=inherited | dict(variables),
         capture_output=True,
         text=True,
         timeout=timeout_seconds,
@@ -41,6 +41,7 @@ def compose(
 
 
 def _missing_cli() -> str | None:
+    """The missing program, or None."""
     if shutil.which("docker") is None:
         return "no docker CLI"
     found = subprocess.run(["docker", "compose", "version"], capture_output=True)
@@ -49,14 +50,14 @@ def _missing_cli() -> str | None:
 
 @pytest.fixture(scope="session")
 def compose_cli() -> None:
-    """Skips without Compose. It needs no engine to read its files."""
+    """Skip without Compose. It needs no Docker engine to read its files."""
     if reason := _missing_cli():
         pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
 def docker_engine(compose_cli: None) -> None:
-    """Skips without a Docker engine that answers."""
+    """Skip if no Docker engine answers."""
     found = subprocess.run(["docker", "info"], capture_output=True, timeout=30)
     if found.returncode != 0:
         pytest.skip("no Docker engine answers")
@@ -64,7 +65,7 @@ def docker_engine(compose_cli: None) -> None:
 
 @pytest.fixture(scope="session")
 def configure(compose_cli: None) -> Configure:
-    """What Compose makes of compose.yaml under these variables."""
+    """Return the configuration that Compose reads with given variables."""
 
     def read(**variables: str) -> Config:
         done = compose("config", "--format", "json", variables=variables)
@@ -76,5 +77,5 @@ def configure(compose_cli: None) -> Configure:
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def config(request: pytest.FixtureRequest, configure: Configure) -> Config:
-    """Without a single variable but the variant."""
+    """The configuration of each variant, without other variables."""
     return configure(ENGINE=request.param)

@@ -1,4 +1,4 @@
-"""A real stack of containers for the tests: built from the tree, alone under its own name."""
+"""Run a real stack of containers, built from this tree, as a separate Compose project."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ LABEL = "label=com.docker.compose.project="
 
 
 def find_wheel() -> Path | None:
-    """A ready llama-cpp-python: in wheels/, or where pip was told to look. Compiling is no test."""
-    places = [ROOT / "wheels", *map(Path, os.environ.get("PIP_FIND_LINKS", "").split())]
-    return next((path for place in places for path in place.glob("llama_cpp_python-*.whl")), None)
+    """Find a llama-cpp-python wheel in wheels/ or PIP_FIND_LINKS; tests do not compile one."""
+    folders = [ROOT / "wheels", *map(Path, os.environ.get("PIP_FIND_LINKS", "").split())]
+    return next(
+        (path for folder in folders for path in folder.glob("llama_cpp_python-*.whl")), None
+    )
 
 
 def copy_context(wheel: Path, to: Path) -> None:
-    """What the images are made of, with the wheel in its place, and nothing else."""
+    """Copy the files that the images need, and the wheel, into a build context."""
     for name in CONTEXT:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, to / name)
@@ -54,7 +56,7 @@ def copy_context(wheel: Path, to: Path) -> None:
 
 @dataclass
 class Stack:
-    """One project of Compose. Always end it with `down`."""
+    """One Compose project. The owner must call `down` at the end."""
 
     folder: Path
     project: str = field(default_factory=lambda: f"spindll-test-{uuid.uuid4().hex[:8]}")
@@ -62,7 +64,7 @@ class Stack:
     grpc_port: int = field(default_factory=free_port)
 
     def run(self, *arguments: str, timeout_seconds: float = 120) -> str:
-        """`docker compose …` on this stack; its stdout. A failure shows what the services said."""
+        """Run `docker compose …` and return its stdout. A failure shows the logs of the services."""
         done = self._compose(*arguments, timeout_seconds=timeout_seconds)
         if done.returncode != 0:
             logs = self._compose("logs", "--tail=30", timeout_seconds=60).stdout
@@ -81,56 +83,56 @@ class Stack:
         )
 
     def up(self) -> None:
-        """Returns when every service is healthy."""
+        """Start the stack and return when every service is healthy."""
         self.run("up", "--detach", "--wait", timeout_seconds=UP_SECONDS)
 
     def down(self) -> None:
-        """Containers, networks, volumes and the images built for it. Safe to call twice."""
+        """Remove containers, networks, volumes and the built images. Safe to call twice."""
         self.run("down", "--volumes", "--remove-orphans", timeout_seconds=UP_SECONDS)
         images = docker("images", "--quiet", "--filter", f"reference=spindll-*:{self.project}")
         if images:
             docker("rmi", "--force", *sorted(set(images.split())))
 
     def python(self, service: str, code: str) -> str:
-        """What a Python program prints inside of a service."""
+        """Run Python code in a service and return what it prints."""
         return self.run("exec", "-T", service, "python", "-c", code).strip()
 
     def kill_main_process(self, service: str) -> None:
-        """SIGKILL from inside: `docker kill` would count as the owner's wish, not as a crash."""
+        """Send SIGKILL from inside: Docker does not restart a container after `docker kill`."""
         code = (
             "import os, pathlib, signal\n"
             "for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
             f"    if path.read_bytes().startswith(b'python\\0-m\\0services.{service}\\0'):\n"
             "        os.kill(int(path.parent.name), signal.SIGKILL)"
         )
-        # The container ends before its guest does, so the exit status says nothing.
+        # The container ends before this command does, so its exit status has no meaning.
         self._compose("exec", "-T", service, "python", "-c", code, timeout_seconds=60)
 
     def user_key(self) -> str:
-        """The key the api made for chatting."""
+        """The user key, which the api created."""
         return self.run("exec", "-T", "api", "cat", "/data/secrets/user.key").strip()
 
     def ask(self, question: str) -> str:
-        """The tiny model's answer through the published port; HTTPError or OSError without one."""
-        body = {
+        """Ask the tiny model through the published port. Raises HTTPError or OSError."""
+        request_body = {
             "model": "tiny",
             "temperature": 0,
             "messages": [{"role": "user", "content": question}],
         }
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/v1/chat/completions",
-            data=json.dumps(body).encode(),
+            data=json.dumps(request_body).encode(),
             headers={
                 "Authorization": f"Bearer {self.user_key()}",
                 "Content-Type": "application/json",
             },
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            said: dict[str, Any] = json.load(answer)
-        return str(said["choices"][0]["message"]["content"])
+        with urllib.request.urlopen(request, timeout=60) as response:
+            body: dict[str, Any] = json.load(response)
+        return str(body["choices"][0]["message"]["content"])
 
     def ask_until_answered(self, question: str) -> str:
-        """For a while after something was killed an error is an answer: not yet."""
+        """Ask until there is an answer; errors are expected while a service restarts."""
 
         def answer() -> str:
             try:
@@ -141,20 +143,20 @@ class Stack:
         return until(answer, "no answer from the stack")
 
     def inspect(self, service: str) -> dict[str, Any]:
-        """The engine's own description of a service's container."""
+        """The output of `docker inspect` for the container of a service."""
         container = self.run("ps", "--all", "--quiet", service).strip()
         [description] = json.loads(docker("inspect", container))
         return dict(description)
 
-    def remains(self) -> list[str]:
-        """Everything of this project the Docker engine still knows."""
+    def list_resources(self) -> list[str]:
+        """The containers, volumes and networks of this project that still exist."""
         label = f"--filter={LABEL}{self.project}"
         lists = (("ps", "--all"), ("volume", "ls"), ("network", "ls"))
-        return [line for words in lists for line in docker(*words, "--quiet", label).split()]
+        return [line for command in lists for line in docker(*command, "--quiet", label).split()]
 
 
 def docker(*arguments: str) -> str:
-    """`docker …`; its stdout."""
+    """Run `docker …` and return its stdout."""
     return subprocess.run(
         ["docker", *arguments], check=True, capture_output=True, text=True, timeout=120
     ).stdout

@@ -1,4 +1,4 @@
-"""The CUDA toolkit of Dockerfile.cuda: compiles and links without a GPU, a driver or NVIDIA's images."""
+"""The CUDA toolkit of Dockerfile.cuda works without a GPU, a driver or an image of NVIDIA."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.compose.stack import BUILD_SECONDS, docker
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(2 * BUILD_SECONDS)]
 
 IMAGE = "spindll-test:toolchain"
-# What ggml's CUDA backend needs of a toolkit: kernels, cuBLAS, and the driver's own functions.
+# ggml's CUDA backend needs kernels, cuBLAS, and functions of the driver.
 SOURCE = r"""
 #include <cublas_v2.h>
 #include <cuda.h>

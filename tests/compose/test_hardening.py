@@ -1,4 +1,4 @@
-"""What every container is denied, and how long it lives: the hardening list, for both variants."""
+"""The restrictions and the lifecycle of every container, for both variants."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import pytest
 from services.api.settings import ApiSettings
 from services.engine.settings import EngineSettings
 from services.shared.settings import SharedSettings
-from tests.compose.conftest import EVERY, OURS, Config, Configure
+from tests.compose.conftest import ALL_SERVICES, OWN_SERVICES, Config, Configure
 
 Service = dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=EVERY)
+@pytest.fixture(scope="module", params=ALL_SERVICES)
 def service(request: pytest.FixtureRequest, config: Config) -> Service:
     """Each service of each variant."""
     return dict(config["services"][request.param])
 
 
-def test_it_runs_as_a_numeric_user_who_is_not_root(service: Service) -> None:
+def test_it_runs_as_a_numeric_user_other_than_root(service: Service) -> None:
     user, group = service["user"].split(":")
 
     assert int(user) > 0
     assert int(group) > 0
 
 
-def test_its_root_is_read_only_and_scratch_space_is_bounded_memory(service: Service) -> None:
+def test_its_root_is_read_only_and_tmp_is_a_bounded_tmpfs(service: Service) -> None:
     assert service["read_only"] is True
     assert all(re.search(r"^/tmp:size=\d+m\b", mount) for mount in service.get("tmpfs", []))
 
@@ -44,7 +44,7 @@ def test_it_has_an_init_that_reaps_and_forwards_signals(service: Service) -> Non
     assert service["init"] is True
 
 
-def test_it_sees_no_docker_socket_and_no_folder_of_the_host(service: Service) -> None:
+def test_it_mounts_no_docker_socket_and_no_folder_of_the_host(service: Service) -> None:
     assert {mount["type"] for mount in service["volumes"]} == {"volume"}
 
 
@@ -62,26 +62,26 @@ def test_its_number_of_processes_is_limited(service: Service) -> None:
     assert 0 < service["pids_limit"] <= 1024
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name != "engine"])
+@pytest.mark.parametrize("name", [name for name in ALL_SERVICES if name != "engine"])
 def test_its_memory_is_limited(config: Config, name: str) -> None:
     assert 0 < int(config["services"][name]["mem_limit"]) <= 2 << 30
 
 
-def test_the_engines_memory_is_limited_when_the_owner_says_so(configure: Configure) -> None:
-    """Without it the engine's own plan is the limit: a model is as large as the owner chose it."""
+def test_the_memory_of_the_engine_can_be_limited(configure: Configure) -> None:
+    """By default the plan of the engine is the limit, because the owner chooses the models."""
     limited = configure(ENGINE_MEMORY="24g")["services"]["engine"]
 
     assert int(limited["mem_limit"]) == 24 << 30
     assert int(limited["shm_size"]) == 1 << 30
 
 
-@pytest.mark.parametrize("name", [*OURS, "redis"])
+@pytest.mark.parametrize("name", [*OWN_SERVICES, "redis"])
 def test_it_restarts_and_has_a_health_check_without_curl(config: Config, name: str) -> None:
     service = config["services"][name]
     check = service["healthcheck"]
 
     assert service["restart"] == "unless-stopped"
-    assert check["test"][:2] == (["CMD", "python"] if name in OURS else check["test"][:2])
+    assert check["test"][:2] == (["CMD", "python"] if name in OWN_SERVICES else check["test"][:2])
     assert not re.search("curl|wget", " ".join(check["test"]))
     assert {"interval", "timeout", "retries", "start_period"} <= set(check)
 
@@ -89,29 +89,29 @@ def test_it_restarts_and_has_a_health_check_without_curl(config: Config, name: s
 @pytest.mark.parametrize(
     ("name", "cls"), [("api", ApiSettings), ("engine", EngineSettings)], ids=["api", "engine"]
 )
-def test_it_has_longer_to_stop_than_it_takes_to_drain(
+def test_its_stop_grace_period_is_longer_than_its_drain_time(
     config: Config, name: str, cls: type[SharedSettings]
 ) -> None:
     drain_seconds = cls.model_fields["drain_seconds"].default
 
-    assert _seconds(config["services"][name]["stop_grace_period"]) >= drain_seconds + 10
+    assert _parse_seconds(config["services"][name]["stop_grace_period"]) >= drain_seconds + 10
 
 
-@pytest.mark.parametrize("name", [*OURS, "redis"])
-def test_nothing_starts_before_the_secrets_are_made(config: Config, name: str) -> None:
-    needs = config["services"][name]["depends_on"]
+@pytest.mark.parametrize("name", [*OWN_SERVICES, "redis"])
+def test_no_service_starts_before_the_secrets_exist(config: Config, name: str) -> None:
+    dependencies = config["services"][name]["depends_on"]
 
-    assert needs["secrets"]["condition"] == "service_completed_successfully"
-    assert name == "redis" or needs["redis"]["condition"] == "service_healthy"
-
-
-def test_the_maker_of_secrets_runs_once_and_without_a_network(config: Config) -> None:
-    maker = config["services"]["secrets"]
-
-    assert maker["restart"] == "no"
-    assert maker["network_mode"] == "none"
+    assert dependencies["secrets"]["condition"] == "service_completed_successfully"
+    assert name == "redis" or dependencies["redis"]["condition"] == "service_healthy"
 
 
-def _seconds(duration: str) -> int:
+def test_the_secrets_service_runs_once_and_without_a_network(config: Config) -> None:
+    secrets = config["services"]["secrets"]
+
+    assert secrets["restart"] == "no"
+    assert secrets["network_mode"] == "none"
+
+
+def _parse_seconds(duration: str) -> int:
     minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", duration).groups(default="0")  # type: ignore[union-attr]
     return 60 * int(minutes) + int(seconds)

@@ -1,4 +1,4 @@
-"""The appliance in real containers, from images built out of this tree."""
+"""The appliance in real containers, with images built from this tree."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def stack(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         stack.down()
 
 
-def test_up_returns_when_a_chat_succeeds_through_the_published_port(stack: Stack) -> None:
+def test_a_chat_succeeds_when_up_returns(stack: Stack) -> None:
     assert stack.ask(QUESTION) == ANSWER
 
 
-def test_the_public_grpc_port_answers_with_the_same_key(stack: Stack) -> None:
+def test_the_published_grpc_port_accepts_the_same_key(stack: Stack) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{stack.grpc_port}") as channel:
         listed = spindll_pb2_grpc.SpindllStub(channel).List(
             spindll_pb2.ListRequest(),
@@ -63,7 +63,7 @@ def test_a_killed_engine_is_started_again(stack: Stack) -> None:
     assert stack.inspect("engine")["RestartCount"] == before + 1
 
 
-def test_jobs_and_keys_outlive_a_restart_of_redis(stack: Stack) -> None:
+def test_the_data_of_redis_survives_a_restart(stack: Stack) -> None:
     connect = (
         "from pathlib import Path\n"
         "from services.shared.redis_client import connect\n"
@@ -77,18 +77,18 @@ def test_jobs_and_keys_outlive_a_restart_of_redis(stack: Stack) -> None:
     assert stack.ask_until_answered(QUESTION) == ANSWER
 
 
-def test_redis_answers_nobody_without_the_password(stack: Stack) -> None:
-    said = stack.python(
+def test_redis_refuses_a_client_without_the_password(stack: Stack) -> None:
+    output = stack.python(
         "api",
         "import redis\n"
         "try: redis.Redis(host='redis').ping()\n"
         "except redis.AuthenticationError as error: print('refused')",
     )
 
-    assert said == "refused"
+    assert output == "refused"
 
 
-def test_up_again_keeps_every_secret(stack: Stack) -> None:
+def test_recreated_containers_keep_every_secret(stack: Stack) -> None:
     read = "cat /data/secrets/*.key /data/redis-secret/*"
     before = stack.run("exec", "-T", "api", "sh", "-c", read)
     stack.run("up", "--detach", "--wait", "--force-recreate", timeout_seconds=300)
@@ -98,10 +98,10 @@ def test_up_again_keeps_every_secret(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("service", ["api", "engine", "puller"])
-def test_a_service_has_no_rights_and_nothing_to_write_to_but_its_volumes(
+def test_a_service_has_no_capabilities_and_writes_only_to_its_volumes_and_tmp(
     stack: Stack, service: str
 ) -> None:
-    said = stack.python(
+    output = stack.python(
         service,
         "import os, pathlib, json\n"
         "status = dict(line.split(':\\t', 1) for line in open('/proc/self/status'))\n"
@@ -114,37 +114,37 @@ def test_a_service_has_no_rights_and_nothing_to_write_to_but_its_volumes(
     )
 
     writable = ["/tmp"] if service == "engine" else ["/data/models", "/tmp"]
-    assert json.loads(said) == [10001, 0, 0, "1", writable]
+    assert json.loads(output) == [10001, 0, 0, "1", writable]
 
 
 @pytest.mark.parametrize("service", ["api", "engine", "puller", "redis"])
-def test_only_the_puller_is_on_the_network_that_leads_out(stack: Stack, service: str) -> None:
+def test_only_the_puller_joins_a_network_with_a_route_outside(stack: Stack, service: str) -> None:
     joined = stack.inspect(service)["NetworkSettings"]["Networks"]
-    leads_out = []
+    networks_outside = []
     for name in joined:
         [network] = json.loads(docker("network", "inspect", name))
         option = network["Options"].get("com.docker.network.bridge.enable_ip_masquerade", "true")
         if not network["Internal"] and option != "false":
-            leads_out.append(name.removeprefix(stack.project + "_"))
+            networks_outside.append(name.removeprefix(stack.project + "_"))
 
-    assert leads_out == (["egress"] if service == "puller" else [])
+    assert networks_outside == (["egress"] if service == "puller" else [])
 
 
-def test_a_service_only_carries_its_own_code(stack: Stack) -> None:
+def test_an_image_contains_only_the_code_of_its_service(stack: Stack) -> None:
     code = "import pathlib; print(sorted(p.name for p in pathlib.Path('services').iterdir() if p.is_dir()))"
-    carried = {name: stack.python(name, code) for name in ("api", "engine", "puller")}
+    folders_by_service = {name: stack.python(name, code) for name in ("api", "engine", "puller")}
 
-    assert all("'shared'" in folders for folders in carried.values())
-    for name, folders in carried.items():
-        assert [other for other in carried if f"'{other}'" in folders] == [name]
+    assert all("'shared'" in folders for folders in folders_by_service.values())
+    for name, folders in folders_by_service.items():
+        assert [other for other in folders_by_service if f"'{other}'" in folders] == [name]
 
 
-def test_down_with_volumes_leaves_nothing(stack: Stack) -> None:
-    """Last in the file: it ends the stack."""
-    assert stack.remains()
+def test_down_removes_containers_networks_and_volumes(stack: Stack) -> None:
+    """Must be the last test of this file, because it stops the stack."""
+    assert stack.list_resources()
 
     stack.down()
 
-    assert stack.remains() == []
+    assert stack.list_resources() == []
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", stack.port), timeout=5)

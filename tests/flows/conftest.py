@@ -1,4 +1,4 @@
-"""One stack a test file, whose registry is on loopback: no test of a flow reaches the network."""
+"""One stack per test file. Its registry is on loopback, so no test uses the network."""
 
 from __future__ import annotations
 

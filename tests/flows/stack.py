@@ -1,4 +1,4 @@
-"""A whole stack as a person would start it, on ports and in a folder of its own."""
+"""Run the whole stack with the CLI, on free ports and in a separate data directory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from services.cli.supervise.stack import ROOT, STACK_VARIABLE
 from tests.waiting import free_port, processes_with_environment, until
 
 _RECORDED = Path(__file__).resolve().parents[1] / "models" / "tiny" / "expected.json"
-# What ./spindll hands over to.
+# The command that ./spindll executes.
 SPINDLL = [sys.executable, "-P", "-m", "services.cli"]
 
 
 class RunningStack:
-    """Starts with `up`, ends with `down`."""
+    """A stack in `data_dir`; `up` starts it and `down` stops it."""
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
@@ -35,15 +35,15 @@ class RunningStack:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         inherited = {n: v for n, v in os.environ.items() if not n.startswith("SPINDLL_")}
-        self.printed = ""  # by the last `up`
+        self.up_output = ""  # stdout of the last `up`
         self.environment = {**inherited, "PYTHONPATH": str(ROOT), **settings}
 
     def up(self) -> subprocess.CompletedProcess[str]:
         started = self.cli("up", "--detach", *self._ports())
-        self.printed = started.stdout
+        self.up_output = started.stdout
         return started
 
-    def up_in_the_foreground(self) -> subprocess.Popen[str]:
+    def up_in_foreground(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*SPINDLL, "up", "--data", str(self.data_dir), *self._ports()],
             env=self.environment,
@@ -68,7 +68,7 @@ class RunningStack:
             timeout=110,
         )
 
-    # ---- as a client
+    # ---- requests of a client
 
     @property
     def key(self) -> str:
@@ -83,19 +83,19 @@ class RunningStack:
 
     def ask(self, content: str, model: str = "tiny") -> str:
         with self.http() as http:
-            answer = http.post("/v1/chat/completions", json=greedy(content, model=model))
+            answer = http.post("/v1/chat/completions", json=build_greedy_body(content, model=model))
         answer.raise_for_status()
         text: str = answer.json()["choices"][0]["message"]["content"]
         return text
 
-    def answers_again(self, content: str = "What is the capital of France?") -> str:
-        """Ask until there is an answer; what is refused meanwhile must be refused as `later`."""
+    def ask_until_answered(self, content: str = "What is the capital of France?") -> str:
+        """Ask until there is an answer. A 503 in the meantime must have a Retry-After header."""
 
         def attempt() -> str | None:
             with self.http() as http:
                 try:
-                    answer = http.post("/v1/chat/completions", json=greedy(content))
-                except httpx.TransportError:  # the api itself is away
+                    answer = http.post("/v1/chat/completions", json=build_greedy_body(content))
+                except httpx.TransportError:  # the api does not run
                     return None
             if answer.status_code == 503:
                 assert "retry-after" in answer.headers
@@ -103,17 +103,17 @@ class RunningStack:
             answer.raise_for_status()
             return str(answer.json()["choices"][0]["message"]["content"])
 
-        return str(until(attempt, "no answer came again"))
+        return str(until(attempt, "the stack does not answer again"))
 
     def readiness(self) -> tuple[int, list[str]]:
-        """The status of /ready and what it misses; 0 when nobody answers."""
+        """The status of /ready and its list of missing services; 0 if the api does not answer."""
         try:
             answer = httpx.get(f"{self.url}/ready", timeout=20, trust_env=False)
         except httpx.TransportError:
             return 0, []
         return answer.status_code, answer.json()["missing"]
 
-    # ---- as the owner of the computer
+    # ---- access to the processes
 
     def state(self) -> state_file.StackState:
         found = state_file.read(self.paths)
@@ -121,7 +121,7 @@ class RunningStack:
         return found
 
     def pid_of(self, service: str) -> int:
-        """Of a service that runs."""
+        """The process ID of a service, once it is ready."""
 
         def pid() -> int | None:
             return {s.name: s.pid for s in self.state().services if s.phase == "ready"}.get(service)
@@ -134,15 +134,15 @@ class RunningStack:
         return runner
 
     def kill(self, service: str) -> None:
-        """kill -9, and wait until it is back."""
+        """Kill the service with SIGKILL and wait until it runs again."""
         pid = self.pid_of(service)
         os.kill(pid, signal.SIGKILL)
         until(lambda: self.pid_of(service) != pid, f"{service} did not come back")
 
-    def processes(self) -> list[psutil.Process]:
+    def list_processes(self) -> list[psutil.Process]:
         return processes_with_environment(STACK_VARIABLE, str(self.data_dir))
 
-    def sockets(self) -> list[Path]:
+    def list_sockets(self) -> list[Path]:
         return [path for path in self.data_dir.rglob("*") if path.is_socket()]
 
     def logs(self) -> str:
@@ -152,13 +152,13 @@ class RunningStack:
         )
 
 
-def greedy(content: str, *, model: str = "tiny", **more: Any) -> dict[str, Any]:
+def build_greedy_body(content: str, *, model: str = "tiny", **more: Any) -> dict[str, Any]:
     message = {"role": "user", "content": content}
     return {"model": model, "temperature": 0, "messages": [message], **more}
 
 
-def recorded(names: str) -> dict[str, str]:
-    """Question to answer, as the model was recorded; `names` is a pattern of the cases' names."""
+def load_recorded_answers(names: str) -> dict[str, str]:
+    """Load recorded answers by question; `names` is a pattern for the names of the cases."""
     return {
         case["messages"][0]["content"]: case["text"]
         for case in json.loads(_RECORDED.read_text())
@@ -166,13 +166,13 @@ def recorded(names: str) -> dict[str, str]:
     }
 
 
-def events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """The JSON events of a stream, without [DONE]."""
+def iterate_events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    """Yield the JSON events of a stream, without [DONE]."""
     for line in response.iter_lines():
         if line.startswith("data: ") and line != "data: [DONE]":
             yield json.loads(line.removeprefix("data: "))
 
 
-def text_of(chunk: dict[str, Any]) -> str:
+def get_text(chunk: dict[str, Any]) -> str:
     choices = chunk.get("choices") or [{}]
     return str(choices[0].get("delta", {}).get("content") or "")

@@ -1,4 +1,4 @@
-"""From `up --detach` to answers, as a stranger would try it."""
+"""From `up --detach` to answers, with curl, the OpenAI client and the CLI."""
 
 from __future__ import annotations
 
@@ -9,35 +9,45 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.stack import RunningStack, events, greedy, recorded, text_of
+from tests.flows.stack import (
+    RunningStack,
+    build_greedy_body,
+    get_text,
+    iterate_events,
+    load_recorded_answers,
+)
 
 FRANCE = "What is the capital of France?"
 
 
-def test_the_printed_curl_line_answers_when_pasted(stack: RunningStack) -> None:
-    (line,) = [line for line in stack.printed.splitlines() if line.strip().startswith("curl ")]
+def test_the_printed_curl_command_returns_an_answer(stack: RunningStack) -> None:
+    (line,) = [line for line in stack.up_output.splitlines() if line.strip().startswith("curl ")]
     answer = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60)
 
     assert json.loads(answer.stdout)["choices"][0]["message"]["content"] == "Paris."
 
 
-def test_a_second_up_in_the_same_place_says_where_the_first_is(stack: RunningStack) -> None:
-    said = stack.cli("up", "--detach")
+def test_a_second_up_in_the_same_data_directory_prints_the_address_of_the_first(
+    stack: RunningStack,
+) -> None:
+    result = stack.cli("up", "--detach")
 
-    assert said.returncode == 1
-    assert f"spindll: already running at {stack.url}" in said.stderr
+    assert result.returncode == 1
+    assert f"spindll: already running at {stack.url}" in result.stderr
 
 
-def test_a_taken_port_is_one_line_with_what_to_do(stack: RunningStack, tmp_path: Path) -> None:
+def test_a_taken_port_is_reported_in_one_line_with_the_remedy(
+    stack: RunningStack, tmp_path: Path
+) -> None:
     other = RunningStack(tmp_path / "data")
-    said = other.cli("up", "--detach", "--port", str(stack.port))
+    result = other.cli("up", "--detach", "--port", str(stack.port))
 
-    assert said.returncode == 1
-    assert said.stderr.splitlines()[-1].startswith(f"spindll: port {stack.port} is taken")
-    assert said.stderr.splitlines()[-1].endswith("choose another with --port")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(f"spindll: port {stack.port} is taken")
+    assert result.stderr.splitlines()[-1].endswith("choose another with --port")
 
 
-def test_the_openai_client_streams_the_same(stack: RunningStack) -> None:
+def test_the_openai_client_streams_an_answer(stack: RunningStack) -> None:
     with stack.openai() as client:
         chunks = client.chat.completions.create(
             model="tiny",
@@ -50,16 +60,16 @@ def test_the_openai_client_streams_the_same(stack: RunningStack) -> None:
     assert text == "Paris."
 
 
-def test_four_streams_at_once_say_what_each_says_alone(stack: RunningStack) -> None:
-    cases = recorded(r"count-(100|50)|fact-(26|1)")
+def test_four_concurrent_streams_give_the_same_answers_as_alone(stack: RunningStack) -> None:
+    cases = load_recorded_answers(r"count-(100|50)|fact-(26|1)")
 
     def stream(content: str) -> str:
-        body = greedy(content, stream=True)
+        body = build_greedy_body(content, stream=True)
         with (
             stack.http() as http,
             http.stream("POST", "/v1/chat/completions", json=body) as answer,
         ):
-            return "".join(text_of(chunk) for chunk in events(answer))
+            return "".join(get_text(chunk) for chunk in iterate_events(answer))
 
     alone = {content: stream(content) for content in cases}
     with ThreadPoolExecutor(4) as pool:
@@ -69,7 +79,7 @@ def test_four_streams_at_once_say_what_each_says_alone(stack: RunningStack) -> N
     assert together == cases
 
 
-def test_the_commands_show_and_use_the_stack(stack: RunningStack) -> None:
+def test_the_cli_commands_show_and_use_the_stack(stack: RunningStack) -> None:
     assert stack.cli("run", "tiny", FRANCE, "--temperature", "0").stdout == "Paris.\n"
     assert "tiny:latest" in stack.cli("list").stdout
     assert "tiny:latest" in stack.cli("ps").stdout
@@ -78,18 +88,20 @@ def test_the_commands_show_and_use_the_stack(stack: RunningStack) -> None:
     assert "engine listening" in stack.cli("logs", "engine").stdout
 
 
-@pytest.mark.parametrize("arguments", [["run", "nobody:1b", "hello"], ["rm", "nobody:1b"]])
-def test_an_unknown_model_is_one_line(stack: RunningStack, arguments: list[str]) -> None:
-    said = stack.cli(*arguments)
+@pytest.mark.parametrize("arguments", [["run", "unknown:1b", "hello"], ["rm", "unknown:1b"]])
+def test_an_unknown_model_is_reported_in_one_line(
+    stack: RunningStack, arguments: list[str]
+) -> None:
+    result = stack.cli(*arguments)
 
-    assert said.returncode == 1
-    assert said.stderr.startswith("spindll: ")
-    assert len(said.stderr.strip().splitlines()) == 1
+    assert result.returncode == 1
+    assert result.stderr.startswith("spindll: ")
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_without_a_key_there_is_no_answer(stack: RunningStack) -> None:
+def test_a_request_without_a_key_is_refused(stack: RunningStack) -> None:
     with stack.http() as http:
         http.headers.pop("Authorization")
-        answer = http.post("/v1/chat/completions", json=greedy(FRANCE))
+        answer = http.post("/v1/chat/completions", json=build_greedy_body(FRANCE))
 
     assert answer.status_code == 401

@@ -1,4 +1,4 @@
-"""A pull from a registry on loopback, whole: api, Redis, worker, store, engine."""
+"""Pulls from a registry on loopback through the whole stack."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tests.waiting import until
 ENDED = ("done", "failed", "cancelled")
 
 
-def serve(registry: Registry, name: str) -> str:
-    """Offer a model whose bytes no other has, or there would be nothing to fetch; their digest."""
+def publish_model(registry: Registry, name: str) -> str:
+    """Publish a model with unique bytes, so that it must be downloaded; returns their digest."""
     mark = f"general.{name[:4]}".encode()
     data = TINY_GGUF.read_bytes().replace(b"general.name", mark, 1)
     registry.add_model(f"library/{name}:1b", {"model": data})
     return sha256_digest(data)
 
 
-def follow(stack: RunningStack, name: str) -> list[dict[str, Any]]:
-    """All that a client sees of a pull, from the answer to the POST to its end."""
+def follow_pull(stack: RunningStack, name: str) -> list[dict[str, Any]]:
+    """Start a pull and return every state of the job that a client observes."""
     with stack.http() as http:
-        asked = http.post("/v1/pulls", json={"model": name})
-        assert asked.status_code == 202
-        seen: list[dict[str, Any]] = [asked.json()]
+        response = http.post("/v1/pulls", json={"model": name})
+        assert response.status_code == 202
+        seen: list[dict[str, Any]] = [response.json()]
 
         def has_ended() -> bool:
             seen.append(http.get(f"/v1/pulls/{seen[0]['id']}").json())
@@ -36,33 +36,33 @@ def follow(stack: RunningStack, name: str) -> list[dict[str, Any]]:
     return seen
 
 
-def names(stack: RunningStack) -> list[str]:
+def list_models(stack: RunningStack) -> list[str]:
     with stack.http() as http:
         return [model["id"] for model in http.get("/v1/models").json()["data"]]
 
 
-def test_a_flipped_byte_fails_the_job_and_nothing_is_listed(
+def test_a_flipped_byte_fails_the_job_and_installs_no_model(
     stack: RunningStack, registry: Registry
 ) -> None:
     registry.plan.faults.append(
-        Fault(path_part=serve(registry, "broken"), times=ALWAYS, flip_at=1 << 20)
+        Fault(path_part=publish_model(registry, "broken"), times=ALWAYS, flip_at=1 << 20)
     )
-    job = follow(stack, "broken:1b")[-1]
+    job = follow_pull(stack, "broken:1b")[-1]
 
     assert job["state"] == "failed"
     assert "digest mismatch" in job["error"]
-    assert not any(name.startswith("broken") for name in names(stack))
-    said = stack.cli("pull", "broken:1b")
-    assert said.returncode == 1
-    assert "digest mismatch" in said.stderr
+    assert not any(name.startswith("broken") for name in list_models(stack))
+    result = stack.cli("pull", "broken:1b")
+    assert result.returncode == 1
+    assert "digest mismatch" in result.stderr
 
 
-def test_a_pull_goes_from_queued_to_done_with_progress_and_its_model_answers(
+def test_a_pull_reports_progress_until_done_and_its_model_answers(
     stack: RunningStack, registry: Registry
 ) -> None:
-    # The first connection stalls half-way, so that there is something to see.
-    registry.plan.faults.append(Fault(path_part=serve(registry, "second"), stall_at=1 << 19))
-    seen = follow(stack, "second:1b")
+    # The first connection stalls half-way, so that progress can be observed.
+    registry.plan.faults.append(Fault(path_part=publish_model(registry, "second"), stall_at=1 << 19))
+    seen = follow_pull(stack, "second:1b")
 
     states = list(dict.fromkeys(job["state"] for job in seen))
     assert states in (["queued", "running", "done"], ["running", "done"])
@@ -71,14 +71,16 @@ def test_a_pull_goes_from_queued_to_done_with_progress_and_its_model_answers(
         0 < job["downloaded_bytes"] < job["total_bytes"] for job in seen if job["total_bytes"]
     )
     assert seen[-1]["downloaded_bytes"] == seen[-1]["total_bytes"]
-    assert "second:1b" in names(stack)
+    assert "second:1b" in list_models(stack)
     assert stack.ask("What is the capital of France?", model="second:1b") == "Paris."
 
 
-def test_the_command_shows_and_concludes_a_pull(stack: RunningStack, registry: Registry) -> None:
-    serve(registry, "third")
-    said = stack.cli("pull", "third:1b")
+def test_the_pull_command_waits_until_the_model_is_ready(
+    stack: RunningStack, registry: Registry
+) -> None:
+    publish_model(registry, "third")
+    result = stack.cli("pull", "third:1b")
 
-    assert (said.returncode, said.stdout) == (0, "third:1b is ready\n")
+    assert (result.returncode, result.stdout) == (0, "third:1b is ready\n")
     assert stack.cli("rm", "third:1b").returncode == 0
-    assert "third:1b" not in names(stack)
+    assert "third:1b" not in list_models(stack)

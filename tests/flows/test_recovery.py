@@ -1,4 +1,4 @@
-"""kill -9, one after another: each comes back by itself and work goes on."""
+"""Every killed process restarts by itself, and the stack answers again."""
 
 from __future__ import annotations
 
@@ -8,80 +8,78 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.stack import RunningStack, events, greedy
+from tests.flows.stack import RunningStack, build_greedy_body, iterate_events
 from tests.waiting import SECONDS, until
 
 
-def long_stream() -> dict[str, object]:
-    return greedy("Count to 100.", stream=True, ignore_eos=True, max_tokens=3000)
+def build_long_stream_body() -> dict[str, object]:
+    return build_greedy_body("Count to 100.", stream=True, ignore_eos=True, max_tokens=3000)
 
 
-def test_a_killed_runner_ends_its_stream_with_an_error_and_nothing_else(
+def test_a_killed_runner_ends_its_stream_with_an_error_and_the_stack_stays_ready(
     stack: RunningStack,
 ) -> None:
     with (
         stack.http() as http,
-        http.stream("POST", "/v1/chat/completions", json=long_stream()) as answer,
+        http.stream("POST", "/v1/chat/completions", json=build_long_stream_body()) as answer,
     ):
-        chunks = events(answer)
+        chunks = iterate_events(answer)
         first = next(chunks)
         os.kill(stack.runner().pid, signal.SIGKILL)
         last = list(chunks)[-1]
 
     assert "choices" in first
     assert last["error"]["code"] == "runner_died"
-    assert stack.readiness() == (200, [])  # a request would succeed: it starts a new runner
-    assert stack.answers_again() == "Paris."
+    assert stack.readiness() == (200, [])  # a request succeeds, because it starts a new runner
+    assert stack.ask_until_answered() == "Paris."
 
 
-def test_while_the_engine_is_away_ready_says_so_and_then_takes_it_back(
+def test_ready_reports_a_missing_engine_until_it_answers_again(
     stack: RunningStack,
 ) -> None:
     os.kill(stack.pid_of("engine"), signal.SIGKILL)
 
     until(lambda: stack.readiness() == (503, ["the engine does not answer"]))
-    assert stack.answers_again() == "Paris."
+    assert stack.ask_until_answered() == "Paris."
     until(lambda: stack.readiness() == (200, []))
 
 
 @pytest.mark.parametrize("service", ["engine", "puller", "redis", "api"])
-def test_a_killed_service_comes_back_and_the_stack_answers(
-    stack: RunningStack, service: str
-) -> None:
+def test_a_killed_service_restarts_and_the_stack_answers(stack: RunningStack, service: str) -> None:
     stack.kill(service)
 
-    assert stack.answers_again() == "Paris."
+    assert stack.ask_until_answered() == "Paris."
     until(lambda: stack.readiness() == (200, []))
 
 
-def test_after_all_of_that_down_leaves_no_process_and_no_socket(stack: RunningStack) -> None:
-    assert len(stack.processes()) >= 5
-    assert stack.sockets() != []
+def test_down_leaves_no_process_and_no_socket(stack: RunningStack) -> None:
+    assert len(stack.list_processes()) >= 5
+    assert stack.list_sockets() != []
 
     assert stack.down().returncode == 0
-    assert stack.processes() == []
-    assert stack.sockets() == []
+    assert stack.list_processes() == []
+    assert stack.list_sockets() == []
     assert stack.cli("status").returncode == 1
     assert stack.up().returncode == 0
-    assert stack.answers_again() == "Paris."
+    assert stack.ask_until_answered() == "Paris."
 
 
-def test_a_killed_supervisor_takes_the_whole_stack_with_it(stack: RunningStack) -> None:
+def test_a_killed_supervisor_stops_the_whole_stack(stack: RunningStack) -> None:
     os.kill(stack.state().pid, signal.SIGKILL)
 
-    assert stack.up().returncode == 0  # it waits until the old one is gone
-    assert stack.answers_again() == "Paris."
+    assert stack.up().returncode == 0  # it waits until the old stack has stopped
+    assert stack.ask_until_answered() == "Paris."
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_in_the_foreground_a_signal_stops_everything(tmp_path: Path, name: str) -> None:
+def test_in_the_foreground_a_signal_stops_the_stack(tmp_path: Path, name: str) -> None:
     stack = RunningStack(tmp_path / "data")
-    process = stack.up_in_the_foreground()
+    process = stack.up_in_foreground()
     assert process.stdout is not None
     assert process.stdout.readline().startswith(f"Spindll is ready at {stack.url}")
     process.send_signal(signal.Signals[name])
 
     _, errors = process.communicate(timeout=SECONDS)
     assert (process.returncode, errors.splitlines()[-1]) == (0, "stopped")
-    assert stack.processes() == []
-    assert stack.sockets() == []
+    assert stack.list_processes() == []
+    assert stack.list_sockets() == []

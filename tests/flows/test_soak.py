@@ -1,4 +1,4 @@
-"""Many streams for long: every answer is the one the question gets alone, and memory stays flat."""
+"""Many streams for a long time: every answer is as recorded, and memory does not grow."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import httpx
 import pytest
 
 from bench.meter import resident_bytes
-from tests.flows.stack import RunningStack, greedy, recorded, text_of
+from tests.flows.stack import RunningStack, build_greedy_body, get_text, load_recorded_answers
 from tests.waiting import until
 
 STREAMS = 64
-WARM_SECONDS = 60.0  # after which every process has met everything it will meet
-MOST_GROWTH = 0.03
+WARM_UP_SECONDS = 60.0  # after which every process has run all its code
+MAX_GROWTH = 0.03
 
 
 class Soak:
-    """Streams that ask, and check what comes. One in ten is left in the middle."""
+    """Clients that check the answers they stream. One in ten streams is abandoned midway."""
 
     def __init__(self, stack: RunningStack, answers: dict[str, str]) -> None:
         self.outcomes: Counter[str] = Counter()
-        self.wrong: list[tuple[str, str]] = []
+        self.wrong_answers: list[tuple[str, str]] = []
         self._stack = stack
         self._answers = answers
 
@@ -53,31 +53,31 @@ class Soak:
         for number, question in enumerate(questions, start=first):
             if time.monotonic() >= ends_at:
                 return
-            await self._ask(http, question, is_left=number % 10 == 9)
+            await self._ask(http, question, is_abandoned=number % 10 == 9)
 
-    async def _ask(self, http: httpx.AsyncClient, question: str, *, is_left: bool) -> None:
-        body = greedy(question, stream=True)
-        said = ""
+    async def _ask(self, http: httpx.AsyncClient, question: str, *, is_abandoned: bool) -> None:
+        body = build_greedy_body(question, stream=True)
+        text = ""
         async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
             assert answer.status_code == 200, (await answer.aread()).decode()
-            async for text in _texts(answer):
-                said += text
-                if is_left and said:
-                    self.outcomes["left"] += 1
+            async for part in _iterate_texts(answer):
+                text += part
+                if is_abandoned and text:
+                    self.outcomes["abandoned"] += 1
                     return
-        if said == self._answers[question]:
-            self.outcomes["right"] += 1
+        if text == self._answers[question]:
+            self.outcomes["correct"] += 1
         else:
-            self.wrong.append((question, said))
+            self.wrong_answers.append((question, text))
 
 
-async def _texts(answer: httpx.Response) -> AsyncIterator[str]:
-    """Of a stream that ends as it should."""
+async def _iterate_texts(answer: httpx.Response) -> AsyncIterator[str]:
+    """Yield the texts of a stream, which must end with [DONE]."""
     async for line in answer.aiter_lines():
         if line == "data: [DONE]":
             return
         if line.startswith("data: "):
-            yield text_of(json.loads(line.removeprefix("data: ")))
+            yield get_text(json.loads(line.removeprefix("data: ")))
     raise AssertionError("the stream broke off")
 
 
@@ -88,31 +88,31 @@ async def _texts(answer: httpx.Response) -> AsyncIterator[str]:
         pytest.param(600.0, id="ten minutes", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
 )
-def test_many_streams_lose_nothing_and_say_nothing_wrong(tmp_path: Path, seconds: float) -> None:
+def test_many_streams_give_the_recorded_answers(tmp_path: Path, seconds: float) -> None:
     stack = RunningStack(tmp_path / "data", SPINDLL_MAX_SEQUENCES=str(STREAMS))
     try:
         assert stack.up().returncode == 0, stack.logs()
-        soak = Soak(stack, recorded(r"(fact|count)-\d+"))
-        grown = asyncio.run(_growth(soak, stack, seconds))
+        soak = Soak(stack, load_recorded_answers(r"(fact|count)-\d+"))
+        growth = asyncio.run(_measure_growth(soak, stack, seconds))
 
-        assert soak.wrong == []
-        assert soak.outcomes["right"] > STREAMS
-        assert soak.outcomes["left"] > 0
-        assert grown is None or grown < MOST_GROWTH, f"memory grew by {100 * grown:.1f} %"
-        until(lambda: _is_idle(stack), "something still runs")
-        print(f"{soak.outcomes}, memory grew by {grown}")
+        assert soak.wrong_answers == []
+        assert soak.outcomes["correct"] > STREAMS
+        assert soak.outcomes["abandoned"] > 0
+        assert growth is None or growth < MAX_GROWTH, f"memory grew by {100 * growth:.1f} %"
+        until(lambda: _is_idle(stack), "a request still runs")
+        print(f"{soak.outcomes}, memory grew by {growth}")
     finally:
         stack.down()
 
 
-async def _growth(soak: Soak, stack: RunningStack, seconds: float) -> float | None:
-    """Run; by how much all processes' memory grew since it was warm, where that can be told."""
-    if seconds <= 2 * WARM_SECONDS:
+async def _measure_growth(soak: Soak, stack: RunningStack, seconds: float) -> float | None:
+    """Run the soak; returns the growth of memory after the warm-up, None for a short run."""
+    if seconds <= 2 * WARM_UP_SECONDS:
         await soak.run(seconds)
         return None
-    await soak.run(WARM_SECONDS)
+    await soak.run(WARM_UP_SECONDS)
     before = resident_bytes(stack.state().pid)
-    await soak.run(seconds - WARM_SECONDS)
+    await soak.run(seconds - WARM_UP_SECONDS)
     return resident_bytes(stack.state().pid) / before - 1
 
 
