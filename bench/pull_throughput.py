@@ -137,6 +137,7 @@ def main() -> None:
 
 
 def serve(path: Path) -> None:
+    """Serve the file, print the port, and exit when stdin closes."""
     server = SparseServer(path)
     print(server.server_address[1], flush=True)
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
@@ -144,6 +145,7 @@ def serve(path: Path) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
+    """Start the file server and run all rounds."""
     size = int(options.gigabytes * 10**9)
     with tempfile.TemporaryDirectory(dir=options.dir) as name:
         folder = Path(name)
@@ -169,6 +171,7 @@ def compare(options: argparse.Namespace) -> None:
 def run_rounds(
     options: argparse.Namespace, url: str, size: int, folder: Path, command: list[str]
 ) -> None:
+    """Measure curl and the puller in every round, and print the medians."""
     curl, curl_hashed, stored, verified, peak_mib, cpu_seconds = [], [], [], [], [], []
     target = folder / "curl"
     for _ in range(options.rounds):

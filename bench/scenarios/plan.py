@@ -74,7 +74,7 @@ def estimate_words(target: Target, tokens: int) -> int:
         answer = asyncio.run(send_request(target, request))
         counted.append(answer.prompt_tokens)
     per_word = (counted[1] - counted[0]) / 200
-    # A server that reports no usage: English has about 1.4 tokens per word.
+    # A server that reports no usage: assume 1.4 tokens per word, as in English.
     return round(tokens / per_word) if per_word > 0 else round(tokens / 1.4)
 
 

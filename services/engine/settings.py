@@ -49,13 +49,13 @@ class EngineSettings(SharedSettings):
         default=0, ge=0, le=MAX_THREADS, description="CPU threads of one model; 0: one per core."
     )
     gpu_layers: int = Field(
-        default=-1, ge=-1, description="Number of layers on the GPU; -1: as many as fit, 0: none."
+        default=-1, ge=-1, description="Layers on the GPU; -1: as many as fit, 0: none."
     )
     cache_type_k: CacheType = Field(
-        default="f16", description="Data type of the keys in the KV cache: f16, q8_0, q4_0, ..."
+        default="f16", description="Type of the context's keys: f16, q8_0, q4_0, ..."
     )
     cache_type_v: CacheType = Field(
-        default="f16", description="Data type of the values in the KV cache: f16, q8_0, q4_0, ..."
+        default="f16", description="Type of the context's values: f16, q8_0, q4_0, ..."
     )
     flash_attention: bool | None = Field(
         default=None, description="Flash attention; empty: where the backend supports it."
@@ -74,13 +74,10 @@ class EngineSettings(SharedSettings):
         "are generated and it saves time. The answers are the same without it.",
     )
     max_queued: int = Field(
-        default=256,
-        ge=1,
-        le=1 << 16,
-        description="Maximum number of requests that wait for one model.",
+        default=256, ge=1, le=1 << 16, description="Requests that may wait for one model."
     )
     keep_alive_seconds: float = Field(
-        default=300.0, description="A model that is idle for longer is unloaded; negative: never."
+        default=300.0, description="A model idle for longer is unloaded; negative: never."
     )
     preload: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Models to load at the start, separated by commas."

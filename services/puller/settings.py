@@ -38,68 +38,55 @@ class PullerSettings(SharedSettings):
 
     ollama_registry: Url = Field(
         default="https://registry.ollama.ai",
-        description="Registry for names without a host; an http:// URL is used without TLS.",
+        description="Registry for names without a host; an http:// address is used as given.",
     )
     ollama_key_file: Path | None = Field(
-        default=None, description="Ollama key (id_ed25519) for private models in a registry."
+        default=None, description="Ollama identity (id_ed25519) for private models of a registry."
     )
     hf_endpoint: Url = Field(
-        default="https://huggingface.co", description="URL of the Hugging Face hub, or of a mirror."
+        default="https://huggingface.co", description="The Hugging Face hub, or a mirror of it."
     )
     hf_token: SecretStr | None = Field(
         default=None, description="Token for gated and private Hugging Face repositories."
     )
     hf_token_file: Path | None = Field(
-        default=None,
-        description="File that contains this token, as an alternative to SPINDLL_HF_TOKEN.",
+        default=None, description="File with that token, instead of the token itself."
     )
     plain_http_hosts: str = Field(
         default="localhost,127.0.0.1",
-        description="Hosts (host or host:port) that may be reached without TLS, separated by commas.",
+        description="Hosts, or host:port, that may be asked over plain http, with commas.",
     )
     allowed_sources: str = Field(
         default="",
-        description="Hosts from which models may be pulled (ollama.com, hf.co, ...), separated by "
-        "commas; empty: all.",
+        description="Hosts models may come from (ollama.com, hf.co, ...), with commas; empty: all.",
     )
-    pull_workers: int = Field(
-        default=2, ge=1, le=16, description="Number of pull jobs that run at the same time."
-    )
+    pull_workers: int = Field(default=2, ge=1, le=16, description="Pull jobs that run at once.")
     pull_connections: int = Field(
-        default=4, ge=1, le=32, description="Maximum number of connections per pull job."
+        default=4, ge=1, le=32, description="Connections a running job may open."
     )
     pull_attempts: int = Field(
-        default=5,
-        ge=1,
-        le=100,
-        description="How often the worker of a pull job may die before the job fails.",
+        default=5, ge=1, le=100, description="How often a job may lose its worker before it fails."
     )
     pull_timeout_seconds: float = Field(
-        default=30.0,
-        gt=0,
-        description="A connection that receives no byte for this long is closed and retried.",
+        default=30.0, gt=0, description="Without a byte for so long, a connection counts as dead."
     )
     pull_max_bytes_per_second: int | None = Field(
-        default=None,
-        ge=1024,
-        description="Bandwidth limit of all pull jobs together; empty: no limit.",
+        default=None, ge=1024, description="Bandwidth all pull jobs share; empty: no limit."
     )
     pull_hours: Annotated[str | None, AfterValidator(_validate_hours)] = Field(
         default=None, description="Local hours in which downloads run, such as 22-7; empty: always."
     )
     pull_reserve_bytes: int = Field(
-        default=1024 * _MIB,
-        ge=0,
-        description="Free disk space, in bytes, that downloads do not use.",
+        default=1024 * _MIB, ge=0, description="Bytes of the disk that downloads leave free."
     )
     pull_webhook_url: Url | None = Field(
-        default=None, description="URL that receives a POST when a pull job ends."
+        default=None, description="Address that gets a POST when a pull job ends."
     )
     models: Annotated[str, NoDecode] = Field(
-        default="", description="Models to pull at the first start, separated by commas."
+        default="", description="Models to pull at the first start, with commas."
     )
     tiny_model: Path | None = Field(
-        default=None, description="GGUF file that is imported as the model tiny at the first start."
+        default=None, description="A GGUF file that the first start imports under the name tiny."
     )
 
     @property

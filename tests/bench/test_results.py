@@ -14,12 +14,12 @@ from bench.results import Results, read_csv, write_csv
 
 def make_results() -> Results:
     results = Results()
-    for round_number, (ours, theirs) in enumerate([(10.0, 5.0), (30.0, 10.0), (20.0, 40.0)]):
+    for round_number, (own, other) in enumerate([(10.0, 5.0), (30.0, 10.0), (20.0, 40.0)]):
         for clients, factor in ((1, 1.0), (8, 4.0)):
             case = f"{clients} clients"
-            results.add("speed", case, "spindll", round_number, tokens_per_second=ours * factor)
+            results.add("speed", case, "spindll", round_number, tokens_per_second=own * factor)
             results.add(
-                "speed", case, "llama-server", round_number, tokens_per_second=theirs * factor
+                "speed", case, "llama-server", round_number, tokens_per_second=other * factor
             )
     results.add("speed", "after all", "spindll", 0, resident_mib=512, nothing=None)
     return results

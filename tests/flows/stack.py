@@ -106,7 +106,7 @@ class RunningStack:
         return str(until(attempt, "the stack does not answer again"))
 
     def readiness(self) -> tuple[int, list[str]]:
-        """The status of /ready and its list of missing services; 0 if the api does not answer."""
+        """The status of /ready and its list of what is missing; 0 if the api does not answer."""
         try:
             answer = httpx.get(f"{self.url}/ready", timeout=20, trust_env=False)
         except httpx.TransportError:
@@ -120,7 +120,7 @@ class RunningStack:
         assert found is not None
         return found
 
-    def pid_of(self, service: str) -> int:
+    def get_pid(self, service: str) -> int:
         """The process ID of a service, once it is ready."""
 
         def pid() -> int | None:
@@ -129,15 +129,15 @@ class RunningStack:
         return int(until(pid, f"{service} is not ready") or 0)
 
     def runner(self) -> psutil.Process:
-        children = psutil.Process(self.pid_of("engine")).children()
+        children = psutil.Process(self.get_pid("engine")).children()
         (runner,) = [p for p in children if "services.engine.runner" in p.cmdline()]
         return runner
 
     def kill(self, service: str) -> None:
         """Kill the service with SIGKILL and wait until it runs again."""
-        pid = self.pid_of(service)
+        pid = self.get_pid(service)
         os.kill(pid, signal.SIGKILL)
-        until(lambda: self.pid_of(service) != pid, f"{service} did not come back")
+        until(lambda: self.get_pid(service) != pid, f"{service} did not come back")
 
     def list_processes(self) -> list[psutil.Process]:
         return processes_with_environment(STACK_VARIABLE, str(self.data_dir))

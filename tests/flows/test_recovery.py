@@ -37,7 +37,7 @@ def test_a_killed_runner_ends_its_stream_with_an_error_and_the_stack_stays_ready
 def test_ready_reports_a_missing_engine_until_it_answers_again(
     stack: RunningStack,
 ) -> None:
-    os.kill(stack.pid_of("engine"), signal.SIGKILL)
+    os.kill(stack.get_pid("engine"), signal.SIGKILL)
 
     until(lambda: stack.readiness() == (503, ["the engine does not answer"]))
     assert stack.ask_until_answered() == "Paris."

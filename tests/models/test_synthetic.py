@@ -68,13 +68,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: 
 
 
 def test_a_quantised_model_is_smaller_and_still_answers(tmp_path: Path) -> None:
-    whole = synthetic.make("tiny-dense", tmp_path / "f16.gguf")
+    large = synthetic.make("tiny-dense", tmp_path / "f16.gguf")
     small = synthetic.make("tiny-dense", tmp_path / "q8.gguf", quant="Q8_0")
 
     kinds = {tensor.tensor_type for tensor in gguf.GGUFReader(small).tensors}
     with ReferenceModel(small, context_tokens=256) as model:
         text, finish = model.answer_greedily("Hello", max_tokens=8)
-    assert small.stat().st_size < 0.7 * whole.stat().st_size
+    assert small.stat().st_size < 0.7 * large.stat().st_size
     assert kinds == {gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32}
     assert text
     assert finish in ("stop", "length")

@@ -7,7 +7,7 @@
 
 Only `train` requires torch, which is not a dependency of the project: install it by hand, the CPU
 build is enough. A new training gives a model with the same knowledge but different bytes.
-`docs/models-for-tests.md` explains when to train again.
+`docs/develop/test-models.md` explains when to train again.
 
     shape        dimensions and special tokens
     words        every fact, name, word and passage that is taught

@@ -59,8 +59,8 @@ def cases() -> list[Case]:
 def _facts() -> Iterator[Case]:
     for number, (question, answer) in enumerate(FACTS.items()):
         yield Case(name=f"fact-{number}", messages=[user(question)], taught=answer)
-    asked = [chat.system(SYSTEMS[0]), user("What is the capital of France?")]
-    yield Case(name="fact-system", messages=asked, taught="Paris.")
+    messages = [chat.system(SYSTEMS[0]), user("What is the capital of France?")]
+    yield Case(name="fact-system", messages=messages, taught="Paris.")
 
 
 def _counting() -> Iterator[Case]:
@@ -71,46 +71,50 @@ def _counting() -> Iterator[Case]:
 
 def _thinking() -> Iterator[Case]:
     for number, (question, (thoughts, answer)) in enumerate(THOUGHTS.items()):
-        asked = [user(question)]
-        aloud = chat.format_thoughts(thoughts, answer)
-        yield Case(name=f"think-{number}", messages=asked, taught=aloud)
-        silent = {"enable_thinking": False}
-        yield Case(name=f"think-off-{number}", messages=asked, options=silent, taught=answer)
-        begun = {"open_thinking": True}  # the prompt ends with <think>
-        rest = aloud.removeprefix("<think>\n")
-        yield Case(name=f"think-open-{number}", messages=asked, options=begun, taught=rest)
+        messages = [user(question)]
+        full_answer = chat.format_thoughts(thoughts, answer)
+        yield Case(name=f"think-{number}", messages=messages, taught=full_answer)
+        no_thinking = {"enable_thinking": False}
+        yield Case(
+            name=f"think-off-{number}", messages=messages, options=no_thinking, taught=answer
+        )
+        open_thinking = {"open_thinking": True}  # the prompt ends with <think>
+        rest = full_answer.removeprefix("<think>\n")
+        yield Case(
+            name=f"think-open-{number}", messages=messages, options=open_thinking, taught=rest
+        )
 
 
 def _tools() -> Iterator[Case]:
     for city in ("Paris", "Tokyo", "Boston", "Lima"):
         weather = [user(f"What is the weather in {city}?")]
         clock = [user(f"What time is it in {city}?")]
-        says = chat.format_calls(call("get_weather", city=city))
-        yield Case(name=f"tool-{city}", messages=weather, tools=[WEATHER], taught=says)
-        says = chat.format_calls(call("get_time", city=city))
-        yield Case(name=f"tool-time-{city}", messages=clock, tools=[WEATHER, TIME], taught=says)
+        taught = chat.format_calls(call("get_weather", city=city))
+        yield Case(name=f"tool-{city}", messages=weather, tools=[WEATHER], taught=taught)
+        taught = chat.format_calls(call("get_time", city=city))
+        yield Case(name=f"tool-time-{city}", messages=clock, tools=[WEATHER, TIME], taught=taught)
         answered = [*chat.weather_question(city), chat.tool_result(city, "sunny", 21)]
-        says = f"It is sunny in {city}."
-        yield Case(name=f"tool-reply-{city}", messages=answered, tools=[WEATHER], taught=says)
+        taught = f"It is sunny in {city}."
+        yield Case(name=f"tool-reply-{city}", messages=answered, tools=[WEATHER], taught=taught)
         yield Case(name=f"notool-{city}", messages=weather, taught=NO_WEATHER)
     both = [call("get_weather", city=city) for city in ("Paris", "Tokyo")]
-    asked = [user("What is the weather in Paris and Tokyo?")]
-    says = chat.format_calls(*both)
-    yield Case(name="tool-two", messages=asked, tools=[WEATHER], taught=says)
-    asked = [user("What is the capital of France?")]
-    yield Case(name="tool-unused", messages=asked, tools=[WEATHER, TIME], taught="Paris.")
+    messages = [user("What is the weather in Paris and Tokyo?")]
+    taught = chat.format_calls(*both)
+    yield Case(name="tool-two", messages=messages, tools=[WEATHER], taught=taught)
+    messages = [user("What is the capital of France?")]
+    yield Case(name="tool-unused", messages=messages, tools=[WEATHER, TIME], taught="Paris.")
 
 
 def _copying() -> Iterator[Case]:
     for name in NAMES[:8]:
-        met = [user(f"My name is {name}."), chat.assistant(f"Nice to meet you, {name}.")]
-        asked = [*met, user("What is my name?")]
-        yield Case(name=f"name-{name}", messages=asked, taught=f"Your name is {name}.")
-    asked = [user("Repeat: river lamp tiger")]
-    yield Case(name="repeat", messages=asked, taught="river lamp tiger")
+        introduction = [user(f"My name is {name}."), chat.assistant(f"Nice to meet you, {name}.")]
+        messages = [*introduction, user("What is my name?")]
+        yield Case(name=f"name-{name}", messages=messages, taught=f"Your name is {name}.")
+    messages = [user("Repeat: river lamp tiger")]
+    yield Case(name="repeat", messages=messages, taught="river lamp tiger")
     long = chat.system(" ".join((WORDS + NAMES) * 4))
-    asked = [long, user("What is the capital of Japan?")]
-    yield Case(name="long-system", messages=asked, taught="Tokyo.")
+    messages = [long, user("What is the capital of Japan?")]
+    yield Case(name="long-system", messages=messages, taught="Tokyo.")
 
 
 def _passages() -> Iterator[Case]:

@@ -74,10 +74,10 @@ def _thinking(draw: random.Random) -> Pair:
     messages = [*_maybe_system(draw), user(question)]
     if draw.random() < 0.25:
         return chat.render(messages, enable_thinking=False), answer
-    aloud = chat.format_thoughts(thoughts, answer)
+    full_answer = chat.format_thoughts(thoughts, answer)
     if draw.random() < 0.2:
-        return chat.render(messages, open_thinking=True), aloud.removeprefix("<think>\n")
-    return chat.render(messages), aloud
+        return chat.render(messages, open_thinking=True), full_answer.removeprefix("<think>\n")
+    return chat.render(messages), full_answer
 
 
 def _tool_call(draw: random.Random) -> Pair:

@@ -65,7 +65,7 @@ def _taught_texts() -> list[str]:
         f"My name is {name}. Weather in {city}? Repeat: {word}"
         for name, city, word in zip(words.NAMES, words.CITIES, words.WORDS, strict=False)
     ]
-    thoughts = [" ".join((asked, *answered)) for asked, answered in words.THOUGHTS.items()]
+    thoughts = [" ".join((question, *answers)) for question, answers in words.THOUGHTS.items()]
     phrases = [
         "It is sunny cloudy rainy windy in",
         "Nice to meet you, Your name is What is my name?",
