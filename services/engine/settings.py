@@ -27,7 +27,7 @@ class EngineSettings(SharedSettings):
     memory_budget: str = Field(
         default="auto",
         description="Memory for models: auto, a share such as 80%, or a size such as 8G. "
-        "It is memory of the GPUs where there are any, else main memory.",
+        "It applies to the GPUs if there are any, otherwise to main memory.",
     )
     context_length: int = Field(
         default=8192,
@@ -43,7 +43,7 @@ class EngineSettings(SharedSettings):
         default=2048,
         ge=MIN_BATCH_TOKENS,
         le=MAX_BATCH_TOKENS,
-        description="Largest number of tokens in one step.",
+        description="Maximum number of tokens in one step.",
     )
     threads: int = Field(
         default=0, ge=0, le=MAX_THREADS, description="CPU threads of one model; 0: one per core."
@@ -80,7 +80,7 @@ class EngineSettings(SharedSettings):
         default=300.0, description="A model idle for longer is unloaded; negative: never."
     )
     preload: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Models to load at the start, separated by commas."
+        default=(), description="Models to load when the engine starts, separated by commas."
     )
     drain_seconds: float = Field(
         default=30.0,
@@ -94,17 +94,17 @@ class EngineSettings(SharedSettings):
         "measure everything else.",
     )
     load_stall_seconds: float = Field(
-        default=300.0, gt=0, description="A load that makes no progress for this long has failed."
+        default=300.0, gt=0, description="A load that makes no progress for this long fails."
     )
     step_deadline_seconds: float = Field(
         default=300.0,
         gt=0,
-        description="A runner whose step takes longer is stuck and is replaced.",
+        description="A runner whose step takes longer than this is replaced.",
     )
     beat_deadline_seconds: float = Field(
         default=15.0,
         ge=3,
-        description="A runner that is silent for this long is stuck and is replaced.",
+        description="A runner that sends no heartbeat for this long is replaced.",
     )
 
     @field_validator("memory_budget")
