@@ -192,7 +192,7 @@ def test_commands_without_a_stack_create_no_folder(tmp_path: Path, command: str)
 
 
 def test_every_command_is_documented() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "guide" / "cli.md").read_text()
     names = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
 
     assert [name for name in names if f"## {name}" not in page] == []

@@ -61,7 +61,9 @@ def test_a_pull_reports_progress_until_done_and_its_model_answers(
     stack: RunningStack, registry: Registry
 ) -> None:
     # The first connection stalls half-way, so that progress can be observed.
-    registry.plan.faults.append(Fault(path_part=publish_model(registry, "second"), stall_at=1 << 19))
+    registry.plan.faults.append(
+        Fault(path_part=publish_model(registry, "second"), stall_at=1 << 19)
+    )
     seen = follow_pull(stack, "second:1b")
 
     states = list(dict.fromkeys(job["state"] for job in seen))

@@ -1,7 +1,8 @@
 """Huge pages for the weights and the KV cache of a runner, where the kernel provides them.
 
 Every token reads all weights. With pages of 4 KiB the processor translates an address for each
-4 KiB; with pages of 2 MiB it does so 512 times less often. docs/decisions/006 has the measurements.
+4 KiB; with pages of 2 MiB it does so 512 times less often. The measurements are in
+bench/performance.md.
 
 A kernel whose transparent huge pages are set to "madvise" provides them on request. glibc makes the
 request for every large allocation when a tunable is set; it reads its tunables once, when a process

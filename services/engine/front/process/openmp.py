@@ -3,7 +3,7 @@
 The threads of one step wait for each other many times for each token. Spinning is the fastest way
 to wait for a runner that is alone. When two runners compute at once on the same cores and both
 spin, each token takes many times as long. One spinning runner beside others that sleep shares the
-cores with them (docs/decisions/006 has both costs).
+cores with them (bench/performance.md has both costs).
 
 libgomp reads the setting once, when a process starts. So the first runner may spin, and those that
 start while it lives may not.
