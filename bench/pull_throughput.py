@@ -90,7 +90,7 @@ def download(url: str, size: int, folder: Path, connections: int) -> None:
         connections=connections,
         retry_policy=RetryPolicy(),
         throttle=Throttle(),
-        on_progress=lambda done: None,
+        on_progress=lambda _done: None,
     )
     computed = run.run()
     verified_seconds = time.perf_counter() - started

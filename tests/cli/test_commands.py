@@ -80,13 +80,11 @@ ANSWERS: dict[str, tuple[int, str, str]] = {
     "/v1/chat/completions": (
         200,
         "text/event-stream",
-        "\n\n".join(
-            [
-                ": queued",
-                'data: {"choices":[{"delta":{"content":"Pa"}}]}',
-                'data: {"error":{"message":"the model ended"}}',
-                "data: [DONE]\n\n",
-            ]
+        (
+            ": queued\n\n"
+            'data: {"choices":[{"delta":{"content":"Pa"}}]}\n\n'
+            'data: {"error":{"message":"the model ended"}}\n\n'
+            "data: [DONE]\n\n"
         ),
     ),
 }

@@ -1,4 +1,6 @@
-"""A service that follows a script: `python scripted_service.py JSON`. The script has these keys:
+"""A service that follows a script: `python scripted_service.py JSON`.
+
+The script has these keys:
 
 name            the name of the service
 socket          listen on this unix socket

@@ -187,5 +187,7 @@ def _build_constraint(request: GenerationOptions) -> engine_pb2.Constraint | Non
     return _build_json_constraint({"type": "object"})
 
 
-def _build_json_constraint(schema: dict[str, Any] | bool) -> engine_pb2.Constraint:
+def _build_json_constraint(
+    schema: dict[str, Any] | bool,  # noqa: FBT001, true is a JSON schema
+) -> engine_pb2.Constraint:
     return engine_pb2.Constraint(json_schema=json.dumps(schema, ensure_ascii=False))

@@ -57,7 +57,7 @@ def _set_up(progress: ProgressLine, *, dev: bool) -> None:
         state = venv_state.read(ROOT)
         # The last requested build options stay: a later set-up must not silently undo a GPU build.
         os.environ.setdefault("CMAKE_ARGS", state.get("cmake_args", ""))
-        if venv_state.is_current(ROOT, dev) and state.get("llama") == build_identity(ROOT):
+        if venv_state.is_current(ROOT, dev=dev) and state.get("llama") == build_identity(ROOT):
             return
         Setup(ROOT, progress, CommandRunner(build / "setup.log", progress)).run(dev=dev)
 

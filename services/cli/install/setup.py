@@ -44,14 +44,16 @@ class Setup:
         _require_space(self._root)
         if "local" not in before or not os.access(self._python, os.X_OK):
             self._make_environment()
-        venv_state.mark_started(self._root, dev, cmake_args)
+        venv_state.mark_started(self._root, dev=dev, cmake_args=cmake_args)
         wheel = self._llama.find()
         if wheel is None:
             self._llama.require_compiler()
         self._install_packages("dev" if dev else "local")
         self._llama.install(wheel or self._llama.compile())
         self._install_redis()
-        venv_state.mark_finished(self._root, dev, cmake_args, build_identity(self._root))
+        venv_state.mark_finished(
+            self._root, dev=dev, cmake_args=cmake_args, llama=build_identity(self._root)
+        )
         self._progress.print_line(".venv is ready")
 
     def _make_environment(self) -> None:

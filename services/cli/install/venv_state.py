@@ -28,7 +28,7 @@ def venv_python(root: Path) -> Path:
     return venv_dir(root) / "bin" / "python"
 
 
-def is_current(root: Path, dev: bool = False) -> bool:
+def is_current(root: Path, *, dev: bool = False) -> bool:
     """Whether all packages of the lock files are installed, and the interpreter still exists."""
     state = read(root)
     wanted = fingerprint(root, LOCKS)
@@ -61,7 +61,7 @@ def read(root: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def mark_started(root: Path, dev: bool, cmake_args: str) -> None:
+def mark_started(root: Path, *, dev: bool, cmake_args: str) -> None:
     """Record that a set-up has started: its options are kept, nothing counts as installed."""
     state = {"cmake_args": cmake_args}
     if dev:
@@ -69,7 +69,7 @@ def mark_started(root: Path, dev: bool, cmake_args: str) -> None:
     _save(root, state)
 
 
-def mark_finished(root: Path, dev: bool, cmake_args: str, llama: str) -> None:
+def mark_finished(root: Path, *, dev: bool, cmake_args: str, llama: str) -> None:
     """Record that everything is installed. `llama` identifies the build of llama.cpp."""
     state = {"local": fingerprint(root, LOCKS), "cmake_args": cmake_args, "llama": llama}
     if dev:

@@ -184,10 +184,10 @@ def _strftime_now(form: str) -> str:
 
 def _to_json(
     value: Any,
-    ensure_ascii: bool = False,
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002, templates may pass it by position
     indent: int | None = None,
     separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
+    sort_keys: bool = False,  # noqa: FBT001, FBT002
 ) -> str:
     # transformers' tojson: no HTML escapes, no sorting.
     return json.dumps(

@@ -60,6 +60,7 @@ class ChatTemplate:
         self,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
         add_generation_prompt: bool = True,
         max_seconds: float = MAX_SECONDS,
         **variables: Any,

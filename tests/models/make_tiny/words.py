@@ -64,7 +64,7 @@ PASSAGES = (
     ),
 )
 
-# question: (thoughts, answer)
+# By question: the thoughts and the answer.
 THOUGHTS = {
     "Think: what is 12 plus 30?": (
         "I add 12 and 30. Ten plus thirty is forty, and two more is 42.",

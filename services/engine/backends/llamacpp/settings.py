@@ -40,7 +40,7 @@ def build_model_parameters(lib: ModuleType, config: LoadConfig, *, dry: bool = F
         room = max(int(lib.llama_max_devices()), len(config.tensor_split))
         shares = (ctypes.c_float * room)(*config.tensor_split)
         params.tensor_split = ctypes.cast(shares, ctypes.POINTER(ctypes.c_float))
-        params._tensor_split = shares  # the struct holds only a pointer
+        params._tensor_split = shares  # noqa: SLF001, the struct holds only a pointer
     if dry:
         params.no_alloc = True
     return params

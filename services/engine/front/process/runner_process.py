@@ -202,7 +202,7 @@ class RunnerProcess:
             heartbeat.progress, heartbeat.last_heartbeat_at = report.fraction, now
         self._on_report(report)
 
-    def _check(self, was_stuck: bool) -> None:
+    def _check(self, was_stuck: bool) -> None:  # noqa: FBT001, call_later passes it by position
         """Kill a runner that is stuck in two checks in a row.
 
         In the first one, this process's own event loop may have been the late one.

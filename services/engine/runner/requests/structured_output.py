@@ -61,7 +61,8 @@ def build_llamacpp_tokenizer(
     _require_end(ends)
     pieces, special = _read_pieces(vocab)
     special.update(ends)
-    tokenize = ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
+    library = llama_cpp.llama_cpp._lib  # noqa: SLF001, the only way to the C function
+    tokenize = ctypes.cast(library.llama_tokenize, ctypes.c_void_p).value
     try:
         # Not lltokenizer_from_vocab: it uses a deprecated name, which gives a warning per token.
         return llguidance.LLTokenizer.from_llamacpp(  # type: ignore[attr-defined, no-any-return]

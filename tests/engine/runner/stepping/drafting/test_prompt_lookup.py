@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -117,8 +118,8 @@ def test_every_token_is_indexed_once() -> None:
     class Counting(list[int]):
         touched = 0
 
-        def __getitem__(self, key):  # type: ignore[no-untyped-def]
-            got = super().__getitem__(key)
+        def __getitem__(self, key: Any) -> Any:
+            got: Any = super().__getitem__(key)
             Counting.touched += len(got) if isinstance(key, slice) else 1
             return got
 
