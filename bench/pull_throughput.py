@@ -75,7 +75,7 @@ def download(url: str, size: int, folder: Path, connections: int) -> None:
     from services.puller.download.partial_file import PartialFile
     from services.puller.download.retry import RetryPolicy
     from services.puller.download.throttle import Throttle
-    from services.puller.transport.http_client import Address
+    from services.puller.transport.address import Address
     from services.shared.store.model_store import ModelStore
 
     store = ModelStore(folder)

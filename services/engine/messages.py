@@ -184,7 +184,6 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     running: int
     queued: int
     cells_used: int
-    resident_bytes: int
     counters: Counters
 
 

@@ -271,9 +271,8 @@ class TestVocabulary:
 
         assert vocabulary.end_tokens
         for token in vocabulary.end_tokens:
-            assert vocabulary.is_end(token)
             assert vocabulary.piece(token) == b""
-        assert not vocabulary.is_end(PROMPT[0])
+        assert PROMPT[0] not in vocabulary.end_tokens
 
     def test_an_empty_text_has_no_tokens(self, backend: Backend) -> None:
         assert backend.vocabulary.tokenize([TextPiece("")], add_special=False) == []

@@ -74,7 +74,7 @@ REPORTS: list[Report] = [
         ]
     ),
     messages.Tokenized(3, (1, 2)),
-    messages.Heartbeat(0.0, 1, 2, 3, 4, Counters(steps=5, decode_seconds=1.5)),
+    messages.Heartbeat(0.0, 1, 2, 3, Counters(steps=5, decode_seconds=1.5)),
 ]
 
 

@@ -199,9 +199,7 @@ class ScriptedRunner:
     async def send_heartbeats(self) -> None:
         while True:
             running = len(self.answers)
-            self.send(
-                messages.Heartbeat(self.busy_seconds, running, 0, running, 1 << 20, self.counters)
-            )
+            self.send(messages.Heartbeat(self.busy_seconds, running, 0, running, self.counters))
             await asyncio.sleep(0.2)
 
     async def read_command(self) -> messages.Command:

@@ -79,9 +79,6 @@ class Vocabulary(Protocol):
     def piece(self, token: int) -> bytes:
         """The bytes of a token, including the text of control tokens; empty for end tokens."""
 
-    def is_end(self, token: int) -> bool:
-        """Whether the token ends an answer."""
-
 
 class Backend(Protocol):
     """One loaded model and its context."""

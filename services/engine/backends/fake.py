@@ -71,10 +71,6 @@ class FakeVocabulary:
             return b""
         return _CONTROL_TEXT.encode() if token == CONTROL else bytes([token])
 
-    def is_end(self, token: int) -> bool:
-        """Whether the token ends an answer."""
-        return token == END
-
 
 class FakeBackend:
     """See Backend. Pure Python, about a microsecond per token."""

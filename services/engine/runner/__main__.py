@@ -16,8 +16,6 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 
-import psutil
-
 from services.engine.backends import estimate, open_backend
 from services.engine.core import Counters, LoadConfig
 from services.engine.messages import (
@@ -124,7 +122,6 @@ def _build_loading_heartbeat() -> Heartbeat:
         running=0,
         queued=0,
         cells_used=0,
-        resident_bytes=psutil.Process().memory_info().rss,
         counters=Counters(),
     )
 

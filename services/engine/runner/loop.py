@@ -96,7 +96,6 @@ class EngineLoop:
             running=self._scheduler.running,
             queued=self._scheduler.queued,
             cells_used=self._sequence_pool.cells.used,
-            resident_bytes=self._process.memory_info().rss,
             counters=self._output_processor.counters,
         )
 

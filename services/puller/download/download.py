@@ -20,7 +20,7 @@ from services.puller.download.progress import DownloadProgress
 from services.puller.download.range_workers import RangeWorkers
 from services.puller.download.retry import RetryPolicy
 from services.puller.download.throttle import Throttle
-from services.puller.transport.http_client import Address
+from services.puller.transport.address import Address
 
 _POLL_SECONDS = 0.05
 _SAVE_SECONDS = 0.5

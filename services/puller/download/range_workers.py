@@ -15,7 +15,8 @@ from services.puller.download.pieces import Piece
 from services.puller.download.progress import DownloadProgress
 from services.puller.download.retry import RetryPolicy, RetryState, StallDetector
 from services.puller.download.throttle import Throttle
-from services.puller.transport.http_client import Address, HttpSession, Reply, parse_retry_after
+from services.puller.transport.address import Address
+from services.puller.transport.http_client import HttpSession, Reply, parse_retry_after
 from services.puller.transport.range_response import (
     BodyKind,
     CredentialsExpired,

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from services.puller.transport.http_client import Address
+from services.puller.transport.address import Address
 from services.shared.model_name import ModelName
 from services.shared.store.manifest import FileRole
 

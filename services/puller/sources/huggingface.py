@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 
 from services.puller.sources.base import Format, Listing, RemoteFile, ResolveOptions
 from services.puller.sources.file_selection import SelectionCriteria, select_files
-from services.puller.transport.http_client import Address
+from services.puller.transport.address import Address
 from services.shared.errors import ModelNotFound, PullFailed, SourceUnavailable
 from services.shared.model_name import DEFAULT_TAG, ModelName
 from services.shared.store.layout import parse_digest

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from services.puller.sources.base import RemoteFile
-from services.puller.transport.http_client import Address
+from services.puller.transport.address import Address
 from services.shared.errors import InvalidModelFile, PullFailed
 from services.shared.store.layout import parse_digest
 from services.shared.store.manifest import FileRole

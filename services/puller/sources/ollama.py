@@ -21,7 +21,8 @@ from services.puller.sources.oci_manifest import (
     parse_manifest,
 )
 from services.puller.sources.registry_auth import TokenSigner, fetch_token
-from services.puller.transport.http_client import Address, HttpSession, Reply, parse_retry_after
+from services.puller.transport.address import Address
+from services.puller.transport.http_client import HttpSession, Reply, parse_retry_after
 from services.puller.transport.range_response import describe_refusal
 from services.shared.errors import (
     InvalidRequest,

@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from services.puller.transport.http_client import Address, HttpSession
+from services.puller.transport.address import Address
+from services.puller.transport.http_client import HttpSession
 from services.puller.transport.range_response import describe_refusal
 from services.shared.errors import InvalidSettings, PullFailed, SourceUnavailable
 from services.shared.structs import resolved

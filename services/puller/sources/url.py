@@ -6,7 +6,8 @@ import re
 from urllib.parse import urlsplit
 
 from services.puller.sources.base import Listing, RemoteFile, ResolveOptions
-from services.puller.transport.http_client import Address, HttpSession, parse_retry_after
+from services.puller.transport.address import Address
+from services.puller.transport.http_client import HttpSession, parse_retry_after
 from services.puller.transport.range_response import describe_refusal
 from services.shared.errors import InvalidRequest, PullFailed, SourceUnavailable
 from services.shared.model_name import ModelName

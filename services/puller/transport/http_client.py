@@ -18,7 +18,6 @@ import socket
 import ssl
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
 from typing import Self
@@ -26,19 +25,12 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import httpx
 
+from services.puller.transport.address import Address
 from services.shared.errors import PullFailed, SourceUnavailable
 
 MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONNECTION_ERRORS = (http.client.HTTPException, OSError, ValueError)
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A URL, and the headers that only its origin may see."""
-
-    url: str
-    secret_headers: Mapping[str, str] | None = None
 
 
 class Reply:

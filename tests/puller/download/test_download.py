@@ -17,7 +17,7 @@ from services.puller.download.download import Download
 from services.puller.download.partial_file import PartialFile, ResumeState, boot_id
 from services.puller.download.retry import RetryPolicy
 from services.puller.download.throttle import Throttle
-from services.puller.transport.http_client import Address
+from services.puller.transport.address import Address
 from services.shared.errors import PullFailed, SourceUnavailable
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.server import LoopbackServer

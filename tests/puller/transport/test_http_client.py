@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.puller.transport.http_client import Address, HttpSession
+from services.puller.transport.address import Address
+from services.puller.transport.http_client import HttpSession
 from services.shared.errors import PullFailed, SourceUnavailable
 from tests.fakes.registries.server import Handler, LoopbackServer
 

@@ -40,10 +40,6 @@ class LlamaVocabulary:
         """All end-of-generation tokens, ascending."""
         return self._end_tokens
 
-    def is_end(self, token: int) -> bool:
-        """Whether the token ends an answer."""
-        return token in self._ends
-
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
         """Tokenize the joined pieces; control text in a literal piece stays text.
 

@@ -47,7 +47,7 @@ def make_reader() -> tuple[FrameReader, RecordingCallbacks]:
 REPORTS: list[messages.Report] = [
     messages.Progress(0.5),
     messages.StepReport([messages.Delta(1, 0, "x" * n, 1) for n in range(20)]),
-    messages.Heartbeat(0.0, 1, 2, 3, 4, Counters()),
+    messages.Heartbeat(0.0, 1, 2, 3, Counters()),
     messages.StepReport([]),
 ]
 

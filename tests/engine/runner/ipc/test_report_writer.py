@@ -39,7 +39,7 @@ def finished(id_: int) -> Finished:
 
 
 def heartbeat(steps: int) -> Heartbeat:
-    return Heartbeat(0.0, 0, 0, 0, 0, Counters(steps=steps))
+    return Heartbeat(0.0, 0, 0, 0, Counters(steps=steps))
 
 
 def test_one_step_is_one_frame(pipe: tuple[socket.socket, socket.socket]) -> None:

@@ -160,7 +160,7 @@ class Simulation:
         is_finished = False
         for place in range(1 + len(drafts)):
             token = int(self.backend.logits(row + place).argmax())
-            if self.backend.vocabulary.is_end(token):
+            if token in self.backend.vocabulary.end_tokens:
                 is_finished = True
                 break
             tokens.append(token)
@@ -188,7 +188,7 @@ def compute_alone(prompt: bytes, max_tokens: int) -> tuple[int, ...]:
         assert backend.run() is Outcome.OK
         if position >= len(prompt) - 1 and len(tokens) < len(prompt) + max_tokens:
             token = int(backend.logits(0).argmax())
-            if backend.vocabulary.is_end(token):
+            if token in backend.vocabulary.end_tokens:
                 break
             tokens.append(token)
     return tuple(tokens[len(prompt) :])

@@ -65,16 +65,6 @@ class Cells:
         run.refs += 1
         return run
 
-    def cut(self, leaf: Run, end: int) -> Run:
-        """Keep only the first `end` cells of a sequence; returns its new leaf."""
-        if leaf.refs == 1 and leaf.start < end <= leaf.end:
-            self.used -= leaf.end - end
-            leaf.end = end
-            return leaf
-        shorter = self.share(leaf, end)
-        self.release(leaf)
-        return shorter
-
     def release(self, leaf: Run) -> None:
         """Remove a sequence; the cells that no other sequence holds become free."""
         run: Run | None = leaf

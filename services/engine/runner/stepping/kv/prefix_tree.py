@@ -50,12 +50,6 @@ class PrefixTree:
             node.holders[holder] = None
             path.append(node)
 
-    def cut(self, holder: int, length: int) -> None:
-        """The holder has only its first `length` tokens left."""
-        path = self._paths.get(holder)
-        while path is not None and len(path) - 1 > length // BLOCK:
-            _leave(path.pop(), holder)
-
     def remove(self, holder: int) -> None:
         """Forget a holder. An unknown one is fine."""
         for node in reversed(self._paths.pop(holder, [])):

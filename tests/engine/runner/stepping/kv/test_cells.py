@@ -8,7 +8,7 @@ from services.engine.runner.stepping.kv.cells import Cells, Run
 # (action, which sequence, how many): applied to the sequences that exist
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["begin", "grow", "share", "cut", "release"]),
+        st.sampled_from(["begin", "grow", "share", "release"]),
         st.integers(0, 20),
         st.integers(1, 9),
     ),
@@ -36,10 +36,6 @@ def test_the_counts_equal_those_of_counting_every_cell(actions: list[tuple[str, 
             end = 1 + count % len(held)
             leaves.append(cells.share(leaves[place], end))
             counted.append(held[:end])
-        elif what == "cut" and held:
-            end = 1 + count % len(held)
-            leaves[place] = cells.cut(leaves[place], end)
-            del held[end:]
         elif what == "release":
             cells.release(leaves.pop(place))
             counted.pop(place)
