@@ -15,7 +15,6 @@ loop only.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from enum import Enum
 
@@ -23,22 +22,13 @@ from services.engine import messages
 from services.engine.core import LoadConfig, ModelInfo, TextPiece
 from services.engine.front.models.model_settings import ModelSettings
 from services.engine.front.models.request import ClientRequest, WaitingRequests
-from services.engine.front.models.residency import (
-    Residency,
-    ResidencyRules,
-    has_residency_left,
-)
-from services.engine.front.process.launcher import (
-    RunnerHandle,
-    RunnerLauncher,
-    error_from_report,
-)
+from services.engine.front.models.residency import Residency, ResidencyRules, has_residency_left
+from services.engine.front.models.runner_requests import RunnerRequests
+from services.engine.front.process.launcher import RunnerHandle, RunnerLauncher, error_from_report
 from services.engine.memory.estimate import Footprint
 from services.engine.memory.probe import MemoryProbe, measure_free_bytes
-from services.shared.errors import ModelLoadFailed, SpindllError, from_wire
+from services.shared.errors import ModelLoadFailed, SpindllError
 from services.shared.store.manifest import Manifest
-
-logger = logging.getLogger(__name__)
 
 
 class ModelState(Enum):
@@ -107,10 +97,7 @@ class LoadedModel:
         self.removed: asyncio.Future[None] = loop.create_future()  # from the pool
         self.waiter_count = 0  # callers that wait for `ready`, besides the waiting requests
         self.waiting = WaitingRequests(manifest.name)
-        self._running: dict[int, ClientRequest] = {}
-        self._tokenizing: dict[int, asyncio.Future[tuple[int, ...]]] = {}
-        self._idle: asyncio.Future[None] | None = None
-        self._last_id = 1
+        self._running = RunnerRequests()
 
     # ---- its state
 
@@ -127,12 +114,12 @@ class LoadedModel:
     @property
     def is_busy(self) -> bool:
         """Whether stopping it now would interrupt a request, a load or an unload."""
-        return bool(self._running or self._tokenizing) or self._state is not ModelState.READY
+        return not self._running.is_empty or self._state is not ModelState.READY
 
     @property
     def running_count(self) -> int:
         """The requests that its runner has, including those queued there."""
-        return len(self._running)
+        return self._running.running_count
 
     @property
     def has_waiters(self) -> bool:
@@ -169,11 +156,9 @@ class LoadedModel:
     def submit(self, request: ClientRequest, now: float) -> None:
         """Give a request to the runner."""
         assert self.runner is not None
-        runner_id = self._new_id()
-        self._running[runner_id] = request
         if request.keep_alive_seconds is not None:
             self.keep_alive_seconds = request.keep_alive_seconds
-        self.runner.send(request.build_submit(runner_id, now))
+        self._running.submit(self.runner, request, now)
 
     def submit_waiting(self, now: float) -> None:
         """Give all waiting requests to the runner, in the order of their arrival."""
@@ -185,8 +170,8 @@ class LoadedModel:
         """Stop a request: at once if it waits, within a step if it runs."""
         if self.waiting.remove(request):
             request.cancel()
-        elif request.runner_id in self._running and self.runner is not None:
-            self.runner.send(messages.Cancel((request.runner_id,)))
+        elif self.runner is not None:
+            self._running.cancel(self.runner, request)
 
     def fail_waiting(self, error: SpindllError) -> None:
         """End all waiting requests with an error, and raise it for the callers that wait."""
@@ -197,36 +182,19 @@ class LoadedModel:
 
     def fail_running(self, error: SpindllError) -> int:
         """End all requests of the runner with an error; how many they were."""
-        running, self._running = self._running, {}
-        self._wake_idle_waiters()
-        if running and self.runner is not None:
-            self.runner.send(messages.Cancel(tuple(running)))
-        for request in running.values():
-            request.fail(error)
-        tokenizing, self._tokenizing = self._tokenizing, {}
-        for result in tokenizing.values():
-            if not result.done():
-                result.set_exception(error)
-        return len(running)
+        return self._running.fail_all(self.runner, error)
 
     async def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> tuple[int, ...]:
         """The token ids of a text, from the runner. RunnerDied, InvalidRequest."""
         assert self.runner is not None
-        runner_id = self._new_id()
-        result: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
-        self._tokenizing[runner_id] = result
-        self.runner.send(messages.Tokenize(runner_id, tuple(pieces), add_special))
         try:
-            return await result
+            return await self._running.tokenize(self.runner, pieces, add_special=add_special)
         finally:
-            self._tokenizing.pop(runner_id, None)
+            self._on_requests_finished(self)
 
     async def wait_until_idle(self) -> None:
         """Wait until the runner has no request."""
-        while self._running:
-            if self._idle is None or self._idle.done():
-                self._idle = asyncio.get_running_loop().create_future()
-            await self._idle
+        await self._running.wait_until_idle()
 
     # ---- its runner
 
@@ -242,13 +210,13 @@ class LoadedModel:
     def on_report(self, report: messages.Report) -> None:
         """Take a report of the runner. The hot path: called after every step of it."""
         if isinstance(report, messages.StepReport):
-            if self._on_step(report.events):
+            if self._running.on_step(report.events):
                 self._on_requests_finished(self)
         elif isinstance(report, messages.Heartbeat):
             self.heartbeat = report
             self.last_free_bytes = measure_free_bytes(self._probe)
         elif isinstance(report, messages.Tokenized):
-            self._on_tokenized(report)
+            self._running.on_tokenized(report)
         elif isinstance(report, messages.Progress):
             self.load_progress = report.fraction
         elif self._loaded is not None and not self._loaded.done():
@@ -266,39 +234,6 @@ class LoadedModel:
         elif self.runner is not None and self._state in (ModelState.READY, ModelState.STOPPING):
             self.runner = None
             self._on_runner_crashed(self, reason)
-
-    def _on_step(self, events: Sequence[messages.RequestEvent]) -> bool:
-        """Pass the events of a step to their requests; whether a request ended."""
-        has_ended = False
-        running = self._running
-        for event in events:
-            request = running.get(event.id)
-            if request is None:
-                continue
-            request.on_event(event)
-            if request.has_ended:
-                del running[event.id]
-                has_ended = True
-        if has_ended and not running:
-            self._wake_idle_waiters()
-        return has_ended
-
-    def _on_tokenized(self, report: messages.Tokenized) -> None:
-        result = self._tokenizing.get(report.id)
-        if result is None or result.done():
-            return
-        if report.error is not None:
-            result.set_exception(from_wire(report.error))
-        else:
-            result.set_result(report.ids)
-
-    def _wake_idle_waiters(self) -> None:
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
-
-    def _new_id(self) -> int:
-        self._last_id += 1
-        return self._last_id
 
 
 def _retrieve_exception(future: asyncio.Future[None]) -> None:

@@ -104,10 +104,7 @@ class ModelManager:
     ) -> tuple[int, ...]:
         """The token ids of a text; loads the model if it is not loaded."""
         model = await self.load_and_wait(manifest)
-        try:
-            return await model.tokenize(pieces, add_special=add_special)
-        finally:
-            self._pool.on_requests_finished(model)
+        return await model.tokenize(pieces, add_special=add_special)
 
     async def preview_load(self, manifest: Manifest, settings: ModelSettings) -> LoadPreview:
         """What loading the model with these settings would do, and why. Changes nothing."""

@@ -2,7 +2,8 @@
 
     arrived -> waiting (for a load or memory) -> running (a runner has it) -> ended, exactly once
 
-A request knows no model. A LoadedModel holds it while it waits and runs, and passes it its events.
+A request knows no model. WaitingRequests holds it while it waits. RunnerRequests holds it while it
+runs, and passes it its events.
 """
 
 from __future__ import annotations
