@@ -37,9 +37,7 @@ class MemoryPolicy(Enum):
     """How a computed prefix of the model's memory can be reused; found by probing at load."""
 
     DENSE = "dense"  # can be cut and shared at any token
-    WINDOW = (
-        "window"  # sliding window: a live sequence can be cut anywhere, a saved one is used whole
-    )
+    WINDOW = "window"  # as dense, but some layers lose what lies before the window
     RECURRENT = "recurrent"  # a state exists at exact lengths only
 
 
@@ -133,6 +131,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     trained_context_length: int
     max_sequences: int
     memory_policy: MemoryPolicy
+    window: int = 0  # tokens of the sliding attention window; 0 without one
     gpu_layers: int
     backend: str  # with its version, e.g. "llama.cpp 0.3.36"
     weights_bytes: int

@@ -16,9 +16,18 @@ from services.engine.backends.fake import Behaviour
 from services.engine.core import LoadConfig, MemoryPolicy, TextPiece
 from tests.conftest import TINY_GGUF
 
-KINDS = ["fake dense", "fake recurrent", "tiny-f16", "tiny-window", "tiny-recurrent", "tiny-hybrid"]
+KINDS = [
+    "fake dense",
+    "fake window",
+    "fake recurrent",
+    "tiny-f16",
+    "tiny-window",
+    "tiny-recurrent",
+    "tiny-hybrid",
+]
 POLICIES = {
     "fake dense": MemoryPolicy.DENSE,
+    "fake window": MemoryPolicy.WINDOW,
     "fake recurrent": MemoryPolicy.RECURRENT,
     "tiny-f16": MemoryPolicy.DENSE,
     "tiny-window": MemoryPolicy.WINDOW,
@@ -94,6 +103,13 @@ def append(backend: Backend, sequence: int, tokens: list[int], start: int = 0) -
     return backend.logits(0).copy()
 
 
+def append_in_chunks(backend: Backend, sequence: int, tokens: list[int]) -> None:
+    """Compute the tokens of a sequence from its beginning, as many per step as a step holds."""
+    size = len(backend.step.tokens)
+    for start in range(0, len(tokens), size):
+        append(backend, sequence, tokens[start : start + size], start=start)
+
+
 def assert_same(one: Logits, other: Logits) -> None:
     np.testing.assert_allclose(one, other, atol=2e-2, rtol=0)
     assert one.argmax() == other.argmax()
@@ -147,6 +163,31 @@ def test_a_shared_prefix_continues_like_a_computed_one(backend: Backend) -> None
         backend.restore(2, checkpoint)
 
     assert_same(append(backend, 2, PROMPT[20:], start=20), expected)
+
+
+def test_a_prefix_whose_window_is_intact_continues_like_a_computed_one(backend: Backend) -> None:
+    """Another sequence takes cells before a sliding window: from a hole it runs on into them."""
+    if backend.info.memory_policy is MemoryPolicy.RECURRENT:
+        pytest.skip("a recurrent memory shares no prefixes")
+    window = backend.info.window
+    long = [*PROMPT, *PROMPT[::-1], *PROMPT, *PROMPT, *PROMPT[::-1], *PROMPT, *PROMPT[:8]]
+    append(backend, 0, PROMPT)
+    append_in_chunks(backend, 1, long)
+    backend.drop(0)  # leaves the hole
+    append(backend, 2, [65] * 48)
+    backend.drop(2)
+
+    first = backend.first_position(1)
+    end = first + window if first else 150
+    assert (first > 0) == (window > 0)
+    backend.share(1, 3, end)
+    assert backend.first_position(3) == first
+    shared = append(backend, 3, PROMPT[:9], start=end)
+    for sequence in range(backend.sequence_id_count):
+        backend.drop(sequence)
+    append_in_chunks(backend, 0, long[:end])
+
+    assert_same(shared, append(backend, 0, PROMPT[:9], start=end))
 
 
 def test_sharing_does_not_change_the_source(backend: Backend) -> None:

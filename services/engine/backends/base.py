@@ -123,6 +123,14 @@ class Backend(Protocol):
         length of `source`, or `restore` must follow with a checkpoint that was taken at `end`.
         """
 
+    def first_position(self, sequence: int) -> int:
+        """The first position whose token every layer still holds; 0 when none is lost.
+
+        The layers with a sliding window lose positions before it, also while the sequence itself is
+        idle: other sequences may take those cells in any step. The sequence, or a share of its
+        first `end` tokens, continues correctly if this is 0 or at most `end` minus the window.
+        """
+
     def cut(self, sequence: int, start: int) -> None:
         """Forget the tokens from position `start` on. Raises BackendError if memory cannot."""
 

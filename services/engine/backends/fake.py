@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,14 +20,11 @@ from numpy.typing import NDArray
 
 from services.engine.backends.base import Logits, OnProgress, Outcome, Step, computed_row
 from services.engine.backends.errors import BackendError
-from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo, TextPiece
+from services.engine.backends.fake_vocabulary import END, VOCAB_SIZE, FakeVocabulary
+from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.shared.errors import ModelLoadFailed
 from services.shared.structs import resolved
 
-END = 256
-CONTROL = 257
-_VOCAB_SIZE = 258
-_CONTROL_TEXT = "<|turn|>"
 _LETTERS = b" etaoinshrdlucmfwypvbgkjqxz     "
 _END_INTERVAL = 89  # about one token in so many ends the answer
 
@@ -38,6 +34,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     """The shape of a fake, and the failures it produces. Steps count from 1; 0 means never."""
 
     memory_policy: MemoryPolicy = MemoryPolicy.DENSE
+    window: int = 48  # tokens of a sliding-window memory
     cached_sequences: int = 16
     hidden_cells: int = 0  # cells that are announced but cannot be used
     load_error: str = ""
@@ -47,29 +44,6 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     abort_at_step: int = 0
     nan_at_step: int = 0
     step_seconds: float = 0.0
-
-
-class FakeVocabulary:
-    """One token per byte, an end token and a control token."""
-
-    size = _VOCAB_SIZE
-    end_tokens = (END,)
-    native = None
-
-    def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
-        """One token per byte; `add_special` and non-literal `<|turn|>` give the control token."""
-        ids = [CONTROL] if add_special else []
-        for piece in pieces:
-            parts = [piece.text] if piece.literal else piece.text.split(_CONTROL_TEXT)
-            for index, part in enumerate(parts):
-                ids += ([CONTROL] if index else []) + list(part.encode())
-        return ids
-
-    def piece(self, token: int) -> bytes:
-        """The byte, or the text of the control token."""
-        if token == END:
-            return b""
-        return _CONTROL_TEXT.encode() if token == CONTROL else bytes([token])
 
 
 class FakeBackend:
@@ -91,11 +65,12 @@ class FakeBackend:
         self.max_outputs = self.sequence_id_count + 64
         self.info = ModelInfo(
             architecture="fake",
-            vocab_size=_VOCAB_SIZE,
+            vocab_size=VOCAB_SIZE,
             context_length=cells,
             trained_context_length=cells,
             max_sequences=max_sequences,
             memory_policy=self._behaviour.memory_policy,
+            window=self._window,
             gpu_layers=0,
             backend="fake",
             weights_bytes=1 << 20,
@@ -106,8 +81,10 @@ class FakeBackend:
         self._next_cell = 0
         self._cells: dict[int, list[int]] = {}  # sequence -> its cells, by position
         self._hashes: dict[int, list[int]] = {}  # sequence -> hash after each position
+        self._first: dict[int, int] = {}  # sequence -> first position that its window still holds
+        self._lengths: dict[int, int] = {}  # of each sequence, before the present step
         self._stale: set[int] = set()  # recurrent: sequences without the state of their length
-        self._rows = np.zeros((self.max_outputs, _VOCAB_SIZE), np.float32)
+        self._rows = np.zeros((self.max_outputs, VOCAB_SIZE), np.float32)
         self._touched: list[tuple[int, int]] = []
         self._outputs = 0
         self._steps = 0
@@ -146,6 +123,7 @@ class FakeBackend:
         self._outputs = 0
         if step.size > self.cells - self._behaviour.hidden_cells - len(self._owners):
             return Outcome.KV_FULL
+        self._lengths = {sequence: len(cells) for sequence, cells in self._cells.items()}
         wants = step.wants_logits[: step.size].tolist()
         tokens = step.tokens[: step.size].tolist()
         for row, column in self._touched:
@@ -170,8 +148,13 @@ class FakeBackend:
             self._stale.add(target)  # until a checkpoint is restored
         self._cells[target] = self._cells[source][:end]
         self._hashes[target] = self._hashes[source][:end]
+        self._first[target] = self.first_position(source)
         for cell in self._cells[target]:
             self._owners[cell] += 1
+
+    def first_position(self, sequence: int) -> int:
+        """See Backend.first_position."""
+        return self._first.get(sequence, 0)
 
     def cut(self, sequence: int, start: int) -> None:
         """See Backend.cut."""
@@ -191,6 +174,7 @@ class FakeBackend:
         for cell in self._cells.pop(sequence, ()):
             self._release_cell(cell)
         self._hashes.pop(sequence, None)
+        self._first.pop(sequence, None)
         self._stale.discard(sequence)
 
     def checkpoint(self, sequence: int) -> bytes:
@@ -211,7 +195,13 @@ class FakeBackend:
         """Forget everything."""
         self._cells.clear()
         self._hashes.clear()
+        self._first.clear()
         self._owners.clear()
+
+    @property
+    def _window(self) -> int:
+        has_window = self._behaviour.memory_policy is MemoryPolicy.WINDOW
+        return self._behaviour.window if has_window else 0
 
     @property
     def _is_recurrent(self) -> bool:
@@ -236,7 +226,7 @@ class FakeBackend:
             raise BackendError("the step has no tokens, or too many")
         if int(np.count_nonzero(step.wants_logits[used])) > self.max_outputs:
             raise BackendError("more outputs than were reserved")
-        if not _is_within(step.tokens[used], _VOCAB_SIZE):
+        if not _is_within(step.tokens[used], VOCAB_SIZE):
             raise BackendError("token outside of the vocabulary")
         if not _is_within(step.sequences[used], self.sequence_id_count):
             raise BackendError("sequence id out of range")
@@ -252,10 +242,23 @@ class FakeBackend:
 
     def _append(self, sequence: int, token: int) -> int:
         hashes = self._hashes.setdefault(sequence, [])
+        if self._window:
+            self._take_cell_before_a_window(sequence)
+            if self._first.get(sequence, 0) > max(len(hashes) - self._window, 0):
+                hashes[-1] ^= 1  # part of its window is lost, so all that follows is wrong
         value = ((hashes[-1] if hashes else 1) * 1_000_003 + token + 11) & 0xFFFF_FFFF
         hashes.append(value)
         self._cells.setdefault(sequence, []).append(self._new_cell())
         return value
+
+    def _take_cell_before_a_window(self, sequence: int) -> None:
+        """Take the cell of another sequence that lies before its window, as llama.cpp may do."""
+        for other, length in self._lengths.items():
+            first = self._first.get(other, 0)
+            is_outside = first < length - self._window
+            if other != sequence and is_outside and self._owners[self._cells[other][first]] == 1:
+                self._first[other] = first + 1
+                return
 
     def _predict(self, value: int) -> None:
         """Set two high logits: of two letters, or sometimes of the end token and a letter."""

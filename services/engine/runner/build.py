@@ -30,6 +30,7 @@ def build_loop(
         capacity=backend.cells,
         id_count=backend.sequence_id_count,
         policy=policy,
+        window=backend.info.window,
         break_even_rows=BREAK_EVEN_ROWS if idle_has_cost else None,
     )
     scheduler = Scheduler(

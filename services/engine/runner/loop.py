@@ -143,6 +143,7 @@ class EngineLoop:
             self._output_processor.count_prompt_tokens(plan.chunks)
             results = sample_chunks(self._backend, self._output_processor, plan.chunks, computed)
             self._scheduler.apply(plan, StepResult(results, computed - computing, checkpoints))
+            self._sequence_pool.refresh_windows(self._backend.first_position)
             counters = self._output_processor.counters
             counters.preemptions = self._scheduler.preemptions
             counters.steps += 1

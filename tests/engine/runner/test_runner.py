@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,6 +169,38 @@ def test_every_memory_policy_gives_the_same_answers_as_each_request_alone(
         cached = [answered.finished[0].cached_tokens for answered in together]
 
     assert all(count > len(system) / 16 for count in cached), cached
+
+
+def test_a_window_model_does_not_answer_from_a_prefix_that_it_has_lost(
+    synthetic_model: Callable[[str], Path],
+) -> None:
+    """A neighbour that needs more than the hole before a long chat takes the chat's older cells."""
+    load = config(synthetic_model("tiny-window"), context_length=1024, max_sequences=4)
+    draw = random.Random(3)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(5, 1000) for _ in range(count))
+
+    system = tokens(200)
+    short, chat, neighbour = tokens(60), system + tokens(300), tokens(260)
+    question = system + tokens(9)
+
+    def build(id_: int, ids: tuple[int, ...], count: int, **changes: Any) -> messages.Submit:
+        stopping = Stopping(max_tokens=count, ignore_eos=True)
+        return submit(id_, tokens=ids, stopping=stopping, top_logprobs=2, **changes)
+
+    with ChildRunner(load) as runner:
+        alone = runner.complete(build(1, question, 8, no_cache=True))
+    with ChildRunner(load) as runner:
+        runner.send(build(1, short, 40, no_cache=True))  # leaves the hole
+        runner.send(build(2, chat, 4))
+        runner.wait_for_answer(1)
+        runner.wait_for_answer(2)
+        runner.complete(build(3, neighbour, 4))
+        answered = runner.complete(build(4, question, 8))
+
+    assert_same_answer(answered, alone)
+    assert answered.finished[0].cached_tokens < len(system)
 
 
 def assert_same_answer(one: Answered, other: Answered) -> None:

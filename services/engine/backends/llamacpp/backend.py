@@ -27,6 +27,7 @@ class LlamaBackend:
         self.run = context.run
         self.logits = context.logits
         self.share = context.share
+        self.first_position = context.first_position
         self.cut = context.cut
         self.drop = context.drop
         self.checkpoint = context.checkpoint
@@ -76,6 +77,7 @@ def build_model_info(
         trained_context_length=model.trained_context_length,
         max_sequences=config.max_sequences,
         memory_policy=policy,
+        window=model.window if policy is MemoryPolicy.WINDOW else 0,
         gpu_layers=offloaded_layers,
         backend=f"llama.cpp {llama_cpp.__version__}",
         weights_bytes=model.weights_bytes,

@@ -79,6 +79,10 @@ class LlamaContext:
         """See Backend.share. The cells get a further owner; nothing is copied."""
         self._lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
 
+    def first_position(self, sequence: int) -> int:
+        """See Backend.first_position. llama.cpp reports the layers that have lost most."""
+        return max(int(self._lib.llama_memory_seq_pos_min(self._memory, sequence)), 0)
+
     def cut(self, sequence: int, start: int) -> None:
         """See Backend.cut."""
         if not self._lib.llama_memory_seq_rm(self._memory, sequence, start, -1):

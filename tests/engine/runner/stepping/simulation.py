@@ -54,6 +54,7 @@ class Simulation:
             capacity=cells,
             id_count=self.backend.sequence_id_count,
             policy=self.backend.info.memory_policy,
+            window=self.backend.info.window,
             break_even_rows=break_even_rows,
         )
         self.scheduler = Scheduler(
@@ -131,6 +132,7 @@ class Simulation:
                 checkpoints[chunk.branch] = self.backend.checkpoint(chunk.branch.sequence.id)
         results = self._sample(plan)
         self.scheduler.apply(plan, StepResult(results, seconds, checkpoints))
+        self.sequence_pool.refresh_windows(self.backend.first_position)
         finished = [
             chunk.branch.request
             for chunk, result in zip(plan.chunks, results, strict=True)

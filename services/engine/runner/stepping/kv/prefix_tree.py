@@ -56,12 +56,12 @@ class PrefixTree:
             _leave(node, holder)
 
     def find(
-        self, tokens: Sequence[int], accepts: Callable[[int], bool] | None = None
+        self, tokens: Sequence[int], accepts: Callable[[int, int], bool] | None = None
     ) -> tuple[int, int] | None:
         """Find the holder with the longest prefix of `tokens`: the holder, and the prefix's length.
 
         Returns None where there is none. Of equally long ones, the holder that was inserted last.
-        Only holders that `accepts` returns True for are considered.
+        Only matches for which `accepts(holder, length)` is true are considered.
         """
         node: _Node | None = self._root
         path: list[_Node] = []
@@ -80,16 +80,16 @@ class PrefixTree:
         node: _Node,
         start: int,
         tokens: Sequence[int],
-        accepts: Callable[[int], bool] | None,
+        accepts: Callable[[int, int], bool] | None,
     ) -> tuple[int, int] | None:
         best: tuple[int, int] | None = None
         compared = 0
         wanted = tokens[start : start + BLOCK]
         for holder in reversed(node.holders):
-            if accepts is not None and not accepts(holder):
-                continue
             theirs = self._read_tokens(holder, start, start + BLOCK)
             length = start + _count_common(wanted, theirs)
+            if accepts is not None and not accepts(holder, length):
+                continue
             if best is None or length > best[1]:
                 best = holder, length
             compared += 1

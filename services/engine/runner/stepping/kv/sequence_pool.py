@@ -7,14 +7,16 @@ executed in their order before the next step. `cells` is exact once they have be
     cached   idle; another answer may begin with its tokens, until its id or its cells are needed,
              or until keeping it has cost more than it is worth (retention.py)
 
-The memory policy decides which prefixes of a sequence can be shared: dense and window memories
-share any prefix, a recurrent memory only its present state and its checkpoints.
+The memory policy decides which prefixes of a sequence can be shared: a dense memory shares any
+prefix, a recurrent memory only its present state and its checkpoints. A sliding-window memory
+shares a prefix while it holds the window before its end. Any step may take older cells away, so the
+backend is asked after each step.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from services.engine.core import MemoryPolicy
@@ -35,6 +37,7 @@ class PooledSequence:
     tokens: list[int]
     leaf: Run
     length: int = 0
+    first: int = 0  # the first position that a sliding-window memory still holds
     is_shareable: bool = True  # other requests may begin with it
     reuse_class: ReuseClass = ("", False)
     idle_since_row: int = 0  # rows that had been computed when it became idle
@@ -87,15 +90,17 @@ class SequencePool:
         capacity: int,
         id_count: int,
         policy: MemoryPolicy,
+        window: int = 0,
         break_even_rows: int | None = None,
     ) -> None:
         """`capacity` is in cells; sequence ids are 0 to id_count - 1.
 
-        `break_even_rows`: after that many rows, keeping an idle sequence has cost as much as
+        `window`: tokens of a sliding window, 0 without one. `break_even_rows`: after that many rows, keeping an idle sequence has cost as much as
         computing it again would. None where idle sequences cost nothing.
         """
         self.cells = Cells(capacity)
         self.policy = policy
+        self._window = window
         self._free_ids = list(range(id_count - 1, -1, -1))
         self._busy: dict[int, PooledSequence] = {}
         self._cached: OrderedDict[int, PooledSequence] = OrderedDict()  # least recently used first
@@ -127,12 +132,22 @@ class SequencePool:
         limit = len(tokens) - 1  # the last token must be computed, because its logits are needed
         if self.is_recurrent:
             return self._find_state(tokens, limit)
-        found = self._tree.find(tokens)
+
+        def is_intact(id_: int, length: int) -> bool:
+            return self._holds_window(self._get(id_), min(length, limit))
+
+        found = self._tree.find(tokens, is_intact if self._window else None)
         if found is None:
             return None
-        source = self._busy.get(found[0]) or self._cached[found[0]]
         length = min(found[1], limit)
-        return Match(source, length) if length > 0 else None
+        return Match(self._get(found[0]), length) if length > 0 else None
+
+    def refresh_windows(self, first_position: Callable[[int], int]) -> None:
+        """Call this after each step: read what a sliding-window memory still holds."""
+        if not self._window:
+            return
+        for sequence in (*self._busy.values(), *self._cached.values()):
+            sequence.first = first_position(sequence.id)
 
     def lend(
         self, tokens: list[int], match: Match | None, *, is_shareable: bool, principal: str
@@ -254,6 +269,7 @@ class SequencePool:
         sequence.leaf = self.cells.share(match.source.leaf, match.length)
         self.cells.release(empty)
         sequence.length = match.length
+        sequence.first = match.source.first
         self._operations.append(Share(match.source.id, sequence.id, match.length, match.checkpoint))
         if match.source.id in self._cached:
             self._cached.move_to_end(match.source.id)
@@ -270,10 +286,17 @@ class SequencePool:
             self.drop(victim)
         return self._free_ids.pop()
 
+    def _holds_window(self, sequence: PooledSequence, length: int) -> bool:
+        """Whether the sequence can be continued after its first `length` tokens."""
+        return sequence.first == 0 or length >= sequence.first + self._window
+
+    def _get(self, id_: int) -> PooledSequence:
+        return self._busy.get(id_) or self._cached[id_]
+
     def _shareable(self) -> Iterable[PooledSequence]:
         everything = (*self._cached.values(), *self._busy.values())
         return (sequence for sequence in everything if sequence.is_shareable)
 
     def _read_tokens(self, id_: int, start: int, end: int) -> Sequence[int]:
-        sequence = self._busy.get(id_) or self._cached[id_]
+        sequence = self._get(id_)
         return sequence.tokens[start : min(end, sequence.length)]

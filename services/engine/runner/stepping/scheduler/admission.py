@@ -188,7 +188,7 @@ class AdmissionControl:
         """Find a branch admitted earlier that will compute clearly more of these tokens."""
         before = branch.admission_number or self._admissions + 1
 
-        def may_lead(admission_number: int) -> bool:
+        def may_lead(admission_number: int, _length: int) -> bool:
             leader = self._leaders[admission_number]
             return admission_number < before and leader is not branch
 

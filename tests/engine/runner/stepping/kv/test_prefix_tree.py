@@ -58,7 +58,7 @@ def test_a_holder_can_grow() -> None:
 def test_holders_can_be_left_out() -> None:
     tree = build_tree({1: list(range(100)), 2: list(range(40))})
 
-    assert tree.find(list(range(100)), lambda holder: holder != 1) == (2, 40)
+    assert tree.find(list(range(100)), lambda holder, _length: holder != 1) == (2, 40)
 
 
 def test_an_empty_tree_finds_nothing() -> None:

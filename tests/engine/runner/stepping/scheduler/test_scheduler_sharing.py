@@ -115,11 +115,46 @@ class TestRecurrentMemory:
         assert tuple(simulation.answers[1][0]) == expected(request(1, "speculate", 30))
 
 
-def test_a_window_memory_shares_like_a_dense_one() -> None:
-    simulation = Simulation(behaviour=Behaviour(memory_policy=MemoryPolicy.WINDOW))
-    for id_ in (1, 2):
-        simulation.add(request(id_, SYSTEM + str(id_), 1))
+class TestWindowMemory:
+    """A prefix can be shared while its window is intact."""
 
-    simulation.run()
+    def test_it_shares_like_a_dense_one_while_nothing_is_lost(self) -> None:
+        simulation = Simulation(behaviour=Behaviour(memory_policy=MemoryPolicy.WINDOW))
+        for id_ in (1, 2):
+            simulation.add(request(id_, SYSTEM + str(id_), 1))
 
-    assert simulation.computed == len(SYSTEM) + 2
+        simulation.run()
+
+        assert simulation.computed == len(SYSTEM) + 2
+
+    def test_a_prefix_whose_window_is_lost_is_computed_again(self) -> None:
+        simulation = Simulation(behaviour=Behaviour(memory_policy=MemoryPolicy.WINDOW))
+        system = SYSTEM[:60]
+        simulation.add(request(1, system + "a" * 100, 1))
+        simulation.run()
+        simulation.add(request(2, "neighbour " * 5, 1))  # takes cells before the first's window
+        simulation.run()
+        before = simulation.computed
+
+        again = request(3, system + "b", 1)
+        simulation.add(again)
+        simulation.run()
+
+        assert simulation.computed - before == len(again.prompt)
+        assert tuple(simulation.answers[3][0]) == expected(again)
+
+    def test_a_chat_continues_with_all_its_tokens_whatever_was_lost_before_the_window(self) -> None:
+        simulation = Simulation(behaviour=Behaviour(memory_policy=MemoryPolicy.WINDOW))
+        first = request(1, SYSTEM + "a" * 60, 1)
+        simulation.add(first)
+        simulation.run()
+        simulation.add(request(2, "neighbour " * 5, 1))
+        simulation.run()
+        before = simulation.computed
+
+        again = request(3, [*first.prompt, *b" and then?"], 1)
+        simulation.add(again)
+        simulation.run()
+
+        assert simulation.computed - before == len(" and then?")
+        assert tuple(simulation.answers[3][0]) == expected(again)
