@@ -56,7 +56,8 @@ class Submit(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     top_logprobs: int | None = None
     prompt_logprobs: bool = False
     lane: Lane = Lane.INTERACTIVE
-    principal: str = ""
+    principal: str = ""  # for fairness
+    realm: str = ""  # computed tokens are shared, and reported as cached, only within it
     deadline_seconds: float | None = None  # from the time when the runner reads this frame
     no_cache: bool = False
 

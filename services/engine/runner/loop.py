@@ -18,13 +18,8 @@ from services.engine.runner.ipc.command_queue import CommandQueue, Hangup
 from services.engine.runner.ipc.report_writer import ReportWriter
 from services.engine.runner.requests.input_processor import PreparedRequest
 from services.engine.runner.requests.output_processor import OutputProcessor
-from services.engine.runner.stepping.kv.sequence_pool import (
-    Cut,
-    Drop,
-    MemoryOperation,
-    SequencePool,
-    Share,
-)
+from services.engine.runner.stepping.kv.memory_operations import Cut, Drop, MemoryOperation, Share
+from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.scheduler.step_plan import StepPlan, StepResult

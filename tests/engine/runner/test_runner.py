@@ -132,6 +132,18 @@ def test_the_same_prompt_again_reuses_all_tokens_but_the_last(
     assert again.started == messages.Started(again.finished[0].id, tokens, tokens - 1)
 
 
+def test_a_prompt_of_another_realm_is_not_found_in_the_cache(
+    shared_runner: ChildRunner, ids: Iterator[int]
+) -> None:
+    """`cached_tokens` would tell one key what another one sent, token by token."""
+    prompt = "A secret that the holder of one key sends to the model."
+    submits = [submit(next(ids), prompt, realm=realm) for realm in ("one", "other", "one")]
+    cached = [shared_runner.complete(each).finished[0].cached_tokens for each in submits]
+
+    assert cached[:2] == [0, 0]
+    assert cached[2] > 0
+
+
 def test_running_out_of_cells_changes_no_text() -> None:
     names = ["fact-26", "raw-0", "count-50", "raw-1", "raw-2"]
     with ChildRunner(config(context_length=256)) as runner:

@@ -82,6 +82,7 @@ def parse_submit(message: pb.Submit, defaults: ModelDefaults) -> messages.Submit
         prompt_logprobs=message.prompt_logprobs,
         lane=lane,
         principal=message.principal,
+        realm=message.tenant or message.principal,
         deadline_seconds=deadline,
         no_cache=message.no_cache,
     )

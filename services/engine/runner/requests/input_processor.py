@@ -93,6 +93,7 @@ class InputProcessor:
             n=submit.n,
             lane=submit.lane,
             principal=submit.principal,
+            realm=submit.realm,
             arrived_at=arrived_at,
             deadline=None
             if submit.deadline_seconds is None

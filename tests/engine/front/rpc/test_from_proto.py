@@ -62,6 +62,7 @@ def test_every_field_of_a_request_is_parsed() -> None:
     assert (submit.stopping.strings, submit.stopping.token_ids) == (("x",), (9,))
     assert submit.constraint == Constraint("regex", "a+")
     assert (submit.lane, submit.principal, submit.deadline_seconds) == (Lane.BATCH, "key", 1.5)
+    assert submit.realm == "key"
     assert submit.prompt_logprobs
     assert submit.no_cache
 

@@ -9,7 +9,8 @@ from typing import Any
 from services.engine.backends.base import Outcome
 from services.engine.backends.fake import Behaviour, FakeBackend
 from services.engine.core import MemoryPolicy
-from services.engine.runner.stepping.kv.sequence_pool import Cut, Drop, SequencePool, Share
+from services.engine.runner.stepping.kv.memory_operations import Cut, Drop, Share
+from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.scheduler.step_plan import (
@@ -71,6 +72,7 @@ class Simulation:
         self.answers: dict[int, dict[int, list[int]]] = {}
         self.ended: dict[int, str] = {}  # how a request ended, by id
         self.started: list[int] = []
+        self.cached: dict[int, int] = {}  # saved tokens by request, as reported at its start
         self.computed = 0  # tokens the backend computed
         self._draft = propose_draft if drafts else None
 
@@ -85,7 +87,10 @@ class Simulation:
 
     def step(self) -> StepPlan:
         plan = self.scheduler.schedule(self.now, self._draft)
-        self.started += [branch.request.id for branch in plan.started]
+        for branch in plan.started:
+            self.started.append(branch.request.id)
+            assert branch.cached_tokens is not None
+            self.cached.setdefault(branch.request.id, branch.cached_tokens)
         for request in plan.expired:
             self._end(request.id, "expired")
         for request in plan.too_long:

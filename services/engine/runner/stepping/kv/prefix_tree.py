@@ -34,6 +34,11 @@ class PrefixTree:
         self._root = _Node()
         self._paths: dict[int, list[_Node]] = {}
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no holders."""
+        return not self._paths
+
     def insert(self, holder: int, tokens: Sequence[int], length: int) -> None:
         """Set what a holder has to the first `length` of these tokens, which extend what it had."""
         path = self._paths.get(holder)
@@ -96,6 +101,40 @@ class PrefixTree:
             if compared == _MAX_COMPARED or length == start + len(wanted):
                 break
         return best
+
+
+class PrefixForest:
+    """One tree per realm: what one realm computed is never found in another."""
+
+    def __init__(self, read_tokens: Callable[[int, int, int], Sequence[int]]) -> None:
+        """`read_tokens` as for PrefixTree; a holder belongs to one realm only."""
+        self._read_tokens = read_tokens
+        self._trees: dict[str, PrefixTree] = {}
+
+    def insert(self, realm: str, holder: int, tokens: Sequence[int], length: int) -> None:
+        """See PrefixTree.insert."""
+        tree = self._trees.get(realm)
+        if tree is None:
+            tree = self._trees[realm] = PrefixTree(self._read_tokens)
+        tree.insert(holder, tokens, length)
+
+    def remove(self, realm: str, holder: int) -> None:
+        """See PrefixTree.remove. A realm without holders takes no memory."""
+        tree = self._trees.get(realm)
+        if tree is not None:
+            tree.remove(holder)
+            if tree.is_empty:
+                del self._trees[realm]
+
+    def find(
+        self,
+        realm: str,
+        tokens: Sequence[int],
+        accepts: Callable[[int, int], bool] | None = None,
+    ) -> tuple[int, int] | None:
+        """See PrefixTree.find."""
+        tree = self._trees.get(realm)
+        return tree.find(tokens, accepts) if tree is not None else None
 
 
 def _count_common(one: Sequence[int], other: Sequence[int]) -> int:

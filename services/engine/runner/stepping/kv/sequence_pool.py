@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 
 from services.engine.core import MemoryPolicy
 from services.engine.runner.stepping.kv.cells import Cells, Run
-from services.engine.runner.stepping.kv.prefix_tree import PrefixTree
+from services.engine.runner.stepping.kv.memory_operations import Cut, Drop, MemoryOperation, Share
+from services.engine.runner.stepping.kv.prefix_tree import PrefixForest
 from services.engine.runner.stepping.kv.retention import ReuseClass, ReuseStatistics
 
 _CHECK_ROWS = 64  # between two checks of what idle sequences have cost
@@ -38,7 +39,8 @@ class PooledSequence:
     leaf: Run
     length: int = 0
     first: int = 0  # the first position that a sliding-window memory still holds
-    is_shareable: bool = True  # other requests may begin with it
+    is_shareable: bool = True  # other requests of its realm may begin with it
+    realm: str = ""
     reuse_class: ReuseClass = ("", False)
     idle_since_row: int = 0  # rows that had been computed when it became idle
     checkpoints: dict[int, bytes] = field(default_factory=dict)  # by length, oldest first
@@ -51,34 +53,6 @@ class Match:
     source: PooledSequence
     length: int
     checkpoint: bytes | None = None  # where the present state of the source is not that of `length`
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Call Backend.share, and Backend.restore where there is a checkpoint."""
-
-    source: int
-    target: int
-    end: int
-    checkpoint: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Call Backend.cut."""
-
-    sequence: int
-    start: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Call Backend.drop."""
-
-    sequence: int
-
-
-MemoryOperation = Share | Cut | Drop
 
 
 class SequencePool:
@@ -104,7 +78,7 @@ class SequencePool:
         self._free_ids = list(range(id_count - 1, -1, -1))
         self._busy: dict[int, PooledSequence] = {}
         self._cached: OrderedDict[int, PooledSequence] = OrderedDict()  # least recently used first
-        self._tree = PrefixTree(self._read_tokens)
+        self._prefixes = PrefixForest(self._read_tokens)
         self._operations: list[MemoryOperation] = []
         self._break_even_rows = break_even_rows
         self._reuse_statistics = ReuseStatistics()
@@ -127,16 +101,16 @@ class SequencePool:
         operations, self._operations = self._operations, []
         return operations
 
-    def find(self, tokens: Sequence[int]) -> Match | None:
-        """Find the longest computed prefix of `tokens`, but not all of them, that may be shared."""
+    def find(self, tokens: Sequence[int], *, realm: str) -> Match | None:
+        """Find the longest prefix of `tokens`, but not all, that is computed in their realm."""
         limit = len(tokens) - 1  # the last token must be computed, because its logits are needed
         if self.is_recurrent:
-            return self._find_state(tokens, limit)
+            return self._find_state(tokens, limit, realm)
 
         def is_intact(id_: int, length: int) -> bool:
             return self._holds_window(self._get(id_), min(length, limit))
 
-        found = self._tree.find(tokens, is_intact if self._window else None)
+        found = self._prefixes.find(realm, tokens, is_intact if self._window else None)
         if found is None:
             return None
         length = min(found[1], limit)
@@ -150,7 +124,13 @@ class SequencePool:
             sequence.first = first_position(sequence.id)
 
     def lend(
-        self, tokens: list[int], match: Match | None, *, is_shareable: bool, principal: str
+        self,
+        tokens: list[int],
+        match: Match | None,
+        *,
+        is_shareable: bool,
+        principal: str,
+        realm: str,
     ) -> PooledSequence:
         """Lend a sequence to an answer with these tokens; it begins with the matched prefix."""
         share = match.length / match.source.length if match is not None else 0.0
@@ -166,13 +146,14 @@ class SequencePool:
             tokens,
             self.cells.begin(),
             is_shareable=is_shareable,
+            realm=realm,
             reuse_class=reuse_class,
         )
         self._busy[sequence.id] = sequence
         if match is not None:
             self._begin_with(sequence, match)
         if is_shareable:
-            self._tree.insert(sequence.id, tokens, sequence.length)
+            self._prefixes.insert(realm, sequence.id, tokens, sequence.length)
         return sequence
 
     def grow(self, sequence: PooledSequence, length: int) -> None:
@@ -180,7 +161,7 @@ class SequencePool:
         sequence.leaf = self.cells.grow(sequence.leaf, length - sequence.length)
         sequence.length = length
         if sequence.is_shareable:
-            self._tree.insert(sequence.id, sequence.tokens, length)
+            self._prefixes.insert(sequence.realm, sequence.id, sequence.tokens, length)
 
     def cut(self, sequence: PooledSequence, computed: int) -> None:
         """Have the backend forget the tokens from the sequence's length up to `computed`."""
@@ -212,7 +193,7 @@ class SequencePool:
         """Forget a sequence, busy or cached."""
         self._busy.pop(sequence.id, None)
         self._cached.pop(sequence.id, None)
-        self._tree.remove(sequence.id)
+        self._prefixes.remove(sequence.realm, sequence.id)
         self.cells.release(sequence.leaf)
         self._checkpoint_bytes -= sum(map(len, sequence.checkpoints.values()))
         self._free_ids.append(sequence.id)
@@ -234,9 +215,9 @@ class SequencePool:
                 oldest = next(iter(other.checkpoints))
                 self._checkpoint_bytes -= len(other.checkpoints.pop(oldest))
 
-    def _find_state(self, tokens: Sequence[int], limit: int) -> Match | None:
+    def _find_state(self, tokens: Sequence[int], limit: int, realm: str) -> Match | None:
         best: Match | None = None
-        for sequence in self._shareable():
+        for sequence in self._list_shareable(realm):
             for length, checkpoint in ((sequence.length, None), *sequence.checkpoints.items()):
                 longest = best.length if best else 0
                 if longest < length <= limit and sequence.tokens[:length] == tokens[:length]:
@@ -261,7 +242,7 @@ class SequencePool:
         sequence.is_shareable = is_shareable
         sequence.reuse_class = reuse_class
         if not is_shareable:
-            self._tree.remove(sequence.id)
+            self._prefixes.remove(sequence.realm, sequence.id)
         return sequence
 
     def _begin_with(self, sequence: PooledSequence, match: Match) -> None:
@@ -293,9 +274,9 @@ class SequencePool:
     def _get(self, id_: int) -> PooledSequence:
         return self._busy.get(id_) or self._cached[id_]
 
-    def _shareable(self) -> Iterable[PooledSequence]:
+    def _list_shareable(self, realm: str) -> Iterable[PooledSequence]:
         everything = (*self._cached.values(), *self._busy.values())
-        return (sequence for sequence in everything if sequence.is_shareable)
+        return (s for s in everything if s.is_shareable and s.realm == realm)
 
     def _read_tokens(self, id_: int, start: int, end: int) -> Sequence[int]:
         sequence = self._get(id_)

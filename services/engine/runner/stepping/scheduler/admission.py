@@ -11,12 +11,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from services.engine.runner.stepping.kv.prefix_tree import BLOCK, PrefixTree
 from services.engine.runner.stepping.kv.sequence_pool import Match, SequencePool
 from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
+from services.engine.runner.stepping.scheduler.following import Leaders
+from services.engine.runner.stepping.scheduler.places import choose_victim, outranks
 from services.engine.runner.stepping.scheduler.request import Branch, Following
 
+_ANSWER_CELLS = 256  # assumed for an answer; its true length is not known beforehand
+_MAX_PASSING_SECONDS = 30.0  # others may pass a branch that waits for cells for so long
+_MAX_PASSERS_TRIED = 16
 _HEADROOM = 16  # cells that each running branch can still take before one must make room
 
 
@@ -47,42 +52,52 @@ class AdmissionControl:
         self._queue = queue
         self._max_sequences = max_sequences
         self._admissions = 0
-        # By admission number: the running branches that have prompt left to compute.
-        self._leaders: dict[int, Branch] = {}
-        self._upcoming = PrefixTree(self._read_tokens)  # the tokens that leaders will compute
+        self._started: list[Branch] = []
+        # The branch that waits for cells at the head of the queue, and since when.
+        self._blocked: tuple[Branch | None, float] = (None, 0.0)
+        self._leaders = Leaders()
 
-    def admit(self, now: float) -> list[Branch]:
-        """Admit branches from the queue; returns those that run for the first time.
+    def admit(self, now: float) -> None:
+        """Admit branches from the queue.
 
         When there is no place for the branch whose turn it is, the head of another queue may take
-        the place of a running branch.
+        the place of a running branch. When it waits for cells, a branch that would still fit beside
+        it may pass.
         """
-        started = []
         while (turn := self._queue.peek(now)) is not None:
-            branch = next((b for b in self._candidates(turn) if self._make_place(b)), None)
+            candidates = self._candidates(turn, now)
+            branch = next((b for b in candidates if self._make_place(b, now)), None)
+            has_passed = branch is None
+            if branch is None:
+                branch = self._find_passer(turn, now)
             if branch is None:
                 break
             self._queue.take(branch)
-            if self._start(branch):
-                started.append(branch)
+            branch.rank = branch.rank_at(now)
+            branch.has_passed = has_passed
+            self._start(branch)
+
+    def take_started(self) -> list[Branch]:
+        """Remove and return the branches that were lent their first sequence."""
+        started, self._started = self._started, []
         return started
 
     def release_followers(self) -> None:
         """Start the followers whose leader has computed their prefix, or does not lead any more."""
         for branch in self.running:
-            if branch.following is not None and not self._must_wait(branch.following):
+            if branch.following is not None and not self._leaders.must_wait(branch.following):
                 branch.following = None
                 self._begin(branch, self._find_prefix(branch))
 
     def update_leader(self, branch: Branch) -> None:
         """Call this after a step of a prompt: a branch that has read its prompt leads no more."""
         if branch.pending <= 1:
-            self._stop_leading(branch)
+            self._leaders.remove(branch)
 
     def release(self, branch: Branch, *, is_trusted: bool = True) -> None:
         """Stop running a branch. Its sequence is kept for others if its memory can be trusted."""
         self.running.remove(branch)
-        self._stop_leading(branch)
+        self._leaders.remove(branch)
         branch.following = None
         branch.checkpoint_lengths.clear()
         if branch.sequence is not None:
@@ -98,22 +113,41 @@ class AdmissionControl:
         self.release(branch)
         self._queue.put_back(branch)
 
-    def _candidates(self, turn: Branch) -> Iterator[Branch]:
+    def _candidates(self, turn: Branch, now: float) -> Iterator[Branch]:
         """The branch whose turn it is, if a place is free; then heads that may displace a branch.
 
         This must be cheap: it runs at every step while branches wait.
         """
         places = Counter(other.request.principal for other in self.running)
         most = max(places.values(), default=0)
-        worst = max((other.request.lane for other in self.running), default=None)
         if len(self.running) < self._max_sequences:
             yield turn
         for head in self._queue.heads():
             is_short = places[head.request.principal] + 1 < most
-            if is_short or (worst is not None and head.request.lane < worst):
+            if is_short or any(outranks(head, other, now) for other in self.running):
                 yield head
 
-    def _make_place(self, branch: Branch) -> bool:
+    def _find_passer(self, turn: Branch, now: float) -> Branch | None:
+        """Find a branch that may run before `turn`, which has a place but waits for cells.
+
+        It must fit now, and also beside `turn` and all branches that have passed it. This is
+        limited in time, because the estimate of what those branches will take may be wrong.
+        """
+        if self._blocked[0] is not turn:
+            self._blocked = (turn, now)
+        is_full = len(self.running) >= self._max_sequences
+        if is_full or now - self._blocked[1] > _MAX_PASSING_SECONDS:
+            return None
+        room = self._sequence_pool.cells.capacity - _estimate_cells(turn)
+        room -= sum(_estimate_cells(other) for other in self.running if other.has_passed)
+        for branch in islice(self._queue, _MAX_PASSERS_TRIED):
+            if branch is turn or _estimate_cells(branch) > room:
+                continue
+            if self._fits(branch, self._find_prefix(branch), self.running):
+                return branch
+        return None
+
+    def _make_place(self, branch: Branch, now: float) -> bool:
         """Preempt the branches that must yield to this one, if it then has a place and cells.
 
         Otherwise nothing is preempted, and the result is False.
@@ -121,7 +155,7 @@ class AdmissionControl:
         prefix = self._find_prefix(branch)
         staying = list(self.running)
         while not self._fits(branch, prefix, staying):
-            victim = _choose_victim(branch, staying)
+            victim = choose_victim(branch, staying, now)
             if victim is None:
                 return False
             staying.remove(victim)
@@ -149,20 +183,12 @@ class AdmissionControl:
         held = cells.count_held(sequence.leaf for sequence in busy)
         return needed + outstanding + held <= cells.capacity
 
-    def _start(self, branch: Branch) -> bool:
-        """Run a branch; True if it has not run before."""
+    def _start(self, branch: Branch) -> None:
         self._admissions += 1
         branch.admission_number = self._admissions
         self.running.append(branch)
-        prefix = self._find_prefix(branch)
-        is_new = branch.cached_tokens is None
-        if is_new:
-            branch.cached_tokens = prefix.saved_tokens
-        self._begin(branch, prefix)
-        if branch.request.is_shareable and branch.pending > 1:
-            self._leaders[branch.admission_number] = branch
-            self._upcoming.insert(branch.admission_number, branch.tokens, len(branch.tokens))
-        return is_new
+        self._begin(branch, self._find_prefix(branch))
+        self._leaders.add(branch)
 
     def _begin(self, branch: Branch, prefix: _Prefix) -> None:
         """Let the branch follow its leader, or lend it a sequence."""
@@ -176,59 +202,24 @@ class AdmissionControl:
             prefix.match,
             is_shareable=branch.request.is_shareable,
             principal=branch.request.principal,
+            realm=branch.request.realm,
         )
+        if branch.cached_tokens is None:
+            branch.cached_tokens = branch.sequence.length
+            self._started.append(branch)
 
     def _find_prefix(self, branch: Branch) -> _Prefix:
         if not branch.request.is_shareable or branch.request.wants_prompt_logits:
             return _Prefix(None, None)
-        match = self._sequence_pool.find(branch.tokens)
-        return _Prefix(match, self._find_leader(branch, match.length if match is not None else 0))
-
-    def _find_leader(self, branch: Branch, computed: int) -> Following | None:
-        """Find a branch admitted earlier that will compute clearly more of these tokens."""
-        before = branch.admission_number or self._admissions + 1
-
-        def may_lead(admission_number: int, _length: int) -> bool:
-            leader = self._leaders[admission_number]
-            return admission_number < before and leader is not branch
-
-        found = self._upcoming.find(branch.tokens, may_lead)
-        if found is None:
-            return None
-        leader = self._leaders[found[0]]
-        until = min(found[1], len(branch.tokens) - 1)
-        if until < computed + BLOCK or leader.computed >= until:
-            return None
-        return Following(leader, leader.admission_number, until)
-
-    def _must_wait(self, following: Following) -> bool:
-        leader = following.leader
-        return following.admission_number in self._leaders and leader.computed < following.until
-
-    def _stop_leading(self, branch: Branch) -> None:
-        if self._leaders.get(branch.admission_number) is branch:
-            del self._leaders[branch.admission_number]
-            self._upcoming.remove(branch.admission_number)
-
-    def _read_tokens(self, admission_number: int, start: int, end: int) -> Sequence[int]:
-        return self._leaders[admission_number].tokens[start:end]
+        match = self._sequence_pool.find(branch.tokens, realm=branch.request.realm)
+        following = self._leaders.find(
+            branch,
+            computed=match.length if match is not None else 0,
+            before=branch.admission_number or self._admissions + 1,
+        )
+        return _Prefix(match, following)
 
 
-def _choose_victim(branch: Branch, running: Sequence[Branch]) -> Branch | None:
-    """Choose who yields to a branch: one of a worse lane, or of a principal with more places.
-
-    A place changes hands only while that makes the shares more even, so it cannot swing back.
-    """
-    places = Counter(other.request.principal for other in running)
-    own = places[branch.request.principal]
-
-    def yields(other: Branch) -> bool:
-        if other.request.lane != branch.request.lane:
-            return other.request.lane > branch.request.lane
-        return places[other.request.principal] > own + 1
-
-    return max(
-        (other for other in running if yields(other)),
-        key=lambda other: (other.request.lane, places[other.request.principal], other.age),
-        default=None,
-    )
+def _estimate_cells(branch: Branch) -> int:
+    """The cells that a branch will hold; the true length of its answer is not known beforehand."""
+    return min(len(branch.tokens) + _ANSWER_CELLS, branch.request.max_length)

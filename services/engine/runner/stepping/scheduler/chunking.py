@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from services.engine.runner.stepping.scheduler.prefill_budget import TILE_ROWS
 from services.engine.runner.stepping.scheduler.prefill_shares import PrefillShares
@@ -31,17 +31,21 @@ def build_decode_chunks(running: Iterable[Branch]) -> list[Chunk]:
 def build_prompt_chunks(
     prefill_shares: PrefillShares,
     prompts: Sequence[Branch],
+    followers: Mapping[Branch, Sequence[Branch]],
     budget: int,
     *,
     beside: Sequence[Chunk],
     cells_used: int,
     is_recurrent: bool,
 ) -> list[Chunk]:
-    """The next parts of prompts, `budget` tokens in all, for a step that also computes `beside`."""
+    """The next parts of prompts, `budget` tokens in all, for a step that also computes `beside`.
+
+    `followers` holds, by prompt, the branches that wait for it.
+    """
     wants = {
         b: _count_to_next_stop(b, is_recurrent=is_recurrent) for b in _keep_one_with_logits(prompts)
     }
-    dealt = prefill_shares.deal(wants, budget)
+    dealt = prefill_shares.deal(wants, budget, followers)
     if _is_sparse_tile(dealt, beside, cells_used):
         branch, count = dealt.pop()
         dealt.append((branch, count - 1))

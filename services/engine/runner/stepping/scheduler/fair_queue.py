@@ -1,11 +1,12 @@
-"""Choose the next waiting branch: lanes with ageing, and within a lane deficit round robin.
+"""Choose the next waiting branch: by rank, and within a lane by deficit round robin.
 
     lane 0   ring: alice ─► bob ─► carol      principals, each with a queue and a deficit in tokens
     lane 1   ring: ...
 
 The principal at the head of the ring is served while its deficit covers the cost of its next
 branch. Otherwise it receives another quantum and moves to the end of the ring. Principals in one
-lane therefore get equal numbers of tokens, not of requests. Source: Shreedhar and Varghese 1995,
+lane therefore get equal numbers of tokens, not of requests. Only principals whose next branch has
+the best rank (its lane, raised by its waiting time) are served. Source: Shreedhar and Varghese 1995,
 "Efficient Fair Queueing using Deficit Round Robin".
 """
 
@@ -20,7 +21,6 @@ from services.engine.runner.stepping.scheduler.request import Branch
 
 _QUANTUM = 1024  # tokens
 _ANSWER_COST = 256  # tokens; the true length of an answer is not known beforehand
-_AGEING_SECONDS = 10.0  # of waiting raise a branch by one lane
 
 
 @dataclass(slots=True, eq=False)
@@ -66,26 +66,34 @@ class FairQueue:
 
     def peek(self, now: float) -> Branch | None:
         """The branch to serve next. A second call at the same time returns the same branch."""
-        ring = self._next_ring(now)
-        if ring is None:
+        heads = list(self.heads())
+        if not heads:
             return None
-        while (queue := ring[0]).deficit < _cost(queue.branches[0]):
-            queue.deficit += _QUANTUM
+        best = min(head.rank_at(now) for head in heads)
+        oldest = min(
+            (head for head in heads if head.rank_at(now) == best),
+            key=lambda head: (head.request.arrived_at, head.request.lane),
+        )
+        ring = self._rings[oldest.request.lane]
+        while True:
+            queue = ring[0]
+            if queue.branches[0].rank_at(now) == best:
+                if queue.deficit >= _cost(queue.branches[0]):
+                    return queue.branches[0]
+                queue.deficit += _QUANTUM
             ring.rotate(-1)
-        return queue.branches[0]
 
     def heads(self) -> Iterator[Branch]:
         """The first branch of every principal in every lane, better lanes first."""
         return (queue.branches[0] for ring in self._rings.values() for queue in ring)
 
     def take(self, branch: Branch) -> None:
-        """Remove a branch to run it: the one that `peek` returned, or another of the `heads`."""
+        """Remove a branch to run it: the one that `peek` returned, or one that may pass it."""
         ring = self._rings[branch.request.lane]
         queue = self._find_queue(branch)
-        assert queue.branches[0] is branch
         queue.deficit -= _cost(branch)
         branch.is_charged = True
-        queue.branches.popleft()
+        queue.branches.remove(branch)
         self._has_changed = True
         if not queue.branches:
             ring.remove(queue)  # so an idle principal saves up no deficit
@@ -124,19 +132,13 @@ class FairQueue:
         ring.append(queue)
         return queue
 
-    def _next_ring(self, now: float) -> deque[_PrincipalQueue] | None:
-        """The ring of the best lane, after each lane is raised for its longest wait."""
-        best: tuple[int, deque[_PrincipalQueue]] | None = None
-        for lane, ring in self._rings.items():
-            if not ring:
-                continue
-            oldest = min(queue.branches[0].request.arrived_at for queue in ring)
-            raised = lane - int((now - oldest) / _AGEING_SECONDS)
-            if best is None or raised < best[0]:
-                best = raised, ring
-        return None if best is None else best[1]
-
 
 def _cost(branch: Branch) -> int:
-    """Tokens, before the cache is considered; a preempted branch has already been charged."""
-    return 0 if branch.is_charged else len(branch.tokens) + _ANSWER_COST
+    """Tokens, before the cache is considered.
+
+    A preempted branch has already been charged. Of several answers to one prompt, only the first
+    computes the prompt.
+    """
+    if branch.is_charged:
+        return 0
+    return _ANSWER_COST + (len(branch.tokens) if branch.index == 0 else 0)

@@ -8,11 +8,14 @@ one stretch of one prompt, and it delays the first token of all of them.
 Within a flow, a slice goes to the prompt with the fewest tokens left, but one of every four tokens
 goes to the oldest prompt. So a short question does not wait for a long document, and the document
 is not delayed for ever.
+
+A prompt that other branches wait for is computed for them too. It belongs to the best flow among
+its own and theirs: an interactive request does not wait for the pace of a batch prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.engine.core import Lane
@@ -39,12 +42,20 @@ class PrefillShares:
     def __init__(self) -> None:
         self._accounts: dict[_Flow, _Account] = {}
 
-    def deal(self, wants: Mapping[Branch, int], budget: int) -> list[tuple[Branch, int]]:
-        """Divide `budget` tokens between the prompts; none receives more than it wants."""
+    def deal(
+        self,
+        wants: Mapping[Branch, int],
+        budget: int,
+        followers: Mapping[Branch, Sequence[Branch]] | None = None,
+    ) -> list[tuple[Branch, int]]:
+        """Divide `budget` tokens between the prompts; none receives more than it wants.
+
+        `followers` holds, by prompt, the branches that wait for it.
+        """
         flows: dict[_Flow, list[Branch]] = {}
         for branch in wants:
-            request = branch.request
-            flows.setdefault((request.lane, request.principal), []).append(branch)
+            flow = self._choose_flow(branch, (followers or {}).get(branch, ()))
+            flows.setdefault(flow, []).append(branch)
         self._open_accounts(flows)
         left = dict(wants)
         dealt: dict[Branch, int] = {}
@@ -66,6 +77,16 @@ class PrefillShares:
                 if not waiting:
                     del flows[flow]
         return list(dealt.items())
+
+    def _choose_flow(self, branch: Branch, followers: Sequence[Branch]) -> _Flow:
+        """The flow with the best lane, and among those the one that has received least."""
+        flows = [(b.request.lane, b.request.principal) for b in (branch, *followers)]
+
+        def received(flow: _Flow) -> float:
+            account = self._accounts.get(flow)
+            return account.virtual_time if account is not None else 0.0
+
+        return min(flows, key=lambda flow: (flow[0], received(flow)))
 
     def _open_accounts(self, flows: dict[_Flow, list[Branch]]) -> None:
         """Start new flows level with the flow that has received least.

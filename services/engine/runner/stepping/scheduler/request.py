@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from services.engine.core import Lane
 from services.engine.runner.stepping.kv.sequence_pool import PooledSequence
 
+AGEING_SECONDS = 10.0  # of waiting raise a branch by one lane
+
 
 @dataclass(slots=True, eq=False)
 class Request:
@@ -17,7 +19,8 @@ class Request:
     max_length: int  # tokens of prompt and answer
     n: int = 1
     lane: Lane = Lane.INTERACTIVE
-    principal: str = ""
+    principal: str = ""  # for fairness
+    realm: str = ""  # computed tokens are shared only within it
     arrived_at: float = 0.0  # seconds on the loop's clock
     deadline: float | None = None  # on the same clock
     is_shareable: bool = True  # may share computed tokens with other requests
@@ -46,10 +49,12 @@ class Branch:
     tokens: list[int]
     sequence: PooledSequence | None = None
     admission_number: int = 0  # order of the last admission
+    rank: int = 0  # at the last admission; see `rank_at`
+    has_passed: bool = False  # it was admitted before a branch that waits for cells
     following: Following | None = None
     # Prompt lengths at which followers need a checkpoint; with a recurrent memory only.
     checkpoint_lengths: set[int] = field(default_factory=set)
-    cached_tokens: int | None = None  # of the prompt, at the first admission
+    cached_tokens: int | None = None  # of the prompt, when it was first lent a sequence
     counted_tokens: int = 0  # of the prompt, computed for this branch at least once
     is_charged: bool = False  # the queue has charged its cost to the principal
     is_done: bool = False
@@ -67,7 +72,11 @@ class Branch:
     @property
     def age(self) -> tuple[int, int, int]:
         """Sort key: the largest one is preempted first."""
-        return (self.request.lane, self.request.serial, self.index)
+        return (self.rank, self.request.serial, self.index)
+
+    def rank_at(self, now: float) -> int:
+        """Its lane, better by one per `AGEING_SECONDS` since it arrived; the lowest goes first."""
+        return self.request.lane - int((now - self.request.arrived_at) / AGEING_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -119,7 +119,9 @@ class Scheduler:
         """Plan the next step. The plan has no chunks when there is nothing to compute."""
         expired = self._expire(now)
         self._admission.release_followers()
-        started = self._admission.admit(now) if len(self._queue) else []
+        if len(self._queue):
+            self._admission.admit(now)
+        started = self._admission.take_started()
         chunks, too_long = self._make_room(self._plan_chunks())
         if propose_draft is not None and not self._sequence_pool.is_recurrent:
             room = min(self._max_step_tokens, self._sequence_pool.cells.free)
@@ -173,6 +175,7 @@ class Scheduler:
         return decodes + build_prompt_chunks(
             self._prefill_shares,
             prompts,
+            _group_followers(running),
             min(room, budget),
             beside=decodes,
             cells_used=self._sequence_pool.cells.used,
@@ -256,6 +259,17 @@ class Scheduler:
 
     def _youngest(self) -> Branch:
         return max(self._admission.running, key=lambda branch: branch.age)
+
+
+def _group_followers(running: Sequence[Branch]) -> dict[Branch, list[Branch]]:
+    """The branches that wait for a leader's prompt, directly or behind another follower."""
+    followers: dict[Branch, list[Branch]] = {}
+    for branch in running:
+        following = branch.following
+        while following is not None:
+            followers.setdefault(following.leader, []).append(branch)
+            following = following.leader.following
+    return followers
 
 
 def build_too_long_error(prompt_tokens: int, context: int) -> ContextLengthExceeded:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from services.engine.runner.stepping.kv.sequence_pool import MemoryOperation
+from services.engine.runner.stepping.kv.memory_operations import MemoryOperation
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 
 

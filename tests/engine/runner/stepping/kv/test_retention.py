@@ -130,12 +130,14 @@ def test_beginning_with_an_idle_sequence_renews_it() -> None:
         capacity=4096, id_count=8, policy=MemoryPolicy.DENSE, break_even_rows=1000
     )
     tokens = list(range(100))
-    idle = sequence_pool.lend(tokens, None, is_shareable=True, principal="alice")
+    idle = sequence_pool.lend(tokens, None, is_shareable=True, principal="alice", realm="")
     sequence_pool.grow(idle, 100)
     sequence_pool.give_back(idle)
     sequence_pool.count_rows(300)  # alice's probability is 1 of 3
-    beginning = sequence_pool.find([*tokens[:40], 500])
-    other = sequence_pool.lend([*tokens[:40], 500], beginning, is_shareable=False, principal="bob")
+    beginning = sequence_pool.find([*tokens[:40], 500], realm="")
+    other = sequence_pool.lend(
+        [*tokens[:40], 500], beginning, is_shareable=False, principal="bob", realm=""
+    )
     sequence_pool.drop(other)
 
     sequence_pool.count_rows(400)  # now 1.4 of 3

@@ -62,6 +62,26 @@ def test_a_long_wait_raises_a_branch_above_a_new_one_of_a_better_lane() -> None:
     assert serve(queue, now=60.0) == [1, 2]
 
 
+def test_a_long_wait_raises_no_other_branch_of_the_lane() -> None:
+    queue = FairQueue()
+    queue.add(branch(1, lane=Lane.BATCH, principal="early", arrived_at=0.0))
+    queue.add(branch(2, lane=Lane.BATCH, principal="late", arrived_at=60.0))
+    queue.add(branch(3, arrived_at=60.0))
+
+    assert serve(queue, now=60.0) == [1, 3, 2]
+
+
+def test_several_answers_to_one_prompt_are_charged_for_it_once() -> None:
+    queue = FairQueue()
+    many = Request(1, [1] * 900, max_length=999, principal="many", n=4)
+    for index in range(4):
+        queue.add(Branch(many, index, many.prompt))
+    for id_ in range(2, 6):
+        queue.add(branch(id_, tokens=900, principal="one each"))
+
+    assert serve(queue, count=6).count(1) == 4  # 900 + 4 * 256 tokens against 1156 each
+
+
 def test_a_preempted_branch_goes_first_in_its_queue_and_costs_nothing() -> None:
     queue = FairQueue()
     first, second = branch(1), branch(2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from services.engine.core import Lane
 from tests.engine.runner.stepping.simulation import Simulation, expected, request
 
+LONG_ANSWER = "a" * 2000 + "l"  # its answer has 315 tokens
+
 
 def test_one_request_behind_fifty_of_another_principal_starts_at_the_next_step() -> None:
     simulation = Simulation(cells=8192, max_sequences=8, max_step_tokens=256)
@@ -54,10 +56,91 @@ def test_ageing_brings_a_batch_request_through_interactive_ones() -> None:
     simulation.step_seconds = 1.0
     simulation.add(request(0, "batch", 1, lane=Lane.BATCH))
     id_ = 0
-    while 0 not in simulation.started:
+    while 0 not in simulation.ended:
         id_ += 1
         simulation.add(request(id_, f"interactive {id_}", 1))
         simulation.step()
         assert id_ < 60
 
     assert id_ > 5
+
+
+def test_a_batch_request_ends_while_interactive_ones_never_stop() -> None:
+    simulation = Simulation(max_sequences=2, cells=2048, target_step_seconds=None)
+    simulation.step_seconds = 0.1
+    batch = request(1, "a batch prompt", 60, lane=Lane.BATCH, principal="batch")
+    simulation.add(batch)
+    id_ = 100
+    while 1 not in simulation.ended:
+        while len(simulation.answers) - len(simulation.ended) < 4:
+            id_ += 1
+            simulation.add(request(id_, f"interactive {id_}", 30, principal=f"{id_ % 3}"))
+        simulation.step()
+        assert simulation.now < 60
+
+    assert tuple(simulation.answers[1][0]) == expected(batch)
+    assert simulation.scheduler.preemptions < 10
+
+
+def test_interactive_requests_that_waited_long_do_not_displace_each_other() -> None:
+    simulation = Simulation(max_sequences=2, cells=4096)
+    simulation.step_seconds = 1.0
+    for id_ in range(8):
+        simulation.add(request(id_, f"{id_} question", 50, principal="alice"))
+
+    simulation.run()
+
+    assert simulation.scheduler.preemptions == 0
+
+
+def test_short_questions_pass_a_prompt_that_waits_for_cells() -> None:
+    simulation = Simulation(
+        cells=4096, max_sequences=16, max_step_tokens=512, target_step_seconds=None
+    )
+    simulation.add(request(1, LONG_ANSWER, 1500))
+    for _ in range(10):
+        simulation.step()
+    simulation.add(request(2, "b" * 3000, 50))
+    for id_ in range(3, 9):
+        simulation.add(request(id_, f"short question {id_}", 10))
+
+    simulation.step()
+    simulation.step()
+
+    assert set(simulation.started) == {1, 3, 4, 5, 6, 7, 8}
+
+
+def test_what_passes_a_waiting_prompt_leaves_it_its_cells() -> None:
+    simulation = Simulation(
+        cells=1024, max_sequences=16, max_step_tokens=512, target_step_seconds=None
+    )
+    simulation.add(request(1, "a" * 300, 100))
+    for _ in range(10):
+        simulation.step()
+    simulation.add(request(2, "b" * 800, 100))
+    for id_ in range(3, 9):
+        simulation.add(request(id_, f"{id_} middling" * 10, 60))  # 160 cells each
+
+    while 2 not in simulation.started:
+        simulation.step()
+
+    assert simulation.started[1] == 2  # beside it there are 124 cells, the others need 160
+
+
+def test_a_prompt_that_waits_for_cells_is_passed_for_a_limited_time() -> None:
+    simulation = Simulation(
+        cells=4096, max_sequences=16, max_step_tokens=512, target_step_seconds=None
+    )
+    simulation.step_seconds = 1.0
+    simulation.add(request(1, LONG_ANSWER, 1500))
+    for _ in range(10):
+        simulation.step()
+    simulation.add(request(2, "b" * 3000, 50))
+    for _ in range(40):
+        simulation.step()
+    simulation.add(request(3, "short question", 10))
+    for _ in range(5):
+        simulation.step()
+
+    assert simulation.started == [1]
+    assert simulation.ended == {}

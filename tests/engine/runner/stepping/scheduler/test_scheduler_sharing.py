@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.engine.backends.fake import Behaviour
-from services.engine.core import MemoryPolicy
+from services.engine.core import Lane, MemoryPolicy
 from tests.engine.runner.stepping.simulation import Simulation, expected, recurrent, request
 
 SYSTEM = "You are a helpful assistant who answers in one short sentence, always. "  # 72 tokens
@@ -67,6 +67,62 @@ def test_a_private_request_shares_nothing() -> None:
 
     assert simulation.computed == 2 * len(SYSTEM)
     assert simulation.sequence_pool.cells.used == 0
+
+
+def test_computed_tokens_are_found_only_in_their_own_realm() -> None:
+    simulation = Simulation(cells=1024)
+    for id_, realm in ((1, "alice"), (2, "bob"), (3, "alice")):
+        simulation.add(request(id_, SYSTEM, 1, realm=realm, principal="team"))
+        simulation.run()
+
+    assert simulation.cached == {1: 0, 2: 0, 3: len(SYSTEM) - 1}
+
+
+def test_a_prompt_of_another_realm_is_not_followed() -> None:
+    simulation = Simulation(cells=1024)
+    for id_, realm in ((1, "alice"), (2, "bob")):
+        simulation.add(request(id_, SYSTEM, 1, realm=realm))
+
+    simulation.run()
+
+    assert simulation.computed == 2 * len(SYSTEM)
+    assert simulation.cached == {1: 0, 2: 0}
+
+
+def test_only_tokens_that_were_really_saved_count_as_cached() -> None:
+    simulation = Simulation(cells=8192, max_step_tokens=256, target_step_seconds=None)
+    simulation.add(request(1, SYSTEM * 40 + "one", 5))
+    simulation.step()
+    follower = request(2, SYSTEM * 40 + "two", 5)
+    simulation.add(follower)
+    simulation.step()
+    before = simulation.computed
+    simulation.cancel(1)
+
+    simulation.run()
+
+    assert simulation.cached[2] == before
+    assert simulation.computed - before == len(follower.prompt) - before + 4
+
+
+def test_following_a_prompt_of_a_worse_lane_takes_no_longer_than_computing_it() -> None:
+    def count_steps(realm: str) -> int:
+        simulation = Simulation(
+            cells=1 << 16, max_sequences=8, max_step_tokens=64, target_step_seconds=None
+        )
+        simulation.add(request(1, SYSTEM * 20 + "in bulk", 5, lane=Lane.BATCH, principal="bulk"))
+        simulation.step()
+        for id_ in range(10, 14):
+            simulation.add(request(id_, f"{id_}" * 1000, 5, principal=f"{id_}"))
+        simulation.add(request(2, SYSTEM * 20 + "hello?", 5, principal="alice", realm=realm))
+        steps = 0
+        while not simulation.answers[2][0]:
+            simulation.step()
+            steps += 1
+        return steps
+
+    following, computing = count_steps(""), count_steps("another")
+    assert following <= computing
 
 
 class TestRecurrentMemory:

@@ -1,0 +1,33 @@
+"""Decide which running branch gives its place to a waiting one. Pure, over ranks and shares."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from services.engine.runner.stepping.scheduler.request import Branch
+
+
+def outranks(branch: Branch, other: Branch, now: float) -> bool:
+    """Whether a running branch of a worse lane yields: not if it waited longer for its place."""
+    return branch.request.lane < other.request.lane and branch.rank_at(now) < other.rank
+
+
+def choose_victim(branch: Branch, running: Sequence[Branch], now: float) -> Branch | None:
+    """Choose who yields to a branch: one of a worse lane, or of a principal with more places.
+
+    A place changes hands only while that makes the shares more even, so it cannot swing back.
+    """
+    places = Counter(other.request.principal for other in running)
+    own = places[branch.request.principal]
+
+    def yields(other: Branch) -> bool:
+        if other.request.lane != branch.request.lane:
+            return outranks(branch, other, now)
+        return places[other.request.principal] > own + 1
+
+    return max(
+        (other for other in running if yields(other)),
+        key=lambda other: (other.rank, places[other.request.principal], other.age),
+        default=None,
+    )
