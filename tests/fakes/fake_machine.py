@@ -28,8 +28,8 @@ from services.engine.front.models.pool import ModelPool
 from services.engine.front.models.request import ClientRequest, QueuePosition
 from services.engine.front.models.residency import ResidencyRules
 from services.engine.memory.budget import Budget
-from services.engine.memory.estimate import DEVICE_CONTEXT_BYTES, EstimateCache
-from services.engine.memory.probe import MemoryPool
+from services.engine.memory.estimate import DEVICE_CONTEXT_BYTES, PROCESS_BYTES, EstimateCache
+from services.engine.memory.probe import HOST, MemoryPool
 from services.shared.errors import SpindllError
 from services.shared.store.manifest import Description, FileRole, Manifest, StoredFile
 from tests.engine.load_defaults import make_load_defaults
@@ -60,10 +60,16 @@ class FakeModel:
 
 
 class FakeMachine:
-    """A machine with one device. It is both the RunnerLauncher and the MemoryProbe of a pool."""
+    """A machine with one device. It is both the RunnerLauncher and the MemoryProbe of a pool.
 
-    def __init__(self, total_bytes: int, *, release_seconds: float = 0.3) -> None:
+    Without a device, models are in its main memory.
+    """
+
+    def __init__(
+        self, total_bytes: int, *, release_seconds: float = 0.3, has_device: bool = True
+    ) -> None:
         self.total_bytes = total_bytes
+        self.has_device = has_device
         # For the driver to free the memory of a process that ended.
         self.release_seconds = release_seconds
         self.models: dict[str, FakeModel] = {}
@@ -77,9 +83,12 @@ class FakeMachine:
 
     def measure_pools(self) -> tuple[MemoryPool, ...]:
         used = sum(self.used_bytes.values()) + self.other_processes_bytes
+        free = max(self.total_bytes - used, 0)
+        if not self.has_device:
+            return (MemoryPool("host", "host", self.total_bytes, free),)
         return (
             MemoryPool("host", "host", 1 << 40, 1 << 40),
-            MemoryPool("cuda0", "cuda", self.total_bytes, max(self.total_bytes - used, 0)),
+            MemoryPool("cuda0", "cuda", self.total_bytes, free),
         )
 
     def allocate(self, pid: int, size: int) -> None:
@@ -102,25 +111,27 @@ class FakeMachine:
         return runner
 
     async def estimate(self, config: LoadConfig) -> ModelInfo | None:
-        return build_info(self.models[config.model_path], config)
+        return self.build_info(self.models[config.model_path], config)
 
-
-def build_info(model: FakeModel, config: LoadConfig) -> ModelInfo:
-    # The plan commits these sizes and the device's reserve; a runner takes exactly all of that.
-    return ModelInfo(
-        architecture="llama",
-        vocab_size=10,
-        context_length=config.context_length,
-        trained_context_length=4096,
-        max_sequences=4,
-        memory_policy=MemoryPolicy.DENSE,
-        gpu_layers=10,
-        backend="fake",
-        weights_bytes=model.size_bytes - DEVICE_CONTEXT_BYTES,
-        kv_bytes=0,
-        compute_bytes=0,
-        pool_bytes={"cuda0": model.size_bytes - DEVICE_CONTEXT_BYTES},
-    )
+    def build_info(self, model: FakeModel, config: LoadConfig) -> ModelInfo:
+        # The plan commits these sizes and the pool's reserve; a runner takes exactly all of that.
+        pool, reserve = (
+            ("cuda0", DEVICE_CONTEXT_BYTES) if self.has_device else (HOST, PROCESS_BYTES)
+        )
+        return ModelInfo(
+            architecture="llama",
+            vocab_size=10,
+            context_length=config.context_length,
+            trained_context_length=4096,
+            max_sequences=4,
+            memory_policy=MemoryPolicy.DENSE,
+            gpu_layers=10 if self.has_device else 0,
+            backend="fake",
+            weights_bytes=model.size_bytes - reserve,
+            kv_bytes=0,
+            compute_bytes=0,
+            pool_bytes={pool: model.size_bytes - reserve},
+        )
 
 
 class FakeRunner:
@@ -148,7 +159,7 @@ class FakeRunner:
         for part in (0.3, 0.7, 1.0):
             self._machine.allocate(self.pid, int(self._model.size_bytes * part))
             await asyncio.sleep(self._model.load_seconds / 3)
-        self._on_report(messages.Ready(build_info(self._model, config)))
+        self._on_report(messages.Ready(self._machine.build_info(self._model, config)))
 
     def send(self, command: messages.Command) -> None:
         loop = asyncio.get_running_loop()
@@ -179,7 +190,11 @@ class FakeRunner:
             timer.cancel()
         self._ended.set_result(None)
         loop = asyncio.get_running_loop()
-        loop.call_later(self._machine.release_seconds, self._machine.used_bytes.pop, self.pid, 0)
+        if self._machine.has_device:
+            release = self._machine.used_bytes.pop
+            loop.call_later(self._machine.release_seconds, release, self.pid, 0)
+        else:  # the kernel frees main memory before it reports the end of a process
+            self._machine.used_bytes.pop(self.pid, None)
         loop.call_soon(self._on_exit, reason)
 
     async def stop(self, *, grace_seconds: float) -> None:

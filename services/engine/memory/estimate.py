@@ -33,6 +33,7 @@ DEVICE_CONTEXT_BYTES = 512 << 20
 
 _ASSUMED_KV_BYTES_PER_CELL = 128 << 10  # 32 layers of 8 heads of 128 dimensions, f16
 _MAX_ENTRIES = 512
+_VERSION = 2  # 1 counted weights in main memory twice
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def correct_footprint(footprint: Footprint, measured: Mapping[str, int]) -> Foot
     """Replace the reserve by what a load took beyond the model's own sizes.
 
     `measured` is bytes by pool; a pool that it lacks keeps its reserve. The result is never below
-    the model's own sizes: a load may not have touched all of its mapped weights yet.
+    the model's own sizes: a load may not have touched all of its buffers yet.
     """
     reserve = {
         name: max(measured[name] - footprint.pool_bytes.get(name, 0), 0)
@@ -156,6 +157,13 @@ def compute_estimate_key(digest: str, config: LoadConfig) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
 
+class _EstimateFile(msgspec.Struct, frozen=True, kw_only=True):
+    """`estimates.json`. A file of another version is ignored."""
+
+    version: int = _VERSION
+    footprints: dict[str, Footprint]
+
+
 class EstimateCache:
     """Footprints by `compute_estimate_key`, on disk. Event loop only.
 
@@ -180,7 +188,8 @@ class EstimateCache:
 
     def _read(self) -> dict[str, Footprint]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Footprint])
+            stored = msgspec.json.decode(self._path.read_bytes(), type=_EstimateFile)
+            return stored.footprints if stored.version == _VERSION else {}
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError) as error:
@@ -191,7 +200,7 @@ class EstimateCache:
         partial = self._path.with_suffix(".partial")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(msgspec.json.encode(self._footprints))
+            partial.write_bytes(msgspec.json.encode(_EstimateFile(footprints=self._footprints)))
             partial.replace(self._path)
         except OSError as error:  # a read-only data folder: the entries live as long as the process
             logger.warning("estimates not written", extra={"reason": str(error)})

@@ -41,8 +41,8 @@ class Resident:
     key: str
     name: str
     committed: Mapping[str, int]  # bytes by pool
-    # The committed bytes that the machine counts as free, by pool: a model that is loading has not
-    # taken all of them yet, and mapped weights count as page cache.
+    # The committed bytes that the machine still counts as free, by pool: a model that is loading
+    # has not taken all of them yet.
     unused: Mapping[str, int]
     is_busy: bool = False
     is_pinned: bool = False

@@ -107,6 +107,16 @@ def test_the_estimate_cache_outlives_the_process_and_ignores_a_broken_file(tmp_p
 
     assert EstimateCache(path).get("k") == footprint
 
-    path.write_text('{"k": {"weights_bytes": "many"')
+    path.write_text('{"version": 2, "footprints": {"k": {"weights_bytes": "many"')
+
+    assert EstimateCache(path).get("k") is None
+
+
+@pytest.mark.parametrize("version", [None, 1, 999])
+def test_estimates_of_another_version_are_not_used(tmp_path: Path, version: int | None) -> None:
+    path = tmp_path / "estimates.json"
+    footprints = {"k": footprint_from_info(info())}
+    stored = footprints if version is None else {"version": version, "footprints": footprints}
+    path.write_bytes(msgspec.json.encode(stored))
 
     assert EstimateCache(path).get("k") is None

@@ -122,10 +122,10 @@ def test_plan(
 
 def test_committed_but_unused_bytes_are_not_available() -> None:
     pools = [PoolCapacity("host", limit_bytes=1000, free_bytes=100)]
-    mapped = resident("a", 60, committed={"host": 60}, unused={"host": 50})
+    loading = resident("a", 60, committed={"host": 60}, unused={"host": 50})
 
-    assert compute_available_bytes([mapped], pools) == {"host": 50}
-    assert compute_max_available_bytes([mapped], pools) == {"host": 110}
+    assert compute_available_bytes([loading], pools) == {"host": 50}
+    assert compute_max_available_bytes([loading], pools) == {"host": 110}
 
 
 def test_the_explanation_counts_the_memory_of_other_processes() -> None:

@@ -18,7 +18,7 @@ from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.memory_queue import MemoryQueue
 from services.engine.front.models.residency import Residency
 from services.engine.front.process.launcher import RunnerLauncher
-from services.engine.memory.estimate import Footprint, correct_footprint
+from services.engine.memory.estimate import correct_footprint
 from services.engine.memory.probe import HOST, MemoryProbe, measure_free_bytes
 from services.shared.errors import InsufficientMemory
 
@@ -147,7 +147,7 @@ class ModelLoader:
         }
         anonymous = _read_anonymous_bytes(model.runner.pid)
         if anonymous is not None:
-            measured[HOST] = _estimate_host_bytes(estimated, anonymous)
+            measured[HOST] = anonymous  # the weights too: they are read, not mapped
         model.footprint = correct_footprint(estimated, measured)
         self._planner.save_footprint(PlannedLoad(planned.config, model.footprint), model.key)
 
@@ -160,18 +160,6 @@ def _with_larger_reserve(planned: PlannedLoad) -> PlannedLoad:
         for name, size in footprint.reserve_bytes.items()
     }
     return PlannedLoad(planned.config, msgspec.structs.replace(footprint, reserve_bytes=reserve))
-
-
-def _estimate_host_bytes(estimated: Footprint, anonymous_bytes: int) -> int:
-    """The main memory that a runner takes, from its anonymous bytes.
-
-    Weights in main memory are usually mapped from the file, and then they are not among the
-    anonymous bytes. If the backend has copied them, they are.
-    """
-    expected = estimated.pool_bytes.get(HOST, 0)
-    if anonymous_bytes >= expected:
-        return anonymous_bytes
-    return anonymous_bytes + min(estimated.weights_bytes, expected)
 
 
 def _read_anonymous_bytes(pid: int) -> int | None:

@@ -30,7 +30,7 @@ from services.engine.memory.plan import (
     compute_max_available_bytes,
     plan,
 )
-from services.engine.memory.probe import HOST, MemoryPool, MemoryProbe
+from services.engine.memory.probe import MemoryPool, MemoryProbe
 from services.shared.errors import InsufficientMemory
 
 logger = logging.getLogger(__name__)
@@ -228,7 +228,8 @@ def _build_resident(model: LoadedModel, rules: ResidencyRules, now: float) -> Re
         key=model.key,
         name=model.name,
         committed=need,
-        unused=_compute_unused(model, need),
+        # Until it is ready, its runner may have taken none of them yet.
+        unused={} if model.state is ModelState.READY else need,
         is_busy=model.is_busy or bool(model.waiting and model.accepts_requests(rules, now)),
         is_pinned=model.is_pinned,
         is_in_grace=is_in_grace(model.residency, rules, now),
@@ -237,12 +238,3 @@ def _build_resident(model: LoadedModel, rules: ResidencyRules, now: float) -> Re
         reload_seconds=max(model.residency.load_seconds, 0.1),
         priority=model.settings.priority or 0,
     )
-
-
-def _compute_unused(model: LoadedModel, need: Mapping[str, int]) -> Mapping[str, int]:
-    """The committed bytes that may still count as free; while it loads, all of them."""
-    if model.state is not ModelState.READY or model.footprint is None:
-        return need
-    # Weights in main memory are mapped files, which the machine counts as free.
-    share = model.footprint.pool_bytes.get(HOST, 0)
-    return {HOST: min(model.footprint.weights_bytes, share, need.get(HOST, 0))}

@@ -30,6 +30,22 @@ def test_the_memory_of_a_crashed_runner_counts_as_used_until_the_driver_frees_it
     run_virtually(scenario())
 
 
+@pytest.mark.parametrize("has_device", [True, False], ids=["on a device", "in main memory"])
+def test_a_loaded_models_weights_are_counted_once(has_device: bool) -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(16 * GIB, has_device=has_device)
+        half, large = FakeModel("half", 10 * GIB), FakeModel("large", 15 * GIB)
+        async with running_pool(machine, A, half, large) as running:
+            await running.ask("a")
+            assert await running.ask("half") == "stop"
+            assert running.ready_names() == {"a", "half"}
+            await asyncio.sleep(60)
+            assert await running.ask("large") == "stop"  # after both are evicted
+            assert running.ready_names() == {"large"}
+
+    run_virtually(scenario())
+
+
 def test_a_preview_names_what_would_be_evicted_and_changes_nothing() -> None:
     async def scenario() -> None:
         machine = FakeMachine(10 * GIB)
