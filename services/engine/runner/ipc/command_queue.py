@@ -45,17 +45,17 @@ class CommandQueue:
 
     def take(self) -> list[LoopCommand]:
         """Remove and return all queued commands, without waiting."""
-        if not self._commands:
-            return []
-        self._filled.clear()  # before the queue is emptied: a later put sets it again
+        # First of all: a later put sets it again, and one that was half done leaves it set with
+        # nothing queued, so that `wait` would return at once for ever.
+        self._filled.clear()
         taken = []
         while self._commands:
             taken.append(self._commands.popleft())
         return taken
 
-    def wait(self, timeout_seconds: float | None = None) -> None:
-        """Block until a command is queued."""
-        self._filled.wait(timeout_seconds)
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Block until a command is queued; False if the time is over."""
+        return self._filled.wait(timeout_seconds)
 
 
 def read_commands(connection: socket.socket) -> Iterator[Command]:
