@@ -43,6 +43,8 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     hang_at_step: int = 0
     abort_at_step: int = 0
     nan_at_step: int = 0
+    refuses_restore: bool = False
+    share_seconds: float = 0.0
     step_seconds: float = 0.0
 
 
@@ -142,6 +144,8 @@ class FakeBackend:
     def share(self, source: int, target: int, end: int) -> None:
         """See Backend.share."""
         self._check_ids(source, target)
+        if self._behaviour.share_seconds:
+            time.sleep(self._behaviour.share_seconds)
         if self._cells.get(target) or end > self.count_held(source) or end < 1:
             raise BackendError("share into a sequence in use, or of tokens that are missing")
         if self._is_recurrent and end != self.count_held(source):
@@ -185,6 +189,8 @@ class FakeBackend:
     def restore(self, sequence: int, checkpoint: bytes) -> None:
         """See Backend.restore."""
         self._check_ids(sequence)
+        if self._behaviour.refuses_restore:
+            raise BackendError("this failure was requested")
         hashes = msgspec.msgpack.decode(checkpoint, type=list[int])
         if len(hashes) != self.count_held(sequence):
             raise BackendError("the checkpoint has another length")

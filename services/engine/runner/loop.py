@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 
 import psutil
 
@@ -18,8 +19,8 @@ from services.engine.runner.ipc.command_queue import CommandQueue, Hangup
 from services.engine.runner.ipc.report_writer import ReportWriter
 from services.engine.runner.requests.input_processor import PreparedRequest
 from services.engine.runner.requests.output_processor import OutputProcessor
-from services.engine.runner.stepping.kv.memory_operations import Cut, Drop, MemoryOperation, Share
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
+from services.engine.runner.stepping.memory_executor import execute_operations
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.scheduler.step_plan import StepPlan, StepResult
@@ -36,6 +37,15 @@ from services.shared.errors import (
 logger = logging.getLogger(__name__)
 
 _MAX_FAILURES = 3  # failed steps in a row; a new process is then more likely to work
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What the heartbeat thread reads: replaced as a whole, never changed."""
+
+    running: int = 0
+    queued: int = 0
+    cells_used: int = 0
 
 
 class EngineLoop:
@@ -58,7 +68,8 @@ class EngineLoop:
         self._report_writer = report_writer
         self._draft_source = self._propose_draft if speculate else None
         self._output_processor = OutputProcessor()
-        self._busy_since: float | None = None  # read by the heartbeat thread
+        self._busy_since: float | None = None  # read by the heartbeat thread, as is `_load`
+        self._load = _Load()
         self._stop_at: float | None = None
         self._failures = 0
         self._process = psutil.Process()
@@ -76,21 +87,26 @@ class EngineLoop:
             if self._failures >= _MAX_FAILURES:
                 logger.error("too many failed steps", extra={"failed_steps": self._failures})
                 return 1
-            if self._scheduler.is_idle:
-                self._report_writer.post(self._output_processor.take_events())
-                self._command_queue.wait()
-            else:
+            is_idle = self._scheduler.is_idle
+            if not is_idle:
+                self._busy_since = time.monotonic()
                 self._step()
-                self._report_writer.post(self._output_processor.take_events())
+                self._busy_since = None
+            self._load = _Load(
+                self._scheduler.running, self._scheduler.queued, self._sequence_pool.cells.used
+            )
+            self._report_writer.post(self._output_processor.take_events())
+            if is_idle:
+                self._command_queue.wait()
 
     def build_heartbeat(self) -> Heartbeat:
-        """The state of the loop. Any thread may call this."""
-        since = self._busy_since
+        """The state of the loop as of its last step. Any thread may call this."""
+        since, load = self._busy_since, self._load
         return Heartbeat(
             busy_seconds=0.0 if since is None else time.monotonic() - since,
-            running=self._scheduler.running,
-            queued=self._scheduler.queued,
-            cells_used=self._sequence_pool.cells.used,
+            running=load.running,
+            queued=load.queued,
+            cells_used=load.cells_used,
             counters=self._output_processor.counters,
         )
 
@@ -118,9 +134,10 @@ class EngineLoop:
     def _step(self) -> None:
         began = time.monotonic()
         plan = self._scheduler.schedule(began, self._draft_source)
+        lost = execute_operations(self._backend, plan.operations)
+        if lost:
+            plan = self._scheduler.restart(plan, lost)
         self._publish(plan, began)
-        for operation in plan.operations:
-            self._execute(operation)
         if not plan.chunks:
             return
         fill_step(self._backend.step, plan.chunks)
@@ -151,7 +168,6 @@ class EngineLoop:
         The outcome is None where the backend failed. The requests of the step have then failed too.
         """
         checkpoints: dict[Branch, bytes] = {}
-        self._busy_since = time.monotonic()
         try:
             outcome = self._backend.run()
             for chunk in plan.chunks:
@@ -165,8 +181,6 @@ class EngineLoop:
             for request in self._scheduler.discard(plan):
                 self._output_processor.fail(request, InternalError("internal error"))
             return None, {}
-        finally:
-            self._busy_since = None
         self._failures = 0
         return outcome, checkpoints
 
@@ -181,17 +195,6 @@ class EngineLoop:
                 self._output_processor.start(branch, now)
         for id_, position in plan.positions:
             self._output_processor.publish(Queued(id_, position))
-
-    def _execute(self, operation: MemoryOperation) -> None:
-        match operation:
-            case Share():
-                self._backend.share(operation.source, operation.target, operation.end)
-                if operation.checkpoint is not None:
-                    self._backend.restore(operation.target, operation.checkpoint)
-            case Cut():
-                self._backend.cut(operation.sequence, operation.start)
-            case Drop():
-                self._backend.drop(operation.sequence)
 
     def _propose_draft(self, branch: Branch, limit: int) -> list[int]:
         answer = self._output_processor.answer_for(branch)

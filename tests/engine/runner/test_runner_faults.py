@@ -18,6 +18,7 @@ ENDLESS = Stopping(max_tokens=100_000, ignore_eos=True)
 
 
 def write_behaviour(folder: Path, **behaviour: object) -> Path:
+    folder.mkdir(exist_ok=True)
     path = folder / "behaviour.json"
     path.write_bytes(msgspec.json.encode(Behaviour(**behaviour)))  # type: ignore[arg-type]
     return path
@@ -307,3 +308,34 @@ def test_tokenize_returns_the_token_ids() -> None:
         )
 
         assert runner.wait_for_first(messages.Tokenized) == messages.Tokenized(9, (97, 98, 257))
+
+
+def test_a_checkpoint_that_is_refused_costs_a_computation_and_nothing_else(tmp_path: Path) -> None:
+    behaviours = [
+        write_behaviour(tmp_path, memory_policy="recurrent"),
+        write_behaviour(tmp_path / "refusing", memory_policy="recurrent", refuses_restore=True),
+    ]
+    answers = []
+    for behaviour in behaviours:
+        with ChildRunner(fake_config(behaviour)) as runner:
+            first = runner.complete(submit(1, "a prompt of more than sixty-four tokens. " * 4))
+            again = runner.complete(submit(2, "a prompt of more than sixty-four tokens. " * 4))
+        assert first.text == again.text
+        answers.append(again)
+
+    kept, refused = answers
+    assert refused.text == kept.text
+    assert kept.finished[0].cached_tokens > 0
+    assert refused.finished[0].cached_tokens == 0
+    assert refused.started is not None
+    assert refused.started.cached_tokens == 0
+
+
+def test_a_hang_outside_of_the_computation_is_reported_as_busy(tmp_path: Path) -> None:
+    behaviour = write_behaviour(tmp_path, share_seconds=60.0)
+    with ChildRunner(fake_config(behaviour)) as runner:
+        runner.complete(submit(1, "a prompt that two requests share, the first"))
+        runner.send(submit(2, "a prompt that two requests share, the second"))
+
+        while runner.next_heartbeat().busy_seconds == 0.0:
+            pass  # the test's own time limit ends this

@@ -9,8 +9,8 @@ from typing import Any
 from services.engine.backends.base import Outcome
 from services.engine.backends.fake import Behaviour, FakeBackend
 from services.engine.core import MemoryPolicy
-from services.engine.runner.stepping.kv.memory_operations import Cut, Drop, Share
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
+from services.engine.runner.stepping.memory_executor import execute_operations
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.scheduler.step_plan import (
@@ -87,6 +87,9 @@ class Simulation:
 
     def step(self) -> StepPlan:
         plan = self.scheduler.schedule(self.now, self._draft)
+        lost = execute_operations(self.backend, plan.operations)
+        if lost:
+            plan = self.scheduler.restart(plan, lost)
         for branch in plan.started:
             self.started.append(branch.request.id)
             assert branch.cached_tokens is not None
@@ -95,7 +98,6 @@ class Simulation:
             self._end(request.id, "expired")
         for request in plan.too_long:
             self._end(request.id, "too long")
-        self._execute_operations(plan)
         assert self.backend.cells_used == self.sequence_pool.cells.used
         if plan.chunks:
             self._compute(plan)
@@ -108,18 +110,6 @@ class Simulation:
                 return
             self.step()
         raise AssertionError(f"still busy after {max_steps} steps")
-
-    def _execute_operations(self, plan: StepPlan) -> None:
-        for operation in plan.operations:
-            match operation:
-                case Share():
-                    self.backend.share(operation.source, operation.target, operation.end)
-                    if operation.checkpoint is not None:
-                        self.backend.restore(operation.target, operation.checkpoint)
-                case Cut():
-                    self.backend.cut(operation.sequence, operation.start)
-                case Drop():
-                    self.backend.drop(operation.sequence)
 
     def _compute(self, plan: StepPlan) -> None:
         fill_step(self.backend.step, plan.chunks)

@@ -16,7 +16,7 @@ backend is asked after each step.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from services.engine.core import MemoryPolicy
@@ -133,6 +133,7 @@ class SequencePool:
         realm: str,
     ) -> PooledSequence:
         """Lend a sequence to an answer with these tokens; it begins with the matched prefix."""
+        match = self._without_last_id(match)
         share = match.length / match.source.length if match is not None else 0.0
         if match is not None and match.source.id in self._cached:
             self._reuse_statistics.record_reuse(match.source.reuse_class, share)
@@ -199,6 +200,11 @@ class SequencePool:
         self._free_ids.append(sequence.id)
         self._operations.append(Drop(sequence.id))
 
+    def drop_cached(self, ids: Collection[int]) -> None:
+        """Drop those of the sequences that are cached."""
+        for sequence in [s for s in self._cached.values() if s.id in ids]:
+            self.drop(sequence)
+
     def evict(self) -> bool:
         """Drop the least recently used cached sequence; False when there is none."""
         if not self._cached:
@@ -255,6 +261,15 @@ class SequencePool:
         if match.source.id in self._cached:
             self._cached.move_to_end(match.source.id)
             match.source.idle_since_row = self._rows
+
+    def _without_last_id(self, match: Match | None) -> Match | None:
+        """No match, and its source dropped, where that is the only sequence with an id to give."""
+        if match is None or self._free_ids or self._can_adopt(match):
+            return match
+        if any(id_ != match.source.id for id_ in self._cached):
+            return match
+        self.drop(match.source)
+        return None
 
     def _new_id(self, match: Match | None) -> int:
         """Take a free id; if there is none, drop the least recently used cached sequence.

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from services.engine.runner.stepping.kv.sequence_pool import Match, SequencePool
+from services.engine.runner.stepping.kv.sequence_pool import Match, PooledSequence, SequencePool
 from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
 from services.engine.runner.stepping.scheduler.following import Leaders
 from services.engine.runner.stepping.scheduler.places import choose_victim, outranks
@@ -107,6 +107,18 @@ class AdmissionControl:
                 self._sequence_pool.drop(branch.sequence)
             branch.sequence = None
 
+    def restart(self, lost: frozenset[int]) -> set[Branch]:
+        """Lend an empty sequence to every branch whose sequence was lost, and drop idle ones."""
+        self._sequence_pool.drop_cached(lost)
+        restarted = set()
+        for branch in self.running:
+            if branch.sequence is not None and branch.sequence.id in lost:
+                self._sequence_pool.drop(branch.sequence)
+                branch.sequence = self._lend(branch, None)
+                branch.cached_tokens = 0
+                restarted.add(branch)
+        return restarted
+
     def preempt(self, branch: Branch) -> None:
         """Send a branch back to the queue; it keeps its tokens."""
         self.preemptions += 1
@@ -197,16 +209,19 @@ class AdmissionControl:
             if self._sequence_pool.is_recurrent:
                 prefix.following.leader.checkpoint_lengths.add(prefix.following.until)
             return
-        branch.sequence = self._sequence_pool.lend(
+        branch.sequence = self._lend(branch, prefix.match)
+        if branch.cached_tokens is None:
+            branch.cached_tokens = branch.sequence.length
+            self._started.append(branch)
+
+    def _lend(self, branch: Branch, match: Match | None) -> PooledSequence:
+        return self._sequence_pool.lend(
             branch.tokens,
-            prefix.match,
+            match,
             is_shareable=branch.request.is_shareable,
             principal=branch.request.principal,
             realm=branch.request.realm,
         )
-        if branch.cached_tokens is None:
-            branch.cached_tokens = branch.sequence.length
-            self._started.append(branch)
 
     def _find_prefix(self, branch: Branch) -> _Prefix:
         if not branch.request.is_shareable or branch.request.wants_prompt_logits:

@@ -11,6 +11,7 @@ calls it from one thread, in the order schedule -> (operations, run) -> apply | 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
@@ -159,6 +160,15 @@ class Scheduler:
             self._admission.preempt(self._youngest())
             return []
         return self._fail([chunk.branch.request for chunk in plan.chunks])
+
+    def restart(self, plan: StepPlan, lost: frozenset[int]) -> StepPlan:
+        """The backend lost these sequences: the branches that hold them begin again.
+
+        Returns the plan without their chunks.
+        """
+        restarted = self._admission.restart(lost)
+        chunks = [chunk for chunk in plan.chunks if chunk.branch not in restarted]
+        return dataclasses.replace(plan, chunks=chunks)
 
     def discard(self, plan: StepPlan) -> list[Request]:
         """The step failed, with an unknown effect on memory: forget its requests and sequences."""

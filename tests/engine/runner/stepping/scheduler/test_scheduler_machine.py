@@ -35,6 +35,8 @@ class Requests(RuleBasedStateMachine):
         drafts=st.booleans(),
         hidden=st.sampled_from([0, 0, 32]),
         break_even_rows=st.sampled_from([None, 1, 100]),
+        cached_sequences=st.sampled_from([0, 2]),
+        refuses_restore=st.booleans(),
     )
     def begin(
         self,
@@ -45,6 +47,8 @@ class Requests(RuleBasedStateMachine):
         drafts: bool,
         hidden: int,
         break_even_rows: int | None,
+        cached_sequences: int,
+        refuses_restore: bool,
     ) -> None:
         self.simulation = Simulation(
             cells=cells,
@@ -53,7 +57,12 @@ class Requests(RuleBasedStateMachine):
             max_queued=12,
             drafts=drafts,
             break_even_rows=break_even_rows,
-            behaviour=Behaviour(memory_policy=policy, cached_sequences=2, hidden_cells=hidden),
+            behaviour=Behaviour(
+                memory_policy=policy,
+                cached_sequences=cached_sequences,
+                hidden_cells=hidden,
+                refuses_restore=refuses_restore,
+            ),
         )
 
     @rule(
