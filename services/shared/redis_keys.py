@@ -6,7 +6,7 @@
 | spindll:pull:{job} | hash: the job, see pulls/job.py | puller, api | 30 days after its end |
 | spindll:pulls | sorted set: job id by creation time | api | an entry goes with its job |
 | spindll:pulls_active | set: ids of jobs that have not ended | api, puller | until the job ends |
-| spindll:pull_in_flight:{dedup_key} | string: id of its job | api | until the job ends |
+| spindll:pull_of:{dedup_key} | string: id of its job | api | until the job ends |
 | spindll:pull_lease:{job} | string: the worker that runs a job | puller | 20 s, renewed |
 | spindll:pull_key:{hash} | string: id of the job that an Idempotency-Key created | api | 24 h |
 | spindll:pull_bytes:{second} | integer: bytes taken from the budget of a second | puller | 5 s |
@@ -42,7 +42,7 @@ def pull(job_id: str) -> str:
 
 def pull_in_flight(dedup_key: str) -> str:
     """The id of the job in flight that fetches what `pulls.job.dedup_key` names."""
-    return f"{PREFIX}pull_in_flight:{dedup_key}"
+    return f"{PREFIX}pull_of:{dedup_key}"
 
 
 def pull_lease(job_id: str) -> str:

@@ -17,6 +17,11 @@ from services.shared.structs import resolved
 QUEUE = "pulls"
 PULL_MODEL = "services.puller.jobs.pull_model"
 
+# Fields of the Redis hash whose name differs from the attribute. The names on the right must stay:
+# a job outlives an upgrade.
+STOP_REQUEST_FIELD = "wish"
+_HASH_NAMES = {"requested": STOP_REQUEST_FIELD}
+
 
 class JobState(Enum):
     """The state of a job."""
@@ -107,15 +112,16 @@ def to_hash(job: PullJob) -> dict[str, bytes]:
 
 def fields_to_hash(fields: Mapping[str, Any]) -> dict[str, bytes]:
     """Some fields of a job, encoded as in `to_hash`."""
-    return {k: msgspec.json.encode(v) for k, v in fields.items()}
+    return {_HASH_NAMES.get(k, k): msgspec.json.encode(v) for k, v in fields.items()}
 
 
 def from_hash(fields: Mapping[Any, Any]) -> PullJob:
     """The job in a hash of bytes or str. Raises msgspec.ValidationError when it is not a job."""
-    plain = {
-        (k.decode() if isinstance(k, bytes) else k): msgspec.json.decode(v)
-        for k, v in fields.items()
-    }
+    names = {name: attribute for attribute, name in _HASH_NAMES.items()}
+    plain = {}
+    for key, value in fields.items():
+        name = key.decode() if isinstance(key, bytes) else key
+        plain[names.get(name, name)] = msgspec.json.decode(value)
     return msgspec.convert(plain, PullJob)
 
 

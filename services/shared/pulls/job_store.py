@@ -27,6 +27,7 @@ from services.shared import redis_keys
 from services.shared.errors import JobNotFound
 from services.shared.pulls import lua
 from services.shared.pulls.job import (
+    STOP_REQUEST_FIELD,
     JobState,
     PullJob,
     StopRequest,
@@ -123,7 +124,9 @@ class JobStore:
         expect = {"state": JobState.RUNNING, "owner": owner}
         if not self.change_if(job_id, expect, fields, lease=owner):
             raise JobTakenOver("another worker owns the job")
-        requested = cast("bytes | None", self._redis.hget(redis_keys.pull(job_id), "requested"))
+        requested = cast(
+            "bytes | None", self._redis.hget(redis_keys.pull(job_id), STOP_REQUEST_FIELD)
+        )
         return msgspec.json.decode(requested, type=StopRequest | None) if requested else None
 
     def put_back(self, job: PullJob, owner: str | None = None, **fields: object) -> PullJob | None:
