@@ -25,21 +25,30 @@ def load_compute_modules(folder: Path) -> None:
     modules = sorted(folder.glob("libggml-*.so"))
     scores = {path: _read_score(path) for path in modules if path.name.startswith(_CPU_PREFIX)}
     library = next((folder / name for name in _LIBRARIES if (folder / name).exists()), None)
-    if library is None or not scores:
+    if library is None:
         return
     # This must be the same file that libllama links: registering in a copy of it has no effect.
     ggml = ctypes.CDLL(str(library))
+    best = choose_cpu_module(scores)
+    if best is None:  # one CPU module for all processors, or none at all
+        ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
+        ggml.ggml_backend_load_all_from_path.restype = None
+        ggml.ggml_backend_load_all_from_path(str(folder).encode())
+        return
     ggml.ggml_backend_load.argtypes = [ctypes.c_char_p]
     ggml.ggml_backend_load.restype = ctypes.c_void_p
     accelerators = [p for p in modules if p not in scores and p.name != "libggml-base.so"]
-    for path in [*accelerators, choose_cpu_module(scores)]:
+    for path in [*accelerators, best]:
         ggml.ggml_backend_load(str(path).encode())
 
 
-def choose_cpu_module(scores: Mapping[Path, int]) -> Path:
-    """Choose the module without AMX that has the highest score; 0: this processor cannot run it."""
-    trusted = {path: score for path, score in scores.items() if not is_amx_module(path)}
-    return max(trusted, key=lambda path: (trusted[path], path.name))
+def choose_cpu_module(scores: Mapping[Path, int]) -> Path | None:
+    """Choose the module without AMX that has the highest score.
+
+    A score of 0 means that this processor cannot run the module. None when it can run none.
+    """
+    usable = {path: score for path, score in scores.items() if score and not is_amx_module(path)}
+    return max(usable, key=lambda path: (usable[path], path.name), default=None)
 
 
 def is_amx_module(path: Path) -> bool:
@@ -53,6 +62,10 @@ def uses_amx(library: ModuleType) -> bool:
 
 
 def _read_score(path: Path) -> int:
-    module = ctypes.CDLL(str(path))
-    module.ggml_backend_score.restype = ctypes.c_int
-    return int(module.ggml_backend_score())
+    """The module's own score for this processor; 0 for a file that is not such a module."""
+    try:
+        score = ctypes.CDLL(str(path)).ggml_backend_score
+    except (OSError, AttributeError):
+        return 0
+    score.restype = ctypes.c_int
+    return int(score())

@@ -22,13 +22,15 @@ def module(level: str) -> Path:
         ({"haswell": 64, "zen4": 1984, "sapphirerapids": 4032}, "zen4"),
         ({"x64": 1, "haswell": 64, "zen4": 0}, "haswell"),
         ({"x64": 1}, "x64"),
+        ({"haswell": 0, "sapphirerapids": 4032}, None),
+        ({}, None),
     ],
-    ids=["a module with AMX is left out", "the highest score", "the only one"],
+    ids=["AMX is left out", "the highest score", "the only one", "none is usable", "none"],
 )
-def test_the_fastest_module_without_amx_is_chosen(scores: dict[str, int], best: str) -> None:
+def test_the_fastest_module_without_amx_is_chosen(scores: dict[str, int], best: str | None) -> None:
     found = choose_cpu_module({module(level): score for level, score in scores.items()})
 
-    assert found == module(best)
+    assert found == (module(best) if best is not None else None)
 
 
 def test_this_build_does_not_compute_with_amx() -> None:
