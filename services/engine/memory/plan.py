@@ -9,7 +9,9 @@ The available bytes of a pool are the smaller of what the budget leaves and what
 1. The model fits                                      -> LOAD
 2. It fits after idle residents leave                  -> EVICT them, cheapest first
 3. It fits after busy residents finish and leave       -> WAIT for them
-4. It does not fit whatever leaves                     -> IMPOSSIBLE, nothing is evicted
+4. The limits would allow it, but other programs use
+   the memory                                          -> WAIT for them, nothing is evicted
+5. The limits do not allow it, whatever leaves         -> IMPOSSIBLE, nothing is evicted
 
 A pinned resident never leaves. A resident in its grace time (loaded and used a moment ago) is not
 evicted yet.
@@ -78,7 +80,9 @@ class Decision:
     """What happens, and why."""
 
     action: Action
-    leaving: tuple[str, ...]  # keys of the residents to evict (EVICT) or to wait for (WAIT)
+    leaving: tuple[
+        str, ...
+    ]  # keys of the residents to evict (EVICT) or to wait for (WAIT; none: other programs)
     explanation: str  # for people, with the arithmetic
 
 
@@ -96,6 +100,9 @@ def plan(
     if (awaited := _choose_cheapest(residents, movable, need, pools)) is not None:
         outcome = f"waits for {_join_names(awaited)}, in use now"
         return Decision(Action.WAIT, _keys(awaited), _explain(outcome, residents, need, pools))
+    if _is_within_limits(residents, need, pools):
+        outcome = "waits for memory that other programs use"
+        return Decision(Action.WAIT, (), _explain(outcome, residents, need, pools))
     return Decision(Action.IMPOSSIBLE, (), _explain_impossible(residents, need, pools))
 
 
@@ -143,6 +150,21 @@ def _fits(
 ) -> bool:
     available = _compute_available_without(residents, leaving, pools)
     return all(available.get(name, 0) >= size for name, size in need.items() if size > 0)
+
+
+def _is_within_limits(
+    residents: Sequence[Resident], need: Mapping[str, int], pools: Sequence[PoolCapacity]
+) -> bool:
+    """Whether it would fit if every resident but the pinned ones had left, and all else were free.
+
+    What is free on the machine changes with other programs; the limits do not.
+    """
+    allowed = {
+        pool.name: pool.limit_bytes
+        - sum(r.committed.get(pool.name, 0) for r in residents if r.is_pinned)
+        for pool in pools
+    }
+    return all(allowed.get(name, 0) >= size for name, size in need.items() if size > 0)
 
 
 def _choose_cheapest(

@@ -10,8 +10,8 @@ A cgroup's use includes page cache, which the kernel gives back on demand. It co
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,8 +51,14 @@ def measure_free_bytes(probe: MemoryProbe) -> dict[str, int]:
 class SystemProbe:
     """The real machine. Opens NVML when it is created; without NVML the host is the only pool."""
 
-    def __init__(self, cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) -> None:
-        self._nvml = _open_nvml()
+    def __init__(
+        self,
+        cgroups: Path = _CGROUPS,
+        own_cgroups: Path = _OWN_CGROUPS,
+        open_nvml: Callable[[], Any] | None = None,
+    ) -> None:
+        self._nvml = (open_nvml or _open_nvml)()
+        self._devices: dict[int, MemoryPool] = {}  # as last measured
         self._cgroups = cgroups
         self._own_cgroups = own_cgroups
 
@@ -68,7 +74,26 @@ class SystemProbe:
     def _measure_devices(self) -> list[MemoryPool]:
         if self._nvml is None:
             return []
-        return [_measure_device(self._nvml, n) for n in range(self._nvml.nvmlDeviceGetCount())]
+        try:
+            count = int(self._nvml.nvmlDeviceGetCount())
+        except self._nvml.NVMLError as error:
+            count = len(self._devices)
+            logger.warning("GPUs cannot be counted", extra={"reason": str(error)})
+        for number in range(count):
+            try:
+                self._devices[number] = _measure_device(self._nvml, number)
+            except self._nvml.NVMLError as error:
+                self._devices[number] = self._without_free_memory(number, error)
+        return [self._devices[number] for number in range(count)]
+
+    def _without_free_memory(self, number: int, error: Exception) -> MemoryPool:
+        """A device that cannot be measured, such as a lost one: nothing more is put on it."""
+        last = self._devices.get(number) or MemoryPool(f"cuda{number}", "cuda", 0, 0)
+        if last.free_bytes or not last.total_bytes:
+            logger.warning(
+                "GPU cannot be measured", extra={"pool": last.name, "reason": str(error)}
+            )
+        return replace(last, free_bytes=0)
 
 
 def read_cgroup_memory(root: Path, own: Path) -> tuple[int, int] | None:

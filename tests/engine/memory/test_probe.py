@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from services.engine.memory.probe import SystemProbe, read_cgroup_memory
+from services.engine.memory.probe import MemoryPool, SystemProbe, read_cgroup_memory
 
 
 def write(folder: Path, **files: str) -> None:
@@ -63,3 +64,39 @@ def test_the_host_is_the_first_pool_and_has_memory(tmp_path: Path) -> None:
 
     assert host.name == "host"
     assert 0 < host.free_bytes <= host.total_bytes <= psutil.virtual_memory().total
+
+
+class FakeNvml:
+    """Two devices of 100 bytes, 60 of them free; `lost` ones raise an error."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.lost: set[int] = set()
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802, NVML's own name
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:  # noqa: N802
+        if number in self.lost:
+            raise self.NVMLError("GPU is lost")
+        return number
+
+    def nvmlDeviceGetMemoryInfo(self, _handle: int) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(total=100, free=60)
+
+    def nvmlDeviceGetName(self, handle: int) -> bytes:  # noqa: N802
+        return b"device %d" % handle
+
+
+def test_a_lost_gpu_has_no_free_memory_and_leaves_the_others_measured(tmp_path: Path) -> None:
+    nvml = FakeNvml()
+    probe = SystemProbe(tmp_path, tmp_path, open_nvml=lambda: nvml)
+    probe.measure_pools()
+    nvml.lost = {0}
+
+    _, lost, other = probe.measure_pools()
+
+    assert lost == MemoryPool("cuda0", "cuda", 100, 0, "device 0")
+    assert other == MemoryPool("cuda1", "cuda", 100, 60, "device 1")

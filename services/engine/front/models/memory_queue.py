@@ -7,7 +7,9 @@
    busy ones must yield (residency.py).
 2. A later model may overtake the first one only if it fits at once and would still fit beside the
    first one.
-3. A model that cannot fit whatever leaves is refused, and nothing is evicted for it.
+3. A model that would not fit even if every other model left is refused, and nothing is evicted for
+   it. If other programs use the memory, it waits for them for a limited time and then fails with
+   an error that can be retried; meanwhile it holds back no other model.
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ from services.engine.memory.plan import (
     plan,
 )
 from services.engine.memory.probe import MemoryPool, MemoryProbe
-from services.shared.errors import InsufficientMemory
+from services.shared.errors import InsufficientMemory, Unavailable
 
 logger = logging.getLogger(__name__)
+
+_OTHER_PROGRAMS_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class MemoryQueue:
         self._evict = evict
         self._clock = clock
         self._queue: dict[LoadedModel, asyncio.Future[None]] = {}
+        # The models that wait for other programs, and since when.
+        self._blocked_since: dict[LoadedModel, float] = {}
 
     @property
     def has_waiting(self) -> bool:
@@ -84,7 +90,10 @@ class MemoryQueue:
         return bool(self._queue)
 
     async def wait_for_memory(self, model: LoadedModel) -> None:
-        """Wait until memory is committed to the model. InsufficientMemory: it can never fit."""
+        """Wait until memory is committed to the model.
+
+        InsufficientMemory: it can never fit. Unavailable: other programs use the memory.
+        """
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         model.move_to(ModelState.WAITING)
         self._queue[model] = granted
@@ -96,6 +105,7 @@ class MemoryQueue:
             raise
         finally:
             self._queue.pop(model, None)
+            self._blocked_since.pop(model, None)
 
     def schedule(self) -> None:
         """Grant, refuse, evict and request to yield: all that is possible now."""
@@ -112,6 +122,8 @@ class MemoryQueue:
             if decision.action is Action.IMPOSSIBLE:
                 error = InsufficientMemory(f"{model.name} {decision.explanation}")
                 granted.set_exception(error)
+            elif decision.action is Action.WAIT and not decision.leaving:
+                self._wait_for_other_programs(model, granted, decision)
             elif decision.action is Action.LOAD and self._may_overtake(model, first, pools):
                 self._grant(model, granted)
             elif first is None:
@@ -199,6 +211,16 @@ class MemoryQueue:
         model.move_to(ModelState.LOADING)
         granted.set_result(None)
         model.waiting.report_positions(0, QueueReason.LOADING)
+
+    def _wait_for_other_programs(
+        self, model: LoadedModel, granted: asyncio.Future[None], decision: Decision
+    ) -> None:
+        """Case 3 of the module, for a model that the limits would allow."""
+        now = self._clock()
+        since = self._blocked_since.setdefault(model, now)
+        if now - since > _OTHER_PROGRAMS_SECONDS:
+            message = f"{model.name} {decision.explanation}"
+            granted.set_exception(Unavailable(message, retry_after_seconds=_OTHER_PROGRAMS_SECONDS))
 
     def _evict_for(self, model: LoadedModel, decision: Decision) -> None:
         """Case 1 of the module, for a model that cannot be loaded at once."""

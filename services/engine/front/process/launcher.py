@@ -92,7 +92,9 @@ class ProcessLauncher:
             if not result.done():
                 result.set_exception(ChildProcessError(reason))
 
-        runner = await self._start((*self._argv, "--estimate"), config, on_report, on_exit)
+        runner = await self._start(
+            (*self._argv, "--estimate"), config, on_report, on_exit, may_spin=False
+        )
         try:
             return await asyncio.wait_for(result, _ESTIMATE_TIMEOUT_SECONDS)
         except (ChildProcessError, TimeoutError) as error:
@@ -107,6 +109,8 @@ class ProcessLauncher:
         config: LoadConfig,
         on_report: Callable[[messages.Report], None],
         on_exit: Callable[[str], None],
+        *,
+        may_spin: bool = True,
     ) -> RunnerProcess:
         try:
             return await RunnerProcess.start(
@@ -116,6 +120,7 @@ class ProcessLauncher:
                 wait_policy=self._wait_policy,
                 on_report=on_report,
                 on_exit=on_exit,
+                may_spin=may_spin,
             )
         except OSError as error:
             logger.error("runner not started", extra={"reason": str(error)})

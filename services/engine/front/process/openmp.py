@@ -26,15 +26,15 @@ class OpenMPWaitPolicy:
     def __init__(self) -> None:
         self._spinning_runner: object | None = None
 
-    def build_environment(self, runner: object) -> Mapping[str, str]:
-        """The environment to start a runner with; it may spin if no other runner may.
+    def build_environment(self, runner: object, *, may_spin: bool = True) -> Mapping[str, str]:
+        """The environment to start a runner with; it may spin if it computes and no other may.
 
         A value that the owner has set in the environment is kept.
         """
         inherited = dict(os.environ)
         if _VARIABLE in inherited:
             return inherited
-        if self._spinning_runner is None:
+        if self._spinning_runner is None and may_spin:
             self._spinning_runner = runner
             return inherited
         return inherited | {_VARIABLE: _SLEEP_SOON}

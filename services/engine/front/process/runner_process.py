@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from services.engine.front.process.huge_pages import request_huge_pages
 from services.engine.front.process.openmp import OpenMPWaitPolicy
 
 _CHECK_SECONDS = 1.0
+KILL_TIMEOUT_SECONDS = 30.0  # from SIGKILL to the end of the process
 _CLOSE_SECONDS = 2.0  # from the end of the process to the end of its pipe, and the other way round
 
 logger = logging.getLogger(__name__)
@@ -95,8 +97,12 @@ class RunnerProcess:
         wait_policy: OpenMPWaitPolicy,
         on_report: Callable[[messages.Report], None],
         on_exit: Callable[[str], None],
+        may_spin: bool = True,
     ) -> RunnerProcess:
-        """Start `argv --fd N` and send the Start command. OSError: the program does not start."""
+        """Start `argv --fd N` and send the Start command. OSError: the program does not start.
+
+        `may_spin`: whether it computes, and so may be the runner whose threads spin.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -109,7 +115,7 @@ class RunnerProcess:
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     start_new_session=True,
-                    env=request_huge_pages(wait_policy.build_environment(ours)),
+                    env=request_huge_pages(wait_policy.build_environment(ours, may_spin=may_spin)),
                 )
             except BaseException:
                 wait_policy.release(ours)
@@ -141,15 +147,16 @@ class RunnerProcess:
             self._transport.write(messages.encode_frame(command))
 
     def kill(self, reason: str) -> None:
-        """Send SIGKILL. Killing it twice is fine; the first reason counts."""
+        """Send SIGKILL to it and its children. The first reason counts; a second call is fine."""
         self._kill_reason = self._kill_reason or reason
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     async def stop(self, *, grace_seconds: float) -> None:
         """Let it finish its requests and exit; kill it after the grace time or when cancelled.
 
-        The process has ended when this returns or raises.
+        The process has ended when this returns or raises, unless it cannot be killed.
         """
         self.send(messages.Stop(drain_seconds=grace_seconds))
         try:
@@ -163,15 +170,20 @@ class RunnerProcess:
     async def kill_and_wait(self, reason: str) -> None:
         """Kill it and wait until it has ended. A cancellation is raised only after that.
 
-        A process that is not waited for would outlive the event loop that it belongs to.
+        A process that is not waited for would outlive the event loop that it belongs to. But one
+        that hangs inside a driver cannot be killed: it is given up after a time. Its memory then
+        counts as that of another program.
         """
         self.kill(reason)
         cancel: asyncio.CancelledError | None = None
-        while not self._ended.done():
+        deadline = self._loop.time() + KILL_TIMEOUT_SECONDS
+        while not self._ended.done() and (left := deadline - self._loop.time()) > 0:
             try:
-                await asyncio.shield(self._ended)
+                await asyncio.wait({self._ended}, timeout=left)
             except asyncio.CancelledError as error:
                 cancel = error
+        if not self._ended.done():
+            logger.error("runner cannot be killed", extra={"pid": self.pid})
         if cancel is not None:
             raise cancel
 
@@ -200,7 +212,10 @@ class RunnerProcess:
             heartbeat.is_ready, heartbeat.last_heartbeat_at = True, now
         elif isinstance(report, messages.Progress) and report.fraction != heartbeat.progress:
             heartbeat.progress, heartbeat.last_heartbeat_at = report.fraction, now
-        self._on_report(report)
+        try:
+            self._on_report(report)
+        except Exception:  # a bug of the front must not end the runner, as asyncio would do
+            logger.exception("report of a runner not handled", extra={"pid": self.pid})
 
     def _check(self, was_stuck: bool) -> None:  # noqa: FBT001, call_later passes it by position
         """Kill a runner that is stuck in two checks in a row.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.engine.front.models.model_settings import ModelSettings
-from services.shared.errors import InsufficientMemory
+from services.shared.errors import Unavailable
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, running_pool
 from tests.virtual_time import run_virtually
 
@@ -77,8 +77,24 @@ def test_memory_that_other_processes_use_is_not_given_to_models() -> None:
         machine = FakeMachine(10 * GIB)
         machine.other_processes_bytes = 5 * GIB
         async with running_pool(machine, A) as running:
-            with pytest.raises(InsufficientMemory, match=r"free on the machine 5\.0 GiB"):
+            with pytest.raises(Unavailable, match=r"free on the machine 5\.0 GiB") as raised:
                 await running.manager.load_and_wait(A.manifest)
+        assert raised.value.retry_after_seconds == 60.0
+
+    run_virtually(scenario())
+
+
+def test_a_model_is_loaded_once_another_program_frees_its_memory() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        machine.other_processes_bytes = 5 * GIB
+        small = FakeModel("small", 3 * GIB)
+        async with running_pool(machine, A, small) as running:
+            waiting = asyncio.create_task(running.ask("a"))
+            await asyncio.sleep(30)
+            assert await running.ask("small") == "stop"  # what waits holds back no other model
+            machine.other_processes_bytes = 0
+            assert await waiting == "stop"
 
     run_virtually(scenario())
 

@@ -18,6 +18,15 @@ def test_the_first_runner_may_spin_and_later_ones_beside_it_may_not() -> None:
     assert [e.get("GOMP_SPINCOUNT") for e in environments] == [None, "1000", "1000"]
 
 
+def test_a_dry_run_does_not_take_the_right_to_spin() -> None:
+    policy = OpenMPWaitPolicy()
+
+    dry_run = policy.build_environment("dry run", may_spin=False)
+
+    assert dry_run["GOMP_SPINCOUNT"] == "1000"
+    assert "GOMP_SPINCOUNT" not in policy.build_environment("runner")
+
+
 def test_after_the_spinning_runner_has_ended_the_next_one_may_spin() -> None:
     policy = OpenMPWaitPolicy()
     for runner in ("first", "second"):

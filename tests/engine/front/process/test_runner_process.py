@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from services.engine import messages
 from services.engine.core import Counters, LoadConfig
+from services.engine.front.process import runner_process
 from services.engine.front.process.frame_reader import FrameReader
 from services.engine.front.process.launcher import ProcessLauncher
 from services.engine.front.process.openmp import OpenMPWaitPolicy
@@ -240,3 +242,45 @@ async def test_a_start_that_is_cancelled_leaves_no_process(
 
     assert reasons == ["could not be reached"]
     assert set(psutil.Process().children()) <= before
+
+
+async def test_a_report_that_the_front_fails_to_handle_does_not_end_the_runner(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(msgspec.json.encode(Script()))
+    exits: asyncio.Queue[str] = asyncio.Queue()
+    heartbeats: asyncio.Queue[None] = asyncio.Queue()
+
+    def fail(report: messages.Report) -> None:
+        if isinstance(report, messages.Heartbeat):
+            heartbeats.put_nowait(None)
+        raise RuntimeError("a bug of the front")
+
+    runner = await RunnerProcess.start(
+        SCRIPTED_RUNNER,
+        LoadConfig(model_path=str(path), backend="fake", context_length=16),
+        timeouts=RunnerTimeouts(),
+        wait_policy=OpenMPWaitPolicy(),
+        on_report=fail,
+        on_exit=exits.put_nowait,
+    )
+    for _ in range(2):
+        await asyncio.wait_for(heartbeats.get(), WAIT_SECONDS)
+    await runner.stop(grace_seconds=10)
+
+    assert await asyncio.wait_for(exits.get(), WAIT_SECONDS) == "exited"
+
+
+async def test_a_runner_that_cannot_be_killed_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, received = await start(tmp_path, Script(ignores_stop=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_process, "KILL_TIMEOUT_SECONDS", 0.2)
+        patch.setattr(os, "killpg", lambda _pid, _signal: None)
+        await runner.stop(grace_seconds=0.1)
+        assert psutil.Process(runner.pid).is_running()
+
+    runner.kill("the driver came back")
+    assert await wait_for_exit(received) == "did not stop in time"
