@@ -145,10 +145,6 @@ class EngineLoop:
         outcome, checkpoints = self._compute(plan)
         computed = time.monotonic()
         if outcome is Outcome.KV_FULL:
-            logger.warning(
-                "the backend has less free memory than expected, making room",
-                extra={"tokens": plan.size},
-            )
             for request in self._scheduler.refuse(plan):
                 self._output_processor.fail(request, _build_no_room_error())
         elif outcome is Outcome.OK:

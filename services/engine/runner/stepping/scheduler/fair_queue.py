@@ -20,6 +20,7 @@ from services.engine.core import Lane
 from services.engine.runner.stepping.scheduler.request import Branch
 
 _QUANTUM = 1024  # tokens
+_REPORT_SECONDS = 1.0  # between two reports of places in the queue
 _ANSWER_COST = 256  # tokens; the true length of an answer is not known beforehand
 
 
@@ -38,6 +39,8 @@ class FairQueue:
     def __init__(self) -> None:
         self._rings: dict[Lane, deque[_PrincipalQueue]] = {lane: deque() for lane in Lane}
         self._has_changed = False
+        self._has_new = False
+        self._next_report = 0.0  # on the loop's clock
         self._reported: dict[int, int] = {}  # request id -> its place when last reported
 
     def __len__(self) -> int:
@@ -46,7 +49,7 @@ class FairQueue:
     def add(self, branch: Branch) -> None:
         """Append a branch to the queue of its principal."""
         self._find_queue(branch).branches.append(branch)
-        self._has_changed = True
+        self._has_changed = self._has_new = True
 
     def put_back(self, branch: Branch) -> None:
         """Put a preempted branch at the head of its principal's queue."""
@@ -98,18 +101,30 @@ class FairQueue:
         if not queue.branches:
             ring.remove(queue)  # so an idle principal saves up no deficit
 
-    def take_changed_positions(self) -> list[tuple[int, int]]:
-        """(request id, place) of requests that have not run, if their place changed; 1 is next."""
-        if not self._has_changed:
+    def take_changed_positions(self, now: float) -> list[tuple[int, int]]:
+        """(request id, place) of requests that have not run, if their place changed; 1 is next.
+
+        A new request gets its place at once. The places of the others change with each admission,
+        and are reported once a second at most.
+        """
+        is_due = self._has_changed and now >= self._next_report
+        if not (is_due or self._has_new):
             return []
-        self._has_changed = False
+        self._has_new = False
+        if is_due:
+            self._has_changed = False
+            self._next_report = now + _REPORT_SECONDS
         places: dict[int, int] = {}
         for branch in self:
             if branch.cached_tokens is None and branch.request.id not in places:
                 places[branch.request.id] = len(places) + 1
-        changed = [item for item in places.items() if self._reported.get(item[0]) != item[1]]
-        self._reported = places
-        return changed
+        if is_due:
+            changed = [item for item in places.items() if self._reported.get(item[0]) != item[1]]
+            self._reported = places
+            return changed
+        new = [item for item in places.items() if item[0] not in self._reported]
+        self._reported |= dict(new)
+        return new
 
     def __iter__(self) -> Iterator[Branch]:
         """All waiting branches, approximately in the order in which they will be served."""

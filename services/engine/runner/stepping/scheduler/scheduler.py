@@ -12,6 +12,7 @@ calls it from one thread, in the order schedule -> (operations, run) -> apply | 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
@@ -34,6 +35,8 @@ from services.engine.runner.stepping.scheduler.step_plan import (
 )
 from services.shared.errors import ContextLengthExceeded, EngineBusy, InvalidRequest
 
+logger = logging.getLogger(__name__)
+
 
 class Scheduler:
     """All requests of a runner, waiting and running."""
@@ -51,6 +54,7 @@ class Scheduler:
         """`max_sequences` limits the running branches, `max_queued` the waiting ones."""
         self._context_length = context_length
         self._sequence_pool = sequence_pool
+        self._cell_capacity = sequence_pool.cells.capacity
         self._max_step_tokens = max_step_tokens
         self._max_queued = max_queued
         self._prefill_budget = PrefillBudget(
@@ -85,13 +89,15 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises InvalidRequest, ContextLengthExceeded or EngineBusy."""
-        context = min(self._context_length, self._sequence_pool.cells.capacity)
+        context = min(self._context_length, self._cell_capacity)
         if not request.prompt:
             raise InvalidRequest("the prompt has no tokens", param="prompt")
         if len(request.prompt) >= context:
             raise build_too_long_error(len(request.prompt), context)
         if len(self._queue) + request.n > max(self._max_queued, request.n):
             raise EngineBusy(f"{len(self._queue)} requests are waiting already, try again later")
+        if not self._requests:
+            self._sequence_pool.cells.capacity = self._cell_capacity
         self._serial += 1
         request.serial = self._serial
         request.max_length = min(request.max_length, context)
@@ -133,7 +139,7 @@ class Scheduler:
             started=started,
             expired=expired,
             too_long=too_long,
-            positions=self._queue.take_changed_positions(),
+            positions=self._queue.take_changed_positions(now),
         )
 
     def apply(self, plan: StepPlan, result: StepResult) -> None:
@@ -150,9 +156,15 @@ class Scheduler:
     def refuse(self, plan: StepPlan) -> list[Request]:
         """The backend had no room for a step that should fit: lower the capacity, and make room.
 
+        The capacity is restored when the next request comes to an idle runner.
+
         Returns the requests that cannot fit; they are forgotten.
         """
         cells = self._sequence_pool.cells
+        logger.warning(
+            "the backend has less free memory than expected, making room",
+            extra={"tokens": plan.size, "cells_used": cells.used, "cells": cells.capacity},
+        )
         cells.capacity = min(cells.capacity, cells.used + plan.size - 1)
         if self._sequence_pool.evict():
             return []

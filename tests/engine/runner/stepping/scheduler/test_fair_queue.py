@@ -114,5 +114,18 @@ def test_positions_interleave_principals() -> None:
         queue.add(branch(id_, principal="flood"))
     queue.add(branch(9, principal="alice"))
 
-    assert queue.take_changed_positions() == [(0, 1), (9, 2), (1, 3), (2, 4)]
-    assert queue.take_changed_positions() == []
+    assert queue.take_changed_positions(0.0) == [(0, 1), (9, 2), (1, 3), (2, 4)]
+    assert queue.take_changed_positions(0.0) == []
+
+
+def test_a_new_request_gets_its_position_at_once_and_the_others_once_a_second() -> None:
+    queue = FairQueue()
+    for id_ in range(3):
+        queue.add(branch(id_))
+    assert queue.take_changed_positions(10.0) == [(0, 1), (1, 2), (2, 3)]
+
+    assert serve(queue, count=1) == [0]
+    queue.add(branch(3))
+    assert queue.take_changed_positions(10.5) == [(3, 3)]
+    assert queue.take_changed_positions(10.9) == []
+    assert queue.take_changed_positions(11.0) == [(1, 1), (2, 2)]

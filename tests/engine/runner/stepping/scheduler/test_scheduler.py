@@ -199,8 +199,21 @@ def test_a_request_that_does_not_fit_alone_fails_alone() -> None:
     assert tuple(simulation.answers[1][0]) == expected(small)
 
 
+def test_a_full_memory_does_not_lower_the_capacity_for_later_requests() -> None:
+    simulation = Simulation(cells=512, behaviour=Behaviour(hidden_cells=128))
+    for id_ in range(4):
+        simulation.add(request(id_, f"{id_}" * 120, 60))
+    simulation.run()
+    assert simulation.sequence_pool.cells.capacity < 512
+
+    simulation.add(request(9, "hello", 5))
+
+    assert simulation.sequence_pool.cells.capacity == 512
+
+
 def test_positions_are_reported_when_they_change() -> None:
     simulation = Simulation(max_sequences=1)
+    simulation.step_seconds = 1.0
     for id_ in (1, 2, 3):
         simulation.add(request(id_, "q", 3))
 
