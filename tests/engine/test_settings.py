@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from services.engine.core import LoadConfig
 from services.engine.front.models.model_settings import (
     ModelSettings,
     read_model_settings,
@@ -118,6 +119,8 @@ def test_settings_override_their_fallback_field_by_field() -> None:
         (ModelSettings(context_length=8193), True),
         (ModelSettings(cache_type_k="f16"), False),
         (ModelSettings(cache_type_k="q8_0"), True),
+        (ModelSettings(cache_type_v="f16", max_sequences=16), False),  # the defaults
+        (ModelSettings(max_sequences=17), True),
         (ModelSettings(pin=True, priority=3, keep_alive_seconds=1), False),
     ],
 )
@@ -126,4 +129,6 @@ def test_a_loaded_model_is_reloaded_only_for_settings_it_does_not_meet(
 ) -> None:
     loaded = ModelSettings(cache_type_k="f16")
 
-    assert requires_reload(loaded, requested, context_length=8192) is reloads
+    config = LoadConfig(model_path="m", backend="llamacpp", context_length=8192)
+
+    assert requires_reload(loaded, requested, config) is reloads

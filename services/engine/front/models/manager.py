@@ -56,8 +56,7 @@ class ModelManager:
         model = self._pool.get(manifest)
         if model is not None and model.state is ModelState.READY:
             assert model.config is not None
-            cells = model.config.context_length
-            if not requires_reload(model.settings, settings, context_length=cells):
+            if not requires_reload(model.settings, settings, model.config):
                 model.update_settings(settings)
                 return True, model
             self._pool.stop(model)

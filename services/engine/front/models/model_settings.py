@@ -21,7 +21,7 @@ from typing import Annotated
 
 import msgspec
 
-from services.engine.core import CacheType
+from services.engine.core import CacheType, LoadConfig
 from services.shared.errors import InvalidSettings
 from services.shared.limits import (
     MAX_BATCH_TOKENS,
@@ -73,18 +73,21 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return msgspec.structs.replace(self, keep_alive_seconds=None, pin=None, priority=None)
 
 
-def requires_reload(
-    loaded: ModelSettings, requested: ModelSettings, *, context_length: int
-) -> bool:
-    """Whether a model loaded with these settings and context must be loaded again for others.
+def requires_reload(loaded: ModelSettings, requested: ModelSettings, config: LoadConfig) -> bool:
+    """Whether a model loaded with these settings, as this config, must be loaded again for others.
 
-    Fields that are not requested do not matter, and a context larger than the requested one is
-    fine. Otherwise two clients with different settings would load the model over and over.
+    Fields that are not requested do not matter, nor do those that ask for what is loaded already,
+    and a context larger than the requested one is fine. Otherwise two clients with different
+    settings would load the model over and over.
     """
     fields = msgspec.structs.asdict(requested.load_fields())
     cells = fields.pop("context_length")
-    differing = [k for k, v in fields.items() if v is not None and v != getattr(loaded, k)]
-    return bool(differing) or (cells is not None and cells > context_length)
+    differing = [
+        k
+        for k, v in fields.items()
+        if v is not None and v not in (getattr(loaded, k), getattr(config, k))
+    ]
+    return bool(differing) or (cells is not None and cells > config.context_length)
 
 
 class ModelSettingsRegistry:

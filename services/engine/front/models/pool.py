@@ -151,9 +151,13 @@ class ModelPool:
         self._lifecycle.stop(model)
 
     def abandon_if_unneeded(self, model: LoadedModel) -> None:
-        """Take a model out of the memory queue if no request or caller waits for it any more."""
-        is_queued = model.state is ModelState.WAITING
-        if is_queued and not model.has_waiters and model.load_task is not None:
+        """Give up a load that no request or caller waits for any more.
+
+        A load that has begun is given up only if another model waits for memory.
+        """
+        is_in_the_way = model.state is ModelState.LOADING and self._memory_queue.has_waiting
+        is_given_up = model.state is ModelState.WAITING or is_in_the_way
+        if is_given_up and not model.has_waiters and model.load_task is not None:
             model.load_task.cancel()
 
     def run_until_close(self, work: Coroutine[object, object, None]) -> None:

@@ -15,7 +15,8 @@ from services.engine import messages
 from services.engine.core import TokenLogprob
 from services.engine.front.models.request import QueuePosition
 
-# The pieces of text in one message; this keeps it far below the 64 MiB that gRPC allows.
+# The pieces of text and log-probabilities of prompts in one message; this keeps it far below the
+# 64 MiB that gRPC allows.
 _MAX_PIECES = 16384
 
 
@@ -41,7 +42,7 @@ class EventQueue:
     def __init__(self) -> None:
         self._items: list[QueueItem] = []
         self._open_deltas: dict[tuple[int, int], MergedDelta] = {}  # by request and answer
-        self._pieces = 0  # in all deltas that wait
+        self._pieces = 0  # in all events that wait
         self._wake = asyncio.Event()
         self._is_closed = False
 
@@ -62,6 +63,8 @@ class EventQueue:
         """Add any event. After `close` it is dropped: the stream has ended."""
         if self._is_closed:
             return
+        if isinstance(item, messages.Finished):
+            self._pieces += len(item.prompt_logprobs)
         self._items.append((request_id, item))
         self._wake.set()
 
@@ -89,9 +92,14 @@ class EventQueue:
         """The oldest events, about as many as fit one message."""
         pieces = count = 0
         while count < len(self._items) and pieces <= _MAX_PIECES:
-            item = self._items[count][1]
-            pieces += len(item.pieces) if isinstance(item, MergedDelta) else 0
+            pieces += _count_pieces(self._items[count][1])
             count += 1
         self._pieces -= pieces
         taken, self._items = self._items[:count], self._items[count:]
         return taken
+
+
+def _count_pieces(item: MergedDelta | SessionEvent) -> int:
+    if isinstance(item, MergedDelta):
+        return len(item.pieces)
+    return len(item.prompt_logprobs) if isinstance(item, messages.Finished) else 0

@@ -120,7 +120,7 @@ class EngineServer(EngineServicer):
         # Not only in `finally`: a generator that is not awaited when the call ends is closed some
         # time later, and until then its requests would keep running.
         context.add_done_callback(lambda _: session.close())
-        reader = asyncio.create_task(_read_frames(session, request_iterator))
+        reader = asyncio.create_task(read_frames(session, request_iterator))
         try:
             while items := await session.events.take():
                 yield to_proto.build_frame(items)
@@ -208,10 +208,16 @@ def to_grpc_status(error: SpindllError) -> grpc.StatusCode:
     return next(status for cls, status in GRPC_STATUS.items() if isinstance(error, cls))
 
 
-async def _read_frames(session: Session, frames: AsyncIterator[pb.ClientFrame]) -> None:
-    async for frame in frames:
-        session.receive(frame)
-    session.finish()
+async def read_frames(session: Session, frames: AsyncIterator[pb.ClientFrame]) -> None:
+    """Pass the frames of the stream on. A failure ends the session: it would be deaf otherwise."""
+    try:
+        async for frame in frames:
+            session.receive(frame)
+    except Exception:
+        logger.exception("frames of a session cannot be read")
+        session.close()
+    else:
+        session.finish()
 
 
 async def _answer(work: Awaitable[T], context: Any) -> T:

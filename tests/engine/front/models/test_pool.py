@@ -201,6 +201,35 @@ def test_a_queued_model_whose_only_request_is_cancelled_is_not_loaded() -> None:
     run_virtually(scenario())
 
 
+def test_a_load_without_requests_ends_for_a_model_that_waits_for_its_memory() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        slow = FakeModel("a", 6 * GIB, load_seconds=600.0)
+        async with running_pool(machine, slow, B) as running:
+            request, listener = running.send("a")
+            await asyncio.sleep(10)
+            running.manager.cancel(slow.manifest, request)
+            assert listener.outcome == "cancelled"
+            began = asyncio.get_running_loop().time()
+            assert await running.ask("b") == "stop"
+            assert asyncio.get_running_loop().time() - began < 30
+
+    run_virtually(scenario())
+
+
+def test_a_load_without_requests_goes_on_while_no_model_needs_its_memory() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        async with running_pool(machine, A) as running:
+            request, _ = running.send("a")
+            await asyncio.sleep(1)
+            running.manager.cancel(A.manifest, request)
+            await asyncio.sleep(10)
+            assert running.ready_names() == {"a"}
+
+    run_virtually(scenario())
+
+
 @pytest.mark.parametrize(
     ("keep_alive", "after", "is_loaded"),
     [(5.0, 4.0, True), (5.0, 6.0, False), (0.0, 1.0, False), (-1.0, 3600.0, True)],

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from services.engine import messages
-from services.engine.core import TokenLogprob
+from services.engine.core import FinishReason, TokenLogprob
 from services.engine.front.rpc.event_queue import EventQueue, MergedDelta, QueueItem
 
 
@@ -81,3 +81,21 @@ async def test_too_many_events_for_one_message_are_taken_in_parts_without_loss()
         [(0, "x" * 15_000, 15_000), (1, "x" * 15_000, 15_000)],
         [(2, "x" * 15_000, 15_000)],
     ]
+
+
+async def test_the_log_probabilities_of_prompts_count_for_the_size_of_a_message() -> None:
+    event_queue = EventQueue()
+    logprobs = (TokenLogprob(1, b"x", -0.5),) * 15_000
+    for number in range(3):
+        event_queue.put(number, build_finished(logprobs))
+    parts = [await event_queue.take(), await event_queue.take()]
+    event_queue.close()
+
+    assert [[number for number, _ in part] for part in parts] == [[0, 1], [2]]
+    assert await event_queue.take() == []
+
+
+def build_finished(prompt_logprobs: tuple[TokenLogprob, ...]) -> messages.Finished:
+    return messages.Finished(
+        0, 0, FinishReason.STOP, 1, 0, 1, 0.0, 0.0, 0.0, prompt_logprobs=prompt_logprobs
+    )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from urllib.parse import unquote
 
 import grpc
@@ -12,7 +15,8 @@ import pytest
 from grpc import aio
 
 from protos import engine_pb2 as pb
-from services.engine.front.rpc.server import GRPC_STATUS, to_grpc_status
+from services.engine.front.rpc.server import GRPC_STATUS, read_frames, to_grpc_status
+from services.engine.front.rpc.session import Session
 from services.shared.errors import every_error
 from tests.engine.engine_server import add_scripted_model, eventually, running_front
 from tests.fakes.scripted_runner import Script
@@ -230,6 +234,23 @@ async def test_many_sessions_share_one_model(tmp_path: Path) -> None:
 
     assert [text for text, _ in answers] == [f"w{n} " * 50 for n in range(8)]
     assert len(loaded.models) == 1
+
+
+async def test_a_session_whose_frames_cannot_be_read_is_closed() -> None:
+    calls: list[str] = []
+
+    def fail(_frame: pb.ClientFrame) -> None:
+        raise RuntimeError("a bug of the front")
+
+    async def frames() -> AsyncIterator[pb.ClientFrame]:
+        yield pb.ClientFrame()
+
+    session = SimpleNamespace(
+        receive=fail, close=lambda: calls.append("close"), finish=lambda: calls.append("finish")
+    )
+    await read_frames(cast("Session", session), frames())
+
+    assert calls == ["close"]
 
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda cls: cls.code)
