@@ -192,11 +192,11 @@ class EngineLoop:
         for id_, position in plan.positions:
             self._output_processor.publish(Queued(id_, position))
 
-    def _propose_draft(self, branch: Branch, limit: int) -> list[int]:
+    def _propose_draft(self, branch: Branch, limit: int, min_acceptance: float) -> list[int]:
         answer = self._output_processor.answer_for(branch)
         if answer.prompt_lookup is None:
             return []
-        return answer.prompt_lookup.propose(branch.tokens, limit)
+        return answer.prompt_lookup.propose(branch.tokens, limit, min_acceptance=min_acceptance)
 
     def _is_drained(self, stop_at: float) -> bool:
         return self._scheduler.is_idle or time.monotonic() >= stop_at

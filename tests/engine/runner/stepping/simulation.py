@@ -195,7 +195,7 @@ def expected(of: Request) -> tuple[int, ...]:
     return compute_alone(bytes(of.prompt), of.max_length - len(of.prompt))
 
 
-def propose_draft(branch: Branch, limit: int) -> list[int]:
+def propose_draft(branch: Branch, limit: int, _min_acceptance: float) -> list[int]:
     """Propose some correct tokens, by the length of the text, and then a wrong one."""
     true = compute_alone(bytes(branch.request.prompt), 64)
     so_far = len(branch.tokens) - len(branch.request.prompt)

@@ -16,31 +16,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NGRAM = 3  # tokens that must agree before a continuation is proposed
-_FIRST_DRAFT = 4  # tokens; doubled after a draft that is accepted as a whole, halved otherwise
-_SMOOTHING = 0.25  # weight of the newest draft in the running acceptance rate
-_MIN_ACCEPTANCE = 0.3  # accepted per drafted token; below it, a row costs more than it saves
-_FIRST_PAUSE = 16  # tokens without drafts after the rate fell below that; doubled each time
+_FIRST_DRAFT = 2  # tokens; doubled after a draft that is accepted as a whole, halved otherwise
+_MAX_CREDIT = 8.0  # steps that good drafts have saved, and bad ones may lose again
+_MIN_CREDIT = -0.5
+_FIRST_PAUSE = 16  # tokens without drafts after the credit is used up; doubled each time
+_LONG_DRAFT = 4  # a draft of so many tokens that is accepted as a whole ends the doubling
 _MAX_PAUSE = 1024
 _MIN_SORTED = 256  # tokens from which on building a sorted index is faster than a dictionary
 
 
 class PromptLookup:
-    """The drafts of one answer. Pauses while few drafted tokens are accepted, then tries again."""
+    """The drafts of one answer. Pauses while they cost more than they save, then tries again."""
 
     def __init__(self) -> None:
         self._sorted = _SortedIndex(np.empty(0, np.int64))
         self._recent: dict[tuple[int, ...], int] = {}
         self._indexed = 0  # tokens whose n-grams are in one of the two indexes
         self._length = _FIRST_DRAFT
-        self._acceptance = 1.0
+        self._min_acceptance = 1.0
+        self._credit = 0.0  # steps saved by accepted tokens, less what drafted rows cost
         self._pause = _FIRST_PAUSE
         self._resume_at = 0  # tokens that the text must have before the next draft
 
-    def propose(self, tokens: Sequence[int], limit: int) -> list[int]:
+    def propose(
+        self, tokens: Sequence[int], limit: int, *, min_acceptance: float = 0.5
+    ) -> list[int]:
         """Up to `limit` tokens that may follow; empty when there is no match, or during a pause.
 
         `tokens` is the prompt and the answer so far; between calls tokens may only be appended.
+        `min_acceptance` is the accepted part from which drafting is faster (draft_costs.py).
         """
+        self._min_acceptance = min_acceptance
         if limit <= 0 or len(tokens) < max(self._resume_at, _NGRAM + 1):
             return []
         self._index(tokens)
@@ -58,17 +64,18 @@ class PromptLookup:
         """Record that `accepted` tokens of a draft of `proposed` tokens were accepted."""
         if proposed == 0:
             return
-        self._acceptance += _SMOOTHING * (accepted / proposed - self._acceptance)
+        saved = accepted - self._min_acceptance * proposed
+        self._credit = min(self._credit + saved, _MAX_CREDIT)
         if accepted == proposed:
             self._length = self._length * 2
-            self._pause = _FIRST_PAUSE
+            if proposed >= _LONG_DRAFT:
+                self._pause = _FIRST_PAUSE
         else:
             self._length = max(self._length // 2, accepted, 1)
-        if self._acceptance < _MIN_ACCEPTANCE:
+        if self._credit < _MIN_CREDIT:
             self._resume_at = self._indexed + self._pause
             self._pause = min(2 * self._pause, _MAX_PAUSE)
-            # After the pause, one good draft is enough to continue and one bad one to pause again.
-            self._acceptance = _MIN_ACCEPTANCE
+            self._credit = 0.0
             self._length = _FIRST_DRAFT
 
     def _find_continuation(self, tokens: Sequence[int]) -> int | None:

@@ -15,6 +15,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
+from services.engine.runner.stepping.drafting.draft_costs import DraftCosts
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.scheduler.admission import AdmissionControl
 from services.engine.runner.stepping.scheduler.chunking import (
@@ -61,6 +62,7 @@ class Scheduler:
             target_step_seconds=target_step_seconds, max_step_tokens=max_step_tokens
         )
         self._queue = FairQueue()
+        self._draft_costs = DraftCosts()
         self._admission = AdmissionControl(sequence_pool, self._queue, max_sequences=max_sequences)
         self._requests: dict[int, Request] = {}
         self._serial = 0
@@ -132,7 +134,9 @@ class Scheduler:
         chunks, too_long = self._make_room(self._plan_chunks())
         if propose_draft is not None and not self._sequence_pool.is_recurrent:
             room = min(self._max_step_tokens, self._sequence_pool.cells.free)
-            chunks = add_drafts(chunks, propose_draft, room - count_tokens(chunks))
+            chunks = add_drafts(
+                chunks, propose_draft, room - count_tokens(chunks), self._draft_costs
+            )
         return StepPlan(
             operations=self._sequence_pool.take_operations(),
             chunks=chunks,
@@ -148,6 +152,10 @@ class Scheduler:
         self._prefill_budget.observe(
             prompt_tokens=plan.prompt_tokens, decodes=decodes, seconds=result.seconds
         )
+        if not plan.prompt_tokens:
+            self._draft_costs.observe(
+                branches=decodes, drafted=plan.size - decodes, seconds=result.seconds
+            )
         for chunk, chunk_result in zip(plan.chunks, result.chunks, strict=True):
             if not chunk.branch.is_done:  # the failure of a sibling may just have ended it
                 self._advance(chunk, chunk_result, result.checkpoints.get(chunk.branch))
