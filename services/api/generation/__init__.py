@@ -1,1 +1,1 @@
-"""From a parsed request to the engine's messages: submits, usage, the client's connection."""
+"""One generation under way: its usage, and the connection of its client."""

@@ -11,7 +11,11 @@ from fastapi import APIRouter, Depends, Request, Response
 from services.api.dependencies import Parts, RequireUser
 from services.api.dialects.openai.chat_response import ChatCompletionResponse, ChatCompletionStream
 from services.api.dialects.openai.chat_schema import ChatCompletionRequest
-from services.api.generation.to_engine import RequestContext, chat_to_conversation, chat_to_submit
+from services.api.dialects.openai.to_submit import (
+    RequestContext,
+    chat_to_conversation,
+    chat_to_submit,
+)
 from services.api.generation.usage import UsageCounter
 from services.api.prompts.render import render_prompt
 from services.api.request_body import parse_body_as

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from services.api.dependencies import Parts, RequireUser
 from services.api.dialects.openai.completions_response import CompletionResponse, CompletionStream
 from services.api.dialects.openai.completions_schema import CompletionRequest
-from services.api.generation.to_engine import RequestContext, completion_to_submits
+from services.api.dialects.openai.to_submit import RequestContext, completion_to_submits
 from services.api.generation.usage import UsageCounter
 from services.api.request_body import parse_body_as
 from services.api.streaming.responses import respond_with_body, respond_with_stream

@@ -9,11 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from protos import engine_pb2
+from services.api.dialects.openai import to_submit
 from services.api.dialects.openai.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.completions_schema import CompletionRequest
-from services.api.generation import to_engine
 
-CONTEXT = to_engine.RequestContext(trace_id="t", model="m:latest", principal="key_1")
+CONTEXT = to_submit.RequestContext(trace_id="t", model="m:latest", principal="key_1")
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
@@ -23,7 +23,7 @@ def make_request(**changes: Any) -> ChatCompletionRequest:
 
 
 def submit(**changes: Any) -> engine_pb2.Submit:
-    return to_engine.chat_to_submit(make_request(**changes), engine_pb2.PromptText(), CONTEXT)
+    return to_submit.chat_to_submit(make_request(**changes), engine_pb2.PromptText(), CONTEXT)
 
 
 def test_options_that_are_absent_are_not_sent() -> None:
@@ -131,9 +131,9 @@ def test_lane_cache_and_deadline_are_sent() -> None:
 
 
 def test_the_time_limit_of_the_service_is_an_upper_bound() -> None:
-    context = to_engine.RequestContext(trace_id="t", model="m", principal="p", timeout_seconds=2.0)
+    context = to_submit.RequestContext(trace_id="t", model="m", principal="p", timeout_seconds=2.0)
     request = make_request(timeout=3)
-    found = to_engine.chat_to_submit(request, engine_pb2.PromptText(), context)
+    found = to_submit.chat_to_submit(request, engine_pb2.PromptText(), context)
 
     assert found.deadline_seconds == 2
 
@@ -144,7 +144,7 @@ def test_the_developer_role_becomes_system_and_parts_are_joined() -> None:
         messages=[{"role": "developer", "content": "d"}, {"role": "user", "content": parts}]
     )
 
-    assert to_engine.chat_to_conversation(request).messages == [
+    assert to_submit.chat_to_conversation(request).messages == [
         {"role": "system", "content": "d"},
         {"role": "user", "content": "a\nb"},
     ]
@@ -160,7 +160,7 @@ def test_an_answer_with_calls_needs_no_content() -> None:
         ]
     )
 
-    assert to_engine.chat_to_conversation(request).messages[1:] == [
+    assert to_submit.chat_to_conversation(request).messages[1:] == [
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "r", "tool_call_id": "c1"},
     ]
@@ -185,7 +185,7 @@ def test_the_template_sees_the_tools_that_may_be_chosen(
         {"type": "function", "function": {"name": "g"}},
     ]
     request = make_request(tools=tools, tool_choice=choice)
-    found = to_engine.chat_to_conversation(request).tools
+    found = to_submit.chat_to_conversation(request).tools
 
     assert (None if found is None else [tool["function"]["name"] for tool in found]) == names
 
@@ -193,7 +193,7 @@ def test_the_template_sees_the_tools_that_may_be_chosen(
 def test_reasoning_effort_none_switches_thinking_off() -> None:
     request = make_request(reasoning_effort="none", chat_template_kwargs={"a": 1})
 
-    assert to_engine.chat_to_conversation(request).options == {
+    assert to_submit.chat_to_conversation(request).options == {
         "a": 1,
         "reasoning_effort": "none",
         "enable_thinking": False,

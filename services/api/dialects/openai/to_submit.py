@@ -1,4 +1,4 @@
-"""OpenAI's request bodies as what prompts and engine take: a Conversation, and Submit messages."""
+"""Converts OpenAI's request bodies to a Conversation for the prompt and to Submits for the engine."""
 
 from __future__ import annotations
 
