@@ -28,9 +28,10 @@ from services.engine.front.models.pool import ModelPool
 from services.engine.front.models.request import ClientRequest, QueuePosition
 from services.engine.front.models.residency import ResidencyRules
 from services.engine.memory.budget import Budget
-from services.engine.memory.estimate import DEVICE_CONTEXT_BYTES, PROCESS_BYTES, EstimateCache
+from services.engine.memory.estimate import EstimateCache
 from services.engine.memory.probe import HOST, MemoryPool
 from services.shared.errors import SpindllError
+from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES, PROCESS_BYTES
 from services.shared.store.manifest import Description, FileRole, Manifest, StoredFile
 from tests.engine.load_defaults import make_load_defaults
 

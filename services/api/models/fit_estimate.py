@@ -1,7 +1,7 @@
 """Estimates whether a model that is not stored here would fit this machine, from its file size.
 
 The engine's own plan needs the model file; before a download only its size is known. The estimate
-is cautious, as is the engine's (services/engine/memory/estimate.py):
+is cautious, and uses the numbers of the engine's own (services/shared/memory_assumptions.py):
 
     need = files + KV of 4096 tokens at 128 KiB each        as an 8B model with f16 keys and values
                  + compute, a tenth of the files, >= 128 MiB
@@ -25,11 +25,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-_MIB = 1 << 20
-KV_BYTES = 4096 * (128 << 10)
-MIN_COMPUTE_BYTES = 128 * _MIB
-PROCESS_BYTES = 192 * _MIB
-DEVICE_CONTEXT_BYTES = 512 * _MIB
+from services.shared.memory_assumptions import (
+    DEVICE_CONTEXT_BYTES,
+    KV_BYTES_PER_CELL,
+    PROCESS_BYTES,
+    guess_compute_bytes,
+)
+
+_KV_BYTES = 4096 * KV_BYTES_PER_CELL
 _HOST = "host"
 
 
@@ -84,9 +87,8 @@ class MachineMemory:
 
 def estimate_memory_bytes(size_bytes: int, *, has_accelerator: bool) -> int:
     """The memory that a model with files of this size will probably take, in bytes."""
-    compute = max(size_bytes // 10, MIN_COMPUTE_BYTES)
     device = DEVICE_CONTEXT_BYTES if has_accelerator else 0
-    return size_bytes + KV_BYTES + compute + PROCESS_BYTES + device
+    return size_bytes + _KV_BYTES + guess_compute_bytes(size_bytes) + PROCESS_BYTES + device
 
 
 def estimate_fit(size_bytes: int | None, memory: MachineMemory | None, *, may_split: bool) -> Fit:

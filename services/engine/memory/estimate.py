@@ -22,16 +22,16 @@ import msgspec
 
 from services.engine.core import LoadConfig, ModelInfo
 from services.engine.memory.probe import HOST
+from services.shared.memory_assumptions import (
+    DEVICE_CONTEXT_BYTES,
+    KV_BYTES_PER_CELL,
+    PROCESS_BYTES,
+    guess_compute_bytes,
+)
 from services.shared.structs import resolved
 
 EstimateSource = Literal["dry run", "earlier load", "file header"]
 
-# What a runner takes beside the model: the interpreter, numpy, llama.cpp, token tables; and on each
-# device the driver's context with its kernels.
-PROCESS_BYTES = 192 << 20
-DEVICE_CONTEXT_BYTES = 512 << 20
-
-_ASSUMED_KV_BYTES_PER_CELL = 128 << 10  # 32 layers of 8 heads of 128 dimensions, f16
 _MAX_ENTRIES = 512
 _VERSION = 2  # 1 counted weights in main memory twice
 
@@ -84,8 +84,8 @@ def guess_footprint(
     config: LoadConfig, *, weights_bytes: int, trained_context_length: int
 ) -> Footprint:
     """Estimate without a dry run, by a rule of thumb that errs on the large side."""
-    kv = config.context_length * _ASSUMED_KV_BYTES_PER_CELL
-    compute = max(weights_bytes // 10, 128 << 20)
+    kv = config.context_length * KV_BYTES_PER_CELL
+    compute = guess_compute_bytes(weights_bytes)
     pools = {("cuda0" if config.gpu_layers else HOST): weights_bytes + kv + compute}
     return Footprint(
         weights_bytes=weights_bytes,

@@ -7,8 +7,6 @@ import pytest
 
 from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.memory.estimate import (
-    DEVICE_CONTEXT_BYTES,
-    PROCESS_BYTES,
     EstimateCache,
     Footprint,
     compute_estimate_key,
@@ -17,6 +15,7 @@ from services.engine.memory.estimate import (
     footprint_from_info,
     guess_footprint,
 )
+from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES, PROCESS_BYTES
 
 
 def info(**changes: object) -> ModelInfo:

@@ -14,7 +14,8 @@ from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.front.models.load_planner import LoadPlanner, PlannedLoad
 from services.engine.front.models.model_settings import ModelSettings
 from services.engine.front.process.launcher import RunnerHandle
-from services.engine.memory.estimate import DEVICE_CONTEXT_BYTES, PROCESS_BYTES, EstimateCache
+from services.engine.memory.estimate import EstimateCache
+from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES, PROCESS_BYTES
 from services.shared.store.manifest import Description, Manifest
 from tests.engine.load_defaults import make_load_defaults
 
