@@ -12,9 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from services.shared.limits import CacheType
 from services.shared.structs import resolved
-
-CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
 class Lane(IntEnum):

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from services.engine.core import CacheType
 from services.engine.memory.budget import parse_budget
 from services.shared.errors import InvalidSettings
 from services.shared.limits import (
@@ -17,6 +16,7 @@ from services.shared.limits import (
     MAX_SEQUENCES,
     MAX_THREADS,
     MIN_BATCH_TOKENS,
+    CacheType,
 )
 from services.shared.settings import SharedSettings
 

@@ -1,8 +1,24 @@
-"""Limits that more than one layer enforces, from the api to the runner."""
+"""Limits that more than one layer enforces, from the api to the runner.
+
+The api refuses a value out of range first, so that its error names the field of the request. The
+engine checks again: its settings, the files in `models.d` and the gRPC dialect reach it too.
+"""
 
 from __future__ import annotations
 
-MAX_ANSWERS = 64  # of one request: OpenAI's `n`
+from typing import Literal
+
+# One request.
+MAX_ANSWERS = 64  # OpenAI's `n`
+MAX_STOP_STRINGS = 64
+MAX_DEADLINE_SECONDS = 1e9
+MAX_TEMPERATURE = 100
+MAX_TOP_K = 1 << 30
+MIN_REPEAT_PENALTY = 1 / 128  # exact in the 32 bits in which it reaches the engine
+MAX_REPEAT_PENALTY = 100
+MAX_REPEAT_LAST_N = 1 << 20  # tokens
+MAX_DRY = 100  # the multiplier and the base
+MAX_DRY_ALLOWED_LENGTH = 1 << 20  # tokens
 
 # How one model is loaded, in the engine's settings and in a model's own.
 MAX_CONTEXT_LENGTH = 1 << 24  # tokens
@@ -10,5 +26,9 @@ MAX_SEQUENCES = 256
 MIN_BATCH_TOKENS = 32
 MAX_BATCH_TOKENS = 1 << 16
 MAX_THREADS = 1024
+MAX_GPU_LAYERS = 10_000
+MAX_DEVICES = 16
+MAX_PRIORITY = 10  # higher is evicted later; the lowest is -MAX_PRIORITY
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 MAX_MESSAGE_BYTES = 64 << 20  # of one gRPC message between the api and the engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -14,23 +14,28 @@ from protos import engine_pb2
 from services.api.request_body import RequestBody, Seconds
 from services.shared.limits import (
     MAX_BATCH_TOKENS,
+    MAX_CONTEXT_LENGTH,
+    MAX_DEVICES,
+    MAX_GPU_LAYERS,
+    MAX_PRIORITY,
     MAX_SEQUENCES,
     MAX_THREADS,
     MIN_BATCH_TOKENS,
+    CacheType,
 )
 
 _HIDDEN = frozenset({"pid"})  # internal to the machine
 
-CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+_Share = Annotated[float, Field(ge=0)]
 
 
 class LoadOptions(RequestBody):
     """How to load; None leaves the choice to the model's own settings, then to the engine's."""
 
-    context_length: int | None = Field(default=None, ge=0, lt=2**31)
-    gpu_layers: int | None = Field(default=None, ge=-1, lt=2**15)
-    tensor_split: list[float] | None = Field(default=None, max_length=64)
-    main_gpu: int | None = Field(default=None, ge=0, lt=64)
+    context_length: int | None = Field(default=None, ge=0, le=MAX_CONTEXT_LENGTH)
+    gpu_layers: int | None = Field(default=None, ge=-1, le=MAX_GPU_LAYERS)
+    tensor_split: list[_Share] | None = Field(default=None, max_length=MAX_DEVICES)
+    main_gpu: int | None = Field(default=None, ge=0, lt=MAX_DEVICES)
     max_sequences: int | None = Field(default=None, ge=1, le=MAX_SEQUENCES)
     batch_tokens: int | None = Field(default=None, ge=MIN_BATCH_TOKENS, le=MAX_BATCH_TOKENS)
     threads: int | None = Field(default=None, ge=0, le=MAX_THREADS)
@@ -39,7 +44,7 @@ class LoadOptions(RequestBody):
     flash_attention: bool | None = None
     keep_alive: Seconds | None = None
     pin: bool | None = None
-    priority: int | None = Field(default=None, ge=-(2**31), lt=2**31)
+    priority: int | None = Field(default=None, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
 
     def to_proto(self) -> engine_pb2.ModelSettings:
         """The options that were given; all others are absent from the message."""

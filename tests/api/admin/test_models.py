@@ -50,6 +50,11 @@ async def test_a_load_that_the_engine_refuses_reports_the_reason(api: Api) -> No
     ("options", "param"),
     [
         ({"context_length": -1}, "context_length"),
+        ({"context_length": (1 << 24) + 1}, "context_length"),
+        ({"gpu_layers": 10_001}, "gpu_layers"),
+        ({"tensor_split": [1.0] * 17}, "tensor_split"),
+        ({"main_gpu": 16}, "main_gpu"),
+        ({"priority": 11}, "priority"),
         ({"cache_type_k": "f17"}, "cache_type_k"),
         ({"keep_alive": "soon"}, "keep_alive"),
     ],
@@ -61,7 +66,9 @@ async def test_an_invalid_load_option_is_400_and_names_the_field(
     async with api.client(api.admin_key) as client:
         answer = await client.post("/v1/models/tiny/load", json=options)
 
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_request", param)
+    assert api.engine.calls == []
 
 
 async def test_deleting_a_model_frees_its_bytes(api: Api) -> None:

@@ -11,9 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from services.api.request_body import RequestBody, Seconds
-from services.shared.limits import MAX_ANSWERS
+from services.shared.limits import (
+    MAX_ANSWERS,
+    MAX_DEADLINE_SECONDS,
+    MAX_DRY,
+    MAX_DRY_ALLOWED_LENGTH,
+    MAX_REPEAT_LAST_N,
+    MAX_REPEAT_PENALTY,
+    MAX_STOP_STRINGS,
+    MAX_TEMPERATURE,
+    MAX_TOP_K,
+    MIN_REPEAT_PENALTY,
+)
 
-_MAX_STOPS = 64
+_MAX_STOP_TOKEN_IDS = 64
 
 
 def _wrap_in_list(value: object) -> object:
@@ -25,7 +36,9 @@ def _drop_negative(value: object) -> object:
     return None if isinstance(value, int) and value < 0 else value
 
 
-StopStrings = Annotated[list[str], BeforeValidator(_wrap_in_list), Field(max_length=_MAX_STOPS)]
+StopStrings = Annotated[
+    list[str], BeforeValidator(_wrap_in_list), Field(max_length=MAX_STOP_STRINGS)
+]
 Seed = Annotated[Annotated[int, Field(lt=2**64)] | None, BeforeValidator(_drop_negative)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -70,27 +83,27 @@ class GenerationOptions(RequestBody):
     max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     stop: StopStrings | None = None
-    stop_token_ids: list[TokenId] | None = Field(default=None, max_length=_MAX_STOPS)
+    stop_token_ids: list[TokenId] | None = Field(default=None, max_length=_MAX_STOP_TOKEN_IDS)
     ignore_eos: bool | None = None
     seed: Seed = None
 
-    temperature: float | None = Field(default=None, ge=0, le=100)
-    top_k: int | None = Field(default=None, ge=-1, lt=2**31)  # -1 and 0: off
+    temperature: float | None = Field(default=None, ge=0, le=MAX_TEMPERATURE)
+    top_k: int | None = Field(default=None, ge=-1, le=MAX_TOP_K)  # -1 and 0: off
     top_p: float | None = Field(default=None, ge=0, le=1)
     min_p: float | None = Field(default=None, ge=0, le=1)
     typical_p: float | None = Field(default=None, ge=0, le=1)
     repeat_penalty: float | None = Field(
         default=None,
-        gt=0,
-        le=100,
+        ge=MIN_REPEAT_PENALTY,
+        le=MAX_REPEAT_PENALTY,
         validation_alias=AliasChoices("repeat_penalty", "repetition_penalty"),
     )
-    repeat_last_n: int | None = Field(default=None, ge=0, lt=2**31)
+    repeat_last_n: int | None = Field(default=None, ge=0, le=MAX_REPEAT_LAST_N)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    dry_multiplier: float | None = Field(default=None, ge=0, le=100)
-    dry_base: float | None = Field(default=None, ge=1, le=100)
-    dry_allowed_length: int | None = Field(default=None, ge=1, lt=2**31)
+    dry_multiplier: float | None = Field(default=None, ge=0, le=MAX_DRY)
+    dry_base: float | None = Field(default=None, ge=1, le=MAX_DRY)
+    dry_allowed_length: int | None = Field(default=None, ge=1, le=MAX_DRY_ALLOWED_LENGTH)
     xtc_probability: float | None = Field(default=None, ge=0, le=1)
     xtc_threshold: float | None = Field(default=None, ge=0, le=1)
     logit_bias: dict[TokenId, Bias] | None = Field(default=None, max_length=4096)
@@ -103,7 +116,7 @@ class GenerationOptions(RequestBody):
     keep_alive: Seconds | None = None
     cache_prompt: bool | None = None
     lane: Literal["interactive", "background", "batch"] | None = None
-    timeout: Annotated[float, Field(gt=0)] | None = None  # in seconds
+    timeout: Annotated[float, Field(gt=0, le=MAX_DEADLINE_SECONDS)] | None = None  # in seconds
 
     @model_validator(mode="after")
     def _check_constraints(self) -> GenerationOptions:

@@ -22,7 +22,7 @@ _EXTRA_OUTPUTS = 64  # for drafted tokens, and for prompt tokens whose logits ar
 # compute 2 to 8 % faster than mapped ones, whose pages are scattered in the page cache.
 _LOAD_WITHOUT_MMAP = 0
 
-# ggml_type of each name in core.CacheType
+# ggml_type of each name in shared/limits.py CacheType
 _CACHE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
 }  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from services.engine.core import CacheType, LoadConfig
+from services.engine.core import LoadConfig
 from services.engine.front.models.model_settings import ModelSettings
 from services.engine.front.process.launcher import RunnerLauncher
 from services.engine.memory.estimate import (
@@ -30,6 +30,7 @@ from services.engine.memory.estimate import (
     guess_footprint,
 )
 from services.engine.memory.probe import HOST
+from services.shared.limits import CacheType
 from services.shared.store.manifest import Manifest
 
 MIN_CONTEXT = 512

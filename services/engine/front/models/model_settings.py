@@ -8,7 +8,7 @@
 
 The sources in order: the engine's settings, the model's file, the Load calls. Later sources win,
 field by field. A file with an unknown field or a value out of range stops the service at its start,
-and the error names the file and the field: an owner must not find a typing error later, by its
+and the error names the file and the field: an operator must not find a typing error later, by its
 effects.
 """
 
@@ -21,14 +21,18 @@ from typing import Annotated
 
 import msgspec
 
-from services.engine.core import CacheType, LoadConfig
+from services.engine.core import LoadConfig
 from services.shared.errors import InvalidSettings
 from services.shared.limits import (
     MAX_BATCH_TOKENS,
     MAX_CONTEXT_LENGTH,
+    MAX_DEVICES,
+    MAX_GPU_LAYERS,
+    MAX_PRIORITY,
     MAX_SEQUENCES,
     MAX_THREADS,
     MIN_BATCH_TOKENS,
+    CacheType,
 )
 from services.shared.store.manifest import Manifest
 from services.shared.structs import resolved
@@ -42,9 +46,11 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     # 0: the largest that fits
     context_length: Annotated[int, msgspec.Meta(ge=0, le=MAX_CONTEXT_LENGTH)] | None = None
-    gpu_layers: Annotated[int, msgspec.Meta(ge=-1, le=10_000)] | None = None  # -1: all that fit
-    tensor_split: Annotated[tuple[Share, ...], msgspec.Meta(max_length=16)] | None = None
-    main_gpu: Annotated[int, msgspec.Meta(ge=0, le=15)] | None = None
+    gpu_layers: Annotated[int, msgspec.Meta(ge=-1, le=MAX_GPU_LAYERS)] | None = (
+        None  # -1: all that fit
+    )
+    tensor_split: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MAX_DEVICES)] | None = None
+    main_gpu: Annotated[int, msgspec.Meta(ge=0, lt=MAX_DEVICES)] | None = None
     max_sequences: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQUENCES)] | None = None
     batch_tokens: Annotated[int, msgspec.Meta(ge=MIN_BATCH_TOKENS, le=MAX_BATCH_TOKENS)] | None = (
         None
@@ -55,7 +61,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     flash_attention: bool | None = None
     keep_alive_seconds: float | None = None  # negative: never unloaded for being idle
     pin: bool | None = None  # never evicted, never unloaded for being idle
-    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)] | None = None
+    priority: Annotated[int, msgspec.Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
 
     def with_fallback(self, base: ModelSettings) -> ModelSettings:
         """These settings, with the fields of `base` where these are None."""

@@ -20,13 +20,13 @@ from services.engine.front.rpc.model_defaults import ModelDefaults
 from services.engine.front.rpc.sampling_ranges import (
     DEADLINE_SECONDS_RANGE,
     LOGIT_BIAS_RANGE,
-    MAX_STOP_STRINGS,
     N_RANGE,
     SAMPLING_RANGES,
     TOP_LOGPROBS_RANGE,
     Range,
 )
 from services.shared.errors import InvalidRequest
+from services.shared.limits import MAX_STOP_STRINGS
 
 _LANES: dict[int, Lane] = {
     pb.LANE_UNSPECIFIED: Lane.INTERACTIVE,
