@@ -65,7 +65,7 @@ _NOT_RETRYABLE = (errors.ModelLoadFailed, errors.InvalidModelFile, errors.DiskFu
 _CODES = {404: "unknown_route", 405: "method_not_allowed", 413: "request_too_large"}
 
 
-def status_for(error: errors.SpindllError) -> int:
+def find_status(error: errors.SpindllError) -> int:
     """The HTTP status of an error, by the nearest of its classes in the table."""
     return next(HTTP_STATUS[cls] for cls in type(error).__mro__ if cls in HTTP_STATUS)
 
@@ -73,7 +73,7 @@ def status_for(error: errors.SpindllError) -> int:
 def build_error_body(error: errors.SpindllError) -> dict[str, Any]:
     """The JSON object that a client receives, as a response body or inside a stream."""
     return _build_body(
-        error.message, status_for(error), code=error.code, param=error.param, details=error.details
+        error.message, find_status(error), code=error.code, param=error.param, details=error.details
     )
 
 
@@ -86,7 +86,7 @@ def build_error_response(error: errors.SpindllError) -> Response:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, _NOT_RETRYABLE):
         headers["x-should-retry"] = "false"
-    return _json_response(build_error_body(error), status_for(error), headers)
+    return _json_response(build_error_body(error), find_status(error), headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -114,7 +114,7 @@ def format_location(location: Iterable[int | str], body: object) -> str:
 
 async def _on_spindll_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, errors.SpindllError)
-    if status_for(error) == 500:
+    if find_status(error) == 500:
         logger.error("request failed", extra={"code": error.code, "reason": error.message})
     return build_error_response(error)
 
@@ -137,7 +137,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _build_validation_body(error: RequestValidationError) -> dict[str, Any]:
-    first = _most_specific(error.errors())
+    first = _find_most_specific(error.errors())
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "")
         return _build_body(f"the body is not valid JSON: {reason}", 400, code="invalid_json")
@@ -149,7 +149,7 @@ def _build_validation_body(error: RequestValidationError) -> dict[str, Any]:
     )
 
 
-def _most_specific(problems: Sequence[Any]) -> Any:
+def _find_most_specific(problems: Sequence[Any]) -> Any:
     """The first problem; among those of a union, the one with the deepest location."""
     first = problems[0]
     prefix = first["loc"][:-1]

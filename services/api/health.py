@@ -62,7 +62,7 @@ async def _check_redis(request: Request) -> ReadinessCheck:
 
 async def _check_engine(api: ApiParts) -> ReadinessCheck:
     try:
-        health = await asyncio.wait_for(api.engine.health(), _CHECK_SECONDS)
+        health = await asyncio.wait_for(api.engine.check_health(), _CHECK_SECONDS)
     except (SpindllError, TimeoutError):
         return ReadinessCheck("engine", "the engine does not answer")
     problems = tuple(health.problems)
@@ -74,6 +74,6 @@ async def _check_engine(api: ApiParts) -> ReadinessCheck:
 
 
 async def _check_models(api: ApiParts) -> ReadinessCheck:
-    if not await api.catalog.models():
+    if not await api.catalog.list():
         return ReadinessCheck("models", "no model is stored yet: pull one with POST /v1/pulls")
     return ReadinessCheck("models")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def size(size_bytes: float) -> str:
+def format_size(size_bytes: float) -> str:
     """A size as `1.1 GB`; units are powers of ten, as disks and registries use them."""
     for unit in ("B", "kB", "MB", "GB"):
         if size_bytes < 1000:
@@ -12,7 +12,7 @@ def size(size_bytes: float) -> str:
     return f"{size_bytes:.1f} TB"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration as `42 s`, `3 min`, `5 h` or `2 d`."""
     for limit, unit, length in ((120, "s", 1), (7200, "min", 60), (172800, "h", 3600)):
         if seconds < limit:

@@ -33,7 +33,7 @@ _MAX_REDIS_OUTAGE_SECONDS = 120.0
 _REDIS_RETRY_SECONDS = 1.0
 
 
-def lease_owner_prefix(pid: int) -> str:
+def build_lease_owner_prefix(pid: int) -> str:
     """The start of the lease owner's name for a process of this host."""
     return f"{socket.gethostname()}:{pid}:"
 
@@ -62,7 +62,7 @@ class JobRunner:
 
     def run(self, job_id: str, ticket: int) -> None:
         """Run the job of a ticket. A ticket that is not current is ignored."""
-        owner = f"{lease_owner_prefix(os.getpid())}{uuid.uuid4().hex[:8]}"
+        owner = f"{build_lease_owner_prefix(os.getpid())}{uuid.uuid4().hex[:8]}"
         job = self._job_store.claim(job_id, ticket, owner)
         if job is None:
             logger.info("ticket is not current", extra={"job": job_id})
@@ -112,7 +112,7 @@ class JobRunner:
         elif outcome is StopReason.SHUTDOWN:
             _retry_on_redis_errors(lambda: self._requeue(job, owner, fields))
         elif outcome is StopReason.PAUSE:
-            _retry_on_redis_errors(lambda: self._job_store.hold(job.id, owner, **fields))
+            _retry_on_redis_errors(lambda: self._job_store.pause(job.id, owner, **fields))
         elif outcome is StopReason.CANCEL:
             self._end(job, owner, JobState.CANCELLED, fields)
         elif isinstance(outcome, SpindllError):

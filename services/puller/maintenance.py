@@ -36,8 +36,8 @@ class Maintenance:
         expire first.
         """
         dead = tuple(dead_owners)
-        abandoned = {job.id: job for job in self._job_store.abandoned()}
-        for job in self._job_store.in_flight():
+        abandoned = {job.id: job for job in self._job_store.list_abandoned()}
+        for job in self._job_store.list_in_flight():
             is_dead = bool(dead) and (job.owner or "").startswith(dead)
             if job.state is JobState.RUNNING and (is_dead or job.id in abandoned):
                 self._requeue_or_fail(job)
@@ -45,7 +45,9 @@ class Maintenance:
 
     def sweep_store(self) -> None:
         """Delete the bytes that no model and no job in flight needs."""
-        in_flight = {f.digest for job in self._job_store.in_flight() for f in job.files if f.digest}
+        in_flight = {
+            f.digest for job in self._job_store.list_in_flight() for f in job.files if f.digest
+        }
         for job in self._job_store.find(states=[JobState.CANCELLED]):
             self._remove_partials({f.digest for f in job.files if f.digest} - in_flight)
         swept = self._store.sweep(keep=in_flight)
@@ -68,8 +70,8 @@ class Maintenance:
     def _resend_lost_tickets(self) -> None:
         # A worker takes a ticket milliseconds before it claims the job. A ticket that is missing
         # in two runs in a row is therefore lost.
-        waiting = self._job_queue.waiting()
-        queued = [job for job in self._job_store.in_flight() if job.state is JobState.QUEUED]
+        waiting = self._job_queue.list_waiting()
+        queued = [job for job in self._job_store.list_in_flight() if job.state is JobState.QUEUED]
         missing = {(job.id, job.ticket): job for job in queued if job.id not in waiting}
         for key in self._without_ticket & missing.keys():
             logger.warning("ticket sent again", extra={"job": key[0]})

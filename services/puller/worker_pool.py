@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import redis
 
-from services.puller.job_runner import lease_owner_prefix
+from services.puller.job_runner import build_lease_owner_prefix
 from services.puller.maintenance import Maintenance
 from services.shared import redis_keys
 
@@ -97,7 +97,7 @@ class WorkerPool:
 
     def _handle_exit(self, slot: _Slot, process: subprocess.Popen[bytes], now: float) -> None:
         logger.warning("worker ended", extra={"pid": process.pid, "status": process.returncode})
-        self._dead_owners.add(lease_owner_prefix(process.pid))
+        self._dead_owners.add(build_lease_owner_prefix(process.pid))
         slot.failures = 0 if now - slot.started_at > _STABLE_SECONDS else slot.failures + 1
         slot.start_at = now + min(0.1 * 2**slot.failures, _MAX_BACKOFF_SECONDS)
         if process.stdin is not None:
@@ -134,7 +134,7 @@ class WorkerPool:
                 process.wait()
             if process.stdin is not None:
                 process.stdin.close()
-            self._dead_owners.add(lease_owner_prefix(process.pid))
+            self._dead_owners.add(build_lease_owner_prefix(process.pid))
         # A worker that had to be killed could not return its job to the queue.
         self._run_safely(lambda: self._maintenance.requeue_jobs(self._dead_owners))
         with contextlib.suppress(redis.RedisError):

@@ -11,8 +11,8 @@ from services.api.errors import (
     HTTP_STATUS,
     build_error_body,
     build_error_response,
+    find_status,
     format_location,
-    status_for,
 )
 from services.shared.errors import (
     EngineBusy,
@@ -29,9 +29,9 @@ from tests.fakes.scripted_engine import ScriptedEngine
 def test_every_error_has_a_status(cls: type[SpindllError]) -> None:
     error = cls("reason")
 
-    assert 400 <= status_for(error) < 600
+    assert 400 <= find_status(error) < 600
     assert build_error_body(error)["error"]["message"] == "reason"
-    assert build_error_response(error).status_code == status_for(error)
+    assert build_error_response(error).status_code == find_status(error)
 
 
 def test_the_table_contains_only_error_classes() -> None:
@@ -110,7 +110,7 @@ async def test_an_unexpected_error_is_answered_without_its_message(
     async def broken() -> None:
         raise RuntimeError("at /secret/path")
 
-    monkeypatch.setattr(api.app.state.parts.catalog, "models", broken)
+    monkeypatch.setattr(api.app.state.parts.catalog, "list", broken)
     async with api.client() as client:
         answer = await client.get("/v1/models")
 

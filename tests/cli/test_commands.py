@@ -27,15 +27,15 @@ from tests.waiting import free_port
     ("size_bytes", "expected"),
     [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_265_056, "2.3 MB"), (4e12, "4.0 TB")],
 )
-def test_sizes(size_bytes: float, expected: str) -> None:
-    assert formatting.size(size_bytes) == expected
+def test_a_size_has_decimal_units(size_bytes: float, expected: str) -> None:
+    assert formatting.format_size(size_bytes) == expected
 
 
 @pytest.mark.parametrize(
     ("seconds", "expected"), [(3, "3 s"), (150, "2 min"), (10_000, "2 h"), (400_000, "4 d")]
 )
-def test_durations(seconds: float, expected: str) -> None:
-    assert formatting.duration(seconds) == expected
+def test_a_duration_has_one_unit(seconds: float, expected: str) -> None:
+    assert formatting.format_duration(seconds) == expected
 
 
 def test_the_environment_is_preferred_to_the_data_directory(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_paused_download_keeps_its_bytes_and_continues(
         paused = wait_for_state(testbed, job, JobState.PAUSED)
     assert paused.downloaded_bytes >= STALL_AT
     assert paused.requested is None
-    assert testbed.job_store.loading_job("tiny:f16") == paused
+    assert testbed.job_store.find_loading_job("tiny:f16") == paused
     cdn.plan.faults = []
     cdn.requests.clear()
 
@@ -93,7 +93,7 @@ def test_the_sweep_removes_the_bytes_of_a_cancelled_download(slow_testbed: PullT
     Maintenance(testbed.job_store, testbed.job_queue, testbed.store, max_attempts=3).sweep_store()
 
     assert testbed.leftover_files() == []
-    assert testbed.job_store.loading_job("tiny:f16") is None
+    assert testbed.job_store.find_loading_job("tiny:f16") is None
 
 
 def test_the_sweep_keeps_bytes_that_another_job_needs(slow_testbed: PullTestbed) -> None:
@@ -148,7 +148,7 @@ def test_a_job_with_an_expired_lease_is_queued_again(testbed: PullTestbed) -> No
     make_maintenance(testbed).requeue_jobs()
 
     assert testbed.job_store.get(job.id).state is JobState.QUEUED
-    assert testbed.job_queue.waiting() == {job.id}
+    assert testbed.job_queue.list_waiting() == {job.id}
     assert testbed.job_store.claim(job.id, job.ticket, "late") is None
 
 
@@ -190,9 +190,9 @@ def test_a_lost_ticket_is_sent_again_by_the_second_run(testbed: PullTestbed) -> 
     maintenance = make_maintenance(testbed)
 
     maintenance.requeue_jobs()
-    assert testbed.job_queue.waiting() == set()
+    assert testbed.job_queue.list_waiting() == set()
     maintenance.requeue_jobs()
-    assert testbed.job_queue.waiting() == {job.id}
+    assert testbed.job_queue.list_waiting() == {job.id}
     maintenance.requeue_jobs()
     assert testbed.job_queue.queue.job_ids == [f"{job.id}-1"]
 

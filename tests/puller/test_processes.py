@@ -221,7 +221,7 @@ def kill_marathon(
     puller.stop()
     testbed.age_temporary_files()
     testbed.store.sweep(min_age_seconds=0)
-    assert testbed.job_store.in_flight() == []
+    assert testbed.job_store.list_in_flight() == []
     assert testbed.leftover_files() == []
     assert list(testbed.store.layout.blobs.glob("sha256-*")) == []
 

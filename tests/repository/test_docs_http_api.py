@@ -33,14 +33,14 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     return create_app(ApiSettings(data_dir=data_dir, grpc_port=0))
 
 
-def routes_of(app: FastAPI) -> set[Route]:
+def list_routes(app: FastAPI) -> set[Route]:
     described = app.openapi()["paths"]
     found = {(method.upper(), path) for path, methods in described.items() for method in methods}
     return found | ({("GET", app.openapi_url)} if app.openapi_url else set())
 
 
 def test_every_route_is_documented_and_every_documented_route_exists(app: FastAPI) -> None:
-    assert set(DOCUMENTED) == routes_of(app)
+    assert set(DOCUMENTED) == list_routes(app)
 
 
 def test_every_heading_of_a_route_says_which_key_it_needs() -> None:

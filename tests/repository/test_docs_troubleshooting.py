@@ -22,7 +22,7 @@ def test_there_are_entries_for_the_usual_problems() -> None:
 
 
 @pytest.mark.parametrize("message", QUOTED)
-def test_every_quoted_message_is_one_of_the_code_s(message: str) -> None:
+def test_every_quoted_message_occurs_in_the_code(message: str) -> None:
     assert any(message in text for text in texts())
 
 

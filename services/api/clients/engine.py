@@ -78,8 +78,8 @@ class EngineClient:
         self._load_timeout_seconds = load_timeout_seconds
         self._ids = itertools.count(1)
         self._generations: dict[int, GenerationStream] = {}
-        self._outbox = engine_pb2.ClientFrame()
-        self._outbox_filled = asyncio.Event()
+        self._pending_frame = engine_pb2.ClientFrame()
+        self._has_pending = asyncio.Event()
         self._connected = asyncio.Event()
         self._channel: grpc.aio.Channel | None = None
         self._session_task: asyncio.Task[None] | None = None
@@ -108,11 +108,11 @@ class EngineClient:
         for submit in submits:
             submit.request_id = next(self._ids)
         generation = GenerationStream(submits)
-        generation.on_close(self._cancel)
+        generation.set_close_callback(self._cancel)
         for submit in submits:
             self._generations[submit.request_id] = generation
-        self._outbox.submits.extend(submits)
-        self._outbox_filled.set()
+        self._pending_frame.submits.extend(submits)
+        self._has_pending.set()
         return generation
 
     # ---- unary calls; each raises the engine's own error, or EngineUnavailable
@@ -127,7 +127,7 @@ class EngineClient:
         request = engine_pb2.UnloadRequest(model=model, force=force)
         return await _call(self._stub.Unload(request, timeout=self._load_timeout_seconds))
 
-    async def loaded(self) -> engine_pb2.LoadedResponse:
+    async def list_loaded(self) -> engine_pb2.LoadedResponse:
         """The loaded models, and the memory they take."""
         return await _call(self._stub.Loaded(engine_pb2.LoadedRequest(), timeout=_UNARY_SECONDS))
 
@@ -136,7 +136,7 @@ class EngineClient:
         request = engine_pb2.PlanRequest(model=model, settings=settings)
         return await _call(self._stub.Plan(request, timeout=self._load_timeout_seconds))
 
-    async def health(self) -> engine_pb2.HealthResponse:
+    async def check_health(self) -> engine_pb2.HealthResponse:
         """Whether the engine accepts requests."""
         return await _call(self._stub.Health(engine_pb2.HealthRequest(), timeout=_UNARY_SECONDS))
 
@@ -159,8 +159,8 @@ class EngineClient:
     def _cancel(self, generation: GenerationStream) -> None:
         cancelled = [i for i in generation.request_ids if self._generations.pop(i, None)]
         if cancelled and self._connected.is_set():
-            self._outbox.cancels.extend(cancelled)
-            self._outbox_filled.set()
+            self._pending_frame.cancels.extend(cancelled)
+            self._has_pending.set()
 
     async def _keep_session(self) -> None:
         """Open a session, run it until it breaks, and repeat. Ends by cancellation only."""
@@ -199,9 +199,9 @@ class EngineClient:
 
     async def _write(self, call: _SessionCall) -> None:
         while True:
-            await self._outbox_filled.wait()
-            self._outbox_filled.clear()
-            frame, self._outbox = self._outbox, engine_pb2.ClientFrame()
+            await self._has_pending.wait()
+            self._has_pending.clear()
+            frame, self._pending_frame = self._pending_frame, engine_pb2.ClientFrame()
             await call.write(frame)
 
     async def _read(self, call: _SessionCall) -> None:
@@ -226,8 +226,8 @@ class EngineClient:
 
     def _fail_all(self) -> None:
         self._connected.clear()
-        self._outbox = engine_pb2.ClientFrame()
-        self._outbox_filled.clear()
+        self._pending_frame = engine_pb2.ClientFrame()
+        self._has_pending.clear()
         open_generations = set(self._generations.values())
         self._generations.clear()
         for generation in open_generations:

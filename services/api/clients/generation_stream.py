@@ -95,7 +95,7 @@ class GenerationStream:
 
     # ---- for the engine client
 
-    def on_close(self, callback: Callable[[GenerationStream], None]) -> None:
+    def set_close_callback(self, callback: Callable[[GenerationStream], None]) -> None:
         """Set the callback that `close` calls, at most once."""
         self._on_close = callback
 

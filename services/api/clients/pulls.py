@@ -80,7 +80,7 @@ class PullClient:
 
         def change() -> PullJob:
             job = self._commands.set_priority(job_id, priority)
-            self._queue.arrange(job)
+            self._queue.reorder(job)
             return job
 
         return await _run_in_thread(change)

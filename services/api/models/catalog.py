@@ -26,7 +26,7 @@ class Catalog:
         self._store = store
         self._pulls = pulls
 
-    async def models(self) -> list[Manifest]:
+    async def list(self) -> list[Manifest]:
         """Every complete model, sorted by name."""
         return await asyncio.to_thread(self._store.list)
 
@@ -48,7 +48,7 @@ class Catalog:
 
     def _find_job(self, text: str) -> PullJob | None:
         try:
-            return self._pulls.loading_job(str(ModelName.parse(text)))
+            return self._pulls.find_loading_job(str(ModelName.parse(text)))
         except (InvalidModelName, RedisError) as error:
             logger.debug("could not look up downloads", extra={"reason": type(error).__name__})
             return None

@@ -23,7 +23,10 @@ def remove(paths: StackPaths, name: str) -> None:
     """Delete a model. Raises CommandError when it does not exist or is in use."""
     with ApiClient(find_connection(paths)) as api:
         freed = api.delete(model_path(name)).get("freed_bytes")
-    print(f"deleted {name}" + (f", {formatting.size(freed)} freed" if freed is not None else ""))
+    print(
+        f"deleted {name}"
+        + (f", {formatting.format_size(freed)} freed" if freed is not None else "")
+    )
 
 
 def loaded(paths: StackPaths) -> None:
@@ -67,4 +70,4 @@ def _capabilities(model: JsonObject) -> list[str]:
 
 
 def _size(size_bytes: int | None) -> str:
-    return "-" if size_bytes is None else formatting.size(size_bytes)
+    return "-" if size_bytes is None else formatting.format_size(size_bytes)

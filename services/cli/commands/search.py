@@ -40,7 +40,7 @@ def format_row(hit: JsonObject) -> list[str]:
         f"{hit['name']}{gated}",
         str(hit.get("source") or "-"),
         str(hit.get("format") or "-"),
-        "-" if size is None else formatting.size(size),
+        "-" if size is None else formatting.format_size(size),
         _FITS.get(str(hit.get("fits")), "?"),
         "-" if downloads is None else f"{downloads:,}",
         " ".join(hit.get("quantizations") or ()) or str(hit.get("quantization") or "-"),
@@ -53,5 +53,5 @@ def collect_notes(answer: JsonObject) -> list[str]:
     if any(hit.get("gated") for hit in answer["data"]):
         notes.append("note: gated models need a Hugging Face token that may read them")
     if (room := answer.get("room_bytes")) is not None:
-        notes.append(f"models may use {formatting.size(room)} of this computer's memory")
+        notes.append(f"models may use {formatting.format_size(room)} of this computer's memory")
     return notes

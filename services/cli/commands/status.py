@@ -30,7 +30,7 @@ def status(paths: StackPaths) -> None:
 
 def format_status(state: state_file.StackState, paths: StackPaths, *, now: float) -> list[str]:
     """The lines of the status: the address, the supervisor and each service."""
-    age = formatting.duration(now - state.started_at)
+    age = formatting.format_duration(now - state.started_at)
     rows = [
         f"{state.addresses}, data in {paths.data_dir}",
         f"{'supervisor':<11}{state.phase:<11}process {state.pid:<9}{age}",
@@ -38,7 +38,7 @@ def format_status(state: state_file.StackState, paths: StackPaths, *, now: float
     for service in state.services:
         pid = f"process {service.pid}" if service.pid else ""
         again = f", restarted {service.restarts} times" if service.restarts else ""
-        since = formatting.duration(now - service.since)
+        since = formatting.format_duration(now - service.since)
         rows.append(f"{service.name:<11}{service.phase:<11}{pid:<17}{since}{again}")
     return rows
 

@@ -37,7 +37,7 @@ def summarize(line: str) -> str | None:
     return None
 
 
-def duration(seconds: float) -> str:
+def format_elapsed(seconds: float) -> str:
     """A duration as `42 s` or `3:05`."""
     if seconds < 60:
         return f"{int(seconds)} s"
@@ -72,7 +72,7 @@ class ProgressLine:
 
     def end(self, verdict: str) -> None:
         """End the step: print its result and duration."""
-        took = duration(time.monotonic() - self._began)
+        took = format_elapsed(time.monotonic() - self._began)
         self._erase()
         self.print_line(f"{self._title}: {verdict} ({took})")
 
@@ -85,7 +85,7 @@ class ProgressLine:
         print(text, file=self._out, flush=True)
 
     def _line(self) -> str:
-        elapsed = duration(time.monotonic() - self._began)
+        elapsed = format_elapsed(time.monotonic() - self._began)
         return f"{self._title} · {elapsed}" + (f" · {self._state}" if self._state else "")
 
     def _draw(self) -> None:

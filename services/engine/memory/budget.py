@@ -2,7 +2,7 @@
 
 A memory pool is main memory (`host`) or the memory of one accelerator (`cuda0`, ...). The budget
 applies to the primary pools: the accelerators where there are any, else main memory. Pools that the
-budget does not set, and every pool under `auto`, leave `system_reserve_bytes` to the rest of the
+budget does not set, and every pool under `auto`, leave `compute_system_reserve` to the rest of the
 machine.
 """
 
@@ -52,11 +52,11 @@ def compute_pool_limits(budget: Budget, pools: Sequence[MemoryPool]) -> dict[str
 
     A budget given as a size is divided among the primary pools in proportion to their totals.
     """
-    primary = {pool.name for pool in primary_pools(pools)}
+    primary = {pool.name for pool in select_primary_pools(pools)}
     primary_total = sum(pool.total_bytes for pool in pools if pool.name in primary)
     limits = {}
     for pool in pools:
-        limit = max(pool.total_bytes - system_reserve_bytes(pool), 0)
+        limit = max(pool.total_bytes - compute_system_reserve(pool), 0)
         if pool.name in primary and budget.fraction is not None:
             limit = min(int(pool.total_bytes * budget.fraction), pool.total_bytes)
         elif pool.name in primary and budget.size_bytes is not None and primary_total:
@@ -66,17 +66,17 @@ def compute_pool_limits(budget: Budget, pools: Sequence[MemoryPool]) -> dict[str
     return limits
 
 
-def primary_pools(pools: Sequence[MemoryPool]) -> list[MemoryPool]:
+def select_primary_pools(pools: Sequence[MemoryPool]) -> list[MemoryPool]:
     """The pools that the budget applies to: the accelerators, or the host where there are none."""
     return [p for p in pools if p.name != HOST] or list(pools)
 
 
 def sum_primary_bytes(pools: Sequence[MemoryPool], bytes_by_pool: Mapping[str, int]) -> int:
     """The sum of `bytes_by_pool` over the primary pools."""
-    return sum(bytes_by_pool.get(pool.name, 0) for pool in primary_pools(pools))
+    return sum(bytes_by_pool.get(pool.name, 0) for pool in select_primary_pools(pools))
 
 
-def system_reserve_bytes(pool: MemoryPool) -> int:
+def compute_system_reserve(pool: MemoryPool) -> int:
     """What `auto` leaves to the system, to our other services, or to a desktop on the GPU."""
     if pool.name == HOST:
         return min(max(pool.total_bytes // 10, 256 * _MIB), 4096 * _MIB)

@@ -64,7 +64,7 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.need.values())
 
 
-def footprint_from_info(info: ModelInfo) -> Footprint:
+def build_footprint(info: ModelInfo) -> Footprint:
     """Build a footprint from the sizes that a dry run or a load reported."""
     sizes = info.weights_bytes + info.kv_bytes + info.compute_bytes
     pools = dict(info.pool_bytes) or {("cuda0" if info.gpu_layers else HOST): sizes}
@@ -76,7 +76,7 @@ def footprint_from_info(info: ModelInfo) -> Footprint:
         trained_context_length=info.trained_context_length,
         gpu_layers=info.gpu_layers,
         pool_bytes=pools,
-        reserve_bytes=_default_reserve(pools),
+        reserve_bytes=_build_default_reserve(pools),
     )
 
 
@@ -95,7 +95,7 @@ def guess_footprint(
         trained_context_length=trained_context_length,
         gpu_layers=config.gpu_layers,
         pool_bytes=pools,
-        reserve_bytes=_default_reserve(pools),
+        reserve_bytes=_build_default_reserve(pools),
         source="file header",
     )
 
@@ -157,6 +157,7 @@ def compute_estimate_key(digest: str, config: LoadConfig) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
 
+@resolved
 class _EstimateFile(msgspec.Struct, frozen=True, kw_only=True):
     """`estimates.json`. A file of another version is ignored."""
 
@@ -206,6 +207,6 @@ class EstimateCache:
             logger.warning("estimates not written", extra={"reason": str(error)})
 
 
-def _default_reserve(pools: Mapping[str, int]) -> dict[str, int]:
+def _build_default_reserve(pools: Mapping[str, int]) -> dict[str, int]:
     reserve = {name: DEVICE_CONTEXT_BYTES for name in pools if name != HOST}
     return {HOST: PROCESS_BYTES, **reserve}

@@ -37,7 +37,7 @@ class Piece:
         return self.done == self.size
 
 
-def piece_bytes_for(size_bytes: int) -> int:
+def choose_piece_bytes(size_bytes: int) -> int:
     """The piece size for a file, in whole MiB.
 
     Small pieces keep the holes near the frontier; few pieces keep the resume state small.

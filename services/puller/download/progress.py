@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 
 from services.puller.download.partial_file import PartialFile, ResumeState, boot_id
-from services.puller.download.pieces import Piece, PieceTable, piece_bytes_for
+from services.puller.download.pieces import Piece, PieceTable, choose_piece_bytes
 from services.puller.transport.range_response import CredentialsExpired
 from services.shared.errors import PullFailed, SpindllError
 
@@ -53,7 +53,7 @@ class DownloadProgress:
         if state is None or state.size_bytes != self.size_bytes:
             os.ftruncate(self._partial.fd, 0)
             os.ftruncate(self._partial.fd, self.size_bytes)
-            return PieceTable(self.size_bytes, piece_bytes_for(self.size_bytes))
+            return PieceTable(self.size_bytes, choose_piece_bytes(self.size_bytes))
         os.ftruncate(self._partial.fd, self.size_bytes)
         self._etag = state.etag
         self._synced = state.synced

@@ -41,7 +41,7 @@ class Repository:
 
 
 @resolved
-class _Config(msgspec.Struct, frozen=True):
+class _QuantizationConfig(msgspec.Struct, frozen=True):
     file_type: str = ""
 
 
@@ -106,7 +106,9 @@ def build_registry_hit(listing: Listing) -> SearchHit:
     label = None
     for file in listing.inline_files:
         if file.role is FileRole.CONFIG:
-            label = msgspec.json.decode(file.data, type=_Config).file_type.lower() or None
+            label = (
+                msgspec.json.decode(file.data, type=_QuantizationConfig).file_type.lower() or None
+            )
     return SearchHit(
         name=str(listing.name),
         source="ollama",

@@ -122,7 +122,7 @@ def parse_quantization(path: str) -> str | None:
     return None
 
 
-def quantization_rank(label: str | None) -> float:
+def rank_quantization(label: str | None) -> float:
     """The position of a label in the order of preference; a lower rank is preferred."""
     return _NO_LABEL if label is None else _RANK.get(label, _UNKNOWN_LABEL)
 
@@ -131,7 +131,7 @@ def list_quantizations(paths: Iterable[str]) -> tuple[str, ...]:
     """The labels of all models among the files, in the order of preference."""
     labels = {parse_quantization(path) for path in paths if _is_model_gguf(path)}
     return tuple(
-        sorted((label for label in labels if label), key=lambda x: (quantization_rank(x), x))
+        sorted((label for label in labels if label), key=lambda x: (rank_quantization(x), x))
     )
 
 
@@ -159,14 +159,14 @@ def _select_gguf(
     matching = [c for c in candidates if _matches(c, criteria)]
     if not matching:
         have = sorted(
-            {c.label or c.paths[0] for c in candidates}, key=lambda x: (quantization_rank(x), x)
+            {c.label or c.paths[0] for c in candidates}, key=lambda x: (rank_quantization(x), x)
         )
         requested = criteria.file or criteria.quantization
         raise PullFailed(f"the repository has no {requested}; it has: {', '.join(have)}")
-    best = min(matching, key=lambda c: (quantization_rank(c.label), len(c.paths[0]), c.paths[0]))
+    best = min(matching, key=lambda c: (rank_quantization(c.label), len(c.paths[0]), c.paths[0]))
     if best.missing:
         raise PullFailed(f"part {best.missing[0]} of the split model is not in the repository")
-    same = [c for c in matching if quantization_rank(c.label) == quantization_rank(best.label)]
+    same = [c for c in matching if rank_quantization(c.label) == rank_quantization(best.label)]
     warnings: tuple[str, ...] = ()
     if len(same) > 1 and criteria.file is None:
         warnings = (

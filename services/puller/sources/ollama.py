@@ -40,7 +40,7 @@ _TIMEOUT_SECONDS = 30.0
 
 
 @resolved
-class _Config(msgspec.Struct, frozen=True):
+class _ModelConfig(msgspec.Struct, frozen=True):
     remote_host: str = ""
     remote_model: str = ""
 
@@ -72,7 +72,7 @@ class OllamaSource:
             session.close()
 
     def _resolve(self, session: HttpSession, name: ModelName) -> Listing:
-        base_url = f"{self.registry_url_for(name)}/v2/{name.repo}"
+        base_url = f"{self.find_registry_url(name)}/v2/{name.repo}"
         url = f"{base_url}/manifests/{name.tag}"
         raw, secret_headers = self._fetch_manifest(session, url, name)
         manifest = parse_manifest(raw)
@@ -88,7 +88,7 @@ class OllamaSource:
             inline_files=tuple(inline_files),
         )
 
-    def registry_url_for(self, name: ModelName) -> str:
+    def find_registry_url(self, name: ModelName) -> str:
         """The base URL of the registry that a name belongs to."""
         if name.host == OLLAMA_HOST:
             return self._base_url
@@ -127,7 +127,7 @@ class OllamaSource:
         if f"sha256:{hashlib.sha256(raw).hexdigest()}" != digest:
             raise PullFailed("the model's configuration does not have the announced digest")
         try:
-            config = msgspec.json.decode(raw, type=_Config)
+            config = msgspec.json.decode(raw, type=_ModelConfig)
         except msgspec.DecodeError as error:
             raise PullFailed("the model's configuration is not readable") from error
         if config.remote_host or config.remote_model:

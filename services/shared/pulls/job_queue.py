@@ -29,7 +29,7 @@ class JobQueue:
         self._redis = client
         # JSON, not pickle: a client that can write to Redis must not be able to run code here.
         self.queue = Queue(QUEUE, connection=client, serializer=JSONSerializer)
-        self._arrange = client.register_script(lua.ARRANGE)
+        self._reorder = client.register_script(lua.REORDER)
 
     def send(self, job: PullJob) -> None:
         """Queue the job's current ticket, before those of lower priority."""
@@ -42,16 +42,16 @@ class JobQueue:
             failure_ttl=KEEP_TICKET_SECONDS,
             description=f"pull {job.model}",
         )
-        self.arrange(job)
+        self.reorder(job)
 
-    def arrange(self, job: PullJob) -> None:
+    def reorder(self, job: PullJob) -> None:
         """Move a job's waiting ticket to the place that its priority gives it."""
-        self._arrange(
+        self._reorder(
             keys=[self.queue.key],
             args=[ticket_id(job.id, job.ticket), job.priority, redis_keys.pull("")],
         )
 
-    def waiting(self) -> frozenset[str]:
+    def list_waiting(self) -> frozenset[str]:
         """The ids of the pull jobs that have a ticket in the queue."""
         tickets = cast("list[bytes]", self._redis.lrange(self.queue.key, 0, -1))
         return frozenset(parse_ticket_id(ticket.decode()) for ticket in tickets)

@@ -6,11 +6,11 @@ finishes and the puller's maintenance can race safely:
 
     POST ─► queued ─claim─► running ─end─► done | failed | cancelled
               ▲ ▲             │  │
-              │ └─ put_back ──┘  └─hold─► paused ─resume─► queued
+              │ └─ put_back ──┘  └─pause─► paused ─resume─► queued
               └─ retry ── failed | cancelled
 
 A running job belongs to the worker that holds its lease. A lease that expired means a dead worker:
-`abandoned()` lists such jobs. All calls block; the api makes them in a thread.
+`list_abandoned()` lists such jobs. All calls block; the api makes them in a thread.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ class JobStore:
         )
         return [job for job, _ in zip(jobs, range(limit), strict=False)]
 
-    def in_flight(self) -> list[PullJob]:
+    def list_in_flight(self) -> list[PullJob]:
         """Every job that has not ended, oldest first."""
         ids = cast("set[bytes]", self._redis.smembers(redis_keys.PULLS_ACTIVE))
         return sorted(self._get_many(ids), key=lambda job: (job.created_at, job.id))
 
-    def loading_job(self, model: str) -> PullJob | None:
+    def find_loading_job(self, model: str) -> PullJob | None:
         """The job in flight for a model (canonical name), whatever its format."""
         keys = [dedup_key(model, None), dedup_key(model, "gguf"), dedup_key(model, "mlx")]
         found = cast(
@@ -86,9 +86,9 @@ class JobStore:
         jobs = [job for job in self._get_many(i for i in found if i) if not job.state.has_ended]
         return jobs[0] if jobs else None
 
-    def abandoned(self) -> list[PullJob]:
+    def list_abandoned(self) -> list[PullJob]:
         """Running jobs whose lease has expired."""
-        running = [job for job in self.in_flight() if job.state is JobState.RUNNING]
+        running = [job for job in self.list_in_flight() if job.state is JobState.RUNNING]
         return [job for job in running if not self._redis.exists(redis_keys.pull_lease(job.id))]
 
     def _get_many(self, ids: Iterable[bytes]) -> list[PullJob]:
@@ -140,7 +140,7 @@ class JobStore:
         self._redis.delete(redis_keys.pull_lease(job.id))
         return self.get(job.id)
 
-    def hold(self, job_id: str, owner: str, **fields: object) -> bool:
+    def pause(self, job_id: str, owner: str, **fields: object) -> bool:
         """Pause this owner's running job; False when it has changed."""
         expect = {"state": JobState.RUNNING, "owner": owner}
         paused = {

@@ -71,7 +71,7 @@ redis.call('sadd', KEYS[3], ARGV[1])
 return 1  -- 0: its state changed, or another job in flight fetches the same
 """
 
-ARRANGE = """
+REORDER = """
 -- KEYS: RQ's list of the queue
 -- ARGV: the ticket, its priority, the prefix of a job's key
 -- Moves the ticket before the first one of lower priority. Tickets are '<job>-<n>'.

@@ -97,7 +97,7 @@ async def test_without_an_engine_a_request_fails_after_the_connect_wait() -> Non
     with pytest.raises(EngineUnavailable):
         await client.generate([engine_pb2.Submit(model="m")])
     with pytest.raises(EngineUnavailable):
-        await client.health()
+        await client.check_health()
     await client.close()
 
 

@@ -105,7 +105,7 @@ async def test_a_wake_up_returns_an_empty_list() -> None:
 async def test_abandoning_closes_the_generation_and_cancels_the_taker() -> None:
     generation = make_generation()
     closed: list[GenerationStream] = []
-    generation.on_close(closed.append)
+    generation.set_close_callback(closed.append)
     taking = asyncio.create_task(generation.take())
     await asyncio.sleep(0)
     generation.abandon()

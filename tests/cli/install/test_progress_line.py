@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.install.command_runner import CommandRunner
-from services.cli.install.progress_line import ProgressLine, duration, summarize
+from services.cli.install.progress_line import ProgressLine, format_elapsed, summarize
 from services.cli.install.setup_errors import SetupError, explain
 
 
@@ -30,8 +30,8 @@ def test_a_build_line_is_summarized(line: str, expected: str | None) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.4, "0 s"), (59.9, "59 s"), (61, "1:01")])
-def test_durations(seconds: float, expected: str) -> None:
-    assert duration(seconds) == expected
+def test_an_elapsed_time_is_in_seconds_or_minutes(seconds: float, expected: str) -> None:
+    assert format_elapsed(seconds) == expected
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.memory.estimate import (
     EstimateCache,
     Footprint,
+    build_footprint,
     compute_estimate_key,
     correct_footprint,
     find_fitting_context,
-    footprint_from_info,
     guess_footprint,
 )
 from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES, PROCESS_BYTES
@@ -41,17 +41,17 @@ def config(**changes: object) -> LoadConfig:
 
 
 def test_a_footprint_includes_what_the_process_takes() -> None:
-    assert footprint_from_info(info()).need == {"host": 2124 + PROCESS_BYTES}
+    assert build_footprint(info()).need == {"host": 2124 + PROCESS_BYTES}
 
 
 def test_a_footprint_on_a_device_includes_the_drivers_context() -> None:
-    footprint = footprint_from_info(info(pool_bytes={"host": 124, "cuda0": 2000}, gpu_layers=9))
+    footprint = build_footprint(info(pool_bytes={"host": 124, "cuda0": 2000}, gpu_layers=9))
 
     assert footprint.need == {"host": 124 + PROCESS_BYTES, "cuda0": 2000 + DEVICE_CONTEXT_BYTES}
 
 
 def test_a_measured_load_replaces_the_reserve_and_not_the_models_sizes() -> None:
-    footprint = footprint_from_info(info())
+    footprint = build_footprint(info())
 
     assert correct_footprint(footprint, {"host": 5000}).need == {"host": 5000}
     assert correct_footprint(footprint, {"host": 10}).need == {"host": 2124}
@@ -66,7 +66,7 @@ def test_a_measured_load_replaces_the_reserve_and_not_the_models_sizes() -> None
 def test_the_fitting_context_is_the_largest_multiple_of_the_step(
     available: int, cells: int
 ) -> None:
-    footprint = footprint_from_info(info())
+    footprint = build_footprint(info())
 
     assert find_fitting_context(footprint, {"host": PROCESS_BYTES + available}) == cells
 
@@ -101,7 +101,7 @@ def test_the_estimate_key_depends_on_what_changes_a_size(
 
 def test_the_estimate_cache_outlives_the_process_and_ignores_a_broken_file(tmp_path: Path) -> None:
     path = tmp_path / "engine" / "estimates.json"
-    footprint: Footprint = footprint_from_info(info())
+    footprint: Footprint = build_footprint(info())
     EstimateCache(path).put("k", footprint)
 
     assert EstimateCache(path).get("k") == footprint
@@ -114,7 +114,7 @@ def test_the_estimate_cache_outlives_the_process_and_ignores_a_broken_file(tmp_p
 @pytest.mark.parametrize("version", [None, 1, 999])
 def test_estimates_of_another_version_are_not_used(tmp_path: Path, version: int | None) -> None:
     path = tmp_path / "estimates.json"
-    footprints = {"k": footprint_from_info(info())}
+    footprints = {"k": build_footprint(info())}
     stored = footprints if version is None else {"version": version, "footprints": footprints}
     path.write_bytes(msgspec.json.encode(stored))
 

@@ -112,7 +112,7 @@ def resident(key: str, size: int, **changes: object) -> Resident:
         ),
     ],
 )
-def test_plan(
+def test_the_cheapest_sufficient_decision_is_taken(
     residents: list[Resident], need: int, action: Action, leaving: tuple[str, ...]
 ) -> None:
     decision = plan(residents, {"cuda0": need}, POOLS)

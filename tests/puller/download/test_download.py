@@ -32,7 +32,7 @@ FAST_RETRIES = RetryPolicy(
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "piece_bytes_for", lambda size_bytes: 500_000)
+    monkeypatch.setattr(progress, "choose_piece_bytes", lambda size_bytes: 500_000)
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.puller.download.pieces import MAX_PIECES, PieceTable, piece_bytes_for
+from services.puller.download.pieces import MAX_PIECES, PieceTable, choose_piece_bytes
 
 
 @given(st.integers(0, 1 << 50))
 def test_pieces_are_few_and_whole_mebibytes(size_bytes: int) -> None:
-    piece = piece_bytes_for(size_bytes)
+    piece = choose_piece_bytes(size_bytes)
 
     assert piece % (1 << 20) == 0
     assert piece * MAX_PIECES >= size_bytes

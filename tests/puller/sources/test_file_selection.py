@@ -12,7 +12,7 @@ from services.puller.sources.file_selection import (
     FileSelection,
     SelectionCriteria,
     parse_quantization,
-    quantization_rank,
+    rank_quantization,
     select_files,
 )
 from services.shared.errors import PullFailed
@@ -40,7 +40,7 @@ def test_the_order_starts_with_the_required_quantisations() -> None:
         "q4_k_m", "q5_k_m", "q4_k_s", "q5_k_s", "q4_0", "q5_0", "q6_k", "q8_0",
     )  # fmt: skip
     assert UNQUANTIZED == ("f16", "bf16", "f32")
-    assert quantization_rank("q2_k") < quantization_rank(None) < quantization_rank("f16")
+    assert rank_quantization("q2_k") < rank_quantization(None) < rank_quantization("f16")
 
 
 @pytest.mark.parametrize(

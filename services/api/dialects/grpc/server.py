@@ -111,7 +111,7 @@ class SpindllService(SpindllServicer):
         """Every stored model."""
         async with _translate_errors(context):
             await self._authenticate(context)
-            return convert.models_to_proto(await self._parts.catalog.models())
+            return convert.models_to_proto(await self._parts.catalog.list())
 
     async def Status(  # noqa: N802
         self, request: spindll_pb2.StatusRequest, context: Context
@@ -119,7 +119,7 @@ class SpindllService(SpindllServicer):
         """The loaded models, and the memory."""
         async with _translate_errors(context):
             await self._authenticate(context)
-            return convert.status_to_proto(await self._parts.engine.loaded())
+            return convert.status_to_proto(await self._parts.engine.list_loaded())
 
     async def Load(  # noqa: N802
         self, request: spindll_pb2.LoadRequest, context: Context
@@ -152,19 +152,19 @@ class SpindllService(SpindllServicer):
         self, request: spindll_pb2.PrefillRequest, context: Context
     ) -> spindll_pb2.PrefillResponse:
         """Not implemented yet."""
-        return await _unimplemented(context, "Prefill")
+        return await _abort_unimplemented(context, "Prefill")
 
     async def Pull(  # noqa: N802
         self, request: spindll_pb2.PullRequest, context: Context
     ) -> AsyncIterator[spindll_pb2.PullProgress]:
         """Not implemented yet."""
-        yield await _unimplemented(context, "Pull")
+        yield await _abort_unimplemented(context, "Pull")
 
     async def Delete(  # noqa: N802
         self, request: spindll_pb2.DeleteRequest, context: Context
     ) -> spindll_pb2.DeleteResponse:
         """Not implemented yet."""
-        return await _unimplemented(context, "Delete")
+        return await _abort_unimplemented(context, "Delete")
 
     async def _authenticate(self, context: Context) -> Principal:
         metadata = context.invocation_metadata() or ()
@@ -239,6 +239,6 @@ def build_trailers(error: SpindllError) -> tuple[tuple[str, str], ...]:
     return tuple(trailers)
 
 
-async def _unimplemented(context: Context, call: str) -> NoReturn:
+async def _abort_unimplemented(context: Context, call: str) -> NoReturn:
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{call} {_NOT_SERVED}")
     raise AssertionError("abort returned")

@@ -15,7 +15,7 @@ router = APIRouter()
 @router.get("/v1/models")
 async def list_models(api: Parts, _: RequireUser) -> dict[str, Any]:
     """Every stored model."""
-    models = await api.catalog.models()
+    models = await api.catalog.list()
     return {"object": "list", "data": [model_to_dict(manifest) for manifest in models]}
 
 

@@ -24,9 +24,9 @@ from services.engine.front.process.launcher import RunnerLauncher
 from services.engine.memory.estimate import (
     EstimateCache,
     Footprint,
+    build_footprint,
     compute_estimate_key,
     find_fitting_context,
-    footprint_from_info,
     guess_footprint,
 )
 from services.engine.memory.probe import HOST
@@ -194,7 +194,7 @@ class LoadPlanner:
                 trained_context_length=manifest.description.context_length or 0,
             )
             return PlannedLoad(config, guessed)
-        footprint = footprint_from_info(info)
+        footprint = build_footprint(info)
         self._estimates.put(key, footprint)
         return PlannedLoad(config, footprint)
 

@@ -153,7 +153,7 @@ async def test_an_unexpected_error_is_reported_without_its_message(
     async def broken() -> None:
         raise RuntimeError("at /secret/path")
 
-    monkeypatch.setattr(served.api.app.state.parts.catalog, "models", broken)
+    monkeypatch.setattr(served.api.app.state.parts.catalog, "list", broken)
     call = served.stub.List(spindll_pb2.ListRequest(), **served.user())
 
     assert await read_status(call) == (grpc.StatusCode.INTERNAL, "internal error")

@@ -33,7 +33,7 @@ async def test_an_answer_has_text_and_a_finish_reason_with_counts(tmp_path: Path
     assert (last.finished.prompt_tokens, last.finished.completion_tokens) == (3, 3)
 
 
-async def test_while_a_model_loads_its_requests_are_told_their_position(tmp_path: Path) -> None:
+async def test_while_a_model_loads_its_requests_get_their_position(tmp_path: Path) -> None:
     add_scripted_model(tmp_path, "slow", Script(load_seconds=0.3))
     async with running_front(tmp_path) as front:
         client = front.client()

@@ -20,7 +20,7 @@ CHAT: ReuseClass = ("alice", True)
 
 
 def request_once(id_: int, **changes: Any) -> Request:
-    return request(id_, f"{id_:03} is a prompt nobody sends again", 8, **changes)
+    return request(id_, f"{id_:03} is a prompt that is sent once", 8, **changes)
 
 
 def test_the_probability_is_one_half_before_anything_is_recorded() -> None:
