@@ -5,8 +5,7 @@
     answer      parse a recording: tokens, times, usage, errors
     prompts     the requests: distinct prompts, prompts with one shared prefix, growing chats
     meter       CPU seconds and memory of a server's process tree
-    peers       find the peers that are installed
-    servers     start and stop Spindll and the peers on the same model file
+    servers     find the peers that are installed, start Spindll and them on the same model file
     scenarios   one module per question; each adds measurements
     results     measurements, raw CSV, medians and ratios
     report      a run as markdown, with plots

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.plot import Line, render_line_plot
 from bench.results import Results
-from bench.servers import SPINDLL
+from bench.servers.start import SPINDLL
 
 _BASE = SPINDLL  # the server whose ratios to the others are shown
 

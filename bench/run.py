@@ -25,11 +25,11 @@ from pathlib import Path
 import httpx
 
 from bench import machine
-from bench.peers import find_peers
 from bench.report import render_markdown, write_plots
 from bench.results import Results, write_csv
 from bench.scenarios import fairness, one_off, prefix, scaling, stall, swap, throughput, wire_only
 from bench.scenarios.plan import Plan
+from bench.servers.peers import find_peers
 
 SCENARIOS = {
     module.NAME: module.run
@@ -132,13 +132,25 @@ def _build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("scenarios", nargs="*", help=f"any of {', '.join(SCENARIOS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--out", type=Path, default=_HERE / "results")
+    _add_model_arguments(parser)
+    _add_server_arguments(parser)
+    _add_throughput_arguments(parser)
+    return parser
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="a GGUF file; default: a synthetic model")
     parser.add_argument("--second-model", type=Path, help="another model of its size, for `swap`")
     parser.add_argument(
         "--preset", default="qwen2.5-0.5b", help="dimensions of the synthetic model"
     )
     parser.add_argument("--quant", default="Q8_0", help="quantisation of the synthetic model")
-    parser.add_argument("--rounds", type=int, default=3)
+
+
+def _add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: one per core")
     parser.add_argument(
         "--gpu-layers", type=int, default=0, help="layers on the GPU, for all servers; -1: all"
@@ -151,6 +163,9 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="SPINDLL_NAME=VALUE",
         help="a setting of Spindll, not of the peers; may be repeated",
     )
+
+
+def _add_throughput_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clients",
         type=int,
@@ -166,9 +181,6 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="length of each answer of `throughput`",
     )
-    parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--out", type=Path, default=_HERE / "results")
-    return parser
 
 
 if __name__ == "__main__":

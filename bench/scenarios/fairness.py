@@ -7,11 +7,11 @@ import dataclasses
 import statistics
 
 from bench.load import Target, run_closed_loop, send_request
-from bench.peers import LLAMA_SERVER
 from bench.prompts import LoadRequest, build_distinct, build_text
 from bench.results import Results
 from bench.scenarios.plan import Plan, rotate, warm_up
-from bench.servers import SPINDLL, RunningServer, start_servers
+from bench.servers.peers import LLAMA_SERVER
+from bench.servers.start import SPINDLL, RunningServer, start_servers
 
 NAME = "fairness"
 CROWD = 50

@@ -9,7 +9,7 @@ from bench.load import run_closed_loop, summarise
 from bench.prompts import build_distinct
 from bench.results import Results
 from bench.scenarios.plan import Plan, raise_on_error, warm_up
-from bench.servers import SPINDLL, RunningServer, start_servers
+from bench.servers.start import SPINDLL, RunningServer, start_servers
 
 NAME = "one-off"
 CLIENTS = 16

@@ -10,10 +10,10 @@ from typing import Any
 
 from bench.answer import StreamedAnswer
 from bench.load import Target, send_request
-from bench.peers import Peers
 from bench.prompts import LoadRequest, build_text
 from bench.results import Results
-from bench.servers import RunningServer, ServerOptions
+from bench.servers.peers import Peers
+from bench.servers.start import RunningServer, ServerOptions
 
 MODEL = "bench"
 

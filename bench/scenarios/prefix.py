@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from bench.answer import StreamedAnswer
 from bench.load import run_closed_loop, send_request, summarise
-from bench.peers import LLAMA_SERVER
 from bench.prompts import build_chat_turns, build_shared_prefix
 from bench.results import Results
 from bench.scenarios.plan import Plan, estimate_words, raise_on_error, rotate, warm_up
-from bench.servers import SPINDLL, RunningServer, start_servers
+from bench.servers.peers import LLAMA_SERVER
+from bench.servers.start import SPINDLL, RunningServer, start_servers
 
 NAME = "prefix"
 REQUESTS = 16

@@ -6,11 +6,11 @@ import asyncio
 
 from bench.answer import StreamedAnswer, parse_recording
 from bench.load import Target, percentile, send_request
-from bench.peers import LLAMA_SERVER
 from bench.prompts import LoadRequest, build_text
 from bench.results import Results
 from bench.scenarios.plan import Plan, estimate_words, raise_on_error, rotate, warm_up
-from bench.servers import SPINDLL, RunningServer, start_servers
+from bench.servers.peers import LLAMA_SERVER
+from bench.servers.start import SPINDLL, RunningServer, start_servers
 from bench.wire import Recording, record
 
 NAME = "stall"

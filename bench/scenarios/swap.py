@@ -10,7 +10,7 @@ from bench.load import send_request
 from bench.prompts import LoadRequest, build_text
 from bench.results import Results
 from bench.scenarios.plan import MODEL, Plan, note_skipped, raise_on_error
-from bench.servers import SPINDLL, RunningServer, start_servers
+from bench.servers.start import SPINDLL, RunningServer, start_servers
 
 NAME = "swap"
 _OTHER = "bench-other"

@@ -6,11 +6,11 @@ import asyncio
 
 from bench.load import run_closed_loop, summarise
 from bench.meter import Meter, resident_bytes
-from bench.peers import LLAMA_CPP_PYTHON, LLAMA_SERVER, XLLAMACPP
 from bench.prompts import build_distinct
 from bench.results import Results
 from bench.scenarios.plan import Plan, raise_on_error, read_counters, rotate, warm_up
-from bench.servers import SPINDLL, RunningServer, start_servers
+from bench.servers.peers import LLAMA_CPP_PYTHON, LLAMA_SERVER, XLLAMACPP
+from bench.servers.start import SPINDLL, RunningServer, start_servers
 
 NAME = "throughput"
 # Clients, and requests per client: enough requests that the last ones, which run with fewer others,

@@ -22,10 +22,10 @@ from services.engine.core import (
     Sampling,
     Stopping,
 )
+from services.engine.front.models.client_request import ClientRequest, QueuePosition
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.model_settings import ModelSettings, ModelSettingsRegistry
 from services.engine.front.models.pool import ModelPool
-from services.engine.front.models.request import ClientRequest, QueuePosition
 from services.engine.front.models.residency import ResidencyRules
 from services.engine.memory.budget import Budget
 from services.engine.memory.estimate import EstimateCache

@@ -13,8 +13,13 @@ from pathlib import Path
 from services.cli.errors import CommandError
 from services.cli.options import StackOptions, from_json
 from services.cli.paths import StackPaths
+from services.cli.supervise.checks.probes import (
+    AcceptsConnections,
+    HttpOk,
+    ReadinessProbe,
+    StaysAlive,
+)
 from services.cli.supervise.launch import run_stack
-from services.cli.supervise.probes import AcceptsConnections, HttpOk, ReadinessProbe, StaysAlive
 from services.cli.supervise.reporting import PipeReporter, failure_report
 from services.cli.supervise.stack import STACK_VARIABLE, ServiceSpec
 from services.cli.supervise.state_machine import ServicePolicy

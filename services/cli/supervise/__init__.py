@@ -6,15 +6,17 @@ up ─► supervisor ─┬─ redis ◄── ready first: the others need it
    │              └─ api    ┘
    └─ guard       ends all services when the supervisor is killed
 
-launch.py         the checks before a start, then the supervisor, here or detached
-supervisor.py     the loop that runs the services
-state_machine.py  pure: which service to start, end or give up, and when
-stack.py          the commands and environments of the four services
-diagnose.py       pure: the reason for a failed start, from the log of the service
-preflight.py      is a port free, is there space on the disk
-processes.py      starts and signals processes
+__main__.py          the detached supervisor
+launch.py            the checks before a start, then the supervisor, here or detached
+supervisor.py        the loop that runs the services
+state_machine.py     pure: which service to start, end or give up, and when
+stack.py             the commands and environments of the four services
+redis_server.py      the command of Redis
+processes.py         starts and signals processes
 process_sessions.py  ends a service with all processes that it started
-probes.py         checks whether a service is ready
-reporting.py      reports the progress of a start to `up`
-state_file.py     publishes the state of the stack to other commands; the lock of a stack
+guard.py             ends all services when the supervisor is killed
+logfiles.py          the logs of the services: opened, rotated, read
+reporting.py         reports the progress of a start to `up`
+state_file.py        publishes the state of the stack to other commands; the lock of a stack
+checks/              before a start, while a service starts, after a failure
 """

@@ -20,8 +20,8 @@ from services.cli.errors import CommandError
 from services.cli.options import StackOptions, to_json
 from services.cli.paths import StackPaths
 from services.cli.supervise import logfiles, state_file
-from services.cli.supervise.preflight import require_disk_space, require_free_port
-from services.cli.supervise.probes import HttpOk
+from services.cli.supervise.checks.preflight import require_disk_space, require_free_port
+from services.cli.supervise.checks.probes import HttpOk
 from services.cli.supervise.process_sessions import kill_processes_with_environment
 from services.cli.supervise.processes import Guard
 from services.cli.supervise.reporting import Reporter, print_report, read_reports

@@ -14,7 +14,7 @@ from pathlib import Path
 from services.cli.options import StackOptions
 from services.cli.paths import StackPaths
 from services.cli.supervise import redis_server
-from services.cli.supervise.probes import (
+from services.cli.supervise.checks.probes import (
     AcceptsConnections,
     HttpOk,
     ReadinessProbe,

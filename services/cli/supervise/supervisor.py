@@ -17,8 +17,8 @@ from services.cli.errors import CommandError
 from services.cli.options import StackOptions
 from services.cli.paths import StackPaths
 from services.cli.supervise import logfiles, state_file
-from services.cli.supervise.diagnose import explain
-from services.cli.supervise.probes import HttpOk, describe_not_ready, wait_until_ready
+from services.cli.supervise.checks.diagnose import explain
+from services.cli.supervise.checks.probes import HttpOk, describe_not_ready, wait_until_ready
 from services.cli.supervise.processes import Guard, ServiceProcess
 from services.cli.supervise.reporting import Reporter, StartReport, failure_report, ready_text
 from services.cli.supervise.stack import ServiceSpec

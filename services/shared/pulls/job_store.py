@@ -175,25 +175,27 @@ class JobStore:
             **dict.fromkeys(("requested", "owner", "note", "bytes_per_second")),
             **fields,
         }
-        return bool(
-            self._end(
-                keys=[
-                    redis_keys.pull(job.id),
-                    redis_keys.pull_in_flight(dedup_key(job.model, job.format)),
-                    redis_keys.PULLS_ACTIVE,
-                    redis_keys.pull_lease(job.id),
-                    redis_keys.PULLS,
-                ],
-                args=[
-                    job.id,
-                    redis_keys.JOB_LIFETIME_SECONDS,
-                    time.time() - redis_keys.JOB_LIFETIME_SECONDS,
-                    len(expected),
-                    *flatten(fields_to_hash(expected)),
-                    *flatten(fields_to_hash(changed)),
-                ],
-            )
+        return self._end_if(job, expected, changed)
+
+    def _end_if(self, job: PullJob, expect: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+        ended = self._end(
+            keys=[
+                redis_keys.pull(job.id),
+                redis_keys.pull_in_flight(dedup_key(job.model, job.format)),
+                redis_keys.PULLS_ACTIVE,
+                redis_keys.pull_lease(job.id),
+                redis_keys.PULLS,
+            ],
+            args=[
+                job.id,
+                redis_keys.JOB_LIFETIME_SECONDS,
+                time.time() - redis_keys.JOB_LIFETIME_SECONDS,
+                len(expect),
+                *flatten(fields_to_hash(expect)),
+                *flatten(fields_to_hash(fields)),
+            ],
         )
+        return bool(ended)
 
     def change_if(
         self,

@@ -12,8 +12,8 @@ from services.cli.errors import CommandError
 from services.cli.options import StackOptions, from_json, to_json
 from services.cli.paths import MAX_SOCKET_PATH_BYTES, StackPaths
 from services.cli.supervise import redis_server, state_file
-from services.cli.supervise.diagnose import explain
-from services.cli.supervise.probes import describe_not_ready
+from services.cli.supervise.checks.diagnose import explain
+from services.cli.supervise.checks.probes import describe_not_ready
 from services.cli.supervise.reporting import curl_line, ready_text
 from services.cli.supervise.stack import STACK_VARIABLE, build_services
 from services.cli.supervise.state_machine import StartFailure

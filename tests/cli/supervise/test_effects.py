@@ -14,8 +14,9 @@ import pytest
 
 from services.cli.errors import CommandError
 from services.cli.paths import StackPaths
-from services.cli.supervise import logfiles, preflight, state_file
-from services.cli.supervise.preflight import require_disk_space, require_free_port
+from services.cli.supervise import logfiles, state_file
+from services.cli.supervise.checks import preflight
+from services.cli.supervise.checks.preflight import require_disk_space, require_free_port
 from services.cli.supervise.process_sessions import (
     kill_processes_with_environment,
     kill_session,

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 
+from services.engine.front.models.client_request import ClientRequest, QueueReason
 from services.engine.front.models.crash_backoff import CrashBackoff
 from services.engine.front.models.lifecycle import ModelLifecycle
 from services.engine.front.models.load_planner import LoadDefaults, LoadPlanner, PathResolver
@@ -17,7 +18,6 @@ from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.loader import ModelLoader
 from services.engine.front.models.memory_queue import LoadPreview, MemoryQueue, MemoryTotals
 from services.engine.front.models.model_settings import ModelSettings, ModelSettingsRegistry
-from services.engine.front.models.request import ClientRequest, QueueReason
 from services.engine.front.models.residency import ResidencyRules
 from services.engine.front.process.launcher import RunnerLauncher
 from services.engine.front.tasks import TaskSet

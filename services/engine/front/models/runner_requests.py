@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from services.engine import messages
 from services.engine.core import TextPiece
-from services.engine.front.models.request import ClientRequest
+from services.engine.front.models.client_request import ClientRequest
 from services.engine.front.process.launcher import RunnerHandle
 from services.shared.errors import SpindllError, from_wire
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from services.engine import messages
 from services.engine.core import TokenLogprob
-from services.engine.front.models.request import QueuePosition
+from services.engine.front.models.client_request import QueuePosition
 
 # The pieces of text and log-probabilities of prompts in one message; this keeps it far below the
 # 64 MiB that gRPC allows.

@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 from protos import engine_pb2 as pb
 from services.engine import messages
+from services.engine.front.models.client_request import ClientRequest
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
-from services.engine.front.models.request import ClientRequest
 from services.engine.front.rpc.event_queue import EventQueue, MergedDelta, SessionEvent
 from services.engine.front.rpc.from_proto import parse_request
 from services.engine.front.rpc.model_defaults import parse_model_defaults

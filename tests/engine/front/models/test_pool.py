@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
+from services.engine.front.models.client_request import QueuePosition, QueueReason
 from services.engine.front.models.loaded_model import ModelState
 from services.engine.front.models.model_settings import ModelSettings
-from services.engine.front.models.request import QueuePosition, QueueReason
 from services.engine.front.models.residency import ResidencyRules
 from services.shared.errors import EngineUnavailable
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, RunningPool, running_pool

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from bench.llama_cpp_server import avoid_amx_layout
-from bench.peers import LLAMA_SERVER_VARIABLE, find_peers, link_without_amx
+from bench.servers.llama_cpp_server import avoid_amx_layout
+from bench.servers.peers import LLAMA_SERVER_VARIABLE, find_peers, link_without_amx
 
 
 def make_program(folder: Path) -> Path:

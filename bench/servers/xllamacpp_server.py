@@ -1,6 +1,6 @@
 """Run the server that xllamacpp ships in a wheel, which is llama-server's core.
 
-    python -m bench.xllamacpp_server MODEL ALIAS PORT CONTEXT SEQUENCES BATCH THREADS GPU_LAYERS
+    python -m bench.servers.xllamacpp_server MODEL ALIAS PORT CONTEXT SEQUENCES BATCH THREADS GPU_LAYERS
 
 The published wheels have no code for AMX, which the other servers avoid too.
 """

@@ -1,7 +1,7 @@
 """Start and stop the compared servers, with the same model file and the same number of threads.
 
 Spindll runs as the whole stack that `spindll up` starts: Redis, engine, puller and api. The peers
-are described in peers.py.
+are found by peers.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import httpx
 
 from bench.load import Target
 from bench.machine import core_count
-from bench.peers import LLAMA_CPP_PYTHON, LLAMA_SERVER, XLLAMACPP, Peers
+from bench.servers.peers import LLAMA_CPP_PYTHON, LLAMA_SERVER, XLLAMACPP, Peers
 from bench.wire import ServerAddress
 from services.puller.importing.local_files import import_file
 from services.shared.store.model_store import ModelStore
@@ -30,7 +30,7 @@ from services.shared.store.model_store import ModelStore
 SPINDLL = "spindll"
 READY_SECONDS = 600.0
 STOP_SECONDS = 30.0
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +162,7 @@ def start_llama_cpp_python(options: ServerOptions, workdir: Path) -> Iterator[Ru
     """Start llama-cpp-python's server. New requests do not interrupt a running stream."""
     port, (name, model) = free_port(), next(iter(options.models.items()))
     threads = str(options.thread_count)
-    command = [sys.executable, "-m", "bench.llama_cpp_server", "--model", str(model)]
+    command = [sys.executable, "-m", "bench.servers.llama_cpp_server", "--model", str(model)]
     command += ["--model_alias", name, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--n_ctx", str(options.context_tokens), "--n_batch", str(options.batch_tokens)]
     command += ["--n_threads", threads, "--n_threads_batch", threads]
@@ -182,7 +182,7 @@ def start_xllamacpp(options: ServerOptions, workdir: Path) -> Iterator[RunningSe
     """Start xllamacpp's server with a unified KV cache and without its prompt cache in memory."""
     port, (name, model) = free_port(), next(iter(options.models.items()))
     sizes = (options.context_tokens, options.sequences, options.batch_tokens, options.thread_count)
-    command = [sys.executable, "-m", "bench.xllamacpp_server", str(model), name]
+    command = [sys.executable, "-m", "bench.servers.xllamacpp_server", str(model), name]
     command += [str(number) for number in (port, *sizes, options.peer_gpu_layers)]
     paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
     environment = _clean_environment() | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
