@@ -17,6 +17,7 @@ from services.shared.data_dir import default_data_dir
 app = typer.Typer(
     name="spindll",
     help="A self-hosted LLM appliance: an OpenAI-compatible API for models on this computer.",
+    epilog="`./spindll setup [--dev]` makes .venv.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

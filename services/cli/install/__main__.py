@@ -20,13 +20,24 @@ from services.cli.install.setup import Setup
 from services.cli.install.setup_errors import SetupError
 
 ROOT = Path(__file__).resolve().parents[3]
+HELP = """\
+usage: ./spindll setup [--dev]
+
+Make .venv, or bring it up to date. Every command does so by itself when it is needed.
+
+  --dev       with the packages that tests and checks need
+  -h, --help  show this text
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Make .venv; its exit status. With `--then` this process is replaced by the command line."""
     own, then = _split(arguments)
+    if "-h" in own or "--help" in own:
+        print(HELP, end="")
+        return 0
     if unknown := [word for word in own if word != "--dev"]:
-        usage = "usage: ./spindll setup [--dev]"
+        usage = HELP.splitlines()[0]
         print(f"spindll setup: unknown argument {unknown[0]} ({usage})", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, _on_sigterm)

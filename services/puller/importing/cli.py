@@ -87,7 +87,11 @@ def _print_model(store: ModelStore, name: str, reason: str | None) -> None:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="spindll import", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="services.puller.importing.cli",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--any", type=Path, metavar="PATH", help="a GGUF file, or a folder of any kind"

@@ -16,7 +16,7 @@ from services.cli.install import venv_state
 from services.cli.install.llama_wheel import build_identity
 from tests.waiting import SECONDS
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 OLD_SYNTAX = [
     ROOT / "spindll",
     ROOT / "services" / "__init__.py",
@@ -150,6 +150,15 @@ def test_a_missing_compiler_is_named_before_anything_is_downloaded(root: Path) -
         "spindll: llama.cpp must be compiled, but there is no cc and no c++ (Debian"
     )
     assert not venv_state.is_current(root)
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_setup_shows_its_help_and_makes_nothing(root: Path, option: str) -> None:
+    result = spindll(root, "setup", option)
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("usage: ./spindll setup [--dev]\n")
+    assert not (root / ".venv").exists()
 
 
 def test_an_unknown_argument_is_refused(root: Path) -> None:
