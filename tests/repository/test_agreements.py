@@ -92,3 +92,11 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
     assert last == "exec make check"
     assert "make check" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("service", [*sorted(SERVICES), "cli", "shared"])
+def test_the_folders_of_tests_follow_the_folders_of_services(service: str) -> None:
+    tests, services = ROOT / "tests" / service, ROOT / "services" / service
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+
+    assert [str(folder) for folder in folders if not (services / folder).is_dir()] == []
