@@ -1,8 +1,8 @@
 """The services of the appliance, one folder per service.
 
     clients ──HTTP, gRPC──► api ──gRPC engine.proto──► engine front ──pipe──► runner (one per model)
-                             │                            │
-                             └──────────► Redis ◄─────────┘◄── puller (RQ worker)
+                             │
+                             └──────────► Redis ◄────────── puller (RQ worker)
 
     shared/   code that two or more services need; imports no service
     api/      serves clients: API dialects, keys, chat templates, pull jobs; loads no weights

@@ -102,7 +102,7 @@ class JobControl:
                 )
 
     def set_note(self, note: str | None) -> None:
-        """Set what the job waits for, in words for people."""
+        """Set what the job waits for, as a sentence for people."""
         with self._lock:
             self._note = note
 

@@ -68,7 +68,9 @@ class PullerSettings(SharedSettings):
         default=5, ge=1, le=100, description="How often a job may lose its worker before it fails."
     )
     pull_timeout_seconds: float = Field(
-        default=30.0, gt=0, description="Without a byte for so long, a connection counts as dead."
+        default=30.0,
+        gt=0,
+        description="A connection that receives nothing for this long counts as dead.",
     )
     pull_max_bytes_per_second: int | None = Field(
         default=None, ge=1024, description="Bandwidth all pull jobs share; empty: no limit."

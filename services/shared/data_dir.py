@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def default_data_dir() -> Path:
-    """The default folder for models, cache, secrets and logs."""
+    """The default folder for models, secrets and logs."""
     home = Path.home()
     if sys.platform == "darwin":
         return home / "Library" / "Application Support" / "spindll"

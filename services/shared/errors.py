@@ -28,7 +28,7 @@
 Raise the class that names the failure. `api/errors.py` maps a class to an HTTP status;
 `engine/front/rpc/server.py` and `api/dialects/grpc/server.py` map it to a gRPC status. Between our
 own processes an error travels as `to_wire()`. Messages are for people: they contain no paths, no
-addresses and no text of a vendor's library.
+addresses and no text of llama.cpp or of a registry; validation errors may quote the validator.
 """
 
 from __future__ import annotations

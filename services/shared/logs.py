@@ -1,9 +1,9 @@
 """Log events: a constant text with its values in `extra`, written as one line.
 
-    logger.info("model loaded", extra={"model": name, "seconds": 1.2})
+    logger.info("model ready", extra={"model": name, "seconds": 1.2})
 
-as text    12:00:01 INFO    engine engine.front.models.loader: model loaded model=tiny seconds=1.2
-as json    {"time": "…", "level": "INFO", "service": "engine", "event": "model loaded", …}
+as text    12:00:01 INFO    engine engine.front.models.lifecycle: model ready model=tiny seconds=1.2
+as json    {"time": "…", "level": "INFO", "service": "engine", "event": "model ready", …}
 
 Do not log prompts, answers, API keys or tokens.
 """

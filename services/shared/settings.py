@@ -28,7 +28,7 @@ class SharedSettings(BaseSettings):
 
     data_dir: Path = Field(
         default_factory=default_data_dir,
-        description="Data directory: models, cache, secrets and logs.",
+        description="Data directory: models, secrets and logs.",
     )
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",

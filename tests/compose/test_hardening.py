@@ -68,7 +68,7 @@ def test_its_memory_is_limited(config: Config, name: str) -> None:
 
 
 def test_the_memory_of_the_engine_can_be_limited(configure: Configure) -> None:
-    """By default the plan of the engine is the limit, because the owner chooses the models."""
+    """By default the plan of the engine is the limit, because the operator chooses the models."""
     limited = configure(ENGINE_MEMORY="24g")["services"]["engine"]
 
     assert int(limited["mem_limit"]) == 24 << 30

@@ -30,7 +30,7 @@ COMPOSE_DESCRIPTIONS = {
     "CUDA_ARCHS": "GPU architectures of the CUDA image; fewer compile faster.",
     "ENGINE": "Variant of the engine: cpu, or cuda for NVIDIA GPUs.",
     "ENGINE_MEMORY": "Memory limit of the engine; 0: no limit.",
-    "ENGINE_SHM": "Shared memory of the engine, for its prompt cache.",
+    "ENGINE_SHM": "Size of the engine's /dev/shm.",
     "GRPC_PORT": "Published gRPC port.",
     "LLAMA_INDEX": "Package index with llama-cpp-python wheels; empty: compile from source.",
     "MODELS": "Volume, or folder on the host, for the models.",

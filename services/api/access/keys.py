@@ -118,7 +118,8 @@ class KeyCache:
     def put(self, digest: str, key: ApiKey | None) -> None:
         """Cache a result; that a key is unknown is cached for a tenth of the time only."""
         if len(self._entries) >= self._max_entries:
-            # A client that fills the cache with invented keys costs the others one look-up each.
+            # A client that fills the cache with invented keys makes every other key be looked up
+            # once more.
             self._entries.clear()
         seconds = self._seconds if key is not None else self._seconds / 10
         self._entries[digest] = (time.monotonic() + seconds, key)

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A frozen engine must not block its clients for ever: ping it, and give up without a reply.
+    # A frozen engine must not block its clients forever: ping it, and give up without a reply.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),  # what the keep-alive really waits for; 60 s by default

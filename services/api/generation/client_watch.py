@@ -31,7 +31,7 @@ class ClientWatch:
         self._start_timer()
 
     def note_write(self) -> None:
-        """Record that something was sent: the silence starts anew."""
+        """Record that something was sent: the silence restarts."""
         self._has_written = True
 
     def stop(self) -> None:

@@ -45,7 +45,7 @@ def _follow(files: Sequence[Path], offsets: dict[Path, int]) -> None:
 
 
 def _read_added(file: Path, offset: int) -> tuple[str, int]:
-    """The whole lines after an offset, and the new offset; a file that shrank is read anew."""
+    """The whole lines after an offset, and the new offset; a file that shrank is read again."""
     if size(file) < offset:
         offset = 0
     try:

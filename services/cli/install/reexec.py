@@ -1,4 +1,4 @@
-"""Replace this process by another module of ours, under the right interpreter.
+"""Replace this process by another of our modules, under the right interpreter.
 
 The launcher becomes the installer or the command line; the installer becomes the command line.
 The first `python3` on PATH may read this file: keep to the syntax of Python 3.7.

@@ -11,7 +11,7 @@ The available bytes of a pool are the smaller of what the budget leaves and what
 3. It fits after busy residents finish and leave       -> WAIT for them
 4. The limits would allow it, but other programs use
    the memory                                          -> WAIT for them, nothing is evicted
-5. The limits do not allow it, whatever leaves         -> IMPOSSIBLE, nothing is evicted
+5. It would not fit even if every other model left     -> IMPOSSIBLE, nothing is evicted
 
 A pinned resident never leaves. A resident in its grace time (loaded and used a moment ago) is not
 evicted yet.

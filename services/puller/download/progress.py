@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class ProgressSnapshot:
-    """How far a download is. A new generation means that the file started over."""
+    """The progress of a download. A new generation means that the file started over."""
 
     frontier: int
     done_bytes: int

@@ -67,7 +67,7 @@ class Throttle:
 
     @property
     def wait_reason(self) -> str | None:
-        """Why downloads wait now, in words for people; None when they may run."""
+        """Why downloads wait now, as a sentence for people; None when they may run."""
         now = datetime.now().astimezone()
         if self._hours is None or self._hours.include(now.hour * 60 + now.minute):
             return None

@@ -2,7 +2,7 @@
 
 A file becomes a blob by hard link (the same bytes under one more name), else by reflink, else by
 copy. Deleting the blob removes only its own name, so the original stays. `owned` is False when
-bytes are shared, so that the owner can see that deleting the model frees no space.
+bytes are shared, so that the operator can see that deleting the model frees no space.
 """
 
 from __future__ import annotations

@@ -3,15 +3,15 @@
 When a name requests no quantisation, the first available one of this order is selected. Labels are
 compared without case.
 
-    q4_k_m q5_k_m q4_k_s q5_k_s q4_0 q5_0 q6_k q8_0     the required order: the best quality per
-                                                        byte, and fast on every backend
+    q4_k_m q5_k_m q4_k_s q5_k_s q4_0 q5_0 q6_k q8_0     the best quality per byte, and fast on
+                                                        every backend
     iq4_nl iq4_xs                                       nearly q4_k_s; slower on CPUs
     q4_k_xl q4_k_l q5_k_xl q5_k_l q6_k_l q4_k q5_k      mixes with larger embeddings, and k-quants
     q4_1 q5_1 mxfp4 nvfp4                               that do not name their mix; old or special
     q3_k_l q3_k_xl q3_k_m q3_k q3_k_s iq3_m iq3_s       below four bits the quality drops: the
     iq3_xs iq3_xxs q2_k_xl q2_k_l q2_k q2_k_s iq2_m     largest first, k-quants before i-quants
     iq2_s iq2_xs iq2_xxs iq1_m iq1_s tq2_0 tq1_0
-    (no label)                                          the file name does not tell
+    (no label)                                          the file name does not say
     f16 bf16 f32                                        not quantised: twice to eight times the
                                                         size, and no better answers
 
@@ -79,7 +79,7 @@ class SelectionCriteria:
 
 @dataclass(frozen=True, slots=True)
 class FileSelection:
-    """The files of a model with their roles, and its quantisation label if a name tells it."""
+    """The files of a model with their roles, and its quantisation label if a name contains it."""
 
     format: Format
     files: tuple[tuple[FileRole, str], ...]

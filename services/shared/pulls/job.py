@@ -58,7 +58,7 @@ class FileProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 @resolved
 class PullJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One request for a model, and how far it is."""
+    """One request for a model, and its progress."""
 
     id: str
     model: str

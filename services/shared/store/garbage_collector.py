@@ -1,6 +1,6 @@
 """Remove blobs that no manifest and no running job needs.
 
-Manifests and live leases refer to blobs. They are read anew each time, under the store's lock, so
+Manifests and valid leases refer to blobs. They are read again each time, under the store's lock, so
 there is no stored reference count that a crash could corrupt. A file to remove is renamed into
 `trash/` under the lock, which is fast, and unlinked after it, which is slow for a large file.
 """

@@ -58,7 +58,7 @@ class Lease:
 
 
 def leased_digests(layout: Layout) -> set[str]:
-    """The digests of live leases. Removes dead leases. Call it with the store's lock held."""
+    """The digests of valid leases. Removes dead leases. Call it with the store's lock held."""
     leased: set[str] = set()
     if not layout.leases.is_dir():
         return leased

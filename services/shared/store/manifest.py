@@ -75,7 +75,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     add_bos: bool = False
     control_tokens: tuple[str, ...] = ()  # texts that a client must not be able to inject
     stop_tokens: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()  # sentences for the owner, each with a remedy
+    warnings: tuple[str, ...] = ()  # sentences for the operator, each with a remedy
 
 
 @resolved

@@ -42,7 +42,7 @@ class TemplateRefusal(TemplateRuntimeError):
 
 @contextmanager
 def metered(seconds: float) -> Iterator[Meter]:
-    """Meter what is rendered inside this block; the render may take so many seconds."""
+    """Meter what is rendered inside this block; the time limit is in seconds."""
     meter = Meter(seconds)
     token = render_limits.METER.set(meter)
     try:

@@ -30,7 +30,7 @@ async def wait_until_ready(probe: ReadinessProbe) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StaysAlive:
-    """For a service without a port: it is ready once it has survived so many seconds."""
+    """For a service without a port: it is ready once it has run for this many seconds."""
 
     seconds: float = 1.0
 

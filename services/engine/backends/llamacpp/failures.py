@@ -1,4 +1,4 @@
-"""Explain to an owner why a model did not load.
+"""Explain to an operator why a model did not load.
 
 llama.cpp's API returns only NULL. The reason is in its log, together with paths and names of C++
 functions. A client gets one of the sentences below; our log gets the lines of llama.cpp.

@@ -107,7 +107,7 @@ class LoadedModel:
         return self._state
 
     def move_to(self, state: ModelState) -> None:
-        """Change the state along an arrow of the chart. Any other change is a bug of ours."""
+        """Change the state along an arrow of the chart. Any other change is a bug."""
         assert (self._state, state) in TRANSITIONS, f"{self._state} -> {state}"
         self._state = state
 

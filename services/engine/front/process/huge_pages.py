@@ -19,7 +19,7 @@ _MADVISE = "1"
 
 
 def request_huge_pages(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """The environment with the request added, unless the owner has set the tunable."""
+    """The environment with the request added, unless the operator has set the tunable."""
     tunables = environment.get(_VARIABLE, "")
     if _TUNABLE in tunables:
         return environment

@@ -29,7 +29,7 @@ class OpenMPWaitPolicy:
     def build_environment(self, runner: object, *, may_spin: bool = True) -> Mapping[str, str]:
         """The environment to start a runner with; it may spin if it computes and no other may.
 
-        A value that the owner has set in the environment is kept.
+        A value that the operator has set in the environment is kept.
         """
         inherited = dict(os.environ)
         if _VARIABLE in inherited:

@@ -7,7 +7,7 @@ one stretch of one prompt, and it delays the first token of all of them.
 
 Within a flow, a slice goes to the prompt with the fewest tokens left, but one of every four tokens
 goes to the oldest prompt. So a short question does not wait for a long document, and the document
-is not delayed for ever.
+is not delayed forever.
 
 A prompt that other branches wait for is computed for them too. It belongs to the best flow among
 its own and theirs: an interactive request does not wait for the pace of a batch prompt.
