@@ -12,7 +12,7 @@ import pytest
 from services.engine.backends import estimate, open_backend
 from services.engine.backends.base import Backend, Logits, Outcome
 from services.engine.backends.errors import BackendError
-from services.engine.backends.fake import Behaviour
+from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import LoadConfig, MemoryPolicy, TextPiece
 from tests.conftest import TINY_GGUF
 

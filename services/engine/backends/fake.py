@@ -20,32 +20,13 @@ from numpy.typing import NDArray
 
 from services.engine.backends.base import Logits, OnProgress, Outcome, Step, computed_row
 from services.engine.backends.errors import BackendError
+from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.backends.fake_vocabulary import END, VOCAB_SIZE, FakeVocabulary
 from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.shared.errors import ModelLoadFailed
-from services.shared.structs import resolved
 
 _LETTERS = b" etaoinshrdlucmfwypvbgkjqxz     "
 _END_INTERVAL = 89  # about one token in so many ends the answer
-
-
-@resolved
-class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
-    """The shape of a fake, and the failures it produces. Steps count from 1; 0 means never."""
-
-    memory_policy: MemoryPolicy = MemoryPolicy.DENSE
-    window: int = 48  # tokens of a sliding-window memory
-    cached_sequences: int = 16
-    hidden_cells: int = 0  # cells that are announced but cannot be used
-    load_error: str = ""
-    fail_at_step: int = 0
-    fail_from_step: int = 0
-    hang_at_step: int = 0
-    abort_at_step: int = 0
-    nan_at_step: int = 0
-    refuses_restore: bool = False
-    share_seconds: float = 0.0
-    step_seconds: float = 0.0
 
 
 class FakeBackend:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from services.engine import messages
-from services.engine.backends.fake import Behaviour
+from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import FinishReason, Lane, Stopping, TextPiece
 from tests.engine.runner.child_runner import TINY, ChildRunner, config, fake_config, submit
 

@@ -19,8 +19,7 @@ from services.engine.runner.requests.structured_output import ConstraintCompiler
 from services.engine.runner.stepping.drafting.prompt_lookup import PromptLookup
 from services.engine.runner.stepping.sampling.dry import find_breaker_tokens
 from services.engine.runner.stepping.sampling.sampler import Sampler
-from services.engine.runner.stepping.scheduler.request import Request
-from services.engine.runner.stepping.scheduler.scheduler import build_too_long_error
+from services.engine.runner.stepping.scheduler.request import Request, build_too_long_error
 from services.shared.errors import InternalError, InvalidRequest, SpindllError, to_wire
 from services.shared.limits import MAX_ANSWERS
 

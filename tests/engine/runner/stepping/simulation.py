@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any
 
 from services.engine.backends.base import Outcome
-from services.engine.backends.fake import Behaviour, FakeBackend
+from services.engine.backends.fake import FakeBackend
+from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import MemoryPolicy
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.memory_executor import execute_operations

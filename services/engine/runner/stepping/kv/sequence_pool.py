@@ -17,42 +17,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 
 from services.engine.core import MemoryPolicy
-from services.engine.runner.stepping.kv.cells import Cells, Run
+from services.engine.runner.stepping.kv.cells import Cells
 from services.engine.runner.stepping.kv.memory_operations import Cut, Drop, MemoryOperation, Share
+from services.engine.runner.stepping.kv.pooled_sequence import Match, PooledSequence
 from services.engine.runner.stepping.kv.prefix_tree import PrefixForest
 from services.engine.runner.stepping.kv.retention import ReuseClass, ReuseStatistics
 
 _CHECK_ROWS = 64  # between two checks of what idle sequences have cost
 _CONTINUATION_SHARE = 0.5  # a sequence continues one of which it shares more than this part
 _MAX_CHECKPOINT_BYTES = 512 << 20  # of all checkpoints, in addition to the context
-
-
-@dataclass(slots=True, eq=False)
-class PooledSequence:
-    """One sequence of the context. `tokens[:length]` are computed; `tokens` may be longer."""
-
-    id: int
-    tokens: list[int]
-    leaf: Run
-    length: int = 0
-    first: int = 0  # the first position that a sliding-window memory still holds
-    is_shareable: bool = True  # other requests of its realm may begin with it
-    realm: str = ""
-    reuse_class: ReuseClass = ("", False)
-    idle_since_row: int = 0  # rows that had been computed when it became idle
-    checkpoints: dict[int, bytes] = field(default_factory=dict)  # by length, oldest first
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A computed prefix: the first `length` tokens of `source`."""
-
-    source: PooledSequence
-    length: int
-    checkpoint: bytes | None = None  # where the present state of the source is not that of `length`
 
 
 class SequencePool:

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from services.engine.runner.stepping.kv.sequence_pool import Match, PooledSequence, SequencePool
+from services.engine.runner.stepping.kv.pooled_sequence import Match, PooledSequence
+from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
 from services.engine.runner.stepping.scheduler.following import Leaders
 from services.engine.runner.stepping.scheduler.places import choose_victim, outranks

@@ -55,3 +55,14 @@ class Leaders:
 
     def _read_tokens(self, admission_number: int, start: int, end: int) -> Sequence[int]:
         return self._leaders[admission_number].tokens[start:end]
+
+
+def group_followers(running: Sequence[Branch]) -> dict[Branch, list[Branch]]:
+    """The branches that wait for a leader's prompt, directly or behind another follower."""
+    followers: dict[Branch, list[Branch]] = {}
+    for branch in running:
+        following = branch.following
+        while following is not None:
+            followers.setdefault(following.leader, []).append(branch)
+            following = following.leader.following
+    return followers

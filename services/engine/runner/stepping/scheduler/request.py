@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from services.engine.core import Lane
-from services.engine.runner.stepping.kv.sequence_pool import PooledSequence
+from services.engine.runner.stepping.kv.pooled_sequence import PooledSequence
+from services.shared.errors import ContextLengthExceeded
 
 AGEING_SECONDS = 10.0  # of waiting raise a branch by one lane
 
@@ -86,3 +87,13 @@ class Following:
     leader: Branch
     admission_number: int  # of the leader, when this began: it no longer leads after a preemption
     until: int  # tokens
+
+
+def build_too_long_error(prompt_tokens: int, context: int) -> ContextLengthExceeded:
+    """Build the error for a prompt that leaves no room for an answer."""
+    return ContextLengthExceeded(
+        f"the prompt has {prompt_tokens} tokens, the context holds {context}"
+        " and must have room for an answer",
+        param="messages",
+        details={"prompt_tokens": prompt_tokens, "context_length": context},
+    )

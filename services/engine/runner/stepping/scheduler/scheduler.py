@@ -24,9 +24,10 @@ from services.engine.runner.stepping.scheduler.chunking import (
 )
 from services.engine.runner.stepping.scheduler.drafts import ProposeDraft, add_drafts
 from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
+from services.engine.runner.stepping.scheduler.following import group_followers
 from services.engine.runner.stepping.scheduler.prefill_budget import PrefillBudget
 from services.engine.runner.stepping.scheduler.prefill_shares import PrefillShares
-from services.engine.runner.stepping.scheduler.request import Branch, Request
+from services.engine.runner.stepping.scheduler.request import Branch, Request, build_too_long_error
 from services.engine.runner.stepping.scheduler.step_plan import (
     Chunk,
     ChunkResult,
@@ -34,7 +35,7 @@ from services.engine.runner.stepping.scheduler.step_plan import (
     StepResult,
     count_tokens,
 )
-from services.shared.errors import ContextLengthExceeded, EngineBusy, InvalidRequest
+from services.shared.errors import EngineBusy, InvalidRequest
 
 logger = logging.getLogger(__name__)
 
@@ -205,7 +206,7 @@ class Scheduler:
         return decodes + build_prompt_chunks(
             self._prefill_shares,
             prompts,
-            _group_followers(running),
+            group_followers(running),
             min(room, budget),
             beside=decodes,
             cells_used=self._sequence_pool.cells.used,
@@ -289,24 +290,3 @@ class Scheduler:
 
     def _youngest(self) -> Branch:
         return max(self._admission.running, key=lambda branch: branch.age)
-
-
-def _group_followers(running: Sequence[Branch]) -> dict[Branch, list[Branch]]:
-    """The branches that wait for a leader's prompt, directly or behind another follower."""
-    followers: dict[Branch, list[Branch]] = {}
-    for branch in running:
-        following = branch.following
-        while following is not None:
-            followers.setdefault(following.leader, []).append(branch)
-            following = following.leader.following
-    return followers
-
-
-def build_too_long_error(prompt_tokens: int, context: int) -> ContextLengthExceeded:
-    """Build the error for a prompt that leaves no room for an answer."""
-    return ContextLengthExceeded(
-        f"the prompt has {prompt_tokens} tokens, the context holds {context}"
-        " and must have room for an answer",
-        param="messages",
-        details={"prompt_tokens": prompt_tokens, "context_length": context},
-    )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.engine.backends.fake import Behaviour
+from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import MemoryPolicy
 from services.engine.runner.stepping.kv.retention import ReuseClass, ReuseStatistics
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool

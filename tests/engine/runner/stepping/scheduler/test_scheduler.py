@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.engine.backends.fake import Behaviour
+from services.engine.backends.fake_behaviour import Behaviour
 from services.shared.errors import ContextLengthExceeded, EngineBusy, InvalidRequest
 from tests.engine.runner.stepping.simulation import Simulation, expected, request
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from services.engine.backends.fake import Behaviour
+from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import Lane, MemoryPolicy
 from services.engine.runner.stepping.scheduler.request import Request
 from services.shared.errors import ContextLengthExceeded, EngineBusy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.engine.backends.fake import Behaviour
+from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import Lane, MemoryPolicy
 from tests.engine.runner.stepping.simulation import Simulation, expected, recurrent, request
 
