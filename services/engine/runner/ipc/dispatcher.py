@@ -17,8 +17,10 @@ class Dispatcher:
     """Handles commands on the reading thread; those that need the model wait until it is loaded.
 
     Requests with a constraint are prepared one after the other on a separate thread, because the
-    first constraint of a model takes up to a second and must not delay other requests. At most
-    `max_queued` of them may be in preparation; further ones fail with EngineBusy.
+    first constraint of a model takes up to a second, and other requests pass it meanwhile. Running
+    answers still pause once, for 0.5 s with 152k tokens: llguidance holds the interpreter's lock
+    while it builds its tokenizer. At most `max_queued` requests may be in preparation; further ones
+    fail with EngineBusy.
     """
 
     def __init__(

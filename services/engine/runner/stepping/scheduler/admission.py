@@ -17,7 +17,11 @@ from services.engine.runner.stepping.kv.pooled_sequence import Match, PooledSequ
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
 from services.engine.runner.stepping.scheduler.following import Leaders
-from services.engine.runner.stepping.scheduler.places import choose_victim, outranks
+from services.engine.runner.stepping.scheduler.places import (
+    choose_victim,
+    find_worst_ranks,
+    outranks_any,
+)
 from services.engine.runner.stepping.scheduler.request import Branch, Following
 
 _ANSWER_CELLS = 256  # assumed for an answer; its true length is not known beforehand
@@ -135,9 +139,10 @@ class AdmissionControl:
         most = max(places.values(), default=0)
         if len(self.running) < self._max_sequences:
             yield turn
+        worst_ranks = find_worst_ranks(self.running)
         for head in self._queue.heads():
             is_short = places[head.request.principal] + 1 < most
-            if is_short or any(outranks(head, other, now) for other in self.running):
+            if is_short or outranks_any(head, worst_ranks, now):
                 yield head
 
     def _find_passer(self, turn: Branch, now: float) -> Branch | None:

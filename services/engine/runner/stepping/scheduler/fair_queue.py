@@ -69,15 +69,14 @@ class FairQueue:
 
     def peek(self, now: float) -> Branch | None:
         """The branch to serve next. A second call at the same time returns the same branch."""
-        heads = list(self.heads())
-        if not heads:
-            return None
-        best = min(head.rank_at(now) for head in heads)
-        oldest = min(
-            (head for head in heads if head.rank_at(now) == best),
-            key=lambda head: (head.request.arrived_at, head.request.lane),
+        first = min(
+            ((h.rank_at(now), h.request.arrived_at, h.request.lane) for h in self.heads()),
+            default=None,
         )
-        ring = self._rings[oldest.request.lane]
+        if first is None:
+            return None
+        best, _, lane = first
+        ring = self._rings[lane]
         while True:
             queue = ring[0]
             if queue.branches[0].rank_at(now) == best:
