@@ -26,7 +26,7 @@ def estimate(config: LoadConfig) -> ModelInfo:
     """Estimate the sizes of a load without reading the weights. Raises ModelLoadFailed."""
     match config.backend:
         case "llamacpp":
-            from services.engine.backends.llamacpp.estimate import dry_run
+            from services.engine.backends.llamacpp.dry_run import dry_run
 
             return dry_run(config)
         case "fake":

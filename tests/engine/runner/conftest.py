@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -23,3 +24,12 @@ def shared_runner() -> Iterator[ChildRunner]:
 def ids() -> Iterator[int]:
     """Request ids, unique while the shared runner lives."""
     return itertools.count(1)
+
+
+@pytest.fixture
+def short_switch_interval() -> Iterator[None]:
+    """Let threads alternate so often that a race between them shows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import socket
-import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,14 +15,6 @@ from services.engine.runner.ipc.command_queue import CommandQueue
 from services.engine.runner.ipc.report_writer import ReportWriter
 
 REQUESTS = 300
-
-
-@pytest.fixture
-def short_switch_interval() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.usefixtures("short_switch_interval")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,14 +11,6 @@ from services.engine.runner.ipc.command_queue import CommandQueue
 
 PUTS = 20_000
 WAIT_SECONDS = 30
-
-
-@pytest.fixture
-def short_switch_interval() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.usefixtures("short_switch_interval")
