@@ -77,7 +77,9 @@ class LlamaContext:
 
     def share(self, source: int, target: int, end: int) -> None:
         """See Backend.share. The cells get a further owner; nothing is copied."""
-        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
+        # All of a sequence is asked for as such: some memories abort on an explicit end.
+        is_whole = end > self._lib.llama_memory_seq_pos_max(self._memory, source)
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, -1 if is_whole else end)
 
     def first_position(self, sequence: int) -> int:
         """See Backend.first_position. llama.cpp reports the layers that have lost most."""
