@@ -18,9 +18,10 @@ from services.engine.backends.base import Ints, Logits, Outcome, Step, computed_
 from services.engine.backends.errors import BackendError
 from services.engine.backends.llamacpp.failures import build_load_error
 from services.engine.backends.llamacpp.library import capture_log
-from services.engine.backends.llamacpp.model import LlamaModel
+from services.engine.backends.llamacpp.model import ENCODER_REASON, LlamaModel
 from services.engine.backends.llamacpp.settings import build_context_parameters
 from services.engine.core import LoadConfig
+from services.shared.errors import ModelLoadFailed
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ class LlamaContext:
         self._lib = lib
         self.handle = _create(lib, model, config)
         self._memory = lib.llama_get_memory(self.handle)
+        if not self._memory:  # llama.cpp counts BERT and the like as decoders, but they have none
+            lib.llama_free(self.handle)
+            raise ModelLoadFailed(ENCODER_REASON)
         self._vocab_size = model.vocabulary.size
         params = build_context_parameters(lib, config, is_recurrent=model.is_recurrent)
         self.max_outputs = int(params.n_outputs_max)

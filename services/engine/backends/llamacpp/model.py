@@ -16,6 +16,8 @@ from services.shared.errors import ModelLoadFailed
 
 logger = logging.getLogger(__name__)
 
+ENCODER_REASON = "this model does not generate text: it is an encoder"
+
 
 class LlamaModel:
     """The weights. Close the model after the contexts that were created from it."""
@@ -29,7 +31,7 @@ class LlamaModel:
         self.vocabulary = LlamaVocabulary(lib, lib.llama_model_get_vocab(self.handle))
         if not lib.llama_model_has_decoder(self.handle):
             self.close()
-            raise ModelLoadFailed("this model does not generate text: it is an encoder")
+            raise ModelLoadFailed(ENCODER_REASON)
 
     @property
     def is_recurrent(self) -> bool:
