@@ -72,8 +72,12 @@ class ModelManager:
                 if model.state is ModelState.STOPPING:
                     await asyncio.shield(model.removed)
                     continue
-                await asyncio.shield(model.ready)
-                return model
+                # Its load may have been given up a moment ago: then it is removed, never ready.
+                ends = (model.ready, model.removed)
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                if model.ready.done():
+                    model.ready.result()  # raises the error of a load that failed
+                    return model
             finally:
                 model.waiter_count -= 1
                 self._pool.abandon_if_unneeded(model)

@@ -119,6 +119,8 @@ class MemoryQueue:
             if granted.done():
                 continue
             decision = self._decide(model, pools)
+            if decision.action is not Action.WAIT or decision.leaving:
+                self._blocked_since.pop(model, None)
             if decision.action is Action.IMPOSSIBLE:
                 error = InsufficientMemory(f"{model.name} {decision.explanation}")
                 granted.set_exception(error)
@@ -217,6 +219,8 @@ class MemoryQueue:
     ) -> None:
         """Case 3 of the module, for a model that the limits would allow."""
         now = self._clock()
+        if any(resident.is_transitioning for resident in self._residents(model.key)):
+            self._blocked_since[model] = now  # what is free now says little about other programs
         since = self._blocked_since.setdefault(model, now)
         if now - since > _OTHER_PROGRAMS_SECONDS:
             message = f"{model.name} {decision.explanation}"

@@ -217,6 +217,24 @@ def test_a_load_without_requests_ends_for_a_model_that_waits_for_its_memory() ->
     run_virtually(scenario())
 
 
+def test_a_load_call_during_the_end_of_an_abandoned_load_loads_the_model_again() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB, release_seconds=3.0)
+        slow = FakeModel("a", 6 * GIB, load_seconds=60.0)
+        async with running_pool(machine, slow, B) as running:
+            request, _ = running.send("a")
+            await asyncio.sleep(5)
+            _, listener = running.send("b")
+            await asyncio.sleep(1)
+            running.manager.cancel(slow.manifest, request)  # so a's load gives way to b's
+            await asyncio.sleep(0.05)
+            model = await asyncio.wait_for(running.manager.load_and_wait(slow.manifest), 1000)
+            assert model.state is ModelState.READY
+            assert listener.outcome == "stop"
+
+    run_virtually(scenario())
+
+
 def test_a_load_without_requests_goes_on_while_no_model_needs_its_memory() -> None:
     async def scenario() -> None:
         machine = FakeMachine(10 * GIB)

@@ -46,6 +46,42 @@ def test_a_loaded_models_weights_are_counted_once(has_device: bool) -> None:
     run_virtually(scenario())
 
 
+def test_a_pinned_model_that_loads_for_long_fails_no_other_model() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(20 * GIB)
+        pinned, small = FakeModel("pinned", 10 * GIB, load_seconds=240.0), FakeModel("x", 6 * GIB)
+        pins = {"pinned": ModelSettings(pin=True)}
+        async with running_pool(machine, pinned, small, settings=pins) as running:
+            loading = asyncio.create_task(running.ask("pinned"))
+            await asyncio.sleep(90)
+            assert await running.ask("x") == "stop"
+            assert await loading == "stop"
+
+    run_virtually(scenario())
+
+
+def test_the_wait_for_other_programs_starts_over_each_time() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        busy, large = FakeModel("busy", 4 * GIB, service_seconds=200.0), FakeModel("a", 8 * GIB)
+        async with running_pool(machine, busy, large) as running:
+            answering = asyncio.create_task(running.ask("busy"))
+            await asyncio.sleep(10)
+            machine.other_processes_bytes = 3 * GIB
+            _, listener = running.send("a")
+            await asyncio.sleep(1)
+            machine.other_processes_bytes = 0
+            await asyncio.sleep(80)  # behind the busy model
+            machine.other_processes_bytes = 3 * GIB
+            await asyncio.sleep(0.6)
+            machine.other_processes_bytes = 0
+            await listener.ended
+            assert listener.outcome == "stop"
+            assert await answering == "stop"
+
+    run_virtually(scenario())
+
+
 def test_a_preview_names_what_would_be_evicted_and_changes_nothing() -> None:
     async def scenario() -> None:
         machine = FakeMachine(10 * GIB)

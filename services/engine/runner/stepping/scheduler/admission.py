@@ -26,7 +26,7 @@ from services.engine.runner.stepping.scheduler.request import Branch, Following
 
 _ANSWER_CELLS = 256  # assumed for an answer; its true length is not known beforehand
 _MAX_PASSING_SECONDS = 30.0  # others may pass a branch that waits for cells for so long
-_MAX_PASSERS_TRIED = 16
+_MAX_PASSERS_TRIED = 4  # in each step
 _HEADROOM = 16  # cells that each running branch can still take before one must make room
 
 
@@ -139,6 +139,8 @@ class AdmissionControl:
         most = max(places.values(), default=0)
         if len(self.running) < self._max_sequences:
             yield turn
+            if self._is_blocked_too_long(turn, now):
+                return
         worst_ranks = find_worst_ranks(self.running)
         for head in self._queue.heads():
             is_short = places[head.request.principal] + 1 < most
@@ -153,8 +155,7 @@ class AdmissionControl:
         """
         if self._blocked[0] is not turn:
             self._blocked = (turn, now)
-        is_full = len(self.running) >= self._max_sequences
-        if is_full or now - self._blocked[1] > _MAX_PASSING_SECONDS:
+        if len(self.running) >= self._max_sequences or self._is_blocked_too_long(turn, now):
             return None
         room = self._sequence_pool.cells.capacity - _estimate_cells(turn)
         room -= sum(_estimate_cells(other) for other in self.running if other.has_passed)
@@ -165,6 +166,11 @@ class AdmissionControl:
                 return branch
         return None
 
+    def _is_blocked_too_long(self, turn: Branch, now: float) -> bool:
+        """Whether no other branch may take a free place any more, so that `turn` gets its cells."""
+        blocked, since = self._blocked
+        return blocked is turn and now - since > _MAX_PASSING_SECONDS
+
     def _make_place(self, branch: Branch, now: float) -> bool:
         """Preempt the branches that must yield to this one, if it then has a place and cells.
 
@@ -172,8 +178,9 @@ class AdmissionControl:
         """
         prefix = self._find_prefix(branch)
         staying = list(self.running)
+        own_places = sum(b.request.principal == branch.request.principal for b in staying)
         while not self._fits(branch, prefix, staying):
-            victim = choose_victim(branch, staying, now)
+            victim = choose_victim(branch, staying, now, own_places=own_places)
             if victim is None:
                 return False
             staying.remove(victim)
@@ -193,7 +200,7 @@ class AdmissionControl:
         needed = len(branch.tokens) - (prefix.saved_tokens if is_shared else 0)
         outstanding = sum(
             other.pending
-            - (other.following.until if other.following is not None else 0)
+            - (other.following.until if other.following and other.following.is_current else 0)
             + _HEADROOM
             for other in staying
         )

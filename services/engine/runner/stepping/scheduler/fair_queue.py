@@ -52,8 +52,11 @@ class FairQueue:
         self._has_changed = self._has_new = True
 
     def put_back(self, branch: Branch) -> None:
-        """Put a preempted branch at the head of its principal's queue."""
-        self._find_queue(branch).branches.appendleft(branch)
+        """Put a preempted branch back into its principal's queue, before those that came later."""
+        branches = self._find_queue(branch).branches
+        own = (branch.request.serial, branch.index)
+        later = (n for n, b in enumerate(branches) if (b.request.serial, b.index) >= own)
+        branches.insert(next(later, len(branches)), branch)
         self._has_changed = True
 
     def remove(self, branch: Branch) -> None:

@@ -62,7 +62,8 @@ def group_followers(running: Sequence[Branch]) -> dict[Branch, list[Branch]]:
     followers: dict[Branch, list[Branch]] = {}
     for branch in running:
         following = branch.following
-        while following is not None:
+        # A leader that was preempted leads no more, and may follow the very branch it led.
+        while following is not None and following.is_current:
             followers.setdefault(following.leader, []).append(branch)
             following = following.leader.following
     return followers

@@ -30,18 +30,20 @@ def outranks_any(branch: Branch, worst_ranks: Mapping[Lane, int], now: float) ->
     return worst is not None and branch.rank_at(now) < worst
 
 
-def choose_victim(branch: Branch, running: Sequence[Branch], now: float) -> Branch | None:
+def choose_victim(
+    branch: Branch, running: Sequence[Branch], now: float, *, own_places: int
+) -> Branch | None:
     """Choose who yields to a branch: one of a worse lane, or of a principal with more places.
 
     A place changes hands only while that makes the shares more even, so it cannot swing back.
+    `own_places` are those of the branch's principal, including those that it takes from itself.
     """
     places = Counter(other.request.principal for other in running)
-    own = places[branch.request.principal]
 
     def yields(other: Branch) -> bool:
         if other.request.lane != branch.request.lane:
             return outranks(branch, other, now)
-        return places[other.request.principal] > own + 1
+        return places[other.request.principal] > own_places + 1
 
     return max(
         (other for other in running if yields(other)),

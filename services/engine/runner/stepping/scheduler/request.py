@@ -88,6 +88,11 @@ class Following:
     admission_number: int  # of the leader, when this began: it no longer leads after a preemption
     until: int  # tokens
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the leader has not been preempted since."""
+        return self.admission_number == self.leader.admission_number
+
 
 def build_too_long_error(prompt_tokens: int, context: int) -> ContextLengthExceeded:
     """Build the error for a prompt that leaves no room for an answer."""

@@ -129,3 +129,14 @@ def test_a_new_request_gets_its_position_at_once_and_the_others_once_a_second() 
     assert queue.take_changed_positions(10.5) == [(3, 3)]
     assert queue.take_changed_positions(10.9) == []
     assert queue.take_changed_positions(11.0) == [(1, 1), (2, 2)]
+
+
+def test_a_preempted_branch_does_not_go_before_an_older_one() -> None:
+    queue = FairQueue()
+    old, young = branch(1), branch(2)
+    old.request.serial, young.request.serial = 1, 2
+    queue.add(old)
+
+    queue.put_back(young)
+
+    assert serve(queue) == [1, 2]

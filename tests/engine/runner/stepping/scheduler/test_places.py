@@ -42,12 +42,18 @@ def test_a_branch_outranks_any_exactly_if_it_outranks_one(
 def test_a_batch_branch_that_waited_for_its_place_keeps_it_for_a_while() -> None:
     batch = branch(Lane.BATCH, rank=0)  # admitted after 20 s of waiting
 
-    assert choose_victim(branch(Lane.INTERACTIVE), [batch], NOW) is None
-    assert choose_victim(branch(Lane.INTERACTIVE, waited=10.0), [batch], NOW) is batch
+    assert choose_victim(branch(Lane.INTERACTIVE), [batch], NOW, own_places=0) is None
+    assert choose_victim(branch(Lane.INTERACTIVE, waited=10.0), [batch], NOW, own_places=0) is batch
 
 
 def test_a_principal_with_more_places_yields_until_the_shares_are_even() -> None:
     flood = [branch(Lane.INTERACTIVE, principal="flood") for _ in range(2)]
 
-    assert choose_victim(branch(Lane.INTERACTIVE, principal="alice"), flood, NOW) in flood
-    assert choose_victim(branch(Lane.INTERACTIVE, principal="alice"), flood[:1], NOW) is None
+    assert (
+        choose_victim(branch(Lane.INTERACTIVE, principal="alice"), flood, NOW, own_places=0)
+        in flood
+    )
+    assert (
+        choose_victim(branch(Lane.INTERACTIVE, principal="alice"), flood[:1], NOW, own_places=0)
+        is None
+    )

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
+
+from services.engine.backends import fake
 from services.engine.core import Lane
 from tests.engine.runner.stepping.simulation import Simulation, expected, request
 
@@ -144,3 +149,73 @@ def test_a_prompt_that_waits_for_cells_is_passed_for_a_limited_time() -> None:
 
     assert simulation.started == [1]
     assert simulation.ended == {}
+
+
+def test_a_leader_that_is_preempted_and_readmitted_makes_no_circle() -> None:
+    simulation = Simulation(cells=512, max_sequences=4, max_step_tokens=32)
+    simulation.add(request(1, "m" * 300, lane=Lane.BATCH, principal="a"))
+    simulation.add(request(2, "s" * 150 + "one", lane=Lane.BATCH, principal="a"))
+    simulation.step()
+    simulation.add(request(3, "s" * 150 + "two", principal="b"))
+    simulation.step()  # 3 follows 2
+    simulation.add(request(4, "t" * 200, principal="c"))  # takes their places, and 2 fits again
+
+    simulation.run()
+
+    assert set(simulation.ended.values()) == {"done"}
+
+
+def test_taking_places_from_its_own_principal_gives_no_claim_to_those_of_another() -> None:
+    simulation = Simulation(cells=512, max_sequences=16, max_step_tokens=256)
+    simulation.now = 100.0
+    waiting = [
+        (request(3, "c" * 40, 60, principal="y", lane=Lane.BATCH), 60),
+        (request(4, "d" * 40, 60, principal="y", lane=Lane.BATCH), 60),
+        (request(5, "e" * 40, 60, principal="y", lane=Lane.BACKGROUND), 50),
+        (request(6, "f" * 150, 60, principal="y"), 90),
+        (request(1, "a" * 40, 60, principal="x"), 0),
+        (request(2, "b" * 40, 60, principal="x"), 0),
+    ]
+    for each, waited in waiting:
+        simulation.add(each)
+        each.arrived_at = simulation.now - waited
+    simulation.step()
+    simulation.step()
+    simulation.add(request(7, "g" * 160, 60, principal="x"))
+
+    simulation.run()
+
+    assert set(simulation.ended.values()) == {"done"}
+    assert simulation.scheduler.preemptions < 20
+
+
+def test_chats_beside_a_batch_answer_do_not_keep_a_large_prompt_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A head that outranks a running branch must not take a free place for ever."""
+    monkeypatch.setattr(fake, "_END_INTERVAL", 1 << 40)  # answers have their full length
+    draw = random.Random(1)
+    simulation = Simulation(
+        cells=4096, max_sequences=8, max_step_tokens=512, max_queued=1000, target_step_seconds=None
+    )
+    simulation.step_seconds = 0.5
+
+    def text(size: int) -> bytes:
+        return bytes(draw.choices(b"abcdefgh", k=size))
+
+    simulation.add(request(1, text(20), 2000, lane=Lane.BATCH, principal="batch"))
+    chats: list[int] = []
+    for step in range(500):
+        chats = [id_ for id_ in chats if id_ not in simulation.ended]
+        if len(chats) < 6 and step % 11 == 0:
+            chats.append(100 + step)
+            simulation.add(request(100 + step, text(40), 60, principal=f"user {step}"))
+        if step == 100:
+            simulation.add(request(2, text(3900), 20, principal="large"))
+            asked_at = simulation.now
+        simulation.step()
+        if 2 in simulation.started:
+            break
+
+    assert 2 in simulation.started
+    assert simulation.now - asked_at < 100
