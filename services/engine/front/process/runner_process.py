@@ -150,7 +150,8 @@ class RunnerProcess:
         """Send SIGKILL to it and its children. The first reason counts; a second call is fine."""
         self._kill_reason = self._kill_reason or reason
         if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+            # PermissionError: macOS, for a group whose processes have all ended.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
 
     async def stop(self, *, grace_seconds: float) -> None:

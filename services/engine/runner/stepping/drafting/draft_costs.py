@@ -10,6 +10,7 @@ from __future__ import annotations
 _WEIGHT = 0.2  # of the newest measurement
 _ASSUMED_COST = 0.5  # of a drafted row, in steps, before it was measured
 _MARGIN = 1.1  # the accepted part must be larger than the cost by this factor
+_MAX_ROW_STEPS = 2.0  # a longer time of one row is a stall of something else
 _MAX_EXTRA_STEPS = 4.0  # how much longer drafts may make a step, in steps without drafts
 
 
@@ -28,7 +29,8 @@ class DraftCosts:
         if not drafted:
             self._step_seconds[branches] = _mix(self._step_seconds.get(branches), seconds)
         elif (step := self._step_seconds.get(branches)) is not None:
-            row = max(seconds - step, 0.0) / drafted
+            # One stall must not be remembered for twenty drafts.
+            row = min(max(seconds - step, 0.0) / drafted, _MAX_ROW_STEPS * step)
             self._row_seconds[branches] = _mix(self._row_seconds.get(branches), row)
 
     def min_acceptance(self, branches: int) -> float:

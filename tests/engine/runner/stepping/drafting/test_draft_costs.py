@@ -117,3 +117,13 @@ def test_a_faster_step_with_drafts_costs_nothing_and_not_less() -> None:
 
     assert costs.min_acceptance(1) == 0.0
     assert costs.max_rows(1) >= MAX_ROWS
+
+
+def test_one_stall_does_not_make_drafting_look_expensive_for_long() -> None:
+    costs = DraftCosts()
+    costs.observe(branches=1, drafted=0, seconds=0.010)
+    costs.observe(branches=1, drafted=2, seconds=3.0)
+    for _ in range(12):
+        costs.observe(branches=1, drafted=2, seconds=0.011)
+
+    assert costs.min_acceptance(1) < 0.25
