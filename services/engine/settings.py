@@ -13,6 +13,7 @@ from services.shared.errors import InvalidSettings
 from services.shared.limits import (
     MAX_BATCH_TOKENS,
     MAX_CONTEXT_LENGTH,
+    MAX_GPU_LAYERS,
     MAX_SEQUENCES,
     MAX_THREADS,
     MIN_BATCH_TOKENS,
@@ -49,7 +50,10 @@ class EngineSettings(SharedSettings):
         default=0, ge=0, le=MAX_THREADS, description="CPU threads of one model; 0: one per core."
     )
     gpu_layers: int = Field(
-        default=-1, ge=-1, description="Layers on the GPU; -1: as many as fit, 0: none."
+        default=-1,
+        ge=-1,
+        le=MAX_GPU_LAYERS,
+        description="Layers on the GPU; -1: as many as fit, 0: none.",
     )
     cache_type_k: CacheType = Field(
         default="f16", description="Type of the context's keys: f16, q8_0, q4_0, ..."

@@ -34,6 +34,7 @@ def test_preload_is_a_list_separated_by_commas(monkeypatch: pytest.MonkeyPatch) 
         ("MEMORY_BUDGET", "a lot"),
         ("CONTEXT_LENGTH", "-1"),
         ("MAX_SEQUENCES", "0"),
+        ("GPU_LAYERS", "10001"),
         ("CACHE_TYPE_K", "q3"),
         ("DRAIN_SECONDS", "soon"),
         ("TARGET_STEP_MS", "0"),
