@@ -6,7 +6,6 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -56,12 +55,7 @@ class Meter:
         self._started_at = time.perf_counter()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         seconds = time.perf_counter() - self._started_at
         used: dict[str, float] = defaultdict(float)
         for process, cpu in _read_cpu_seconds(self._pid).items():

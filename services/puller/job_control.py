@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from enum import Enum
-from types import TracebackType
 from typing import Any, Self
 
 import redis
@@ -63,12 +62,7 @@ class JobControl:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
 

@@ -32,6 +32,7 @@ from services.shared.structs import resolved
 
 EstimateSource = Literal["dry run", "earlier load", "file header"]
 
+CONTEXT_STEP = 256  # cells
 _MAX_ENTRIES = 512
 _VERSION = 2  # 1 counted weights in main memory twice
 
@@ -115,10 +116,8 @@ def correct_footprint(footprint: Footprint, measured: Mapping[str, int]) -> Foot
     return msgspec.structs.replace(footprint, reserve_bytes=reserve, source="earlier load")
 
 
-def find_fitting_context(
-    footprint: Footprint, available: Mapping[str, int], *, step: int = 256
-) -> int:
-    """The largest context, a multiple of `step`, that fits the available bytes; 0 when none does.
+def find_fitting_context(footprint: Footprint, available: Mapping[str, int]) -> int:
+    """The largest context, a multiple of CONTEXT_STEP, that fits; 0 when none does.
 
     The KV cache is taken as linear in the cells. That is exact for plain attention and an
     approximation for sliding windows.
@@ -136,7 +135,7 @@ def find_fitting_context(
             cells = min(cells, int((available.get(name, 0) - fixed) / per_cell))
         elif fixed > available.get(name, 0):
             return 0
-    return max(cells // step * step, 0)
+    return max(cells // CONTEXT_STEP * CONTEXT_STEP, 0)
 
 
 def compute_estimate_key(digest: str, config: LoadConfig) -> str:

@@ -126,7 +126,7 @@ class EngineLoop:
         self._output_processor.add(prepared)
         try:
             if self._stop_at is not None:
-                raise EngineUnavailable("the model is being unloaded, try again")
+                raise _build_unloading_error()
             self._scheduler.add(prepared.request)
         except SpindllError as error:
             self._output_processor.fail(prepared.request, error)
@@ -204,10 +204,12 @@ class EngineLoop:
     def _refuse_all(self) -> None:
         """Fail the requests that did not finish within the drain time."""
         for request in self._scheduler.cancel_all():
-            self._output_processor.fail(
-                request, EngineUnavailable("the model is being unloaded, try again")
-            )
+            self._output_processor.fail(request, _build_unloading_error())
         self._report_writer.post(self._output_processor.take_events())
+
+
+def _build_unloading_error() -> EngineUnavailable:
+    return EngineUnavailable("the model is being unloaded, try again")
 
 
 def _build_no_room_error() -> ContextLengthExceeded:

@@ -19,7 +19,6 @@ import ssl
 import urllib.request
 from collections.abc import Mapping
 from functools import lru_cache
-from types import TracebackType
 from typing import Self
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
@@ -87,12 +86,7 @@ class Reply:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

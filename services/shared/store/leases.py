@@ -15,7 +15,6 @@ import fcntl
 import os
 import uuid
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from services.shared.store import durable
@@ -45,12 +44,7 @@ class Lease:
         with durable.locked(self._layout.lock):
             os.write(self._fd, lines.encode())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
             os.close(self._fd)

@@ -22,6 +22,7 @@ from services.engine.core import LoadConfig
 from services.engine.front.models.model_settings import ModelSettings
 from services.engine.front.process.launcher import RunnerLauncher
 from services.engine.memory.estimate import (
+    CONTEXT_STEP,
     EstimateCache,
     Footprint,
     build_footprint,
@@ -35,7 +36,6 @@ from services.shared.store.manifest import Manifest
 
 MIN_CONTEXT = 512
 MIN_USEFUL_CONTEXT = 4096
-_CONTEXT_STEP = 256
 _MAX_DRY_RUNS = 6
 # Fields of LoadConfig that a model's settings override and LoadDefaults otherwise sets.
 _OVERRIDABLE_FIELDS = (
@@ -153,7 +153,7 @@ class LoadPlanner:
         config = planned.config
         for _ in range(_MAX_DRY_RUNS):
             fitting = find_fitting_context(planned.footprint, available)
-            cells = max(min(fitting, planned.config.context_length - _CONTEXT_STEP), min_context)
+            cells = max(min(fitting, planned.config.context_length - CONTEXT_STEP), min_context)
             if cells >= planned.config.context_length:
                 return planned
             planned = await self._estimate(manifest, _replace(config, context_length=cells))

@@ -101,9 +101,8 @@ class ModelLoader:
         model.has_committed_memory = False
 
     def _is_free(self, expected: dict[str, float]) -> bool:
-        return all(
-            measure_free_bytes(self._probe).get(name, 0) >= size for name, size in expected.items()
-        )
+        free = measure_free_bytes(self._probe)
+        return all(free.get(name, 0) >= size for name, size in expected.items())
 
     async def _wait_for_memory(self, model: LoadedModel, planned: PlannedLoad) -> None:
         model.config, model.footprint = planned.config, planned.footprint

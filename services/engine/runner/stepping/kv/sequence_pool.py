@@ -44,8 +44,9 @@ class SequencePool:
     ) -> None:
         """`capacity` is in cells; sequence ids are 0 to id_count - 1.
 
-        `window`: tokens of a sliding window, 0 without one. `break_even_rows`: after that many rows, keeping an idle sequence has cost as much as
-        computing it again would. None where idle sequences cost nothing.
+        `window`: tokens of a sliding window, 0 without one. `break_even_rows`: after that many
+        rows, keeping an idle sequence has cost as much as computing it again would; None where idle
+        sequences cost nothing.
         """
         self.cells = Cells(capacity)
         self.policy = policy

@@ -22,9 +22,12 @@ from services.engine.runner.stepping.scheduler.places import (
     find_worst_ranks,
     outranks_any,
 )
-from services.engine.runner.stepping.scheduler.request import Branch, Following
+from services.engine.runner.stepping.scheduler.request import (
+    ASSUMED_ANSWER_TOKENS,
+    Branch,
+    Following,
+)
 
-_ANSWER_CELLS = 256  # assumed for an answer; its true length is not known beforehand
 _MAX_PASSING_SECONDS = 30.0  # others may pass a branch that waits for cells for so long
 _MAX_PASSERS_TRIED = 4  # in each step
 _HEADROOM = 16  # cells that each running branch can still take before one must make room
@@ -250,4 +253,4 @@ class AdmissionControl:
 
 def _estimate_cells(branch: Branch) -> int:
     """The cells that a branch will hold; the true length of its answer is not known beforehand."""
-    return min(len(branch.tokens) + _ANSWER_CELLS, branch.request.max_length)
+    return min(len(branch.tokens) + ASSUMED_ANSWER_TOKENS, branch.request.max_length)

@@ -15,7 +15,8 @@ from services.engine.runner.stepping.scheduler.step_plan import Chunk
 _MAX_BRANCHES = 4
 _MAX_ROWS = 32  # drafted tokens of one step
 
-# Up to so many tokens that may follow, where the accepted part must be as large as the second number.
+# Proposes at most so many tokens (the first number) where at least so large a part of them is
+# expected to be accepted (the second number).
 ProposeDraft = Callable[[Branch, int, float], list[int]]
 
 

@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from services.engine.core import Lane
-from services.engine.runner.stepping.scheduler.request import Branch
+from services.engine.runner.stepping.scheduler.request import ASSUMED_ANSWER_TOKENS, Branch
 
 _QUANTUM = 1024  # tokens
 _REPORT_SECONDS = 1.0  # between two reports of places in the queue
-_ANSWER_COST = 256  # tokens; the true length of an answer is not known beforehand
 
 
 @dataclass(slots=True, eq=False)
@@ -158,4 +157,4 @@ def _cost(branch: Branch) -> int:
     """
     if branch.is_charged:
         return 0
-    return _ANSWER_COST + (len(branch.tokens) if branch.index == 0 else 0)
+    return ASSUMED_ANSWER_TOKENS + (len(branch.tokens) if branch.index == 0 else 0)

@@ -9,6 +9,7 @@ from services.engine.runner.stepping.kv.pooled_sequence import PooledSequence
 from services.shared.errors import ContextLengthExceeded
 
 AGEING_SECONDS = 10.0  # of waiting raise a branch by one lane
+ASSUMED_ANSWER_TOKENS = 256  # the true length of an answer is not known beforehand
 
 
 @dataclass(slots=True, eq=False)
