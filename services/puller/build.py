@@ -12,7 +12,7 @@ from services.puller.download.file_fetcher import FileFetcher
 from services.puller.download.retry import RetryPolicy
 from services.puller.download.throttle import Hours, Throttle
 from services.puller.job_runner import JobRunner
-from services.puller.pull import Puller
+from services.puller.pull_model import Puller
 from services.puller.search.search import ModelSearch
 from services.puller.settings import PullerSettings, split_list
 from services.puller.sources.base import ModelSource

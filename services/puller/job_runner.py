@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import redis
 
 from services.puller.job_control import Interrupted, JobControl, StopReason
-from services.puller.pull import Puller
+from services.puller.pull_model import Puller
 from services.puller.webhook import Webhook
 from services.shared.errors import InternalError, SpindllError
 from services.shared.pulls.job import JobState, PullJob

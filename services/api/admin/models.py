@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from services.api.admin.models_schema import LoadOptions, UnloadOptions, message_to_dict
+from services.api.admin.engine_json import message_to_dict
+from services.api.admin.models_schema import LoadOptions, UnloadOptions
 from services.api.dependencies import Parts, RequireAdmin
 from services.api.request_body import parse_body_as
 

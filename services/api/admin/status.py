@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from services import __version__
-from services.api.admin.models_schema import message_to_dict
+from services.api.admin.engine_json import message_to_dict
 from services.api.dependencies import Parts, RequireUser
 
 router = APIRouter()

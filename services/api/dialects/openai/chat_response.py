@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from protos import engine_pb2
-from services.api.dialects.openai.logprobs import build_chat_logprobs
+from services.api.dialects.openai.logprobs_response import build_chat_logprobs
 from services.api.dialects.openai.response import OpenAIResponse
 from services.api.dialects.openai.stream import OpenAIStream
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from protos import engine_pb2
-from services.api.dialects.openai.logprobs import build_completion_logprobs
+from services.api.dialects.openai.logprobs_response import build_completion_logprobs
 from services.api.dialects.openai.response import OpenAIResponse
 from services.api.dialects.openai.stream import OpenAIStream
 from services.api.generation.usage import UsageCounter
