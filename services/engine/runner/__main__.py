@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 
-from services.engine.backends import estimate, open_backend
+from services.engine.backends import estimate
 from services.engine.core import Counters, LoadConfig
 from services.engine.messages import (
     Command,
@@ -26,11 +26,12 @@ from services.engine.messages import (
     Ready,
     Start,
 )
-from services.engine.runner.build import build_input_processor, build_loop
+from services.engine.runner.build import build_input_processor, open_batcher
 from services.engine.runner.ipc.command_queue import CommandQueue, read_commands, start_reading
 from services.engine.runner.ipc.dispatcher import Dispatcher
 from services.engine.runner.ipc.heartbeat import start_heartbeat
 from services.engine.runner.ipc.report_writer import ReportWriter
+from services.engine.runner.loop import EngineLoop
 from services.shared.errors import ModelLoadFailed
 from services.shared.logs import set_up_logs
 from services.shared.malloc_trim import start_trimming
@@ -76,21 +77,21 @@ def _serve(config: LoadConfig, commands: Iterator[Command], report_writer: Repor
     dispatcher = Dispatcher(command_queue, report_writer, max_queued=config.max_queued)
     start_reading(commands, command_queue, dispatcher.dispatch)
     heartbeat_stopped = start_heartbeat(report_writer, _build_loading_heartbeat)
-    backend = open_backend(config, _build_progress_callback(report_writer))
-    loop = build_loop(backend, config, command_queue, report_writer)
-    dispatcher.open(build_input_processor(backend, config))
+    batcher = open_batcher(config, _build_progress_callback(report_writer))
+    loop = EngineLoop(batcher, command_queue, report_writer)
+    dispatcher.open(build_input_processor(batcher))
     heartbeat_stopped.set()
     heartbeat_stopped = start_heartbeat(report_writer, loop.build_heartbeat)
     trimming_stopped = start_trimming()
-    report_writer.send(Ready(backend.info))
-    logger.info("model loaded", extra={"policy": backend.info.memory_policy.value})
+    report_writer.send(Ready(batcher.info))
+    logger.info("model loaded", extra={"policy": batcher.info.memory_policy.value})
     try:
         return loop.run()
     finally:
         trimming_stopped.set()
         heartbeat_stopped.set()
         dispatcher.close()
-        backend.close()
+        batcher.close()
 
 
 def _set_up_child_process() -> None:

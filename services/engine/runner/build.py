@@ -1,12 +1,11 @@
-"""Put a runner together around a loaded backend."""
+"""Put a runner together: the batcher over a backend, and what prepares requests for it."""
 
 from __future__ import annotations
 
-from services.engine.backends.base import Backend, Vocabulary
+from services.engine.backends import open_backend
+from services.engine.backends.base import Backend, OnProgress, Vocabulary
 from services.engine.core import LoadConfig, MemoryPolicy
-from services.engine.runner.ipc.command_queue import CommandQueue
-from services.engine.runner.ipc.report_writer import ReportWriter
-from services.engine.runner.loop import EngineLoop
+from services.engine.runner.batcher import Batcher
 from services.engine.runner.requests.input_processor import InputProcessor
 from services.engine.runner.requests.structured_output import (
     ConstraintCompiler,
@@ -16,12 +15,16 @@ from services.engine.runner.requests.structured_output import (
 from services.engine.runner.stepping.kv.retention import BREAK_EVEN_ROWS
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
+from services.engine.runner.stepping.step_batcher import StepBatcher
 
 
-def build_loop(
-    backend: Backend, config: LoadConfig, command_queue: CommandQueue, report_writer: ReportWriter
-) -> EngineLoop:
-    """Build the loop over a backend. Build and run it on the thread that opened the backend."""
+def open_batcher(config: LoadConfig, on_progress: OnProgress) -> Batcher:
+    """Load a model; the batcher is used on this thread. Raises ModelLoadFailed with a reason."""
+    return build_step_batcher(open_backend(config, on_progress), config)
+
+
+def build_step_batcher(backend: Backend, config: LoadConfig) -> StepBatcher:
+    """Build our own batcher over a backend."""
     policy = backend.info.memory_policy
     # The cost was measured for attention on a CPU. On other devices, and for recurrent memories,
     # idle sequences stay until their cells are needed.
@@ -41,18 +44,15 @@ def build_loop(
         max_queued=config.max_queued,
         target_step_seconds=config.target_step_seconds,
     )
-    return EngineLoop(
-        backend, scheduler, sequence_pool, command_queue, report_writer, speculate=config.speculate
-    )
+    return StepBatcher(backend, scheduler, sequence_pool, speculate=config.speculate)
 
 
-def build_input_processor(backend: Backend, config: LoadConfig) -> InputProcessor:
-    """Build the part that prepares requests for this backend."""
+def build_input_processor(batcher: Batcher) -> InputProcessor:
+    """Build the part that prepares requests for this batcher."""
     return InputProcessor(
-        backend.vocabulary,
-        build_constraint_compiler(backend.vocabulary),
-        context_length=backend.info.context_length,
-        speculate=config.speculate,
+        batcher.vocabulary,
+        build_constraint_compiler(batcher.vocabulary),
+        context_length=batcher.info.context_length,
     )
 
 

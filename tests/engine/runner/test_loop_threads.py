@@ -10,9 +10,10 @@ import pytest
 from services.engine.backends.fake import FakeBackend
 from services.engine.core import LoadConfig, Sampling, Stopping, TextPiece
 from services.engine.messages import HEARTBEAT_SECONDS, Stop, Submit
-from services.engine.runner.build import build_input_processor, build_loop
+from services.engine.runner.build import build_input_processor, build_step_batcher
 from services.engine.runner.ipc.command_queue import CommandQueue
 from services.engine.runner.ipc.report_writer import ReportWriter
+from services.engine.runner.loop import EngineLoop
 
 REQUESTS = 300
 
@@ -28,8 +29,9 @@ def test_a_heartbeat_can_be_built_at_any_moment_of_a_step() -> None:
     report_writer = ReportWriter(near)
     drain = threading.Thread(target=_read_all, args=(far,))
     drain.start()
-    loop = build_loop(backend, config, command_queue, report_writer)
-    input_processor = build_input_processor(backend, config)
+    batcher = build_step_batcher(backend, config)
+    loop = EngineLoop(batcher, command_queue, report_writer)
+    input_processor = build_input_processor(batcher)
     for id_ in range(REQUESTS):
         submit = Submit(
             id=id_,

@@ -14,13 +14,11 @@ from services.engine.core import FinishReason, TokenLogprob
 from services.engine.messages import Delta, Submit
 from services.engine.runner.requests.detokenizer import Detokenizer
 from services.engine.runner.requests.structured_output import ConstraintState
-from services.engine.runner.stepping.drafting.prompt_lookup import PromptLookup
-from services.engine.runner.stepping.sampling.logprobs import compute_logprob
 from services.engine.runner.stepping.sampling.sampler import Sampler
 
 
-class Answer:
-    """Answer `index` of a request. The loop's thread only."""
+class TextAnswer:
+    """See Answer. It is answer `index` of a request. The loop's thread only."""
 
     def __init__(
         self,
@@ -31,24 +29,19 @@ class Answer:
         *,
         max_tokens: int,
         constraint: ConstraintState | None = None,
-        prompt_lookup: PromptLookup | None = None,
     ) -> None:
         """`max_tokens`: the request's own limit, or what the context leaves if that is less."""
         stopping = submit.stopping
         self.index = index
-        self.prompt_lookup = prompt_lookup
         self.reason: FinishReason | None = None
+        self.top_logprobs = submit.top_logprobs
         self.completion_tokens = 0
-        self.draft_tokens = 0
-        self.draft_accepted = 0
         self.first_token_at: float | None = None
         self.detokenizer = Detokenizer(vocabulary.piece, stopping.strings)
-        self.piece = vocabulary.piece
         self._id = submit.id
         self._sampler = sampler
         self._max_tokens = max_tokens
         self._constraint = constraint
-        self._top_logprobs = submit.top_logprobs
         self._end_tokens = frozenset((*vocabulary.end_tokens, *stopping.token_ids))
         self._min_tokens = stopping.min_tokens
         self._banned_before_min = tuple(self._end_tokens) if stopping.min_tokens else ()
@@ -57,28 +50,27 @@ class Answer:
         self._unsent_tokens = 0
         self._unsent_logprobs: list[TokenLogprob] = []
 
-    def sample_token(self, logits: Logits) -> int | None:
-        """Sample the next token; None if the answer ends instead.
-
-        `reason` is set when the answer is over, which may be together with its last token.
-        """
-        if self._max_tokens <= 0:
-            self.end(FinishReason.LENGTH)
-            return None
+    def pick(self, logits: Logits) -> int:
+        """See Answer.pick."""
         banned = self._banned
         if self.completion_tokens < self._min_tokens:
             banned = self._banned_before_min
-        token = self._sampler.pick(logits, constraint=self._constraint, banned=banned)
+        return self._sampler.pick(logits, constraint=self._constraint, banned=banned)
+
+    def write(self, token: int, logprob: TokenLogprob | None = None) -> bool:
+        """See Answer.write."""
+        if self._max_tokens <= 0:
+            self.end(FinishReason.LENGTH)
+            return False
         if token in self._end_tokens:
             self.end(FinishReason.STOP)
-            return None
+            return False
         self._sampler.accept(token)
         self.completion_tokens += 1
         self._unsent_tokens += 1
         self._unsent += self.detokenizer.feed(token)
-        if self._top_logprobs is not None:
-            entry = compute_logprob(logits, token, self._top_logprobs, self.piece)
-            self._unsent_logprobs.append(entry)
+        if logprob is not None:
+            self._unsent_logprobs.append(logprob)
         if self._constraint is not None:
             self._constraint.accept(token)
         if self.detokenizer.stop_string is not None or (
@@ -87,7 +79,7 @@ class Answer:
             self.end(FinishReason.STOP)
         elif self.completion_tokens >= self._max_tokens:
             self.end(FinishReason.LENGTH)
-        return token
+        return True
 
     def take_delta(self) -> Delta | None:
         """Text, tokens and log-probabilities since the last delta; None while there is no text."""

@@ -1,7 +1,7 @@
-"""Prepare a submitted request for the loop: tokens, samplers, constraint.
+"""Prepare a submitted request for the batcher: tokens, samplers, constraint.
 
 This runs beside the loop, on other threads, so that a long prompt or a grammar does not delay the
-running answers. Invalid requests are refused here, before they are queued. The scheduler refuses
+running answers. Invalid requests are refused here, before they are queued. The batcher refuses
 only empty prompts, prompts that do not fit, and requests beyond the limit of its queue.
 """
 
@@ -14,12 +14,12 @@ from functools import cached_property
 from services.engine.backends.base import Vocabulary
 from services.engine.core import TokenLogprob
 from services.engine.messages import Submit, Tokenize, Tokenized
-from services.engine.runner.requests.answer import Answer
+from services.engine.runner.batcher import BatchRequest
+from services.engine.runner.errors import build_too_long_error
+from services.engine.runner.requests.answer import TextAnswer
 from services.engine.runner.requests.structured_output import ConstraintCompiler
-from services.engine.runner.stepping.drafting.prompt_lookup import PromptLookup
 from services.engine.runner.stepping.sampling.dry import find_breaker_tokens
 from services.engine.runner.stepping.sampling.sampler import Sampler
-from services.engine.runner.stepping.scheduler.request import Request, build_too_long_error
 from services.shared.errors import InternalError, InvalidRequest, SpindllError, to_wire
 from services.shared.limits import MAX_ANSWERS
 
@@ -31,8 +31,8 @@ class PreparedRequest:
     """A request that is ready for the loop, with the state of its answers."""
 
     submit: Submit
-    request: Request
-    answers: list[Answer]
+    request: BatchRequest
+    answers: list[TextAnswer]  # those of the request
     started_at: float | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -46,12 +46,10 @@ class InputProcessor:
         constraints: ConstraintCompiler,
         *,
         context_length: int,
-        speculate: bool,
     ) -> None:
         self._vocabulary = vocabulary
         self._constraints = constraints
         self._context_length = context_length
-        self._speculate = speculate
 
     def prepare(self, submit: Submit, *, arrived_at: float) -> PreparedRequest:
         """Prepare one request.
@@ -85,11 +83,14 @@ class InputProcessor:
         max_tokens = self._context_length - len(prompt)
         if submit.stopping.max_tokens is not None:
             max_tokens = min(max_tokens, submit.stopping.max_tokens)
-        request = Request(
+        answers = [
+            self._build_answer(submit, index, prompt, max_tokens) for index in range(submit.n)
+        ]
+        request = BatchRequest(
             submit.id,
             prompt,
+            answers,
             max_length=len(prompt) + max_tokens,
-            n=submit.n,
             lane=submit.lane,
             principal=submit.principal,
             realm=submit.realm,
@@ -98,11 +99,8 @@ class InputProcessor:
             if submit.deadline_seconds is None
             else arrived_at + submit.deadline_seconds,
             is_shareable=not submit.no_cache,
-            wants_prompt_logits=submit.prompt_logprobs,
+            prompt_logprobs=(submit.top_logprobs or 0) if submit.prompt_logprobs else None,
         )
-        answers = [
-            self._build_answer(submit, index, prompt, max_tokens) for index in range(submit.n)
-        ]
         return PreparedRequest(submit, request, answers)
 
     def _tokenize_prompt(self, submit: Submit) -> list[int]:
@@ -118,10 +116,10 @@ class InputProcessor:
 
     def _build_answer(
         self, submit: Submit, index: int, prompt: list[int], max_tokens: int
-    ) -> Answer:
+    ) -> TextAnswer:
         sampling = submit.sampling
         constraint = submit.constraint
-        return Answer(
+        return TextAnswer(
             submit,
             index,
             self._vocabulary,
@@ -134,7 +132,6 @@ class InputProcessor:
             ),
             max_tokens=max_tokens,
             constraint=None if constraint is None else self._constraints.compile(constraint),
-            prompt_lookup=PromptLookup() if self._speculate else None,
         )
 
     @cached_property

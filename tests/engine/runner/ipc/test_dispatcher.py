@@ -59,9 +59,7 @@ def unopened() -> Iterator[Setup]:
         pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
         return build_tokenizer(pieces, ends=vocabulary.end_tokens)
 
-    input_processor = InputProcessor(
-        vocabulary, ConstraintCompiler(tokenizer), context_length=64, speculate=False
-    )
+    input_processor = InputProcessor(vocabulary, ConstraintCompiler(tokenizer), context_length=64)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command_queue, report_writer = CommandQueue(), ReportWriter(ours)

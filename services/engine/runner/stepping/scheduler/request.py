@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from services.engine.core import Lane
+from services.engine.runner.stepping.drafting.prompt_lookup import PromptLookup
 from services.engine.runner.stepping.kv.pooled_sequence import PooledSequence
-from services.shared.errors import ContextLengthExceeded
 
 AGEING_SECONDS = 10.0  # of waiting raise a branch by one lane
 ASSUMED_ANSWER_TOKENS = 256  # the true length of an answer is not known beforehand
@@ -28,6 +28,7 @@ class Request:
     is_shareable: bool = True  # may share computed tokens with other requests
     wants_prompt_logits: bool = False
     serial: int = 0  # order of arrival
+    scored_tokens: int = 0  # of the prompt, whose log-probabilities are known
     branches: list[Branch] = field(default_factory=list)
 
     @property
@@ -60,6 +61,9 @@ class Branch:
     counted_tokens: int = 0  # of the prompt, computed for this branch at least once
     is_charged: bool = False  # the queue has charged its cost to the principal
     is_done: bool = False
+    prompt_lookup: PromptLookup = field(default_factory=PromptLookup)
+    draft_tokens: int = 0
+    draft_accepted: int = 0  # of these
 
     @property
     def computed(self) -> int:
@@ -80,6 +84,16 @@ class Branch:
         """Its lane, better by one per `AGEING_SECONDS` since it arrived; the lowest goes first."""
         return self.request.lane - int((now - self.request.arrived_at) / AGEING_SECONDS)
 
+    def propose_draft(self, limit: int, min_acceptance: float) -> list[int]:
+        """At most so many tokens that may come next; see PromptLookup.propose."""
+        return self.prompt_lookup.propose(self.tokens, limit, min_acceptance=min_acceptance)
+
+    def record_draft(self, proposed: int, accepted: int) -> None:
+        """Record what came of a draft."""
+        self.prompt_lookup.observe(proposed, accepted)
+        self.draft_tokens += proposed
+        self.draft_accepted += accepted
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Following:
@@ -93,13 +107,3 @@ class Following:
     def is_current(self) -> bool:
         """Whether the leader has not been preempted since."""
         return self.admission_number == self.leader.admission_number
-
-
-def build_too_long_error(prompt_tokens: int, context: int) -> ContextLengthExceeded:
-    """Build the error for a prompt that leaves no room for an answer."""
-    return ContextLengthExceeded(
-        f"the prompt has {prompt_tokens} tokens, the context holds {context}"
-        " and must have room for an answer",
-        param="messages",
-        details={"prompt_tokens": prompt_tokens, "context_length": context},
-    )

@@ -15,6 +15,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
+from services.engine.runner.errors import build_too_long_error
 from services.engine.runner.stepping.drafting.draft_costs import DraftCosts
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.scheduler.admission import AdmissionControl
@@ -27,7 +28,7 @@ from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
 from services.engine.runner.stepping.scheduler.following import group_followers
 from services.engine.runner.stepping.scheduler.prefill_budget import PrefillBudget
 from services.engine.runner.stepping.scheduler.prefill_shares import PrefillShares
-from services.engine.runner.stepping.scheduler.request import Branch, Request, build_too_long_error
+from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.engine.runner.stepping.scheduler.step_plan import (
     Chunk,
     ChunkResult,

@@ -1,0 +1,25 @@
+"""The errors that more than one part of a runner raises."""
+
+from __future__ import annotations
+
+from services.shared.errors import ContextLengthExceeded, EngineUnavailable
+
+
+def build_too_long_error(prompt_tokens: int, context: int) -> ContextLengthExceeded:
+    """Build the error for a prompt that leaves no room for an answer."""
+    return ContextLengthExceeded(
+        f"the prompt has {prompt_tokens} tokens, the context holds {context}"
+        " and must have room for an answer",
+        param="messages",
+        details={"prompt_tokens": prompt_tokens, "context_length": context},
+    )
+
+
+def build_no_room_error() -> ContextLengthExceeded:
+    """Build the error for a request that does not fit into memory even alone."""
+    return ContextLengthExceeded("prompt and answer no longer fit the context", param="messages")
+
+
+def build_unloading_error() -> EngineUnavailable:
+    """Build the error for requests that come, or are not finished, when the model is unloaded."""
+    return EngineUnavailable("the model is being unloaded, try again")

@@ -1,0 +1,173 @@
+"""Our own batcher, over a backend that computes one forward pass at a time.
+
+schedule ─► memory operations ─► fill the step ─► run ─► sample ─► apply
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+from services.engine.backends.base import Backend, Outcome
+from services.engine.core import Counters
+from services.engine.runner.batcher import (
+    BatcherState,
+    BatchEvent,
+    BatchRequest,
+    Begun,
+    Ended,
+    Waiting,
+)
+from services.engine.runner.errors import build_no_room_error
+from services.engine.runner.stepping.current_requests import CurrentRequests, build_ended_event
+from services.engine.runner.stepping.kv.sequence_pool import SequencePool
+from services.engine.runner.stepping.memory_executor import execute_operations
+from services.engine.runner.stepping.scheduler.request import Branch, Request
+from services.engine.runner.stepping.scheduler.scheduler import Scheduler
+from services.engine.runner.stepping.scheduler.step_plan import StepPlan, StepResult
+from services.engine.runner.stepping.step_builder import fill_step
+from services.engine.runner.stepping.step_sampler import StepSampler
+from services.shared.errors import DeadlineExceeded, InternalError
+
+logger = logging.getLogger(__name__)
+
+
+class StepBatcher:
+    """See Batcher. Python has a few hundred microseconds for each step here."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        scheduler: Scheduler,
+        sequence_pool: SequencePool,
+        *,
+        speculate: bool,
+    ) -> None:
+        self.info = backend.info
+        self.vocabulary = backend.vocabulary
+        self.counters = Counters()
+        self._backend = backend
+        self._scheduler = scheduler
+        self._sequence_pool = sequence_pool
+        self._propose_draft = Branch.propose_draft if speculate else None
+        self._requests = CurrentRequests()
+        self._sampler = StepSampler(backend, self._requests)
+        self._failed_steps = 0
+
+    def add(self, request: BatchRequest) -> None:
+        """See Batcher.add."""
+        self._scheduler.add(
+            Request(
+                request.id,
+                request.prompt,
+                max_length=request.max_length,
+                n=len(request.answers),
+                lane=request.lane,
+                principal=request.principal,
+                realm=request.realm,
+                arrived_at=request.arrived_at,
+                deadline=request.deadline,
+                is_shareable=request.is_shareable,
+                wants_prompt_logits=request.prompt_logprobs is not None,
+            )
+        )
+        self._requests.add(request)
+
+    def cancel(self, request_id: int) -> list[Ended]:
+        """See Batcher.cancel."""
+        cancelled = self._scheduler.cancel(request_id)
+        if cancelled is None:
+            return []
+        answers = self._requests.remove(request_id).answers
+        return [
+            build_ended_event(branch)
+            for branch, answer in zip(cancelled.branches, answers, strict=True)
+            if answer.reason is None
+        ]
+
+    def step(self, now: float) -> list[BatchEvent]:
+        """See Batcher.step."""
+        began = time.monotonic()
+        plan = self._scheduler.schedule(now, self._propose_draft)
+        lost = execute_operations(self._backend, plan.operations)
+        if lost:
+            plan = self._scheduler.restart(plan, lost)
+        self._publish(plan)
+        if plan.chunks:
+            fill_step(self._backend.step, plan.chunks)
+            if self._compute(plan):
+                self.counters.step_seconds += time.monotonic() - began
+            self.counters.preemptions = self._scheduler.preemptions
+        return self._requests.take_events()
+
+    def read_state(self) -> BatcherState:
+        """See Batcher.read_state."""
+        return BatcherState(
+            self._scheduler.running,
+            self._scheduler.queued,
+            self._sequence_pool.cells.used,
+            self._failed_steps,
+        )
+
+    def close(self) -> None:
+        """See Batcher.close."""
+        self._backend.close()
+
+    def _compute(self, plan: StepPlan) -> bool:
+        """Compute and sample the step; False where the backend could not."""
+        began = time.monotonic()
+        try:
+            outcome = self._backend.run()
+            seconds = time.monotonic() - began
+            checkpoints = self._take_checkpoints(plan) if outcome is Outcome.OK else {}
+        except Exception:
+            logger.exception("step failed", extra={"tokens": plan.size})
+            self._failed_steps += 1
+            for request in self._scheduler.discard(plan):
+                self._requests.fail(request.id, InternalError("internal error"))
+            return False
+        self._failed_steps = 0
+        if outcome is Outcome.KV_FULL:
+            for request in self._scheduler.refuse(plan):
+                self._requests.fail(request.id, build_no_room_error())
+            return False
+        self._count(plan, seconds)
+        results = self._sampler.sample(plan.chunks)
+        self._scheduler.apply(plan, StepResult(results, seconds, checkpoints))
+        self._sequence_pool.refresh_windows(self._backend.first_position)
+        return True
+
+    def _take_checkpoints(self, plan: StepPlan) -> Mapping[Branch, bytes]:
+        checkpoints = {}
+        for chunk in plan.chunks:
+            if chunk.ends_at_checkpoint:
+                assert chunk.branch.sequence is not None
+                checkpoints[chunk.branch] = self._backend.checkpoint(chunk.branch.sequence.id)
+        return checkpoints
+
+    def _publish(self, plan: StepPlan) -> None:
+        """Publish what planning the step has changed."""
+        for request in plan.expired:
+            self._requests.fail(request.id, DeadlineExceeded("the request's deadline passed"))
+        for request in plan.too_long:
+            self._requests.fail(request.id, build_no_room_error())
+        for branch in plan.started:
+            if not branch.is_done:
+                self._requests.publish(Begun(branch.request.id, branch.cached_tokens or 0))
+        for id_, position in plan.positions:
+            self._requests.publish(Waiting(id_, position))
+
+    def _count(self, plan: StepPlan, seconds: float) -> None:
+        counters = self.counters
+        counters.steps += 1
+        counters.decode_seconds += seconds
+        for chunk in plan.chunks:
+            branch = chunk.branch
+            if chunk.start >= len(branch.request.prompt):
+                continue
+            end = min(chunk.start + chunk.count, len(branch.request.prompt))
+            begin = max(chunk.start, branch.counted_tokens)
+            if end > begin:  # each token of the prompt once per branch
+                counters.computed_tokens += end - begin
+                branch.counted_tokens = end
