@@ -34,6 +34,7 @@ class PreparedRequest:
     request: BatchRequest
     answers: list[TextAnswer]  # those of the request
     started_at: float | None = None
+    ended_answers: int = 0
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
 

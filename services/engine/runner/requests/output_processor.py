@@ -108,5 +108,7 @@ class OutputProcessor:
                 prompt_logprobs=tuple(prepared.prompt_logprobs),
             )
         )
-        if all(other.reason is not None for other in prepared.answers):
+        # Not by `reason`: that of an answer whose event comes later in this step is set already.
+        prepared.ended_answers += 1
+        if prepared.ended_answers == len(prepared.answers):
             del self._requests[event.id]
