@@ -140,6 +140,20 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     pool_bytes: dict[str, int] = {}
 
 
+class RowCosts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the rows of a step cost on the device of a backend, where plans depend on it."""
+
+    # From so many rows on, attention is computed in tiles of so many rows, which is cheaper deep in
+    # a context; 1 where there is no such difference.
+    tile_rows: int = 1
+    # A row outside of a tile pays so many times as much per cell that it sees as a row of a tile
+    # pays per cell in use.
+    single_row_cost: int = 1
+    efficient_rows: int = 512  # more rows in one step are not computed faster
+    # By how much prompt work may lengthen a step for other requests, without a setting.
+    prompt_seconds: float = 0.016
+
+
 class Counters(msgspec.Struct, kw_only=True, array_like=True):
     """Totals since the start of the runner."""
 

@@ -1,62 +1,18 @@
-"""Run a batcher without a loop around it, on every kind of model and memory."""
+"""Run a batcher without a loop around it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
-import msgspec
-
-from services.engine.backends.fake_behaviour import Behaviour
-from services.engine.core import LoadConfig, MemoryPolicy
 from services.engine.messages import Submit
 from services.engine.runner.batcher import Batcher
 from services.engine.runner.build import build_input_processor
 from services.engine.runner.requests.input_processor import InputProcessor
 from services.engine.runner.requests.output_processor import OutputProcessor
-from tests.conftest import TINY_GGUF
 from tests.engine.runner.child_runner import Answered
 
 MAX_STEPS = 5000
-
-# Each kind: a model, or the memory policy of a fake one, and the settings of its load.
-KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "fake dense": ("dense", {}),
-    "fake window": ("window", {}),
-    "fake recurrent": ("recurrent", {}),
-    "tiny": ("tiny", {}),
-    "tiny q8_0": ("tiny", {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}),
-    "tiny without flash attention": ("tiny", {"flash_attention": False}),
-    "window": ("tiny-window", {}),
-    "window q8_0": ("tiny-window", {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}),
-    "recurrent": ("tiny-recurrent", {}),
-    "hybrid": ("tiny-hybrid", {}),
-    "hybrid q8_0": ("tiny-hybrid", {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}),
-}
-
-
-def build_config(
-    kind: str, folder: Path, synthetic: Callable[[str], Path], **changes: Any
-) -> LoadConfig:
-    """The load of one kind; a fake one gets its behaviour from a file in `folder`."""
-    model, settings = KINDS[kind]
-    is_fake = kind.startswith("fake")
-    if is_fake:
-        path = folder / f"{model}.json"
-        path.write_bytes(msgspec.json.encode(Behaviour(memory_policy=MemoryPolicy(model))))
-    else:
-        path = TINY_GGUF if model == "tiny" else synthetic(model)
-    fields: dict[str, Any] = {
-        "model_path": str(path),
-        "backend": "fake" if is_fake else "llamacpp",
-        "context_length": 1024,
-        "max_sequences": 6,
-        "batch_tokens": 128,
-        "threads": 1,
-    }
-    return LoadConfig(**fields | settings | changes)
 
 
 class BatchRun:

@@ -16,7 +16,8 @@ from services.engine.messages import Submit
 from services.engine.runner.batcher import Batcher
 from services.engine.runner.build import open_batcher
 from services.shared.errors import ContextLengthExceeded, InvalidRequest
-from tests.contracts.batching import KINDS, BatchRun, build_config
+from tests.contracts.batching import BatchRun
+from tests.contracts.kinds import build_config, get_logprob_tolerance
 from tests.engine.runner.child_runner import Answered, expected, prompt_for, submit, text_for
 
 TOKENS = 24
@@ -24,17 +25,8 @@ SYSTEM = "Every one of these prompts begins with the very same sentence. " * 3
 TAILS = ("first", "second one", "and a third", "fourth", "5th", "the sixth")
 GREEDY = Sampling(temperature=0.0)
 SEEDED = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=11)
-# Error of another order of addition. A quantised cache is multiplied in another way where a step
-# has many rows, which makes it larger. A lost or misplaced token changes more than 0.5.
-TOLERANCE = 0.02
-TOLERANCE_QUANTISED = 0.15
 
 ids = itertools.count(1)
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +68,7 @@ def assert_same(one: Answered, other: Answered, kind: str, *, index: int = 0) ->
     With random weights two tokens are sometimes so close that this error decides; from there on
     the texts have nothing in common.
     """
-    tolerance = get_tolerance(kind)
+    tolerance = get_logprob_tolerance(kind)
     mine, theirs = list_entries(one, index), list_entries(other)
     assert len(mine) == len(theirs) > 0
     for entry, wanted in zip(mine, theirs, strict=True):
@@ -95,17 +87,15 @@ def assert_same_draws(one: Answered, other: Answered, kind: str, *, index: int =
         return
     assert mine[0].token == theirs[0].token
     for entry, wanted in zip(mine, theirs, strict=True):
-        assert entry.top[0].logprob == pytest.approx(wanted.top[0].logprob, abs=get_tolerance(kind))
+        assert entry.top[0].logprob == pytest.approx(
+            wanted.top[0].logprob, abs=get_logprob_tolerance(kind)
+        )
         if entry.token != wanted.token:
             return
 
 
 def list_entries(answered: Answered, index: int = 0) -> list[TokenLogprob]:
     return [e for delta in answered.deltas if delta.index == index for e in delta.logprobs]
-
-
-def get_tolerance(kind: str) -> float:
-    return TOLERANCE_QUANTISED if kind.endswith("q8_0") else TOLERANCE
 
 
 def test_the_trained_model_gives_its_known_answers(run: BatchRun, kind: str) -> None:
@@ -250,7 +240,7 @@ def test_prompt_logprobs_are_those_of_the_same_tokens_in_an_answer(
     entries = scored.finished[0].prompt_logprobs
     assert tuple(entry.token for entry in entries) == both[1:]
     for entry, wanted in zip(entries[-len(answer) :], answer, strict=True):
-        assert entry.logprob == pytest.approx(wanted.logprob, abs=get_tolerance(kind))
+        assert entry.logprob == pytest.approx(wanted.logprob, abs=get_logprob_tolerance(kind))
 
 
 def test_a_request_that_cannot_fit_is_refused_and_a_late_one_fails(run: BatchRun) -> None:

@@ -13,11 +13,11 @@ def open_backend(config: LoadConfig, on_progress: OnProgress) -> Backend:
         case "llamacpp":
             from services.engine.backends.llamacpp.backend import LlamaBackend
 
-            return LlamaBackend.load(config, on_progress)
+            return LlamaBackend.open(config, on_progress)
         case "fake":
             from services.engine.backends.fake import FakeBackend
 
-            return FakeBackend.load(config, on_progress)
+            return FakeBackend.open(config, on_progress)
         case "mlx":
             raise ModelLoadFailed("this runner has no MLX backend")
 
@@ -32,6 +32,6 @@ def estimate(config: LoadConfig) -> ModelInfo:
         case "fake":
             from services.engine.backends.fake import FakeBackend
 
-            return FakeBackend.load(config, lambda _: None).info
+            return FakeBackend.open(config, lambda _: None).info
         case "mlx":
             raise ModelLoadFailed("this runner has no MLX backend")

@@ -2,7 +2,8 @@
 
 A backend owns the weights and one context, whose memory of `cells` cells is shared by all
 sequences. A cell holds one token of one or more sequences. So sharing a prefix needs no further
-cells, and a cell is free again when the last sequence that holds it drops it.
+cells, and a cell is free again when the last sequence that holds it drops it. The backend counts
+the tokens of each sequence; a step continues each of its sequences where it ends.
 
 Everything but `vocabulary` may be used on one thread only, the one that opened the backend.
 """
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engine.backends.errors import BackendError
-from services.engine.core import ModelInfo, TextPiece
+from services.engine.core import ModelInfo, RowCosts, TextPiece
 
 Ints = NDArray[np.int32]
 Logits = NDArray[np.float32]
@@ -37,12 +38,11 @@ class Step:
     """One forward pass: parallel arrays, one entry per token, `size` of them in use.
 
     It is allocated once, for the most tokens that the backend computes in a step. The step builder
-    fills slices, so that no object is created per token. The tokens of one sequence are in order,
-    and continue the sequence without a gap.
+    fills slices, so that no object is created per token. The tokens of one sequence stand together,
+    in their order.
     """
 
     tokens: Ints
-    positions: Ints
     sequences: Ints
     wants_logits: NDArray[np.int8]
     size: int = 0
@@ -52,7 +52,6 @@ class Step:
         """Create an empty step for at most `capacity` tokens."""
         return cls(
             tokens=np.zeros(capacity, np.int32),
-            positions=np.zeros(capacity, np.int32),
             sequences=np.zeros(capacity, np.int32),
             wants_logits=np.zeros(capacity, np.int8),
         )
@@ -107,6 +106,17 @@ class Backend(Protocol):
     def max_outputs(self) -> int:
         """Most tokens of one step that may want logits."""
 
+    @property
+    def row_costs(self) -> RowCosts:
+        """What rows cost on the device that computes attention."""
+
+    @property
+    def takes_checkpoints(self) -> bool:
+        """Whether a recurrent memory can continue at a length whose state was saved.
+
+        Otherwise its sequences can be shared as a whole only. False for the other memories.
+        """
+
     def run(self) -> Outcome:
         """Compute `step`; returns when the logits are available.
 
@@ -120,7 +130,7 @@ class Backend(Protocol):
         """Begin `target`, which is empty, with the first `end` tokens of `source`.
 
         A recurrent memory has the state of its present length only. So there, either `end` is the
-        length of `source`, or `restore` must follow with a checkpoint that was taken at `end`.
+        length of `source`, or `load` must follow with what was saved of the empty part at `end`.
         """
 
     def first_position(self, sequence: int) -> int:
@@ -137,13 +147,19 @@ class Backend(Protocol):
     def drop(self, sequence: int) -> None:
         """Forget a sequence. Dropping an empty one is fine."""
 
-    def checkpoint(self, sequence: int) -> bytes:
-        """Copy the state of the sequence's present length that is not stored in shareable cells."""
+    def save(self, sequence: int, start: int, end: int) -> bytes:
+        """Copy the state of tokens [start, end), and that of the present length where there is one.
 
-    def restore(self, sequence: int, checkpoint: bytes) -> None:
-        """Restore a checkpoint that was taken at exactly the length that `share` gave the sequence.
+        A dense memory saves any part of a sequence. The others save a sequence as a whole, up to
+        its present length; a recurrent memory also saves the empty part at its present length,
+        which is the state that is not stored in cells. Raises BackendError for any other part.
+        """
 
-        Raises BackendError when it does not fit.
+    def load(self, sequence: int, start: int, state: bytes) -> bool:
+        """Append a saved state to a sequence whose length is `start`, the start of what was saved.
+
+        False where it does not fit or there is no room; the sequence is dropped then. What another
+        model saved may be accepted, so the caller must know where a state comes from.
         """
 
     def close(self) -> None:

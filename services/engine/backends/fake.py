@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,7 @@ from services.engine.backends.base import Logits, OnProgress, Outcome, Step, com
 from services.engine.backends.errors import BackendError
 from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.backends.fake_vocabulary import END, VOCAB_SIZE, FakeVocabulary
-from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
+from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo, RowCosts
 from services.shared.errors import ModelLoadFailed
 
 _LETTERS = b" etaoinshrdlucmfwypvbgkjqxz     "
@@ -41,18 +42,24 @@ class FakeBackend:
         behaviour: Behaviour | None = None,
     ) -> None:
         self._behaviour = behaviour or Behaviour()
+        policy = self._behaviour.memory_policy
+        self._is_dense = policy is MemoryPolicy.DENSE
+        self._is_recurrent = policy is MemoryPolicy.RECURRENT
+        self._window = self._behaviour.window if policy is MemoryPolicy.WINDOW else 0
         self.vocabulary = FakeVocabulary()
         self.step = Step.with_capacity(max_step_tokens)
         self.cells = cells
         self.sequence_id_count = max_sequences + self._behaviour.cached_sequences
         self.max_outputs = self.sequence_id_count + 64
+        self.row_costs = RowCosts(tile_rows=64, single_row_cost=8, prompt_seconds=0.05)
+        self.takes_checkpoints = self._is_recurrent and self._behaviour.takes_checkpoints
         self.info = ModelInfo(
             architecture="fake",
             vocab_size=VOCAB_SIZE,
             context_length=cells,
             trained_context_length=cells,
             max_sequences=max_sequences,
-            memory_policy=self._behaviour.memory_policy,
+            memory_policy=policy,
             window=self._window,
             gpu_layers=0,
             backend="fake",
@@ -73,7 +80,7 @@ class FakeBackend:
         self._steps = 0
 
     @classmethod
-    def load(cls, config: LoadConfig, on_progress: OnProgress) -> FakeBackend:
+    def open(cls, config: LoadConfig, on_progress: OnProgress) -> FakeBackend:
         """Read the behaviour from a JSON file, if any. Raises ModelLoadFailed on request."""
         path = Path(config.model_path)
         raw = path.read_bytes() if path.suffix == ".json" else b"{}"
@@ -130,7 +137,7 @@ class FakeBackend:
         if self._cells.get(target) or end > self.count_held(source) or end < 1:
             raise BackendError("share into a sequence in use, or of tokens that are missing")
         if self._is_recurrent and end != self.count_held(source):
-            self._stale.add(target)  # until a checkpoint is restored
+            self._stale.add(target)  # until a state is loaded
         self._cells[target] = self._cells[source][:end]
         self._hashes[target] = self._hashes[source][:end]
         self._first[target] = self.first_position(source)
@@ -162,21 +169,35 @@ class FakeBackend:
         self._first.pop(sequence, None)
         self._stale.discard(sequence)
 
-    def checkpoint(self, sequence: int) -> bytes:
-        """See Backend.checkpoint."""
+    def save(self, sequence: int, start: int, end: int) -> bytes:
+        """See Backend.save. A state is the hashes of its part, or all of them for an empty part."""
         self._check_ids(sequence)
-        return msgspec.msgpack.encode(self._hashes[sequence])
+        length = self.count_held(sequence)
+        is_part = start > 0 or end < length
+        is_state = self._is_recurrent and start == end == length
+        if not 0 <= start <= end <= length or (is_part and not is_state and not self._is_dense):
+            raise BackendError("this part of the sequence cannot be saved")
+        hashes = self._hashes.get(sequence, [])
+        return msgspec.msgpack.encode((start, hashes if is_state else hashes[start:end]))
 
-    def restore(self, sequence: int, checkpoint: bytes) -> None:
-        """See Backend.restore."""
+    def load(self, sequence: int, start: int, state: bytes) -> bool:
+        """See Backend.load."""
         self._check_ids(sequence)
-        if self._behaviour.refuses_restore:
-            raise BackendError("this failure was requested")
-        hashes = msgspec.msgpack.decode(checkpoint, type=list[int])
-        if len(hashes) != self.count_held(sequence):
-            raise BackendError("the checkpoint has another length")
-        self._hashes[sequence] = hashes
-        self._stale.discard(sequence)
+        if start != self.count_held(sequence) or (start and self._window):
+            raise BackendError("a state for another length")
+        begin, hashes = _decode_state(state)
+        is_state = self._is_recurrent and start > 0
+        room = self.cells - self._behaviour.hidden_cells - len(self._owners)
+        if self._behaviour.refuses_load or begin != start or (len(hashes) > room and not is_state):
+            self.drop(sequence)
+            return False
+        if is_state:
+            self._hashes[sequence] = hashes
+            self._stale.discard(sequence)
+            return True
+        self._hashes.setdefault(sequence, []).extend(hashes)
+        self._cells.setdefault(sequence, []).extend(self._new_cell() for _ in hashes)
+        return True
 
     def close(self) -> None:
         """Forget everything."""
@@ -184,15 +205,6 @@ class FakeBackend:
         self._hashes.clear()
         self._first.clear()
         self._owners.clear()
-
-    @property
-    def _window(self) -> int:
-        has_window = self._behaviour.memory_policy is MemoryPolicy.WINDOW
-        return self._behaviour.window if has_window else 0
-
-    @property
-    def _is_recurrent(self) -> bool:
-        return self._behaviour.memory_policy is MemoryPolicy.RECURRENT
 
     def _apply_behaviour(self) -> None:
         self._steps += 1
@@ -217,15 +229,11 @@ class FakeBackend:
             raise BackendError("token outside of the vocabulary")
         if not _is_within(step.sequences[used], self.sequence_id_count):
             raise BackendError("sequence id out of range")
-        expected: dict[int, int] = {}
-        for sequence, position in zip(
-            step.sequences[used].tolist(), step.positions[used].tolist(), strict=True
-        ):
-            if sequence in self._stale:
-                raise BackendError("the sequence lacks the state of its length")
-            if position != expected.get(sequence, self.count_held(sequence)):
-                raise BackendError("positions of a sequence must be consecutive")
-            expected[sequence] = position + 1
+        owners = [sequence for sequence, _ in groupby(step.sequences[used].tolist())]
+        if len(owners) > len(set(owners)):
+            raise BackendError("the tokens of a sequence must stand together")
+        if not self._stale.isdisjoint(owners):
+            raise BackendError("the sequence lacks the state of its length")
 
     def _append(self, sequence: int, token: int) -> int:
         hashes = self._hashes.setdefault(sequence, [])
@@ -276,6 +284,14 @@ class FakeBackend:
     def _check_ids(self, *sequences: int) -> None:
         if not all(0 <= sequence < self.sequence_id_count for sequence in sequences):
             raise BackendError("sequence id out of range")
+
+
+def _decode_state(state: bytes) -> tuple[int, list[int]]:
+    """Where the state begins, and its hashes; -1 for a damaged one."""
+    try:
+        return msgspec.msgpack.decode(state, type=tuple[int, list[int]])
+    except msgspec.DecodeError:
+        return -1, []
 
 
 def _is_within(ids: NDArray[np.int32], end: int) -> bool:

@@ -22,6 +22,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     hang_at_step: int = 0
     abort_at_step: int = 0
     nan_at_step: int = 0
-    refuses_restore: bool = False
+    takes_checkpoints: bool = True  # of a recurrent memory
+    refuses_load: bool = False
     share_seconds: float = 0.0
     step_seconds: float = 0.0

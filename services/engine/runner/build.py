@@ -33,7 +33,8 @@ def build_step_batcher(backend: Backend, config: LoadConfig) -> StepBatcher:
         capacity=backend.cells,
         id_count=backend.sequence_id_count,
         policy=policy,
-        window=backend.info.window,
+        window=backend.info.window if policy is MemoryPolicy.WINDOW else 0,
+        takes_checkpoints=backend.takes_checkpoints,
         break_even_rows=BREAK_EVEN_ROWS if idle_has_cost else None,
     )
     scheduler = Scheduler(
@@ -43,6 +44,7 @@ def build_step_batcher(backend: Backend, config: LoadConfig) -> StepBatcher:
         max_step_tokens=len(backend.step.tokens),
         max_queued=config.max_queued,
         target_step_seconds=config.target_step_seconds,
+        row_costs=backend.row_costs,
     )
     return StepBatcher(backend, scheduler, sequence_pool, speculate=config.speculate)
 

@@ -313,7 +313,7 @@ def test_tokenize_returns_the_token_ids() -> None:
 def test_a_checkpoint_that_is_refused_costs_a_computation_and_nothing_else(tmp_path: Path) -> None:
     behaviours = [
         write_behaviour(tmp_path, memory_policy="recurrent"),
-        write_behaviour(tmp_path / "refusing", memory_policy="recurrent", refuses_restore=True),
+        write_behaviour(tmp_path / "refusing", memory_policy="recurrent", refuses_load=True),
     ]
     answers = []
     for behaviour in behaviours:

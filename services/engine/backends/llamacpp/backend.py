@@ -7,7 +7,13 @@ from services.engine.backends.llamacpp.context import LlamaContext
 from services.engine.backends.llamacpp.library import capture_log, load_library
 from services.engine.backends.llamacpp.model import LlamaModel
 from services.engine.backends.llamacpp.sizes import Sizes, parse_sizes
-from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
+from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo, RowCosts
+
+_CPU_ROW_COSTS = RowCosts(
+    tile_rows=64,  # GGML_FA_TILE_Q: with fewer rows, attention is computed row by row
+    single_row_cost=8,
+    prompt_seconds=0.05,
+)
 
 
 class LlamaBackend:
@@ -23,6 +29,10 @@ class LlamaBackend:
         self.cells = context.cells if model.has_cells else context.cells * context.sequence_id_count
         self._model = model
         self._context = context
+        self.row_costs = _CPU_ROW_COSTS if info.gpu_layers == 0 else RowCosts()
+        # By an empty part at their present length, and only where no layer loses cells that were
+        # before a window: llama.cpp does not tell for a hybrid memory which ones it has lost.
+        self.takes_checkpoints = model.is_recurrent and model.window == 0
         # Bound directly, because a step calls these many times per second.
         self.run = context.run
         self.logits = context.logits
@@ -30,11 +40,11 @@ class LlamaBackend:
         self.first_position = context.first_position
         self.cut = context.cut
         self.drop = context.drop
-        self.checkpoint = context.checkpoint
-        self.restore = context.restore
+        self.save = context.save
+        self.load = context.load
 
     @classmethod
-    def load(cls, config: LoadConfig, on_progress: OnProgress) -> LlamaBackend:
+    def open(cls, config: LoadConfig, on_progress: OnProgress) -> LlamaBackend:
         """Read the weights, create the context, find the memory policy. Raises ModelLoadFailed."""
         lib = load_library()
         with capture_log() as lines:
@@ -77,7 +87,7 @@ def build_model_info(
         trained_context_length=model.trained_context_length,
         max_sequences=config.max_sequences,
         memory_policy=policy,
-        window=model.window if policy is MemoryPolicy.WINDOW else 0,
+        window=model.window,
         gpu_layers=offloaded_layers,
         backend=f"llama.cpp {llama_cpp.__version__}",
         weights_bytes=model.weights_bytes,

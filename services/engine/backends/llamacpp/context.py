@@ -27,9 +27,8 @@ logger = logging.getLogger(__name__)
 
 _KV_FULL = 1  # llama_decode: no room, and nothing has changed
 _ABORTED = 2
-_PARTIAL_ONLY = (
-    1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: the part of the state that is not stored in cells
-)
+_WHOLE = 0  # flags of llama_state_seq_*
+_NOT_IN_CELLS = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
 
 
@@ -47,10 +46,16 @@ class LlamaContext:
         self._vocab_size = model.vocabulary.size
         params = build_context_parameters(lib, config, is_recurrent=model.is_recurrent)
         self.max_outputs = int(params.n_outputs_max)
-        self.sequence_id_count = int(params.n_seq_max)
+        self._is_recurrent = model.is_recurrent
+        ids = int(params.n_seq_max)
+        self.sequence_id_count = ids if model.is_recurrent else ids - 1
+        # Parts of sequences are saved and loaded through the last one, in a dense memory.
+        self._scratch = None if model.is_recurrent or model.window else ids - 1
+        self._lengths = np.zeros(ids, np.int32)
         self.cells = int(lib.llama_n_ctx(self.handle))
         self.step = Step.with_capacity(int(params.n_batch))
-        self._batch, self._sequence_ids = _build_batch(lib, self.step)
+        self._positions: Ints = np.zeros(len(self.step.tokens), np.int32)
+        self._batch, self._sequence_ids = _build_batch(lib, self.step, self._positions)
         self._outputs = 0
         self._rows: NDArray[np.float32] = np.zeros((0, self._vocab_size), np.float32)
         self._rows_address = 0
@@ -63,12 +68,14 @@ class LlamaContext:
             raise BackendError(f"step of {step.size} tokens and {wanted} outputs is out of bounds")
         self._outputs = 0
         self._batch.n_tokens = step.size
+        lengths = self._place_tokens()
         status = self._lib.llama_decode(self.handle, self._batch)
         if status == _KV_FULL:
             return Outcome.KV_FULL
         if status != 0:
             reason = "aborted" if status == _ABORTED else f"llama_decode returned {status}"
             raise BackendError(reason)
+        self._lengths = lengths
         self._lib.llama_synchronize(self.handle)
         self._outputs = wanted
         if wanted:
@@ -82,8 +89,9 @@ class LlamaContext:
     def share(self, source: int, target: int, end: int) -> None:
         """See Backend.share. The cells get a further owner; nothing is copied."""
         # All of a sequence is asked for as such: some memories abort on an explicit end.
-        is_whole = end > self._lib.llama_memory_seq_pos_max(self._memory, source)
-        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, -1 if is_whole else end)
+        last = -1 if end == self._lengths[source] else end
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, last)
+        self._lengths[target] = end
 
     def first_position(self, sequence: int) -> int:
         """See Backend.first_position. llama.cpp reports the layers that have lost most."""
@@ -93,38 +101,64 @@ class LlamaContext:
         """See Backend.cut."""
         if not self._lib.llama_memory_seq_rm(self._memory, sequence, start, -1):
             raise BackendError("this memory cannot forget part of a sequence")
+        self._lengths[sequence] = start
 
     def drop(self, sequence: int) -> None:
         """See Backend.drop. Every memory can forget a whole sequence."""
         self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        self._lengths[sequence] = 0
 
-    def checkpoint(self, sequence: int) -> bytes:
-        """See Backend.checkpoint."""
-        size = int(self._lib.llama_state_seq_get_size_ext(self.handle, sequence, _PARTIAL_ONLY))
-        buffer = (ctypes.c_uint8 * size)()
-        got = self._lib.llama_state_seq_get_data_ext(
-            self.handle, ctypes.cast(buffer, _BYTES), size, sequence, _PARTIAL_ONLY
-        )
-        if got == 0 or got != size:
-            raise BackendError("the sequence's state could not be read")
-        return bytes(buffer)
+    def save(self, sequence: int, start: int, end: int) -> bytes:
+        """See Backend.save."""
+        length = int(self._lengths[sequence])
+        if not 0 <= start <= end <= length:
+            raise BackendError(f"tokens {start} to {end} of a sequence of {length}")
+        if end == length and start == 0:
+            return self._read_state(sequence, _WHOLE)
+        if self._is_recurrent and start == end == length:
+            return self._read_state(sequence, _NOT_IN_CELLS)
+        if self._scratch is None or start == end:
+            raise BackendError("this memory saves whole sequences only")
+        self._lib.llama_memory_seq_cp(self._memory, sequence, self._scratch, start, end)
+        try:
+            return self._read_state(self._scratch, _WHOLE)
+        finally:
+            self._lib.llama_memory_seq_rm(self._memory, self._scratch, -1, -1)
 
-    def restore(self, sequence: int, checkpoint: bytes) -> None:
-        """See Backend.restore."""
-        buffer = (ctypes.c_uint8 * len(checkpoint)).from_buffer_copy(checkpoint)
-        if not self._lib.llama_state_seq_set_data_ext(
-            self.handle, ctypes.cast(buffer, _BYTES), len(checkpoint), sequence, _PARTIAL_ONLY
-        ):
-            raise BackendError("the checkpoint does not fit this context")
+    def load(self, sequence: int, start: int, state: bytes) -> bool:
+        """See Backend.load."""
+        if start != self._lengths[sequence]:
+            raise BackendError(f"a state of token {start} on, for another length")
+        if start and not self._is_recurrent and self._scratch is None:
+            raise BackendError("this memory loads whole sequences only")
+        if self._is_recurrent and start:
+            end = start if self._write_state(sequence, _NOT_IN_CELLS, state) else 0
+        elif self._scratch is None or start == 0:
+            end = self._load_cells(sequence, start, state)
+        else:
+            end = self._load_cells(self._scratch, start, state)
+            if end:
+                self._lib.llama_memory_seq_cp(self._memory, self._scratch, sequence, start, end)
+            self._lib.llama_memory_seq_rm(self._memory, self._scratch, -1, -1)
+        if not end:
+            self.drop(sequence)
+        self._lengths[sequence] = end
+        return end > 0
 
     def can_cut(self) -> bool:
-        """Test with two tokens whether memory can forget part of a sequence; clears the memory."""
+        """Test with two tokens whether memory can forget part of a sequence; clears the memory.
+
+        Where it cannot, parts of sequences are not touched any more: some memories abort on that.
+        """
         step = self.step
-        step.tokens[:2], step.positions[:2], step.sequences[:2] = 0, (0, 1), 0
+        step.tokens[:2], step.sequences[:2] = 0, 0
         step.wants_logits[:2], step.size = (0, 1), 2
         outcome = self.run()
         can = outcome is Outcome.OK and bool(self._lib.llama_memory_seq_rm(self._memory, 0, 1, -1))
         self._lib.llama_memory_clear(self._memory, True)
+        self._lengths[:] = 0
+        if not can:
+            self._scratch = None
         return can
 
     def close(self) -> None:
@@ -133,6 +167,46 @@ class LlamaContext:
             self._rows = np.zeros((0, self._vocab_size), np.float32)
             self._lib.llama_free(self.handle)
             self.handle = None
+
+    def _place_tokens(self) -> Ints:
+        """Write the positions of the step's tokens; returns the lengths of all sequences after it."""
+        sequences = self.step.sequences[: self.step.size]
+        if sequences.min() < 0 or sequences.max() >= self.sequence_id_count:
+            raise BackendError("sequence id out of range")
+        lengths = self._lengths.copy()
+        begins = np.flatnonzero(np.diff(sequences, prepend=-1))  # of each sequence's tokens
+        owners = sequences[begins]
+        counts = np.diff(begins, append=len(sequences))
+        positions = self._positions[: len(sequences)]
+        positions[:] = np.arange(len(sequences)) + np.repeat(lengths[owners] - begins, counts)
+        lengths[owners] += counts
+        return lengths
+
+    def _read_state(self, sequence: int, flags: int) -> bytes:
+        size = int(self._lib.llama_state_seq_get_size_ext(self.handle, sequence, flags))
+        buffer = np.empty(size, np.uint8)
+        got = self._lib.llama_state_seq_get_data_ext(
+            self.handle, buffer.ctypes.data_as(_BYTES), size, sequence, flags
+        )
+        if got == 0 or got != size:
+            raise BackendError("the sequence's state could not be read")
+        return buffer.tobytes()
+
+    def _write_state(self, sequence: int, flags: int, state: bytes) -> bool:
+        source = ctypes.cast(ctypes.c_char_p(state), _BYTES)  # llama.cpp only reads it
+        read = self._lib.llama_state_seq_set_data_ext(
+            self.handle, source, len(state), sequence, flags
+        )
+        return int(read) == len(state)
+
+    def _load_cells(self, sequence: int, start: int, state: bytes) -> int:
+        """Write a state into an empty sequence; returns its end, 0 where it does not begin there."""
+        if not self._write_state(sequence, _WHOLE, state):
+            return 0
+        first = int(self._lib.llama_memory_seq_pos_min(self._memory, sequence))
+        if start and first != start:
+            return 0
+        return int(self._lib.llama_memory_seq_pos_max(self._memory, sequence)) + 1
 
     def _view_logits(self, rows: int) -> None:
         pointer = self._lib.llama_get_logits(self.handle)
@@ -156,7 +230,9 @@ def _create(lib: ModuleType, model: LlamaModel, config: LoadConfig) -> Any:
     return handle
 
 
-def _build_batch(lib: ModuleType, step: Step) -> tuple[Any, tuple[Ints, NDArray[np.uint64]]]:
+def _build_batch(
+    lib: ModuleType, step: Step, positions: Ints
+) -> tuple[Any, tuple[Ints, NDArray[np.uint64]]]:
     """Build a llama_batch over the step's own arrays, so that slicing numpy arrays fills it.
 
     Every token has one sequence: `seq_id[i]` points at `step.sequences[i]`. The second result is
@@ -174,7 +250,7 @@ def _build_batch(lib: ModuleType, step: Step) -> tuple[Any, tuple[Ints, NDArray[
         n_tokens=0,
         token=point_to(step.tokens, "token"),
         embd=None,
-        pos=point_to(step.positions, "pos"),
+        pos=point_to(positions, "pos"),
         n_seq_id=point_to(counts, "n_seq_id"),
         seq_id=point_to(pointers, "seq_id"),
         logits=point_to(step.wants_logits, "logits"),

@@ -71,9 +71,10 @@ def build_context_parameters(lib: ModuleType, config: LoadConfig, *, is_recurren
 def count_sequence_ids(config: LoadConfig, *, is_recurrent: bool) -> int:
     """Count the sequence ids of the context: for running sequences and for cached ones.
 
-    A recurrent model allocates a whole state per id, so it gets only a few ids for cached ones.
+    A recurrent model allocates a whole state per id, so it gets only a few ids for cached ones. The
+    others get one more, through which parts of sequences are saved and loaded.
     """
-    cached = max(2, config.max_sequences // 4) if is_recurrent else _CACHED_SEQUENCES
+    cached = max(2, config.max_sequences // 4) if is_recurrent else _CACHED_SEQUENCES + 1
     return min(config.max_sequences + cached, _MAX_SEQUENCES)
 
 

@@ -40,5 +40,6 @@ def _execute(backend: Backend, operation: Share | Cut, lost: set[int]) -> None:
     if operation.source in lost:
         raise BackendError("the sequence to share from was lost")
     backend.share(operation.source, operation.target, operation.end)
-    if operation.checkpoint is not None:
-        backend.restore(operation.target, operation.checkpoint)
+    checkpoint = operation.checkpoint
+    if checkpoint is not None and not backend.load(operation.target, operation.end, checkpoint):
+        raise BackendError("the checkpoint does not fit")

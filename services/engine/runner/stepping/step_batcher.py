@@ -143,7 +143,10 @@ class StepBatcher:
         for chunk in plan.chunks:
             if chunk.ends_at_checkpoint:
                 assert chunk.branch.sequence is not None
-                checkpoints[chunk.branch] = self._backend.checkpoint(chunk.branch.sequence.id)
+                length = chunk.start + chunk.count
+                checkpoints[chunk.branch] = self._backend.save(
+                    chunk.branch.sequence.id, length, length
+                )
         return checkpoints
 
     def _publish(self, plan: StepPlan) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from services.engine.backends.base import Step
 from services.engine.runner.stepping.scheduler.step_plan import Chunk
 
@@ -15,7 +13,6 @@ def fill_step(step: Step, chunks: Sequence[Chunk]) -> None:
     decodes = _count_leading_decodes(chunks)
     if decodes:
         step.tokens[:decodes] = [chunk.branch.tokens[chunk.start] for chunk in chunks[:decodes]]
-        step.positions[:decodes] = [chunk.start for chunk in chunks[:decodes]]
         step.sequences[:decodes] = [_sequence_id(chunk) for chunk in chunks[:decodes]]
         step.wants_logits[:decodes] = 1
     end = decodes
@@ -38,7 +35,6 @@ def _append(step: Step, start: int, chunk: Chunk) -> int:
     drafted = start + chunk.count
     step.tokens[start:drafted] = chunk.branch.tokens[chunk.start : chunk.start + chunk.count]
     step.tokens[drafted:end] = chunk.drafts
-    step.positions[start:end] = np.arange(chunk.start, chunk.start + chunk.size, dtype=np.int32)
     step.sequences[start:end] = _sequence_id(chunk)
     step.wants_logits[start : end - chunk.outputs] = 0
     step.wants_logits[end - chunk.outputs : end] = 1

@@ -17,4 +17,4 @@ def test_a_model_without_a_memory_is_refused_as_an_encoder(
     config = LoadConfig(model_path=str(TINY_GGUF), backend="llamacpp", context_length=256)
 
     with pytest.raises(ModelLoadFailed, match="it is an encoder"):
-        LlamaBackend.load(config, lambda _fraction: None)
+        LlamaBackend.open(config, lambda _fraction: None)

@@ -57,6 +57,7 @@ class Simulation:
             id_count=self.backend.sequence_id_count,
             policy=self.backend.info.memory_policy,
             window=self.backend.info.window,
+            takes_checkpoints=self.backend.takes_checkpoints,
             break_even_rows=break_even_rows,
         )
         self.scheduler = Scheduler(
@@ -66,6 +67,7 @@ class Simulation:
             max_step_tokens=max_step_tokens,
             max_queued=max_queued,
             target_step_seconds=target_step_seconds,
+            row_costs=self.backend.row_costs,
         )
         self.now = 0.0
         self.step_seconds = 0.01
@@ -125,7 +127,10 @@ class Simulation:
         for chunk in plan.chunks:
             if chunk.ends_at_checkpoint:
                 assert chunk.branch.sequence is not None
-                checkpoints[chunk.branch] = self.backend.checkpoint(chunk.branch.sequence.id)
+                length = chunk.start + chunk.count
+                checkpoints[chunk.branch] = self.backend.save(
+                    chunk.branch.sequence.id, length, length
+                )
         results = self._sample(plan)
         self.scheduler.apply(plan, StepResult(results, seconds, checkpoints))
         self.sequence_pool.refresh_windows(self.backend.first_position)
@@ -181,7 +186,7 @@ def compute_alone(prompt: bytes, max_tokens: int) -> tuple[int, ...]:
         if position == len(tokens):
             break
         step = backend.step
-        step.tokens[0], step.positions[0], step.sequences[0] = tokens[position], position, 0
+        step.tokens[0], step.sequences[0] = tokens[position], 0
         step.wants_logits[0], step.size = 1, 1
         assert backend.run() is Outcome.OK
         if position >= len(prompt) - 1 and len(tokens) < len(prompt) + max_tokens:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Call Backend.share, and Backend.restore where there is a checkpoint."""
+    """Call Backend.share, and Backend.load where there is a checkpoint."""
 
     source: int
     target: int

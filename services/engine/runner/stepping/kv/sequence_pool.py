@@ -40,16 +40,19 @@ class SequencePool:
         id_count: int,
         policy: MemoryPolicy,
         window: int = 0,
+        takes_checkpoints: bool = False,
         break_even_rows: int | None = None,
     ) -> None:
         """`capacity` is in cells; sequence ids are 0 to id_count - 1.
 
-        `window`: tokens of a sliding window, 0 without one. `break_even_rows`: after that many
+        `window`: tokens of a sliding window, 0 without one. `takes_checkpoints`: whether a
+        recurrent memory can continue at a length whose state was saved. `break_even_rows`: after that many
         rows, keeping an idle sequence has cost as much as computing it again would; None where idle
         sequences cost nothing.
         """
         self.cells = Cells(capacity)
-        self.policy = policy
+        self.takes_checkpoints = takes_checkpoints
+        self.is_recurrent = policy is MemoryPolicy.RECURRENT  # only exact states can be shared
         self._window = window
         self._free_ids = list(range(id_count - 1, -1, -1))
         self._busy: dict[int, PooledSequence] = {}
@@ -63,9 +66,9 @@ class SequencePool:
         self._checkpoint_bytes = 0
 
     @property
-    def is_recurrent(self) -> bool:
-        """Whether only exact states can be shared."""
-        return self.policy is MemoryPolicy.RECURRENT
+    def can_share_prefixes(self) -> bool:
+        """Whether a sequence can be shared at more lengths than its present one."""
+        return self.takes_checkpoints or not self.is_recurrent
 
     @property
     def cached_count(self) -> int:

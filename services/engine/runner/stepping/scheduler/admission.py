@@ -222,7 +222,7 @@ class AdmissionControl:
         """Let the branch follow its leader, or lend it a sequence."""
         if prefix.following is not None:
             branch.following = prefix.following
-            if self._sequence_pool.is_recurrent:
+            if self._sequence_pool.takes_checkpoints:
                 prefix.following.leader.checkpoint_lengths.add(prefix.following.until)
             return
         branch.sequence = self._lend(branch, prefix.match)
@@ -243,6 +243,8 @@ class AdmissionControl:
         if not branch.request.is_shareable or branch.request.wants_prompt_logits:
             return _Prefix(None, None)
         match = self._sequence_pool.find(branch.tokens, realm=branch.request.realm)
+        if not self._sequence_pool.can_share_prefixes:
+            return _Prefix(match, None)
         following = self._leaders.find(
             branch,
             computed=match.length if match is not None else 0,

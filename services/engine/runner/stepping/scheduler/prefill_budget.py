@@ -1,10 +1,10 @@
 """Limit the prompt tokens of a step, from the time that earlier steps took.
 
 While answers are generated, prompt work may lengthen a step by the target time, or up to twice the
-length it has without prompt work, if that is more. Without a target, the budget is 50 ms or a step
-of 64 rows. From 64 rows on, the attention of a CPU is computed in another way, which deep in a
-context takes a third of the time per row; smaller chunks would make a long prompt wait several
-times as long. Larger steps are multiples of 64 rows.
+length it has without prompt work, if that is more. Without a target, the budget is that of the
+backend (`RowCosts`), 50 ms on a CPU, or a step of one tile, 64 rows on a CPU. From a tile on,
+attention is computed in another way, which deep in a context takes a third of the time per row;
+smaller chunks would make a long prompt wait several times as long. Larger steps are whole tiles.
 
 Where more prompts wait than answers are generated, prompts get that many times more: every request
 has an equal share of the machine, and one answer does not delay ten other requests.
@@ -16,19 +16,21 @@ faster.
 
 from __future__ import annotations
 
+from services.engine.core import RowCosts
+
 _WEIGHT = 0.3  # of the newest measurement
 _MIN_TOKENS = 4  # a prompt always advances
 _FIRST_TOKENS = 16  # before anything was measured
-_DEFAULT_TARGET_SECONDS = 0.05
-TILE_ROWS = 64  # GGML_FA_TILE_Q: with fewer rows, attention is computed row by row
-_ALONE_TOKENS = 512  # llama.cpp's own inner batch
 _ALONE_SECONDS = 0.5
 
 
 class PrefillBudget:
     """Running estimates of the time that a prompt token and a decode step take."""
 
-    def __init__(self, *, target_step_seconds: float | None, max_step_tokens: int) -> None:
+    def __init__(
+        self, *, target_step_seconds: float | None, max_step_tokens: int, row_costs: RowCosts
+    ) -> None:
+        self._row_costs = row_costs
         self._target_step_seconds = target_step_seconds
         self._max_step_tokens = max_step_tokens
         self._decode_seconds: float | None = None
@@ -49,13 +51,13 @@ class PrefillBudget:
         """Most prompt tokens of the next step, with so many prompts and generating branches."""
         if not decodes:
             fast = int(_ALONE_SECONDS / self._token_seconds) if self._token_seconds else 0
-            return min(max(_ALONE_TOKENS, fast), self._max_step_tokens)
+            return min(max(self._row_costs.efficient_rows, fast), self._max_step_tokens)
         tokens = _FIRST_TOKENS
         if self._token_seconds is not None:
             target = self._target_step_seconds
-            least = max(
-                _DEFAULT_TARGET_SECONDS if target is None else target, self._decode_seconds or 0.0
-            )
+            if target is None:
+                target = self._row_costs.prompt_seconds
+            least = max(target, self._decode_seconds or 0.0)
             seconds = max(least, min(least * prompts / decodes, _ALONE_SECONDS))
             tokens = max(int(seconds / self._token_seconds), _MIN_TOKENS)
         return min(self._fill_tiles(tokens, decodes), self._max_step_tokens)
@@ -66,11 +68,12 @@ class PrefillBudget:
         With a target this only lowers them, to half at most. Without a target there is at least one
         tile.
         """
-        whole = (tokens + decodes) // TILE_ROWS * TILE_ROWS - decodes
+        tile = self._row_costs.tile_rows
+        whole = (tokens + decodes) // tile * tile - decodes
         if self._target_step_seconds is not None:
             return whole if 2 * whole >= tokens else tokens
-        rest = TILE_ROWS - decodes % TILE_ROWS
-        return max(whole, rest if 2 * rest >= TILE_ROWS else rest + TILE_ROWS)
+        rest = tile - decodes % tile
+        return max(whole, rest if 2 * rest >= tile else rest + tile)
 
 
 def _mix(old: float | None, new: float) -> float:

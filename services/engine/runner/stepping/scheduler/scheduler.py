@@ -15,6 +15,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
+from services.engine.core import RowCosts
 from services.engine.runner.errors import build_too_long_error
 from services.engine.runner.stepping.drafting.draft_costs import DraftCosts
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
@@ -53,6 +54,7 @@ class Scheduler:
         max_step_tokens: int,
         max_queued: int,
         target_step_seconds: float | None,
+        row_costs: RowCosts,
     ) -> None:
         """`max_sequences` limits the running branches, `max_queued` the waiting ones."""
         self._context_length = context_length
@@ -61,8 +63,11 @@ class Scheduler:
         self._max_step_tokens = max_step_tokens
         self._max_queued = max_queued
         self._prefill_budget = PrefillBudget(
-            target_step_seconds=target_step_seconds, max_step_tokens=max_step_tokens
+            target_step_seconds=target_step_seconds,
+            max_step_tokens=max_step_tokens,
+            row_costs=row_costs,
         )
+        self._row_costs = row_costs
         self._queue = FairQueue()
         self._draft_costs = DraftCosts()
         self._admission = AdmissionControl(sequence_pool, self._queue, max_sequences=max_sequences)
@@ -211,7 +216,8 @@ class Scheduler:
             min(room, budget),
             beside=decodes,
             cells_used=self._sequence_pool.cells.used,
-            is_recurrent=self._sequence_pool.is_recurrent,
+            row_costs=self._row_costs,
+            takes_checkpoints=self._sequence_pool.takes_checkpoints,
         )
 
     def _make_room(self, chunks: list[Chunk]) -> tuple[list[Chunk], list[Request]]:

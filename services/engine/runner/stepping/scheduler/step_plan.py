@@ -30,7 +30,7 @@ class Chunk(msgspec.Struct, frozen=True, eq=False):
     count: int
     outputs: int = 0
     drafts: Sequence[int] = ()
-    ends_at_checkpoint: bool = False  # the backend's checkpoint is taken after it
+    ends_at_checkpoint: bool = False  # the state at its end is saved after it
 
     @property
     def size(self) -> int:

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+from services.engine.core import RowCosts
 from services.engine.runner.stepping.scheduler.prefill_budget import PrefillBudget
+
+CPU = RowCosts(tile_rows=64, single_row_cost=8, prompt_seconds=0.05)
 
 
 def budget_after(
-    *steps: tuple[int, int, float], target: float | None = 0.05, max_step_tokens: int = 2048
+    *steps: tuple[int, int, float],
+    target: float | None = 0.05,
+    max_step_tokens: int = 2048,
+    row_costs: RowCosts = CPU,
 ) -> PrefillBudget:
     """The budget after steps of (prompt tokens, generating branches, seconds)."""
-    budget = PrefillBudget(target_step_seconds=target, max_step_tokens=max_step_tokens)
+    budget = PrefillBudget(
+        target_step_seconds=target, max_step_tokens=max_step_tokens, row_costs=row_costs
+    )
     for prompt_tokens, decodes, seconds in steps:
         budget.observe(prompt_tokens=prompt_tokens, decodes=decodes, seconds=seconds)
     return budget
@@ -67,3 +75,12 @@ def test_the_budget_is_small_before_anything_was_measured() -> None:
 
 def test_a_prompt_always_advances() -> None:
     assert budget_after((100, 1, 100.0)).max_prompt_tokens(decodes=1) == 4
+
+
+def test_on_a_gpu_prompt_work_follows_the_length_of_a_step_and_knows_no_tiles() -> None:
+    """8 ms a step: 50 ms beside it would be felt as a gap. 25 ms a step: twice that is fair."""
+    fast = budget_after((0, 8, 0.008), (100, 8, 0.018), target=None, row_costs=RowCosts())
+    slow = budget_after((0, 8, 0.02501), (100, 8, 0.03501), target=None, row_costs=RowCosts())
+
+    assert fast.max_prompt_tokens(decodes=8) == 160  # 16 ms, 0.1 ms a token
+    assert slow.max_prompt_tokens(decodes=8) == 250

@@ -36,7 +36,7 @@ class Requests(RuleBasedStateMachine):
         hidden=st.sampled_from([0, 0, 32]),
         break_even_rows=st.sampled_from([None, 1, 100]),
         cached_sequences=st.sampled_from([0, 2]),
-        refuses_restore=st.booleans(),
+        refuses_load=st.booleans(),
     )
     def begin(
         self,
@@ -48,7 +48,7 @@ class Requests(RuleBasedStateMachine):
         hidden: int,
         break_even_rows: int | None,
         cached_sequences: int,
-        refuses_restore: bool,
+        refuses_load: bool,
     ) -> None:
         self.simulation = Simulation(
             cells=cells,
@@ -61,7 +61,7 @@ class Requests(RuleBasedStateMachine):
                 memory_policy=policy,
                 cached_sequences=cached_sequences,
                 hidden_cells=hidden,
-                refuses_restore=refuses_restore,
+                refuses_load=refuses_load,
             ),
         )
 

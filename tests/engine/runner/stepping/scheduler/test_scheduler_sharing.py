@@ -141,6 +141,25 @@ class TestRecurrentMemory:
         assert simulation.computed == len(SYSTEM + "user ") + 6
         assert all(tuple(simulation.answers[r.id][0]) == expected(r) for r in requests)
 
+    def test_without_checkpoints_nobody_waits_for_a_state_that_cannot_be_had(self) -> None:
+        """Such a memory, or one that llama.cpp gives no part of, shares whole sequences only."""
+        whole = Behaviour(
+            memory_policy=MemoryPolicy.RECURRENT, cached_sequences=2, takes_checkpoints=False
+        )
+        simulation = Simulation(cells=4096, max_step_tokens=4096, behaviour=whole)
+        requests = [request(id_, SYSTEM + f"user {id_}", 1) for id_ in (1, 2)]
+        for each in requests:
+            simulation.add(each)
+        simulation.run()
+        longer = request(3, [*requests[0].prompt, *b" goes on"], 1)
+        simulation.add(longer)
+        simulation.run()
+
+        assert simulation.cached == {1: 0, 2: 0, 3: len(requests[0].prompt)}
+        assert simulation.computed == 2 * len(requests[0].prompt) + len(" goes on")
+        for each in (*requests, longer):
+            assert tuple(simulation.answers[each.id][0]) == expected(each)
+
     def test_the_same_prompt_again_computes_its_last_tokens_only(self) -> None:
         simulation = Simulation(cells=1024, behaviour=recurrent())
         for id_ in (1, 2):

@@ -1,0 +1,83 @@
+"""The kinds of model and memory that the contract suites run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from services.engine.backends.fake_behaviour import Behaviour
+from services.engine.core import LoadConfig, MemoryPolicy
+from tests.conftest import TINY_GGUF
+
+# Errors where numbers are added in another order: of cells with holes between them, or of a step
+# with many rows. They are relative to the spread of the logits, and two to three times what was
+# measured. One wrong token in the middle of the text changes the logits of the models with random
+# weights by 0.05 and more. The trained model is less sensitive, and closer.
+_TOLERANCES = {
+    "tiny": 0.003,
+    "tiny without flash attention": 0.003,
+    "tiny q8_0": 0.005,
+    "window q8_0": 0.06,
+    "hybrid q8_0": 0.06,
+}
+_TOLERANCE = 0.03
+_Q8_0: dict[str, Any] = {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
+
+# Each kind: a model, or the memory policy of a fake one, and the settings of its load.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fake dense": ("dense", {}),
+    "fake window": ("window", {}),
+    "fake recurrent": ("recurrent", {}),
+    "tiny": ("tiny", {}),
+    "tiny q8_0": ("tiny", _Q8_0),
+    "tiny without flash attention": ("tiny", {"flash_attention": False}),
+    "window": ("tiny-window", {}),
+    "window q8_0": ("tiny-window", _Q8_0),
+    "recurrent": ("tiny-recurrent", {}),
+    "hybrid": ("tiny-hybrid", {}),
+    "hybrid q8_0": ("tiny-hybrid", _Q8_0),
+}
+
+
+def build_config(
+    kind: str, folder: Path, synthetic: Callable[[str], Path], **changes: Any
+) -> LoadConfig:
+    """The load of one kind; a fake one gets its behaviour from a file in `folder`."""
+    model, settings = KINDS[kind]
+    is_fake = kind.startswith("fake")
+    if is_fake:
+        path = folder / f"{model}.json"
+        path.write_bytes(msgspec.json.encode(Behaviour(memory_policy=MemoryPolicy(model))))
+    else:
+        path = TINY_GGUF if model == "tiny" else synthetic(model)
+    fields: dict[str, Any] = {
+        "model_path": str(path),
+        "backend": "fake" if is_fake else "llamacpp",
+        "context_length": 1024,
+        "max_sequences": 6,
+        "batch_tokens": 128,
+        "threads": 1,
+    }
+    return LoadConfig(**fields | settings | changes)
+
+
+def get_policy(kind: str) -> MemoryPolicy:
+    """The memory policy that a load of this kind must find."""
+    if "window" in kind:
+        return MemoryPolicy.WINDOW
+    if "recurrent" in kind or "hybrid" in kind:
+        return MemoryPolicy.RECURRENT
+    return MemoryPolicy.DENSE
+
+
+def get_tolerance(kind: str) -> float:
+    """How far logits that should be equal may differ, as a part of their standard deviation."""
+    return _TOLERANCES.get(kind, _TOLERANCE)
+
+
+def get_logprob_tolerance(kind: str) -> float:
+    """How far two log-probabilities may differ that should be equal."""
+    return 0.1 if kind.endswith("q8_0") else 0.04
