@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from services.shared.limits import CacheType
+from services.shared.limits import CacheType, KvMode
 from services.shared.structs import resolved
 
 
@@ -104,7 +104,10 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     model_path: str  # a GGUF file (first part of a split one) or an MLX folder
     backend: Literal["llamacpp", "mlx", "fake"]
-    context_length: int  # cells of the unified KV cache, shared by all sequences
+    context_length: int  # tokens of one sequence; of all together with a unified KV cache
+    # unified: one memory for all sequences, which share prefixes at no cost. split: a memory of
+    # `context_length` cells for each, so that no row of a step looks at the cells of others.
+    kv_mode: KvMode = "unified"
     max_sequences: int = 16  # that run at the same time
     batch_tokens: int = 2048  # at most, in one step
     gpu_layers: int = 0  # -1: all
@@ -126,7 +129,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     architecture: str
     vocab_size: int
-    context_length: int  # cells of the KV cache
+    context_length: int  # tokens of one sequence at most
     trained_context_length: int
     max_sequences: int
     memory_policy: MemoryPolicy

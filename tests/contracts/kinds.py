@@ -16,13 +16,7 @@ from tests.conftest import TINY_GGUF
 # with many rows. They are relative to the spread of the logits, and two to three times what was
 # measured. One wrong token in the middle of the text changes the logits of the models with random
 # weights by 0.05 and more. The trained model is less sensitive, and closer.
-_TOLERANCES = {
-    "tiny": 0.003,
-    "tiny without flash attention": 0.003,
-    "tiny q8_0": 0.005,
-    "window q8_0": 0.06,
-    "hybrid q8_0": 0.06,
-}
+_TOLERANCES = {"tiny": 0.003, "tiny q8_0": 0.005, "window q8_0": 0.06, "hybrid q8_0": 0.06}
 _TOLERANCE = 0.03
 _Q8_0: dict[str, Any] = {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
 
@@ -34,6 +28,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": ("tiny", {}),
     "tiny q8_0": ("tiny", _Q8_0),
     "tiny without flash attention": ("tiny", {"flash_attention": False}),
+    "tiny split": ("tiny", {"kv_mode": "split"}),
+    "tiny split q8_0": ("tiny", {"kv_mode": "split", **_Q8_0}),
+    "window split": ("tiny-window", {"kv_mode": "split"}),
     "window": ("tiny-window", {}),
     "window q8_0": ("tiny-window", _Q8_0),
     "recurrent": ("tiny-recurrent", {}),
@@ -75,7 +72,8 @@ def get_policy(kind: str) -> MemoryPolicy:
 
 def get_tolerance(kind: str) -> float:
     """How far logits that should be equal may differ, as a part of their standard deviation."""
-    return _TOLERANCES.get(kind, _TOLERANCE)
+    model, is_quantised = kind.split(maxsplit=1)[0], kind.endswith("q8_0")
+    return _TOLERANCES.get(f"{model} q8_0" if is_quantised else model, _TOLERANCE)
 
 
 def get_logprob_tolerance(kind: str) -> float:

@@ -1,9 +1,11 @@
 """The contract between the loop of a runner and a backend.
 
-A backend owns the weights and one context, whose memory of `cells` cells is shared by all
-sequences. A cell holds one token of one or more sequences. So sharing a prefix needs no further
-cells, and a cell is free again when the last sequence that holds it drops it. The backend counts
-the tokens of each sequence; a step continues each of its sequences where it ends.
+A backend owns the weights and one context, whose memory has `cells` cells. A cell holds one token.
+With `shares_cells` all sequences take their cells from one pool, and a cell may belong to several
+of them. So sharing a prefix needs no further cells, and a cell is free again when the last sequence
+that holds it drops it. Otherwise each sequence has an equal part of the cells for itself, and
+sharing copies. The backend counts the tokens of each sequence; a step continues each of its
+sequences where it ends.
 
 Everything but `vocabulary` may be used on one thread only, the one that opened the backend.
 """
@@ -99,6 +101,10 @@ class Backend(Protocol):
         """Tokens that the memory holds, over all sequences."""
 
     @property
+    def shares_cells(self) -> bool:
+        """Whether a cell may belong to several sequences."""
+
+    @property
     def sequence_id_count(self) -> int:
         """Number of sequence ids; ids are 0 to sequence_id_count - 1."""
 
@@ -150,7 +156,7 @@ class Backend(Protocol):
     def save(self, sequence: int, start: int, end: int) -> bytes:
         """Copy the state of tokens [start, end), and that of the present length where there is one.
 
-        A dense memory saves any part of a sequence. The others save a sequence as a whole, up to
+        A dense memory of shared cells saves any part. The others save a sequence as a whole, up to
         its present length; a recurrent memory also saves the empty part at its present length,
         which is the state that is not stored in cells. Raises BackendError for any other part.
         """

@@ -49,6 +49,7 @@ class FakeBackend:
         self.vocabulary = FakeVocabulary()
         self.step = Step.with_capacity(max_step_tokens)
         self.cells = cells
+        self.shares_cells = True
         self.sequence_id_count = max_sequences + self._behaviour.cached_sequences
         self.max_outputs = self.sequence_id_count + 64
         self.row_costs = RowCosts(tile_rows=64, single_row_cost=8, prompt_seconds=0.05)

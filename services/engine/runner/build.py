@@ -27,14 +27,19 @@ def build_step_batcher(backend: Backend, config: LoadConfig) -> StepBatcher:
     """Build our own batcher over a backend."""
     policy = backend.info.memory_policy
     # The cost was measured for attention on a CPU. On other devices, and for recurrent memories,
-    # idle sequences stay until their cells are needed.
-    idle_has_cost = backend.info.gpu_layers == 0 and policy is not MemoryPolicy.RECURRENT
+    # idle sequences stay until their cells are needed. Those with cells of their own cost nothing.
+    idle_has_cost = (
+        backend.info.gpu_layers == 0
+        and policy is not MemoryPolicy.RECURRENT
+        and backend.shares_cells
+    )
     sequence_pool = SequencePool(
         capacity=backend.cells,
         id_count=backend.sequence_id_count,
         policy=policy,
         window=backend.info.window if policy is MemoryPolicy.WINDOW else 0,
         takes_checkpoints=backend.takes_checkpoints,
+        shares_cells=backend.shares_cells,
         break_even_rows=BREAK_EVEN_ROWS if idle_has_cost else None,
     )
     scheduler = Scheduler(

@@ -17,7 +17,7 @@ _CPU_ROW_COSTS = RowCosts(
 
 
 class LlamaBackend:
-    """A GGUF model and one context of unified memory."""
+    """A GGUF model and one context."""
 
     def __init__(self, model: LlamaModel, context: LlamaContext, info: ModelInfo) -> None:
         self.info = info
@@ -33,6 +33,7 @@ class LlamaBackend:
         # By an empty part at their present length, and only where no layer loses cells that were
         # before a window: llama.cpp does not tell for a hybrid memory which ones it has lost.
         self.takes_checkpoints = model.is_recurrent and model.window == 0
+        self.shares_cells = context.shares_cells
         # Bound directly, because a step calls these many times per second.
         self.run = context.run
         self.logits = context.logits
@@ -83,7 +84,7 @@ def build_model_info(
     return ModelInfo(
         architecture=model.architecture,
         vocab_size=model.vocabulary.size,
-        context_length=context.cells,
+        context_length=context.context_length,
         trained_context_length=model.trained_context_length,
         max_sequences=config.max_sequences,
         memory_policy=policy,

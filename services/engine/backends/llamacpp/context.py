@@ -48,11 +48,14 @@ class LlamaContext:
         self.max_outputs = int(params.n_outputs_max)
         self._is_recurrent = model.is_recurrent
         ids = int(params.n_seq_max)
-        self.sequence_id_count = ids if model.is_recurrent else ids - 1
+        self.shares_cells = bool(params.kv_unified)
+        has_scratch = self.shares_cells and not model.is_recurrent
+        self.sequence_id_count = ids - 1 if has_scratch else ids
         # Parts of sequences are saved and loaded through the last one, in a dense memory.
-        self._scratch = None if model.is_recurrent or model.window else ids - 1
+        self._scratch = ids - 1 if has_scratch and not model.window else None
         self._lengths = np.zeros(ids, np.int32)
         self.cells = int(lib.llama_n_ctx(self.handle))
+        self.context_length = int(lib.llama_n_ctx_seq(self.handle))
         self.step = Step.with_capacity(int(params.n_batch))
         self._positions: Ints = np.zeros(len(self.step.tokens), np.int32)
         self._batch, self._sequence_ids = _build_batch(lib, self.step, self._positions)
@@ -87,10 +90,14 @@ class LlamaContext:
         return computed_row(self._rows, self._outputs, output)
 
     def share(self, source: int, target: int, end: int) -> None:
-        """See Backend.share. The cells get a further owner; nothing is copied."""
-        # All of a sequence is asked for as such: some memories abort on an explicit end.
-        last = -1 if end == self._lengths[source] else end
+        """See Backend.share. The cells get a further owner, unless each sequence has its own."""
+        # All of a sequence is asked for as such: some memories abort on an explicit end, as all do
+        # where the cells are copied.
+        is_whole = end == self._lengths[source]
+        last = end if self.shares_cells and not is_whole else -1
         self._lib.llama_memory_seq_cp(self._memory, source, target, 0, last)
+        if last == -1 and not is_whole:
+            self.cut(target, end)
         self._lengths[target] = end
 
     def first_position(self, sequence: int) -> int:

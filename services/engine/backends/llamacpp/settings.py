@@ -47,16 +47,16 @@ def build_model_parameters(lib: ModuleType, config: LoadConfig, *, dry: bool = F
 
 
 def build_context_parameters(lib: ModuleType, config: LoadConfig, *, is_recurrent: bool) -> Any:
-    """Build llama_context_params for one unified memory, shared by copy-on-write sequences."""
+    """Build llama_context_params, for a unified memory or for one memory per sequence."""
     params = lib.llama_context_default_params()
-    params.n_ctx = config.context_length
     params.n_batch = max(config.batch_tokens, config.max_sequences)
     params.n_ubatch = min(_UBATCH, params.n_batch)
     params.n_seq_max = count_sequence_ids(config, is_recurrent=is_recurrent)
+    params.kv_unified = is_unified(config, is_recurrent=is_recurrent)
+    params.n_ctx = config.context_length * (1 if params.kv_unified else params.n_seq_max)
     # The compute buffer has this many rows of the whole vocabulary; the default is one per token.
     params.n_outputs_max = max_outputs(config, is_recurrent=is_recurrent)
     params.n_threads = params.n_threads_batch = config.threads or count_available_cores()
-    params.kv_unified = True
     params.swa_full = (
         True  # otherwise cutting a running window sequence gives wrong results, without an error
     )
@@ -68,13 +68,25 @@ def build_context_parameters(lib: ModuleType, config: LoadConfig, *, is_recurren
     return params
 
 
+def is_unified(config: LoadConfig, *, is_recurrent: bool) -> bool:
+    """Whether all sequences take their cells from one pool.
+
+    A model with recurrent layers always does: otherwise its prefixes could not be shared.
+    """
+    return is_recurrent or config.kv_mode == "unified"
+
+
 def count_sequence_ids(config: LoadConfig, *, is_recurrent: bool) -> int:
     """Count the sequence ids of the context: for running sequences and for cached ones.
 
-    A recurrent model allocates a whole state per id, so it gets only a few ids for cached ones. The
-    others get one more, through which parts of sequences are saved and loaded.
+    A recurrent model allocates a whole state per id, so it gets only a few ids for cached ones. With
+    a memory per sequence there are none: what does not run at the moment is cached. Otherwise there
+    is one more, through which parts of sequences are saved and loaded.
     """
-    cached = max(2, config.max_sequences // 4) if is_recurrent else _CACHED_SEQUENCES + 1
+    if is_recurrent:
+        cached = max(2, config.max_sequences // 4)
+    else:
+        cached = _CACHED_SEQUENCES + 1 if is_unified(config, is_recurrent=is_recurrent) else 0
     return min(config.max_sequences + cached, _MAX_SEQUENCES)
 
 

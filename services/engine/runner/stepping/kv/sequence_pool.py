@@ -41,17 +41,20 @@ class SequencePool:
         policy: MemoryPolicy,
         window: int = 0,
         takes_checkpoints: bool = False,
+        shares_cells: bool = True,
         break_even_rows: int | None = None,
     ) -> None:
         """`capacity` is in cells; sequence ids are 0 to id_count - 1.
 
         `window`: tokens of a sliding window, 0 without one. `takes_checkpoints`: whether a
-        recurrent memory can continue at a length whose state was saved. `break_even_rows`: after that many
+        recurrent memory can continue at a length whose state was saved. `shares_cells`: whether a
+        cell may belong to several sequences; if not, each has an equal part. `break_even_rows`: after that many
         rows, keeping an idle sequence has cost as much as computing it again would; None where idle
         sequences cost nothing.
         """
         self.cells = Cells(capacity)
         self.takes_checkpoints = takes_checkpoints
+        self.shares_cells = shares_cells
         self.is_recurrent = policy is MemoryPolicy.RECURRENT  # only exact states can be shared
         self._window = window
         self._free_ids = list(range(id_count - 1, -1, -1))
@@ -232,7 +235,10 @@ class SequencePool:
 
     def _begin_with(self, sequence: PooledSequence, match: Match) -> None:
         empty = sequence.leaf
-        sequence.leaf = self.cells.share(match.source.leaf, match.length)
+        if self.shares_cells:
+            sequence.leaf = self.cells.share(match.source.leaf, match.length)
+        else:
+            sequence.leaf = self.cells.grow(self.cells.begin(), match.length)
         self.cells.release(empty)
         sequence.length = match.length
         sequence.first = match.source.first

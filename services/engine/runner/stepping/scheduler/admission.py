@@ -197,6 +197,8 @@ class AdmissionControl:
             return True
         if len(staying) >= self._max_sequences:
             return False
+        if not self._sequence_pool.shares_cells:
+            return True  # each sequence has a part of its own, as long as a request may become
         busy = [other.sequence for other in staying if other.sequence is not None]
         has_leader = prefix.following is not None and prefix.following.leader in staying
         is_shared = has_leader or (prefix.match is not None and prefix.match.source in busy)
