@@ -127,19 +127,6 @@ async def test_a_runner_that_aborts_while_loading_fails_the_load(tmp_path: Path)
     )
 
 
-async def test_a_load_that_ran_out_of_memory_is_tried_once_more_with_a_larger_reserve(
-    tmp_path: Path,
-) -> None:
-    script = Script(load_failed="out of memory", load_failed_code="insufficient_memory")
-    add_scripted_model(tmp_path, "big", script)
-    async with running_front(tmp_path) as front:
-        _, last = await front.client().ask("big", "a")
-        left = front.engine.pool.models
-
-    assert last.error.code == "insufficient_memory"
-    assert left == []
-
-
 async def test_a_model_that_keeps_crashing_backs_off_until_a_load_call(
     tmp_path: Path,
 ) -> None:
@@ -210,8 +197,15 @@ async def test_after_the_drain_time_running_requests_end_with_an_error(tmp_path:
         request = await client.submit("words", "!slow x", stopping=FOREVER)
         await client.until(request, "delta")
         pid = find_pid(front, "words")
-        await front.engine.stop(drain_seconds=0.2)
+        stopping = asyncio.create_task(front.engine.stop(drain_seconds=0.2))
+        text, last = await client.answer(request)
+        await stopping
 
+    assert text.startswith("x ")
+    assert (last.error.code, last.error.message) == (
+        "engine_unavailable",
+        "the engine is shutting down",
+    )
     assert has_ended(pid)
 
 

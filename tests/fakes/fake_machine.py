@@ -46,6 +46,7 @@ class FakeModel:
     size_bytes: int
     load_seconds: float = 2.0
     service_seconds: float = 1.0  # for each request
+    out_of_memory_loads: int = 0  # its first loads fail like this
 
     @property
     def manifest(self) -> Manifest:
@@ -160,6 +161,9 @@ class FakeRunner:
         for part in (0.3, 0.7, 1.0):
             self._machine.allocate(self.pid, int(self._model.size_bytes * part))
             await asyncio.sleep(self._model.load_seconds / 3)
+        if self._machine.loads.count(self._model.name) <= self._model.out_of_memory_loads:
+            self._on_report(messages.LoadFailed("insufficient_memory", "out of memory"))
+            return
         self._on_report(messages.Ready(self._machine.build_info(self._model, config)))
 
     def send(self, command: messages.Command) -> None:

@@ -24,6 +24,7 @@ from services.engine.front.tasks import TaskSet
 from services.engine.memory.budget import Budget
 from services.engine.memory.estimate import EstimateCache
 from services.engine.memory.probe import MemoryProbe
+from services.shared.errors import EngineUnavailable
 from services.shared.store.manifest import Manifest
 
 _TICK_SECONDS = 0.25
@@ -165,7 +166,10 @@ class ModelPool:
         self._tasks.start(work)
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new requests and wait until the running ones have ended, for this long at most."""
+        """Refuse new requests, and let the running ones end for this long; then end the rest.
+
+        Those get an error while their streams are still open.
+        """
         self._lifecycle.start_draining()
         busy = [model for model in self.models if model.running_count]
         if not busy:
@@ -174,7 +178,8 @@ class ModelPool:
             idle = asyncio.gather(*(model.wait_until_idle() for model in busy))
             await asyncio.wait_for(idle, seconds)
         except TimeoutError:
-            cut_off = sum(model.running_count for model in busy)
+            error = EngineUnavailable("the engine is shutting down")
+            cut_off = sum(model.fail_running(error) for model in busy)
             logger.warning("requests cut off by shutdown", extra={"requests": cut_off})
 
     async def close(self) -> None:

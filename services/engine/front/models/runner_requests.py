@@ -81,7 +81,8 @@ class RunnerRequests:
         while self._running:
             if self._idle is None or self._idle.done():
                 self._idle = asyncio.get_running_loop().create_future()
-            await self._idle
+            # Shared by all callers: one that stops waiting must not cancel it for the others.
+            await asyncio.shield(self._idle)
 
     def on_step(self, events: Sequence[messages.RequestEvent]) -> bool:
         """Pass the events of a step to their requests; whether a request ended. The hot path."""

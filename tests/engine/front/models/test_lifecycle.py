@@ -183,3 +183,20 @@ def test_a_request_that_waits_for_a_crashed_model_starts_the_next_runner() -> No
         assert machine.loads == ["a", "a"]
 
     run_virtually(scenario())
+
+
+def test_a_drain_that_times_out_does_not_end_an_unload_that_waits_for_the_same_request() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        long = FakeModel("a", 6 * GIB, service_seconds=100.0)
+        async with running_pool(machine, long) as running:
+            answer = asyncio.create_task(running.ask("a"))
+            await asyncio.sleep(10)
+            unloading = asyncio.create_task(running.manager.unload(long.manifest, force=False))
+            await asyncio.sleep(1)
+            await running.pool.drain(5.0)
+            assert await answer == "engine_unavailable"
+            assert await asyncio.wait_for(unloading, 60) is True
+            assert running.pool.models == []
+
+    run_virtually(scenario())

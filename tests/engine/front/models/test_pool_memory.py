@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from services.engine.front.models.model_settings import ModelSettings
 from services.shared.errors import Unavailable
+from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, running_pool
 from tests.virtual_time import run_virtually
 
@@ -42,6 +43,32 @@ def test_a_loaded_models_weights_are_counted_once(has_device: bool) -> None:
             await asyncio.sleep(60)
             assert await running.ask("large") == "stop"  # after both are evicted
             assert running.ready_names() == {"large"}
+
+    run_virtually(scenario())
+
+
+@pytest.mark.parametrize(
+    ("failures", "outcome"), [(1, "stop"), (2, "insufficient_memory")], ids=["once", "twice"]
+)
+def test_a_load_that_ran_out_of_memory_is_tried_once_more_with_a_larger_promise(
+    failures: int, outcome: str
+) -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        async with running_pool(
+            machine, FakeModel("a", 4 * GIB, out_of_memory_loads=failures)
+        ) as running:
+            answer = asyncio.create_task(running.ask("a"))
+            promises: set[int] = set()
+            while not answer.done():
+                promises.update(
+                    m.footprint.need["cuda0"] for m in running.pool.models if m.footprint
+                )
+                await asyncio.sleep(0.1)
+            assert await answer == outcome
+        assert machine.loads == ["a", "a"]
+        sizes = 4 * GIB - DEVICE_CONTEXT_BYTES
+        assert promises == {4 * GIB, 4 * GIB + sizes // 4}
 
     run_virtually(scenario())
 
