@@ -15,6 +15,10 @@ import msgspec
 from services.shared.limits import CacheType, KvMode
 from services.shared.structs import resolved
 
+HOST = "host"  # the memory pool that is main memory
+# Of main memory, that a runner may take after the load for the checkpoints of a recurrent model.
+MAX_CHECKPOINT_BYTES = 512 << 20
+
 
 class Lane(IntEnum):
     """The priority of a request: a smaller number goes first, and waiting raises the others."""
@@ -99,6 +103,27 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 @resolved
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU that the installed llama.cpp can use, as it reports it."""
+
+    name: str  # "cuda0": its kind, and its number among those that CUDA shows
+    label: str  # for people, e.g. "NVIDIA H200"
+    total_bytes: int
+    pci_bus_id: str | None = None
+    uses_main_memory: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Its name without the number."""
+        return self.name.rstrip("0123456789")
+
+    @property
+    def pool(self) -> str:
+        """The memory pool that its buffers are in."""
+        return HOST if self.uses_main_memory else self.name
+
+
+@resolved
 class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All that a runner needs to load one model. The path comes from the store, not a request."""
 
@@ -111,8 +136,9 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_sequences: int = 16  # that run at the same time
     batch_tokens: int = 2048  # at most, in one step
     gpu_layers: int = 0  # -1: all
-    tensor_split: tuple[float, ...] = ()
-    main_gpu: int = 0
+    # The memory pools of the GPUs that the runner sees, in the order in which it numbers them.
+    devices: tuple[str, ...] = ()
+    tensor_split: tuple[float, ...] = ()  # shares of several devices; empty for one
     threads: int = 0  # 0: one for each core of this process
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"

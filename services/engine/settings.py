@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from services.engine.memory.budget import parse_budget
@@ -17,6 +17,7 @@ from services.shared.limits import (
     MAX_SEQUENCES,
     MAX_THREADS,
     MIN_BATCH_TOKENS,
+    QUANTIZED_CACHE_TYPES,
     CacheType,
 )
 from services.shared.settings import SharedSettings
@@ -118,6 +119,13 @@ class EngineSettings(SharedSettings):
             parse_budget(value)
         except InvalidSettings as error:
             raise ValueError(error.message) from error
+        return value
+
+    @field_validator("flash_attention")
+    @classmethod
+    def _check_flash_attention(cls, value: object, info: ValidationInfo) -> object:
+        if value is False and info.data.get("cache_type_v") in QUANTIZED_CACHE_TYPES:
+            raise ValueError("a quantised SPINDLL_CACHE_TYPE_V needs flash attention")
         return value
 
     @field_validator("preload", mode="before")

@@ -31,5 +31,6 @@ MAX_DEVICES = 16
 MAX_PRIORITY = 10  # higher is evicted later; the lowest is -MAX_PRIORITY
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 KvMode = Literal["unified", "split"]
+QUANTIZED_CACHE_TYPES = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0"})
 
 MAX_MESSAGE_BYTES = 64 << 20  # of one gRPC message between the api and the engine

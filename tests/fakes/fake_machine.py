@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.engine import messages
 from services.engine.core import (
+    HOST,
+    Counters,
+    Device,
     FinishReason,
     LoadConfig,
     MemoryPolicy,
@@ -28,8 +31,8 @@ from services.engine.front.models.model_settings import ModelSettings, ModelSett
 from services.engine.front.models.pool import ModelPool
 from services.engine.front.models.residency import ResidencyRules
 from services.engine.memory.budget import Budget
-from services.engine.memory.estimate import EstimateCache
-from services.engine.memory.probe import HOST, MemoryPool
+from services.engine.memory.estimate_cache import EstimateCache
+from services.engine.memory.probe import MemoryPool
 from services.shared.errors import SpindllError
 from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES, PROCESS_BYTES
 from services.shared.store.manifest import Description, FileRole, Manifest, StoredFile
@@ -40,13 +43,19 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class FakeModel:
-    """A model of the fake machine. All its bytes are on the one device."""
+    """A model of the fake machine. Its bytes are on the devices of its load, else in main memory.
+
+    A runner takes `size_bytes`, which is what a dry run says with the pool's reserve, and the
+    bytes that no dry run knows.
+    """
 
     name: str
     size_bytes: int
     load_seconds: float = 2.0
     service_seconds: float = 1.0  # for each request
     out_of_memory_loads: int = 0  # its first loads fail like this
+    unknown_bytes: int = 0  # taken at the load
+    growth_bytes: int = 0  # of main memory, taken by the first request
 
     @property
     def manifest(self) -> Manifest:
@@ -62,43 +71,63 @@ class FakeModel:
 
 
 class FakeMachine:
-    """A machine with one device. It is both the RunnerLauncher and the MemoryProbe of a pool.
+    """A machine with GPUs of one size. It is both the RunnerLauncher and the MemoryProbe of a pool.
 
-    Without a device, models are in its main memory.
+    Without a GPU, models are in its main memory, which has that size then.
     """
 
     def __init__(
-        self, total_bytes: int, *, release_seconds: float = 0.3, has_device: bool = True
+        self, total_bytes: int, *, release_seconds: float = 0.3, device_count: int = 1
     ) -> None:
         self.total_bytes = total_bytes
-        self.has_device = has_device
+        self.pools = [f"cuda{number}" for number in range(device_count)] or [HOST]
         # For the driver to free the memory of a process that ended.
         self.release_seconds = release_seconds
         self.models: dict[str, FakeModel] = {}
-        self.used_bytes: dict[int, int] = {}  # by the pid of a runner
-        self.other_processes_bytes = 0
-        self.max_used_bytes = 0  # by all runners together
+        self.used_bytes: dict[int, dict[str, int]] = {}  # by the pid of a runner, by pool
+        self.other_processes_bytes = 0  # in the first pool
+        self.max_used_bytes = 0  # of one pool, by all runners together
         self.loads: list[str] = []
         self.stops: list[str] = []
         self.violations: list[str] = []
         self.runners: dict[str, FakeRunner] = {}
+        self.dry_runs = 0
+
+    @property
+    def has_device(self) -> bool:
+        return self.pools != [HOST]
+
+    @property
+    def devices(self) -> list[Device]:
+        return [
+            Device(name=name, label="fake", total_bytes=self.total_bytes)
+            for name in self.pools
+            if name != HOST
+        ]
 
     def measure_pools(self) -> tuple[MemoryPool, ...]:
-        used = sum(self.used_bytes.values()) + self.other_processes_bytes
-        free = max(self.total_bytes - used, 0)
-        if not self.has_device:
-            return (MemoryPool("host", "host", self.total_bytes, free),)
-        return (
-            MemoryPool("host", "host", 1 << 40, 1 << 40),
-            MemoryPool("cuda0", "cuda", self.total_bytes, free),
-        )
+        pools = [self._measure_pool(name) for name in self.pools]
+        return (*([MemoryPool(HOST, "host", 1 << 40, 1 << 40)] if self.has_device else []), *pools)
 
-    def allocate(self, pid: int, size: int) -> None:
-        self.used_bytes[pid] = size
-        used = sum(self.used_bytes.values())
-        self.max_used_bytes = max(self.max_used_bytes, used)
-        if used + self.other_processes_bytes > self.total_bytes:
-            self.violations.append(f"{used} of {self.total_bytes} bytes used")
+    def _measure_pool(self, name: str) -> MemoryPool:
+        free = max(self.total_bytes - self._count_used(name), 0)
+        return MemoryPool(name, name.rstrip("0123456789"), self.total_bytes, free)
+
+    def _count_used(self, pool: str) -> int:
+        others = self.other_processes_bytes if pool == self.pools[0] else 0
+        return sum(used.get(pool, 0) for used in self.used_bytes.values()) + others
+
+    def measure_process(self, pid: int) -> int | None:
+        return self.used_bytes.get(pid, {}).get(HOST)
+
+    def allocate(self, pid: int, sizes: Mapping[str, int]) -> None:
+        """From now on the process takes these bytes by pool."""
+        self.used_bytes[pid] = dict(sizes)
+        for pool in sizes:
+            used = self._count_used(pool)
+            self.max_used_bytes = max(self.max_used_bytes, used)
+            if pool in self.pools and used > self.total_bytes:
+                self.violations.append(f"{pool}: {used} of {self.total_bytes} bytes used")
 
     async def start(
         self,
@@ -113,13 +142,22 @@ class FakeMachine:
         return runner
 
     async def estimate(self, config: LoadConfig) -> ModelInfo | None:
+        """Dry run, which takes a driver's context on each device itself."""
+        self.dry_runs += 1
+        pid = -self.dry_runs
+        self.allocate(pid, dict.fromkeys(config.devices, DEVICE_CONTEXT_BYTES))
+        try:
+            await asyncio.sleep(0.5)
+        finally:
+            del self.used_bytes[pid]
         return self.build_info(self.models[config.model_path], config)
 
     def build_info(self, model: FakeModel, config: LoadConfig) -> ModelInfo:
-        # The plan commits these sizes and the pool's reserve; a runner takes exactly all of that.
-        pool, reserve = (
-            ("cuda0", DEVICE_CONTEXT_BYTES) if self.has_device else (HOST, PROCESS_BYTES)
-        )
+        places = config.devices or (HOST,)
+        # The plan commits these sizes and the pools' reserves: all that a runner takes.
+        sizes = split_evenly(model.size_bytes, config)
+        reserve = DEVICE_CONTEXT_BYTES if config.devices else PROCESS_BYTES
+        pools = {name: sizes[name] - reserve for name in places}
         return ModelInfo(
             architecture="llama",
             vocab_size=10,
@@ -127,13 +165,23 @@ class FakeMachine:
             trained_context_length=4096,
             max_sequences=4,
             memory_policy=MemoryPolicy.DENSE,
-            gpu_layers=10 if self.has_device else 0,
+            gpu_layers=10 if config.devices else 0,
             backend="fake",
-            weights_bytes=model.size_bytes - reserve,
+            weights_bytes=sum(pools.values()),
             kv_bytes=0,
             compute_bytes=0,
-            pool_bytes={pool: model.size_bytes - reserve},
+            pool_bytes=pools,
         )
+
+
+def split_evenly(size_bytes: int, config: LoadConfig) -> dict[str, int]:
+    """The bytes by the pools of a load, by its shares."""
+    places = config.devices or (HOST,)
+    shares = config.tensor_split or (1.0,)
+    return {
+        name: int(size_bytes * share / sum(shares))
+        for name, share in zip(places, shares, strict=True)
+    }
 
 
 class FakeRunner:
@@ -155,20 +203,29 @@ class FakeRunner:
         self._on_exit = on_exit
         self._running: dict[int, asyncio.TimerHandle] = {}
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sizes = split_evenly(model.size_bytes + model.unknown_bytes, config)
         self._load_task = asyncio.create_task(self._load(config))
 
     async def _load(self, config: LoadConfig) -> None:
         for part in (0.3, 0.7, 1.0):
-            self._machine.allocate(self.pid, int(self._model.size_bytes * part))
+            taken = {name: int(size * part) for name, size in self._sizes.items()}
+            self._machine.allocate(self.pid, taken)
             await asyncio.sleep(self._model.load_seconds / 3)
         if self._machine.loads.count(self._model.name) <= self._model.out_of_memory_loads:
             self._on_report(messages.LoadFailed("insufficient_memory", "out of memory"))
             return
         self._on_report(messages.Ready(self._machine.build_info(self._model, config)))
+        while True:
+            running = len(self._running)
+            self._on_report(messages.Heartbeat(0.0, running, 0, running, Counters()))
+            await asyncio.sleep(messages.HEARTBEAT_SECONDS)
 
     def send(self, command: messages.Command) -> None:
         loop = asyncio.get_running_loop()
         if isinstance(command, messages.Submit):
+            if self._model.growth_bytes:
+                grown = self._sizes.get(HOST, 0) + self._model.growth_bytes
+                self._machine.allocate(self.pid, {**self._sizes, HOST: grown})
             timer = loop.call_later(self._model.service_seconds, self._finish, command.id)
             self._running[command.id] = timer
         elif isinstance(command, messages.Cancel):
@@ -197,7 +254,7 @@ class FakeRunner:
         loop = asyncio.get_running_loop()
         if self._machine.has_device:
             release = self._machine.used_bytes.pop
-            loop.call_later(self._machine.release_seconds, release, self.pid, 0)
+            loop.call_later(self._machine.release_seconds, release, self.pid, None)
         else:  # the kernel frees main memory before it reports the end of a process
             self._machine.used_bytes.pop(self.pid, None)
         loop.call_soon(self._on_exit, reason)
@@ -288,7 +345,7 @@ async def running_pool(
     settings: dict[str, ModelSettings] | None = None,
     rules: ResidencyRules | None = None,
 ) -> AsyncIterator[RunningPool]:
-    """A pool whose budget is the whole device.
+    """A pool whose budget is the whole machine.
 
     Asserts at its end that no memory is taken and that there were no violations.
     """
@@ -303,10 +360,13 @@ async def running_pool(
             machine,
             Budget(fraction=1.0),
             EstimateCache(Path(folder) / "estimates.json"),
-            make_load_defaults(),
+            make_load_defaults(gpu_layers=10),  # not reduced: a model that does not fit is refused
+            devices=machine.devices,
             resolve_path=resolve_path,
             settings=ModelSettingsRegistry(
-                ModelSettings(), {f"{k}:latest": v for k, v in (settings or {}).items()}
+                ModelSettings(),
+                {f"{k}:latest": v for k, v in (settings or {}).items()},
+                machine.devices,
             ),
             rules=rules,
         )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.engine.core import Device
 from services.engine.front.models.load_planner import LoadDefaults
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
@@ -21,7 +22,7 @@ from services.engine.front.process.launcher import RUNNER_COMMAND, ProcessLaunch
 from services.engine.front.process.runner_process import RunnerTimeouts
 from services.engine.front.rpc.server import EngineServer
 from services.engine.memory.budget import parse_budget
-from services.engine.memory.estimate import EstimateCache
+from services.engine.memory.estimate_cache import EstimateCache
 from services.engine.memory.probe import SystemProbe
 from services.engine.settings import EngineSettings
 from services.shared.errors import SpindllError
@@ -63,12 +64,15 @@ class Engine:
                 logger.error("model not preloaded", extra={"model": name, "reason": error.message})
 
 
-def read_model_settings_by_name(settings: EngineSettings) -> dict[str, ModelSettings]:
+def read_model_settings_by_name(
+    settings: EngineSettings, devices: Sequence[Device] = ()
+) -> dict[str, ModelSettings]:
     """Read models.d; the settings by canonical model name in lower case.
 
     Raises InvalidSettings or InvalidModelName.
     """
-    files = read_model_settings(settings.model_settings_dir)
+    base = _build_base_settings(settings)
+    files = read_model_settings(settings.model_settings_dir, base, devices)
     return {str(ModelName.parse(name)).casefold(): file for name, file in files.items()}
 
 
@@ -76,9 +80,13 @@ def build_engine(
     settings: EngineSettings,
     settings_by_name: dict[str, ModelSettings],
     *,
+    devices: Sequence[Device] = (),
     runner: Sequence[str] = RUNNER_COMMAND,
 ) -> Engine:
-    """Build the whole front. Needs a running event loop; tests run another `runner` command."""
+    """Build the whole front, for a machine with these devices. Needs a running event loop.
+
+    Tests run another `runner` command.
+    """
     store = ModelStore(settings.models_dir)
 
     async def resolve_path(manifest: Manifest) -> Path:
@@ -91,14 +99,13 @@ def build_engine(
     )
     pool = ModelPool(
         ProcessLauncher(runner, timeouts=timeouts),
-        SystemProbe(),
+        SystemProbe(devices),
         parse_budget(settings.memory_budget),
         EstimateCache(settings.estimates_path),
         build_load_defaults(settings),
+        devices=devices,
         resolve_path=resolve_path,
-        settings=ModelSettingsRegistry(
-            ModelSettings(keep_alive_seconds=settings.keep_alive_seconds), settings_by_name
-        ),
+        settings=ModelSettingsRegistry(_build_base_settings(settings), settings_by_name, devices),
     )
     clock = asyncio.get_running_loop().time
     manifests = ManifestCache(store.resolve, clock=clock)
@@ -122,6 +129,15 @@ def build_load_defaults(settings: EngineSettings) -> LoadDefaults:
         speculate=settings.speculate,
         max_queued=settings.max_queued,
         backend=settings.engine_backend,
+    )
+
+
+def _build_base_settings(settings: EngineSettings) -> ModelSettings:
+    """The engine's settings that a model's own are checked together with, or that outlive loads."""
+    return ModelSettings(
+        keep_alive_seconds=settings.keep_alive_seconds,
+        cache_type_v=settings.cache_type_v,
+        flash_attention=settings.flash_attention,
     )
 
 

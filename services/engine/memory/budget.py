@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.engine.memory.probe import HOST, MemoryPool
+from services.engine.core import HOST
+from services.engine.memory.probe import MemoryPool
 from services.shared.errors import InvalidSettings
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

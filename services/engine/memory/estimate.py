@@ -6,22 +6,25 @@ The sources of an estimate, best first:
 2. `dry run`        a runner process that computes every size exactly and allocates nothing
 3. `file header`    a rule of thumb over the size of the files, where no dry run is possible
 
-Estimates are kept by the model's digest and the settings that change a size, in
-`DATA/engine/estimates.json`.
+The sizes are linear in the context length. So two dry runs give them for all lengths in between:
+see estimate_cache.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from services.engine.core import LoadConfig, ModelInfo
-from services.engine.memory.probe import HOST
+from services.engine.core import (
+    HOST,
+    MAX_CHECKPOINT_BYTES,
+    LoadConfig,
+    MemoryPolicy,
+    ModelInfo,
+)
 from services.shared.memory_assumptions import (
     DEVICE_CONTEXT_BYTES,
     KV_BYTES_PER_CELL,
@@ -32,11 +35,7 @@ from services.shared.structs import resolved
 
 EstimateSource = Literal["dry run", "earlier load", "file header"]
 
-CONTEXT_STEP = 256  # cells
-_MAX_ENTRIES = 512
-_VERSION = 2  # 1 counted weights in main memory twice
-
-logger = logging.getLogger(__name__)
+CONTEXT_STEP = 256  # cells; llama.cpp rounds a context up to a multiple of it
 
 
 @resolved
@@ -51,13 +50,15 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True):
     gpu_layers: int
     pool_bytes: dict[str, int]  # the sum of the three above by pool, without the reserve
     reserve_bytes: dict[str, int]  # by pool: what the process takes beside the model
+    growth_bytes: int = 0  # of main memory, that it may take after the load, up to a limit
     source: EstimateSource = "dry run"
 
     @property
     def need(self) -> dict[str, int]:
-        """The sum of `pool_bytes` and `reserve_bytes`, by pool."""
-        names = {*self.pool_bytes, *self.reserve_bytes}
-        return {n: self.pool_bytes.get(n, 0) + self.reserve_bytes.get(n, 0) for n in sorted(names)}
+        """The sum of `pool_bytes`, `reserve_bytes` and `growth_bytes`, by pool."""
+        parts = (self.pool_bytes, self.reserve_bytes, {HOST: self.growth_bytes})
+        names = sorted({name for part in parts for name in part})
+        return {name: sum(part.get(name, 0) for part in parts) for name in names}
 
     @property
     def need_bytes(self) -> int:
@@ -68,7 +69,8 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True):
 def build_footprint(info: ModelInfo) -> Footprint:
     """Build a footprint from the sizes that a dry run or a load reported."""
     sizes = info.weights_bytes + info.kv_bytes + info.compute_bytes
-    pools = dict(info.pool_bytes) or {("cuda0" if info.gpu_layers else HOST): sizes}
+    pools = dict(info.pool_bytes) or {HOST: sizes}
+    is_recurrent = info.memory_policy is MemoryPolicy.RECURRENT
     return Footprint(
         weights_bytes=info.weights_bytes,
         kv_bytes=info.kv_bytes,
@@ -78,6 +80,7 @@ def build_footprint(info: ModelInfo) -> Footprint:
         gpu_layers=info.gpu_layers,
         pool_bytes=pools,
         reserve_bytes=_build_default_reserve(pools),
+        growth_bytes=MAX_CHECKPOINT_BYTES if is_recurrent else 0,
     )
 
 
@@ -87,7 +90,12 @@ def guess_footprint(
     """Estimate without a dry run, by a rule of thumb that errs on the large side."""
     kv = config.context_length * KV_BYTES_PER_CELL
     compute = guess_compute_bytes(weights_bytes)
-    pools = {("cuda0" if config.gpu_layers else HOST): weights_bytes + kv + compute}
+    sizes = weights_bytes + kv + compute
+    places = config.devices or (HOST,)
+    shares = config.tensor_split or (1.0,) * len(places)
+    pools = {
+        name: int(sizes * share / sum(shares)) for name, share in zip(places, shares, strict=True)
+    }
     return Footprint(
         weights_bytes=weights_bytes,
         kv_bytes=kv,
@@ -116,39 +124,96 @@ def correct_footprint(footprint: Footprint, measured: Mapping[str, int]) -> Foot
     return msgspec.structs.replace(footprint, reserve_bytes=reserve, source="earlier load")
 
 
-def find_fitting_context(footprint: Footprint, available: Mapping[str, int]) -> int:
+def raise_reserve(footprint: Footprint, host_bytes: int) -> Footprint:
+    """The footprint, with at least these bytes of main memory: so much does a process take."""
+    missing = host_bytes - footprint.need.get(HOST, 0)
+    if missing <= 0:
+        return footprint
+    reserve = {**footprint.reserve_bytes, HOST: footprint.reserve_bytes.get(HOST, 0) + missing}
+    return msgspec.structs.replace(footprint, reserve_bytes=reserve)
+
+
+def interpolate_footprint(smaller: Footprint, larger: Footprint, context_length: int) -> Footprint:
+    """The footprint for a context between those of the two, which are of the same load."""
+    part = (context_length - smaller.context_length) / (
+        larger.context_length - smaller.context_length
+    )
+
+    def mix(low: int, high: int) -> int:
+        return round(low + (high - low) * part)
+
+    def mix_pools(low: Mapping[str, int], high: Mapping[str, int]) -> dict[str, int]:
+        return {name: mix(low.get(name, 0), high.get(name, 0)) for name in sorted({*low, *high})}
+
+    return msgspec.structs.replace(
+        larger,
+        kv_bytes=mix(smaller.kv_bytes, larger.kv_bytes),
+        compute_bytes=mix(smaller.compute_bytes, larger.compute_bytes),
+        context_length=context_length,
+        pool_bytes=mix_pools(smaller.pool_bytes, larger.pool_bytes),
+        reserve_bytes=mix_pools(smaller.reserve_bytes, larger.reserve_bytes),
+    )
+
+
+def find_fitting_context(
+    footprint: Footprint, available: Mapping[str, int], *, smaller: Footprint | None = None
+) -> int:
     """The largest context, a multiple of CONTEXT_STEP, that fits; 0 when none does.
 
-    The KV cache is taken as linear in the cells. That is exact for plain attention and an
-    approximation for sliding windows.
+    `smaller` is the footprint of the same load with a smaller context; the result is between the
+    two. Without it the result is an approximation, for every length up to the trained one.
     """
+    if smaller is not None:
+        per_cell = _measure_bytes_per_cell(smaller, footprint)
+        cells = footprint.context_length
+    else:
+        per_cell = _guess_bytes_per_cell(footprint)
+        cells = footprint.trained_context_length or footprint.context_length
+    if not any(size > 0 for size in per_cell.values()):
+        return 0
+    for name, need in footprint.need.items():
+        free = available.get(name, 0)
+        slope = per_cell.get(name, 0.0)
+        if slope > 0:
+            cells = min(cells, footprint.context_length + int((free - need) // slope))
+        elif need > free:
+            return 0
+    cells = cells // CONTEXT_STEP * CONTEXT_STEP
+    return cells if cells >= (smaller.context_length if smaller is not None else 1) else 0
+
+
+def _measure_bytes_per_cell(smaller: Footprint, larger: Footprint) -> dict[str, float]:
+    cells = larger.context_length - smaller.context_length
+    return {
+        name: (size - smaller.pool_bytes.get(name, 0)) / cells
+        for name, size in larger.pool_bytes.items()
+    }
+
+
+def _guess_bytes_per_cell(footprint: Footprint) -> dict[str, float]:
+    """A pool's part of the KV cache is not known: take it as the pool's part of the whole model."""
     total = sum(footprint.pool_bytes.values())
     if footprint.kv_bytes <= 0 or footprint.context_length <= 0 or total <= 0:
-        return 0
-    cells = footprint.trained_context_length or footprint.context_length
-    for name, size in footprint.need.items():
-        # A pool's part of the KV cache is not known: take it as the pool's part of the whole model.
-        share = footprint.pool_bytes.get(name, 0) / total
-        per_cell = footprint.kv_bytes * share / footprint.context_length
-        fixed = size - footprint.kv_bytes * share
-        if per_cell > 0:
-            cells = min(cells, int((available.get(name, 0) - fixed) / per_cell))
-        elif fixed > available.get(name, 0):
-            return 0
-    return max(cells // CONTEXT_STEP * CONTEXT_STEP, 0)
+        return {}
+    return {
+        name: footprint.kv_bytes / footprint.context_length * size / total
+        for name, size in footprint.pool_bytes.items()
+    }
 
 
 def compute_estimate_key(digest: str, config: LoadConfig) -> str:
-    """A key that is equal for loads of one model that take equal memory."""
+    """A key that is equal for loads of one model that differ in nothing but the context length.
+
+    Or in what changes no size.
+    """
     parts = (
         digest,
         config.backend,
-        config.context_length,
         config.max_sequences,
         config.batch_tokens,
         config.gpu_layers,
         config.tensor_split,
-        config.main_gpu,
+        config.devices,
         config.cache_type_k,
         config.cache_type_v,
         config.flash_attention,
@@ -156,54 +221,21 @@ def compute_estimate_key(digest: str, config: LoadConfig) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
 
-@resolved
-class _EstimateFile(msgspec.Struct, frozen=True, kw_only=True):
-    """`estimates.json`. A file of another version is ignored."""
+def build_dry_run_footprint(config: LoadConfig) -> Footprint:
+    """What a dry run takes itself: the driver's context on each device.
 
-    version: int = _VERSION
-    footprints: dict[str, Footprint]
-
-
-class EstimateCache:
-    """Footprints by `compute_estimate_key`, on disk. Event loop only.
-
-    A file that is missing or broken costs a dry run and nothing else.
+    Its process takes less main memory than the reserve that `auto` leaves to the system.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._footprints = self._read()
-
-    def get(self, key: str) -> Footprint | None:
-        """The footprint stored under the key."""
-        return self._footprints.get(key)
-
-    def put(self, key: str, footprint: Footprint) -> None:
-        """Store a footprint and write the file. The oldest entries are dropped first."""
-        self._footprints.pop(key, None)
-        self._footprints[key] = footprint
-        while len(self._footprints) > _MAX_ENTRIES:
-            del self._footprints[next(iter(self._footprints))]
-        self._write()
-
-    def _read(self) -> dict[str, Footprint]:
-        try:
-            stored = msgspec.json.decode(self._path.read_bytes(), type=_EstimateFile)
-            return stored.footprints if stored.version == _VERSION else {}
-        except FileNotFoundError:
-            return {}
-        except (OSError, msgspec.DecodeError) as error:
-            logger.warning("estimates not readable", extra={"reason": str(error)})
-            return {}
-
-    def _write(self) -> None:
-        partial = self._path.with_suffix(".partial")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(msgspec.json.encode(_EstimateFile(footprints=self._footprints)))
-            partial.replace(self._path)
-        except OSError as error:  # a read-only data folder: the entries live as long as the process
-            logger.warning("estimates not written", extra={"reason": str(error)})
+    return Footprint(
+        weights_bytes=0,
+        kv_bytes=0,
+        compute_bytes=0,
+        context_length=0,
+        trained_context_length=0,
+        gpu_layers=0,
+        pool_bytes={},
+        reserve_bytes={name: DEVICE_CONTEXT_BYTES for name in config.devices if name != HOST},
+    )
 
 
 def _build_default_reserve(pools: Mapping[str, int]) -> dict[str, int]:

@@ -20,7 +20,7 @@ evicted yet.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 _GIB = 1 << 30
@@ -122,8 +122,12 @@ def compute_available_bytes(
 def compute_max_available_bytes(
     residents: Sequence[Resident], pools: Sequence[PoolCapacity]
 ) -> dict[str, int]:
-    """The bytes that another model could take if every resident but the pinned ones had left."""
-    return _compute_available_without(residents, [r for r in residents if not r.is_pinned], pools)
+    """The bytes that another model could take if every resident but the pinned ones had left.
+
+    An upper bound while a pinned one is loading: how much it has taken of its bytes is not known.
+    """
+    settled = [replace(r, unused={}) if r.is_transitioning else r for r in residents]
+    return _compute_available_without(settled, [r for r in settled if not r.is_pinned], pools)
 
 
 def _compute_available_without(

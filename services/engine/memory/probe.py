@@ -2,22 +2,27 @@
 
     host    the smaller of the system's available memory and, over the cgroups (v2 or v1) that this
             process is in, limit - use
-    cudaN   from NVML, one pool for each device, numbered as NVML numbers them
+    cudaN   from NVML, one pool for each device that llama.cpp can use. The number is CUDA's, which
+            depends on CUDA_VISIBLE_DEVICES; NVML is asked by the device's address on the PCI bus
+    others  devices that NVML does not know, or only as a part of a larger one: their free memory
+            cannot be measured, and counts as what no model has been promised
 
+A device that llama.cpp cannot use has no pool, such as an NVIDIA GPU beside a build for the CPU.
 A cgroup's use includes page cache, which the kernel gives back on demand. It counts as free here.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 
-HOST = "host"
+from services.engine.core import HOST, Device
+
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _NO_LIMIT = 1 << 60  # v1 writes a huge number for "no limit"
@@ -30,10 +35,11 @@ class MemoryPool:
     """Main memory, or the memory of one device."""
 
     name: str  # "host", "cuda0", ...
-    kind: str  # "host" or "cuda"
+    kind: str  # "host", "cuda", "rocm" or "vulkan"
     total_bytes: int
-    free_bytes: int
+    free_bytes: int  # the total where it is not measured
     label: str = ""  # for people, e.g. "NVIDIA H200"
+    is_measured: bool = True
 
 
 class MemoryProbe(Protocol):
@@ -42,23 +48,33 @@ class MemoryProbe(Protocol):
     def measure_pools(self) -> tuple[MemoryPool, ...]:
         """Every pool, the host first. Takes well under a millisecond for each pool."""
 
+    def measure_process(self, pid: int) -> int | None:
+        """The bytes of main memory that belong to a process and to no file.
+
+        None where the system does not report them.
+        """
+
 
 def measure_free_bytes(probe: MemoryProbe) -> dict[str, int]:
-    """The free bytes of every pool, by the pool's name."""
-    return {pool.name: pool.free_bytes for pool in probe.measure_pools()}
+    """The free bytes of every pool that is measured, by the pool's name."""
+    return {pool.name: pool.free_bytes for pool in probe.measure_pools() if pool.is_measured}
 
 
 class SystemProbe:
-    """The real machine. Opens NVML when it is created; without NVML the host is the only pool."""
+    """The real machine, with these devices. Opens NVML when it is created."""
 
     def __init__(
         self,
+        devices: Sequence[Device] = (),
+        *,
         cgroups: Path = _CGROUPS,
         own_cgroups: Path = _OWN_CGROUPS,
         open_nvml: Callable[[], Any] | None = None,
     ) -> None:
-        self._nvml = (open_nvml or _open_nvml)()
-        self._devices: dict[int, MemoryPool] = {}  # as last measured
+        self._devices = [device for device in devices if not device.uses_main_memory]
+        self._nvml: Any = (open_nvml or _open_nvml)() if self._devices else None
+        # As last measured.
+        self._pools = {device.name: self._build_pool(device) for device in self._devices}
         self._cgroups = cgroups
         self._own_cgroups = own_cgroups
 
@@ -69,31 +85,54 @@ class SystemProbe:
         cgroup = read_cgroup_memory(self._cgroups, self._own_cgroups)
         if cgroup is not None:
             total, free = min(total, cgroup[0]), min(free, cgroup[1])
-        return (MemoryPool(HOST, "host", total, free, "main memory"), *self._measure_devices())
+        for device in self._devices:
+            pool = self._pools[device.name]
+            if pool.is_measured:
+                self._pools[device.name] = self._measure(device, pool)
+        return (MemoryPool(HOST, "host", total, free, "main memory"), *self._pools.values())
 
-    def _measure_devices(self) -> list[MemoryPool]:
-        if self._nvml is None:
-            return []
+    def measure_process(self, pid: int) -> int | None:
+        """See MemoryProbe."""
         try:
-            count = int(self._nvml.nvmlDeviceGetCount())
-        except self._nvml.NVMLError as error:
-            count = len(self._devices)
-            logger.warning("GPUs cannot be counted", extra={"reason": str(error)})
-        for number in range(count):
-            try:
-                self._devices[number] = _measure_device(self._nvml, number)
-            except self._nvml.NVMLError as error:
-                self._devices[number] = self._without_free_memory(number, error)
-        return [self._devices[number] for number in range(count)]
+            memory = psutil.Process(pid).memory_info()
+        except psutil.Error:
+            return None
+        shared = getattr(memory, "shared", None)
+        return None if shared is None else max(int(memory.rss) - int(shared), 0)
 
-    def _without_free_memory(self, number: int, error: Exception) -> MemoryPool:
-        """A device that cannot be measured, such as a lost one: nothing more is put on it."""
-        last = self._devices.get(number) or MemoryPool(f"cuda{number}", "cuda", 0, 0)
-        if last.free_bytes or not last.total_bytes:
+    def _build_pool(self, device: Device) -> MemoryPool:
+        """The device's pool before the first measurement."""
+        total = device.total_bytes
+        pool = MemoryPool(device.name, device.kind, total, total, device.label, is_measured=False)
+        if self._nvml is None or device.pci_bus_id is None or device.kind != "cuda":
+            return pool
+        try:
+            nvml_total, _ = self._read_memory(device)
+        except self._nvml.NVMLError as error:
             logger.warning(
-                "GPU cannot be measured", extra={"pool": last.name, "reason": str(error)}
+                "free memory of a GPU unknown", extra={"pool": device.name, "reason": str(error)}
             )
-        return replace(last, free_bytes=0)
+            return pool
+        # A part of a GPU (MIG) has the address of the whole one, whose free memory is not its own.
+        # NVML's total is a little larger than CUDA's.
+        is_part = nvml_total > total * 5 // 4
+        return pool if is_part else replace(pool, total_bytes=nvml_total, is_measured=True)
+
+    def _measure(self, device: Device, last: MemoryPool) -> MemoryPool:
+        try:
+            total, free = self._read_memory(device)
+        except self._nvml.NVMLError as error:
+            if last.free_bytes:
+                logger.warning(
+                    "GPU cannot be measured", extra={"pool": last.name, "reason": str(error)}
+                )
+            return replace(last, free_bytes=0)  # a lost one, perhaps: nothing more is put on it
+        return replace(last, total_bytes=total, free_bytes=free)
+
+    def _read_memory(self, device: Device) -> tuple[int, int]:
+        handle = self._nvml.nvmlDeviceGetHandleByPciBusId(device.pci_bus_id)
+        memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+        return int(memory.total), int(memory.free)
 
 
 def read_cgroup_memory(root: Path, own: Path) -> tuple[int, int] | None:
@@ -166,16 +205,3 @@ def _open_nvml() -> Any:
         logger.info("no NVIDIA driver", extra={"reason": str(error)})
         return None
     return pynvml
-
-
-def _measure_device(nvml: Any, number: int) -> MemoryPool:
-    handle = nvml.nvmlDeviceGetHandleByIndex(number)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    label = nvml.nvmlDeviceGetName(handle)
-    return MemoryPool(
-        name=f"cuda{number}",
-        kind="cuda",
-        total_bytes=int(memory.total),
-        free_bytes=int(memory.free),
-        label=label if isinstance(label, str) else label.decode(),
-    )

@@ -1,20 +1,19 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import pytest
 
-from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
+from services.engine.core import MAX_CHECKPOINT_BYTES, LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.memory.estimate import (
-    EstimateCache,
-    Footprint,
     build_footprint,
     compute_estimate_key,
     correct_footprint,
     find_fitting_context,
     guess_footprint,
+    interpolate_footprint,
+    raise_reserve,
 )
+from services.engine.runner.stepping.kv import sequence_pool
 from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES, PROCESS_BYTES
 
 
@@ -50,6 +49,28 @@ def test_a_footprint_on_a_device_includes_the_drivers_context() -> None:
     assert footprint.need == {"host": 124 + PROCESS_BYTES, "cuda0": 2000 + DEVICE_CONTEXT_BYTES}
 
 
+def test_the_footprint_of_a_recurrent_model_includes_the_checkpoints_that_it_may_keep() -> None:
+    footprint = build_footprint(info(memory_policy=MemoryPolicy.RECURRENT))
+
+    assert footprint.need == {"host": 2124 + PROCESS_BYTES + (512 << 20)}
+    # A load has none yet: what it takes says nothing about them.
+    assert correct_footprint(footprint, {"host": 5000}).need == {"host": 5000 + (512 << 20)}
+
+
+def test_the_limit_of_checkpoints_is_the_one_that_the_runner_keeps_to() -> None:
+    assert sequence_pool._MAX_CHECKPOINT_BYTES == MAX_CHECKPOINT_BYTES
+
+
+def test_a_process_that_takes_more_than_promised_raises_the_promise_and_never_lowers_it() -> None:
+    footprint = build_footprint(info(pool_bytes={"host": 124, "cuda0": 2000}, gpu_layers=9))
+    promised = footprint.need["host"]
+
+    larger = raise_reserve(footprint, promised + 1000)
+
+    assert larger.need == {**footprint.need, "host": promised + 1000}
+    assert raise_reserve(larger, promised) == larger
+
+
 def test_a_measured_load_replaces_the_reserve_and_not_the_models_sizes() -> None:
     footprint = build_footprint(info())
 
@@ -71,11 +92,52 @@ def test_the_fitting_context_is_the_largest_multiple_of_the_step(
     assert find_fitting_context(footprint, {"host": PROCESS_BYTES + available}) == cells
 
 
+@pytest.mark.parametrize(
+    ("available", "cells"),
+    [(9000, 4096), (5999, 3328), (3036, 1536), (3035, 1280), (1500, 512), (1499, 0)],
+)
+def test_between_two_footprints_the_fitting_context_is_exact(available: int, cells: int) -> None:
+    """A cache of 1 byte for each cell, and a buffer of half a byte, behind 732 bytes."""
+    small = build_footprint(info(context_length=512, pool_bytes={"host": 732 + 768}))
+    large = build_footprint(info(context_length=4096, pool_bytes={"host": 732 + 6144}))
+
+    fitting = find_fitting_context(large, {"host": PROCESS_BYTES + available}, smaller=small)
+
+    assert fitting == cells
+
+
+def test_a_footprint_in_between_is_on_the_line() -> None:
+    pools = ({"host": 100, "cuda0": 1000}, {"host": 300, "cuda0": 3000})
+    small, large = (
+        build_footprint(info(context_length=cells, kv_bytes=cells, pool_bytes=pool))
+        for cells, pool in zip((512, 1536), pools, strict=True)
+    )
+
+    between = interpolate_footprint(small, large, 768)
+
+    assert (between.context_length, between.kv_bytes) == (768, 768)
+    assert between.pool_bytes == {"host": 150, "cuda0": 1500}
+    assert between.reserve_bytes == large.reserve_bytes
+
+
 def test_a_guessed_footprint_is_larger_than_the_file() -> None:
     guessed = guess_footprint(config(), weights_bytes=1 << 30, trained_context_length=4096)
 
     assert guessed.need_bytes > 1 << 30
     assert guessed.source == "file header"
+
+
+def test_a_guessed_footprint_is_on_the_devices_of_the_load() -> None:
+    split = config(gpu_layers=-1, devices=("cuda0", "cuda2"), tensor_split=(3.0, 1.0))
+
+    guessed = guess_footprint(split, weights_bytes=1 << 30, trained_context_length=4096)
+
+    assert guessed.pool_bytes["cuda0"] == 3 * guessed.pool_bytes["cuda2"]
+    assert guessed.reserve_bytes == {
+        "host": PROCESS_BYTES,
+        "cuda0": DEVICE_CONTEXT_BYTES,
+        "cuda2": DEVICE_CONTEXT_BYTES,
+    }
 
 
 @pytest.mark.parametrize(
@@ -84,9 +146,11 @@ def test_a_guessed_footprint_is_larger_than_the_file() -> None:
         ({"threads": 7}, True),
         ({"max_queued": 7}, True),
         ({"model_path": "elsewhere"}, True),
-        ({"context_length": 2048}, False),
+        ({"context_length": 2048}, True),  # see estimate_cache.py
         ({"cache_type_k": "q8_0"}, False),
         ({"gpu_layers": 3}, False),
+        ({"devices": ("cuda0",)}, False),
+        ({"tensor_split": (1.0, 2.0)}, False),
     ],
 )
 def test_the_estimate_key_depends_on_what_changes_a_size(
@@ -97,25 +161,3 @@ def test_the_estimate_key_depends_on_what_changes_a_size(
     )
 
     assert same is is_same
-
-
-def test_the_estimate_cache_outlives_the_process_and_ignores_a_broken_file(tmp_path: Path) -> None:
-    path = tmp_path / "engine" / "estimates.json"
-    footprint: Footprint = build_footprint(info())
-    EstimateCache(path).put("k", footprint)
-
-    assert EstimateCache(path).get("k") == footprint
-
-    path.write_text('{"version": 2, "footprints": {"k": {"weights_bytes": "many"')
-
-    assert EstimateCache(path).get("k") is None
-
-
-@pytest.mark.parametrize("version", [None, 1, 999])
-def test_estimates_of_another_version_are_not_used(tmp_path: Path, version: int | None) -> None:
-    path = tmp_path / "estimates.json"
-    footprints = {"k": build_footprint(info())}
-    stored = footprints if version is None else {"version": version, "footprints": footprints}
-    path.write_bytes(msgspec.json.encode(stored))
-
-    assert EstimateCache(path).get("k") is None

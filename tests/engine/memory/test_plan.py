@@ -128,6 +128,17 @@ def test_committed_but_unused_bytes_are_not_available() -> None:
     assert compute_max_available_bytes([loading], pools) == {"host": 110}
 
 
+def test_a_pinned_model_that_is_loading_is_counted_once() -> None:
+    """It has taken 40 of its 60 bytes; that the other 20 are still free is not known."""
+    pinned = resident(
+        "a", 60, unused={"cuda0": 60}, is_pinned=True, is_busy=True, is_transitioning=True
+    )
+    pools = [PoolCapacity("cuda0", limit_bytes=100, free_bytes=60)]
+
+    assert compute_available_bytes([pinned], pools) == {"cuda0": 0}
+    assert compute_max_available_bytes([pinned], pools) == {"cuda0": 40}
+
+
 def test_the_explanation_counts_the_memory_of_other_processes() -> None:
     decision = plan([], {"cuda0": 80}, [PoolCapacity("cuda0", limit_bytes=100, free_bytes=20)])
 

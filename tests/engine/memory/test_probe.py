@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import psutil
 import pytest
 
+from services.engine.core import Device
 from services.engine.memory.probe import MemoryPool, SystemProbe, read_cgroup_memory
 
 
@@ -60,43 +63,103 @@ def test_a_system_without_cgroups_is_none(tmp_path: Path) -> None:
 
 
 def test_the_host_is_the_first_pool_and_has_memory(tmp_path: Path) -> None:
-    host = SystemProbe(tmp_path, tmp_path).measure_pools()[0]
+    host = SystemProbe(cgroups=tmp_path, own_cgroups=tmp_path).measure_pools()[0]
 
     assert host.name == "host"
     assert 0 < host.free_bytes <= host.total_bytes <= psutil.virtual_memory().total
 
 
 class FakeNvml:
-    """Two devices of 100 bytes, 60 of them free; `lost` ones raise an error."""
+    """Two GPUs of 100 and 200 bytes, by their addresses; `lost` ones raise an error."""
 
     class NVMLError(Exception):
         pass
 
     def __init__(self) -> None:
-        self.lost: set[int] = set()
+        self.free = {"0000:01:00.0": (100, 60), "0000:c1:00.0": (200, 150)}
+        self.lost: set[str] = set()
 
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802, NVML's own name
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:  # noqa: N802
-        if number in self.lost:
+    def nvmlDeviceGetHandleByPciBusId(self, address: str) -> str:  # noqa: N802, NVML's own name
+        if address in self.lost or address not in self.free:
             raise self.NVMLError("GPU is lost")
-        return number
+        return address
 
-    def nvmlDeviceGetMemoryInfo(self, _handle: int) -> SimpleNamespace:  # noqa: N802
-        return SimpleNamespace(total=100, free=60)
-
-    def nvmlDeviceGetName(self, handle: int) -> bytes:  # noqa: N802
-        return b"device %d" % handle
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:  # noqa: N802
+        total, free = self.free[handle]
+        return SimpleNamespace(total=total, free=free)
 
 
-def test_a_lost_gpu_has_no_free_memory_and_leaves_the_others_measured(tmp_path: Path) -> None:
+FIRST = Device(name="cuda0", label="small", total_bytes=100, pci_bus_id="0000:01:00.0")
+SECOND = Device(name="cuda1", label="large", total_bytes=200, pci_bus_id="0000:c1:00.0")
+
+
+def measure_devices(*devices: Device, nvml: FakeNvml | None = None) -> tuple[MemoryPool, ...]:
+    return SystemProbe(devices, open_nvml=lambda: nvml or FakeNvml()).measure_pools()[1:]
+
+
+def test_each_device_is_measured_at_its_own_address() -> None:
+    assert measure_devices(FIRST, SECOND) == (
+        MemoryPool("cuda0", "cuda", 100, 60, "small"),
+        MemoryPool("cuda1", "cuda", 200, 150, "large"),
+    )
+
+
+def test_cudas_numbers_need_not_be_those_of_nvml() -> None:
+    """As after CUDA_VISIBLE_DEVICES=1, or 1,0 or a list of UUIDs."""
+    shifted = msgspec.structs.replace(SECOND, name="cuda0")
+
+    assert measure_devices(shifted) == (MemoryPool("cuda0", "cuda", 200, 150, "large"),)
+
+
+def test_a_gpu_that_llama_cpp_cannot_use_has_no_pool() -> None:
+    assert measure_devices() == ()
+
+
+def test_a_gpu_that_uses_main_memory_has_no_pool_of_its_own() -> None:
+    metal = Device(name="mtl0", label="Apple M4", total_bytes=100, uses_main_memory=True)
+
+    assert measure_devices(metal) == ()
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param(Device(name="rocm0", label="x", total_bytes=100), id="not NVIDIA's"),
+        pytest.param(
+            msgspec.structs.replace(FIRST, pci_bus_id="0000:99:00.0"), id="unknown to NVML"
+        ),
+        pytest.param(
+            msgspec.structs.replace(SECOND, total_bytes=50), id="a part of a larger one (MIG)"
+        ),
+        pytest.param(msgspec.structs.replace(FIRST, pci_bus_id=None), id="without an address"),
+    ],
+)
+def test_free_memory_that_cannot_be_measured_is_the_devices_total(device: Device) -> None:
+    (pool,) = measure_devices(device)
+
+    assert (pool.total_bytes, pool.free_bytes) == (device.total_bytes, device.total_bytes)
+    assert not pool.is_measured
+
+
+def test_a_lost_gpu_has_no_free_memory_and_leaves_the_others_measured() -> None:
     nvml = FakeNvml()
-    probe = SystemProbe(tmp_path, tmp_path, open_nvml=lambda: nvml)
-    probe.measure_pools()
-    nvml.lost = {0}
+    probe = SystemProbe((FIRST, SECOND), open_nvml=lambda: nvml)
+    nvml.lost = {"0000:01:00.0"}
 
     _, lost, other = probe.measure_pools()
 
-    assert lost == MemoryPool("cuda0", "cuda", 100, 0, "device 0")
-    assert other == MemoryPool("cuda1", "cuda", 100, 60, "device 1")
+    assert lost == MemoryPool("cuda0", "cuda", 100, 0, "small")
+    assert other == MemoryPool("cuda1", "cuda", 200, 150, "large")
+
+
+def test_the_memory_of_a_process_is_what_belongs_to_no_file() -> None:
+    held = bytearray(os.urandom(1)) * (64 << 20)
+    used = SystemProbe().measure_process(os.getpid())
+
+    if used is None:
+        pytest.skip("this system does not report it")
+    assert len(held) < used < psutil.virtual_memory().total
+
+
+def test_a_process_that_has_ended_cannot_be_measured() -> None:
+    assert SystemProbe().measure_process(1 << 23) is None

@@ -6,6 +6,7 @@ from services.engine.backends.base import OnProgress, Step
 from services.engine.backends.llamacpp.context import LlamaContext
 from services.engine.backends.llamacpp.library import capture_log, load_library
 from services.engine.backends.llamacpp.model import LlamaModel
+from services.engine.backends.llamacpp.settings import count_offloaded_layers, place_layers
 from services.engine.backends.llamacpp.sizes import Sizes, parse_sizes
 from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo, RowCosts
 
@@ -57,7 +58,9 @@ class LlamaBackend:
                 raise
         policy = _probe_policy(model, context)
         return cls(
-            model, context, build_model_info(model, context, config, policy, parse_sizes(lines))
+            model,
+            context,
+            build_model_info(model, context, config, policy, parse_sizes(lines, config.devices)),
         )
 
     def close(self) -> None:
@@ -76,11 +79,7 @@ def build_model_info(
     """Describe a load or a dry run for the front."""
     import llama_cpp
 
-    layers = model.layers
-    offloaded_layers = layers if config.gpu_layers < 0 else min(config.gpu_layers, layers)
-    if not model.can_offload:
-        offloaded_layers = 0
-    splits = config.tensor_split or (1.0,)
+    layers = place_layers(config, model.layers)
     return ModelInfo(
         architecture=model.architecture,
         vocab_size=model.vocabulary.size,
@@ -89,15 +88,12 @@ def build_model_info(
         max_sequences=config.max_sequences,
         memory_policy=policy,
         window=model.window,
-        gpu_layers=offloaded_layers,
+        gpu_layers=count_offloaded_layers(config, model.layers),
         backend=f"llama.cpp {llama_cpp.__version__}",
         weights_bytes=model.weights_bytes,
         kv_bytes=sizes.kv_bytes,
         compute_bytes=sizes.compute_bytes,
-        pool_bytes=sizes.pool_bytes(
-            weights_bytes=model.weights_bytes,
-            offloaded=[offloaded_layers / layers * split / sum(splits) for split in splits],
-        ),
+        pool_bytes=sizes.pool_bytes(weights_bytes=model.weights_bytes, layers=layers),
     )
 
 

@@ -24,11 +24,9 @@ def load_compute_modules(folder: Path) -> None:
     """Register the modules of `folder` with ggml; does nothing where there are none."""
     modules = sorted(folder.glob("libggml-*.so"))
     scores = {path: _read_score(path) for path in modules if path.name.startswith(_CPU_PREFIX)}
-    library = next((folder / name for name in _LIBRARIES if (folder / name).exists()), None)
-    if library is None:
+    ggml = open_ggml(folder)
+    if ggml is None:
         return
-    # This must be the same file that libllama links: registering in a copy of it has no effect.
-    ggml = ctypes.CDLL(str(library))
     best = choose_cpu_module(scores)
     if best is None:  # one CPU module for all processors, or none at all
         ggml.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
@@ -40,6 +38,13 @@ def load_compute_modules(folder: Path) -> None:
     accelerators = [p for p in modules if p not in scores and p.name != "libggml-base.so"]
     for path in [*accelerators, best]:
         ggml.ggml_backend_load(str(path).encode())
+
+
+def open_ggml(folder: Path) -> ctypes.CDLL | None:
+    """The ggml library of `folder`; None where it is part of another library."""
+    library = next((folder / name for name in _LIBRARIES if (folder / name).exists()), None)
+    # This must be the same file that libllama links: registering in a copy of it has no effect.
+    return None if library is None else ctypes.CDLL(str(library))
 
 
 def choose_cpu_module(scores: Mapping[Path, int]) -> Path | None:

@@ -21,7 +21,8 @@ def dry_run(config: LoadConfig) -> ModelInfo:
         model = LlamaModel(lib, config, lambda _: None, dry=True)
         try:
             context = LlamaContext(lib, model, config)
-            info = build_model_info(model, context, config, read_policy(model), parse_sizes(lines))
+            sizes = parse_sizes(lines, config.devices)
+            info = build_model_info(model, context, config, read_policy(model), sizes)
             context.close()
             return info
         finally:

@@ -43,7 +43,18 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             r"tensor '[^']*' not found|missing tensor",
             "the model file lacks weights that its architecture needs",
         ),
-        (r"V cache quantization requires flash", "a quantised V cache needs flash attention"),
+        (
+            r"V cache quantization requires flash|quantized V cache (?:was requested|requires)",
+            "a quantised V cache needs flash attention",
+        ),
+        (
+            r"cache type (?P<name>\w{1,8}) with block size \d+ does not divide",
+            "this model's heads are too small for a cache of type {name}: use f16",
+        ),
+        (
+            r"does not support different K \(\w+\) and V",
+            "this model needs one type for the keys and the values of its cache",
+        ),
         (
             r"wrong (?:shape|type)|check_tensor_dims|invalid (?:tensor|n_)|corrupt",
             "the model file is damaged: its tensors do not match its header",

@@ -71,11 +71,6 @@ class LlamaModel:
         return int(self._lib.llama_model_n_layer(self.handle)) + 1
 
     @property
-    def can_offload(self) -> bool:
-        """Whether this build of llama.cpp finds a device for layers."""
-        return bool(self._lib.llama_supports_gpu_offload())
-
-    @property
     def weights_bytes(self) -> int:
         """Total size of the tensors."""
         return int(self._lib.llama_model_size(self.handle))

@@ -9,15 +9,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import psutil
 
 from services.engine.backends.llamacpp.compute_modules import uses_amx
-from services.engine.core import LoadConfig
+from services.engine.core import HOST, LoadConfig
 
 _UBATCH = 512  # tokens computed at once inside a step; more would only need larger compute buffers
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 _CACHED_SEQUENCES = 48  # idle sequences beside the running ones; an id costs almost nothing
 _EXTRA_OUTPUTS = 64  # for drafted tokens, and for prompt tokens whose logits are requested
+_SPLIT_MODE_NONE = 0  # LLAMA_SPLIT_MODE_NONE: everything on `main_gpu`
+_NO_GPU = -1
 # LLAMA_LOAD_MODE_NONE. A dry run aborts with any other mode. On a CPU, weights that are read
 # compute 2 to 8 % faster than mapped ones, whose pages are scattered in the page cache.
 _LOAD_WITHOUT_MMAP = 0
@@ -32,7 +35,9 @@ def build_model_parameters(lib: ModuleType, config: LoadConfig, *, dry: bool = F
     """Build llama_model_params. Keep the result alive as long as the load runs."""
     params = lib.llama_model_default_params()
     params.n_gpu_layers = 999_999 if config.gpu_layers < 0 else config.gpu_layers
-    params.main_gpu = config.main_gpu
+    if len(config.devices) <= 1:
+        params.split_mode = _SPLIT_MODE_NONE
+        params.main_gpu = 0 if config.devices else _NO_GPU
     params.load_mode = _LOAD_WITHOUT_MMAP
     # Without these buffers, weights keep their own layout, for which AMX is not used.
     params.use_extra_bufts = not uses_amx(lib)
@@ -74,6 +79,29 @@ def is_unified(config: LoadConfig, *, is_recurrent: bool) -> bool:
     A model with recurrent layers always does: otherwise its prefixes could not be shared.
     """
     return is_recurrent or config.kv_mode == "unified"
+
+
+def count_offloaded_layers(config: LoadConfig, layers: int) -> int:
+    """How many of a model's layers are on devices."""
+    if not config.devices:
+        return 0
+    return layers if config.gpu_layers < 0 else min(config.gpu_layers, layers)
+
+
+def place_layers(config: LoadConfig, layers: int) -> dict[str, int]:
+    """How many of a model's layers each memory pool gets, as llama.cpp distributes them.
+
+    See `get_layer_buft_list` in llama.cpp's llama-model.cpp; the last layers are offloaded first.
+    """
+    offloaded = count_offloaded_layers(config, layers)
+    shares = np.array(config.tensor_split or (1.0,) * len(config.devices), np.float32)
+    ends = np.cumsum(shares) / shares.sum() if offloaded else shares
+    starts = np.arange(offloaded, dtype=np.float32) / np.float32(max(offloaded, 1))
+    places = np.searchsorted(ends, starts, side="right")
+    placed = {HOST: layers - offloaded}
+    for number, pool in enumerate(config.devices):
+        placed[pool] = placed.get(pool, 0) + int(np.count_nonzero(places == number))
+    return placed
 
 
 def count_sequence_ids(config: LoadConfig, *, is_recurrent: bool) -> int:

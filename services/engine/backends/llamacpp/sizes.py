@@ -7,8 +7,8 @@
     llama_context:  CUDA_Host output buffer size =     0.25 MiB
     sched_reserve:      CUDA0 compute buffer size =     5.26 MiB
 
-A dry run logs no model buffers, and 0.00 for the KV buffers. There, only the sums are exact, and
-the buffers are placed like the offloaded layers.
+llama.cpp numbers the devices that the process sees. A dry run logs no model buffers, and 0.00 for
+the KV buffers. There, only the sums are exact, and the buffers are placed like the layers.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-HOST = "host"
+from services.engine.core import HOST
 
 _MIB = 1 << 20
 _MEMORY = re.compile(r"^llama_(?:kv_cache|memory)\w*: size =\s*([\d.]+) MiB")
 _BUFFER = re.compile(r"^\w+:\s+(\S+)\s+(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
-_DEVICE = re.compile(
-    r"^(?:CUDA|ROCm|Vulkan|SYCL)(\d+)$"
-)  # not CUDA_Host, which is pinned host memory
+_DEVICE = re.compile(r"^[A-Za-z]+(\d+)$")  # not CUDA_Host, which is pinned host memory
 
 
 @dataclass(slots=True)
 class Sizes:
-    """MiB by pool ("host", "cuda0", ...) for each kind of buffer, and the exact sum for memory."""
+    """MiB by memory pool for each kind of buffer, and the exact sum for memory."""
 
     weights: dict[str, float] = field(default_factory=dict)
     memory: dict[str, float] = field(default_factory=dict)
@@ -47,25 +45,23 @@ class Sizes:
         """Bytes of scratch buffers and logits."""
         return round(sum(self.compute.values()) * _MIB)
 
-    def pool_bytes(self, *, weights_bytes: int, offloaded: Sequence[float]) -> dict[str, int]:
-        """All bytes by pool.
-
-        `offloaded`: the part of the layers on each device, to place the sizes that have no place.
-        """
-        planned = {HOST: 1.0 - sum(offloaded)}
-        planned |= {f"cuda{place}": share for place, share in enumerate(offloaded)}
+    def pool_bytes(self, *, weights_bytes: int, layers: Mapping[str, int]) -> dict[str, int]:
+        """All bytes by pool. Sizes that the log does not place are placed like the layers."""
         pools: Counter[str] = Counter()
         for total, placed in (
             (weights_bytes, self.weights),
             (self.kv_bytes, self.memory),
             (self.compute_bytes, self.compute),
         ):
-            pools.update(_split(total, placed if sum(placed.values()) > 0 else planned))
+            pools.update(_split(total, placed if sum(placed.values()) > 0 else layers))
         return {pool: size for pool, size in sorted(pools.items()) if size > 0}
 
 
-def parse_sizes(lines: Iterable[str]) -> Sizes:
-    """Parse what llama.cpp logged while it loaded one model and created one context."""
+def parse_sizes(lines: Iterable[str], devices: Sequence[str]) -> Sizes:
+    """Parse what llama.cpp logged while it loaded one model and created one context.
+
+    `devices`: the memory pools of the devices that llama.cpp sees, in its order.
+    """
     sizes = Sizes()
     kinds = {"model": sizes.weights, "KV": sizes.memory, "RS": sizes.memory}
     for line in lines:
@@ -73,13 +69,14 @@ def parse_sizes(lines: Iterable[str]) -> Sizes:
             sizes.memory_sum += float(found[1])
         elif found := _BUFFER.search(line):
             place = kinds.get(found[2], sizes.compute)
-            place[_parse_pool(found[1])] = place.get(_parse_pool(found[1]), 0.0) + float(found[3])
+            pool = _find_pool(found[1], devices)
+            place[pool] = place.get(pool, 0.0) + float(found[3])
     return sizes
 
 
-def _parse_pool(buffer: str) -> str:
+def _find_pool(buffer: str, devices: Sequence[str]) -> str:
     device = _DEVICE.search(buffer)
-    return f"cuda{device[1]}" if device else HOST
+    return devices[int(device[1])] if device and int(device[1]) < len(devices) else HOST
 
 
 def _split(total: int, parts: Mapping[str, float]) -> dict[str, int]:

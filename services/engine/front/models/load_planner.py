@@ -1,5 +1,7 @@
 """Plans a load that fits: from a manifest and settings to a LoadConfig and its footprint.
 
+Which devices it takes is decided first (device_choice.py), for the load as it was requested.
+
 A setting that was set explicitly is kept. Others are reduced in this order, until the need fits the
 memory that would be available if no other unpinned model were loaded:
 
@@ -11,32 +13,37 @@ memory that would be available if no other unpinned model were loaded:
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from services.engine.core import LoadConfig
+from services.engine.core import HOST, Device, LoadConfig
+from services.engine.front.models.device_choice import (
+    Room,
+    apply_device_settings,
+    find_largest,
+    find_usable,
+    place,
+    split,
+)
+from services.engine.front.models.load_estimator import LoadEstimator, PlannedLoad, RoomMaker
 from services.engine.front.models.model_settings import ModelSettings
 from services.engine.front.process.launcher import RunnerLauncher
 from services.engine.memory.estimate import (
-    CONTEXT_STEP,
-    EstimateCache,
     Footprint,
-    build_footprint,
     compute_estimate_key,
     find_fitting_context,
-    guess_footprint,
 )
-from services.engine.memory.probe import HOST
+from services.engine.memory.estimate_cache import EstimateCache
 from services.shared.limits import CacheType
 from services.shared.store.manifest import Manifest
 
 MIN_CONTEXT = 512
 MIN_USEFUL_CONTEXT = 4096
-_MAX_DRY_RUNS = 6
+_MAX_DRY_RUNS = 6  # to find how many layers fit
 # Fields of LoadConfig that a model's settings override and LoadDefaults otherwise sets.
 _OVERRIDABLE_FIELDS = (
     "max_sequences",
@@ -70,14 +77,6 @@ class LoadDefaults:
     backend: Literal["auto", "fake"] = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedLoad:
-    """A load and the memory that it takes."""
-
-    config: LoadConfig
-    footprint: Footprint
-
-
 class LoadPlanner:
     """See the module. Event loop only; blocking work runs in a thread or in a child process."""
 
@@ -86,117 +85,82 @@ class LoadPlanner:
         launcher: RunnerLauncher,
         estimates: EstimateCache,
         defaults: LoadDefaults,
+        devices: Sequence[Device],
         *,
         resolve_path: PathResolver,
-        compute_max_available_bytes: Callable[[], Mapping[str, int]],
+        measure_room: Callable[[], Room],
     ) -> None:
         self._launcher = launcher
         self._estimates = estimates
         self._defaults = defaults
+        self._devices = devices
         self._resolve_path = resolve_path
-        self._compute_max_available_bytes = compute_max_available_bytes
+        self._measure_room = measure_room
 
-    async def plan(self, manifest: Manifest, settings: ModelSettings) -> PlannedLoad:
+    async def plan(
+        self, manifest: Manifest, settings: ModelSettings, *, make_room: RoomMaker | None = None
+    ) -> PlannedLoad:
         """Plan the load of a model with these settings. ModelLoadFailed: a dry run failed.
 
         The plan may still not fit, when nothing that may be reduced is left. Then it is the load as
-        it was requested.
+        it was requested. `make_room` is awaited before each dry run.
         """
         path = await self._resolve_path(manifest)
-        available = self._compute_max_available_bytes()
+        estimator = LoadEstimator(self._launcher, self._estimates, manifest, make_room)
+        room = self._measure_room()
         config = build_load_config(
-            manifest, settings, self._defaults, str(path), has_gpu=len(available) > 1
+            manifest, settings, self._defaults, str(path), has_gpu=bool(self._devices)
         )
-        first = await self._estimate(manifest, config)
-        # The training length in the model's file may be smaller than the one in its manifest.
-        trained = first.footprint.trained_context_length
-        if 0 < trained < config.context_length:
-            first = await self._estimate(manifest, _replace(config, context_length=trained))
-        if _fits(first.footprint, available):
+        placed = apply_device_settings(config, settings, self._devices)
+        if placed is not None:
+            first = await estimator.estimate_trained(placed)
+        else:
+            first = await self._choose_devices(estimator, config, room)
+        if _fits(first.footprint, room.at_most):
             return first
-        return await self._reduce(manifest, settings, first, available)
+        return await self._reduce(estimator, settings, first, room.at_most)
 
     def save_footprint(self, planned: PlannedLoad, digest: str) -> None:
-        """Keep a footprint that a load has corrected, for the next plan of the same load."""
-        self._estimates.put(compute_estimate_key(digest, planned.config), planned.footprint)
+        """Keep a footprint that a load has corrected, for the next plans of such loads."""
+        self._estimates.correct(compute_estimate_key(digest, planned.config), planned.footprint)
+
+    async def _choose_devices(
+        self, estimator: LoadEstimator, config: LoadConfig, room: Room
+    ) -> PlannedLoad:
+        """Cases 2 to 4 of device_choice.py."""
+        devices: Sequence[Device] = find_usable(self._devices, room.at_most)
+        if not devices and config.gpu_layers == -1:
+            return await estimator.estimate_trained(place(config, ()))
+        devices = devices or self._devices
+        now, later = (find_largest(devices, part) for part in (room.now, room.at_most))
+        planned = await estimator.estimate_trained(place(config, [now]))
+        if _fits(planned.footprint, room.now):
+            return planned
+        if later != now:
+            planned = await estimator.estimate_trained(place(config, [later]))
+        if _fits(planned.footprint, room.at_most):
+            return planned
+        return await estimator.estimate_trained(split(planned.config, devices, room.at_most))
 
     async def _reduce(
         self,
-        manifest: Manifest,
+        estimator: LoadEstimator,
         settings: ModelSettings,
         first: PlannedLoad,
         available: Mapping[str, int],
     ) -> PlannedLoad:
         """Cases 1 to 3 of the module; the first plan when none of them makes it fit."""
         may_shrink = not settings.context_length
-        may_offload_less = first.config.gpu_layers == -1
+        may_offload_less = first.config.gpu_layers == -1 and first.config.devices != (HOST,)
         planned = first
         if may_shrink:  # 1
-            min_context = MIN_CONTEXT
-            if may_offload_less:
-                min_context = min(MIN_USEFUL_CONTEXT, first.config.context_length)
-            planned = await self._shrink_context(manifest, planned, available, min_context)
+            min_context = MIN_USEFUL_CONTEXT if may_offload_less else MIN_CONTEXT
+            planned = await _shrink_context(estimator, planned, available, min_context)
         if may_offload_less and not _fits(planned.footprint, available):  # 2
-            planned = await self._offload_less(manifest, planned, available)
+            planned = await _offload_less(estimator, planned, available)
         if may_shrink and not _fits(planned.footprint, available):  # 3
-            planned = await self._shrink_context(manifest, planned, available, MIN_CONTEXT)
+            planned = await _shrink_context(estimator, planned, available, MIN_CONTEXT)
         return planned if _fits(planned.footprint, available) else first
-
-    async def _shrink_context(
-        self,
-        manifest: Manifest,
-        planned: PlannedLoad,
-        available: Mapping[str, int],
-        min_context: int,
-    ) -> PlannedLoad:
-        """The plan with the largest context that fits, but not below `min_context` cells."""
-        config = planned.config
-        for _ in range(_MAX_DRY_RUNS):
-            fitting = find_fitting_context(planned.footprint, available)
-            cells = max(min(fitting, planned.config.context_length - CONTEXT_STEP), min_context)
-            if cells >= planned.config.context_length:
-                return planned
-            planned = await self._estimate(manifest, _replace(config, context_length=cells))
-            if _fits(planned.footprint, available):
-                break
-        return planned
-
-    async def _offload_less(
-        self, manifest: Manifest, planned: PlannedLoad, available: Mapping[str, int]
-    ) -> PlannedLoad:
-        """The plan with as many layers on the GPUs as fit.
-
-        The size of a layer is taken from the estimate before.
-        """
-        layers = planned.footprint.gpu_layers
-        for _ in range(_MAX_DRY_RUNS):
-            if layers <= 0 or _fits(planned.footprint, available):
-                break
-            used = sum(v for k, v in planned.footprint.pool_bytes.items() if k != HOST)
-            reserve = sum(v for k, v in planned.footprint.reserve_bytes.items() if k != HOST)
-            free = sum(v for k, v in available.items() if k != HOST)
-            fitting = int((free - reserve) / (used / layers)) if used > 0 else 0
-            layers = max(min(fitting, layers - 1), 0)
-            planned = await self._estimate(manifest, _replace(planned.config, gpu_layers=layers))
-        return planned
-
-    async def _estimate(self, manifest: Manifest, config: LoadConfig) -> PlannedLoad:
-        """The config with its footprint: a stored one, else a dry run's, else a guess."""
-        key = compute_estimate_key(manifest.digest, config)
-        stored = self._estimates.get(key)
-        if stored is not None:
-            return PlannedLoad(config, stored)
-        info = await self._launcher.estimate(config)
-        if info is None:
-            guessed = guess_footprint(
-                config,
-                weights_bytes=manifest.weights_bytes,
-                trained_context_length=manifest.description.context_length or 0,
-            )
-            return PlannedLoad(config, guessed)
-        footprint = build_footprint(info)
-        self._estimates.put(key, footprint)
-        return PlannedLoad(config, footprint)
 
 
 def build_load_config(
@@ -207,7 +171,7 @@ def build_load_config(
     *,
     has_gpu: bool,
 ) -> LoadConfig:
-    """The load as requested, before anything is reduced to make it fit."""
+    """The load as requested, without devices, before anything is reduced to make it fit."""
 
     def choose(name: str) -> object:
         value = getattr(settings, name)
@@ -221,8 +185,6 @@ def build_load_config(
             "backend": backend if defaults.backend == "auto" else defaults.backend,
             "context_length": choose_context_length(manifest, settings, defaults),
             "gpu_layers": choose("gpu_layers") if has_gpu and backend == "llamacpp" else 0,
-            "tensor_split": settings.tensor_split or (),
-            "main_gpu": settings.main_gpu or 0,
             "target_step_seconds": defaults.target_step_seconds,
             "speculate": defaults.speculate,
             "max_queued": defaults.max_queued,
@@ -246,6 +208,40 @@ def choose_context_length(
     if requested <= 0:
         return trained or MIN_USEFUL_CONTEXT
     return min(requested, trained) if trained else requested
+
+
+async def _shrink_context(
+    estimator: LoadEstimator, planned: PlannedLoad, available: Mapping[str, int], min_context: int
+) -> PlannedLoad:
+    """The plan with the largest context that fits, but not below `min_context` cells."""
+    config = planned.config
+    if config.context_length <= min_context:
+        return planned
+    smallest = await estimator.estimate(_replace(config, context_length=MIN_CONTEXT))
+    fitting = find_fitting_context(planned.footprint, available, smaller=smallest.footprint)
+    cells = max(fitting, min_context)
+    return await estimator.estimate(_replace(config, context_length=cells))
+
+
+async def _offload_less(
+    estimator: LoadEstimator, planned: PlannedLoad, available: Mapping[str, int]
+) -> PlannedLoad:
+    """The plan with as many layers on the GPUs as fit.
+
+    The size of a layer is taken from the estimate before.
+    """
+    layers = planned.footprint.gpu_layers
+    for _ in range(_MAX_DRY_RUNS):
+        if layers <= 0 or _fits(planned.footprint, available):
+            break
+        used = sum(v for k, v in planned.footprint.pool_bytes.items() if k != HOST)
+        reserve = sum(v for k, v in planned.footprint.reserve_bytes.items() if k != HOST)
+        free = sum(v for k, v in available.items() if k != HOST)
+        fitting = int((free - reserve) / (used / layers)) if used > 0 else 0
+        layers = max(min(fitting, layers - 1), 0)
+        changed = _replace(planned.config, gpu_layers=layers)
+        planned = await estimator.estimate(changed if layers else place(changed, ()))
+    return planned
 
 
 def _replace(config: LoadConfig, **changes: int) -> LoadConfig:

@@ -25,7 +25,7 @@ from services.engine.front.models.model_settings import ModelSettings
 from services.engine.front.models.residency import Residency, ResidencyRules, has_residency_left
 from services.engine.front.models.runner_requests import RunnerRequests
 from services.engine.front.process.launcher import RunnerHandle, RunnerLauncher, error_from_report
-from services.engine.memory.estimate import Footprint
+from services.engine.memory.estimate import Footprint, raise_reserve
 from services.engine.memory.probe import MemoryProbe, measure_free_bytes
 from services.shared.errors import ModelLoadFailed, SpindllError
 from services.shared.store.manifest import Manifest
@@ -213,8 +213,7 @@ class LoadedModel:
             if self._running.on_step(report.events):
                 self._on_requests_finished(self)
         elif isinstance(report, messages.Heartbeat):
-            self.heartbeat = report
-            self.last_free_bytes = measure_free_bytes(self._probe)
+            self._on_heartbeat(report)
         elif isinstance(report, messages.Tokenized):
             self._running.on_tokenized(report)
         elif isinstance(report, messages.Progress):
@@ -224,6 +223,14 @@ class LoadedModel:
                 self._loaded.set_result(report.info)
             else:
                 self._loaded.set_exception(error_from_report(report))
+
+    def _on_heartbeat(self, heartbeat: messages.Heartbeat) -> None:
+        self.heartbeat = heartbeat
+        self.last_free_bytes = measure_free_bytes(self._probe)
+        if self.runner is not None and self.footprint is not None:
+            # What its requests take counts too, such as their grammars. It is hardly given back.
+            used_bytes = self._probe.measure_process(self.runner.pid)
+            self.footprint = raise_reserve(self.footprint, used_bytes or 0)
 
     def on_exit(self, reason: str) -> None:
         """The runner's process has ended, by itself or because it was stopped."""

@@ -1,6 +1,7 @@
 """Loads one model and stops its runner: every step that takes time, and a clean end.
 
 load          plan -> wait for memory -> start the runner -> ready -> measure
+              a dry run of the plan waits for the memory that it takes itself
 stop_runner   stop or kill the runner -> its process ends -> its memory is free again
 """
 
@@ -11,15 +12,20 @@ import logging
 from collections.abc import Callable
 
 import msgspec
-import psutil
 
-from services.engine.front.models.load_planner import LoadPlanner, PlannedLoad
+from services.engine.core import HOST, LoadConfig
+from services.engine.front.models.load_estimator import PlannedLoad
+from services.engine.front.models.load_planner import LoadPlanner
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.memory_queue import MemoryQueue
 from services.engine.front.models.residency import Residency
 from services.engine.front.process.launcher import RunnerLauncher
-from services.engine.memory.estimate import correct_footprint
-from services.engine.memory.probe import HOST, MemoryProbe, measure_free_bytes
+from services.engine.memory.estimate import (
+    Footprint,
+    build_footprint,
+    correct_footprint,
+)
+from services.engine.memory.probe import MemoryProbe, measure_free_bytes
 from services.shared.errors import InsufficientMemory
 
 STOP_GRACE_SECONDS = 10.0
@@ -56,15 +62,19 @@ class ModelLoader:
 
         When this raises or is cancelled, the process has ended and holds no memory.
         """
-        planned = await self._planner.plan(model.manifest, model.settings)
-        await self._wait_for_memory(model, planned)
+        planned = await self._planner.plan(
+            model.manifest,
+            model.settings,
+            make_room=lambda footprint: self._wait_for_dry_run_memory(model, footprint),
+        )
+        await self._wait_for_memory(model, planned.config, planned.footprint)
         try:
             await self._run_load(model, planned)
         except InsufficientMemory:
             # The plan fitted, but the backend ran out of memory: the estimate was too low.
             logger.warning("load ran out of memory", extra={"model": model.name})
             larger = _with_larger_reserve(planned)
-            await self._wait_for_memory(model, larger)
+            await self._wait_for_memory(model, larger.config, larger.footprint)
             await self._run_load(model, larger)
 
     async def stop_runner(self, model: LoadedModel, *, grace_seconds: float) -> None:
@@ -102,10 +112,18 @@ class ModelLoader:
 
     def _is_free(self, expected: dict[str, float]) -> bool:
         free = measure_free_bytes(self._probe)
-        return all(free.get(name, 0) >= size for name, size in expected.items())
+        return all(free[name] >= size for name, size in expected.items() if name in free)
 
-    async def _wait_for_memory(self, model: LoadedModel, planned: PlannedLoad) -> None:
-        model.config, model.footprint = planned.config, planned.footprint
+    async def _wait_for_dry_run_memory(self, model: LoadedModel, footprint: Footprint) -> None:
+        has_it = model.has_committed_memory and model.footprint == footprint
+        if footprint.need_bytes and not has_it:
+            await self._wait_for_memory(model, None, footprint)
+
+    async def _wait_for_memory(
+        self, model: LoadedModel, config: LoadConfig | None, footprint: Footprint
+    ) -> None:
+        model.has_committed_memory = False  # what a dry run had
+        model.config, model.footprint = config, footprint
         await self._memory_queue.wait_for_memory(model)
 
     async def _run_load(self, model: LoadedModel, planned: PlannedLoad) -> None:
@@ -131,7 +149,8 @@ class ModelLoader:
     ) -> None:
         """Correct the footprint by what this load, with no other load beside it, has taken."""
         assert model.runner is not None
-        estimated = planned.footprint
+        assert model.info is not None
+        estimated = build_footprint(model.info)  # a load knows where its buffers are
         free_after = measure_free_bytes(self._probe)
         measured = {
             name: free_before.get(name, 0) - free_after.get(name, 0)
@@ -144,7 +163,7 @@ class ModelLoader:
             for name, size in measured.items()
             if estimated.need[name] / 2 < size < estimated.need[name] * 2
         }
-        anonymous = _read_anonymous_bytes(model.runner.pid)
+        anonymous = self._probe.measure_process(model.runner.pid)
         if anonymous is not None:
             measured[HOST] = anonymous  # the weights too: they are read, not mapped
         model.footprint = correct_footprint(estimated, measured)
@@ -159,13 +178,3 @@ def _with_larger_reserve(planned: PlannedLoad) -> PlannedLoad:
         for name, size in footprint.reserve_bytes.items()
     }
     return PlannedLoad(planned.config, msgspec.structs.replace(footprint, reserve_bytes=reserve))
-
-
-def _read_anonymous_bytes(pid: int) -> int | None:
-    """The bytes of a process that belong to no file; None where the system does not report them."""
-    try:
-        memory = psutil.Process(pid).memory_info()
-    except psutil.Error:
-        return None
-    shared = getattr(memory, "shared", None)
-    return None if shared is None else max(int(memory.rss) - int(shared), 0)

@@ -48,8 +48,8 @@ class ModelManager:
     async def load(self, manifest: Manifest, settings: ModelSettings) -> tuple[bool, LoadedModel]:
         """Load a model, or apply settings to a loaded one; (whether it was loaded, the model).
 
-        A loaded model is loaded again if the settings require it. ModelLoadFailed,
-        EngineUnavailable.
+        A loaded model is loaded again if the settings require it. InvalidSettings,
+        ModelLoadFailed, EngineUnavailable.
         """
         self._raise_if_draining()
         self._pool.configure(manifest, settings)

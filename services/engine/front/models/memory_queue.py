@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.engine.front.models.client_request import QueueReason
+from services.engine.front.models.device_choice import Room
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.residency import ResidencyRules, is_in_grace
 from services.engine.memory.budget import Budget, compute_pool_limits, sum_primary_bytes
@@ -29,6 +30,7 @@ from services.engine.memory.plan import (
     Decision,
     PoolCapacity,
     Resident,
+    compute_available_bytes,
     compute_max_available_bytes,
     plan,
 )
@@ -148,7 +150,7 @@ class MemoryQueue:
         decision = None
         if key not in models or models[key].state is not ModelState.READY:
             decision = plan(self._residents(key), footprint.need, self._measure_capacities())
-        available = self.compute_max_available_bytes(excluding=key)
+        available = compute_max_available_bytes(self._residents(key), self._measure_capacities())
         return LoadPreview(
             decision=decision,
             footprint=footprint,
@@ -161,12 +163,13 @@ class MemoryQueue:
             budget_bytes=totals.budget_bytes,
         )
 
-    def compute_max_available_bytes(self, *, excluding: str = "") -> dict[str, int]:
-        """The bytes by pool that a model could get at most: all others but pinned ones have left.
-
-        The model whose key is `excluding` is left out.
-        """
-        return compute_max_available_bytes(self._residents(excluding), self._measure_capacities())
+    def measure_room(self) -> Room:
+        """The bytes by pool that a model could get, now and at most."""
+        residents, pools = self._residents(), self._measure_capacities()
+        return Room(
+            now=compute_available_bytes(residents, pools),
+            at_most=compute_max_available_bytes(residents, pools),
+        )
 
     def measure_totals(self) -> MemoryTotals:
         """The totals as they are now."""

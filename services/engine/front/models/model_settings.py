@@ -14,14 +14,15 @@ effects.
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from services.engine.core import LoadConfig
+from services.engine.core import Device, LoadConfig
 from services.shared.errors import InvalidSettings
 from services.shared.limits import (
     MAX_BATCH_TOKENS,
@@ -32,6 +33,7 @@ from services.shared.limits import (
     MAX_SEQUENCES,
     MAX_THREADS,
     MIN_BATCH_TOKENS,
+    QUANTIZED_CACHE_TYPES,
     CacheType,
 )
 from services.shared.store.manifest import Manifest
@@ -79,6 +81,24 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return msgspec.structs.replace(self, keep_alive_seconds=None, pin=None, priority=None)
 
 
+def validate_load(settings: ModelSettings, devices: Sequence[Device]) -> None:
+    """Check settings with all fallbacks together, and against the devices of the machine.
+
+    InvalidSettings names the field. Without devices, the settings of devices have no effect.
+    """
+    if settings.flash_attention is False and settings.cache_type_v in QUANTIZED_CACHE_TYPES:
+        raise InvalidSettings("a quantised type needs flash attention", param="cache_type_v")
+    split = settings.tensor_split
+    if split and not sum(split):
+        raise InvalidSettings("at least one share must be above 0", param="tensor_split")
+    if devices and split and len(split) > len(devices):
+        reason = f"{len(split)} shares, but llama.cpp can use {len(devices)} GPUs"
+        raise InvalidSettings(reason, param="tensor_split")
+    if devices and settings.main_gpu is not None and settings.main_gpu >= len(devices):
+        reason = f"there is no GPU {settings.main_gpu}: llama.cpp can use {len(devices)}, from 0"
+        raise InvalidSettings(reason, param="main_gpu")
+
+
 def requires_reload(loaded: ModelSettings, requested: ModelSettings, config: LoadConfig) -> bool:
     """Whether a model loaded with these settings, as this config, must be loaded again for others.
 
@@ -88,30 +108,51 @@ def requires_reload(loaded: ModelSettings, requested: ModelSettings, config: Loa
     """
     fields = msgspec.structs.asdict(requested.load_fields())
     cells = fields.pop("context_length")
+    actual = {**msgspec.structs.asdict(config), "main_gpu": find_main_gpu(config)}
     differing = [
-        k
-        for k, v in fields.items()
-        if v is not None and v not in (getattr(loaded, k), getattr(config, k))
+        k for k, v in fields.items() if v is not None and v not in (getattr(loaded, k), actual[k])
     ]
     return bool(differing) or (cells is not None and cells > config.context_length)
 
 
+def find_main_gpu(config: LoadConfig) -> int | None:
+    """The number of the one device that a model is on."""
+    number = re.fullmatch(r"[a-z]+(\d+)", config.devices[0]) if len(config.devices) == 1 else None
+    return int(number[1]) if number else None
+
+
 class ModelSettingsRegistry:
-    """The settings of all models, from all sources.
+    """The settings of all models, from all sources, for a machine with these devices.
 
     `files` is by canonical model name in lower case. The settings of Load calls apply until the
     process ends.
     """
 
-    def __init__(self, base: ModelSettings, files: Mapping[str, ModelSettings]) -> None:
+    def __init__(
+        self,
+        base: ModelSettings,
+        files: Mapping[str, ModelSettings],
+        devices: Sequence[Device] = (),
+    ) -> None:
         self._base = base
         self._files = files
+        self._devices = devices
         self._overrides: dict[str, ModelSettings] = {}  # from Load calls, by digest
 
     def override(self, manifest: Manifest, settings: ModelSettings) -> None:
-        """Add the settings of a Load call; fields that it does not set keep their overrides."""
+        """Add the settings of a Load call; fields that it does not set keep their overrides.
+
+        InvalidSettings: see `validate_load`.
+        """
+        self.resolve(manifest, settings)
         before = self._overrides.get(manifest.digest, ModelSettings())
         self._overrides[manifest.digest] = settings.with_fallback(before)
+
+    def resolve(self, manifest: Manifest, requested: ModelSettings) -> ModelSettings:
+        """The settings that would apply to a model after such a Load call. InvalidSettings."""
+        settings = requested.with_fallback(self.get(manifest))
+        validate_load(settings, self._devices)
+        return settings
 
     def get(self, manifest: Manifest) -> ModelSettings:
         """The settings that apply to a model now."""
@@ -125,10 +166,13 @@ class _File(ModelSettings, frozen=True, kw_only=True, forbid_unknown_fields=True
     model: str
 
 
-def read_model_settings(folder: Path) -> dict[str, ModelSettings]:
+def read_model_settings(
+    folder: Path, base: ModelSettings | None = None, devices: Sequence[Device] = ()
+) -> dict[str, ModelSettings]:
     """Read every file of the folder; the settings by the model name in the file.
 
-    InvalidSettings names the file and the field.
+    `base` has the engine's settings that the files extend. InvalidSettings names the file and the
+    field.
     """
     found: dict[str, ModelSettings] = {}
     for path in sorted(folder.glob("*.toml")):
@@ -137,7 +181,12 @@ def read_model_settings(folder: Path) -> dict[str, ModelSettings]:
             raise InvalidSettings(f"models.d/{path.name}: {file.model} is in another file already")
         fields = msgspec.structs.asdict(file)
         del fields["model"]
-        found[file.model] = ModelSettings(**fields)
+        found[file.model] = settings = ModelSettings(**fields)
+        try:
+            validate_load(settings.with_fallback(base or ModelSettings()), devices)
+        except InvalidSettings as error:
+            message = f"models.d/{path.name}: {error.param}: {error.message}"
+            raise InvalidSettings(message) from error
     return found
 
 

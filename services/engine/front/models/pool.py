@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 
+from services.engine.core import Device
 from services.engine.front.models.client_request import ClientRequest, QueueReason
 from services.engine.front.models.crash_backoff import CrashBackoff
 from services.engine.front.models.lifecycle import ModelLifecycle
@@ -22,7 +23,7 @@ from services.engine.front.models.residency import ResidencyRules
 from services.engine.front.process.launcher import RunnerLauncher
 from services.engine.front.tasks import TaskSet
 from services.engine.memory.budget import Budget
-from services.engine.memory.estimate import EstimateCache
+from services.engine.memory.estimate_cache import EstimateCache
 from services.engine.memory.probe import MemoryProbe
 from services.shared.errors import EngineUnavailable
 from services.shared.store.manifest import Manifest
@@ -43,6 +44,7 @@ class ModelPool:
         estimates: EstimateCache,
         defaults: LoadDefaults,
         *,
+        devices: Sequence[Device] = (),
         resolve_path: PathResolver,
         settings: ModelSettingsRegistry,
         rules: ResidencyRules | None = None,
@@ -64,8 +66,9 @@ class ModelPool:
             launcher,
             estimates,
             defaults,
+            devices,
             resolve_path=resolve_path,
-            compute_max_available_bytes=self._memory_queue.compute_max_available_bytes,
+            measure_room=self._memory_queue.measure_room,
         )
         self._loader = ModelLoader(
             launcher, self._planner, self._memory_queue, probe, clock=self._clock
@@ -116,8 +119,11 @@ class ModelPool:
         return self._memory_queue.measure_totals()
 
     async def preview_load(self, manifest: Manifest, settings: ModelSettings) -> LoadPreview:
-        """What loading the model with these settings would do now. Changes nothing."""
-        requested = settings.with_fallback(self._settings.get(manifest))
+        """What loading the model with these settings would do now. Changes nothing.
+
+        InvalidSettings.
+        """
+        requested = self._settings.resolve(manifest, settings)
         planned = await self._planner.plan(manifest, requested)
         return self._memory_queue.preview(manifest.digest, planned.footprint)
 
@@ -131,9 +137,12 @@ class ModelPool:
         return self._lifecycle.start(manifest)
 
     def configure(self, manifest: Manifest, settings: ModelSettings) -> None:
-        """Apply the settings of a Load call, which also ends the model's back-off."""
-        self._backoff.clear(manifest.digest)
+        """Apply the settings of a Load call, which also ends the model's back-off.
+
+        InvalidSettings.
+        """
         self._settings.override(manifest, settings)
+        self._backoff.clear(manifest.digest)
 
     def submit(self, model: LoadedModel, request: ClientRequest, *, max_queued: int) -> None:
         """Give a request to the model's runner, or let it wait. EngineBusy: too many wait."""

@@ -21,6 +21,7 @@ from services.engine.core import LoadConfig
 from services.engine.front.process.frame_reader import FrameReader
 from services.engine.front.process.huge_pages import request_huge_pages
 from services.engine.front.process.openmp import OpenMPWaitPolicy
+from services.engine.front.process.visible_devices import show_devices
 
 _CHECK_SECONDS = 1.0
 KILL_TIMEOUT_SECONDS = 30.0  # from SIGKILL to the end of the process
@@ -107,6 +108,7 @@ class RunnerProcess:
         with theirs:
             try:
                 ours.setblocking(False)
+                environment = wait_policy.build_environment(ours, may_spin=may_spin)
                 # A session of its own: Ctrl-C in a terminal is for the front, which then drains.
                 process = await asyncio.create_subprocess_exec(
                     *argv,
@@ -115,7 +117,7 @@ class RunnerProcess:
                     pass_fds=(theirs.fileno(),),
                     stdin=asyncio.subprocess.DEVNULL,
                     start_new_session=True,
-                    env=request_huge_pages(wait_policy.build_environment(ours, may_spin=may_spin)),
+                    env=show_devices(request_huge_pages(environment), config.devices),
                 )
             except BaseException:
                 wait_policy.release(ours)

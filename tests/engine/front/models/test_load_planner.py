@@ -10,11 +10,13 @@ import msgspec
 import pytest
 
 from services.engine import messages
-from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
-from services.engine.front.models.load_planner import LoadPlanner, PlannedLoad
+from services.engine.core import Device, LoadConfig, MemoryPolicy, ModelInfo
+from services.engine.front.models.device_choice import Room
+from services.engine.front.models.load_estimator import PlannedLoad
+from services.engine.front.models.load_planner import LoadPlanner
 from services.engine.front.models.model_settings import ModelSettings
 from services.engine.front.process.launcher import RunnerHandle
-from services.engine.memory.estimate import EstimateCache
+from services.engine.memory.estimate_cache import EstimateCache
 from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES, PROCESS_BYTES
 from services.shared.store.manifest import Description, Manifest
 from tests.engine.load_defaults import make_load_defaults
@@ -45,8 +47,14 @@ class DryRuns:
         if not self._is_possible:
             return None
         layers = LAYERS if config.gpu_layers == -1 else config.gpu_layers
+        assert bool(config.devices) == bool(layers)
         kv = config.context_length * PER_CELL
-        on_gpu = (WEIGHTS + kv) * layers // LAYERS
+        on_gpus = (WEIGHTS + kv) * layers // LAYERS
+        shares = config.tensor_split or (1.0,) * len(config.devices)
+        pools = {
+            name: int(on_gpus * share / sum(shares))
+            for name, share in zip(config.devices, shares, strict=True)
+        }
         return ModelInfo(
             architecture="llama",
             vocab_size=1,
@@ -59,7 +67,7 @@ class DryRuns:
             weights_bytes=WEIGHTS,
             kv_bytes=kv,
             compute_bytes=0,
-            pool_bytes={"host": WEIGHTS + kv - on_gpu} | ({"cuda0": on_gpu} if layers else {}),
+            pool_bytes={"host": WEIGHTS + kv - on_gpus, **pools},
         )
 
 
@@ -73,10 +81,13 @@ async def plan(
     tmp_path: Path,
     available: dict[str, int],
     *,
+    now: dict[str, int] | None = None,
     launcher: DryRuns | None = None,
     model: Manifest | None = None,
     **settings: Any,
 ) -> PlannedLoad:
+    """Plan with `available` bytes at most, of which `now` are free; one device for each pool."""
+
     async def resolve_path(manifest: Manifest) -> Path:
         return Path("model.gguf")
 
@@ -84,8 +95,9 @@ async def plan(
         launcher or DryRuns(),
         EstimateCache(tmp_path / "estimates.json"),
         make_load_defaults(context_length=8192),
+        [Device(name=name, label="x", total_bytes=1) for name in available if name != "host"],
         resolve_path=resolve_path,
-        compute_max_available_bytes=lambda: available,
+        measure_room=lambda: Room(now=now or available, at_most=available),
     )
     return await planner.plan(model or manifest(), ModelSettings(**settings))
 
@@ -94,8 +106,9 @@ def host(gib: float) -> dict[str, int]:
     return {"host": int(gib * GIB) + PROCESS_BYTES}
 
 
-def gpu(gib: float) -> dict[str, int]:
-    return host(64) | {"cuda0": int(gib * GIB) + DEVICE_CONTEXT_BYTES}
+def gpus(*gib: float) -> dict[str, int]:
+    sizes = [int(size * GIB) + DEVICE_CONTEXT_BYTES for size in gib]
+    return host(64) | {f"cuda{number}": size for number, size in enumerate(sizes)}
 
 
 @pytest.mark.parametrize(
@@ -113,21 +126,25 @@ def gpu(gib: float) -> dict[str, int]:
         pytest.param(
             host(64), {"context_length": 1 << 20}, 65536, 0, id="not more than it was trained for"
         ),
-        pytest.param(gpu(9), {}, 8192, -1, id="all layers fit the gpu"),
-        pytest.param(gpu(8.6), {}, 4864, -1, id="the context shrinks before layers leave the gpu"),
+        pytest.param(gpus(9), {}, 8192, -1, id="all layers fit the gpu"),
+        pytest.param(gpus(8.6), {}, 4864, -1, id="the context shrinks before layers leave the gpu"),
         pytest.param(
-            gpu(4.25), {}, 4096, 16, id="layers leave the gpu before the context is useless"
+            gpus(4.25), {}, 4096, 16, id="layers leave the gpu before the context is useless"
         ),
         pytest.param(
-            gpu(4.5),
+            gpus(4.5),
             {"context_length": 8192},
             8192,
             16,
             id="layers leave the gpu for a requested context",
         ),
-        pytest.param(gpu(0.1), {}, 4096, 0, id="the gpu is too small for one layer"),
+        pytest.param(gpus(0.1), {}, 4096, 0, id="the gpu is too small for one layer"),
+        pytest.param(gpus(0), {}, 8192, 0, id="the gpu is full"),
         pytest.param(
-            gpu(9), {"gpu_layers": 0}, 8192, 0, id="no layers on the gpu when 0 are requested"
+            gpus(0), {"gpu_layers": 4}, 8192, 4, id="requested layers stay on a gpu that is full"
+        ),
+        pytest.param(
+            gpus(9), {"gpu_layers": 0}, 8192, 0, id="no layers on the gpu when 0 are requested"
         ),
     ],
 )
@@ -146,11 +163,80 @@ async def test_num_ctx_of_the_manifest_goes_before_the_default_context(tmp_path:
     assert planned.config.context_length == 2048
 
 
+@pytest.mark.parametrize(
+    ("available", "now", "settings", "devices", "split"),
+    [
+        pytest.param(gpus(12, 10), None, {}, ["cuda0"], (), id="the one with the most room"),
+        pytest.param(gpus(10, 12), None, {}, ["cuda1"], (), id="whichever it is"),
+        pytest.param(gpus(24, 12), gpus(0, 10), {}, ["cuda1"], (), id="room now before more room"),
+        pytest.param(gpus(24, 12), gpus(1, 2), {}, ["cuda0"], (), id="more room after evictions"),
+        pytest.param(
+            gpus(6, 4), None, {}, ["cuda0", "cuda1"], (6.0, 4.0), id="together where none has room"
+        ),
+        pytest.param(gpus(0, 12), gpus(0, 1), {}, ["cuda1"], (), id="a full one is left out"),
+        pytest.param(gpus(24, 12), None, {"main_gpu": 1}, ["cuda1"], (), id="as main_gpu says"),
+        pytest.param(
+            gpus(24, 24),
+            None,
+            {"tensor_split": (1.0, 3.0)},
+            ["cuda0", "cuda1"],
+            (1.0, 3.0),
+            id="as tensor_split says",
+        ),
+        pytest.param(
+            gpus(24, 24, 24),
+            None,
+            {"tensor_split": (0.0, 3.0), "main_gpu": 0},
+            ["cuda1"],
+            (),
+            id="a share of 0 is no share",
+        ),
+        pytest.param(gpus(24, 24), None, {"gpu_layers": 0}, [], (), id="none for no layers"),
+        pytest.param(host(24), None, {"main_gpu": 1}, [], (), id="none where there is none"),
+    ],
+)
+async def test_a_load_is_planned_on_devices_that_have_room(
+    tmp_path: Path,
+    available: dict[str, int],
+    now: dict[str, int] | None,
+    settings: dict[str, Any],
+    devices: list[str],
+    split: tuple[float, ...],
+) -> None:
+    planned = await plan(tmp_path, available, now=now, **settings)
+
+    assert (list(planned.config.devices), planned.config.tensor_split) == (devices, split)
+    # What is promised is on the devices that the runner will see, and nowhere else.
+    assert {n for n, size in planned.footprint.need.items() if size} == {"host", *devices}
+    assert planned.config.context_length == 8192
+
+
+async def test_a_model_too_large_for_two_gpus_leaves_layers_in_main_memory(tmp_path: Path) -> None:
+    planned = await plan(tmp_path, gpus(3, 2), context_length=8192)
+
+    assert planned.config.devices == ("cuda0", "cuda1")
+    assert 16 <= planned.config.gpu_layers <= 18
+    need = planned.footprint.need
+    assert all(size <= gpus(3, 2)[name] for name, size in need.items())
+
+
+async def test_plans_for_any_free_memory_take_two_dry_runs_in_all(tmp_path: Path) -> None:
+    launcher = DryRuns()
+    contexts = []
+    for gib in (8.2, 8.35, 8.5, 8.65, 8.8, 8.35):
+        planned = await plan(tmp_path, host(gib), launcher=launcher)
+        contexts.append(planned.config.context_length)
+        assert planned.footprint.need_bytes <= host(gib)["host"]
+
+    assert contexts == [1536, 2816, 4096, 5120, 6400, 2816]
+    assert [config.context_length for config in launcher.estimated] == [8192, 512]
+
+
 async def test_a_stored_estimate_saves_the_dry_run(tmp_path: Path) -> None:
     launcher = DryRuns()
-    first = await plan(tmp_path, gpu(4.25), launcher=launcher)
+    first = await plan(tmp_path, gpus(4.25), launcher=launcher)
     count = len(launcher.estimated)
-    second = await plan(tmp_path, gpu(4.25), launcher=launcher)
+    second = await plan(tmp_path, gpus(4.25), launcher=launcher)
 
     assert second == first
     assert len(launcher.estimated) == count <= 4
@@ -160,6 +246,15 @@ async def test_without_a_dry_run_the_footprint_is_guessed(tmp_path: Path) -> Non
     planned = await plan(tmp_path, host(64), launcher=DryRuns(is_possible=False))
 
     assert planned.footprint.source == "file header"
+
+
+async def test_a_dry_run_that_is_not_possible_is_tried_once_in_a_plan(tmp_path: Path) -> None:
+    launcher = DryRuns(is_possible=False)
+
+    planned = await plan(tmp_path, host(1), launcher=launcher)
+
+    assert planned.footprint.source == "file header"
+    assert len(launcher.estimated) == 1
 
 
 async def test_an_mlx_model_is_loaded_by_the_mlx_backend(tmp_path: Path) -> None:
