@@ -16,6 +16,7 @@ from services.shared.limits import CacheType, KvMode
 from services.shared.structs import resolved
 
 HOST = "host"  # the memory pool that is main memory
+CONTEXT_STEP = 256  # cells: a context is rounded up to a multiple of it
 # Of main memory, that a runner may take after the load for the checkpoints of a recurrent model.
 MAX_CHECKPOINT_BYTES = 512 << 20
 

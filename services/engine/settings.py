@@ -82,7 +82,9 @@ class EngineSettings(SharedSettings):
         default=256, ge=1, le=1 << 16, description="Requests that may wait for one model."
     )
     keep_alive_seconds: float = Field(
-        default=300.0, description="A model idle for longer is unloaded; negative: never."
+        default=300.0,
+        allow_inf_nan=False,
+        description="A model idle for longer is unloaded; negative: never.",
     )
     preload: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Models to load when the engine starts, separated by commas."

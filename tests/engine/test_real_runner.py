@@ -128,3 +128,15 @@ async def test_two_models_that_cannot_both_be_loaded_alternate(tmp_path: Path) -
     assert loads <= 2 + 4
     assert loaded.used_bytes <= loaded.budget_bytes == budget
     assert len([m for m in loaded.models if m.state == pb.MODEL_STATE_READY]) == 1
+
+
+async def test_the_smallest_context_with_the_most_sequences_answers(data: Path) -> None:
+    settings = {"context_length": 1, "max_sequences": 256, "batch_tokens": 1 << 16, "threads": 1}
+    async with running_front(data, runner=RUNNER_COMMAND, **settings) as front:
+        answers = await asyncio.gather(*(ask(front, question) for question in QUESTIONS))
+        (model,) = (await front.loaded()).models
+        text, last = await front.client().ask("tiny", chat("word " * 400), sampling=GREEDY)
+
+    assert answers == list(QUESTIONS.values())
+    assert (model.context_length, model.max_sequences) == (256, 256)  # as llama.cpp rounds it
+    assert (text, last.error.code) == ("", "context_length_exceeded")

@@ -40,6 +40,9 @@ def test_preload_is_a_list_separated_by_commas(monkeypatch: pytest.MonkeyPatch) 
         ("CACHE_TYPE_K", "q3"),
         ("DRAIN_SECONDS", "soon"),
         ("TARGET_STEP_MS", "0"),
+        ("KEEP_ALIVE_SECONDS", "nan"),
+        ("MAX_SEQUENCES", "257"),
+        ("CONTEXT_LENGTH", "16777217"),
     ],
 )
 def test_an_invalid_setting_stops_the_start_and_is_named(
@@ -80,6 +83,8 @@ GPUS = [Device(name=f"cuda{number}", label="x", total_bytes=1) for number in ran
             "tensor_split = [1, 1, 1]",
             "tensor_split: 3 shares, but llama.cpp can use 2 GPUs",
         ),
+        ("tensor_split = [inf]", "tensor_split: shares must be finite"),
+        ("keep_alive_seconds = nan", "keep_alive_seconds: must be a number"),
         ("tensor_split = [0.0]", "tensor_split: at least one share must be above 0"),
         ('cache_type_v = "q4_0"', "cache_type_v: a quantised type needs flash attention"),
     ],

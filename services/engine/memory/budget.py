@@ -8,6 +8,7 @@ machine.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -85,4 +86,6 @@ def compute_system_reserve(pool: MemoryPool) -> int:
 
 
 def _parse_size(match: re.Match[str]) -> int:
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    """The bytes; 0 for a number that is too large for any machine."""
+    size = float(match[1]) * _UNITS[match[2].upper()]
+    return int(size) if math.isfinite(size) else 0

@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from services.engine.core import (
+    CONTEXT_STEP,
     HOST,
     MAX_CHECKPOINT_BYTES,
     LoadConfig,
@@ -34,8 +35,6 @@ from services.shared.memory_assumptions import (
 from services.shared.structs import resolved
 
 EstimateSource = Literal["dry run", "earlier load", "file header"]
-
-CONTEXT_STEP = 256  # cells; llama.cpp rounds a context up to a multiple of it
 
 
 @resolved

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from services.engine.memory.estimate import CONTEXT_STEP, Footprint, interpolate_footprint
+from services.engine.core import CONTEXT_STEP
+from services.engine.memory.estimate import Footprint, interpolate_footprint
 from services.shared.structs import resolved
 
 _MAX_ENTRIES = 512

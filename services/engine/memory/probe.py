@@ -115,7 +115,7 @@ class SystemProbe:
             return pool
         # A part of a GPU (MIG) has the address of the whole one, whose free memory is not its own.
         # NVML's total is a little larger than CUDA's.
-        is_part = nvml_total > total * 5 // 4
+        is_part = 0 < total * 5 // 4 < nvml_total
         return pool if is_part else replace(pool, total_bytes=nvml_total, is_measured=True)
 
     def _measure(self, device: Device, last: MemoryPool) -> MemoryPool:

@@ -35,7 +35,22 @@ def test_a_budget_is_auto_a_share_or_a_size(text: str, budget: Budget) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "lots", "-8G", "8X", "8 Giraffes", "0", "0%", "101%", "1e9", "8G 8G", "8,5G", "²G"]
+    "text",
+    [
+        "",
+        "lots",
+        "-8G",
+        "8X",
+        "8 Giraffes",
+        "0",
+        "0%",
+        "101%",
+        "1e9",
+        "8G 8G",
+        "8,5G",
+        "²G",
+        "9" * 400,
+    ],
 )
 def test_any_other_text_is_refused_and_named(text: str) -> None:
     with pytest.raises(InvalidSettings, match="is not a memory budget"):

@@ -49,7 +49,7 @@ class LlamaContext:
         self._is_recurrent = model.is_recurrent
         ids = int(params.n_seq_max)
         self.shares_cells = bool(params.kv_unified)
-        has_scratch = self.shares_cells and not model.is_recurrent
+        has_scratch = self.shares_cells and not model.is_recurrent and ids > config.max_sequences
         self.sequence_id_count = ids - 1 if has_scratch else ids
         # Parts of sequences are saved and loaded through the last one, in a dense memory.
         self._scratch = ids - 1 if has_scratch and not model.window else None

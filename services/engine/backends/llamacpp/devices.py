@@ -41,8 +41,10 @@ class _Properties(ctypes.Structure):
 
 def list_devices() -> list[Device]:
     """The devices that layers can be put on, in llama.cpp's order."""
-    ggml = open_ggml(Path(load_library().__file__ or "").parent / "lib")
-    return [] if ggml is None else choose_devices(_read_devices(ggml))
+    lib = load_library()
+    # In a build without a ggml library of its own, ggml is a part of llama.cpp's.
+    ggml = open_ggml(Path(lib.__file__ or "").parent / "lib") or lib.llama_cpp._lib  # noqa: SLF001
+    return choose_devices(_read_devices(ggml))
 
 
 def choose_devices(found: Sequence[tuple[int, Device]]) -> list[Device]:

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from services.engine.backends.llamacpp.compute_modules import uses_amx
-from services.engine.core import HOST, LoadConfig
+from services.engine.core import CONTEXT_STEP, HOST, LoadConfig
 
 _UBATCH = 512  # tokens computed at once inside a step; more would only need larger compute buffers
 _MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
@@ -54,11 +54,13 @@ def build_model_parameters(lib: ModuleType, config: LoadConfig, *, dry: bool = F
 def build_context_parameters(lib: ModuleType, config: LoadConfig, *, is_recurrent: bool) -> Any:
     """Build llama_context_params, for a unified memory or for one memory per sequence."""
     params = lib.llama_context_default_params()
-    params.n_batch = max(config.batch_tokens, config.max_sequences)
+    # llama.cpp rounds the context up, but before that it limits the batch to the context.
+    context_length = -(-config.context_length // CONTEXT_STEP) * CONTEXT_STEP
+    params.n_batch = min(max(config.batch_tokens, config.max_sequences), context_length)
     params.n_ubatch = min(_UBATCH, params.n_batch)
     params.n_seq_max = count_sequence_ids(config, is_recurrent=is_recurrent)
     params.kv_unified = is_unified(config, is_recurrent=is_recurrent)
-    params.n_ctx = config.context_length * (1 if params.kv_unified else params.n_seq_max)
+    params.n_ctx = context_length * (1 if params.kv_unified else params.n_seq_max)
     # The compute buffer has this many rows of the whole vocabulary; the default is one per token.
     params.n_outputs_max = max_outputs(config, is_recurrent=is_recurrent)
     params.n_threads = params.n_threads_batch = config.threads or count_available_cores()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.engine.front.models.client_request import QueueReason
 from services.engine.front.models.device_choice import Room
@@ -179,6 +179,12 @@ class MemoryQueue:
             for name, size in resident.committed.items():
                 committed[name] = committed.get(name, 0) + size
         budget_bytes = sum_primary_bytes(pools, compute_pool_limits(self._budget, pools))
+        pools = tuple(
+            pool
+            if pool.is_measured
+            else replace(pool, free_bytes=pool.total_bytes - committed.get(pool.name, 0))
+            for pool in pools
+        )
         return MemoryTotals(pools, budget_bytes, sum_primary_bytes(pools, committed))
 
     def _measure_capacities(self) -> list[PoolCapacity]:

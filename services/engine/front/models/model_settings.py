@@ -14,6 +14,7 @@ effects.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -88,7 +89,11 @@ def validate_load(settings: ModelSettings, devices: Sequence[Device]) -> None:
     """
     if settings.flash_attention is False and settings.cache_type_v in QUANTIZED_CACHE_TYPES:
         raise InvalidSettings("a quantised type needs flash attention", param="cache_type_v")
+    if math.isnan(settings.keep_alive_seconds or 0.0):
+        raise InvalidSettings("must be a number", param="keep_alive_seconds")
     split = settings.tensor_split
+    if split and not math.isfinite(sum(split)):
+        raise InvalidSettings("shares must be finite", param="tensor_split")
     if split and not sum(split):
         raise InvalidSettings("at least one share must be above 0", param="tensor_split")
     if devices and split and len(split) > len(devices):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -36,6 +37,20 @@ def test_cuda_numbers_the_devices_in_the_order_of_the_bus(monkeypatch: pytest.Mo
     assert device.label == "PCI_BUS_ID"
 
 
+def test_a_program_that_was_aborted_is_run_again(tmp_path: Path) -> None:
+    """The GPU's memory may be full for a moment, until that of an earlier engine is freed."""
+    text = f"""if True:
+        import os, pathlib
+        marker = pathlib.Path({str(tmp_path / "marker")!r})
+        if not marker.exists():
+            marker.touch()
+            os.abort()
+        print('[{{"name": "cuda0", "label": "x", "total_bytes": 5}}]')
+    """
+
+    assert [device.name for device in list_devices(program(text), retry_seconds=0)] == ["cuda0"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -50,7 +65,7 @@ def test_without_a_list_models_use_main_memory_only(
     text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert list_devices(program(text)) == ()
+        assert list_devices(program(text), retry_seconds=0) == ()
 
     assert "GPUs not listed: models use main memory only" in caplog.messages
 
