@@ -13,8 +13,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from services import __version__
 from services.api import errors, health
-from services.api.access.key_files import load_key_files
-from services.api.access.keys import KeyCache, KeyStore
+from services.api.access.client_address import ClientAddresses
+from services.api.access.key_files import KeyFiles, create_key_files
+from services.api.access.keys import KeyStore
 from services.api.access.principal import Authenticator
 from services.api.admin import models as admin_models
 from services.api.admin import pulls, search, status
@@ -41,7 +42,8 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
     blocking = redis_client.connect(settings.redis_url, settings.redis_password_file)
     catalog = Catalog(ModelStore(settings.models_dir), JobStore(blocking))
     pull_client = PullClient(blocking)
-    keys = KeyStore(connection)
+    key_files = KeyFiles(settings.secrets_dir)
+    key_store = KeyStore(connection, cache_seconds=settings.key_cache_seconds)
     parts = ApiParts(
         settings=settings,
         engine=engine
@@ -52,7 +54,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
         pulls=pull_client,
         pull_on_demand=PullOnDemand(catalog, pull_client, settings.pull_on_demand),
     )
-    authenticator = Authenticator(keys, KeyCache(seconds=settings.key_cache_seconds))
+    authenticator = Authenticator(key_files, key_store)
     app = FastAPI(
         title="Spindll",
         version=__version__,
@@ -60,7 +62,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
         redoc_url=None,
         redirect_slashes=False,
         middleware=_build_middleware(settings, authenticator),
-        lifespan=_build_lifespan(parts, keys, connection, authenticator),
+        lifespan=_build_lifespan(parts, key_files, connection, authenticator),
     )
     app.state.parts, app.state.redis, app.state.settings = parts, connection, settings
     errors.install_error_handlers(app)
@@ -71,7 +73,8 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
 
 def _build_middleware(settings: ApiSettings, authenticator: Authenticator) -> list[Middleware]:
     """The middleware, outermost first. CORS comes before authentication: a preflight has no key."""
-    layers = [Middleware(AccessLogMiddleware)]
+    addresses = ClientAddresses(settings.forwarded_allow_ips)
+    layers = [Middleware(AccessLogMiddleware, addresses=addresses)]
     if settings.cors_origins:
         layers.append(
             Middleware(
@@ -87,12 +90,15 @@ def _build_middleware(settings: ApiSettings, authenticator: Authenticator) -> li
 
 
 def _build_lifespan(
-    parts: ApiParts, keys: KeyStore, connection: redis.asyncio.Redis, authenticator: Authenticator
+    parts: ApiParts,
+    key_files: KeyFiles,
+    connection: redis.asyncio.Redis,
+    authenticator: Authenticator,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        file_keys = await asyncio.to_thread(load_key_files, parts.settings.secrets_dir)
-        await keys.open(file_keys)
+        await asyncio.to_thread(create_key_files, parts.settings.secrets_dir)
+        key_files.refresh()
         await parts.engine.start()
         server = await start_grpc_server(parts, authenticator)
         trimming = start_trimming()

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
+from services.api.access.client_address import ClientAddresses
 from services.shared.settings import SharedSettings
 
 
@@ -38,10 +39,25 @@ class ApiSettings(SharedSettings):
         description="A stream without new text sends a comment at this interval.",
     )
     key_cache_seconds: float = Field(
-        default=30.0, ge=0, description="How long a worker caches the result of a key lookup."
+        default=30.0,
+        ge=0,
+        description="How long a worker uses its copy of the keys in Redis. A revoked key ends, and an "
+        "outage of Redis is bridged, within this time. Key files do not need Redis.",
     )
     request_timeout_seconds: float = Field(
         default=0.0, ge=0, description="Time limit of a request; 0: no limit."
+    )
+    receive_timeout_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="A connection that sends no complete request head within this time, or pauses this "
+        "long within a body, is closed.",
+    )
+    client_timeout_seconds: float = Field(
+        default=60.0,
+        ge=1,
+        le=3600,
+        description="The requests of a client that cannot be reached any more end after this time.",
     )
     load_timeout_seconds: float = Field(
         default=900.0, gt=0, description="Time limit of an explicit load of a model."
@@ -63,7 +79,8 @@ class ApiSettings(SharedSettings):
     )
     forwarded_allow_ips: str = Field(
         default="127.0.0.1",
-        description="Proxies whose X-Forwarded-* headers are trusted, separated by commas.",
+        description="Proxies whose X-Forwarded-For header is trusted: addresses or networks, "
+        "separated by commas; *: any.",
     )
 
     @field_validator("pull_on_demand", mode="before")
@@ -80,6 +97,12 @@ class ApiSettings(SharedSettings):
     def _split_origins(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _check_proxies(cls, value: str) -> str:
+        ClientAddresses(value)
         return value
 
     @property

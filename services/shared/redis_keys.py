@@ -2,7 +2,7 @@
 
 | key | type | owner | lifetime |
 |-|-|-|-|
-| spindll:api_keys | hash: sha256 of key -> JSON of access/keys.py ApiKey | api | no expiry |
+| spindll:api_keys | hash: sha256 of key -> JSON of access/keys.py ApiKey | api | until revoked |
 | spindll:pull:{job} | hash: the job, see pulls/job.py | puller, api | 30 days after its end |
 | spindll:pulls | sorted set: job id by creation time | api | an entry goes with its job |
 | spindll:pulls_active | set: ids of jobs that have not ended | api, puller | until the job ends |

@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 
 from services.api.app import create_app
+from services.api.process.gunicorn_worker import ApiWorker
 from services.api.settings import ApiSettings
 from services.shared.store.manifest import Capability, Description, FileRole, Manifest, StoredFile
 from services.shared.store.model_store import ModelStore
@@ -107,7 +108,7 @@ async def running_api(
     )
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, log_config=None, lifespan="on", server_header=False, timeout_graceful_shutdown=1
+        app, log_config=None, timeout_graceful_shutdown=1, **ApiWorker.CONFIG_KWARGS
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))

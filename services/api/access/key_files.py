@@ -1,7 +1,8 @@
 """The two key files of the first start, `admin.key` and `user.key`.
 
-They are created where missing, with mode 0600. A reader never sees a partial key, and processes
-that start at the same time agree on one key.
+They are created where missing, with mode 0600, and are the only place that says which keys they
+hold: a worker reads them again when they change, so that replacing a file replaces its key within a
+second. A reader never sees a partial key. A key that could be guessed is not accepted.
 """
 
 from __future__ import annotations
@@ -9,20 +10,50 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import time
 from pathlib import Path
 
 from services.api.access.keys import ApiKey, Role, hash_key
 
 logger = logging.getLogger(__name__)
 
+MIN_KEY_CHARS = 24
+MIN_DIFFERENT_CHARS = 10
 _KEY_BYTES = 32
 _READABLE_BY_OTHERS = 0o077
+_CHECK_SECONDS = 1.0
+
+# What changes when a file is written or replaced: its time, its inode and its size.
+_Version = tuple[int, int, int] | None
 
 
-def load_key_files(secrets_dir: Path) -> dict[str, ApiKey]:
-    """Create the key files where missing, then read them: their keys, by hash."""
-    create_key_files(secrets_dir)
-    return read_key_files(secrets_dir)
+class KeyFiles:
+    """The keys of the key files, up to date within a second. Event loop only; needs no Redis."""
+
+    def __init__(self, secrets_dir: Path) -> None:
+        self._secrets_dir = secrets_dir
+        self._versions: tuple[_Version, ...] | None = None
+        self._keys: dict[str, ApiKey] = {}
+        self._checked_at = -float("inf")
+
+    def find(self, digest: str) -> ApiKey | None:
+        """The key with this hash, or None."""
+        now = time.monotonic()
+        if now - self._checked_at >= _CHECK_SECONDS:
+            self._checked_at = now
+            self.refresh()
+        return self._keys.get(digest)
+
+    def refresh(self) -> None:
+        """Read the files again if one of them changed."""
+        # The versions come before the content: a change in between is read the next time.
+        versions = tuple(_read_version(_path_for(self._secrets_dir, role)) for role in Role)
+        if versions == self._versions:
+            return
+        if self._versions is not None:
+            logger.info("key files changed")
+        self._keys = read_key_files(self._secrets_dir)
+        self._versions = versions
 
 
 def create_key_files(secrets_dir: Path) -> None:
@@ -37,7 +68,7 @@ def create_key_files(secrets_dir: Path) -> None:
 
 
 def read_key_files(secrets_dir: Path) -> dict[str, ApiKey]:
-    """The keys of the files, by hash; a missing or empty file is skipped."""
+    """The keys of the files, by hash; a file without an acceptable key is skipped."""
     found = {}
     for role in Role:
         path = _path_for(secrets_dir, role)
@@ -45,21 +76,44 @@ def read_key_files(secrets_dir: Path) -> dict[str, ApiKey]:
             key, created_at = path.read_text().strip(), path.stat().st_mtime
         except FileNotFoundError:
             continue
-        if key:
-            digest = hash_key(key)
-            found[digest] = ApiKey(
-                id=f"key_{digest[:12]}",
-                hash=digest,
-                role=role,
-                name=role.value,
-                created_at=created_at,
-                from_file=True,
+        except (OSError, UnicodeDecodeError) as error:
+            reason = type(error).__name__
+            logger.error("key file not readable", extra={"file": path.name, "reason": reason})
+            continue
+        if not key:
+            continue
+        if is_weak(key):
+            logger.error(
+                "key not accepted: it is too easy to guess; delete the file to get a new one",
+                extra={"file": path.name, "min_chars": MIN_KEY_CHARS},
             )
+            continue
+        digest = hash_key(key)
+        found[digest] = ApiKey(
+            id=f"key_{digest[:12]}",
+            hash=digest,
+            role=role,
+            name=role.value,
+            created_at=created_at,
+        )
     return found
+
+
+def is_weak(key: str) -> bool:
+    """Whether a key is too short or too uniform to be a random one."""
+    return len(key) < MIN_KEY_CHARS or len(set(key)) < MIN_DIFFERENT_CHARS
 
 
 def _path_for(secrets_dir: Path, role: Role) -> Path:
     return secrets_dir / f"{role.value}.key"
+
+
+def _read_version(path: Path) -> _Version:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_mtime_ns, found.st_ino, found.st_size)
 
 
 def _create(path: Path, text: str) -> bool:
@@ -72,12 +126,23 @@ def _create(path: Path, text: str) -> bool:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        return _publish(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _publish(draft: Path, path: Path) -> bool:
+    try:
         # A link fails where a rename would replace: two starting processes must agree on one key.
         path.hardlink_to(draft)
     except FileExistsError:
         return False
-    finally:
-        draft.unlink(missing_ok=True)
+    except OSError:
+        # SMB and exFAT have no hard links. Two processes that get here at the same moment agree
+        # too, because each reads the file again when the other replaces it.
+        if path.exists():
+            return False
+        draft.replace(path)
     return True
 
 

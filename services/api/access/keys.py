@@ -1,28 +1,32 @@
-"""API keys: their hashes, the record of them in Redis, and a cache in front of Redis.
+"""API keys: their hashes, and a worker's copy of the keys in Redis.
 
-A key is `sk-` and 32 random bytes. Its text exists in its key file and with its holder. Redis and
-the api keep only its SHA-256, which for a random key is as good as the slow hashes that passwords
-need. The key files (`key_files.py`) are authoritative for the keys they hold: a Redis that lost its
-data gets these keys again, and a key whose file was replaced is removed at the next start.
+A key is `sk-` and 32 random bytes. Its text exists in its key file (`key_files.py`) or with its
+holder only. Redis and the api keep its SHA-256, which for a random key is as good as the slow
+hashes that passwords need. Keys of the key files are never in Redis.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import cast
 
 import msgspec
 import redis.asyncio
 from redis.exceptions import RedisError
 
 from services.shared import redis_keys
+from services.shared.errors import Unavailable
 from services.shared.structs import resolved
 
 logger = logging.getLogger(__name__)
+
+_REDIS_SECONDS = 2.0
+_RETRY_SECONDS = 1.0  # after a failed read, and for a key that the last read did not find
 
 
 class Role(Enum):
@@ -37,11 +41,11 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """One key as Redis keeps it, under its hash."""
 
     id: str
-    hash: str  # repeated here, so that the record found can be compared with the hash looked up
+    hash: str
     role: Role
     name: str
     created_at: float  # unix seconds
-    from_file: bool = False
+    from_file: bool = False  # in Redis: a copy of a file's key by an earlier version, not valid
 
 
 def hash_key(key: str) -> str:
@@ -50,82 +54,74 @@ def hash_key(key: str) -> str:
 
 
 class KeyStore:
-    """The hashes in Redis.
+    """The keys in Redis, as a copy that one read fetches whole. Event loop only.
 
-    The keys of the key files are written to Redis by `open`, and again by `find` when Redis lost
-    them.
+    However many keys are presented, valid or invented, Redis is read once per `cache_seconds` for
+    known keys and once per second for unknown ones. The age of the copy counts from the start of
+    its read, so that a key which was revoked during the read is not accepted for longer.
     """
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: redis.asyncio.Redis, *, cache_seconds: float) -> None:
         self._redis = client
-        self._file_keys: Mapping[str, ApiKey] = {}
-
-    async def open(self, file_keys: Mapping[str, ApiKey]) -> None:
-        """Remember the keys of the key files, by hash, and register them in Redis if it is up."""
-        self._file_keys = file_keys
-        try:
-            await self._register_file_keys()
-        except RedisError as error:
-            # `find` registers them later.
-            logger.warning(
-                "could not register keys in Redis", extra={"reason": type(error).__name__}
-            )
+        self._cache_seconds = cache_seconds
+        self._keys: Mapping[str, ApiKey] = {}
+        self._read_at = -float("inf")
+        self._failed_at = -float("inf")
+        self._reading: asyncio.Task[None] | None = None
+        self._warned: frozenset[str] = frozenset()
 
     async def find(self, digest: str) -> ApiKey | None:
-        """The key with this hash, or None.
+        """The key with this hash, or None. Unavailable while Redis cannot be asked."""
+        age = time.monotonic() - self._read_at
+        if digest in self._keys:
+            max_age = self._cache_seconds
+        else:
+            max_age = min(self._cache_seconds, _RETRY_SECONDS)
+        if age >= max_age:
+            await self._read_once()
+        return self._keys.get(digest)
 
-        Without Redis, the keys of the key files are still found; RedisError for any other.
-        """
-        file_key = self._file_keys.get(digest)
+    async def _read_once(self) -> None:
+        """Read the keys, or wait for the read that is running."""
+        if self._reading is None:
+            if time.monotonic() - self._failed_at < _RETRY_SECONDS:
+                raise _unavailable()
+            self._reading = asyncio.create_task(self._read(), name="read API keys")
+        # A request that is cancelled must not cancel the read of the others.
+        await asyncio.shield(self._reading)
+
+    async def _read(self) -> None:
+        started_at = time.monotonic()
         try:
-            raw = await self._redis.hget(redis_keys.API_KEYS, digest)
-            if raw is None and file_key is not None:
-                await self._register_file_keys()
-        except RedisError:
-            if file_key is None:
-                raise
-            return file_key
-        return file_key if raw is None else msgspec.json.decode(raw, type=ApiKey)
+            async with asyncio.timeout(_REDIS_SECONDS):
+                records = await self._redis.hgetall(redis_keys.API_KEYS)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._failed_at = time.monotonic()
+            logger.warning("API keys cannot be checked", extra={"reason": type(error).__name__})
+            raise _unavailable() from error
+        finally:
+            self._reading = None
+        self._keys = self._parse(cast("dict[str, str]", records))
+        self._read_at = started_at
 
-    async def _register_file_keys(self) -> None:
-        """Make Redis' record of the file keys equal to the key files."""
-        known: dict[Any, Any] = await self._redis.hgetall(redis_keys.API_KEYS)
-        stale = [digest for digest in _file_key_hashes(known) if digest not in self._file_keys]
-        fresh: dict[Any, Any] = {
-            digest: msgspec.json.encode(key)
-            for digest, key in self._file_keys.items()
-            if digest not in known
-        }
-        if stale:
-            await self._redis.hdel(redis_keys.API_KEYS, *stale)
-        if fresh:
-            await self._redis.hset(redis_keys.API_KEYS, mapping=fresh)
-
-
-class KeyCache:
-    """Recent results of the store, for valid and unknown keys. Bounded."""
-
-    def __init__(self, *, seconds: float, max_entries: int = 4096) -> None:
-        self._seconds = seconds
-        self._max_entries = max_entries
-        self._entries: dict[str, tuple[float, ApiKey | None]] = {}
-
-    def get(self, digest: str) -> tuple[bool, ApiKey | None]:
-        """Whether the result is cached, and the result."""
-        expires_at, key = self._entries.get(digest, (0.0, None))
-        return expires_at > time.monotonic(), key
-
-    def put(self, digest: str, key: ApiKey | None) -> None:
-        """Cache a result; that a key is unknown is cached for a tenth of the time only."""
-        if len(self._entries) >= self._max_entries:
-            # A client that fills the cache with invented keys makes every other key be looked up
-            # once more.
-            self._entries.clear()
-        seconds = self._seconds if key is not None else self._seconds / 10
-        self._entries[digest] = (time.monotonic() + seconds, key)
+    def _parse(self, records: Mapping[str, str]) -> dict[str, ApiKey]:
+        """The valid records by hash; any other is skipped, with a warning the first time."""
+        keys, skipped = {}, set()
+        for digest, raw in records.items():
+            try:
+                record = msgspec.json.decode(raw, type=ApiKey)
+            except msgspec.DecodeError:
+                skipped.add(digest)
+                continue
+            if record.hash != digest:
+                skipped.add(digest)
+            elif not record.from_file:
+                keys[digest] = record
+        for digest in skipped - self._warned:
+            logger.warning("unknown record of an API key skipped", extra={"key": digest[:12]})
+        self._warned = frozenset(skipped)
+        return keys
 
 
-def _file_key_hashes(known: Mapping[str, str]) -> Iterable[str]:
-    for digest, raw in known.items():
-        if msgspec.json.decode(raw, type=ApiKey).from_file:
-            yield digest
+def _unavailable() -> Unavailable:
+    return Unavailable("API keys cannot be checked right now")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from redis.exceptions import RedisError
-
-from services.api.access.keys import KeyCache, KeyStore, Role, hash_key
-from services.shared.errors import NotAuthenticated, PermissionDenied, Unavailable
-
-logger = logging.getLogger(__name__)
+from services.api.access.failed_keys import FailedKeys
+from services.api.access.key_files import KeyFiles
+from services.api.access.keys import KeyStore, Role, hash_key
+from services.shared.errors import NotAuthenticated, PermissionDenied
 
 _MAX_KEY_CHARS = 512
 
@@ -29,14 +25,16 @@ class Principal:
 class Authenticator:
     """Finds the principal for the credentials of a request; shared by HTTP and gRPC."""
 
-    def __init__(self, store: KeyStore, cache: KeyCache) -> None:
+    def __init__(self, files: KeyFiles, store: KeyStore) -> None:
+        self._files = files
         self._store = store
-        self._cache = cache
+        self._failed_keys = FailedKeys()
 
-    async def authenticate(self, credentials: Mapping[str, str]) -> Principal:
+    async def authenticate(self, credentials: Mapping[str, str], *, client: str) -> Principal:
         """The holder of the key in `authorization` or `x-api-key` (names in lower case).
 
-        Raises NotAuthenticated, and Unavailable when the key cannot be looked up.
+        `client` is the address that a wrong key is reported with. Raises NotAuthenticated, and
+        Unavailable when the key is in no key file and Redis cannot be asked.
         """
         presented = extract_key(credentials)
         if not presented:
@@ -44,15 +42,9 @@ class Authenticator:
                 "no API key: send it as `Authorization: Bearer <key>` or `X-Api-Key: <key>`"
             )
         digest = hash_key(presented)
-        is_cached, key = self._cache.get(digest)
-        if not is_cached:
-            try:
-                key = await self._store.find(digest)
-            except RedisError as error:
-                logger.warning("API keys cannot be checked", extra={"reason": type(error).__name__})
-                raise Unavailable("API keys cannot be checked right now") from error
-            self._cache.put(digest, key)
-        if key is None or not hmac.compare_digest(key.hash, digest):
+        key = self._files.find(digest) or await self._store.find(digest)
+        if key is None:
+            self._failed_keys.report(client)
             raise NotAuthenticated("this API key is not valid")
         return Principal(id=key.id, role=key.role, name=key.name)
 

@@ -1,7 +1,7 @@
 """The outermost middleware: request id, log line, security headers, and unexpected errors.
 
 The log line has the method, the route (not the path, which may contain private names), the status,
-the seconds and the principal. Bodies, queries and headers are not logged.
+the seconds, the client's address and the principal. Bodies, queries and headers are not logged.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.api.access.client_address import ClientAddresses
 from services.api.errors import build_error_response
 from services.shared.errors import InternalError
 from services.shared.logs import request_id
@@ -34,17 +35,18 @@ _DEBUG_PATHS = frozenset({"/health", "/ready"})
 
 
 class AccessLogMiddleware:
-    """Wraps the whole application."""
+    """Wraps the whole application. Stores the client's address as `request.state.client`."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, addresses: ClientAddresses) -> None:
         self._app = app
+        self._addresses = addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on and log it when it is over."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send)
+        exchange = _Exchange(scope, send, self._addresses)
         request_id.set(exchange.id)
         try:
             await self._app(scope, receive, exchange.send)
@@ -61,10 +63,14 @@ class AccessLogMiddleware:
 class _Exchange:
     """The facts about one request and its response that are logged."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        given = Headers(scope=scope).get("x-request-id", "")
+    def __init__(self, scope: Scope, send: Send, addresses: ClientAddresses) -> None:
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         self.id = given if _VALID_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         self.status: int | None = None
+        peer, _ = scope.get("client") or ("", 0)
+        self._client = addresses.find(peer, headers.getlist("x-forwarded-for"))
+        scope.setdefault("state", {})["client"] = self._client
         self._scope = scope
         self._send = send
         self._started = time.perf_counter()
@@ -90,6 +96,7 @@ class _Exchange:
                 "route": getattr(route, "path", "-"),
                 "status": self.status or CLIENT_DISCONNECTED,
                 "seconds": round(time.perf_counter() - self._started, 4),
+                "client": self._client,
                 "principal": principal.id if principal else "-",
             },
         )

@@ -31,7 +31,6 @@ worker_class = "services.api.process.gunicorn_worker.ApiWorker"
 logger_class = "services.api.process.gunicorn_worker.RootLogger"
 # gunicorn and uvicorn log every step as free text; the api's own log events replace them.
 loglevel = "debug" if _settings.log_level == "DEBUG" else "warning"
-forwarded_allow_ips = _settings.forwarded_allow_ips
 proc_name = "spindll-api"
 
 # The application is imported once, before the fork: workers start quickly and share its memory. No

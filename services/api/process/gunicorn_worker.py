@@ -20,6 +20,7 @@ class ApiWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no t
         "ws": "none",
         "lifespan": "on",
         "server_header": False,
+        "proxy_headers": False,  # access/client_address.py, for gRPC too
         "access_log": False,  # access_log.py logs more fields
     }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,11 +12,15 @@ import pytest
 import redis
 import redis.asyncio
 
-from services.api.access.key_files import load_key_files
-from services.api.access.keys import ApiKey, KeyCache, KeyStore, Role
+from services.api.access.key_files import KeyFiles, create_key_files
+from services.api.access.keys import KeyStore, Role
 from services.api.access.principal import Authenticator, extract_key
 from services.shared.errors import NotAuthenticated, Unavailable
 from services.shared.redis_client import connect_async
+from tests.api.access.test_keys import ALICE, count_reads, put_record
+from tests.conftest import RedisServer
+
+CLIENT = "192.0.2.7"
 
 
 @pytest.fixture
@@ -21,6 +28,13 @@ async def connection(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
     client = connect_async(redis_url)
     yield client
     await client.aclose()
+
+
+def make_authenticator(
+    secrets_dir: Path, connection: redis.asyncio.Redis, *, cache_seconds: float = 30
+) -> Authenticator:
+    create_key_files(secrets_dir)
+    return Authenticator(KeyFiles(secrets_dir), KeyStore(connection, cache_seconds=cache_seconds))
 
 
 @pytest.mark.parametrize(
@@ -42,44 +56,47 @@ def test_the_key_is_read_from_either_header(headers: dict[str, str], key: str) -
 
 async def test_without_redis_the_file_keys_are_still_accepted(tmp_path: Path) -> None:
     gone = redis.asyncio.Redis(unix_socket_path=str(tmp_path / "nothing"), decode_responses=True)
-    store = KeyStore(gone)
-    await store.open(load_key_files(tmp_path))
-    authenticator = Authenticator(store, KeyCache(seconds=30))
+    authenticator = make_authenticator(tmp_path, gone)
 
     principal = await authenticator.authenticate(
-        {"x-api-key": (tmp_path / "admin.key").read_text().strip()}
+        {"x-api-key": (tmp_path / "admin.key").read_text().strip()}, client=CLIENT
     )
 
     assert principal.role is Role.ADMIN
     with pytest.raises(Unavailable):
-        await authenticator.authenticate({"x-api-key": "sk-other"})
+        await authenticator.authenticate({"x-api-key": "sk-other"}, client=CLIENT)
     await gone.aclose()
 
 
-class CountingStore(KeyStore):
-    """Counts look-ups."""
-
-    def __init__(self, client: redis.asyncio.Redis) -> None:
-        super().__init__(client)
-        self.lookups = 0
-
-    async def find(self, digest: str) -> ApiKey | None:
-        self.lookups += 1
-        return await super().find(digest)
-
-
-async def test_redis_is_asked_once_for_a_cached_key(
-    tmp_path: Path, connection: redis.asyncio.Redis
+async def test_a_frozen_redis_delays_no_file_key(
+    tmp_path: Path, redis_server: RedisServer, connection: redis.asyncio.Redis
 ) -> None:
-    store = CountingStore(connection)
-    await store.open(load_key_files(tmp_path))
-    authenticator = Authenticator(store, KeyCache(seconds=30))
+    authenticator = make_authenticator(tmp_path, connection, cache_seconds=0)
     credentials = {"x-api-key": (tmp_path / "user.key").read_text().strip()}
 
-    for _ in range(5):
-        await authenticator.authenticate(credentials)
-    for _ in range(5):
-        with pytest.raises(NotAuthenticated):
-            await authenticator.authenticate({"x-api-key": "sk-guess"})
+    with redis_server.frozen():
+        async with asyncio.timeout(1):  # a read of a frozen Redis takes longer
+            for _ in range(100):
+                await authenticator.authenticate(credentials, client=CLIENT)
 
-    assert store.lookups == 2
+
+async def test_many_wrong_keys_hardly_ask_redis_and_lock_no_valid_key_out(
+    tmp_path: Path, connection: redis.asyncio.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    await put_record(connection)
+    authenticator = make_authenticator(tmp_path, connection)
+    before, started = await count_reads(connection), time.monotonic()
+
+    with caplog.at_level(logging.WARNING):
+        for number in range(10_000):
+            with pytest.raises(NotAuthenticated):
+                await authenticator.authenticate({"x-api-key": f"sk-{number}"}, client=CLIENT)
+        principal = await authenticator.authenticate({"x-api-key": ALICE}, client=CLIENT)
+
+    seconds = time.monotonic() - started
+    assert principal.name == "alice"
+    assert await count_reads(connection) - before <= seconds + 1
+    lines = [record.__dict__ for record in caplog.records]
+    assert {line["client"] for line in lines} == {CLIENT}
+    assert 10 <= len(lines) <= 10 + seconds / 10
+    assert not any("sk-" in str(line) for line in lines)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import httpx
 import pytest
 
-from tests.api.conftest import Api
+from tests.api.conftest import Api, running_api
+from tests.conftest import RedisServer
+from tests.fakes.scripted_engine import ScriptedEngine
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/nowhere", "/"])
@@ -38,3 +43,38 @@ async def test_the_user_key_may_not_load_or_unload_models(api: Api, call: str) -
 
     assert answer.status_code == 403
     assert answer.json()["error"]["type"] == "permission_error"
+
+
+@pytest.mark.parametrize(
+    ("proxies", "client"), [("127.0.0.1", "203.0.113.9"), ("192.0.2.1", "127.0.0.1")], ids=str
+)
+async def test_a_wrong_key_is_logged_with_the_address_that_a_trusted_proxy_names(
+    tmp_path: Path,
+    redis_url: str,
+    engine: ScriptedEngine,
+    caplog: pytest.LogCaptureFixture,
+    proxies: str,
+    client: str,
+) -> None:
+    settings = {"forwarded_allow_ips": proxies}
+    async with running_api(tmp_path, redis_url, engine, **settings) as api, api.client("") as http:
+        with caplog.at_level(logging.INFO):
+            headers = {"x-api-key": "sk-wrong", "x-forwarded-for": "10.9.9.9, 203.0.113.9"}
+            await http.get("/v1/models", headers=headers)
+
+    lines = [r.__dict__ for r in caplog.records if r.msg in ("API key refused", "request")]
+    assert [(line["msg"], line["client"]) for line in lines] == [
+        ("API key refused", client),
+        ("request", client),
+    ]
+
+
+async def test_a_frozen_redis_takes_nothing_from_the_holder_of_a_file_key(
+    api: Api, redis_server: RedisServer
+) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+    with redis_server.frozen():
+        async with api.client() as client:
+            answer = await client.post("/v1/chat/completions", json=body, timeout=1)
+
+    assert answer.status_code == 200

@@ -7,105 +7,19 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 import httpx
-import psutil
 import pytest
 
 from protos import spindll_pb2
 from protos.spindll_pb2_grpc import SpindllStub
 from tests.api.conftest import PARIS, make_manifest, put_model
+from tests.api.process.service import BODY, CHAT, Service, running, until
 from tests.fakes.scripted_engine import ScriptedEngine, delta, finished
-
-ROOT = Path(__file__).resolve().parents[3]
-BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
-CHAT = "/v1/chat/completions"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class Service:
-    """One process of `python -m services.api`."""
-
-    def __init__(self, data_dir: Path, **settings: Any) -> None:
-        self.port, self.grpc_port = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.data_dir = data_dir
-        self.log = data_dir / "api.log"
-        data_dir.mkdir(parents=True, exist_ok=True)
-        given = {
-            "data_dir": data_dir,
-            "api_port": self.port,
-            "grpc_port": self.grpc_port,
-            "api_workers": 2,
-            "log_format": "json",
-            "drain_seconds": 5,
-            **settings,
-        }
-        environment = {f"SPINDLL_{name.upper()}": str(value) for name, value in given.items()}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.api"],
-                env={**os.environ, **environment},
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-            )
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"x-api-key": (self.data_dir / "secrets" / "user.key").read_text().strip()}
-
-    def workers(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children()
-
-    async def wait_ready(self) -> None:
-        await until(self._is_ready, self.log.read_text)
-
-    async def _is_ready(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
-        try:
-            async with httpx.AsyncClient() as client:
-                return (await client.get(f"{self.url}/ready")).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-
-async def until(condition: Callable[[], Any], describe: Callable[[], str] = str) -> None:
-    """Poll until the awaited condition is true; `describe` is the message of a failure."""
-    deadline = time.monotonic() + 30
-    while not await condition():
-        assert time.monotonic() < deadline, describe()
-        await asyncio.sleep(0.05)
-
-
-@contextmanager
-def running(data_dir: Path, **settings: Any) -> Iterator[Service]:
-    service = Service(data_dir, **settings)
-    try:
-        yield service
-    finally:
-        if service.process.poll() is None:
-            service.process.terminate()
-            try:
-                service.process.wait(20)
-            except subprocess.TimeoutExpired:
-                for child in service.workers():
-                    child.kill()
-                service.process.kill()
-                raise
 
 
 @pytest.fixture

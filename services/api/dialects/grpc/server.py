@@ -20,23 +20,23 @@ from typing import NoReturn
 import grpc
 import grpc.aio
 import msgspec
-from google.protobuf.message import Message
 
 from protos import engine_pb2, spindll_pb2
 from protos.spindll_pb2_grpc import SpindllServicer, add_SpindllServicer_to_server
+from services.api.access.client_address import ClientAddresses
 from services.api.access.principal import Authenticator, Principal, require_admin
 from services.api.clients.generation_stream import merge_deltas
 from services.api.dependencies import ApiParts
 from services.api.dialects.grpc import convert
+from services.api.dialects.grpc.interceptors import AuthenticationInterceptor, Context, principal
 from services.api.prompts.render import Conversation, render_prompt
+from services.api.settings import ApiSettings
 from services.shared import errors
 from services.shared.errors import NotFound, SpindllError
 from services.shared.limits import MAX_MESSAGE_BYTES
 from services.shared.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
-
-Context = grpc.aio.ServicerContext[Message, Message]
 
 GRPC_STATUS: Mapping[type[SpindllError], grpc.StatusCode] = {
     errors.SpindllError: grpc.StatusCode.INTERNAL,
@@ -52,11 +52,10 @@ GRPC_STATUS: Mapping[type[SpindllError], grpc.StatusCode] = {
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
 }
-_OPTIONS = (
-    ("grpc.so_reuseport", 1),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-)
+_MAX_CALLS = 1024  # at the same time, of one worker
+_MAX_CALLS_PER_CONNECTION = 256
+_MAX_METADATA_BYTES = 16 << 10
+_HANDSHAKE_SECONDS = 10
 _NOT_SERVED = "is not served over gRPC yet; use the HTTP API"
 
 
@@ -67,27 +66,54 @@ async def start_grpc_server(
     settings = parts.settings
     if not settings.grpc_port:
         return None
-    server = grpc.aio.server(options=_OPTIONS)
-    add_SpindllServicer_to_server(SpindllService(parts, authenticator), server)
+    interceptor = AuthenticationInterceptor(
+        authenticator, ClientAddresses(settings.forwarded_allow_ips), _translate_errors
+    )
+    server = grpc.aio.server(
+        interceptors=[interceptor],
+        options=_build_options(settings),
+        maximum_concurrent_rpcs=_MAX_CALLS,
+    )
+    add_SpindllServicer_to_server(SpindllService(parts), server)
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
     server.add_insecure_port(f"{host}:{settings.grpc_port}")
     await server.start()
     return server
 
 
-class SpindllService(SpindllServicer):
-    """The public calls. Each checks the API key and turns an error into a gRPC status."""
+def _build_options(settings: ApiSettings) -> tuple[tuple[str, int], ...]:
+    half_ms = int(settings.client_timeout_seconds * 500)
+    return (
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_SECONDS * 1000),
+        # The calls of a client that vanished end after `client_timeout_seconds`.
+        ("grpc.keepalive_time_ms", half_ms),
+        ("grpc.keepalive_timeout_ms", half_ms),
+        ("grpc.http2.ping_timeout_ms", half_ms),  # what the keep-alive really waits for
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # Clients may ping as well; by default, gRPC disconnects one that pings every minute.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    )
 
-    def __init__(self, parts: ApiParts, authenticator: Authenticator) -> None:
+
+class SpindllService(SpindllServicer):
+    """The public calls, behind the interceptor. Each turns an error into a gRPC status."""
+
+    def __init__(self, parts: ApiParts) -> None:
         self._parts = parts
-        self._authenticator = authenticator
 
     async def Chat(  # noqa: N802
         self, request: spindll_pb2.ChatRequest, context: Context
     ) -> AsyncIterator[spindll_pb2.ChatResponse]:
         """Continue a conversation; loads the model if it is not loaded."""
         async with _translate_errors(context):
-            submit = await self._build_chat_submit(request, await self._authenticate(context))
+            submit = await self._build_chat_submit(request, principal.get())
             async for token, usage in self._generate(submit):
                 yield spindll_pb2.ChatResponse(token=token, done=usage is not None, usage=usage)
 
@@ -96,9 +122,8 @@ class SpindllService(SpindllServicer):
     ) -> AsyncIterator[spindll_pb2.GenerateResponse]:
         """Continue a text without a chat template; loads the model if it is not loaded."""
         async with _translate_errors(context):
-            principal = await self._authenticate(context)
-            manifest = await self._parts.pull_on_demand.resolve(request.model, principal)
-            submit = _build_submit(manifest, principal)
+            manifest = await self._parts.pull_on_demand.resolve(request.model, principal.get())
+            submit = _build_submit(manifest, principal.get())
             submit.text.pieces.add(text=request.prompt)
             submit.text.add_special = True
             convert.apply_params(submit, request.params)
@@ -110,7 +135,6 @@ class SpindllService(SpindllServicer):
     ) -> spindll_pb2.ListResponse:
         """Every stored model."""
         async with _translate_errors(context):
-            await self._authenticate(context)
             return convert.models_to_proto(await self._parts.catalog.list())
 
     async def Status(  # noqa: N802
@@ -118,7 +142,6 @@ class SpindllService(SpindllServicer):
     ) -> spindll_pb2.StatusResponse:
         """The loaded models, and the memory."""
         async with _translate_errors(context):
-            await self._authenticate(context)
             return convert.status_to_proto(await self._parts.engine.list_loaded())
 
     async def Load(  # noqa: N802
@@ -126,7 +149,7 @@ class SpindllService(SpindllServicer):
     ) -> spindll_pb2.LoadResponse:
         """Load a model; returns when it is ready. Admins only."""
         async with _translate_errors(context):
-            require_admin(await self._authenticate(context))
+            require_admin(principal.get())
             manifest = await self._parts.catalog.resolve(request.model)
             settings = convert.load_settings_from_proto(request)
             loaded = await self._parts.engine.load(manifest.name, settings)
@@ -141,7 +164,7 @@ class SpindllService(SpindllServicer):
     ) -> spindll_pb2.UnloadResponse:
         """Unload a model; NOT_FOUND when it was not loaded, as in the original. Admins only."""
         async with _translate_errors(context):
-            require_admin(await self._authenticate(context))
+            require_admin(principal.get())
             manifest = await self._parts.catalog.resolve(request.model)
             unloaded = await self._parts.engine.unload(manifest.name)
             if not unloaded.was_loaded:
@@ -166,17 +189,13 @@ class SpindllService(SpindllServicer):
         """Not implemented yet."""
         return await _abort_unimplemented(context, "Delete")
 
-    async def _authenticate(self, context: Context) -> Principal:
-        metadata = context.invocation_metadata() or ()
-        return await self._authenticator.authenticate({k: str(v) for k, v in metadata})
-
     async def _build_chat_submit(
-        self, request: spindll_pb2.ChatRequest, principal: Principal
+        self, request: spindll_pb2.ChatRequest, caller: Principal
     ) -> engine_pb2.Submit:
         convert.check_encryption_key(request.encryption_key)
         conversation = Conversation(messages=convert.messages_from_proto(request.messages))
-        manifest = await self._parts.pull_on_demand.resolve(request.model, principal)
-        submit = _build_submit(manifest, principal)
+        manifest = await self._parts.pull_on_demand.resolve(request.model, caller)
+        submit = _build_submit(manifest, caller)
         prompt = await asyncio.to_thread(render_prompt, manifest, conversation)
         submit.text.CopyFrom(prompt)
         # Nothing of a request with a key may be cached without the protection of that key.
@@ -203,11 +222,11 @@ class SpindllService(SpindllServicer):
             generation.close()
 
 
-def _build_submit(manifest: Manifest, principal: Principal) -> engine_pb2.Submit:
+def _build_submit(manifest: Manifest, caller: Principal) -> engine_pb2.Submit:
     return engine_pb2.Submit(
         trace_id=f"grpc-{secrets.token_hex(12)}",
         model=manifest.name,
-        principal=principal.id,
+        principal=caller.id,
         n=1,
         lane=engine_pb2.LANE_INTERACTIVE,
     )

@@ -1,0 +1,100 @@
+"""The interceptor that checks the API key of every call before it reads the caller's message.
+
+gRPC reads the whole message of a call whose request is a single message before it calls the
+handler. So the interceptor replaces every handler by one with a stream of requests, which reads
+nothing until it is asked to: a caller without a key costs no more than its metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from contextvars import ContextVar
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from services.api.access.client_address import ClientAddresses, parse_grpc_peer
+from services.api.access.principal import Authenticator, Principal
+from services.shared.errors import InvalidRequest
+
+Context = grpc.aio.ServicerContext[Message, Message]
+TranslateErrors = Callable[[Context], AbstractAsyncContextManager[None]]
+
+principal: ContextVar[Principal] = ContextVar("principal")  # the caller of the current call
+
+
+class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
+    """Sets `principal` for every call; ends a call without a valid key unread.
+
+    `translate_errors` turns an error into the status of a call. Only calls whose request is a
+    single message are supported.
+    """
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        addresses: ClientAddresses,
+        translate_errors: TranslateErrors,
+    ) -> None:
+        self._authenticator = authenticator
+        self._addresses = addresses
+        self._translate_errors = translate_errors
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler of a call, behind the check of its key."""
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:  # gRPC answers UNIMPLEMENTED
+            return None
+        assert not handler.request_streaming
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._guard_stream(handler.unary_stream),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        return grpc.stream_unary_rpc_method_handler(
+            self._guard_unary(handler.unary_unary),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _guard_unary(self, behavior: Any) -> Any:
+        async def call(requests: AsyncIterator[Message], context: Context) -> Message:
+            async with self._translate_errors(context):
+                request = await self._authenticate_and_read(requests, context)
+            return cast("Message", await behavior(request, context))
+
+        return call
+
+    def _guard_stream(self, behavior: Any) -> Any:
+        async def call(requests: AsyncIterator[Message], context: Context) -> None:
+            async with self._translate_errors(context):
+                request = await self._authenticate_and_read(requests, context)
+            async with aclosing(behavior(request, context)) as responses:
+                async for response in responses:
+                    await context.write(response)
+
+        return call
+
+    async def _authenticate_and_read(
+        self, requests: AsyncIterator[Message], context: Context
+    ) -> Message:
+        metadata = [(name, str(value)) for name, value in context.invocation_metadata() or ()]
+        client = self._addresses.find(
+            parse_grpc_peer(context.peer()),
+            [value for name, value in metadata if name == "x-forwarded-for"],
+        )
+        principal.set(await self._authenticator.authenticate(dict(metadata), client=client))
+        request = await anext(requests, None)
+        if request is None:
+            raise InvalidRequest("the call has no message")
+        return request
