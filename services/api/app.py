@@ -29,6 +29,7 @@ from services.api.middleware.authentication import AuthenticationMiddleware
 from services.api.middleware.body_limit import BodyLimitMiddleware
 from services.api.models.catalog import Catalog
 from services.api.models.pull_on_demand import PullOnDemand
+from services.api.process.shutdown import Shutdown
 from services.api.settings import ApiSettings
 from services.shared import redis_client
 from services.shared.malloc_trim import start_trimming
@@ -65,6 +66,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
         lifespan=_build_lifespan(parts, key_files, connection, authenticator),
     )
     app.state.parts, app.state.redis, app.state.settings = parts, connection, settings
+    app.state.shutdown = Shutdown(parts.engine, pull_client, drain_seconds=settings.drain_seconds)
     errors.install_error_handlers(app)
     for routes in (chat, completions, pulls, admin_models, models, search, status, health):
         app.include_router(routes.router)
@@ -96,19 +98,17 @@ def _build_lifespan(
     authenticator: Authenticator,
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(create_key_files, parts.settings.secrets_dir)
         key_files.refresh()
         await parts.engine.start()
-        server = await start_grpc_server(parts, authenticator)
+        app.state.shutdown.set_grpc_server(await start_grpc_server(parts, authenticator))
         trimming = start_trimming()
         try:
             yield
         finally:
             trimming.set()
-            if server is not None:
-                await server.stop(parts.settings.drain_seconds)
-            await parts.engine.close()
+            await app.state.shutdown.finish()
             await connection.aclose()
 
     return lifespan

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from services.api.app import create_app
-from services.api.process.gunicorn_worker import ApiWorker
+from services.api.process.http_server import UVICORN_OPTIONS, ApiServer
 from services.api.settings import ApiSettings
 from services.shared.store.manifest import Capability, Description, FileRole, Manifest, StoredFile
 from services.shared.store.model_store import ModelStore
@@ -102,15 +102,13 @@ async def running_api(
                 "redis_url": redis_url,
                 "engine_address": engine.address or "127.0.0.1:1",
                 "grpc_port": 0,
+                "drain_seconds": 0.5,
                 **settings,
             }
         )
     )
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app, log_config=None, timeout_graceful_shutdown=1, **ApiWorker.CONFIG_KWARGS
-    )
-    server = uvicorn.Server(config)
+    server = ApiServer(uvicorn.Config(app, log_config=None, **UVICORN_OPTIONS), app)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         assert not serving.done(), "the app did not start"

@@ -91,6 +91,7 @@ class EngineClient:
 
     async def close(self) -> None:
         """End the session; requests still running on it fail."""
+        self._fail_all(EngineUnavailable("the service is stopping; try again"))
         if self._session_task is not None:
             self._session_task.cancel()
             await asyncio.gather(self._session_task, return_exceptions=True)
@@ -179,7 +180,9 @@ class EngineClient:
                     level, "engine session ended with an error", extra={"status": error.code().name}
                 )
             finally:
-                self._fail_all()
+                self._fail_all(
+                    EngineUnavailable("the connection to the engine was lost; try again")
+                )
             await asyncio.sleep(retry_seconds * random.uniform(0.8, 1.2))  # noqa: S311
             retry_seconds = min(2 * retry_seconds, _MAX_RETRY_SECONDS)
 
@@ -224,14 +227,14 @@ class EngineClient:
         for submit in generation.submits:
             self._generations.pop(submit.request_id, None)
 
-    def _fail_all(self) -> None:
+    def _fail_all(self, error: EngineUnavailable) -> None:
         self._connected.clear()
         self._pending_frame = engine_pb2.ClientFrame()
         self._has_pending.clear()
         open_generations = set(self._generations.values())
         self._generations.clear()
         for generation in open_generations:
-            generation.fail(EngineUnavailable("the connection to the engine was lost; try again"))
+            generation.fail(error)
 
 
 async def _call(call: Awaitable[R]) -> R:
@@ -239,6 +242,12 @@ async def _call(call: Awaitable[R]) -> R:
         return await call
     except grpc.aio.AioRpcError as error:
         raise error_from_rpc(error) from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Not this task was cancelled but the call: `close` ended its channel.
+        raise EngineUnavailable("the service is stopping; try again") from None
 
 
 def error_from_rpc(error: grpc.aio.AioRpcError) -> SpindllError:

@@ -26,6 +26,11 @@ class PullClient:
         self._store = JobStore(client)
         self._commands = JobCommands(client, self._store)
         self._queue = JobQueue(client)
+        self._is_stopping = False
+
+    def stop_watches(self) -> None:
+        """Let every watch end with Unavailable within a poll, because the service stops."""
+        self._is_stopping = True
 
     async def start(
         self,
@@ -90,7 +95,10 @@ class PullClient:
         await _run_in_thread(lambda: self._commands.forget(job_id))
 
     async def watch(self, job_id: str) -> AsyncIterator[PullJob | None]:
-        """The job whenever it changed, until it has ended; None after a poll without a change."""
+        """The job whenever it changed, until it has ended; None after a poll without a change.
+
+        Unavailable when the service stops.
+        """
         last: PullJob | None = None
         while last is None or not last.state.has_ended:
             job = await self.get(job_id)
@@ -98,6 +106,8 @@ class PullClient:
             last = job
             if not job.state.has_ended:
                 await asyncio.sleep(POLL_SECONDS)
+                if self._is_stopping:
+                    raise Unavailable("the service is stopping; watch the job again")
 
     def _enqueue(self, job: PullJob) -> PullJob:
         if job.state is JobState.QUEUED:

@@ -12,6 +12,7 @@ import secrets
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api.access.client_address import ClientAddresses
@@ -50,6 +51,8 @@ class AccessLogMiddleware:
         request_id.set(exchange.id)
         try:
             await self._app(scope, receive, exchange.send)
+        except ClientDisconnect:
+            logger.debug("the client left before its request was complete")
         except Exception:  # a worker survives every request
             logger.exception("unexpected error")
             if exchange.status is None:

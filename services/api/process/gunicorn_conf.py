@@ -13,6 +13,7 @@ import socket
 from typing import Any
 
 from services.api.access.key_files import create_key_files
+from services.api.process.shutdown import KILL_SECONDS
 from services.api.settings import ApiSettings
 from services.shared.logs import set_up_logs
 from services.shared.settings import read_settings
@@ -38,7 +39,7 @@ proc_name = "spindll-api"
 preload_app = True
 # A worker whose event loop is blocked this long is replaced.
 timeout = 60
-graceful_timeout = math.ceil(_settings.drain_seconds) + 5  # gunicorn_worker.KILL_SECONDS
+graceful_timeout = math.ceil(_settings.drain_seconds) + KILL_SECONDS
 keepalive = 75
 # Heartbeats of the workers go to memory if possible: a disk may stall or be read-only.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any, ClassVar
 
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from uvicorn_worker import UvicornWorker
 
-KILL_SECONDS = 5  # between the end of the drain time and the kill
+from services.api.process.http_server import UVICORN_OPTIONS, ApiServer
 
 
 class ApiWorker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker has no types
-    """One worker: uvloop and httptools where installed, no Server header, lifespan required."""
+    """One worker: uvloop where installed, httptools with limits, lifespan required."""
 
-    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
-        "loop": "auto",
-        "http": "auto",
-        "ws": "none",
-        "lifespan": "on",
-        "server_header": False,
-        "proxy_headers": False,  # access/client_address.py, for gRPC too
-        "access_log": False,  # access_log.py logs more fields
-    }
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = UVICORN_OPTIONS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         log = logging.getLogger("uvicorn.error")
         log.propagate = True
         log.setLevel(self.log.error_log.level)
-        # gunicorn kills the worker at graceful_timeout; uvicorn has to end it before that.
-        self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - KILL_SECONDS)
+
+    async def _serve(self) -> None:
+        """As in the parent class, with the server of the api."""
+        server = ApiServer(self.config, self.wsgi)
+        self._install_sigquit_handler()
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
 
 class RootLogger(Logger):  # type: ignore[misc]  # gunicorn has no types

@@ -1,0 +1,112 @@
+"""What hostile HTTP clients cost a real worker, and what becomes of clients that vanish."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import socket
+import struct
+import sys
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.api.conftest import make_manifest, put_model
+from tests.api.process.service import BODY, CHAT, Service, running
+from tests.fakes.scripted_engine import ScriptedEngine, delta, started
+
+MAX_GROWTH_BYTES = 64 << 20
+GET = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"
+SO_ATTACH_FILTER = 26  # linux/socket.h
+
+
+@pytest.fixture
+async def service(tmp_path: Path, redis_url: str, engine: ScriptedEngine) -> AsyncIterator[Service]:
+    put_model(tmp_path / "models", make_manifest())
+    with running(
+        tmp_path,
+        redis_url=redis_url,
+        engine_address=engine.address,
+        api_workers=1,
+        grpc_port=0,
+        client_timeout_seconds=2,
+        receive_timeout_seconds=2,
+    ) as running_service:
+        await running_service.wait_ready()
+        yield running_service
+
+
+ATTACKS = [
+    GET + b"X-A: " + b"a" * (16 << 20) + b"\r\n\r\n",
+    GET + b"".join(b"a%d: b\r\n" % n for n in range(100_000)) + b"\r\n",
+    (GET + b"\r\n") * 300_000,
+    (
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (16 << 20)
+        + b"x" * (16 << 20)
+    ),
+]
+
+
+async def attack(service: Service, data: bytes) -> None:
+    """Send it all, and read what comes back until the server closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+
+    async def read() -> None:
+        while await reader.read(65536):
+            pass
+
+    reading = asyncio.create_task(read())
+    try:
+        writer.write(data)
+        await writer.drain()
+        writer.write_eof()
+        await reading
+    except OSError:
+        pass
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        writer.close()
+
+
+async def test_hostile_requests_at_once_take_little_memory_and_block_nobody(
+    service: Service,
+) -> None:
+    before = service.peak_bytes()
+    async with httpx.AsyncClient(headers=service.headers, timeout=30) as client:
+        attacks = asyncio.gather(*(attack(service, data) for data in ATTACKS * 5))
+        statuses = [(await client.post(service.url + CHAT, json=BODY)).status_code for _ in "12345"]
+        await asyncio.wait_for(attacks, 60)
+        statuses.append((await client.post(service.url + CHAT, json=BODY)).status_code)
+
+    assert statuses == [200] * 6
+    assert service.peak_bytes() - before < MAX_GROWTH_BYTES
+
+
+def vanish(connection: socket.socket) -> None:
+    """Let the kernel drop every packet for this socket, as if its machine had lost the network."""
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
+    program = struct.pack("HL", 1, ctypes.addressof(drop_all))
+    connection.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux filters the packets of a socket")
+async def test_the_requests_of_clients_that_vanished_end(
+    service: Service, engine: ScriptedEngine
+) -> None:
+    engine.scripts["*"] = [started(), delta("Par"), asyncio.Event()]
+    with ExitStack() as clients:
+        for stream in (False, True):
+            body = json.dumps({**BODY, "stream": stream}).encode()
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+            head += f"X-Api-Key: {service.headers['x-api-key']}\r\n\r\n"
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            client.sendall(head.encode() + body)
+            await engine.wait_until(lambda: len(engine.submits) == 1 + stream)  # noqa: B023
+            vanish(client)
+
+        await engine.wait_until(lambda: len(engine.cancels) == 2)
