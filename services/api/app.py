@@ -66,6 +66,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
         lifespan=_build_lifespan(parts, key_files, connection, authenticator),
     )
     app.state.parts, app.state.redis, app.state.settings = parts, connection, settings
+    app.state.readiness = health.Readiness(connection, parts.engine, catalog)
     app.state.shutdown = Shutdown(parts.engine, pull_client, drain_seconds=settings.drain_seconds)
     errors.install_error_handlers(app)
     for routes in (chat, completions, pulls, admin_models, models, search, status, health):
