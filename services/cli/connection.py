@@ -1,7 +1,7 @@
 """Find the stack that a command connects to, and an API key for it.
 
-SPINDLL_URL and SPINDLL_API_KEY, if they are set; else the stack that runs from the data directory,
-and its admin key or user key.
+1 SPINDLL_URL with SPINDLL_API_KEY: a stack anywhere. It never gets a key of this computer's files.
+2 the stack that runs from the data directory, with its admin key or user key
 """
 
 from __future__ import annotations
@@ -25,27 +25,31 @@ class Connection:
 
 def find_connection(paths: StackPaths, environment: Mapping[str, str] = os.environ) -> Connection:
     """The connection to use. Raises CommandError when no stack is running or there is no key."""
-    return Connection(_url(paths, environment), _key(paths, environment))
-
-
-def _url(paths: StackPaths, environment: Mapping[str, str]) -> str:
     if url := environment.get("SPINDLL_URL"):
-        return url.rstrip("/").removesuffix("/v1")
+        key = environment.get("SPINDLL_API_KEY")
+        if not key:
+            raise CommandError(
+                "SPINDLL_URL needs SPINDLL_API_KEY: the keys of this computer's data directory are"
+                " sent to its own stack only"
+            )
+        return Connection(url.rstrip("/").removesuffix("/v1"), key)
     state = state_file.read_running(paths)
     if state is None:
         raise CommandError(
             f"no stack is running (data: {paths.data_dir}):"
             " start it with `up --detach`, or set SPINDLL_URL"
         )
-    return state.url
+    key = read_local_key(paths)
+    if not key:
+        raise CommandError(f"cannot read an API key in {paths.admin_key.parent}")
+    return Connection(state.url, key)
 
 
-def _key(paths: StackPaths, environment: Mapping[str, str]) -> str:
-    if key := environment.get("SPINDLL_API_KEY"):
-        return key
+def read_local_key(paths: StackPaths) -> str:
+    """The admin key of a data directory, else its user key; empty when neither can be read."""
     for file in (paths.admin_key, paths.user_key):
         try:
             return file.read_text().strip()
         except OSError:
             continue
-    raise CommandError(f"cannot read an API key in {paths.admin_key.parent}: set SPINDLL_API_KEY")
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,7 +20,9 @@ from services.cli.commands.pull import progress_rows
 from services.cli.commands.run import build_request, delta_text
 from services.cli.connection import Connection, find_connection
 from services.cli.errors import CommandError
+from services.cli.options import StackOptions
 from services.cli.paths import StackPaths
+from services.cli.supervise import state_file
 from tests.waiting import free_port
 
 
@@ -50,15 +53,40 @@ def test_a_connection_never_shows_its_key() -> None:
     assert "sk-x" not in repr(Connection("http://box", "sk-x"))
 
 
-def test_the_admin_key_is_preferred_to_the_user_key(tmp_path: Path) -> None:
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[StackPaths]:
+    """A data directory whose lock and state file say that its stack runs."""
     paths = StackPaths(tmp_path)
-    paths.user_key.parent.mkdir()
-    paths.user_key.write_text("sk-user\n")
-    environment = {"SPINDLL_URL": "http://box"}
-    assert find_connection(paths, environment).key == "sk-user"
-    paths.admin_key.write_text("sk-admin\n")
+    paths.make_dirs()
+    state_file.save(paths, state_file.initial_state(StackOptions(data_dir=tmp_path, port=8081)))
+    lock = state_file.take_lock(paths)
+    assert lock is not None
+    yield paths
+    os.close(lock)
 
-    assert find_connection(paths, environment).key == "sk-admin"
+
+def test_the_admin_key_is_preferred_to_the_user_key(running: StackPaths) -> None:
+    running.user_key.parent.mkdir()
+    running.user_key.write_text("sk-user\n")
+    assert find_connection(running, {}) == Connection("http://127.0.0.1:8081", "sk-user")
+    running.admin_key.write_text("sk-admin\n")
+
+    assert find_connection(running, {}).key == "sk-admin"
+
+
+def test_another_stack_never_gets_a_key_of_the_local_files(running: StackPaths) -> None:
+    running.admin_key.parent.mkdir()
+    running.admin_key.write_text("sk-admin\n")
+
+    with pytest.raises(CommandError, match="SPINDLL_API_KEY"):
+        find_connection(running, {"SPINDLL_URL": "http://somebody.example"})
+
+
+def test_the_key_of_another_stack_is_not_sent_to_the_local_one(running: StackPaths) -> None:
+    running.admin_key.parent.mkdir()
+    running.admin_key.write_text("sk-admin\n")
+
+    assert find_connection(running, {"SPINDLL_API_KEY": "sk-other"}).key == "sk-admin"
 
 
 def test_the_error_without_a_stack_has_a_remedy(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from services.cli import formatting
 from services.cli.api_client import ApiClient
-from services.cli.connection import Connection
+from services.cli.connection import Connection, read_local_key
 from services.cli.errors import CommandError
 from services.cli.paths import StackPaths
 from services.cli.supervise import state_file
@@ -20,10 +20,12 @@ def status(paths: StackPaths) -> None:
     if state is None:
         print(f"not running (data: {paths.data_dir})")
         raise typer.Exit(1)
-    is_ready, missing = _readiness(state)
+    is_ready, missing, problems = _readiness(state, paths)
     for line in format_status(state, paths, now=time.time()):
         print(line)
     print("ready: a chat would succeed" if is_ready else f"not ready: {missing}")
+    for problem in problems:
+        print(f"problem: {problem}")
     if not is_ready:
         raise typer.Exit(1)
 
@@ -43,11 +45,15 @@ def format_status(state: state_file.StackState, paths: StackPaths, *, now: float
     return rows
 
 
-def _readiness(state: state_file.StackState) -> tuple[bool, str]:
+def _readiness(
+    state: state_file.StackState, paths: StackPaths
+) -> tuple[bool, str, tuple[str, ...]]:
+    """Whether a chat would succeed, what is missing, and the problems, which need a key."""
     try:
-        with ApiClient(Connection(state.url)) as api:
+        with ApiClient(Connection(state.url, read_local_key(paths))) as api:
             is_ready, answer = api.readiness()
     except CommandError as error:
-        return False, error.message
-    missing = answer.get("missing") or []
-    return is_ready, "; ".join(str(item) for item in missing) or "the api gives no reason"
+        return False, error.message, ()
+    missing = "; ".join(str(item) for item in answer.get("missing") or ())
+    problems = tuple(str(item) for item in answer.get("problems") or ())
+    return is_ready, missing or "the api gives no reason", problems
