@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 
 from services.puller.assemble import assemble
 from services.puller.download.disk_space import require_free_space
@@ -18,6 +19,7 @@ from services.puller.formats.describe import describe_model
 from services.puller.job_control import JobControl
 from services.puller.sources.base import Listing, ModelSource, ResolveOptions
 from services.puller.transport.range_response import CredentialsExpired
+from services.puller.transport.session_pool import SessionPool
 from services.shared.errors import PermissionDenied, PullFailed, SourceUnavailable
 from services.shared.model_name import ModelName, Source
 from services.shared.pulls.job import FileProgress, PullJob
@@ -121,11 +123,12 @@ class Puller:
     def _fetch_files(self, listing: Listing, lease: Lease, control: JobControl) -> list[StoredFile]:
         stored = []
         # Small files first: a missing template should not fail the pull after forty gigabytes.
-        for file in sorted(listing.files, key=lambda f: (f.size_bytes, f.path)):
-            control.raise_if_interrupted()
-            fetched = self._fetcher.fetch(file, control)
-            lease.add(fetched.digest)
-            stored.append(fetched)
+        with closing(SessionPool(timeout_seconds=self._retry_policy.timeout_seconds)) as sessions:
+            for file in sorted(listing.files, key=lambda f: (f.size_bytes, f.path)):
+                control.raise_if_interrupted()
+                fetched = self._fetcher.fetch(file, control, sessions)
+                lease.add(fetched.digest)
+                stored.append(fetched)
         for inline in listing.inline_files:
             blob = self._store.blobs.add_bytes(inline.data)
             lease.add(blob.digest)

@@ -21,6 +21,7 @@ from services.puller.download.range_workers import RangeWorkers
 from services.puller.download.retry import RetryPolicy
 from services.puller.download.throttle import Throttle
 from services.puller.transport.address import Address
+from services.puller.transport.session_pool import SessionPool
 
 _POLL_SECONDS = 0.05
 _SAVE_SECONDS = 0.5
@@ -37,27 +38,28 @@ class Download:
         address: Address,
         size_bytes: int,
         *,
+        has_digest: bool,
         connections: int,
+        sessions: SessionPool,
         retry_policy: RetryPolicy,
         throttle: Throttle,
         on_progress: Callable[[int], None],
-        ignore_etag_changes: bool = False,
     ) -> None:
         """Prepare a run.
 
         `on_progress` is called at least 20 times a second with the number of downloaded bytes; an
-        exception that it raises ends the download. `ignore_etag_changes` is for files with a known
-        digest: the digest decides whether the bytes are right.
+        exception that it raises ends the download. With `has_digest` the caller will compare the
+        digest, so the bytes may come from any version that the source names. A file without a
+        digest is downloaded front to back over one connection.
         """
         self._partial = partial
         self._on_progress = on_progress
-        self._progress = DownloadProgress(
-            partial, size_bytes, ignore_etag_changes=ignore_etag_changes
-        )
+        self._progress = DownloadProgress(partial, size_bytes, has_digest=has_digest)
         self._workers = RangeWorkers(
             self._progress,
             address,
-            connections=connections,
+            connections=connections if has_digest else 1,
+            sessions=sessions,
             retry_policy=retry_policy,
             throttle=throttle,
         )
@@ -68,8 +70,8 @@ class Download:
     def run(self) -> str:
         """Download what is missing and return `sha256:<hex>` of the whole file.
 
-        Raises SourceUnavailable, PullFailed, DiskFull, CredentialsExpired, or whatever
-        `on_progress` raised.
+        Raises SourceUnavailable, PullFailed, DiskFull, CredentialsExpired, ContentChanged, or
+        whatever `on_progress` raised.
         """
         self._workers.start()
         try:
@@ -79,16 +81,18 @@ class Download:
             with contextlib.suppress(OSError):  # a full disk must not hide the first error
                 self._progress.save()
 
+    @property
+    def wait_reason(self) -> str | None:
+        """What the download waits for, as a sentence for people; None while bytes may arrive."""
+        return self._progress.wait_reason
+
     def _hash_as_it_arrives(self) -> str:
-        sha, hashed, generation = hashlib.sha256(), 0, 0
+        sha, hashed = hashlib.sha256(), 0
         buffer = memoryview(bytearray(min(_READ_BYTES, self._progress.size_bytes)))
         with self._partial.path.open("rb", buffering=0) as reader:
             while hashed < self._progress.size_bytes:
                 now = self._progress.wait_for_progress(hashed, timeout_seconds=_POLL_SECONDS)
                 self._on_progress(now.done_bytes)
-                if now.generation != generation:
-                    sha, hashed, generation = hashlib.sha256(), 0, now.generation
-                    reader.seek(0)
                 if now.frontier > hashed:
                     n = reader.readinto(buffer[: now.frontier - hashed])
                     sha.update(buffer[:n])

@@ -3,7 +3,8 @@
 1  The blob is in the store already: nothing to do.
 2  Another job holds the partial file: report its progress, then check again.
 3  Otherwise: download and verify it. A resumed file with a wrong digest is downloaded once more
-   from the start, because the bytes of the earlier run may be the wrong ones.
+   from the start, because the bytes of the earlier run may be the wrong ones. So is a file without
+   a digest that changed at the source.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from services.puller.download.retry import RetryPolicy
 from services.puller.download.throttle import Throttle
 from services.puller.job_control import JobControl
 from services.puller.sources.base import RemoteFile
-from services.shared.errors import DigestMismatch, DiskFull
+from services.puller.transport.range_response import ContentChanged
+from services.puller.transport.session_pool import SessionPool
+from services.shared.errors import DigestMismatch, DiskFull, PullFailed
 from services.shared.store.blobs import Blobs
 from services.shared.store.manifest import StoredFile
 
 _POLL_SECONDS = 0.2
 _DISK_CHECK_SECONDS = 1.0
+_MAX_RESTARTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class FileFetcher:
     throttle: Throttle
     reserve_bytes: int
 
-    def fetch(self, file: RemoteFile, control: JobControl) -> StoredFile:
+    def fetch(self, file: RemoteFile, control: JobControl, sessions: SessionPool) -> StoredFile:
         """Return the file, complete and verified, in the store.
 
         Raises DigestMismatch, DiskFull, SourceUnavailable, PullFailed, CredentialsExpired, or
@@ -53,7 +57,7 @@ class FileFetcher:
                 role=file.role, path=file.path, digest=digest, size_bytes=file.size_bytes
             )
         try:
-            return self._download(file, partial, control)
+            return self._download(file, partial, control, sessions)
         finally:
             partial.close()
 
@@ -84,19 +88,20 @@ class FileFetcher:
         control.set_note(None)
         return None
 
-    def _download(self, file: RemoteFile, partial: PartialFile, control: JobControl) -> StoredFile:
+    def _download(
+        self, file: RemoteFile, partial: PartialFile, control: JobControl, sessions: SessionPool
+    ) -> StoredFile:
+        restarts = 0
         while True:  # 3
-            download = Download(
-                partial,
-                file.address,
-                file.size_bytes,
-                connections=self.connections,
-                retry_policy=self.retry_policy,
-                throttle=self.throttle,
-                on_progress=self._progress_callback(file, partial.path.parent, control),
-                ignore_etag_changes=file.digest is not None,
-            )
-            computed = self._run(download, partial)
+            download = self._start(file, partial, control, sessions)
+            try:
+                computed = self._run(download, partial)
+            except ContentChanged as error:
+                partial.restart()
+                restarts += 1
+                if restarts > _MAX_RESTARTS:
+                    raise PullFailed("the file at the source keeps changing") from error
+                continue
             if _is_correct(file, computed, partial):
                 break
             partial.restart()
@@ -110,6 +115,26 @@ class FileFetcher:
             role=file.role, path=file.path, digest=blob.digest, size_bytes=blob.size_bytes
         )
 
+    def _start(
+        self, file: RemoteFile, partial: PartialFile, control: JobControl, sessions: SessionPool
+    ) -> Download:
+        def on_progress(done_bytes: int) -> None:
+            report(done_bytes, download.wait_reason)
+
+        report = self._progress_callback(file, partial.path.parent, control)
+        download = Download(
+            partial,
+            file.address,
+            file.size_bytes,
+            has_digest=file.digest is not None or file.git_oid is not None,
+            connections=self.connections,
+            sessions=sessions,
+            retry_policy=self.retry_policy,
+            throttle=self.throttle,
+            on_progress=on_progress,
+        )
+        return download
+
     def _run(self, download: Download, partial: PartialFile) -> str:
         try:
             return download.run()
@@ -121,16 +146,16 @@ class FileFetcher:
 
     def _progress_callback(
         self, file: RemoteFile, folder: Path, control: JobControl
-    ) -> Callable[[int], None]:
+    ) -> Callable[[int, str | None], None]:
         check_disk_at = time.monotonic()
 
-        def on_progress(done_bytes: int) -> None:
+        def on_progress(done_bytes: int, wait_reason: str | None) -> None:
             nonlocal check_disk_at
             control.raise_if_interrupted()
             control.set_downloaded(file.path, done_bytes)
             if time.monotonic() >= check_disk_at:
                 check_disk_at = time.monotonic() + _DISK_CHECK_SECONDS
-                control.set_note(self.throttle.wait_reason)
+                control.set_note(self.throttle.wait_reason or wait_reason)
                 require_free_space(
                     folder,
                     missing_bytes=file.size_bytes - done_bytes,

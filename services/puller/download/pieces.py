@@ -1,23 +1,26 @@
-"""Which bytes of a file are on disk, and which piece to fetch next.
+"""Which bytes of a file are on disk, and which pieces to fetch next.
 
 Pure: no file, no socket, no clock.
 
     piece       0          1          2          3
-             |##########|######....|##........|..........|
+             |##########|######....|##########|..........|
              [0, frontier)         hashed behind the range workers, while still in the page cache
                         [frontier, )  claimed in order, so the holes stay close to the frontier
 
-Pieces are claimed front to back. `reset` starts the file over and begins a new generation;
-`record_written` refuses bytes for a piece of an older generation.
+Pieces are claimed front to back, one or several consecutive ones for each request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MIN_PIECE_BYTES = 16 << 20
 MAX_PIECES = 1024
+# A request for more would leave other connections without work near the end of the file.
+MAX_REQUEST_BYTES = 128 << 20
+# How long one request should transfer: much longer than its wait for the first byte.
+REQUEST_SECONDS = 6.0
 
 
 @dataclass(slots=True)
@@ -27,9 +30,18 @@ class Piece:
     index: int
     start: int
     size: int
-    generation: int
     done: int = 0
     is_claimed: bool = False
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last byte."""
+        return self.start + self.size
+
+    @property
+    def next_offset(self) -> int:
+        """The offset of its first byte that is not on disk."""
+        return self.start + self.done
 
     @property
     def is_complete(self) -> bool:
@@ -46,24 +58,26 @@ def choose_piece_bytes(size_bytes: int) -> int:
     return -(-wanted // (1 << 20)) << 20
 
 
+def choose_request_bytes(bytes_per_second: float | None) -> int:
+    """How many bytes a connection should request at once, given its measured speed."""
+    if bytes_per_second is None:
+        return MIN_PIECE_BYTES
+    return int(min(max(bytes_per_second * REQUEST_SECONDS, MIN_PIECE_BYTES), MAX_REQUEST_BYTES))
+
+
 class PieceTable:
     """The pieces of one file. Guarded by its owner's lock."""
 
     def __init__(self, size_bytes: int, piece_bytes: int, done: Sequence[int] = ()) -> None:
         self.size_bytes = size_bytes
         self.piece_bytes = piece_bytes
-        self.generation = 0
-        self._cut(piece_bytes)
+        self.pieces = [
+            Piece(i, start, min(piece_bytes, size_bytes - start))
+            for i, start in enumerate(range(0, size_bytes, piece_bytes))
+        ]
         for piece, n in zip(self.pieces, done, strict=False):
             piece.done = min(n, piece.size)
         self.done_bytes = sum(piece.done for piece in self.pieces)
-
-    def _cut(self, piece_bytes: int) -> None:
-        starts = range(0, self.size_bytes, piece_bytes)
-        self.pieces = [
-            Piece(i, start, min(piece_bytes, self.size_bytes - start), self.generation)
-            for i, start in enumerate(starts)
-        ]
 
     @property
     def done(self) -> list[int]:
@@ -79,33 +93,39 @@ class PieceTable:
         """How many bytes from the start have no hole, given a lower bound."""
         for piece in self.pieces[known // self.piece_bytes :]:
             if not piece.is_complete:
-                return piece.start + piece.done
+                return piece.next_offset
         return self.size_bytes
 
-    def claim(self) -> Piece | None:
-        """Claim the first piece that is neither complete nor claimed; None if there is none."""
-        for piece in self.pieces:
-            if not piece.is_complete and not piece.is_claimed:
-                piece.is_claimed = True
-                return piece
+    def claim(self, max_bytes: int = 1, *, connections: int = 1) -> list[Piece]:
+        """Claim the first free piece, and those that follow it without a gap, up to `max_bytes`.
+
+        At least one piece, but no more than this connection's share of the free ones. Empty when
+        none is free.
+        """
+        free = [piece for piece in self.pieces if not piece.is_complete and not piece.is_claimed]
+        share = -(-len(free) // connections)
+        claimed: list[Piece] = []
+        for piece in free[: max(1, min(share, max_bytes // self.piece_bytes))]:
+            if claimed and (piece.index != claimed[-1].index + 1 or piece.done):
+                break
+            piece.is_claimed = True
+            claimed.append(piece)
+        return claimed
+
+    def claim_after(self, piece: Piece) -> Piece | None:
+        """Claim the first free piece behind this one; None if there is none."""
+        for later in self.pieces[piece.index + 1 :]:
+            if not later.is_complete and not later.is_claimed:
+                later.is_claimed = True
+                return later
         return None
 
-    def record_written(self, piece: Piece, n_bytes: int) -> bool:
-        """Add bytes to a claimed piece; False when the piece is of an older generation."""
-        if piece.generation != self.generation:
-            return False
+    def record_written(self, piece: Piece, n_bytes: int) -> None:
+        """Add bytes to a claimed piece."""
         piece.done += n_bytes
         self.done_bytes += n_bytes
-        return True
 
-    def release(self, piece: Piece) -> None:
-        """Let another worker claim the piece."""
-        piece.is_claimed = False
-
-    def reset(self, *, as_one: bool = False) -> None:
-        """Start the file over; `as_one` when the source can only send the whole file."""
-        self.generation += 1
-        self.done_bytes = 0
-        if as_one:
-            self.piece_bytes = max(1, self.size_bytes)
-        self._cut(self.piece_bytes)
+    def release(self, pieces: Iterable[Piece]) -> None:
+        """Let other workers claim the pieces."""
+        for piece in pieces:
+            piece.is_claimed = False

@@ -1,63 +1,68 @@
-"""The shared state of one download: its pieces, its ETag, and how it ended.
+"""The shared state of one download: its pieces, its version, and how it ended.
 
-One condition guards everything here. It is notified when a piece is complete, when no write is in
-flight, when the download fails and when it halts. The bytes themselves are written outside of it.
+One condition guards everything here. It is notified when a piece is complete, when the download
+fails and when it halts. The bytes themselves are written outside of it: a claimed piece has one
+writer.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.puller.download.partial_file import PartialFile, ResumeState, boot_id
 from services.puller.download.pieces import Piece, PieceTable, choose_piece_bytes
-from services.puller.transport.range_response import CredentialsExpired
-from services.shared.errors import PullFailed, SpindllError
+from services.puller.transport.range_response import ContentChanged, CredentialsExpired
+from services.shared.errors import SpindllError
 
-Failure = SpindllError | CredentialsExpired
+Failure = SpindllError | CredentialsExpired | ContentChanged
 
-_MAX_RESTARTS = 3
 _POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressSnapshot:
-    """The progress of a download. A new generation means that the file started over."""
+    """The progress of a download."""
 
     frontier: int
     done_bytes: int
-    generation: int
 
 
 class DownloadProgress:
-    """The state of one download, restored from the partial file's resume state."""
+    """The state of one download, restored from the partial file's resume state.
 
-    def __init__(
-        self, partial: PartialFile, size_bytes: int, *, ignore_etag_changes: bool = False
-    ) -> None:
+    A file without a digest is resumed only when the source names its version (`validator`): only
+    then can the next response be known to continue the same bytes.
+    """
+
+    def __init__(self, partial: PartialFile, size_bytes: int, *, has_digest: bool) -> None:
         self.size_bytes = size_bytes
         self.halted = threading.Event()
+        self.wait_reason: str | None = None  # what the range workers wait for, for people
         self._partial = partial
-        self._ignore_etag_changes = ignore_etag_changes
+        self._has_digest = has_digest
         self._changed = threading.Condition()
         self._failure: Failure | None = None
-        self._restarts = 0
-        self._writes_in_flight = 0
-        self._etag: str | None = None
+        self._whole_reader: int | None = None
+        self._validator: str | None = None
         self._synced: tuple[int, ...] = ()
         self._table = self._restore()
 
     def _restore(self) -> PieceTable:
         state = self._partial.read_resume_state()
-        if state is None or state.size_bytes != self.size_bytes:
+        if state is None or state.size_bytes != self.size_bytes or not self._may_resume(state):
             os.ftruncate(self._partial.fd, 0)
             os.ftruncate(self._partial.fd, self.size_bytes)
             return PieceTable(self.size_bytes, choose_piece_bytes(self.size_bytes))
         os.ftruncate(self._partial.fd, self.size_bytes)
-        self._etag = state.etag
+        self._validator = None if self._has_digest else state.etag
         self._synced = state.synced
         return PieceTable(self.size_bytes, state.piece_bytes, state.trusted_done)
+
+    def _may_resume(self, state: ResumeState) -> bool:
+        return self._has_digest or state.etag is not None
 
     @property
     def incomplete_count(self) -> int:
@@ -72,10 +77,16 @@ class DownloadProgress:
             return self._table.done_bytes
 
     @property
-    def etag(self) -> str | None:
-        """The ETag of the version that the bytes belong to, if the source sent one."""
+    def is_complete(self) -> bool:
+        """Whether every byte is on disk."""
         with self._changed:
-            return self._etag
+            return self._table.is_complete
+
+    @property
+    def validator(self) -> str | None:
+        """The ETag or date of the version that the bytes belong to, of a file without a digest."""
+        with self._changed:
+            return self._validator
 
     def wait_for_progress(self, known: int, *, timeout_seconds: float) -> ProgressSnapshot:
         """Wait until the frontier passes `known` or the time is over, and return the progress.
@@ -87,90 +98,59 @@ class DownloadProgress:
                 self._changed.wait(timeout_seconds)
             if self._failure is not None:
                 raise self._failure
-            frontier = self._table.frontier(known)
-            return ProgressSnapshot(frontier, self._table.done_bytes, self._table.generation)
+            return ProgressSnapshot(self._table.frontier(known), self._table.done_bytes)
 
-    def wait_for_piece(self) -> Piece | None:
-        """Wait for a piece and claim it; None when the download is complete or halted."""
+    def wait_for_pieces(self, max_bytes: int, *, connections: int) -> list[Piece]:
+        """Wait for free pieces and claim them; empty when the download is complete or halted."""
         with self._changed:
             while not self.halted.is_set() and not self._table.is_complete:
-                if (piece := self._table.claim()) is not None:
-                    return piece
+                if self._whole_reader in (None, threading.get_ident()):
+                    pieces = self._table.claim(max_bytes, connections=connections)
+                    if pieces:
+                        return pieces
                 self._changed.wait(_POLL_SECONDS)
             self._changed.notify_all()
-            return None
+            return []
 
-    def claim_whole_file(self) -> Piece | None:
-        """Claim the only piece of a file that the source sends as a whole."""
+    def claim_after(self, piece: Piece) -> Piece | None:
+        """Claim the next free piece of a response that holds the rest of the file, if any."""
         with self._changed:
-            return self._table.claim()
+            return self._table.claim_after(piece)
 
-    def release(self, piece: Piece) -> None:
-        """Let another worker claim the piece."""
+    def release(self, pieces: Iterable[Piece]) -> None:
+        """Let other workers claim the pieces."""
         with self._changed:
-            self._table.release(piece)
+            self._table.release(pieces)
 
-    def write(self, piece: Piece, data: bytes, offset: int) -> bool:
-        """Write bytes to the partial file; False when the file started over. Raises OSError."""
-        # A restart waits for writes in flight: an old byte must not overwrite a new one.
+    def begin_whole_body(self) -> bool:
+        """Become the only worker of a source that ignores ranges; False when another one is."""
         with self._changed:
-            if piece.generation != self._table.generation:
-                return False
-            self._writes_in_flight += 1
-        try:
-            self._partial.write(data, offset)
-        except BaseException:
-            self._finish_write(piece, 0)
-            raise
-        return self._finish_write(piece, len(data))
+            if self._whole_reader in (None, threading.get_ident()):
+                self._whole_reader = threading.get_ident()
+                return True
+            return False
 
-    def _finish_write(self, piece: Piece, n_bytes: int) -> bool:
+    def end_whole_body(self) -> None:
+        """Let all workers continue: the source has honoured a range, or the reader has stopped."""
         with self._changed:
-            self._writes_in_flight -= 1
-            is_current = self._table.record_written(piece, n_bytes)
-            if piece.is_complete or self._writes_in_flight == 0:
+            if self._whole_reader == threading.get_ident():
+                self._whole_reader = None
                 self._changed.notify_all()
-            return is_current
 
-    def remember_etag(self, etag: str | None) -> None:
-        """Keep the first ETag that the source sends."""
+    def write(self, piece: Piece, data: bytes, offset: int) -> None:
+        """Write bytes of a claimed piece to the partial file. Raises OSError."""
+        self._partial.write(data, offset)
         with self._changed:
-            self._etag = self._etag or etag
+            self._table.record_written(piece, len(data))
+            if piece.is_complete:
+                self._changed.notify_all()
 
-    def restart_for_new_version(self, piece: Piece, etag: str | None) -> None:
-        """Start over, because the source has another version of the file.
-
-        Raises PullFailed when the file keeps changing, unless ETag changes are ignored.
-        """
+    def remember_validator(self, validator: str | None) -> None:
+        """Keep the first version that the source names, unless the digest decides."""
+        if self._has_digest:
+            return
         with self._changed:
-            if not self._is_current_after_writes(piece):
-                return
-            self._restarts += 1
-            if self._restarts > _MAX_RESTARTS and not self._ignore_etag_changes:
-                raise PullFailed("the file at the source keeps changing")
-            self._etag = None if self._restarts > _MAX_RESTARTS else etag
-            self._table.reset()
-            self._synced = ()
-
-    def restart_as_whole_file(self, piece: Piece) -> bool:
-        """Start over with a single piece, because the source ignores ranges.
-
-        True when the caller should read the whole file from its response.
-        """
-        with self._changed:
-            if not self._is_current_after_writes(piece):
-                return False
-            if self._table.done_bytes == 0 and len(self._table.pieces) == 1:
-                piece.is_claimed = False  # the caller requested the whole file anyway
-            else:
-                self._table.reset(as_one=True)
-                self._synced = ()
-            return True
-
-    def _is_current_after_writes(self, piece: Piece) -> bool:
-        """Wait for writes in flight; False when another worker restarted the file first."""
-        self._changed.wait_for(lambda: self._writes_in_flight == 0)
-        return piece.generation == self._table.generation
+            self._validator = self._validator or validator
 
     def fail(self, error: Failure) -> None:
         """End the download with an error; the first one counts."""
@@ -187,11 +167,10 @@ class DownloadProgress:
     def sync(self) -> None:
         """Make the bytes on disk survive a power cut, and remember which ones do."""
         with self._changed:
-            done, generation = tuple(self._table.done), self._table.generation
+            done = tuple(self._table.done)
         self._partial.sync()
         with self._changed:
-            if generation == self._table.generation:
-                self._synced = done
+            self._synced = done
 
     def save(self) -> None:
         """Write the resume state. Raises OSError."""
@@ -199,7 +178,7 @@ class DownloadProgress:
             state = ResumeState(
                 size_bytes=self.size_bytes,
                 piece_bytes=self._table.piece_bytes,
-                etag=self._etag,
+                etag=self._validator,
                 boot=boot_id(),
                 done=tuple(self._table.done),
                 synced=self._synced,

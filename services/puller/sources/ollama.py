@@ -22,7 +22,7 @@ from services.puller.sources.oci_manifest import (
 )
 from services.puller.sources.registry_auth import TokenSigner, fetch_token
 from services.puller.transport.address import Address
-from services.puller.transport.http_client import HttpSession, Reply, parse_retry_after
+from services.puller.transport.http_client import HttpSession, Reply, find_wait_seconds
 from services.puller.transport.range_response import describe_refusal
 from services.shared.errors import (
     InvalidRequest,
@@ -144,7 +144,7 @@ def _check_manifest_reply(reply: Reply, name: ModelName) -> None:
 
 def _to_error(reply: Reply) -> PullFailed:
     if reply.status == 429 or reply.status >= 500:
-        wait = parse_retry_after(reply, max_seconds=300.0)
+        wait = find_wait_seconds(reply.header, max_seconds=300.0)
         return SourceUnavailable(
             f"the registry answered HTTP {reply.status}", retry_after_seconds=wait
         )

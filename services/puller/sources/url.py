@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from services.puller.sources.base import Listing, RemoteFile, ResolveOptions
 from services.puller.transport.address import Address
-from services.puller.transport.http_client import HttpSession, parse_retry_after
+from services.puller.transport.http_client import HttpSession, find_wait_seconds
 from services.puller.transport.range_response import describe_refusal
 from services.shared.errors import InvalidRequest, PullFailed, SourceUnavailable
 from services.shared.model_name import ModelName
@@ -55,7 +55,7 @@ def _fetch_size(url: str) -> int:
             if reply.status == 200 and reply.content_length is not None:
                 return reply.content_length
             if reply.status == 429 or reply.status >= 500:
-                wait = parse_retry_after(reply, max_seconds=300.0)
+                wait = find_wait_seconds(reply.header, max_seconds=300.0)
                 raise SourceUnavailable(
                     f"the server answered HTTP {reply.status}", retry_after_seconds=wait
                 )

@@ -14,21 +14,24 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import re
 import socket
 import ssl
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Self
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-import httpx
+import httpx2
 
 from services.puller.transport.address import Address
 from services.shared.errors import PullFailed, SourceUnavailable
 
 MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# draft-ietf-httpapi-ratelimit-headers, as the hub sends it: remaining requests, seconds to reset.
+_RATE_LIMIT = re.compile(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
 _CONNECTION_ERRORS = (http.client.HTTPException, OSError, ValueError)
 
 
@@ -122,6 +125,11 @@ class HttpSession:
             url = _resolve_redirect(url, target)
         raise PullFailed("the source redirects in circles")
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether `shut_down` was called."""
+        return self._is_shut
+
     def close(self) -> None:
         """Close the connections; the next `get` opens new ones."""
         for connection in self._connections.values():
@@ -194,12 +202,22 @@ class HttpSession:
         return tunnel
 
 
-def parse_retry_after(reply: Reply, *, max_seconds: float) -> float | None:
-    """The Retry-After header in seconds, up to the maximum; a date counts as the maximum."""
-    text = reply.header("retry-after")
-    if text is None:
-        return None
-    return min(float(text), max_seconds) if text.strip().isdecimal() else max_seconds
+def find_wait_seconds(header: Callable[[str], str | None], *, max_seconds: float) -> float | None:
+    """How long a busy source asks to wait, up to the maximum; None when it does not say.
+
+    `header` returns a header of the response. Retry-After counts first, and a date in it as the
+    maximum. The hub names the end of its quota's window in `RateLimit: "api";r=0;t=287` instead.
+    """
+    text = header("retry-after")
+    if text is not None:
+        return min(float(text), max_seconds) if text.strip().isdecimal() else max_seconds
+    limit = _RATE_LIMIT.search(header("ratelimit") or "")
+    return min(float(limit[1]), max_seconds) if limit else None
+
+
+def has_origin(url: str, other: str) -> bool:
+    """Whether two URLs have the same scheme, host and port."""
+    return _origin(urlsplit(url)) == _origin(urlsplit(other))
 
 
 def _resolve_redirect(url: str, location: str) -> str:
@@ -217,7 +235,7 @@ def _origin(parts: SplitResult) -> tuple[str, str]:
 
 @lru_cache(maxsize=1)
 def _tls_context() -> ssl.SSLContext:
-    return httpx.create_ssl_context()  # the authorities of SSL_CERT_FILE, else the bundled ones
+    return httpx2.create_ssl_context()
 
 
 def _find_proxy(parts: SplitResult) -> SplitResult | None:

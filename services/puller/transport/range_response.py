@@ -6,7 +6,8 @@ Pure. The numbers in `classify_response` are those of the cases in its docstring
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from services.shared.errors import PullFailed, SourceUnavailable
@@ -21,7 +22,10 @@ class BodyKind(Enum):
 
     PART = "part"  # the requested range
     WHOLE = "whole"  # the file from its start: this source ignores ranges
-    CHANGED = "changed"  # bytes of another version than the one on disk
+
+
+class ContentChanged(Exception):
+    """The source has another version of a file without a digest than the one on disk."""
 
 
 class CredentialsExpired(Exception):
@@ -34,14 +38,20 @@ class LinkExpired(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RangeRequest:
-    """A request for bytes [start, end] of a file of a known size; `etag` was seen before."""
+    """A request for bytes [start, end] of a file of a known size.
+
+    `validator` names the version of the bytes before `start` (`find_validator`). It is None when
+    the file has a digest: the digest decides, and the nodes of a content network may each have an
+    ETag of their own for the same bytes.
+    """
 
     start: int
     end: int
     size_bytes: int
-    etag: str | None
+    validator: str | None = None
     is_direct: bool = False  # sent to the target of a redirect, not to the origin
     has_secret: bool = False  # sent with credentials
+    refusals: Mapping[int, str] = field(default_factory=dict)  # of the address
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +61,20 @@ class RangeResponse:
     status: int
     content_range: str | None
     content_length: int | None
-    etag: str | None
+    content_type: str | None = None
+    validator: str | None = None
+
+
+def find_validator(etag: str | None, last_modified: str | None) -> str | None:
+    """What If-Range may name: a strong ETag, else the date of the last change (RFC 9110, 13.1.5)."""
+    return etag if etag and not etag.startswith("W/") else last_modified
 
 
 def build_range_headers(request: RangeRequest) -> dict[str, str]:
-    """Range, and If-Range when the ETag is strong enough for it (RFC 9110, section 13.1.5)."""
+    """Range, and If-Range for a version that was seen before."""
     headers = {"Range": f"bytes={request.start}-{request.end}"}
-    if request.etag and not request.etag.startswith("W/"):
-        headers["If-Range"] = request.etag
+    if request.validator is not None:
+        headers["If-Range"] = request.validator
     return headers
 
 
@@ -66,7 +82,7 @@ def classify_response(request: RangeRequest, response: RangeResponse) -> BodyKin
     """Return what the body holds, or raise.
 
     SourceUnavailable is worth a retry; PullFailed is final. LinkExpired and CredentialsExpired
-    need a new address first.
+    need a new address first, ContentChanged an empty file.
 
     1  206 with the requested range     4  a redirect's target or the origin refuses access
     2  206 with another range           5  the source is busy
@@ -77,15 +93,18 @@ def classify_response(request: RangeRequest, response: RangeResponse) -> BodyKin
         match = _CONTENT_RANGE.fullmatch(response.content_range or "")
         if match is None or int(match[1]) != request.start or int(match[2]) > request.end:  # 2
             raise SourceUnavailable("the source sent another range than the requested one")
+        _check_version(request, response)
         _check_size(request, None if match[3] == "*" else int(match[3]))
-        return BodyKind.CHANGED if _is_changed(request, response) else BodyKind.PART  # 1
+        return BodyKind.PART  # 1
     if status == 200:  # 3
-        if _is_changed(request, response):
-            return BodyKind.CHANGED
+        _check_not_a_page(request, response)
+        _check_version(request, response)
         _check_size(request, response.content_length)
         return BodyKind.WHOLE
     if status in _EXPIRED and request.is_direct:  # 4
         raise LinkExpired
+    if status in request.refusals:
+        raise PullFailed(request.refusals[status])
     if status == 401 and request.has_secret:
         raise CredentialsExpired
     if status in _RETRYABLE or status >= 500:  # 5
@@ -105,8 +124,17 @@ def describe_refusal(status: int) -> str:
     return messages.get(status, f"the source answered HTTP {status}")
 
 
-def _is_changed(request: RangeRequest, response: RangeResponse) -> bool:
-    return request.etag is not None and response.etag is not None and request.etag != response.etag
+def _check_version(request: RangeRequest, response: RangeResponse) -> None:
+    if request.validator is not None and request.validator != response.validator:
+        raise ContentChanged
+
+
+def _check_not_a_page(request: RangeRequest, response: RangeResponse) -> None:
+    is_page = (response.content_type or "").lower().startswith("text/html")
+    if is_page and response.content_length != request.size_bytes:
+        raise SourceUnavailable(
+            "a web page came instead of the file; the network may ask for a login"
+        )
 
 
 def _check_size(request: RangeRequest, size_bytes: int | None) -> None:

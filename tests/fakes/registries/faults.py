@@ -23,7 +23,7 @@ class Fault:
     flip_at: int | None = None  # a wrong byte at this offset of the file
     length_off_by: int = 0  # added to the announced size of the file
     ignores_range: bool = False  # answer 200 with the whole file
-    etag: str | None = None
+    etag: str | None = None  # empty: no ETag
     shifts_range: bool = False  # answer 206 with another range than requested
 
 

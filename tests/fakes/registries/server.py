@@ -35,6 +35,7 @@ class LoopbackServer:
         self.plan = FaultPlan()
         self.requests: list[RecordedRequest] = []
         self.sent_bytes = 0
+        self.connections = 0
         self.opened = threading.Semaphore(0)  # released once for each request
         self.stopping = threading.Event()
         self._lock = threading.Lock()
@@ -86,6 +87,10 @@ class LoopbackServer:
             self.requests.append(request)
         self.opened.release()
 
+    def count_connection(self) -> None:
+        with self._lock:
+            self.connections += 1
+
     def count(self, n_bytes: int) -> None:
         with self._lock:
             self.sent_bytes += n_bytes
@@ -95,6 +100,10 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_of: LoopbackServer
     fault: Fault
+
+    def setup(self) -> None:
+        super().setup()
+        self.server_of.count_connection()
 
     def do_GET(self) -> None:
         server, path = self.server_of, self.path
@@ -127,12 +136,12 @@ class Handler(BaseHTTPRequestHandler):
             data = (
                 data[: fault.flip_at] + bytes([data[fault.flip_at] ^ 1]) + data[fault.flip_at + 1 :]
             )
-        etag = fault.etag or f'"{hashlib.md5(data).hexdigest()}"'
+        etag = f'"{hashlib.md5(data).hexdigest()}"' if fault.etag is None else fault.etag
         size = len(data) + fault.length_off_by
         match = _RANGE.fullmatch(self.headers.get("range") or "")
         if_range = self.headers.get("if-range")
         if match is None or fault.ignores_range or (if_range is not None and if_range != etag):
-            self._send(200, data, size, {"ETag": etag})
+            self._send(200, data, size, {"ETag": etag} if etag else {})
             return
         start, end = int(match[1]), int(match[2] or len(data) - 1)
         if start >= size:
@@ -142,8 +151,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault.shifts_range:
             start += 1
         last = start + len(body) - 1
-        headers = {"ETag": etag, "Content-Range": f"bytes {start}-{last}/{size}"}
-        self._send(206, body, len(body), headers)
+        headers = {"Content-Range": f"bytes {start}-{last}/{size}"}
+        self._send(206, body, len(body), headers | ({"ETag": etag} if etag else {}))
 
     def _send(self, status: int, body: bytes, length: int, headers: dict[str, str]) -> None:
         self.send_response(status)

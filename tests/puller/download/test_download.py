@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import threading
@@ -12,15 +13,17 @@ from typing import Any
 
 import pytest
 
-from services.puller.download import progress
+from services.puller.download import progress, range_workers
 from services.puller.download.download import Download
 from services.puller.download.partial_file import PartialFile, ResumeState, boot_id
 from services.puller.download.retry import RetryPolicy
 from services.puller.download.throttle import Throttle
 from services.puller.transport.address import Address
+from services.puller.transport.range_response import ContentChanged
+from services.puller.transport.session_pool import SessionPool
 from services.shared.errors import PullFailed, SourceUnavailable
-from tests.fakes.registries.faults import ALWAYS, Fault
-from tests.fakes.registries.server import LoopbackServer
+from tests.fakes.registries.faults import ALWAYS, Fault, FaultPlan
+from tests.fakes.registries.server import Handler, LoopbackServer
 
 SIZE = 3_000_000
 DATA = random.Random(1).randbytes(SIZE)
@@ -30,9 +33,15 @@ FAST_RETRIES = RetryPolicy(
 )
 
 
+POOL = SessionPool(timeout_seconds=0.5)
+
+
 @pytest.fixture(autouse=True)
-def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(progress, "choose_piece_bytes", lambda size_bytes: 500_000)
+    monkeypatch.setattr(range_workers, "choose_request_bytes", lambda bytes_per_second: 500_000)
+    yield
+    POOL.close()
 
 
 @pytest.fixture
@@ -50,14 +59,18 @@ def partial(tmp_path: Path) -> Iterator[PartialFile]:
     opened.close()
 
 
-def make_download(server: LoopbackServer, partial: PartialFile, **changes: Any) -> Download:
+def make_download(
+    server: LoopbackServer, partial: PartialFile, *, path: str = "/file", **changes: Any
+) -> Download:
     options = {
+        "has_digest": True,
         "connections": 3,
+        "sessions": POOL,
         "retry_policy": FAST_RETRIES,
         "throttle": Throttle(),
         "on_progress": lambda done_bytes: None,
     }
-    return Download(partial, Address(f"{server.url}/file"), SIZE, **{**options, **changes})
+    return Download(partial, Address(f"{server.url}{path}"), SIZE, **{**options, **changes})
 
 
 def test_a_file_is_downloaded_in_ranges_and_hashed(
@@ -77,7 +90,9 @@ def test_an_empty_file_needs_no_request(server: LoopbackServer, partial: Partial
         partial,
         Address(f"{server.url}/file"),
         0,
+        has_digest=True,
         connections=3,
+        sessions=POOL,
         retry_policy=FAST_RETRIES,
         throttle=Throttle(),
         on_progress=lambda done_bytes: None,
@@ -150,19 +165,129 @@ def test_a_permanent_fault_fails_the_download_with_its_reason(
         make_download(server, partial).run()
 
 
-def test_a_file_that_keeps_changing_fails_the_download(
+class Stop(Exception):
+    pass
+
+
+def stop_at(n_bytes: int) -> Any:
+    def on_progress(done_bytes: int) -> None:
+        if done_bytes >= n_bytes:
+            raise Stop
+
+    return on_progress
+
+
+class AlternatingEtags(FaultPlan):
+    """Every second response comes from another node of the content network."""
+
+    def __init__(self, etags: tuple[str | None, ...]) -> None:
+        super().__init__()
+        self._etags = itertools.cycle(etags)
+
+    def take(self, path: str) -> Fault:
+        return Fault(etag=next(self._etags))
+
+
+@pytest.mark.parametrize("etags", [('"a"', '"b"'), ('"a"', ""), ("",)], ids=str)
+def test_with_a_digest_no_etag_matters(
+    server: LoopbackServer, partial: PartialFile, etags: tuple[str | None, ...]
+) -> None:
+    server.plan = AlternatingEtags(etags)
+
+    assert make_download(server, partial).run() == SHA256
+    assert server.sent_bytes == SIZE
+    assert all("if-range" not in request.headers for request in server.requests)
+
+
+def test_without_a_digest_one_connection_asks_for_the_same_version(
     server: LoopbackServer, partial: PartialFile
 ) -> None:
-    server.plan.faults = [Fault(etag=f'"{i}"') for i in range(100)]
+    assert make_download(server, partial, has_digest=False).run() == SHA256
 
-    with pytest.raises(PullFailed, match="keeps changing"):
-        make_download(server, partial, connections=1, retry_policy=RetryPolicy()).run()
+    first, *later = [request.headers.get("if-range") for request in server.requests]
+    assert first is None
+    assert set(later) == {f'"{hashlib.md5(DATA).hexdigest()}"'}
 
 
-def test_changing_etags_can_be_ignored(server: LoopbackServer, partial: PartialFile) -> None:
-    server.plan.faults = [Fault(etag=f'"{i}"') for i in range(100)]
+def test_without_a_digest_another_version_ends_the_run(
+    server: LoopbackServer, partial: PartialFile
+) -> None:
+    server.plan.faults = [Fault(etag='"other"', times=ALWAYS, after=2)]
 
-    assert make_download(server, partial, ignore_etag_changes=True).run() == SHA256
+    with pytest.raises(ContentChanged):
+        make_download(server, partial, has_digest=False).run()
+
+
+def test_a_source_that_ignores_ranges_is_read_once(
+    server: LoopbackServer, partial: PartialFile
+) -> None:
+    server.plan.faults = [Fault(ignores_range=True, times=ALWAYS)]
+
+    assert make_download(server, partial, connections=1).run() == SHA256
+    assert server.sent_bytes == SIZE
+
+
+def test_a_resumed_download_keeps_its_bytes_when_the_source_ignores_ranges(
+    server: LoopbackServer, partial: PartialFile
+) -> None:
+    server.plan.faults = [Fault(stall_at=300_000, times=ALWAYS)]
+    with pytest.raises(Stop):
+        make_download(server, partial, on_progress=stop_at(900_000)).run()
+    state = partial.read_resume_state()
+    assert state is not None
+    server.plan.faults = [Fault(ignores_range=True, etag='"other"', times=ALWAYS)]
+
+    resumed = make_download(server, partial, connections=1)
+
+    assert resumed._progress.done_bytes == sum(state.done)
+    assert resumed.run() == SHA256
+
+
+def test_without_digest_and_version_nothing_is_resumed(
+    server: LoopbackServer, partial: PartialFile
+) -> None:
+    server.plan.faults = [Fault(stall_at=300_000, etag="", times=ALWAYS)]
+    with pytest.raises(Stop):
+        make_download(server, partial, has_digest=False, on_progress=stop_at(300_000)).run()
+
+    assert not make_download(server, partial, has_digest=False).is_resumed
+
+
+def test_a_login_page_instead_of_the_file_is_worth_a_retry(
+    server: LoopbackServer, partial: PartialFile
+) -> None:
+    pages = iter(range(3))
+
+    def answer(request: Handler, path: str) -> None:
+        if next(pages, None) is not None:
+            request.reply(200, b"<html>", {"Content-Type": "text/html; charset=utf-8"})
+        else:
+            request.serve(DATA)
+
+    server.handler = answer
+
+    assert make_download(server, partial, connections=1).run() == SHA256
+
+
+def test_a_large_request_spans_several_pieces(
+    server: LoopbackServer, partial: PartialFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(range_workers, "choose_request_bytes", lambda speed: 1_000_000)
+
+    assert make_download(server, partial, connections=2).run() == SHA256
+    assert "bytes=0-999999" in {request.range for request in server.requests}
+
+
+def test_the_next_file_uses_the_same_connections(server: LoopbackServer, tmp_path: Path) -> None:
+    sessions = SessionPool(timeout_seconds=5.0)
+    for name in ("one.partial", "two.partial"):
+        partial = PartialFile.lock(tmp_path / name)
+        assert partial is not None
+        assert make_download(server, partial, sessions=sessions).run() == SHA256
+        partial.close()
+
+    sessions.close()
+    assert server.connections <= 3
 
 
 def test_retry_after_sets_the_wait(server: LoopbackServer, partial: PartialFile) -> None:
@@ -182,18 +307,6 @@ def test_retry_after_sets_the_wait(server: LoopbackServer, partial: PartialFile)
     assert set(waited) == {1.0}
 
 
-class Stop(Exception):
-    pass
-
-
-def stop_at(n_bytes: int) -> Any:
-    def on_progress(done_bytes: int) -> None:
-        if done_bytes >= n_bytes:
-            raise Stop
-
-    return on_progress
-
-
 def test_a_stopped_download_is_resumed(server: LoopbackServer, partial: PartialFile) -> None:
     server.plan.faults = [Fault(stall_at=300_000, times=ALWAYS)]
     with pytest.raises(Stop):
@@ -208,17 +321,17 @@ def test_a_stopped_download_is_resumed(server: LoopbackServer, partial: PartialF
     assert server.sent_bytes == SIZE - 900_000
 
 
-def test_a_file_that_changed_between_two_runs_starts_over(
+def test_a_file_without_a_digest_that_changed_between_two_runs_is_noticed(
     server: LoopbackServer, partial: PartialFile
 ) -> None:
     server.plan.faults = [Fault(stall_at=300_000, times=ALWAYS)]
     with pytest.raises(Stop):
-        make_download(server, partial, on_progress=stop_at(900_000)).run()
-    other = bytes(reversed(DATA))
-    server.files["/file"] = other
+        make_download(server, partial, has_digest=False, on_progress=stop_at(300_000)).run()
+    server.files["/file"] = bytes(reversed(DATA))
     server.plan.faults = []
 
-    assert make_download(server, partial).run() == f"sha256:{hashlib.sha256(other).hexdigest()}"
+    with pytest.raises(ContentChanged):
+        make_download(server, partial, has_digest=False).run()
 
 
 def test_after_a_power_cut_only_synced_bytes_count(
@@ -285,7 +398,9 @@ def test_a_redirect_is_followed_once_and_its_target_serves_all_ranges(
             partial,
             secret,
             SIZE,
+            has_digest=True,
             connections=1,
+            sessions=POOL,
             retry_policy=RetryPolicy(),
             throttle=Throttle(),
             on_progress=lambda done_bytes: None,
@@ -295,6 +410,35 @@ def test_a_redirect_is_followed_once_and_its_target_serves_all_ranges(
         assert len(origin.requests) == 1
         assert origin.requests[0].headers["authorization"] == "Bearer secret"
         assert all("authorization" not in request.headers for request in server.requests)
+
+
+def test_the_secret_is_sent_to_each_request_that_is_redirected_in_place(
+    server: LoopbackServer, partial: PartialFile
+) -> None:
+    def answer(request: Handler, path: str) -> None:
+        if request.headers.get("authorization") != "Bearer secret":
+            request.reply(401, b"")
+        elif path == "/file":
+            request.redirect("/there")
+        else:
+            request.serve(DATA)
+
+    server.handler = answer
+    address = Address(f"{server.url}/file", {"Authorization": "Bearer secret"})
+    running = Download(
+        partial,
+        address,
+        SIZE,
+        has_digest=True,
+        connections=1,
+        sessions=POOL,
+        retry_policy=FAST_RETRIES,
+        throttle=Throttle(),
+        on_progress=lambda done_bytes: None,
+    )
+
+    assert running.run() == SHA256
+    assert server.paths().count("/there") == 6
 
 
 def test_an_expired_link_is_requested_from_the_origin_again(
@@ -307,7 +451,9 @@ def test_an_expired_link_is_requested_from_the_origin_again(
             partial,
             Address(f"{origin.url}/file"),
             SIZE,
+            has_digest=True,
             connections=1,
+            sessions=POOL,
             retry_policy=RetryPolicy(backoff_seconds=0.001),
             throttle=Throttle(),
             on_progress=lambda done_bytes: None,

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.puller.download.pieces import MAX_PIECES, PieceTable, choose_piece_bytes
+from services.puller.download.pieces import (
+    MAX_PIECES,
+    PieceTable,
+    choose_piece_bytes,
+    choose_request_bytes,
+)
 
 
 @given(st.integers(0, 1 << 50))
@@ -24,16 +30,14 @@ def test_the_table_tracks_the_bytes_on_disk(
     on_disk: set[int] = set()
     claimed = []
     for _ in range(data.draw(st.integers(0, 60))):
-        piece = table.claim()
-        if piece is not None:
-            claimed.append(piece)
+        claimed += table.claim(data.draw(st.integers(1, 200)), connections=2)
         if not claimed:
             break
         piece = data.draw(st.sampled_from(claimed))
         n = data.draw(st.integers(0, piece.size - piece.done))
         on_disk |= set(range(piece.start + piece.done, piece.start + piece.done + n))
-        assert table.record_written(piece, n)
-        table.release(piece)
+        table.record_written(piece, n)
+        table.release([piece])
         claimed.remove(piece)
 
     frontier = next((i for i in range(size) if i not in on_disk), size)
@@ -49,16 +53,37 @@ def test_pieces_are_claimed_front_to_back_and_once() -> None:
 
     pieces = [table.claim(), table.claim(), table.claim()]
 
-    assert [p and (p.start, p.size, p.done) for p in pieces] == [(4, 4, 1), (8, 2, 0), None]
+    assert [[(p.start, p.size, p.done) for p in claimed] for claimed in pieces] == [
+        [(4, 4, 1)],
+        [(8, 2, 0)],
+        [],
+    ]
 
 
-def test_bytes_for_an_older_generation_are_refused() -> None:
-    table = PieceTable(10, 4)
-    old = table.claim()
-    assert old is not None
+@pytest.mark.parametrize(
+    ("done", "connections", "claimed"),
+    [
+        ([0] * 8, 1, [0, 1, 2]),
+        ([0] * 8, 4, [0, 1]),
+        ([5, 0, 0, 2, 0, 0, 0, 0], 1, [0, 1, 2]),
+        ([0, 2, 0, 0, 0, 0, 0, 0], 1, [0]),
+        ([10, 0, 10, 0, 0, 0, 0, 0], 1, [1]),
+    ],
+    ids=["as many as asked", "a share", "a begun first", "a begun second", "a gap"],
+)
+def test_a_request_spans_pieces_without_a_gap(
+    done: list[int], connections: int, claimed: list[int]
+) -> None:
+    table = PieceTable(80, 10, done)
 
-    table.reset(as_one=True)
+    assert [p.index for p in table.claim(30, connections=connections)] == claimed
 
-    assert not table.record_written(old, 3)
-    assert table.done == [0]
-    assert len(table.pieces) == 1
+
+@pytest.mark.parametrize(
+    ("bytes_per_second", "request_bytes"),
+    [(None, 16 << 20), (1000.0, 16 << 20), (10e6, 60_000_000), (1e9, 128 << 20)],
+)
+def test_a_request_is_as_large_as_the_speed_allows(
+    bytes_per_second: float | None, request_bytes: int
+) -> None:
+    assert choose_request_bytes(bytes_per_second) == request_bytes
