@@ -50,6 +50,7 @@ class JobControl:
         self._owner = owner
         self._lock = threading.Lock()
         self._files: dict[str, FileProgress] = {}
+        self._first_bytes: int | None = None  # on disk when this run began
         self._note: str | None = None
         self._reported: dict[str, Any] = {}
         self._stop_reason: StopReason | None = None
@@ -81,7 +82,10 @@ class JobControl:
         """Set the files of the job."""
         with self._lock:
             self._files = {file.path: file for file in files}
-            self._speed.restart(sum(file.downloaded_bytes for file in files))
+            downloaded_bytes = sum(file.downloaded_bytes for file in files)
+            if self._first_bytes is None:
+                self._first_bytes = downloaded_bytes
+            self._speed.restart(downloaded_bytes)
 
     def set_downloaded(self, path: str, downloaded_bytes: int) -> None:
         """Set how many bytes of a file are on disk."""
@@ -100,18 +104,33 @@ class JobControl:
         with self._lock:
             self._note = note
 
+    @property
+    def downloaded_bytes(self) -> int:
+        """How many bytes of the job's files are on disk."""
+        with self._lock:
+            return sum(file.downloaded_bytes for file in self._files.values())
+
+    @property
+    def made_progress(self) -> bool:
+        """Whether this run has brought bytes."""
+        return self._first_bytes is not None and self.downloaded_bytes > self._first_bytes
+
     def progress_fields(self) -> dict[str, Any]:
         """Return the progress as fields of the job's state."""
         with self._lock:
             files = tuple(self._files.values())
             downloaded_bytes = sum(file.downloaded_bytes for file in files)
-            return {
+            progress: dict[str, Any] = {
                 "files": files,
                 "downloaded_bytes": downloaded_bytes,
                 "total_bytes": sum(file.total_bytes for file in files) if files else None,
                 "bytes_per_second": self._speed.update(downloaded_bytes, time.monotonic()),
                 "note": self._note,
             }
+            if self._first_bytes is not None and downloaded_bytes > self._first_bytes:
+                # A worker that dies again after progress is not killed by the file: a new count.
+                progress["attempts"] = 1
+            return progress
 
     def _run_reports(self) -> None:
         while not self._done.wait(REPORT_SECONDS):

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 import redis
 
 from services.puller.job_control import Interrupted, JobControl, StopReason
+from services.puller.postponement import plan_next_attempt
 from services.puller.pull_model import Puller
 from services.puller.webhook import Webhook
-from services.shared.errors import InternalError, SpindllError
+from services.shared.errors import InternalError, SourceUnavailable, SpindllError
 from services.shared.pulls.job import JobState, PullJob
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore
@@ -107,6 +108,7 @@ class JobRunner:
     ) -> None:
         fields = control.progress_fields()
         del fields["bytes_per_second"], fields["note"]
+        fields.pop("attempts", None)
         if outcome is StopReason.TAKEN_OVER:
             logger.warning("another worker took the job over", extra={"job": job.id})
         elif outcome is StopReason.SHUTDOWN:
@@ -116,6 +118,8 @@ class JobRunner:
         elif outcome is StopReason.CANCEL:
             self._end(job, owner, JobState.CANCELLED, fields)
         elif isinstance(outcome, SpindllError):
+            if self._postpone(job, owner, control, outcome, fields):
+                return
             logger.warning("pull failed", extra={"job": job.id, "code": outcome.code})
             failure = {"error": outcome.message, "error_code": outcome.code}
             self._end(job, owner, JobState.FAILED, {**fields, **failure})
@@ -125,9 +129,39 @@ class JobRunner:
 
     def _requeue(self, job: PullJob, owner: str, fields: dict[str, Any]) -> None:
         # A requested stop is no failure, so this attempt does not count.
-        queued = self._job_store.put_back(job, owner, attempts=job.attempts - 1, **fields)
+        queued = self._job_store.put_back(job, owner, **{"attempts": job.attempts - 1, **fields})
         if queued is not None:
             self._job_queue.send(queued)
+
+    def _postpone(
+        self,
+        job: PullJob,
+        owner: str,
+        control: JobControl,
+        error: SpindllError,
+        fields: dict[str, Any],
+    ) -> bool:
+        """Queue the job for a later attempt, if waiting may help; the maintenance sends it then."""
+        if not isinstance(error, SourceUnavailable):
+            return False
+        plan = plan_next_attempt(
+            now=time.time(),
+            unavailable_since=job.unavailable_since,
+            made_progress=control.made_progress,
+            requested_wait_seconds=error.retry_after_seconds,
+        )
+        if plan is None:
+            return False
+        logger.info("pull postponed", extra={"job": job.id, "reason": error.message})
+        waiting = {
+            "attempts": job.attempts - 1,  # the worker is well, so this attempt does not count
+            **fields,
+            "note": f"{error.message}; the pull will be retried",
+            "not_before": plan.not_before,
+            "unavailable_since": plan.unavailable_since,
+        }
+        _retry_on_redis_errors(lambda: self._job_store.put_back(job, owner, **waiting))
+        return True
 
     def _end(self, job: PullJob, owner: str, state: JobState, fields: dict[str, Any]) -> None:
         has_ended = _retry_on_redis_errors(

@@ -6,6 +6,7 @@ Every change is conditional on the state in the job store, so several pullers ma
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 
 from services.puller.download.partial_file import PartialFile
@@ -41,7 +42,7 @@ class Maintenance:
             is_dead = bool(dead) and (job.owner or "").startswith(dead)
             if job.state is JobState.RUNNING and (is_dead or job.id in abandoned):
                 self._requeue_or_fail(job)
-        self._resend_lost_tickets()
+        self._send_tickets()
 
     def sweep_store(self) -> None:
         """Delete the bytes that no model and no job in flight needs."""
@@ -67,12 +68,19 @@ class Maintenance:
             logger.warning("job queued again", extra={"job": job.id, "model": job.model})
             self._job_queue.send(queued)
 
-    def _resend_lost_tickets(self) -> None:
+    def _send_tickets(self) -> None:
         # A worker takes a ticket milliseconds before it claims the job. A ticket that is missing
         # in two runs in a row is therefore lost.
-        waiting = self._job_queue.list_waiting()
+        waiting, now = self._job_queue.list_waiting(), time.time()
         queued = [job for job in self._job_store.list_in_flight() if job.state is JobState.QUEUED]
-        missing = {(job.id, job.ticket): job for job in queued if job.id not in waiting}
+        missing = {
+            (job.id, job.ticket): job
+            for job in queued
+            if job.id not in waiting and (job.not_before or 0.0) <= now
+        }
+        for job in missing.values():
+            if job.not_before is not None:  # its time has come
+                self._job_queue.send(job)
         for key in self._without_ticket & missing.keys():
             logger.warning("ticket sent again", extra={"job": key[0]})
             self._job_queue.send(missing[key])

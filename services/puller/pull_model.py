@@ -29,7 +29,7 @@ from services.shared.store.model_store import ModelStore
 
 logger = logging.getLogger(__name__)
 
-_MAX_RESOLVES = 5
+_MAX_RESOLVES = 5  # in a row, without a byte between them
 
 
 class Puller:
@@ -77,7 +77,9 @@ class Puller:
     def _fetch(
         self, name: ModelName, options: ResolveOptions, lease: Lease, control: JobControl
     ) -> tuple[Listing, list[StoredFile]]:
-        for _ in range(_MAX_RESOLVES):
+        resolves, best_bytes = 0, 0
+        while resolves < _MAX_RESOLVES:
+            resolves += 1
             listing = self._resolve(name, options, control)
             lease.add(*(file.download_digest for file in listing.files))
             self._report_files(listing, control)
@@ -85,6 +87,8 @@ class Puller:
                 return listing, self._fetch_files(listing, lease, control)
             except CredentialsExpired:  # a bearer token lives for minutes, a large file for hours
                 logger.info("credentials expired", extra={"model": str(name)})
+                if control.downloaded_bytes > best_bytes:
+                    resolves, best_bytes = 0, control.downloaded_bytes
         raise PullFailed("the source keeps refusing the credentials that it issued")
 
     def _resolve(self, name: ModelName, options: ResolveOptions, control: JobControl) -> Listing:
@@ -97,7 +101,7 @@ class Puller:
                 wait_seconds = retries.next_wait_seconds(error.retry_after_seconds)
                 if wait_seconds is None:
                     raise
-                control.set_note("the source does not answer; the pull will be retried")
+                control.set_note(f"{error.message}; the pull will be retried")
                 control.interrupted.wait(wait_seconds)
                 control.set_note(None)
 

@@ -202,3 +202,11 @@ def test_a_ticket_can_be_claimed_only_once(testbed: PullTestbed) -> None:
 
     assert testbed.job_store.claim(job.id, job.ticket, "one") is not None
     assert testbed.job_store.claim(job.id, job.ticket, "two") is None
+
+
+def test_an_attempt_with_progress_is_the_first_of_a_new_count(slow_testbed: PullTestbed) -> None:
+    testbed = slow_testbed
+    job = testbed.submit("tiny:f16")
+    assert testbed.job_store.change_if(job.id, {}, {"attempts": 2})
+    with downloading(testbed, job):
+        wait_for(lambda: testbed.job_store.get(job.id).attempts == 1)

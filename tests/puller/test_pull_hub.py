@@ -73,13 +73,36 @@ def test_an_mlx_repository_is_stored_as_a_folder(testbed: PullTestbed, hub: Hub)
     assert not (folder / "modeling.py").exists()
 
 
-def test_a_gated_repository_says_what_to_do(testbed: PullTestbed, hub: Hub) -> None:
+@pytest.mark.parametrize("token", [None, "hf_wrong"], ids=["no token", "a token without access"])
+def test_a_gated_repository_that_is_listed_to_everybody_says_what_to_do(
+    make_testbed: Callable[..., PullTestbed], hub: Hub, token: str | None
+) -> None:
     hub.add("owner/gated", {"m.gguf": TINY_GGUF.read_bytes()}, gated=True)
 
-    job = testbed.pull("owner/gated:latest")
+    job = make_testbed(hf_endpoint=hub.url, hf_token=token).pull("owner/gated:latest")
 
     assert (job.state, job.error_code) == (JobState.FAILED, "pull_failed")
     assert "gated: accept its terms" in (job.error or "")
+
+
+def test_a_file_that_the_hub_does_not_serve_says_how_to_get_it(
+    testbed: PullTestbed, tiny_hub: Hub
+) -> None:
+    tiny_hub.plan.faults = [Fault(path_part="tiny-Q8_0.gguf", status=400, times=ALWAYS)]
+
+    job = testbed.pull("owner/tiny-GGUF:Q8_0")
+
+    assert job.state is JobState.FAILED
+    assert "spindll import --hf" in (job.error or "")
+
+
+def test_the_quota_of_the_hub_sets_the_next_attempt(testbed: PullTestbed, tiny_hub: Hub) -> None:
+    tiny_hub.plan.faults = [
+        Fault(path_part="/api", status=429, rate_limit='"api";r=0;t=0', times=2),
+        Fault(path_part="/api", status=429, rate_limit='"api";r=0;t=1', times=1),
+    ]
+
+    assert testbed.pull("owner/tiny-GGUF:Q8_0").state is JobState.DONE
 
 
 def test_the_token_opens_a_gated_repository_and_is_sent_to_the_hub_only(

@@ -82,6 +82,11 @@ class Download:
                 self._progress.save()
 
     @property
+    def done_bytes(self) -> int:
+        """The number of bytes on disk."""
+        return self._progress.done_bytes
+
+    @property
     def wait_reason(self) -> str | None:
         """What the download waits for, as a sentence for people; None while bytes may arrive."""
         return self._progress.wait_reason

@@ -95,7 +95,7 @@ class FileFetcher:
         while True:  # 3
             download = self._start(file, partial, control, sessions)
             try:
-                computed = self._run(download, partial)
+                computed = self._run(download, file, partial, control)
             except ContentChanged as error:
                 partial.restart()
                 restarts += 1
@@ -135,7 +135,9 @@ class FileFetcher:
         )
         return download
 
-    def _run(self, download: Download, partial: PartialFile) -> str:
+    def _run(
+        self, download: Download, file: RemoteFile, partial: PartialFile, control: JobControl
+    ) -> str:
         try:
             return download.run()
         except DiskFull as error:
@@ -143,6 +145,8 @@ class FileFetcher:
             if error.details.get("written"):
                 partial.remove()
             raise
+        finally:
+            control.set_downloaded(file.path, download.done_bytes)
 
     def _progress_callback(
         self, file: RemoteFile, folder: Path, control: JobControl

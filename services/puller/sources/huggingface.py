@@ -20,13 +20,24 @@ from huggingface_hub.errors import (
 from services.puller.sources.base import Format, Listing, RemoteFile, ResolveOptions
 from services.puller.sources.file_selection import SelectionCriteria, select_files
 from services.puller.transport.address import Address
+from services.puller.transport.http_client import describe_connection_error, find_wait_seconds
 from services.shared.errors import ModelNotFound, PullFailed, SourceUnavailable
 from services.shared.model_name import DEFAULT_TAG, ModelName
 from services.shared.store.layout import parse_digest
 from services.shared.store.manifest import FileRole
 
 _TIMEOUT_SECONDS = 30.0
+_MAX_WAIT_SECONDS = 300.0
 _MAX_FILES = 5000
+GATED = (
+    "this repository is gated: accept its terms on its page, "
+    "then set SPINDLL_HF_TOKEN to a token that may read it"
+)
+_REFUSED = "the hub refuses access: the token is wrong or may not read this repository"
+_TOO_LARGE = (
+    "the hub does not serve this file over plain HTTP; download it with `hf download`,"
+    " then `spindll import --hf`"
+)
 _OID = re.compile(r"[0-9a-f]{40}")
 
 
@@ -51,7 +62,7 @@ class HuggingFaceSource:
         siblings = {s.rfilename: s for s in (info.siblings or [])[:_MAX_FILES]}
         selection = select_files(siblings, self._build_criteria(name, options))
         files = tuple(
-            self._build_remote_file(name.repo, commit, role, path, siblings[path])
+            self._build_remote_file(name.repo, info, role, siblings[path])
             for role, path in selection.files
         )
         return Listing(
@@ -68,17 +79,14 @@ class HuggingFaceSource:
         try:
             return self._api.model_info(repo, files_metadata=True, timeout=_TIMEOUT_SECONDS)
         except GatedRepoError as error:
-            raise PullFailed(
-                "this repository is gated: accept its terms on its page, "
-                "then set SPINDLL_HF_TOKEN to a token that may read it"
-            ) from error
+            raise PullFailed(GATED) from error
         except RepositoryNotFoundError as error:
             hint = "" if self._token else ", or it is private and requires SPINDLL_HF_TOKEN"
             raise ModelNotFound(f"the hub has no repository {repo!r}{hint}") from error
         except HfHubHTTPError as error:
             raise _to_error(error) from error
         except (httpx2.HTTPError, OSError) as error:
-            raise SourceUnavailable("the hub does not answer") from error
+            raise SourceUnavailable(describe_connection_error("the hub", error)) from error
 
     def _build_criteria(self, name: ModelName, options: ResolveOptions) -> SelectionCriteria:
         tag = name.tag.lower()
@@ -91,19 +99,20 @@ class HuggingFaceSource:
             return SelectionCriteria(format=fmt, prefers_mlx=self._prefers_mlx)
         return SelectionCriteria(quantization=name.tag, format="gguf")
 
-    def _build_remote_file(
-        self, repo: str, commit: str, role: FileRole, path: str, sibling: Any
-    ) -> RemoteFile:
+    def _build_remote_file(self, repo: str, info: Any, role: FileRole, sibling: Any) -> RemoteFile:
+        path = sibling.rfilename
         if sibling.size is None or sibling.size < 0:
             raise PullFailed(f"the hub does not report the size of {path}")
         digest = parse_digest(f"sha256:{sibling.lfs.sha256}") if sibling.lfs is not None else None
         oid = sibling.blob_id
         secrets = {"Authorization": f"Bearer {self._token}"} if self._token else None
-        url = hf_hub_url(repo, path, revision=commit, endpoint=self._endpoint)
+        url = hf_hub_url(repo, path, revision=info.sha, endpoint=self._endpoint)
+        # The hub lists a gated repository to everybody; it refuses only the files.
+        refused = GATED if info.gated else _REFUSED
         return RemoteFile(
             role=role,
             path=path,
-            address=Address(url, secrets),
+            address=Address(url, secrets, {400: _TOO_LARGE, 401: refused, 403: refused}),
             size_bytes=sibling.size,
             digest=digest,
             git_oid=oid if digest is None and oid and _OID.fullmatch(oid) else None,
@@ -113,13 +122,8 @@ class HuggingFaceSource:
 def _to_error(error: HfHubHTTPError) -> PullFailed:
     status = error.response.status_code
     if status == 429 or status >= 500:
-        wait = error.response.headers.get("retry-after", "")
-        return SourceUnavailable(
-            f"the hub answered HTTP {status}",
-            retry_after_seconds=float(wait) if wait.isdecimal() else None,
-        )
+        wait = find_wait_seconds(error.response.headers.get, max_seconds=_MAX_WAIT_SECONDS)
+        return SourceUnavailable(f"the hub answered HTTP {status}", retry_after_seconds=wait)
     if status in (401, 403):
-        return PullFailed(
-            "the hub refuses access: the token is wrong or may not read this repository"
-        )
+        return PullFailed(_REFUSED)
     return PullFailed(f"the hub answered HTTP {status}")

@@ -30,6 +30,7 @@ from services.shared.errors import PullFailed, SourceUnavailable
 
 MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_NOT_VALID_NOW = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED
 # draft-ietf-httpapi-ratelimit-headers, as the hub sends it: remaining requests, seconds to reset.
 _RATE_LIMIT = re.compile(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
 _CONNECTION_ERRORS = (http.client.HTTPException, OSError, ValueError)
@@ -161,7 +162,8 @@ class HttpSession:
             except _CONNECTION_ERRORS as error:
                 self.close()
                 if is_last or not is_reused or self._is_shut or isinstance(error, TimeoutError):
-                    raise SourceUnavailable(f"{parts.hostname} does not answer") from error
+                    message = describe_connection_error(parts.hostname or "", error)
+                    raise SourceUnavailable(message) from error
         raise AssertionError("unreachable")
 
     def _get_connection(
@@ -187,19 +189,44 @@ class HttpSession:
             if proxy is None:
                 if parts.scheme == "https":
                     return http.client.HTTPSConnection(
-                        host, port, timeout=self._timeout_seconds, context=_tls_context()
+                        host, port, timeout=self._timeout_seconds, context=tls_context()
                     )
                 return http.client.HTTPConnection(host, port, timeout=self._timeout_seconds)
             via, via_port = proxy.hostname or "", proxy.port or 80
             if parts.scheme == "http":
                 return http.client.HTTPConnection(via, via_port, timeout=self._timeout_seconds)
             tunnel = http.client.HTTPSConnection(
-                via, via_port, timeout=self._timeout_seconds, context=_tls_context()
+                via, via_port, timeout=self._timeout_seconds, context=tls_context()
             )
             tunnel.set_tunnel(host, port or 443, headers=_build_proxy_headers(proxy))
         except ValueError as error:
             raise PullFailed("the source's address is not well formed") from error
         return tunnel
+
+
+def describe_connection_error(host: str, error: BaseException) -> str:
+    """Why there is no connection to a host, as far as the operator can do something about it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return _describe_certificate_error(host, cause.verify_code)
+        cause = cause.__cause__ or cause.__context__
+    return f"{host} does not answer"
+
+
+def _describe_certificate_error(host: str, verify_code: int) -> str:
+    if verify_code in _NOT_VALID_NOW:
+        return f"the certificate of {host} is not valid now; check the clock of this machine"
+    return (
+        f"the certificate of {host} is not trusted; where a proxy inspects TLS, set SSL_CERT_FILE"
+        " to a file with its authority"
+    )
+
+
+@lru_cache(maxsize=1)
+def tls_context() -> ssl.SSLContext:
+    """What this process trusts: SSL_CERT_FILE, else what the system trusts, as the hub's client."""
+    return httpx2.create_ssl_context()
 
 
 def find_wait_seconds(header: Callable[[str], str | None], *, max_seconds: float) -> float | None:
@@ -231,11 +258,6 @@ def _resolve_redirect(url: str, location: str) -> str:
 
 def _origin(parts: SplitResult) -> tuple[str, str]:
     return parts.scheme, parts.netloc.lower()
-
-
-@lru_cache(maxsize=1)
-def _tls_context() -> ssl.SSLContext:
-    return httpx2.create_ssl_context()
 
 
 def _find_proxy(parts: SplitResult) -> SplitResult | None:

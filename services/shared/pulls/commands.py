@@ -65,7 +65,8 @@ class JobCommands:
 
     def pause(self, job_id: str) -> PullJob:
         """Stop a job and keep its bytes: at once when queued, within a second when running."""
-        if self._store.change_if(job_id, {"state": JobState.QUEUED}, {"state": JobState.PAUSED}):
+        paused = {"state": JobState.PAUSED, "note": None, "not_before": None}
+        if self._store.change_if(job_id, {"state": JobState.QUEUED}, paused):
             return self._store.get(job_id)
         if self._store.change_if(
             job_id, {"state": JobState.RUNNING}, {"requested": StopRequest.PAUSE}
@@ -74,15 +75,21 @@ class JobCommands:
         return self._get_if(job_id, JobState.PAUSED, "paused")
 
     def resume(self, job_id: str) -> PullJob:
-        """Queue a paused job again, or withdraw a pause that its worker has not read yet."""
+        """Queue a paused job again, or withdraw a pause that its worker has not read yet.
+
+        A queued job that waits for its next attempt is queued for now.
+        """
         job = self._store.get(job_id)
         queued = {
             "state": JobState.QUEUED,
             "ticket": job.ticket + 1,
             "requested": None,
             "note": None,
+            "not_before": None,
         }
-        if self._store.change_if(job_id, {"state": JobState.PAUSED, "ticket": job.ticket}, queued):
+        is_waiting = job.state is JobState.QUEUED and job.not_before is not None
+        state = JobState.QUEUED if is_waiting else JobState.PAUSED
+        if self._store.change_if(job_id, {"state": state, "ticket": job.ticket}, queued):
             return self._store.get(job_id)
         if self._store.change_if(
             job_id, {"state": JobState.RUNNING, "requested": StopRequest.PAUSE}, {"requested": None}
@@ -120,7 +127,10 @@ class JobCommands:
             "state": JobState.QUEUED,
             "ticket": job.ticket + 1,
             "attempts": 0,
-            **dict.fromkeys(("error", "error_code", "ended_at", "note", "requested")),
+            **dict.fromkeys(
+                ("error", "error_code", "ended_at", "note", "requested")
+                + ("not_before", "unavailable_since")
+            ),
         }
         reopened = self._reopen(
             keys=[

@@ -77,7 +77,9 @@ class PullJob(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     format: Literal["gguf", "mlx"] | None = None  # as requested; None: what suits the platform
     sha256: str | None = None  # as requested: the hex digest that a plain URL's file must have
-    note: str | None = None  # what a running job waits for, as a sentence
+    note: str | None = None  # what a queued or running job waits for, as a sentence
+    not_before: float | None = None  # a queued job is not started before this time
+    unavailable_since: float | None = None  # since when its source has sent nothing
     ticket: int = 0  # number of the only ticket that may start it, see job_queue.py
     requested: StopRequest | None = None
     owner: str | None = None  # the worker that runs it, "host:pid:..."

@@ -111,6 +111,8 @@ class JobStore:
                 "owner": owner,
                 "started_at": job.started_at or time.time(),
                 "attempts": job.attempts + 1,
+                "note": None,
+                "not_before": None,
             },
             lease=owner,
         )
@@ -172,7 +174,7 @@ class JobStore:
         changed = {
             "state": state,
             "ended_at": time.time(),
-            **dict.fromkeys(("requested", "owner", "note", "bytes_per_second")),
+            **dict.fromkeys(("requested", "owner", "note", "not_before", "bytes_per_second")),
             **fields,
         }
         return self._end_if(job, expected, changed)

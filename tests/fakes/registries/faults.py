@@ -17,6 +17,7 @@ class Fault:
     after: int = 0  # the number of matching requests that succeed before
     status: int | None = None
     retry_after: str | None = None
+    rate_limit: str | None = None
     cut_at: int | None = None  # close the connection after this many bytes of the body
     stall_at: int | None = None  # send this many bytes, then nothing until the client disconnects
     drips: bool = False  # send one byte every 20 ms

@@ -20,7 +20,10 @@ _LARGE = (".gguf", ".safetensors", ".bin")
 
 @dataclass
 class Repository:
-    """Files by path. Without the token, a gated one is refused and a private one is not found."""
+    """Files by path.
+
+    Without the token, the files of a gated one are refused, and a private one is not found.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     gated: bool = False
@@ -66,10 +69,6 @@ class Hub(LoopbackServer):
                 {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"},
             )
             return None
-        if repository.gated and not may_read:
-            body = b'{"error":"Access to model is restricted"}'
-            request.reply(403, body, {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
-            return None
         return repository
 
     def _list(self, request: Handler) -> None:
@@ -95,14 +94,19 @@ class Hub(LoopbackServer):
             return
         siblings = [_sibling(path, data) for path, data in repository.files.items()]
         info = {"_id": "1", "id": name, "modelId": name, "sha": COMMIT, "siblings": siblings}
-        body = json.dumps(info).encode()
+        body = json.dumps({**info, "gated": "auto" if repository.gated else False}).encode()
         request.reply(200, body, {"Content-Type": "application/json"})
 
     def _download(self, request: Handler, name: str, path: str) -> None:
         repository = self._repository(request, name)
         if repository is None:
             return
-        if path not in repository.files:
+        may_read = request.headers.get("authorization") == f"Bearer {self.token}"
+        if repository.gated and not may_read:
+            status = 403 if "authorization" in request.headers else 401
+            body = b'{"error":"Access to model is restricted"}'
+            request.reply(status, body, {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
+        elif path not in repository.files:
             request.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
         elif self.cdn is not None and path.endswith(_LARGE):
             request.redirect(f"{self.cdn.url}/{name}/{path}", 302)

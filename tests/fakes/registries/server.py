@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class RecordedRequest:
 class LoopbackServer:
     """Serves files by path. Subclasses override `answer` for other paths."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.handler: Callable[[Handler, str], None] | None = None
         self.plan = FaultPlan()
@@ -51,12 +52,18 @@ class LoopbackServer:
                 pass  # clients of these tests may disconnect at any time
 
         self._server = Server(("127.0.0.1", 0), OwnHandler)
+        self._scheme = "https" if tls else "http"
+        if tls is not None:
+            # The handshake happens at the first read, in the thread of the connection.
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Any:
         self._thread.start()
@@ -111,8 +118,8 @@ class Handler(BaseHTTPRequestHandler):
         server.record(RecordedRequest(path, headers, headers.get("range")))
         self.fault = server.plan.take(path)
         if self.fault.status is not None:
-            extra = {"Retry-After": self.fault.retry_after} if self.fault.retry_after else {}
-            self.reply(self.fault.status, b"planned", extra)
+            extra = {"Retry-After": self.fault.retry_after, "RateLimit": self.fault.rate_limit}
+            self.reply(self.fault.status, b"planned", {k: v for k, v in extra.items() if v})
             return
         server.answer(self, path.partition("?")[0])
 
