@@ -41,8 +41,9 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
     """The application. It opens no connection before its lifespan begins."""
     connection = redis_client.connect_async(settings.redis_url, settings.redis_password_file)
     blocking = redis_client.connect(settings.redis_url, settings.redis_password_file)
-    catalog = Catalog(ModelStore(settings.models_dir), JobStore(blocking))
-    pull_client = PullClient(blocking)
+    store = ModelStore(settings.models_dir)
+    catalog = Catalog(store, JobStore(blocking))
+    pull_client = PullClient(blocking, store)
     key_files = KeyFiles(settings.secrets_dir)
     key_store = KeyStore(connection, cache_seconds=settings.key_cache_seconds)
     parts = ApiParts(

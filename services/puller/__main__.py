@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+from pathlib import Path
 
 from services.puller.build import build_job_runner, build_search
 from services.puller.first_start import FirstStart
@@ -13,7 +15,7 @@ from services.puller.search.listener import SearchListener
 from services.puller.search.search import set_hub_timeout
 from services.puller.settings import PullerSettings, split_list
 from services.puller.worker_pool import WorkerPool
-from services.shared.errors import InvalidSettings
+from services.shared.errors import InvalidModelFile, InvalidSettings
 from services.shared.logs import set_up_logs
 from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job_queue import JobQueue
@@ -49,6 +51,11 @@ def build_worker_pool(settings: PullerSettings) -> WorkerPool:
         print(error.message, file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from error
     store = ModelStore(settings.models_dir)
+    try:
+        store.check_writable()
+    except (OSError, InvalidModelFile) as error:
+        print(describe_unusable_store(store.layout.root, error), file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from error
     job_store, job_queue = JobStore(client), JobQueue(client)
     first_start = FirstStart(store, JobCommands(client, job_store), job_queue)
 
@@ -59,6 +66,15 @@ def build_worker_pool(settings: PullerSettings) -> WorkerPool:
     maintenance = Maintenance(job_store, job_queue, store, max_attempts=settings.pull_attempts)
     return WorkerPool(
         client, maintenance, workers=settings.pull_workers, first_start=provision_models
+    )
+
+
+def describe_unusable_store(root: Path, error: Exception) -> str:
+    """What to do about a models folder that the puller may not write to."""
+    reason = (error.strerror or "unknown error") if isinstance(error, OSError) else str(error)
+    return (
+        f"the models folder {root} is not writable ({reason}); it must belong to the user that runs"
+        f" the puller: chown -R {os.geteuid()}:{os.getegid()}"
     )
 
 

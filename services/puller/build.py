@@ -32,6 +32,7 @@ def build_job_runner(settings: PullerSettings, client: redis.Redis) -> JobRunner
     store = ModelStore(settings.models_dir)
     retry_policy = RetryPolicy(timeout_seconds=settings.pull_timeout_seconds)
     fetcher = FileFetcher(
+        layout=store.layout,
         blobs=store.blobs,
         connections=settings.pull_connections,
         retry_policy=retry_policy,
@@ -47,7 +48,7 @@ def build_job_runner(settings: PullerSettings, client: redis.Redis) -> JobRunner
         allowed_hosts=frozenset(host.lower() for host in split_list(settings.allowed_sources)),
     )
     webhook = Webhook(settings.pull_webhook_url) if settings.pull_webhook_url else None
-    return JobRunner(JobStore(client), JobQueue(client), puller, webhook)
+    return JobRunner(JobStore(client), JobQueue(client), store, puller, webhook)
 
 
 def build_sources(settings: PullerSettings) -> dict[Source, ModelSource]:

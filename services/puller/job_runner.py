@@ -6,6 +6,7 @@ maintenance queues the job again, and the next run finds the blobs in the store.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -17,14 +18,22 @@ from typing import Any, TypeVar
 import redis
 
 from services.puller.job_control import Interrupted, JobControl, StopReason
-from services.puller.postponement import plan_next_attempt
+from services.puller.postponement import Postponement, plan_next_attempt, plan_room_check
 from services.puller.pull_model import Puller
 from services.puller.webhook import Webhook
-from services.shared.errors import InternalError, SourceUnavailable, SpindllError
+from services.shared.errors import (
+    DiskFull,
+    InternalError,
+    PullFailed,
+    SourceUnavailable,
+    SpindllError,
+)
 from services.shared.pulls.job import JobState, PullJob
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore
+from services.shared.pulls.partials import remove_partials
 from services.shared.store.manifest import Manifest
+from services.shared.store.model_store import ModelStore
 
 T = TypeVar("T")
 
@@ -43,10 +52,16 @@ class JobRunner:
     """Runs the jobs of one worker process, one at a time."""
 
     def __init__(
-        self, job_store: JobStore, job_queue: JobQueue, puller: Puller, webhook: Webhook | None
+        self,
+        job_store: JobStore,
+        job_queue: JobQueue,
+        store: ModelStore,
+        puller: Puller,
+        webhook: Webhook | None,
     ) -> None:
         self._job_store = job_store
         self._job_queue = job_queue
+        self._store = store
         self._puller = puller
         self._webhook = webhook
         self._control: JobControl | None = None
@@ -89,6 +104,8 @@ class JobRunner:
             return interrupted.reason
         except SpindllError as error:
             return error
+        except OSError as error:
+            return _translate_os_error(error, job.id)
         except Exception:
             logger.exception("pull failed", extra={"job": job.id})
             return InternalError(
@@ -117,6 +134,7 @@ class JobRunner:
             _retry_on_redis_errors(lambda: self._job_store.pause(job.id, owner, **fields))
         elif outcome is StopReason.CANCEL:
             self._end(job, owner, JobState.CANCELLED, fields)
+            self._remove_partials(job.id)
         elif isinstance(outcome, SpindllError):
             if self._postpone(job, owner, control, outcome, fields):
                 return
@@ -142,14 +160,16 @@ class JobRunner:
         fields: dict[str, Any],
     ) -> bool:
         """Queue the job for a later attempt, if waiting may help; the maintenance sends it then."""
-        if not isinstance(error, SourceUnavailable):
-            return False
-        plan = plan_next_attempt(
-            now=time.time(),
-            unavailable_since=job.unavailable_since,
-            made_progress=control.made_progress,
-            requested_wait_seconds=error.retry_after_seconds,
-        )
+        plan: Postponement | None = None
+        if isinstance(error, DiskFull) and error.details.get("other_downloads"):
+            plan = plan_room_check(now=time.time(), unavailable_since=job.unavailable_since)
+        elif isinstance(error, SourceUnavailable):
+            plan = plan_next_attempt(
+                now=time.time(),
+                unavailable_since=job.unavailable_since,
+                made_progress=control.made_progress,
+                requested_wait_seconds=error.retry_after_seconds,
+            )
         if plan is None:
             return False
         logger.info("pull postponed", extra={"job": job.id, "reason": error.message})
@@ -163,12 +183,26 @@ class JobRunner:
         _retry_on_redis_errors(lambda: self._job_store.put_back(job, owner, **waiting))
         return True
 
+    def _remove_partials(self, job_id: str) -> None:
+        _retry_on_redis_errors(
+            lambda: remove_partials(self._store, self._job_store, self._job_store.get(job_id))
+        )
+
     def _end(self, job: PullJob, owner: str, state: JobState, fields: dict[str, Any]) -> None:
         has_ended = _retry_on_redis_errors(
             lambda: self._job_store.end(job, state, owner=owner, **fields)
         )
         if has_ended and self._webhook is not None:
             self._webhook.send(self._job_store.get(job.id))
+
+
+def _translate_os_error(error: OSError, job_id: str) -> SpindllError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull("the disk is full")
+    logger.error("pull failed", extra={"job": job_id}, exc_info=error)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PullFailed("the puller may not write to the models folder; see its log")
+    return InternalError("the pull failed for an internal reason; see the log of the puller")
 
 
 def _retry_on_redis_errors(action: Callable[[], T]) -> T | None:

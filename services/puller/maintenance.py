@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Iterable
 
-from services.puller.download.partial_file import PartialFile
 from services.shared.pulls.job import JobState, PullJob
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore
@@ -45,12 +44,14 @@ class Maintenance:
         self._send_tickets()
 
     def sweep_store(self) -> None:
-        """Delete the bytes that no model and no job in flight needs."""
+        """Delete the bytes that no model and no job in flight needs.
+
+        The partial files of a cancelled or deleted job are removed when that happens, not here: a
+        later job may have begun the same files since.
+        """
         in_flight = {
             f.digest for job in self._job_store.list_in_flight() for f in job.files if f.digest
         }
-        for job in self._job_store.find(states=[JobState.CANCELLED]):
-            self._remove_partials({f.digest for f in job.files if f.digest} - in_flight)
         swept = self._store.sweep(keep=in_flight)
         if swept.files:
             logger.info(
@@ -85,13 +86,3 @@ class Maintenance:
             logger.warning("ticket sent again", extra={"job": key[0]})
             self._job_queue.send(missing[key])
         self._without_ticket = frozenset(missing)
-
-    def _remove_partials(self, digests: Iterable[str]) -> None:
-        for digest in digests:
-            path = self._store.layout.partial(digest)
-            if not path.exists():
-                continue
-            partial = PartialFile.lock(path)
-            if partial is not None:  # otherwise another job is downloading it
-                partial.remove()
-                partial.close()

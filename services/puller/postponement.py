@@ -11,6 +11,7 @@ from dataclasses import dataclass
 MAX_OUTAGE_SECONDS = 24 * 3600.0
 _MIN_WAIT_SECONDS = 5.0
 _MAX_WAIT_SECONDS = 40.0
+_ROOM_CHECK_SECONDS = 15.0
 _MAX_REQUESTED_WAIT_SECONDS = 3600.0
 
 
@@ -19,7 +20,12 @@ class Postponement:
     """The next attempt, and the begin of the outage, both in unix seconds."""
 
     not_before: float
-    unavailable_since: float
+    unavailable_since: float | None
+
+
+def plan_room_check(*, now: float, unavailable_since: float | None) -> Postponement:
+    """When to look again for disk space that other downloads have reserved."""
+    return Postponement(now + _ROOM_CHECK_SECONDS, unavailable_since)
 
 
 def plan_next_attempt(

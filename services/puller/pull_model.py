@@ -82,7 +82,7 @@ class Puller:
             resolves += 1
             listing = self._resolve(name, options, control)
             lease.add(*(file.download_digest for file in listing.files))
-            self._report_files(listing, control)
+            self._report_files(listing, lease, control)
             try:
                 return listing, self._fetch_files(listing, lease, control)
             except CredentialsExpired:  # a bearer token lives for minutes, a large file for hours
@@ -105,7 +105,7 @@ class Puller:
                 control.interrupted.wait(wait_seconds)
                 control.set_note(None)
 
-    def _report_files(self, listing: Listing, control: JobControl) -> None:
+    def _report_files(self, listing: Listing, lease: Lease, control: JobControl) -> None:
         files = [
             FileProgress(
                 path=file.path,
@@ -117,11 +117,14 @@ class Puller:
         ]
         control.set_files(files)
         # Files may share a digest, and need its space only once.
-        missing = {f.digest: f.total_bytes - f.downloaded_bytes for f in files}
-        require_free_space(
-            self._store.layout.root,
-            missing_bytes=sum(missing.values()),
-            reserve_bytes=self._reserve_bytes,
+        lease.reserve(
+            {f.download_digest: f.size_bytes for f in listing.files},
+            lambda missing_bytes, other_bytes: require_free_space(
+                self._store.layout.root,
+                missing_bytes=missing_bytes,
+                other_bytes=other_bytes,
+                reserve_bytes=self._reserve_bytes,
+            ),
         )
 
     def _fetch_files(self, listing: Listing, lease: Lease, control: JobControl) -> list[StoredFile]:

@@ -13,6 +13,7 @@ from services.puller.job_runner import JobRunner
 from services.puller.maintenance import Maintenance
 from services.shared import redis_keys
 from services.shared.pulls.job import JobState, PullJob, StopRequest
+from services.shared.pulls.partials import remove_partials
 from tests.conftest import TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.oci import sha256_digest
@@ -82,30 +83,45 @@ def test_a_paused_download_keeps_its_bytes_and_continues(
     assert ranges == [f"bytes={STALL_AT}-{TINY_GGUF.stat().st_size - 1}"]
 
 
-def test_the_sweep_removes_the_bytes_of_a_cancelled_download(slow_testbed: PullTestbed) -> None:
+def test_cancelling_a_running_download_removes_its_bytes(slow_testbed: PullTestbed) -> None:
     testbed = slow_testbed
     job = testbed.submit("tiny:f16")
     with downloading(testbed, job):
         testbed.commands.cancel(job.id)
         wait_for_state(testbed, job, JobState.CANCELLED)
-    assert testbed.leftover_files() != []
+        wait_for(lambda: not testbed.leftover_files())
 
-    Maintenance(testbed.job_store, testbed.job_queue, testbed.store, max_attempts=3).sweep_store()
-
-    assert testbed.leftover_files() == []
     assert testbed.job_store.find_loading_job("tiny:f16") is None
 
 
-def test_the_sweep_keeps_bytes_that_another_job_needs(slow_testbed: PullTestbed) -> None:
+def test_a_job_cancelled_earlier_does_not_take_the_bytes_of_a_later_one(
+    slow_testbed: PullTestbed,
+) -> None:
+    testbed = slow_testbed
+    cancelled = testbed.submit("tiny:f16")
+    with downloading(testbed, cancelled):
+        testbed.commands.cancel(cancelled.id)
+        wait_for_state(testbed, cancelled, JobState.CANCELLED)
+    failed = testbed.submit("tiny:f16")
+    with downloading(testbed, failed):
+        pass
+    testbed.job_store.end(failed, JobState.FAILED, expect={"state": JobState.QUEUED})
+
+    make_maintenance(testbed).sweep_store()
+
+    assert testbed.leftover_files() != []
+    remove_partials(testbed.store, testbed.job_store, testbed.job_store.get(failed.id))
+    assert testbed.leftover_files() == []
+
+
+def test_bytes_that_another_job_needs_are_kept(slow_testbed: PullTestbed) -> None:
     testbed = slow_testbed
     job = testbed.submit("tiny:f16")
     with downloading(testbed, job):
         pass  # the runner stops: the job is queued again and needs its bytes
     other = testbed.submit("tiny:f16", format="gguf")
     testbed.job_store.change_if(other.id, {}, {"files": testbed.job_store.get(job.id).files})
-    testbed.commands.cancel(other.id)
-
-    Maintenance(testbed.job_store, testbed.job_queue, testbed.store, max_attempts=3).sweep_store()
+    remove_partials(testbed.store, testbed.job_store, testbed.commands.cancel(other.id))
 
     assert testbed.leftover_files() != []
 

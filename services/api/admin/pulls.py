@@ -21,7 +21,7 @@ from services.api.streaming.sse import (
     encode_error,
     encode_event,
 )
-from services.shared.errors import SpindllError
+from services.shared.errors import InvalidRequest, SpindllError
 from services.shared.model_name import ModelName
 from services.shared.pulls.job import JobState, PullJob
 
@@ -124,14 +124,25 @@ async def prioritize_pull(
     return job_to_dict(await pulls.set_priority(job_id, body.priority))
 
 
+@router.delete("/v1/pulls")
+async def delete_pulls(
+    pulls: Pulls, _: RequireAdmin, state: Annotated[list[JobState], Query(min_length=1)]
+) -> dict[str, Any]:
+    """Remove all jobs that ended in these states, and the bytes they left."""
+    if not all(s.has_ended for s in state):
+        raise InvalidRequest("only done, failed and cancelled jobs can be deleted", param="state")
+    deleted, freed_bytes = await pulls.delete_ended(state)
+    return {"object": "list", "deleted": deleted, "freed_bytes": freed_bytes}
+
+
 @router.delete("/v1/pulls/{job_id}")
 async def delete_pull(job_id: str, pulls: Pulls, _: RequireAdmin) -> dict[str, Any]:
-    """Remove an ended job from the list; one that has not ended is cancelled instead."""
+    """Remove an ended job and the bytes it left; one that has not ended is cancelled instead."""
     job = await pulls.get(job_id)
     if not job.state.has_ended:
         return job_to_dict(await pulls.cancel(job_id))
-    await pulls.delete(job_id)
-    return {"id": job_id, "object": "pull", "deleted": True}
+    freed_bytes = await pulls.delete(job_id)
+    return {"id": job_id, "object": "pull", "deleted": True, "freed_bytes": freed_bytes}
 
 
 async def _encode_changes(

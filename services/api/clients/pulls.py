@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TypeVar
 
@@ -13,8 +14,13 @@ from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job import JobState, PullJob
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore, new_job
+from services.shared.pulls.partials import remove_partials
+from services.shared.store.model_store import ModelStore
 
 POLL_SECONDS = 0.4
+MAX_DELETED = 10_000
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -22,7 +28,8 @@ T = TypeVar("T")
 class PullClient:
     """Starts, reads and changes pull jobs. Unavailable while Redis does not answer."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, models: ModelStore) -> None:
+        self._models = models
         self._store = JobStore(client)
         self._commands = JobCommands(client, self._store)
         self._queue = JobQueue(client)
@@ -73,8 +80,15 @@ class PullClient:
         return await _run_in_thread(lambda: self._enqueue(self._commands.resume(job_id)))
 
     async def cancel(self, job_id: str) -> PullJob:
-        """End a job without storing a model."""
-        return await _run_in_thread(lambda: self._commands.cancel(job_id))
+        """End a job without storing a model, and remove its bytes."""
+
+        def cancel() -> PullJob:
+            job = self._commands.cancel(job_id)
+            if job.state is JobState.CANCELLED:  # else its worker removes them
+                self._remove_partials(job)
+            return job
+
+        return await _run_in_thread(cancel)
 
     async def retry(self, job_id: str) -> PullJob:
         """Queue a failed or cancelled job again."""
@@ -90,9 +104,18 @@ class PullClient:
 
         return await _run_in_thread(change)
 
-    async def delete(self, job_id: str) -> None:
-        """Remove an ended job from the list."""
-        await _run_in_thread(lambda: self._commands.forget(job_id))
+    async def delete(self, job_id: str) -> int:
+        """Remove an ended job from the list, and its bytes; the bytes that this frees."""
+        return await _run_in_thread(lambda: self._delete(self._store.get(job_id)))
+
+    async def delete_ended(self, states: Iterable[JobState]) -> tuple[int, int]:
+        """Remove all jobs that ended in these states, and their bytes; (jobs, freed bytes)."""
+
+        def delete() -> tuple[int, int]:
+            jobs = self._store.find(states=states, limit=MAX_DELETED)
+            return len(jobs), sum(self._delete(job) for job in jobs)
+
+        return await _run_in_thread(delete)
 
     async def watch(self, job_id: str) -> AsyncIterator[PullJob | None]:
         """The job whenever it changed, until it has ended; None after a poll without a change.
@@ -108,6 +131,17 @@ class PullClient:
                 await asyncio.sleep(POLL_SECONDS)
                 if self._is_stopping:
                     raise Unavailable("the service is stopping; watch the job again")
+
+    def _delete(self, job: PullJob) -> int:
+        self._commands.forget(job.id)
+        return self._remove_partials(job)
+
+    def _remove_partials(self, job: PullJob) -> int:
+        try:
+            return remove_partials(self._models, self._store, job)
+        except OSError:  # the garbage collection removes them after a week
+            logger.warning("bytes of a download were not removed", exc_info=True)
+            return 0
 
     def _enqueue(self, job: PullJob) -> PullJob:
         if job.state is JobState.QUEUED:

@@ -26,6 +26,8 @@ from services.puller.transport.range_response import ContentChanged
 from services.puller.transport.session_pool import SessionPool
 from services.shared.errors import DigestMismatch, DiskFull, PullFailed
 from services.shared.store.blobs import Blobs
+from services.shared.store.layout import Layout
+from services.shared.store.leases import missing_bytes
 from services.shared.store.manifest import StoredFile
 
 _POLL_SECONDS = 0.2
@@ -37,6 +39,7 @@ _MAX_RESTARTS = 3
 class FileFetcher:
     """Downloads files into one store. `reserve_bytes` of the disk stay free."""
 
+    layout: Layout
     blobs: Blobs
     connections: int
     retry_policy: RetryPolicy
@@ -121,7 +124,7 @@ class FileFetcher:
         def on_progress(done_bytes: int) -> None:
             report(done_bytes, download.wait_reason)
 
-        report = self._progress_callback(file, partial.path.parent, control)
+        report = self._progress_callback(file, control)
         download = Download(
             partial,
             file.address,
@@ -141,7 +144,8 @@ class FileFetcher:
         try:
             return download.run()
         except DiskFull as error:
-            # When a write filled the disk, free space is worth more than a partial download.
+            # When a write filled the disk, free space is worth more than a partial download. (A
+            # full quota is not reported as `written`: it harms nobody else.)
             if error.details.get("written"):
                 partial.remove()
             raise
@@ -149,9 +153,9 @@ class FileFetcher:
             control.set_downloaded(file.path, download.done_bytes)
 
     def _progress_callback(
-        self, file: RemoteFile, folder: Path, control: JobControl
+        self, file: RemoteFile, control: JobControl
     ) -> Callable[[int, str | None], None]:
-        check_disk_at = time.monotonic()
+        check_disk_at, digest = time.monotonic(), file.download_digest
 
         def on_progress(done_bytes: int, wait_reason: str | None) -> None:
             nonlocal check_disk_at
@@ -160,9 +164,10 @@ class FileFetcher:
             if time.monotonic() >= check_disk_at:
                 check_disk_at = time.monotonic() + _DISK_CHECK_SECONDS
                 control.set_note(self.throttle.wait_reason or wait_reason)
+                # Other downloads have their own reservations; this finds other programs.
                 require_free_space(
-                    folder,
-                    missing_bytes=file.size_bytes - done_bytes,
+                    self.layout.root,
+                    missing_bytes=missing_bytes(self.layout, digest, file.size_bytes),
                     reserve_bytes=self.reserve_bytes,
                 )
 

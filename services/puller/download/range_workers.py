@@ -248,7 +248,9 @@ def _raise_if_busy(reply: Reply, retry_policy: RetryPolicy) -> None:
 
 
 def _translate_disk_error(error: OSError) -> SpindllError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno == errno.ENOSPC:
         return DiskFull("the disk is full", details={"written": True})
+    if error.errno == errno.EDQUOT:
+        return DiskFull("the quota of the models folder is used up")
     logger.error("writing a download failed", extra={"errno": error.errno})
     return InternalError("writing the download failed")

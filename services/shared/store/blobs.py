@@ -52,11 +52,6 @@ class Blobs:
         self._make_folder()
         return self._layout.partial(digest)
 
-    def state_path(self, digest: str) -> Path:
-        """The path of a downloader's own state, beside the partial."""
-        self._make_folder()
-        return self._layout.partial_state(digest)
-
     def new_partial(self) -> Path:
         """A path for bytes whose digest is not known yet; pass it to `commit`."""
         self._make_folder()
@@ -111,13 +106,15 @@ class Blobs:
         """Store a file that stays in its place: as a hard link, else a reflink, else a copy.
 
         A hard link shares the bytes: deleting one name leaves the other, but a change of the file
-        in place changes the blob. `digest` is the expected digest (DigestMismatch). The digest is
-        added to `lease` before the blob appears.
+        in place changes the blob. `digest` is the expected digest (DigestMismatch). `lease` gets
+        the new file while it is hashed, and its digest before the blob appears.
         """
         source = source.resolve()
         if not source.is_file():
             raise InvalidModelFile("the path to import is not a regular file")
         partial = self.new_partial()
+        if lease is not None:
+            lease.add_file(partial)
         try:
             linked = link and _hard_link(source, partial)
             if not linked:
@@ -129,6 +126,23 @@ class Blobs:
         finally:
             partial.unlink(missing_ok=True)
         return Blob(blob.digest, blob.size_bytes, linked=linked)
+
+    def remove_partial(self, digest: str) -> int:
+        """Remove the partial of a digest, unless a download holds it; the freed bytes."""
+        path = self._layout.partial(digest)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return 0
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as download/partial_file.py
+            freed = os.fstat(fd).st_blocks * 512
+            self.discard(path)
+            return freed
+        except BlockingIOError:
+            return 0
+        finally:
+            os.close(fd)
 
     def discard(self, partial: Path) -> None:
         """Remove a partial and its state file, if they exist."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from services.shared.store import durable
 from services.shared.store.blobs import unlink_and_measure
 from services.shared.store.layout import Layout, parse_blob_name
-from services.shared.store.leases import leased_digests
+from services.shared.store.leases import leased
 from services.shared.store.manifest import Manifest
 from services.shared.store.manifests import Manifests
 
@@ -67,10 +67,10 @@ class GarbageCollector:
 
     def move_blobs_to_trash(self, digests: Iterable[str]) -> list[Path]:
         """Move those of the blobs to the trash that nothing refers to; their new paths."""
-        needed = self._manifests.references() | leased_digests(self._layout)
+        needed = self._manifests.references() | leased(self._layout).digests
         return self._to_trash([self._layout.blob(d) for d in sorted(set(digests) - needed)])
 
-    def unlink_all(self, paths: list[Path]) -> int:
+    def unlink_all(self, paths: Iterable[Path]) -> int:
         """Unlink files and folders, such as those in the trash; the bytes that this frees."""
         return sum(_remove(path) for path in paths)
 
@@ -79,12 +79,15 @@ class GarbageCollector:
         if not self._layout.root.is_dir():
             return SweepResult(0, 0)
         with self.lock():
-            leased = leased_digests(self._layout)
-            needed = self._manifests.references() | leased
+            protected = leased(self._layout)
+            needed = self._manifests.references() | protected.digests
+            if not any(self._manifests.paths()):
+                # Perhaps the manifests are being restored: what they name must not go before.
+                min_age_seconds = max(min_age_seconds, PARTIAL_LIFETIME_SECONDS)
             views = {self._layout.view(m.digest) for m in self._manifests.all()}
             unneeded = [
                 *self._old_blobs(needed, min_age_seconds),
-                *self._old_partials(leased | keep),
+                *self._old_partials(protected.digests | keep, protected.files),
                 *self._old_views(views),
             ]
             trashed = self._to_trash(unneeded)
@@ -100,11 +103,12 @@ class GarbageCollector:
             if is_blob and digest not in needed and _age_seconds(path) >= min_age_seconds:
                 yield path
 
-    def _old_partials(self, keep: frozenset[str] | set[str]) -> Iterator[Path]:
-        # A partial with a digest can be resumed, one without cannot.
+    def _old_partials(self, keep: set[str], keep_files: set[str]) -> Iterator[Path]:
+        # A partial with a digest can be resumed, one without cannot. Its age says nothing while it
+        # is being written: a hard link of an import is as old as its original.
         for path in _entries(self._layout.blobs):
             digest = parse_blob_name(path.name)
-            if digest is not None and path.suffix == "":
+            if (digest is not None and path.suffix == "") or path.name in keep_files:
                 continue
             lifetime = PARTIAL_LIFETIME_SECONDS if digest else TEMPORARY_LIFETIME_SECONDS
             if digest not in keep and _age_seconds(path) >= lifetime:

@@ -63,10 +63,6 @@ class Layout:
         """The path of a blob while it is downloaded."""
         return self.blobs / f"{blob_name(digest)}.partial"
 
-    def partial_state(self, digest: str) -> Path:
-        """The path of the downloader's state for a partial."""
-        return self.blobs / f"{blob_name(digest)}.partial.json"
-
     def view(self, digest: str) -> Path:
         """The folder of links of a model; `digest` is the manifest's digest."""
         return self.views / blob_name(digest)

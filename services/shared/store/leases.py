@@ -1,8 +1,12 @@
 """Leases: a running job protects blobs that no manifest refers to yet.
 
-A lease is a file that lists digests. Its owner holds a lock (flock) on it for as long as the owner
-lives. The garbage collector respects the digests of locked files. A file that it can lock belonged
-to a process that has ended, so even a `kill -9` leaves nothing that has to time out.
+A lease is a file of lines. Its owner holds a lock (flock) on it for as long as the owner lives. The
+garbage collector respects the lines of locked files. A file that it can lock belonged to a process
+that has ended, so even a `kill -9` leaves nothing that has to time out.
+
+    sha256:<hex>                  a blob, or its partial file
+    file <name>                   a file in `blobs/` whose digest is not known yet
+    room <bytes> sha256:<hex>     disk space for a blob of this size
 
 `add` takes the store's lock, as the garbage collector does. So when `add` returns, a blob has
 either been removed already (`Blobs.has` is then False: download it) or is protected.
@@ -14,6 +18,8 @@ import contextlib
 import fcntl
 import os
 import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -44,6 +50,31 @@ class Lease:
         with durable.locked(self._layout.lock):
             os.write(self._fd, lines.encode())
 
+    def add_file(self, path: Path) -> None:
+        """Protect a file in `blobs/` whose digest is not known yet."""
+        with durable.locked(self._layout.lock):
+            os.write(self._fd, f"file {path.name}\n".encode())
+
+    def reserve(self, sizes: Mapping[str, int], check: Callable[[int, int], None]) -> None:
+        """Reserve disk space for what is missing of blobs of these sizes.
+
+        `check` gets the missing bytes of these blobs and those of all other leases. It raises to
+        refuse the reservation. Reservations are made one at a time, so two cannot count on the
+        same space.
+        """
+        lines = "".join(f"room {size} {parse_digest(d)}\n" for d, size in sizes.items())
+        with durable.locked(self._layout.lock):
+            others = leased(self._layout, besides=self._path).room
+            check(
+                sum(missing_bytes(self._layout, *item) for item in sizes.items()),
+                sum(
+                    missing_bytes(self._layout, *item)
+                    for item in others.items()
+                    if item[0] not in sizes
+                ),
+            )
+            os.write(self._fd, lines.encode())
+
     def __exit__(self, *_: object) -> None:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
@@ -51,25 +82,56 @@ class Lease:
             self._path = None
 
 
-def leased_digests(layout: Layout) -> set[str]:
-    """The digests of valid leases. Removes dead leases. Call it with the store's lock held."""
-    leased: set[str] = set()
+@dataclass(slots=True)
+class Leased:
+    """What the valid leases protect: digests, names of files in `blobs/`, and bytes by digest."""
+
+    digests: set[str] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
+    room: dict[str, int] = field(default_factory=dict)
+
+
+def leased(layout: Layout, *, besides: Path | None = None) -> Leased:
+    """The valid leases, besides one. Removes dead leases. Call it with the store's lock held."""
+    found = Leased()
     if not layout.leases.is_dir():
-        return leased
+        return found
     for path in layout.leases.glob("*.lease"):
+        if path == besides:
+            continue
         # The job may have just removed it, or it is a link, which is not one of our leases.
         with contextlib.suppress(OSError):
-            leased.update(_read_or_remove(path))
-    return leased
+            for line in _read_or_remove(path):
+                _add_line(found, line)
+    return found
 
 
-def _read_or_remove(path: Path) -> set[str]:
+def missing_bytes(layout: Layout, digest: str, size_bytes: int) -> int:
+    """How many bytes the disk must still give to a blob: what its partial file has not got yet."""
+    for path in (layout.blob(digest), layout.partial(digest)):
+        with contextlib.suppress(OSError):
+            # A partial file is sparse; st_blocks counts units of 512 bytes on every system.
+            return max(0, size_bytes - os.lstat(path).st_blocks * 512)
+    return size_bytes
+
+
+def _add_line(found: Leased, line: str) -> None:
+    kind, *rest = line.split(" ")
+    if kind == "file" and len(rest) == 1:
+        found.files.add(rest[0])
+    elif kind == "room" and len(rest) == 2 and rest[0].isdecimal():
+        found.room[rest[1]] = int(rest[0])
+    else:
+        found.digests.add(line)
+
+
+def _read_or_remove(path: Path) -> list[str]:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     with os.fdopen(fd, "rb") as file:
         if _is_locked(fd):
-            return {line.decode() for line in file.read().splitlines()}
+            return file.read().decode(errors="replace").splitlines()
         path.unlink(missing_ok=True)
-        return set()
+        return []
 
 
 def _is_locked(fd: int) -> bool:

@@ -7,6 +7,7 @@ Decoded manifests are cached by inode, size and times; a new manifest appears as
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 MAX_MANIFEST_BYTES = 16 << 20
 _DEPTH = 4  # host / namespace / model / tag.json
 _ANY_DIGEST = re.compile(rb"sha256:[0-9a-f]{64}")
+_DIGEST_BYTES = len("sha256:") + 64
 
 _Identity = tuple[int, int, int, int]
 
@@ -68,14 +70,25 @@ class Manifests:
             if manifest is not None:
                 found.update(file.digest for file in manifest.files)
             else:
-                found.update(match.decode() for match in _ANY_DIGEST.findall(_bytes(path)))
+                found.update(_find_digests(path))
         return found
 
-    def prepare(self, name: ModelName, manifest: Manifest) -> tuple[Path, Path]:
-        """Write a manifest durably to a temporary file; (temporary, final) for `durable.move`."""
+    def find_damaged(self, name: ModelName) -> set[str] | None:
+        """The digests in a manifest of this name that cannot be used; None when there is none."""
         path = self._layout.manifest(name)
+        return _find_digests(path) if path.is_file() and self._read(path) is None else None
+
+    def prepare(self, name: ModelName, manifest: Manifest) -> tuple[Path, Path]:
+        """Write a manifest durably to a temporary file; (temporary, final) for `durable.move`.
+
+        Raises InvalidModelFile when it is too large to be read again.
+        """
+        path = self._layout.manifest(name)
+        encoded = msgspec.json.format(msgspec.json.encode(manifest))
+        if len(encoded) > MAX_MANIFEST_BYTES:
+            raise InvalidModelFile("the texts of the model are larger than any real ones")
         durable.make_folder(path.parent, below=self._layout.root)
-        return durable.write_beside(path, msgspec.json.format(msgspec.json.encode(manifest))), path
+        return durable.write_beside(path, encoded), path
 
     def remove(self, name: ModelName) -> None:
         """Remove a manifest durably. Raises FileNotFoundError when there is none."""
@@ -132,6 +145,19 @@ def _bytes(path: Path) -> bytes:
     if len(data) > MAX_MANIFEST_BYTES:
         raise InvalidModelFile("the manifest is too large")
     return data
+
+
+def _find_digests(path: Path) -> set[str]:
+    """Every digest in a file of any size, readable as a manifest or not."""
+    found: set[str] = set()
+    rest = b""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with os.fdopen(fd, "rb") as file:
+            while data := file.read(1 << 20):
+                found.update(match.decode() for match in _ANY_DIGEST.findall(rest + data))
+                rest = data[-_DIGEST_BYTES:]
+    return found
 
 
 def _identity(path: Path) -> _Identity:

@@ -14,7 +14,7 @@ refers to; `sweep` removes them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,12 +125,37 @@ class ModelStore:
         matches when there are several.
         """
         with self._collector.lock():
-            manifest = self._to_delete(text)
-            self._manifests.remove(ModelName.parse(manifest.name))
-            trashed = self._collector.move_to_trash(manifest)
+            name, trashed = self._delete_damaged(text) or self._delete(text)
         freed = self._collector.unlink_all(trashed)
-        logger.info("model deleted", extra={"model": manifest.name, "freed_bytes": freed})
-        return DeleteResult(manifest.name, freed)
+        logger.info("model deleted", extra={"model": name, "freed_bytes": freed})
+        return DeleteResult(name, freed)
+
+    def _delete(self, text: str) -> tuple[str, Sequence[Path]]:
+        manifest = self._to_delete(text)
+        self._manifests.remove(ModelName.parse(manifest.name))
+        return manifest.name, self._collector.move_to_trash(manifest)
+
+    def _delete_damaged(self, text: str) -> tuple[str, Sequence[Path]] | None:
+        """Delete a model whose manifest cannot be read, by its exact name; else None."""
+        try:
+            name = ModelName.parse(text)
+        except InvalidModelName:
+            return None
+        digests = self._manifests.find_damaged(name)
+        if digests is None:
+            return None
+        self._manifests.remove(name)
+        return str(name), self._collector.move_blobs_to_trash(digests)
+
+    def remove_partials(self, digests: Iterable[str]) -> int:
+        """Remove the partial files that no download holds; the freed bytes."""
+        return sum(self.blobs.remove_partial(digest) for digest in digests)
+
+    def check_writable(self) -> None:
+        """Raise OSError unless this process may create the store's folders and files."""
+        self.blobs.discard(self.blobs.partial_path(f"sha256:{'0' * 64}"))
+        with self.lease():
+            pass
 
     def discard(self, digests: Iterable[str]) -> int:
         """Remove those of a failed job's blobs that nothing refers to; the freed bytes."""

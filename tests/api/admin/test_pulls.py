@@ -13,6 +13,7 @@ import redis
 from services.shared.pulls.job import FileProgress, JobState
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore
+from services.shared.store.model_store import ModelStore
 from tests.api.conftest import Api
 
 
@@ -229,6 +230,27 @@ async def test_an_unknown_job_is_404_on_every_route(admin: httpx.AsyncClient) ->
     ]:
         answer = await admin.request(method, f"/v1/pulls/nothing{path}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "job_not_found")
+
+
+async def test_deleting_failed_jobs_frees_their_bytes(
+    api: Api, admin: httpx.AsyncClient, puller: Puller
+) -> None:
+    digest = f"sha256:{'a' * 64}"
+    partial = ModelStore(api.data_dir / "models").blobs.partial_path(digest)
+    partial.write_bytes(bytes(1 << 16))
+    job = puller.store.get((await start_pull(admin))["id"])
+    progress = FileProgress(path="m.gguf", digest=digest, downloaded_bytes=9, total_bytes=99)
+    puller.claim(job.id)
+    puller.store.end(job, JobState.FAILED, files=(progress,))
+    other = await start_pull(admin, "llama3.2:1b")
+
+    refused = await admin.delete("/v1/pulls", params={"state": ["failed", "queued"]})
+    answer = await admin.delete("/v1/pulls", params={"state": "failed"})
+
+    assert refused.status_code == 400
+    assert answer.json() == {"object": "list", "deleted": 1, "freed_bytes": 1 << 16}
+    assert not partial.exists()
+    assert [j["id"] for j in (await admin.get("/v1/pulls")).json()["data"]] == [other["id"]]
 
 
 async def test_the_first_delete_cancels_a_job_and_the_second_removes_it(

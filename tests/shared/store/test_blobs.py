@@ -23,7 +23,7 @@ def test_a_partial_becomes_a_blob_of_its_digest(blobs: Blobs) -> None:
     digest = sha256_digest(b"bytes")
     partial = blobs.partial_path(digest)
     partial.write_bytes(b"bytes")
-    blobs.state_path(digest).write_bytes(b"{}")
+    partial.with_name(f"{partial.name}.json").write_bytes(b"{}")
 
     blob = blobs.commit(partial, digest=digest)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from services.shared.errors import (
     InvalidModelName,
     ModelNotFound,
 )
+from services.shared.model_name import ModelName
 from services.shared.store.manifest import Description, FileRole
 from services.shared.store.model_store import DeleteResult, ModelStore
 from tests.shared.store.builders import (
@@ -342,3 +344,48 @@ def test_a_single_gguf_with_other_files_needs_no_view(store: ModelStore) -> None
     store.put(manifest)
 
     assert store.model_path(store.resolve("a")).read_bytes() == b"weights"
+
+
+def test_a_manifest_that_would_be_too_large_to_read_is_refused(store: ModelStore) -> None:
+    store.blobs.add_bytes(b"w")
+    with pytest.raises(InvalidModelFile, match="larger than any real"):
+        store.put(make_manifest("big:1", {"m.gguf": b"w"}, license="x" * (17 << 20)))
+
+    assert names(store) == []
+
+
+@pytest.mark.parametrize("damage", ["{", " " * (17 << 20)], ids=["no JSON", "too large"])
+def test_a_damaged_manifest_protects_its_blobs_and_can_be_deleted(
+    store: ModelStore, damage: str
+) -> None:
+    put_model(store, "a:1", {"m.gguf": b"weights"})
+    put_model(store, "b:1")
+    path = store.layout.manifest(ModelName.parse("a:1"))
+    path.write_text(damage + path.read_text())
+
+    assert store.sweep(min_age_seconds=0).files == 0
+    assert store.delete("b:1").name == "b:1"
+    assert store.delete("a:1").freed_bytes == len(b"weights")
+    assert not path.exists()
+
+
+@pytest.fixture
+def _as_another_user() -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+@pytest.mark.usefixtures("_as_another_user")
+def test_a_folder_of_another_owner_is_not_writable() -> None:
+    with pytest.raises(PermissionError):
+        ModelStore(Path("/models-of-another-user")).check_writable()
+
+
+def test_a_usable_folder_is_writable_and_stays_empty(store: ModelStore) -> None:
+    store.check_writable()
+
+    assert [path for path in store.layout.root.rglob("*.*") if path.name != ".lock"] == []
