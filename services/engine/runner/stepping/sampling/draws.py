@@ -13,10 +13,10 @@ from enum import IntEnum
 import numpy as np
 
 from services.engine.runner.stepping.sampling.select import Floats
+from services.engine.runner.stepping.sampling.sums import find_fraction
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
-_BLOCK = 512  # np.cumsum takes 2 ms over a whole vocabulary, and microseconds over its block sums
 
 
 class Purpose(IntEnum):
@@ -46,22 +46,10 @@ def draw_index(weights: Floats, uniform: float) -> int:
 
     The position never has weight 0. At least one weight must be larger than 0.
     """
-    if len(weights) <= 4 * _BLOCK:
-        return _find_index(weights, uniform)
-    starts = np.arange(0, len(weights), _BLOCK)
-    sums = np.add.reduceat(weights, starts, dtype=np.float64)
-    block = _find_index(sums, uniform)
-    within = uniform * float(sums.sum()) - float(sums[:block].sum())
-    start = block * _BLOCK
-    return start + _find_index(weights[start : start + _BLOCK], within / float(sums[block]))
-
-
-def _find_index(weights: Floats, fraction: float) -> int:
-    reached = np.cumsum(weights, dtype=np.float64)
-    position = int(np.searchsorted(reached, max(fraction, 0.0) * reached[-1], side="right"))
-    if position < len(weights):
+    position = find_fraction(weights, uniform, "right")
+    if position < len(weights) and weights[position] > 0:
         return position
-    return int(np.flatnonzero(weights)[-1])  # rounding has raised the product to the total
+    return int(np.flatnonzero(weights[:position])[-1])  # rounding has raised the product
 
 
 def _mix(value: int) -> int:

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.engine.core import Sampling
-from services.engine.runner.stepping.sampling import filters
+from services.engine.runner.stepping.sampling.candidates import rank_candidates
 from services.engine.runner.stepping.sampling.draws import Draws, Purpose, draw_index
 from services.engine.runner.stepping.sampling.dry import Dry
+from services.engine.runner.stepping.sampling.filters import apply_filters, compute_weights
 from services.engine.runner.stepping.sampling.penalties import Penalties
-from services.engine.runner.stepping.sampling.select import Floats, Indices, largest
+from services.engine.runner.stepping.sampling.row import Logits, Row
+from services.engine.runner.stepping.sampling.select import Indices
 from services.shared.errors import InternalError, InvalidRequest
-
-Logits = NDArray[np.float32]
 
 # Below this temperature, a lead of 0.0001 in the logits always wins, so sampling is greedy.
 _GREEDY = 1e-6
@@ -66,11 +65,12 @@ class Sampler:
         self._draws = Draws(seed)
         self._position = 0
         self._is_greedy = params.temperature <= _GREEDY
+        self._keeps_all = params.typical_p >= 1.0 and params.top_p >= 1.0 and params.min_p <= 0.0
         self._leaves_logits = self._bias is None and self._penalties.is_off and self._dry.is_off
 
     def pick(
         self,
-        logits: Logits,
+        logits: Logits | Row,
         *,
         constraint: TokenConstraint | None = None,
         banned: Collection[int] = (),
@@ -81,20 +81,22 @@ class Sampler:
         no token is left to choose from. A constraint that permits only banned tokens overrides the
         ban.
         """
+        row = Row.of(logits)
         if self._is_greedy and self._leaves_logits:
-            token = int(logits.argmax())
-            _check(float(logits[token]))
+            token = int(row.logits.argmax())  # of a NaN, if there is one
+            _check(float(row.logits[token]))
             if token not in banned and (constraint is None or constraint.allows(token)):
                 return token
-        scores = self.compute_scores(logits, banned)
-        token = self._choose(_all_ids(len(scores)), scores, Purpose.TOKEN)
+        scores = self._compute_row(row, banned)
+        token = self._choose(scores, Purpose.TOKEN)
         if constraint is None or constraint.allows(token):
             return token
         permitted = np.flatnonzero(constraint.mask())
-        if scores[permitted].max(initial=-np.inf) == -np.inf:
+        if scores.logits[permitted].max(initial=-np.inf) == -np.inf:
             # A grammar that permits only the end overrides the ban by min_tokens or ignore_eos.
-            scores = self.compute_scores(logits, ())
-        return self._choose(permitted, scores[permitted], Purpose.TOKEN_AFTER_REJECTION)
+            scores = self._compute_row(row, ())
+        place = self._choose(Row(scores.logits[permitted]), Purpose.TOKEN_AFTER_REJECTION)
+        return int(permitted[place])
 
     def accept(self, token: int) -> None:
         """Append a token to the answer."""
@@ -116,33 +118,31 @@ class Sampler:
             scores[list(banned)] = -np.inf
         return scores
 
-    def compute_distribution(
-        self, ids: Indices, scores: Logits, *, exclude_top: bool = False
-    ) -> tuple[Indices, Floats]:
-        """Compute the tokens left in the draw and their probabilities; `exclude_top` applies XTC.
+    def _compute_row(self, row: Row, banned: Collection[int]) -> Row:
+        scores = self.compute_scores(row.logits, banned)
+        return row if scores is row.logits else Row(scores)
 
-        `scores` are those of the tokens `ids`; the best one must be finite.
-        """
-        logits: Floats = scores
-        if 0 < self._params.top_k < len(scores):
-            best = largest(scores, self._params.top_k)
-            ids, logits = ids[best], scores[best].astype(np.float64)
-        ids, logits = filters.apply_filters(ids, logits, self._params, exclude_top=exclude_top)
-        return ids, filters.probabilities(logits, self._params.temperature)
-
-    def _choose(self, ids: Indices, scores: Logits, purpose: Purpose) -> int:
-        if not len(ids):
+    def _choose(self, scores: Row, purpose: Purpose) -> int:
+        """Choose an index of `scores`."""
+        if not len(scores):
             raise InvalidRequest(_NOTHING_LEFT)
-        best = int(scores.argmax())  # argmax treats NaN as the largest, so this finds it
-        _check(float(scores[best]))
         if self._is_greedy:
-            return int(ids[best])
+            _check(scores.best)
+            return int(scores.logits.argmax())
+        uniform = self._draws.uniform(self._position, purpose)
         exclude_top = (
             self._params.xtc_probability > 0.0
             and self._draws.uniform(self._position, Purpose.XTC) <= self._params.xtc_probability
         )
-        ids, probability = self.compute_distribution(ids, scores, exclude_top=exclude_top)
-        return int(ids[draw_index(probability, self._draws.uniform(self._position, purpose))])
+        if not 0 < self._params.top_k < len(scores) and self._keeps_all and not exclude_top:
+            _check(scores.best)
+            return draw_index(scores.weights(self._params.temperature), uniform)
+        candidates = rank_candidates(scores, self._params)
+        _check(scores.best)
+        kept = apply_filters(candidates, self._params, exclude_top=exclude_top)
+        gaps = candidates.gaps[kept.start : kept.stop]
+        weights = compute_weights(gaps, self._params.temperature)
+        return candidates.find_index(kept[draw_index(weights, uniform)])
 
 
 def _check(best: float) -> None:
@@ -175,10 +175,3 @@ def _check_bias(
 
 def _clip(amount: float) -> float:
     return max(-_MAX_BIAS, min(_MAX_BIAS, amount))
-
-
-@lru_cache(maxsize=8)
-def _all_ids(vocab_size: int) -> Indices:
-    ids = np.arange(vocab_size)
-    ids.setflags(write=False)  # shared by all samplers of the process
-    return ids

@@ -6,14 +6,19 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from services.engine.core import Sampling
+from services.engine.runner.stepping.sampling.candidates import rank_candidates
+from services.engine.runner.stepping.sampling.filters import apply_filters, compute_weights
+from services.engine.runner.stepping.sampling.row import Row
 from services.engine.runner.stepping.sampling.sampler import Sampler
 
 Logits = NDArray[np.float32]
 VOCAB = 5000
+_ROUNDING = 1e-6  # of float32 weights
 
 
 def make_sampling(**changes: object) -> Sampling:
@@ -102,8 +107,30 @@ def distance(one: Mapping[int, float], other: Mapping[int, float]) -> float:
 def sampled_distribution(
     logits: Logits, params: Sampling, prompt: Sequence[int] = ()
 ) -> dict[int, float]:
-    sampler = make_sampler(params, prompt=prompt)
-    ids, probability = sampler.compute_distribution(
-        np.arange(VOCAB), sampler.compute_scores(logits, ())
-    )
-    return dict(zip(ids.tolist(), probability.tolist(), strict=True))
+    scores = make_sampler(params, prompt=prompt).compute_scores(logits, ())
+    candidates = rank_candidates(Row(scores), params)
+    kept = apply_filters(candidates, params, exclude_top=False)
+    weights = compute_weights(candidates.gaps[kept.start : kept.stop], params.temperature)
+    tokens = np.argsort(-scores, kind="stable")[kept.start : kept.stop]
+    return dict(zip(tokens.tolist(), (weights / weights.sum()).tolist(), strict=True))
+
+
+def reference_tokens(logits: Logits, params: Sampling, uniform: float) -> set[int]:
+    """The tokens that a draw without typical-p may give; more than one where rounding may decide.
+
+    Their order in the draw is best first, equal ones by id; by id where no filter is on.
+    """
+    tokens = set()
+    for factor in (1 - _ROUNDING, 1.0, 1 + _ROUNDING):
+        limits = {name: getattr(params, name) * factor for name in ("top_p", "min_p")}
+        changes = {name: value for name, value in limits.items() if getattr(params, name) < 1}
+        probability = reference(logits, msgspec.structs.replace(params, **changes))
+        has_top_k = 0 < params.top_k < len(logits)
+        if not has_top_k and params.top_p >= 1 and not params.min_p:
+            probability = dict(sorted(probability.items()))
+        reached = 0.0
+        for token, part in probability.items():
+            if reached - _ROUNDING <= uniform <= reached + part + _ROUNDING:
+                tokens.add(token)
+            reached += part
+    return tokens
