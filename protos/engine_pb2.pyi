@@ -871,6 +871,7 @@ class ModelSettings(_message.Message):
     KEEP_ALIVE_SECONDS_FIELD_NUMBER: _builtins.int
     PIN_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    KV_MODE_FIELD_NUMBER: _builtins.int
     context_length: _builtins.int
     """0: the largest that fits, at most the training length"""
     gpu_layers: _builtins.int
@@ -887,6 +888,8 @@ class ModelSettings(_message.Message):
     pin: _builtins.bool
     priority: _builtins.int
     """higher is evicted later; 0 is normal"""
+    kv_mode: _builtins.str
+    """unified or split"""
     @_builtins.property
     def tensor_split(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     def __init__(
@@ -905,10 +908,11 @@ class ModelSettings(_message.Message):
         keep_alive_seconds: _builtins.float | None = ...,
         pin: _builtins.bool | None = ...,
         priority: _builtins.int | None = ...,
+        kv_mode: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens", "_cache_type_k", b"_cache_type_k", "_cache_type_v", b"_cache_type_v", "_context_length", b"_context_length", "_flash_attention", b"_flash_attention", "_gpu_layers", b"_gpu_layers", "_keep_alive_seconds", b"_keep_alive_seconds", "_main_gpu", b"_main_gpu", "_max_sequences", b"_max_sequences", "_pin", b"_pin", "_priority", b"_priority", "_threads", b"_threads", "batch_tokens", b"batch_tokens", "cache_type_k", b"cache_type_k", "cache_type_v", b"cache_type_v", "context_length", b"context_length", "flash_attention", b"flash_attention", "gpu_layers", b"gpu_layers", "keep_alive_seconds", b"keep_alive_seconds", "main_gpu", b"main_gpu", "max_sequences", b"max_sequences", "pin", b"pin", "priority", b"priority", "threads", b"threads"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens", "_cache_type_k", b"_cache_type_k", "_cache_type_v", b"_cache_type_v", "_context_length", b"_context_length", "_flash_attention", b"_flash_attention", "_gpu_layers", b"_gpu_layers", "_keep_alive_seconds", b"_keep_alive_seconds", "_kv_mode", b"_kv_mode", "_main_gpu", b"_main_gpu", "_max_sequences", b"_max_sequences", "_pin", b"_pin", "_priority", b"_priority", "_threads", b"_threads", "batch_tokens", b"batch_tokens", "cache_type_k", b"cache_type_k", "cache_type_v", b"cache_type_v", "context_length", b"context_length", "flash_attention", b"flash_attention", "gpu_layers", b"gpu_layers", "keep_alive_seconds", b"keep_alive_seconds", "kv_mode", b"kv_mode", "main_gpu", b"main_gpu", "max_sequences", b"max_sequences", "pin", b"pin", "priority", b"priority", "threads", b"threads"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens", "_cache_type_k", b"_cache_type_k", "_cache_type_v", b"_cache_type_v", "_context_length", b"_context_length", "_flash_attention", b"_flash_attention", "_gpu_layers", b"_gpu_layers", "_keep_alive_seconds", b"_keep_alive_seconds", "_main_gpu", b"_main_gpu", "_max_sequences", b"_max_sequences", "_pin", b"_pin", "_priority", b"_priority", "_threads", b"_threads", "batch_tokens", b"batch_tokens", "cache_type_k", b"cache_type_k", "cache_type_v", b"cache_type_v", "context_length", b"context_length", "flash_attention", b"flash_attention", "gpu_layers", b"gpu_layers", "keep_alive_seconds", b"keep_alive_seconds", "main_gpu", b"main_gpu", "max_sequences", b"max_sequences", "pin", b"pin", "priority", b"priority", "tensor_split", b"tensor_split", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens", "_cache_type_k", b"_cache_type_k", "_cache_type_v", b"_cache_type_v", "_context_length", b"_context_length", "_flash_attention", b"_flash_attention", "_gpu_layers", b"_gpu_layers", "_keep_alive_seconds", b"_keep_alive_seconds", "_kv_mode", b"_kv_mode", "_main_gpu", b"_main_gpu", "_max_sequences", b"_max_sequences", "_pin", b"_pin", "_priority", b"_priority", "_threads", b"_threads", "batch_tokens", b"batch_tokens", "cache_type_k", b"cache_type_k", "cache_type_v", b"cache_type_v", "context_length", b"context_length", "flash_attention", b"flash_attention", "gpu_layers", b"gpu_layers", "keep_alive_seconds", b"keep_alive_seconds", "kv_mode", b"kv_mode", "main_gpu", b"main_gpu", "max_sequences", b"max_sequences", "pin", b"pin", "priority", b"priority", "tensor_split", b"tensor_split", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_tokens: _TypeAlias = _typing.Literal["batch_tokens"]  # noqa: Y015
     _WhichOneofArgType__batch_tokens: _TypeAlias = _typing.Literal["_batch_tokens", b"_batch_tokens"]  # noqa: Y015
@@ -924,6 +928,8 @@ class ModelSettings(_message.Message):
     _WhichOneofArgType__gpu_layers: _TypeAlias = _typing.Literal["_gpu_layers", b"_gpu_layers"]  # noqa: Y015
     _WhichOneofReturnType__keep_alive_seconds: _TypeAlias = _typing.Literal["keep_alive_seconds"]  # noqa: Y015
     _WhichOneofArgType__keep_alive_seconds: _TypeAlias = _typing.Literal["_keep_alive_seconds", b"_keep_alive_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__kv_mode: _TypeAlias = _typing.Literal["kv_mode"]  # noqa: Y015
+    _WhichOneofArgType__kv_mode: _TypeAlias = _typing.Literal["_kv_mode", b"_kv_mode"]  # noqa: Y015
     _WhichOneofReturnType__main_gpu: _TypeAlias = _typing.Literal["main_gpu"]  # noqa: Y015
     _WhichOneofArgType__main_gpu: _TypeAlias = _typing.Literal["_main_gpu", b"_main_gpu"]  # noqa: Y015
     _WhichOneofReturnType__max_sequences: _TypeAlias = _typing.Literal["max_sequences"]  # noqa: Y015
@@ -948,6 +954,8 @@ class ModelSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_layers) -> _WhichOneofReturnType__gpu_layers | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_alive_seconds) -> _WhichOneofReturnType__keep_alive_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_mode) -> _WhichOneofReturnType__kv_mode | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__main_gpu) -> _WhichOneofReturnType__main_gpu | None: ...
     @_typing.overload

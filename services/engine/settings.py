@@ -19,6 +19,7 @@ from services.shared.limits import (
     MIN_BATCH_TOKENS,
     QUANTIZED_CACHE_TYPES,
     CacheType,
+    KvMode,
 )
 from services.shared.settings import SharedSettings
 
@@ -61,6 +62,12 @@ class EngineSettings(SharedSettings):
     )
     cache_type_v: CacheType = Field(
         default="f16", description="Type of the context's values: f16, q8_0, q4_0, ..."
+    )
+    kv_mode: KvMode = Field(
+        default="unified",
+        description="unified: all requests of a model share one KV memory, and prompts that begin "
+        "alike share its cells. split: each of `SPINDLL_MAX_SEQUENCES` has a context of its own; "
+        "may be faster on a GPU with many requests.",
     )
     flash_attention: bool | None = Field(
         default=None, description="Flash attention; empty: where the backend supports it."

@@ -16,6 +16,7 @@ def make_load_defaults(**changes: Any) -> LoadDefaults:
         "threads": 1,
         "gpu_layers": -1,
         "cache_type_k": "f16",
+        "kv_mode": "unified",
         "cache_type_v": "f16",
         "flash_attention": None,
         "target_step_seconds": 0.05,

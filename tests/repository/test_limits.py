@@ -16,7 +16,7 @@ from services.engine.front.rpc.from_proto import parse_model_settings, parse_sub
 from services.engine.front.rpc.model_defaults import parse_model_defaults
 from services.engine.front.rpc.sampling_ranges import SAMPLING_RANGES
 from services.shared.errors import InvalidSettings
-from services.shared.limits import CacheType
+from services.shared.limits import CacheType, KvMode
 
 # By field: the smallest and the largest value, and values out of range.
 LOAD_LIMITS: dict[str, tuple[list[Any], list[Any]]] = {
@@ -30,6 +30,7 @@ LOAD_LIMITS: dict[str, tuple[list[Any], list[Any]]] = {
     "priority": ([-10, 10], [-11, 11]),
     "cache_type_k": (list(get_args(CacheType)), ["f17"]),
     "cache_type_v": (list(get_args(CacheType)), ["f17"]),
+    "kv_mode": (list(get_args(KvMode)), ["shared"]),
 }
 WITHOUT_LIMITS = {"flash_attention", "keep_alive_seconds", "pin"}
 REQUEST_LIMITS: dict[str, tuple[list[Any], list[Any]]] = {

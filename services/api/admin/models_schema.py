@@ -18,6 +18,7 @@ from services.shared.limits import (
     MAX_THREADS,
     MIN_BATCH_TOKENS,
     CacheType,
+    KvMode,
 )
 
 _Share = Annotated[float, Field(ge=0)]
@@ -35,6 +36,7 @@ class LoadOptions(RequestBody):
     threads: int | None = Field(default=None, ge=0, le=MAX_THREADS)
     cache_type_k: CacheType | None = None
     cache_type_v: CacheType | None = None
+    kv_mode: KvMode | None = None
     flash_attention: bool | None = None
     keep_alive: Seconds | None = None
     pin: bool | None = None

@@ -124,6 +124,7 @@ def build_load_defaults(settings: EngineSettings) -> LoadDefaults:
         gpu_layers=settings.gpu_layers,
         cache_type_k=settings.cache_type_k,
         cache_type_v=settings.cache_type_v,
+        kv_mode=settings.kv_mode,
         flash_attention=settings.flash_attention,
         target_step_seconds=_to_seconds(settings.target_step_ms),
         speculate=settings.speculate,

@@ -88,6 +88,8 @@ def guess_footprint(
 ) -> Footprint:
     """Estimate without a dry run, by a rule of thumb that errs on the large side."""
     kv = config.context_length * KV_BYTES_PER_CELL
+    if config.kv_mode == "split":
+        kv *= config.max_sequences
     compute = guess_compute_bytes(weights_bytes)
     sizes = weights_bytes + kv + compute
     places = config.devices or (HOST,)
@@ -215,6 +217,7 @@ def compute_estimate_key(digest: str, config: LoadConfig) -> str:
         config.devices,
         config.cache_type_k,
         config.cache_type_v,
+        config.kv_mode,
         config.flash_attention,
     )
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]

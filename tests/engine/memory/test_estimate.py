@@ -148,6 +148,7 @@ def test_a_guessed_footprint_is_on_the_devices_of_the_load() -> None:
         ({"model_path": "elsewhere"}, True),
         ({"context_length": 2048}, True),  # see estimate_cache.py
         ({"cache_type_k": "q8_0"}, False),
+        ({"kv_mode": "split"}, False),
         ({"gpu_layers": 3}, False),
         ({"devices": ("cuda0",)}, False),
         ({"tensor_split": (1.0, 2.0)}, False),

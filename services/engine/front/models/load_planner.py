@@ -38,7 +38,7 @@ from services.engine.memory.estimate import (
     find_fitting_context,
 )
 from services.engine.memory.estimate_cache import EstimateCache
-from services.shared.limits import CacheType
+from services.shared.limits import CacheType, KvMode
 from services.shared.store.manifest import Manifest
 
 MIN_CONTEXT = 512
@@ -51,6 +51,7 @@ _OVERRIDABLE_FIELDS = (
     "threads",
     "cache_type_k",
     "cache_type_v",
+    "kv_mode",
     "flash_attention",
 )
 
@@ -70,6 +71,7 @@ class LoadDefaults:
     gpu_layers: int
     cache_type_k: CacheType
     cache_type_v: CacheType
+    kv_mode: KvMode
     flash_attention: bool | None
     target_step_seconds: float | None
     speculate: bool

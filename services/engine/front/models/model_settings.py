@@ -36,6 +36,7 @@ from services.shared.limits import (
     MIN_BATCH_TOKENS,
     QUANTIZED_CACHE_TYPES,
     CacheType,
+    KvMode,
 )
 from services.shared.store.manifest import Manifest
 from services.shared.structs import resolved
@@ -61,6 +62,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     threads: Annotated[int, msgspec.Meta(ge=0, le=MAX_THREADS)] | None = None
     cache_type_k: CacheType | None = None
     cache_type_v: CacheType | None = None
+    kv_mode: KvMode | None = None
     flash_attention: bool | None = None
     keep_alive_seconds: float | None = None  # negative: never unloaded for being idle
     pin: bool | None = None  # never evicted, never unloaded for being idle
