@@ -76,6 +76,7 @@ def download(url: str, size: int, folder: Path, connections: int) -> None:
     from services.puller.download.retry import RetryPolicy
     from services.puller.download.throttle import Throttle
     from services.puller.transport.address import Address
+    from services.puller.transport.session_pool import SessionPool
     from services.shared.store.model_store import ModelStore
 
     store = ModelStore(folder)
@@ -87,7 +88,9 @@ def download(url: str, size: int, folder: Path, connections: int) -> None:
         partial,
         Address(url),
         size,
+        has_digest=True,
         connections=connections,
+        sessions=SessionPool(timeout_seconds=30.0),
         retry_policy=RetryPolicy(),
         throttle=Throttle(),
         on_progress=lambda _done: None,

@@ -180,6 +180,8 @@ class RowCosts(msgspec.Struct, frozen=True, kw_only=True):
     # pays per cell in use.
     single_row_cost: int = 1
     efficient_rows: int = 512  # more rows in one step are not computed faster
+    # What an idle cell of another sequence costs each row; 0 where it costs nothing.
+    idle_cell_seconds: float = 0.0
     # By how much prompt work may lengthen a step for other requests, without a setting.
     prompt_seconds: float = 0.016
 

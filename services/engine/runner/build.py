@@ -12,7 +12,6 @@ from services.engine.runner.requests.structured_output import (
     build_llamacpp_tokenizer,
     build_tokenizer,
 )
-from services.engine.runner.stepping.kv.retention import BREAK_EVEN_ROWS
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.step_batcher import StepBatcher
@@ -26,13 +25,6 @@ def open_batcher(config: LoadConfig, on_progress: OnProgress) -> Batcher:
 def build_step_batcher(backend: Backend, config: LoadConfig) -> StepBatcher:
     """Build our own batcher over a backend."""
     policy = backend.info.memory_policy
-    # The cost was measured for attention on a CPU. On other devices, and for recurrent memories,
-    # idle sequences stay until their cells are needed. Those with cells of their own cost nothing.
-    idle_has_cost = (
-        backend.info.gpu_layers == 0
-        and policy is not MemoryPolicy.RECURRENT
-        and backend.shares_cells
-    )
     sequence_pool = SequencePool(
         capacity=backend.cells,
         id_count=backend.sequence_id_count,
@@ -40,7 +32,6 @@ def build_step_batcher(backend: Backend, config: LoadConfig) -> StepBatcher:
         window=backend.info.window if policy is MemoryPolicy.WINDOW else 0,
         takes_checkpoints=backend.takes_checkpoints,
         shares_cells=backend.shares_cells,
-        break_even_rows=BREAK_EVEN_ROWS if idle_has_cost else None,
     )
     scheduler = Scheduler(
         sequence_pool,

@@ -10,11 +10,9 @@ from services.engine.backends.llamacpp.settings import count_offloaded_layers, p
 from services.engine.backends.llamacpp.sizes import Sizes, parse_sizes
 from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo, RowCosts
 
-_CPU_ROW_COSTS = RowCosts(
-    tile_rows=64,  # GGML_FA_TILE_Q: with fewer rows, attention is computed row by row
-    single_row_cost=8,
-    prompt_seconds=0.05,
-)
+# A row looks at the mask of every cell in use, in every layer and for every head: 6 144 idle cells
+# made steps 11 to 16 % longer (1 to 16 rows, 2 threads, shape of Qwen2.5-0.5B).
+_MASK_LOOK_SECONDS = 2e-9
 
 
 class LlamaBackend:
@@ -30,7 +28,7 @@ class LlamaBackend:
         self.cells = context.cells if model.has_cells else context.cells * context.sequence_id_count
         self._model = model
         self._context = context
-        self.row_costs = _CPU_ROW_COSTS if info.gpu_layers == 0 else RowCosts()
+        self.row_costs = _build_row_costs(model, context, info)
         # By an empty part at their present length, and only where no layer loses cells that were
         # before a window: llama.cpp does not tell for a hybrid memory which ones it has lost.
         self.takes_checkpoints = model.is_recurrent and model.window == 0
@@ -94,6 +92,19 @@ def build_model_info(
         kv_bytes=sizes.kv_bytes,
         compute_bytes=sizes.compute_bytes,
         pool_bytes=sizes.pool_bytes(weights_bytes=model.weights_bytes, layers=layers),
+    )
+
+
+def _build_row_costs(model: LlamaModel, context: LlamaContext, info: ModelInfo) -> RowCosts:
+    if info.gpu_layers:
+        return RowCosts()
+    has_idle_cells = context.shares_cells and info.memory_policy is not MemoryPolicy.RECURRENT
+    looks = model.layers * model.heads / context.threads
+    return RowCosts(
+        tile_rows=64,  # GGML_FA_TILE_Q: with fewer rows, attention is computed row by row
+        single_row_cost=8,
+        prompt_seconds=0.05,
+        idle_cell_seconds=_MASK_LOOK_SECONDS * looks if has_idle_cells else 0.0,
     )
 
 

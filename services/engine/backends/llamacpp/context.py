@@ -54,6 +54,7 @@ class LlamaContext:
         # Parts of sequences are saved and loaded through the last one, in a dense memory.
         self._scratch = ids - 1 if has_scratch and not model.window else None
         self._lengths = np.zeros(ids, np.int32)
+        self.threads = int(params.n_threads)
         self.cells = int(lib.llama_n_ctx(self.handle))
         self.context_length = int(lib.llama_n_ctx_seq(self.handle))
         self.step = Step.with_capacity(int(params.n_batch))

@@ -71,6 +71,11 @@ class LlamaModel:
         return int(self._lib.llama_model_n_layer(self.handle)) + 1
 
     @property
+    def heads(self) -> int:
+        """Number of attention heads of a layer."""
+        return int(self._lib.llama_model_n_head(self.handle))
+
+    @property
     def weights_bytes(self) -> int:
         """Total size of the tensors."""
         return int(self._lib.llama_model_size(self.handle))

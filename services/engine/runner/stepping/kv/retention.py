@@ -1,12 +1,13 @@
 """Decide how long an idle sequence is kept.
 
-On a CPU, a cell costs every row of every step a look at its mask, whether the cell is used or not:
-6 144 idle cells made steps 11 to 16 % longer (1 to 16 rows, shape of Qwen2.5-0.5B), which is 0.3 to
-0.4 µs per cell and row. To compute one token again takes 8 500 µs. After `BREAK_EVEN_ROWS` rows
-have been computed beside an idle sequence, the sequence has therefore cost as much as computing it
-again would, whatever its length.
+On a CPU, a cell costs every row of every step a look at its mask, whether the cell is used or not
+(`RowCosts.idle_cell_seconds`: about 0.3 µs with the shape of Qwen2.5-0.5B). To compute one token
+again takes 8 500 µs there. After 25 000 rows have been computed beside an idle sequence, the
+sequence has therefore cost as much as computing it again would, whatever its length. With a larger
+model these are more rows: its tokens cost more, and its cells hardly. The scheduler divides the
+time that prompt tokens take by the cost of a cell.
 
-It is computed again only if a request uses it, so an idle sequence is kept for `BREAK_EVEN_ROWS`
+It is computed again only if a request uses it, so an idle sequence is kept for that many rows
 times the probability that it is used again. This probability is estimated per principal, and
 separately for sequences that continue an earlier one. A chat uses what was computed before, while a
 batch of a thousand prompts does not; where one key does both, the turns of the chat are counted
@@ -16,8 +17,6 @@ apart from the batch.
 from __future__ import annotations
 
 from collections import OrderedDict
-
-BREAK_EVEN_ROWS = 28_000
 
 _MEMORY = 64  # sequences; older ones count less and less
 _MAX_CLASSES = 1024

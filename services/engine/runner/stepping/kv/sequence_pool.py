@@ -42,7 +42,7 @@ class SequencePool:
         window: int = 0,
         takes_checkpoints: bool = False,
         shares_cells: bool = True,
-        break_even_rows: int | None = None,
+        break_even_rows: float | None = None,
     ) -> None:
         """`capacity` is in cells; sequence ids are 0 to id_count - 1.
 
@@ -62,7 +62,7 @@ class SequencePool:
         self._cached: OrderedDict[int, PooledSequence] = OrderedDict()  # least recently used first
         self._prefixes = PrefixForest(self._read_tokens)
         self._operations: list[MemoryOperation] = []
-        self._break_even_rows = break_even_rows
+        self.break_even_rows = break_even_rows
         self._reuse_statistics = ReuseStatistics()
         self._rows = 0  # computed so far
         self._next_check = 0  # in rows
@@ -164,12 +164,12 @@ class SequencePool:
     def count_rows(self, rows: int) -> None:
         """Count rows that were computed, and drop the cached sequences that have cost too much."""
         self._rows += rows
-        if self._break_even_rows is None or self._rows < self._next_check:
+        if self.break_even_rows is None or self._rows < self._next_check:
             return
         self._next_check = self._rows + _CHECK_ROWS
         for sequence in list(self._cached.values()):
             probability = self._reuse_statistics.estimate_probability(sequence.reuse_class)
-            if self._rows - sequence.idle_since_row > self._break_even_rows * probability:
+            if self._rows - sequence.idle_since_row > self.break_even_rows * probability:
                 self.drop(sequence)
 
     def drop(self, sequence: PooledSequence) -> None:

@@ -36,6 +36,15 @@ class PrefillBudget:
         self._decode_seconds: float | None = None
         self._token_seconds: float | None = None
 
+    @property
+    def break_even_rows(self) -> float | None:
+        """After so many rows, an idle cell has cost as much as computing its token again.
+
+        None before a prompt was computed, and where idle cells cost nothing.
+        """
+        cost = self._row_costs.idle_cell_seconds
+        return self._token_seconds / cost if cost and self._token_seconds else None
+
     def observe(self, *, prompt_tokens: int, decodes: int, seconds: float) -> None:
         """Record the time of a step with so many prompt tokens and generating branches."""
         if prompt_tokens == 0:

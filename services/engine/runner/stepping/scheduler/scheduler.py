@@ -166,6 +166,8 @@ class Scheduler:
         for chunk, chunk_result in zip(plan.chunks, result.chunks, strict=True):
             if not chunk.branch.is_done:  # the failure of a sibling may just have ended it
                 self._advance(chunk, chunk_result, result.checkpoints.get(chunk.branch))
+        if (rows := self._prefill_budget.break_even_rows) is not None:
+            self._sequence_pool.break_even_rows = rows
         self._sequence_pool.count_rows(plan.size)
 
     def refuse(self, plan: StepPlan) -> list[Request]:

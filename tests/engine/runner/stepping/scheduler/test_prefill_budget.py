@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from services.engine.core import RowCosts
 from services.engine.runner.stepping.scheduler.prefill_budget import PrefillBudget
 
@@ -84,3 +86,17 @@ def test_on_a_gpu_prompt_work_follows_the_length_of_a_step_and_knows_no_tiles() 
 
     assert fast.max_prompt_tokens(decodes=8) == 160  # 16 ms, 0.1 ms a token
     assert slow.max_prompt_tokens(decodes=8) == 250
+
+
+def test_a_larger_model_keeps_idle_sequences_for_more_rows() -> None:
+    """A token of a 7B model costs 14 times as much to compute, a cell only 3 times as much."""
+    small = RowCosts(idle_cell_seconds=0.35e-6)
+    large = RowCosts(idle_cell_seconds=1.0e-6)
+
+    assert budget_after(row_costs=small).break_even_rows is None
+    assert budget_after((100, 0, 0.85)).break_even_rows is None  # idle cells cost nothing
+    rows = [
+        budget_after((100, 0, seconds), row_costs=costs).break_even_rows
+        for seconds, costs in ((0.85, small), (11.9, large))
+    ]
+    assert rows == [pytest.approx(24_286, rel=1e-3), pytest.approx(119_000, rel=1e-3)]
