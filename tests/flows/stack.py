@@ -74,6 +74,11 @@ class RunningStack:
     def key(self) -> str:
         return self.paths.admin_key.read_text().strip()
 
+    @property
+    def key_files(self) -> list[Path]:
+        """The files of the keys that the stack has made: two tenants."""
+        return [self.paths.admin_key, self.paths.user_key]
+
     def openai(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
 
@@ -132,6 +137,10 @@ class RunningStack:
         children = psutil.Process(self.get_pid("engine")).children()
         (runner,) = [p for p in children if "services.engine.runner" in p.cmdline()]
         return runner
+
+    def count_starts_of_runners(self) -> int:
+        """How many runners have loaded a model since the stack started."""
+        return sum(log.read_text().count("model loaded") for log in self.paths.logs_dir.glob("engine*"))
 
     def kill(self, service: str) -> None:
         """Kill the service with SIGKILL and wait until it runs again."""
