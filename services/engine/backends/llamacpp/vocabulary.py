@@ -12,9 +12,13 @@ from itertools import groupby
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from services.engine.core import TextPiece
 
 _INT32 = ctypes.POINTER(ctypes.c_int32)
+_PART = 1 << 16  # tokens
 
 
 class LlamaVocabulary:
@@ -74,10 +78,18 @@ class LlamaVocabulary:
         raw = text.encode("utf-8", "replace")
         room = len(raw) + 8  # a token is at least one byte; the rest for BOS and the like
         while True:
-            ids = (ctypes.c_int32 * room)()
+            ids = np.empty(room, np.int32)  # only the part that is written takes memory
             count = self._lib.llama_tokenize(
-                self.native, raw, len(raw), ctypes.cast(ids, _INT32), room, add_special, parse
+                self.native, raw, len(raw), ids.ctypes.data_as(_INT32), room, add_special, parse
             )
             if count >= 0:
-                return list(ids[:count])
+                return _to_list(ids[:count])
             room = -count
+
+
+def _to_list(ids: NDArray[np.int32]) -> list[int]:
+    """Convert in parts, because a conversion holds the interpreter's lock: a part takes 1 ms."""
+    converted: list[int] = []
+    for start in range(0, len(ids), _PART):
+        converted += ids[start : start + _PART].tolist()
+    return converted

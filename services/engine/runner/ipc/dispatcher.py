@@ -5,35 +5,66 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-from services.engine.messages import Cancel, Command, Failed, Start, Stop, Submit, Tokenize
+from services.engine.messages import (
+    Cancel,
+    Command,
+    Failed,
+    Start,
+    Stop,
+    Submit,
+    Tokenize,
+    Tokenized,
+)
 from services.engine.runner.ipc.command_queue import CommandQueue
 from services.engine.runner.ipc.report_writer import ReportWriter
 from services.engine.runner.requests.input_processor import InputProcessor
 from services.shared.errors import EngineBusy, SpindllError, to_wire
 
+_THREADS = 2  # one long preparation does not delay all others
+_QUICK_LENGTH = 16 << 10  # characters, which take 10 ms to tokenize, or tokens
+_MAX_LENGTH = 256 << 20  # of all prompts in preparation together
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Preparation:
+    """A command that another thread prepares."""
+
+    command: Submit | Tokenize
+    arrived_at: float  # on the monotonic clock
+    length: int
+
 
 class Dispatcher:
     """Handles commands on the reading thread; those that need the model wait until it is loaded.
 
-    Requests with a constraint are prepared one after the other on a separate thread, because the
-    first constraint of a model takes up to a second, and other requests pass it meanwhile. Running
-    answers still pause once, for 0.5 s with 152k tokens: llguidance holds the interpreter's lock
-    while it builds its tokenizer. At most `max_queued` requests may be in preparation; further ones
-    fail with EngineBusy.
+    What takes long to prepare is prepared on other threads, so that Cancel, Stop and short requests
+    pass it: a constraint, for the first of which llguidance builds its tokenizer; DRY, for which
+    all tokens are read once; and a long text, which takes 0.6 s per megabyte. At most `max_queued`
+    such requests with `max_length` characters may be in preparation; further ones fail with
+    EngineBusy. A Cancel is queued behind its request, and a Stop behind all that came before it.
     """
 
     def __init__(
-        self, command_queue: CommandQueue, report_writer: ReportWriter, *, max_queued: int
+        self,
+        command_queue: CommandQueue,
+        report_writer: ReportWriter,
+        *,
+        max_queued: int,
+        max_length: int = _MAX_LENGTH,
     ) -> None:
         self._command_queue = command_queue
         self._report_writer = report_writer
         self._max_queued = max_queued
+        self._max_length = max_length
         self._input_processor: InputProcessor | None = None
         self._opened = threading.Event()
         self._in_use = threading.Lock()  # held while the reading thread handles a command
-        self._constraint_executor = ThreadPoolExecutor(1, thread_name_prefix="constraints")
-        self._in_preparation: set[int] = set()  # request ids on that thread, until they are queued
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="preparation")
+        self._order = threading.Lock()  # guards the two below, and what is queued because of them
+        self._in_preparation: set[_Preparation] = set()
+        self._held_back: list[tuple[set[_Preparation], Cancel | Stop]] = []
 
     def open(self, input_processor: InputProcessor) -> None:
         """The model is loaded: accept requests."""
@@ -44,8 +75,10 @@ class Dispatcher:
         """Stop accepting requests; returns when no thread reads the model's vocabulary any more."""
         with self._in_use:
             self._input_processor = None
-            self._constraint_executor.shutdown(cancel_futures=True)
-            self._in_preparation.clear()
+            self._executor.shutdown(cancel_futures=True)
+            with self._order:
+                self._in_preparation.clear()
+                self._held_back.clear()
 
     def dispatch(self, command: Command) -> None:
         """Pass the command on to the loop, or handle it here."""
@@ -54,43 +87,88 @@ class Dispatcher:
         if isinstance(command, Submit | Tokenize):
             self._opened.wait()
         with self._in_use:
-            if isinstance(command, Cancel | Stop):
-                self._forward(command)
-            elif self._input_processor is None:
-                return  # the process is ending
-            elif isinstance(command, Tokenize):
-                self._report_writer.send(self._input_processor.tokenize(command))
-            else:
-                self._submit(self._input_processor, command)
+            if isinstance(command, Cancel):
+                self._cancel(command)
+            elif isinstance(command, Stop):
+                with self._order:
+                    self._hold_back(command, set(self._in_preparation))
+            elif self._input_processor is not None:  # else the process is ending
+                self._handle(self._input_processor, command)
 
-    def _submit(self, input_processor: InputProcessor, submit: Submit) -> None:
-        arrived_at = time.monotonic()
-        if submit.constraint is None:
-            self._prepare(input_processor, submit, arrived_at)
-        elif len(self._in_preparation) < self._max_queued:
-            self._in_preparation.add(submit.id)
-            self._constraint_executor.submit(self._prepare, input_processor, submit, arrived_at)
+    def _handle(self, input_processor: InputProcessor, command: Submit | Tokenize) -> None:
+        preparation = _Preparation(command, time.monotonic(), _measure(command))
+        if _is_quick(preparation):
+            self._prepare(input_processor, preparation)
+            return
+        with self._order:
+            has_room = (
+                len(self._in_preparation) < self._max_queued
+                and sum(other.length for other in self._in_preparation) < self._max_length
+            )
+            if has_room:
+                self._in_preparation.add(preparation)
+                self._executor.submit(self._prepare, input_processor, preparation)
+        if not has_room:
+            error = EngineBusy("too many requests are waiting already, try again later")
+            self._fail(command, error)
+
+    def _prepare(self, input_processor: InputProcessor, preparation: _Preparation) -> None:
+        """Prepare a command and queue it; then what was held back until then."""
+        command = preparation.command
+        if isinstance(command, Tokenize):
+            self._report_writer.send(input_processor.tokenize(command))
         else:
-            self._fail(submit, EngineBusy("too many requests are waiting already, try again later"))
+            try:
+                self._command_queue.put(
+                    input_processor.prepare(command, arrived_at=preparation.arrived_at)
+                )
+            except SpindllError as error:
+                self._fail(command, error)
+        with self._order:
+            self._in_preparation.discard(preparation)
+            held_back, self._held_back = self._held_back, []
+            for behind, later in held_back:
+                self._hold_back(later, behind - {preparation})
 
-    def _prepare(self, input_processor: InputProcessor, submit: Submit, arrived_at: float) -> None:
-        try:
-            self._command_queue.put(input_processor.prepare(submit, arrived_at=arrived_at))
-        except SpindllError as error:
-            self._fail(submit, error)
-        self._in_preparation.discard(submit.id)
+    def _cancel(self, cancel: Cancel) -> None:
+        """Queue a Cancel for the loop: for each request in preparation, behind that request."""
+        with self._order:
+            preparing = {
+                preparation.command.id: preparation
+                for preparation in self._in_preparation
+                if isinstance(preparation.command, Submit)
+            }
+            for id_ in preparing.keys() & cancel.ids:
+                self._hold_back(Cancel((id_,)), {preparing[id_]})
+            others = tuple(id_ for id_ in cancel.ids if id_ not in preparing)
+        if others:
+            self._command_queue.put(Cancel(others))
 
-    def _fail(self, submit: Submit, error: SpindllError) -> None:
-        self._report_writer.post([Failed(submit.id, to_wire(error))])
-
-    def _forward(self, command: Cancel | Stop) -> None:
-        """Queue a command for the loop, behind the requests that are still in preparation.
-
-        A Cancel is queued twice while requests are in preparation: at once, for those that run
-        already, and again behind the prepared ones. A Stop is queued once, behind them.
-        """
-        is_preparing = bool(self._in_preparation)
-        if is_preparing:
-            self._constraint_executor.submit(self._command_queue.put, command)
-        if isinstance(command, Cancel) or not is_preparing:
+    def _hold_back(self, command: Cancel | Stop, behind: set[_Preparation]) -> None:
+        """Queue a command when `behind` are done, which may be now. `_order` is held."""
+        if behind:
+            self._held_back.append((behind, command))
+        else:
             self._command_queue.put(command)
+
+    def _fail(self, command: Submit | Tokenize, error: SpindllError) -> None:
+        if isinstance(command, Tokenize):
+            self._report_writer.send(Tokenized(command.id, error=to_wire(error)))
+        else:
+            self._report_writer.post([Failed(command.id, to_wire(error))])
+
+
+def _measure(command: Submit | Tokenize) -> int:
+    """The length of a prompt, in characters or tokens."""
+    if isinstance(command, Submit) and command.tokens is not None:
+        return len(command.tokens)
+    return sum(len(piece.text) for piece in command.pieces or ())
+
+
+def _is_quick(preparation: _Preparation) -> bool:
+    """Whether the reading thread prepares the command itself."""
+    command = preparation.command
+    is_plain = isinstance(command, Tokenize) or (
+        command.constraint is None and not command.sampling.dry_multiplier
+    )
+    return is_plain and preparation.length <= _QUICK_LENGTH

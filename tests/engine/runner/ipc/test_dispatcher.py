@@ -1,11 +1,11 @@
-"""Constrained requests delay no other request, and a Cancel or a Stop also reaches them."""
+"""What takes long to prepare delays no other request, and a Cancel or a Stop also reaches it."""
 
 from __future__ import annotations
 
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import llguidance
@@ -13,7 +13,8 @@ import pytest
 
 from services.engine import messages
 from services.engine.backends import open_backend
-from services.engine.core import Constraint
+from services.engine.backends.base import Vocabulary
+from services.engine.core import Constraint, Sampling, TextPiece
 from services.engine.messages import Cancel, Start, Stop, Submit, Tokenize
 from services.engine.runner.ipc.command_queue import CommandQueue, LoopCommand
 from services.engine.runner.ipc.dispatcher import Dispatcher
@@ -23,11 +24,15 @@ from services.engine.runner.requests.structured_output import ConstraintCompiler
 from tests.engine.runner.child_runner import TIMEOUT_SECONDS, fake_config, submit
 
 LETTERS = Constraint("regex", "[a-z]+")
+REQUESTS = 300
 
 
 @dataclass
 class Setup:
-    """A dispatcher over the fake backend; `gate` lets it build the tokenizer for constraints."""
+    """A dispatcher over the fake backend.
+
+    `gate` lets it build the tokenizer for constraints, tokenize long texts and read all tokens.
+    """
 
     dispatcher: Dispatcher
     command_queue: CommandQueue
@@ -35,6 +40,13 @@ class Setup:
     input_processor: InputProcessor
     gate: threading.Event
     building: threading.Event
+
+    def take_events(self) -> list[messages.RequestEvent]:
+        """Wait for the next frame with events."""
+        frame = self.front.recv(1 << 16)
+        report = messages.report_decoder.decode(frame[messages.HEADER.size :])
+        assert isinstance(report, messages.StepReport)
+        return report.events
 
     def take_commands(self, count: int) -> list[LoopCommand]:
         """Wait for the next `count` commands."""
@@ -44,6 +56,26 @@ class Setup:
             self.command_queue.wait(0.1)
             commands += self.command_queue.take()
         return commands
+
+
+class SlowVocabulary:
+    """A vocabulary that waits for the gate where the real one takes long."""
+
+    def __init__(self, vocabulary: Vocabulary, gate: threading.Event) -> None:
+        self._vocabulary = vocabulary
+        self._gate = gate
+        self.size = vocabulary.size
+        self.end_tokens = vocabulary.end_tokens
+        self.native = None
+
+    def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
+        if sum(len(piece.text) for piece in pieces) > 1000:
+            assert self._gate.wait(TIMEOUT_SECONDS)
+        return self._vocabulary.tokenize(pieces, add_special=add_special)
+
+    def piece(self, token: int) -> bytes:
+        assert self._gate.wait(TIMEOUT_SECONDS)
+        return self._vocabulary.piece(token)
 
 
 @pytest.fixture
@@ -59,11 +91,13 @@ def unopened() -> Iterator[Setup]:
         pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
         return build_tokenizer(pieces, ends=vocabulary.end_tokens)
 
-    input_processor = InputProcessor(vocabulary, ConstraintCompiler(tokenizer), context_length=64)
+    input_processor = InputProcessor(
+        SlowVocabulary(vocabulary, gate), ConstraintCompiler(tokenizer), context_length=64
+    )
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command_queue, report_writer = CommandQueue(), ReportWriter(ours)
-        dispatcher = Dispatcher(command_queue, report_writer, max_queued=2)
+        dispatcher = Dispatcher(command_queue, report_writer, max_queued=2, max_length=1 << 20)
         yield Setup(dispatcher, command_queue, theirs, input_processor, gate, building)
         gate.set()
         dispatcher.close()
@@ -89,25 +123,51 @@ def submit_constrained(id_: int) -> Submit:
     return submit(id_, "hello", constraint=LETTERS)
 
 
-def test_a_request_without_a_constraint_overtakes_a_constrained_one(opened: Setup) -> None:
-    opened.dispatcher.dispatch(submit_constrained(1))
-    opened.dispatcher.dispatch(submit_constrained(2))
-    opened.dispatcher.dispatch(submit(3, "hello"))
+SLOW = {
+    "constraint": submit_constrained(1),
+    "dry": submit(1, "hello", sampling=Sampling(dry_multiplier=0.8)),
+    "long text": submit(1, "hello " * 10_000),
+}
 
-    assert to_ids(opened.command_queue.take()) == [3]
+
+@pytest.mark.parametrize("slow", SLOW.values(), ids=SLOW.keys())
+def test_what_takes_long_to_prepare_delays_no_other_command(opened: Setup, slow: Submit) -> None:
+    opened.dispatcher.dispatch(slow)
+    opened.dispatcher.dispatch(submit(2, "hello"))
+    opened.dispatcher.dispatch(Cancel((2,)))
+
+    assert to_ids(opened.command_queue.take()) == [2, Cancel((2,))]
+
+
+@pytest.mark.parametrize("slow", SLOW.values(), ids=SLOW.keys())
+def test_a_cancel_is_queued_once_and_behind_its_request(opened: Setup, slow: Submit) -> None:
+    opened.dispatcher.dispatch(submit(2, "hello"))
+    opened.dispatcher.dispatch(slow)
+    opened.dispatcher.dispatch(Cancel((1, 2, 3)))
+
+    assert to_ids(opened.command_queue.take()) == [2, Cancel((2, 3))]
     opened.gate.set()
-    assert to_ids(opened.take_commands(2)) == [1, 2]
+    if slow is SLOW["long text"]:  # it does not fit the context
+        assert to_ids(opened.take_commands(1)) == [Cancel((1,))]
+        (failed,) = opened.take_events()
+        assert isinstance(failed, messages.Failed)
+        assert (failed.id, failed.error["code"]) == (1, "context_length_exceeded")
+    else:
+        assert to_ids(opened.take_commands(2)) == [1, Cancel((1,))]
 
 
-def test_a_cancel_is_queued_at_once_and_again_behind_requests_in_preparation(opened: Setup) -> None:
-    cancel = Cancel((1, 2))
-    opened.dispatcher.dispatch(submit(1, "hello"))
-    opened.dispatcher.dispatch(submit_constrained(2))
-    opened.dispatcher.dispatch(cancel)
+def test_a_long_text_is_tokenized_while_other_requests_pass(opened: Setup) -> None:
+    text = submit(0, "hello " * 10_000).pieces or ()
+    opened.dispatcher.dispatch(Tokenize(1, text))
+    opened.dispatcher.dispatch(submit(2, "hello"))
 
-    assert to_ids(opened.command_queue.take()) == [1, cancel]
+    assert to_ids(opened.command_queue.take()) == [2]
     opened.gate.set()
-    assert to_ids(opened.take_commands(2)) == [2, cancel]
+    opened.dispatcher.close()
+    size = messages.HEADER.unpack(opened.front.recv(messages.HEADER.size, socket.MSG_WAITALL))[0]
+    tokenized = messages.report_decoder.decode(opened.front.recv(size, socket.MSG_WAITALL))
+    assert isinstance(tokenized, messages.Tokenized)
+    assert (tokenized.id, len(tokenized.ids)) == (1, 60_000)
 
 
 def test_a_stop_is_queued_behind_requests_in_preparation(opened: Setup) -> None:
@@ -125,14 +185,22 @@ def test_a_constrained_request_beyond_max_queued_fails_as_busy(opened: Setup) ->
         opened.dispatcher.dispatch(submit_constrained(id_))
     opened.dispatcher.dispatch(submit(4, "hello"))
 
-    frame = opened.front.recv(1 << 16)
-    report = messages.report_decoder.decode(frame[messages.HEADER.size :])
-    assert isinstance(report, messages.StepReport)
-    (failed,) = report.events
+    (failed,) = opened.take_events()
     assert isinstance(failed, messages.Failed)
     assert (failed.id, failed.error["code"]) == (3, "engine_busy")
     opened.gate.set()
-    assert to_ids(opened.take_commands(3)) == [4, 1, 2]
+    first, *prepared = to_ids(opened.take_commands(3))
+    assert first == 4
+    assert set(prepared) == {1, 2}
+
+
+def test_a_request_is_busy_while_texts_of_max_length_are_prepared(opened: Setup) -> None:
+    opened.dispatcher.dispatch(submit(1, "x" * (1 << 20)))
+    opened.dispatcher.dispatch(submit_constrained(2))
+
+    (failed,) = opened.take_events()
+    assert isinstance(failed, messages.Failed)
+    assert (failed.id, failed.error["code"]) == (2, "engine_busy")
 
 
 def test_the_deadline_counts_while_other_requests_are_prepared(opened: Setup) -> None:
@@ -141,10 +209,13 @@ def test_the_deadline_counts_while_other_requests_are_prepared(opened: Setup) ->
     sent = time.monotonic()
     opened.gate.set()
 
-    _, second = opened.take_commands(2)
-    assert isinstance(second, PreparedRequest)
-    assert second.request.deadline is not None
-    assert second.request.deadline <= sent + 5
+    deadlines = [
+        command.request.deadline
+        for command in opened.take_commands(2)
+        if isinstance(command, PreparedRequest) and command.request.id == 2
+    ]
+    assert deadlines[0] is not None
+    assert deadlines[0] <= sent + 5
 
 
 @pytest.mark.parametrize("command", [Cancel((1,)), Stop(drain_seconds=1.0)])
@@ -199,3 +270,34 @@ def test_a_request_waits_until_the_model_is_loaded(unopened: Setup) -> None:
     unopened.dispatcher.open(unopened.input_processor)
     reading.join(TIMEOUT_SECONDS)
     assert to_ids(unopened.command_queue.take()) == [1]
+
+
+@pytest.mark.usefixtures("short_switch_interval")
+def test_every_request_is_queued_once_and_before_its_cancel(unopened: Setup) -> None:
+    """The reading thread and the preparing ones race for what is in preparation."""
+    unopened.gate.set()
+    command_queue = unopened.command_queue
+    dispatcher = Dispatcher(
+        command_queue, ReportWriter(unopened.front), max_queued=REQUESTS, max_length=1 << 20
+    )
+    dispatcher.open(unopened.input_processor)
+    for id_ in range(REQUESTS):
+        dispatcher.dispatch(submit_constrained(id_) if id_ % 3 else submit(id_, "hello"))
+        dispatcher.dispatch(Cancel((id_, id_ - 5)))
+    dispatcher.dispatch(Stop())
+
+    places: dict[object, list[int]] = {}
+    place = 0
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while Stop() not in places and time.monotonic() < deadline:
+        command_queue.wait(0.1)
+        for command in command_queue.take():
+            keys = command.ids if isinstance(command, Cancel) else ()
+            for key in [f"cancel {id_}" for id_ in keys] or to_ids([command]):
+                places.setdefault(key, []).append(place)
+            place += 1
+    dispatcher.close()
+
+    assert all(len(places[id_]) == 1 for id_ in range(REQUESTS))
+    assert all(min(places[f"cancel {id_}"]) > places[id_][0] for id_ in range(REQUESTS))
+    assert places[Stop()] == [place - 1]

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from services.engine import messages
 from services.engine.core import Counters, FinishReason, TokenLogprob
-from services.engine.messages import HEADER, Delta, Finished, Heartbeat, Report, StepReport
+from services.engine.messages import (
+    HEADER,
+    Delta,
+    Finished,
+    Heartbeat,
+    Report,
+    StepReport,
+    Tokenized,
+)
 from services.engine.runner.ipc.command_queue import read_commands
 from services.engine.runner.ipc.report_writer import ReportWriter
 
@@ -94,6 +103,44 @@ def test_deltas_of_an_answer_are_merged_while_the_front_does_not_read(
     assert events[-2:] == [finished(1), finished(2)]
     assert len(events) < 10_000
     assert sum(isinstance(report, Heartbeat) for report in reports) <= 21
+
+
+@pytest.mark.usefixtures("short_switch_interval")
+def test_threads_that_report_at_the_same_time_lose_nothing(
+    pipe: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pipe
+    report_writer = ReportWriter(ours)
+    count, threads = 2_000, (1, 2, 3)
+
+    def report(id_: int) -> None:
+        for step in range(count):
+            report_writer.post([delta(id_, f"{step} ")])
+            if step % 100 == 0:
+                report_writer.send(Tokenized(id_, (step,)))
+        report_writer.post([finished(id_)])
+
+    reporters = [threading.Thread(target=report, args=(id_,)) for id_ in threads]
+    reports: list[Report] = []
+    reader = threading.Thread(target=lambda: reports.extend(read_all(theirs)))
+    for thread in (reader, *reporters):
+        thread.start()
+    for thread in reporters:
+        thread.join()
+    report_writer.close(10)
+    ours.shutdown(socket.SHUT_WR)
+    reader.join()
+
+    events = [
+        event for report in reports if isinstance(report, StepReport) for event in report.events
+    ]
+    for id_ in threads:
+        mine = [event for event in events if event.id == id_]
+        text = "".join(event.text for event in mine if isinstance(event, Delta))
+        assert text == "".join(f"{step} " for step in range(count))
+        assert mine[-1] == finished(id_)
+        tokenized = [r.ids for r in reports if isinstance(r, Tokenized) and r.id == id_]
+        assert tokenized == [(step,) for step in range(0, count, 100)]
 
 
 def test_events_for_a_closed_front_are_dropped_without_an_error(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from services.engine.core import Sampling
 
-_BREAKERS = (b"\n", b":", b'"', b"*")  # llama.cpp's default sequence breakers
+_BREAKERS = frozenset(b'\n:"*')  # llama.cpp's default sequence breakers, single bytes
 _LOG_FLOAT32_MAX = 88.7228391
 _MAX_COST = 1e30  # rules a token out, and is still a float32 after the subtraction
 
@@ -31,9 +31,7 @@ def find_breaker_tokens(vocab_size: int, piece: Callable[[int], bytes]) -> froze
 
     This is a pass over the whole vocabulary; call it once per model.
     """
-    return frozenset(
-        token for token in range(vocab_size) if any(mark in piece(token) for mark in _BREAKERS)
-    )
+    return frozenset(token for token in range(vocab_size) if not _BREAKERS.isdisjoint(piece(token)))
 
 
 class Dry:
