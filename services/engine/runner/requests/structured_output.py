@@ -12,7 +12,7 @@ import ctypes
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import llguidance
@@ -20,6 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engine.core import Constraint
+from services.engine.runner.requests.grammar_library import (
+    GrammarMatcher,
+    GrammarTokenizer,
+    Limits,
+)
 from services.shared.errors import InternalError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -29,15 +34,18 @@ _MAX_SOURCE_CHARS = 1 << 20  # of a constraint's source
 _MAX_COMPILED = 64  # compiled constraints; agents send the same schema again and again
 _MAX_MESSAGE_CHARS = 500
 _MAX_PIECE_BYTES = 16 << 10
+_MARKER = b"\x02"
 _SPECIAL = b"\xff"  # no UTF-8 text begins so: llguidance's mark for tokens that match no text
 
 # Fuel is llguidance's unit of work; the comments translate it by llguidance's own figures.
-_LIMITS = llguidance.LLParserLimits(
+_LIMITS = Limits(
+    max_items_in_row=2000,
     initial_lexer_fuel=5_000_000,  # 0.1 s to compile
     step_lexer_fuel=200_000,  # 14 ms for one mask
     step_max_items=50_000,  # 3 ms for one mask
     max_lexer_states=50_000,  # 100 MB
     max_grammar_size=500_000,
+    precompute_large_lexemes=True,
     verbose_errors=False,  # an error must not quote the state of the parser
 )
 
@@ -50,31 +58,47 @@ _JSON_OPTIONS: llguidance._lib.JsonCompileOptions = {
 
 def build_llamacpp_tokenizer(
     vocab: llama_cpp.llama_vocab_p, ends: Collection[int]
-) -> llguidance.LLTokenizer:
+) -> GrammarTokenizer:
     """Build the tokenizer for a vocabulary of llama.cpp, which must outlive it.
 
-    Takes about a second for 150k tokens. Raises InvalidRequest where the model has no end token, as
-    does `build_tokenizer`.
+    Takes about a second for 150k tokens, in which other threads continue. Raises InvalidRequest
+    where the model has no end token, as does `build_tokenizer`.
     """
-    import llama_cpp
-
     _require_end(ends)
     pieces, special = _read_pieces(vocab)
-    special.update(ends)
-    library = llama_cpp.llama_cpp._lib  # noqa: SLF001, the only way to the C function
-    tokenize = ctypes.cast(library.llama_tokenize, ctypes.c_void_p).value
-    try:
-        # Not lltokenizer_from_vocab: it uses a deprecated name, which gives a warning per token.
-        return llguidance.LLTokenizer.from_llamacpp(  # type: ignore[attr-defined, no-any-return]
-            tokens=_TokenBytes(pieces, ends, special).tokens,
-            vocab_ptr=vocab,
-            tokenize_fptr=tokenize,
-            eos_token=list(ends),
-        )
-    except ValueError:
-        # llguidance's adapter needs a single control byte as a marker, and a word-piece vocabulary
-        # cannot spell one. For such a model a greedy tokenizer is as good.
-        return build_tokenizer(pieces, ends=ends, special=special)
+    tokenize = _LlamaTokenize(vocab, pieces)
+    return GrammarTokenizer(
+        _mark_special(pieces, {*special, *ends}),
+        ends=sorted(ends),
+        tokenize=tokenize if tokenize.is_exact else None,
+    )
+
+
+class _LlamaTokenize:
+    """Tokenizes a text within an answer, where llama.cpp would add a space or a begin token.
+
+    So the text is tokenized behind a marker, a control character, whose tokens are removed. A
+    word-piece vocabulary cannot spell one: `is_exact` is False.
+    """
+
+    def __init__(self, vocab: llama_cpp.llama_vocab_p, pieces: Sequence[bytes]) -> None:
+        self._vocab = vocab
+        self._marker = self._encode(_MARKER)
+        self.is_exact = b"".join(pieces[token] for token in self._marker).endswith(_MARKER)
+
+    def __call__(self, text: bytes) -> list[int]:
+        tokens = self._encode(_MARKER + text)
+        size = len(self._marker)
+        # Without tokens, nothing is forced: where the marker has joined with the text.
+        return tokens[size:] if tokens[:size] == self._marker else []
+
+    def _encode(self, text: bytes) -> list[int]:
+        import llama_cpp
+
+        room = len(text) + 8
+        tokens = (ctypes.c_int32 * room)()
+        count = llama_cpp.llama_tokenize(self._vocab, text, len(text), tokens, room, False, False)
+        return tokens[: max(count, 0)]
 
 
 def _read_pieces(vocab: llama_cpp.llama_vocab_p) -> tuple[list[bytes], set[int]]:
@@ -100,26 +124,27 @@ def _read_pieces(vocab: llama_cpp.llama_vocab_p) -> tuple[list[bytes], set[int]]
 
 def build_tokenizer(
     pieces: Sequence[bytes], *, ends: Collection[int], special: Collection[int] = ()
-) -> llguidance.LLTokenizer:
+) -> GrammarTokenizer:
     """Build the tokenizer for a vocabulary given as bytes by token id.
 
-    `special` tokens match no text.
+    `special` tokens match no text. The usual tokens of a text are not known, so masks permit all.
     """
     _require_end(ends)
-    source = _TokenBytes(pieces, ends, special)
-    tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(source), eos_token=list(ends))
-    source.tokenize = tokenizer.greedy_tokenize
-    return tokenizer
+    return GrammarTokenizer(_mark_special(pieces, {*special, *ends}), ends=sorted(ends))
+
+
+def _mark_special(pieces: Sequence[bytes], special: Collection[int]) -> list[bytes]:
+    return [_SPECIAL + piece if token in special else piece for token, piece in enumerate(pieces)]
 
 
 class ConstraintCompiler:
     """Compiles constraints for one vocabulary. Any thread; the first call builds the tokenizer."""
 
-    def __init__(self, make_tokenizer: Callable[[], llguidance.LLTokenizer]) -> None:
+    def __init__(self, make_tokenizer: Callable[[], GrammarTokenizer]) -> None:
         self._make_tokenizer = make_tokenizer
-        self._tokenizer: llguidance.LLTokenizer | None = None
+        self._tokenizer: GrammarTokenizer | None = None
         # These matchers are never advanced: requests get copies, which take microseconds.
-        self._compiled: OrderedDict[Constraint, llguidance.LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[Constraint, GrammarMatcher] = OrderedDict()
         self._lock = threading.Lock()  # guards both of the above
 
     def compile(self, constraint: Constraint) -> ConstraintState:
@@ -134,16 +159,16 @@ class ConstraintCompiler:
                 if len(self._compiled) > _MAX_COMPILED:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(constraint)
-            return ConstraintState(matcher.deep_copy(), self._tokenizer)
+            return ConstraintState(matcher.copy(), self._tokenizer)
 
 
 class ConstraintState:
     """The position of one answer in its grammar. One thread."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, tokenizer: llguidance.LLTokenizer) -> None:
+    def __init__(self, matcher: GrammarMatcher, tokenizer: GrammarTokenizer) -> None:
         self._matcher = matcher
         self._vocab_size = tokenizer.vocab_size
-        self._ends = frozenset(tokenizer.eos_tokens)
+        self._ends = frozenset(tokenizer.ends)
 
     @property
     def is_finished(self) -> bool:
@@ -155,7 +180,7 @@ class ConstraintState:
         if self._matcher.is_stopped():
             self._check()
             return token in self._ends
-        allowed: bool = self._matcher.validate_tokens([token]) == 1
+        allowed = self._matcher.allows(token)
         if not allowed:
             self._check()
         return allowed
@@ -167,7 +192,7 @@ class ConstraintState:
         tokenization, while `allows` permits any: a model writes better with the tokens it was
         trained on.
         """
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        bits = self._matcher.compute_mask()
         self._check()
         return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
 
@@ -175,36 +200,14 @@ class ConstraintState:
         """Append a token, which `allows` permits."""
         if self._matcher.is_stopped() and token in self._ends:
             return
-        if not self._matcher.consume_token(token):
+        if not self._matcher.consume(token):
             self._check()
             raise InternalError(f"token {token} does not fit the constraint")
 
     def _check(self) -> None:
-        if self._matcher.is_error():
-            raise InvalidRequest(
-                f"the answer cannot follow its constraint: {_shorten(self._matcher.get_error())}"
-            )
-
-
-class _TokenBytes:
-    """A vocabulary with the interface that llguidance.TokenizerWrapper expects."""
-
-    bos_token_id = None
-
-    def __init__(
-        self, pieces: Sequence[bytes], ends: Collection[int], special: Iterable[int]
-    ) -> None:
-        hidden = {*special, *ends}
-        self.tokens = [
-            _SPECIAL + piece if token in hidden else piece for token, piece in enumerate(pieces)
-        ]
-        self.special_token_ids = sorted(hidden)
-        self.eos_token_id = min(ends)
-        self.tokenize: Callable[[str], list[int]] = lambda _: []  # until the tokenizer is set
-
-    def __call__(self, text: bytes) -> list[int]:
-        """Tokenize a text that the grammar forces; the mask then permits these tokens only."""
-        return self.tokenize(text.decode(errors="ignore"))
+        error = self._matcher.get_error()
+        if error is not None:
+            raise InvalidRequest(f"the answer cannot follow its constraint: {_shorten(error)}")
 
 
 def _require_end(ends: Collection[int]) -> None:
@@ -212,14 +215,13 @@ def _require_end(ends: Collection[int]) -> None:
         raise InvalidRequest("this model has no end token, so its answers cannot be constrained")
 
 
-def _build_matcher(
-    tokenizer: llguidance.LLTokenizer, constraint: Constraint
-) -> llguidance.LLMatcher:
+def _build_matcher(tokenizer: GrammarTokenizer, constraint: Constraint) -> GrammarMatcher:
     if len(constraint.source) > _MAX_SOURCE_CHARS:
         raise InvalidRequest(f"a constraint has at most {_MAX_SOURCE_CHARS} characters")
-    matcher = llguidance.LLMatcher(tokenizer, _to_grammar(constraint), log_level=0, limits=_LIMITS)
-    if matcher.is_error():
-        raise _build_error(constraint, matcher.get_error())
+    matcher = tokenizer.build_matcher(_to_grammar(constraint), _LIMITS)
+    error = matcher.get_error()
+    if error is not None:
+        raise _build_error(constraint, error)
     return matcher
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import llguidance
 import pytest
 
 from services.engine import messages
@@ -19,6 +18,7 @@ from services.engine.messages import Cancel, Start, Stop, Submit, Tokenize
 from services.engine.runner.ipc.command_queue import CommandQueue, LoopCommand
 from services.engine.runner.ipc.dispatcher import Dispatcher
 from services.engine.runner.ipc.report_writer import ReportWriter
+from services.engine.runner.requests.grammar_library import GrammarTokenizer
 from services.engine.runner.requests.input_processor import InputProcessor, PreparedRequest
 from services.engine.runner.requests.structured_output import ConstraintCompiler, build_tokenizer
 from tests.engine.runner.child_runner import TIMEOUT_SECONDS, fake_config, submit
@@ -85,7 +85,7 @@ def unopened() -> Iterator[Setup]:
     vocabulary = backend.vocabulary
     gate, building = threading.Event(), threading.Event()
 
-    def tokenizer() -> llguidance.LLTokenizer:
+    def tokenizer() -> GrammarTokenizer:
         building.set()
         assert gate.wait(TIMEOUT_SECONDS)
         pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]

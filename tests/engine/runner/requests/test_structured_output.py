@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from services.engine.core import Constraint, Sampling
+from services.engine.runner.requests.grammar_library import GrammarTokenizer
 from services.engine.runner.requests.structured_output import (
     ConstraintCompiler,
     ConstraintState,
@@ -63,8 +64,11 @@ def test_a_grammar_that_permits_only_the_end_overrides_a_ban_on_the_end() -> Non
 
 
 def test_the_mask_permits_only_the_usual_tokens_of_forced_text() -> None:
-    pieces = [*(bytes([byte]) for byte in range(256)), b"</s>", b"abc", b"ab"]
-    constraints = ConstraintCompiler(lambda: build_tokenizer(pieces, ends=(256,)))
+    pieces = [*(bytes([byte]) for byte in range(256)), b"\xff</s>", b"abc", b"ab"]
+    usual = {b"abcd": [257, ord("d")], b"test": [0]}
+    constraints = ConstraintCompiler(
+        lambda: GrammarTokenizer(pieces, ends=(256,), tokenize=usual.__getitem__)
+    )
 
     state = constraints.compile(Constraint("regex", "abcd"))
 

@@ -161,3 +161,16 @@ def test_control_tokens_match_no_text(tiny: Vocabulary) -> None:
     shown = [token for token in np.flatnonzero(state.mask()).tolist() if token not in tiny.ends]
 
     assert not any(tiny.piece(token).startswith(b"<|") for token in shown)
+
+
+def test_the_mask_of_forced_text_is_the_usual_token(tiny: Vocabulary) -> None:
+    """llama.cpp tokenizes the text without a begin token and without a leading space."""
+    state = tiny.constraints.compile(Constraint("regex", "counts to 100"))
+    tokens = []
+    while not state.is_finished:
+        (token,) = np.flatnonzero(state.mask()).tolist()
+        state.accept(token)
+        tokens.append(token)
+
+    assert b"".join(map(tiny.piece, tokens)) == b"counts to 100"
+    assert len(tokens) < len("counts to 100")
