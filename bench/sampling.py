@@ -1,6 +1,7 @@
 """Measure what it costs to sample one step: microseconds per row, by sampling parameters.
 
     python -m bench.sampling [--vocab 151936] [--rows 64] [--rounds 5]
+    python -m bench.sampling --threads 2    milliseconds of wall time of a step, rows dealt to threads
 
 Rows are independent float32 logits in one array, as after a copy from a device: no cache holds all
 of them. "peaked" rows have a few clear favourites, "broad" ones are normal with deviation 2.5, and
@@ -12,7 +13,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,16 +60,68 @@ def measure(work: Callable[[], object], rows: int, rounds: int) -> float:
     return best / rows * 1e6
 
 
+def build_samplers(params: Sampling, rows: Rows) -> list[Sampler]:
+    """Build one sampler per row."""
+    count, vocab_size = rows.shape
+    return [
+        Sampler(params, seed=seed, vocab_size=vocab_size, prompt=range(1000))
+        for seed in range(count)
+    ]
+
+
+def pick(samplers: Sequence[Sampler], rows: Rows) -> list[int]:
+    """Pick one token per row."""
+    return [sampler.pick(row) for sampler, row in zip(samplers, rows, strict=True)]
+
+
+def pick_in_threads(
+    executor: ThreadPoolExecutor, threads: int, samplers: Sequence[Sampler], rows: Rows
+) -> list[int]:
+    """Pick one token per row, the first part on this thread, the others on the executor's."""
+    size = -(-len(samplers) // threads)
+    others = [
+        executor.submit(pick, samplers[start : start + size], rows[start : start + size])
+        for start in range(size, len(samplers), size)
+    ]
+    tokens = pick(samplers[:size], rows[:size])
+    return tokens + [token for other in others for token in other.result()]
+
+
+def compare_threads(threads: int, vocab_size: int, rounds: int) -> None:
+    """Print the wall time of a step in one thread and in several, in turn, best of the rounds."""
+    print(f"| ms per step, {vocab_size} tokens, broad | rows | 1 thread | {threads} threads |")
+    print("|-|-|-|-|")
+    with ThreadPoolExecutor(threads - 1) as executor:
+        for (name, params), count in product(CASES.items(), (1, 8, 64)):
+            rows = build_rows("broad", count, vocab_size)
+            samplers = build_samplers(params, rows)
+            ways: list[Callable[[Sequence[Sampler], Rows], object]] = [
+                pick,
+                partial(pick_in_threads, executor, threads),
+            ]
+            best = [float("inf")] * len(ways)
+            for _ in range(rounds):
+                for place, way in enumerate(ways):
+                    began = time.perf_counter()
+                    way(samplers, rows)
+                    best[place] = min(best[place], time.perf_counter() - began)
+            print(f"| {name} | {count} | {best[0] * 1e3:.2f} | {best[1] * 1e3:.2f} |")
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     # As after the load of a model: glibc keeps freed memory as large as the largest block that was
     # ever freed. Before, each temporary array is returned to the system and costs page faults.
     np.ones(4 << 20, np.float32)
+    if options.threads > 1:
+        compare_threads(options.threads, options.vocab, options.rounds)
+        return
     kinds = ("peaked", "broad", "flat")
     print(f"| µs per row, {options.rows} rows of {options.vocab} | " + " | ".join(kinds) + " |")
     print("|-|" + "-|" * len(kinds))
@@ -73,16 +129,8 @@ def main() -> None:
     for kind in kinds:
         rows = build_rows(kind, options.rows, options.vocab)
         for name, params in CASES.items():
-            samplers = [
-                Sampler(params, seed=seed, vocab_size=options.vocab, prompt=range(1000))
-                for seed in range(options.rows)
-            ]
-
-            def pick(samplers: list[Sampler] = samplers, rows: Rows = rows) -> None:
-                for sampler, row in zip(samplers, rows, strict=True):
-                    sampler.pick(row)
-
-            table.setdefault(name, []).append(measure(pick, options.rows, options.rounds))
+            work = partial(pick, build_samplers(params, rows), rows)
+            table.setdefault(name, []).append(measure(work, options.rows, options.rounds))
 
         def logprobs(rows: Rows = rows) -> None:
             for row in rows:
