@@ -292,16 +292,24 @@ def test_an_invalid_setting_stops_the_start_and_is_named(tmp_path: Path) -> None
     assert log.startswith("SPINDLL_MEMORY_BUDGET: ")
 
 
-def test_an_unknown_field_in_a_models_file_stops_the_start_and_both_are_named(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("context_lenght = 4096", "there is no setting `context_lenght`"),
+        ('cache_type_v = "q8_0"', "cache_type_v: a quantised type needs flash attention"),
+    ],
+    ids=["an unknown field", "a field that does not fit the engine's settings"],
+)
+def test_a_wrong_line_in_a_models_file_stops_the_start_and_both_are_named(
+    tmp_path: Path, line: str, sentence: str
 ) -> None:
     (tmp_path / "models.d").mkdir()
-    (tmp_path / "models.d" / "qwen.toml").write_text('model = "qwen"\ncontext_lenght = 4096\n')
-    front = FrontProcess(tmp_path, "127.0.0.1:0")
+    (tmp_path / "models.d" / "qwen.toml").write_text(f'model = "qwen"\n{line}\n')
+    front = FrontProcess(tmp_path, "127.0.0.1:0", flash_attention="false")
     _, log = front.process.communicate(timeout=30)
 
     assert front.process.returncode == 2
-    assert log == "models.d/qwen.toml: there is no setting `context_lenght`\n"
+    assert log == f"models.d/qwen.toml: {sentence}\n"
 
 
 def _free_port() -> int:

@@ -35,7 +35,7 @@ def apply_device_settings(
 ) -> LoadConfig | None:
     """Case 1, or a load that needs no device; None where the choice is free.
 
-    `validate_devices` has checked that the settings fit the devices.
+    `validate_load` has checked that the settings fit the devices.
     """
     if not devices or config.gpu_layers == 0:
         return place(config, ())

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from services.engine.front.models.model_settings import ModelSettings
+from services.shared.errors import InvalidSettings
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, RunningPool, running_pool
 from tests.virtual_time import run_virtually
 
@@ -108,5 +111,19 @@ def test_a_model_is_loaded_again_without_a_dry_run() -> None:
                 assert await running.ask(name) == "stop"
         assert len(machine.loads) == 6
         assert machine.dry_runs == 2
+
+    run_virtually(scenario())
+
+
+def test_a_load_or_a_plan_on_a_gpu_that_is_not_there_is_refused_and_changes_nothing() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB, device_count=2)
+        async with running_pool(machine, A) as running:
+            for call in (running.manager.load, running.manager.preview_load):
+                with pytest.raises(InvalidSettings) as caught:
+                    await call(A.manifest, ModelSettings(main_gpu=2))
+                assert caught.value.param == "main_gpu"
+            assert await running.ask("a") == "stop"
+        assert machine.loads == ["a"]
 
     run_virtually(scenario())
