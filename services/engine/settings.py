@@ -30,7 +30,7 @@ class EngineSettings(SharedSettings):
     memory_budget: str = Field(
         default="auto",
         description="Memory for models: auto, a share such as 80%, or a size such as 8G. "
-        "It applies to the GPUs if there are any, otherwise to main memory.",
+        "It applies to the GPUs that llama.cpp can use; without any, to main memory.",
     )
     context_length: int = Field(
         default=8192,

@@ -20,11 +20,7 @@ from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.memory_queue import MemoryQueue
 from services.engine.front.models.residency import Residency
 from services.engine.front.process.launcher import RunnerLauncher
-from services.engine.memory.estimate import (
-    Footprint,
-    build_footprint,
-    correct_footprint,
-)
+from services.engine.memory.estimate import Footprint, build_footprint, correct_footprint
 from services.engine.memory.probe import MemoryProbe, measure_free_bytes
 from services.shared.errors import InsufficientMemory
 
@@ -150,7 +146,10 @@ class ModelLoader:
         """Correct the footprint by what this load, with no other load beside it, has taken."""
         assert model.runner is not None
         assert model.info is not None
-        estimated = build_footprint(model.info)  # a load knows where its buffers are
+        # A load knows where its buffers are. The reserve may be that of a second try.
+        estimated = msgspec.structs.replace(
+            build_footprint(model.info), reserve_bytes=planned.footprint.reserve_bytes
+        )
         free_after = measure_free_bytes(self._probe)
         measured = {
             name: free_before.get(name, 0) - free_after.get(name, 0)

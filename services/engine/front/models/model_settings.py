@@ -115,17 +115,11 @@ def requires_reload(loaded: ModelSettings, requested: ModelSettings, config: Loa
     """
     fields = msgspec.structs.asdict(requested.load_fields())
     cells = fields.pop("context_length")
-    actual = {**msgspec.structs.asdict(config), "main_gpu": find_main_gpu(config)}
+    actual = {**msgspec.structs.asdict(config), "main_gpu": _find_main_gpu(config)}
     differing = [
         k for k, v in fields.items() if v is not None and v not in (getattr(loaded, k), actual[k])
     ]
     return bool(differing) or (cells is not None and cells > config.context_length)
-
-
-def find_main_gpu(config: LoadConfig) -> int | None:
-    """The number of the one device that a model is on."""
-    number = re.fullmatch(r"[a-z]+(\d+)", config.devices[0]) if len(config.devices) == 1 else None
-    return int(number[1]) if number else None
 
 
 class ModelSettingsRegistry:
@@ -203,6 +197,12 @@ def validate_model_settings(fields: Mapping[str, object]) -> ModelSettings:
         return msgspec.convert(dict(fields), ModelSettings)
     except msgspec.ValidationError as error:
         raise InvalidSettings(_describe(error), param=_find_field(error)) from error
+
+
+def _find_main_gpu(config: LoadConfig) -> int | None:
+    """The number of the one device that a model is on."""
+    number = re.fullmatch(r"[a-z]+(\d+)", config.devices[0]) if len(config.devices) == 1 else None
+    return int(number[1]) if number else None
 
 
 def _read(path: Path) -> _File:

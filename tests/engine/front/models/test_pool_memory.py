@@ -180,12 +180,14 @@ fake_models = st.lists(
         st.tuples(st.integers(0, 4), st.sampled_from([0.0, 0.05, 1.0, 15.0])), max_size=25
     ),
     release_seconds=st.sampled_from([0.0, 0.5, 4.0]),
+    device_count=st.sampled_from([0, 1, 2]),
 )
 def test_any_mix_of_requests_is_answered_and_stays_within_memory(
     shapes: list[tuple[int, float, float]],
     pins: set[int],
     requests: list[tuple[int, float]],
     release_seconds: float,
+    device_count: int,
 ) -> None:
     models = [
         FakeModel(f"m{n}", size * GIB, load, service)
@@ -194,7 +196,8 @@ def test_any_mix_of_requests_is_answered_and_stays_within_memory(
     pinned = {f"m{n}": ModelSettings(pin=True) for n in pins}
 
     async def scenario() -> None:
-        machine = FakeMachine(10 * GIB, release_seconds=release_seconds)
+        machine = FakeMachine(10 * GIB, release_seconds=release_seconds, device_count=device_count)
+        all_bytes = machine.total_bytes * len(machine.pools)
         async with running_pool(machine, *models, settings=pinned) as running:
             asked = []
             for number, pause in requests:
@@ -208,9 +211,9 @@ def test_any_mix_of_requests_is_answered_and_stays_within_memory(
                     for other in models
                     if other is not model and other.name in pinned and other.name in machine.loads
                 )
-                if model.size_bytes > machine.total_bytes:
+                if model.size_bytes > all_bytes:
                     assert outcome == "insufficient_memory"
-                elif model.size_bytes + pinned_bytes <= machine.total_bytes:
+                elif not pinned_bytes or model.size_bytes + pinned_bytes <= machine.total_bytes:
                     assert outcome == "stop"
                 else:  # refused if the pinned ones were loaded first
                     assert outcome in ("stop", "insufficient_memory")

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from services.engine.backends.llamacpp.library import load_library
 from services.engine.core import Constraint, Sampling
 from services.engine.runner.requests.structured_output import (
     ConstraintCompiler,
     build_llamacpp_tokenizer,
 )
-from services.engine.runner.stepping.sampling.sampler import Sampler
+from services.engine.runner.sampling.sampler import Sampler
 from tests.conftest import TINY_GGUF
 
 SCHEMA = {
@@ -47,10 +48,7 @@ class Vocabulary:
 
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[Vocabulary]:
-    import llama_cpp
-
-    quiet = llama_cpp.llama_log_callback(lambda *_: None)
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    llama_cpp = load_library()  # which keeps the callback for the log alive
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(TINY_GGUF).encode(), params)
