@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engine.core import Sampling
-from services.engine.runner.stepping.sampling.logprobs import compute_logprob
-from services.engine.runner.stepping.sampling.sampler import Sampler
+from services.engine.runner.sampling.logprobs import compute_logprob
+from services.engine.runner.sampling.sampler import Sampler
 
 Rows = NDArray[np.float32]
 

@@ -140,7 +140,9 @@ class RunningStack:
 
     def count_starts_of_runners(self) -> int:
         """How many runners have loaded a model since the stack started."""
-        return sum(log.read_text().count("model loaded") for log in self.paths.logs_dir.glob("engine*"))
+        return sum(
+            log.read_text().count("model loaded") for log in self.paths.logs_dir.glob("engine*")
+        )
 
     def kill(self, service: str) -> None:
         """Kill the service with SIGKILL and wait until it runs again."""

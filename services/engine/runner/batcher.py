@@ -16,8 +16,9 @@ from typing import Protocol
 
 import msgspec
 
-from services.engine.backends.base import Logits, Vocabulary
+from services.engine.backends.base import Vocabulary
 from services.engine.core import Counters, FinishReason, Lane, ModelInfo, TokenLogprob
+from services.engine.runner.sampling.row import Row
 from services.shared.errors import SpindllError
 
 
@@ -32,7 +33,7 @@ class Answer(Protocol):
     def top_logprobs(self) -> int | None:
         """How many alternatives to report with each token; None: no log-probabilities at all."""
 
-    def pick(self, logits: Logits) -> int:
+    def pick(self, row: Row) -> int:
         """Choose the next token from a row of logits. Changes nothing, so drafts may be verified.
 
         Raises SpindllError where no token can be chosen.

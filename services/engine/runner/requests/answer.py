@@ -9,12 +9,13 @@ answer, so the constructor computes what does not change.
 
 from __future__ import annotations
 
-from services.engine.backends.base import Logits, Vocabulary
+from services.engine.backends.base import Vocabulary
 from services.engine.core import FinishReason, TokenLogprob
 from services.engine.messages import Delta, Submit
 from services.engine.runner.requests.detokenizer import Detokenizer
 from services.engine.runner.requests.structured_output import ConstraintState
-from services.engine.runner.stepping.sampling.sampler import Sampler
+from services.engine.runner.sampling.row import Row
+from services.engine.runner.sampling.sampler import Sampler
 
 
 class TextAnswer:
@@ -50,12 +51,12 @@ class TextAnswer:
         self._unsent_tokens = 0
         self._unsent_logprobs: list[TokenLogprob] = []
 
-    def pick(self, logits: Logits) -> int:
+    def pick(self, row: Row) -> int:
         """See Answer.pick."""
         banned = self._banned
         if self.completion_tokens < self._min_tokens:
             banned = self._banned_before_min
-        return self._sampler.pick(logits, constraint=self._constraint, banned=banned)
+        return self._sampler.pick(row, constraint=self._constraint, banned=banned)
 
     def write(self, token: int, logprob: TokenLogprob | None = None) -> bool:
         """See Answer.write."""

@@ -18,8 +18,8 @@ from services.engine.runner.batcher import BatchRequest
 from services.engine.runner.errors import build_too_long_error
 from services.engine.runner.requests.answer import TextAnswer
 from services.engine.runner.requests.structured_output import ConstraintCompiler
-from services.engine.runner.stepping.sampling.dry import find_breaker_tokens
-from services.engine.runner.stepping.sampling.sampler import Sampler
+from services.engine.runner.sampling.dry import find_breaker_tokens
+from services.engine.runner.sampling.sampler import Sampler
 from services.shared.errors import InternalError, InvalidRequest, SpindllError, to_wire
 from services.shared.limits import MAX_ANSWERS
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from services.engine.backends.base import Backend, Logits
 from services.engine.runner.batcher import Answer, PromptScored, Written
+from services.engine.runner.sampling.logprobs import compute_logprob
+from services.engine.runner.sampling.row import Row
 from services.engine.runner.stepping.current_requests import CurrentRequests
-from services.engine.runner.stepping.sampling.logprobs import compute_logprob
 from services.engine.runner.stepping.scheduler.step_plan import Chunk, ChunkResult
 from services.shared.errors import InternalError, SpindllError
 
@@ -68,10 +69,11 @@ class StepSampler:
 
     def _sample_token(self, answer: Answer, logits: Logits) -> int | None:
         """Sample the next token; None if the answer ends instead."""
-        token = answer.pick(logits)
+        row = Row(logits)
+        token = answer.pick(row)
         logprob = None
         if answer.top_logprobs is not None:
-            logprob = compute_logprob(logits, token, answer.top_logprobs, self._piece)
+            logprob = compute_logprob(row, token, answer.top_logprobs, self._piece)
         return token if answer.write(token, logprob) else None
 
     def _verify_drafts(self, answer: Answer, chunk: Chunk, row: int) -> list[int]:

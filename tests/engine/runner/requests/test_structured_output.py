@@ -15,7 +15,7 @@ from services.engine.runner.requests.structured_output import (
     ConstraintState,
     build_tokenizer,
 )
-from services.engine.runner.stepping.sampling.sampler import Sampler
+from services.engine.runner.sampling.sampler import Sampler
 from services.shared.errors import InternalError, InvalidRequest
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engine.core import Sampling
-from services.engine.runner.stepping.sampling.candidates import rank_candidates
-from services.engine.runner.stepping.sampling.filters import apply_filters, compute_weights
-from services.engine.runner.stepping.sampling.row import Row
-from services.engine.runner.stepping.sampling.sampler import Sampler
+from services.engine.runner.sampling.candidates import rank_candidates
+from services.engine.runner.sampling.filters import apply_filters, compute_weights
+from services.engine.runner.sampling.row import Row
+from services.engine.runner.sampling.sampler import Sampler
 
 Logits = NDArray[np.float32]
 VOCAB = 5000

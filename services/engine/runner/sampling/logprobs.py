@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from services.engine.core import TokenLogprob
-from services.engine.runner.stepping.sampling.row import Logits, Row
+from services.engine.runner.sampling.row import Logits, Row
 
 
 def compute_logprob(

@@ -12,8 +12,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from services.engine.runner.stepping.sampling.select import Floats
-from services.engine.runner.stepping.sampling.sums import find_fraction
+from services.engine.runner.sampling.select import Floats
+from services.engine.runner.sampling.sums import find_fraction
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15

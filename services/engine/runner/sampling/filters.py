@@ -11,9 +11,9 @@ import math
 import numpy as np
 
 from services.engine.core import Sampling
-from services.engine.runner.stepping.sampling.candidates import Candidates
-from services.engine.runner.stepping.sampling.select import Floats
-from services.engine.runner.stepping.sampling.sums import find_fraction, sum_blocks
+from services.engine.runner.sampling.candidates import Candidates
+from services.engine.runner.sampling.select import Floats
+from services.engine.runner.sampling.sums import find_fraction, sum_blocks
 
 
 def apply_filters(candidates: Candidates, params: Sampling, *, exclude_top: bool) -> range:

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engine.core import Sampling
-from services.engine.runner.stepping.sampling.candidates import rank_candidates
-from services.engine.runner.stepping.sampling.draws import Draws, Purpose, draw_index
-from services.engine.runner.stepping.sampling.dry import Dry
-from services.engine.runner.stepping.sampling.filters import apply_filters, compute_weights
-from services.engine.runner.stepping.sampling.penalties import Penalties
-from services.engine.runner.stepping.sampling.row import Logits, Row
-from services.engine.runner.stepping.sampling.select import Indices
+from services.engine.runner.sampling.candidates import rank_candidates
+from services.engine.runner.sampling.draws import Draws, Purpose, draw_index
+from services.engine.runner.sampling.dry import Dry
+from services.engine.runner.sampling.filters import apply_filters, compute_weights
+from services.engine.runner.sampling.penalties import Penalties
+from services.engine.runner.sampling.row import Logits, Row
+from services.engine.runner.sampling.select import Indices
 from services.shared.errors import InternalError, InvalidRequest
 
 # Below this temperature, a lead of 0.0001 in the logits always wins, so sampling is greedy.

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.engine.core import Sampling
-from services.engine.runner.stepping.sampling.row import Row
-from services.engine.runner.stepping.sampling.select import Floats, Indices
+from services.engine.runner.sampling.row import Row
+from services.engine.runner.sampling.select import Floats, Indices
 
 _FEW = 2048  # at most, candidates are sorted together with their indices, in float64
 _MAX_SHARE = 1 / 4  # of the vocabulary; to sort all is faster than to extract more

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.engine.runner.stepping.sampling.reference import (
+from tests.engine.runner.sampling.reference import (
     VOCAB,
     distance,
     make_logits,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.engine.runner.stepping.sampling.sampler import Sampler
+from services.engine.runner.sampling.sampler import Sampler
 from services.shared.errors import InternalError, InvalidRequest
-from tests.engine.runner.stepping.sampling.reference import (
+from tests.engine.runner.sampling.reference import (
     VOCAB,
     make_logits,
     make_sampler,

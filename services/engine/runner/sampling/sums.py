@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engine.runner.stepping.sampling.select import Floats
+from services.engine.runner.sampling.select import Floats
 
 _BLOCK = 512
 

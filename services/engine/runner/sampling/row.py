@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engine.runner.stepping.sampling.select import Indices, largest
-from services.engine.runner.stepping.sampling.sums import sum_blocks
+from services.engine.runner.sampling.select import Indices, largest
+from services.engine.runner.sampling.sums import sum_blocks
 
 Logits = NDArray[np.float32]
 

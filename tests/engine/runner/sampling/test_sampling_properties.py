@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.engine.runner.stepping.sampling.candidates import rank_candidates
-from services.engine.runner.stepping.sampling.draws import Draws, Purpose
-from services.engine.runner.stepping.sampling.filters import apply_filters, typical
-from services.engine.runner.stepping.sampling.logprobs import compute_logprob
-from services.engine.runner.stepping.sampling.row import Row
-from services.engine.runner.stepping.sampling.sampler import Sampler
-from services.engine.runner.stepping.sampling.select import largest
-from services.engine.runner.stepping.sampling.sums import find_fraction
+from services.engine.runner.sampling.candidates import rank_candidates
+from services.engine.runner.sampling.draws import Draws, Purpose
+from services.engine.runner.sampling.filters import apply_filters, typical
+from services.engine.runner.sampling.logprobs import compute_logprob
+from services.engine.runner.sampling.row import Row
+from services.engine.runner.sampling.sampler import Sampler
+from services.engine.runner.sampling.select import largest
+from services.engine.runner.sampling.sums import find_fraction
 from services.shared.errors import InternalError
-from tests.engine.runner.stepping.sampling.reference import (
+from tests.engine.runner.sampling.reference import (
     Logits,
     make_sampling,
     reference_tokens,

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.engine.core import Sampling, TokenLogprob
-from services.engine.runner.stepping.sampling.draws import Draws, Purpose, draw_index
-from services.engine.runner.stepping.sampling.dry import Dry, find_breaker_tokens
-from services.engine.runner.stepping.sampling.logprobs import compute_logprob
-from services.engine.runner.stepping.sampling.select import largest
+from services.engine.runner.sampling.draws import Draws, Purpose, draw_index
+from services.engine.runner.sampling.dry import Dry, find_breaker_tokens
+from services.engine.runner.sampling.logprobs import compute_logprob
+from services.engine.runner.sampling.select import largest
 
 # ---- select
 
