@@ -43,12 +43,12 @@ def redis_binary() -> str:
 class RedisServer:
     """A Redis on a unix socket, for one test session. `stop` ends it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *arguments: str) -> None:
         self._socket = directory / "redis.sock"
         self.url = f"unix://{self._socket}?db=0"
         self._process = subprocess.Popen(
             [redis_binary(), "--port", "0", "--unixsocket", str(self._socket)]
-            + ["--dir", str(directory), "--save", "", "--appendonly", "no"],
+            + ["--dir", str(directory), "--save", "", "--appendonly", "no", *arguments],
             stdout=subprocess.DEVNULL,
         )
         self._wait()

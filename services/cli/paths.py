@@ -3,6 +3,7 @@
 DATA/run/      stack.lock (held while any process of the stack runs), stack.json, sockets
 DATA/logs/     one log per service, and the supervisor's log
 DATA/redis/    Redis' append-only file
+DATA/redis-users/  the passwords of Redis' users, see services/shared/redis_users.py
 DATA/secrets/  admin.key and user.key, which the api creates
 """
 
@@ -38,6 +39,11 @@ class StackPaths:
     def redis_dir(self) -> Path:
         """The folder of Redis' own files."""
         return self.data_dir / "redis"
+
+    @property
+    def redis_users_dir(self) -> Path:
+        """The folder of the passwords of Redis' users; only this user may enter it."""
+        return self.data_dir / "redis-users"
 
     @property
     def lock_file(self) -> Path:
@@ -88,10 +94,10 @@ class StackPaths:
         Raises PermissionError when the folder of the sockets exists and belongs to another user
         or is open to others.
         """
-        for folder in (self.run_dir, self.logs_dir, self.redis_dir):
+        for folder in (self.run_dir, self.logs_dir, self.redis_dir, self.redis_users_dir):
             folder.mkdir(parents=True, exist_ok=True)
-        self.run_dir.chmod(0o700)
-        self.logs_dir.chmod(0o700)
+        for folder in (self.run_dir, self.logs_dir, self.redis_users_dir):
+            folder.chmod(0o700)
         sockets = self.sockets_dir
         sockets.mkdir(mode=0o700, exist_ok=True)
         info = sockets.lstat()

@@ -12,12 +12,13 @@ CONNECT_TIMEOUT_SECONDS = 5
 
 
 def url_with_password(url: str, password_file: Path | None) -> str:
-    """The URL, with the password from the file unless the URL has one."""
+    """The URL, with the password from the file unless the URL has one. It keeps its user."""
     parts = urlsplit(url)
     if password_file is None or parts.password:
         return url
     password = quote(password_file.read_text().strip(), safe="")
-    return urlunsplit(parts._replace(netloc=f":{password}@{parts.netloc.rpartition('@')[2]}"))
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.rstrip(':')}:{password}@{host}"))
 
 
 def connect(url: str, password_file: Path | None = None) -> redis.Redis:

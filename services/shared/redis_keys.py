@@ -14,8 +14,9 @@
 | spindll:searches | pub/sub channel for the queries of search.py; not a key | api | none |
 | spindll:search_claim:{query} | string: a puller answers this query | puller | 60 s |
 | spindll:search_answer:{query} | list of one: the answer to a query | puller | 60 s or until read |
+| spindll:kv:{name} | reserved for the index of a prompt cache | engine | |
 
-RQ's own keys start with `rq:`.
+RQ's own keys start with `rq:`. Which service may touch which keys is in redis_users.py.
 """
 
 from __future__ import annotations
@@ -73,3 +74,8 @@ def search_claim(query_id: str) -> str:
 def search_answer(query_id: str) -> str:
     """The list that receives the answer to this query."""
     return f"{PREFIX}search_answer:{query_id}"
+
+
+def kv(name: str) -> str:
+    """A part of the index of a prompt cache."""
+    return f"{PREFIX}kv:{name}"

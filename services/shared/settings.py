@@ -32,7 +32,7 @@ class SharedSettings(BaseSettings):
     )
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
-        description="Redis URL: redis://[:password@]host:port/db or unix:///path?db=0.",
+        description="Redis URL: redis://[user:password@]host:port/db or unix://[user@]/path?db=0.",
     )
     redis_password_file: Path | None = Field(
         default=None, description="File with the password of Redis, if the URL contains none."

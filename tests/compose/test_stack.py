@@ -67,13 +67,13 @@ def test_the_data_of_redis_survives_a_restart(stack: Stack) -> None:
     connect = (
         "from pathlib import Path\n"
         "from services.shared.redis_client import connect\n"
-        "redis = connect('redis://redis:6379/0', Path('/data/redis-secret/password'))\n"
+        "redis = connect('redis://puller@redis:6379/0', Path('/data/redis-secret/password'))\n"
     )
-    stack.python("puller", connect + "redis.set('kept', 'yes', ex=600)")
+    stack.python("puller", connect + "redis.set('spindll:puller:kept', 'yes', ex=600)")
     stack.run("restart", "redis")
     stack.run("up", "--detach", "--wait", timeout_seconds=300)
 
-    assert stack.python("puller", connect + "print(redis.get('kept'))") == "b'yes'"
+    assert stack.python("puller", connect + "print(redis.get('spindll:puller:kept'))") == "b'yes'"
     assert stack.ask_until_answered(QUESTION) == ANSWER
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from services.cli.errors import CommandError
 from services.cli.options import StackOptions, to_json
 from services.cli.paths import StackPaths
-from services.cli.supervise import logfiles, state_file
+from services.cli.supervise import logfiles, redis_server, state_file
 from services.cli.supervise.checks.preflight import require_disk_space, require_free_port
 from services.cli.supervise.checks.probes import HttpOk
 from services.cli.supervise.process_sessions import kill_processes_with_environment
@@ -47,6 +47,7 @@ def run_stack(
         require_disk_space(options.data_dir)
         require_free_port(options.host, options.port, "--port")
         require_free_port(options.host, options.grpc_port, "--grpc-port")
+        redis_server.create_users(paths)
         services = build(options, paths, _without_empty_settings(os.environ))
         files = [paths.state_file, *(socket for s in services for socket in s.sockets)]
         supervisor = StackSupervisor(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from services.cli.errors import CommandError
 from services.cli.paths import StackPaths
+from services.shared import redis_users
 
 
 def server_binary() -> str:
@@ -33,15 +34,32 @@ def server_binary() -> str:
 
 
 def arguments(paths: StackPaths) -> list[str]:
-    """Arguments for a server on a unix socket only, without eviction, synced every second."""
+    """Arguments for a server on a unix socket only, without eviction, synced every second.
+
+    It knows only the users that `create_users` has written.
+    """
     return [
         *("--port", "0", "--unixsocket", str(paths.redis_socket), "--unixsocketperm", "700"),
+        *(
+            "--aclfile",
+            str(paths.redis_users_dir / redis_users.REDIS_FOLDER / redis_users.ACL_FILE),
+        ),
         *("--dir", str(paths.redis_dir), "--appendonly", "yes", "--appendfsync", "everysec"),
         # The append-only file is enough; snapshots would double the writes.
         *("--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no"),
     ]
 
 
-def url(paths: StackPaths) -> str:
-    """The URL that the services connect to."""
-    return f"unix://{paths.redis_socket}?db=0"
+def create_users(paths: StackPaths) -> None:
+    """Make the users of the services and their passwords, before the server is started."""
+    redis_users.write_users(paths.redis_users_dir)
+
+
+def url(paths: StackPaths, service: str) -> str:
+    """The URL that a service connects to, with its user."""
+    return f"unix://{service}@{paths.redis_socket}?db=0"
+
+
+def password_file(paths: StackPaths, service: str) -> Path:
+    """The file with the password of a service's user."""
+    return paths.redis_users_dir / service / redis_users.PASSWORD_FILE

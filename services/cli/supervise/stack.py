@@ -23,10 +23,14 @@ from services.cli.supervise.checks.probes import (
 )
 from services.cli.supervise.state_file import connect_host
 from services.cli.supervise.state_machine import ServicePolicy
+from services.shared.redis_users import HEALTH_USER, REDIS_FOLDER
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY_MODEL = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
 KILL_AFTER_DRAIN_SECONDS = 5.0
+
+# Secrets among the settings: only their owner gets them. The API key is the command line's own.
+_OWNERS_OF_SECRETS = {"SPINDLL_HF_TOKEN": "puller", "SPINDLL_API_KEY": ""}
 
 # In the environment of every process of a stack, with its data directory as the value. It shows
 # which leftover processes belong to a stack.
@@ -51,11 +55,17 @@ class ServiceSpec:
 
 
 def build_environment(
-    options: StackOptions, paths: StackPaths, inherited: Mapping[str, str]
+    service: str, options: StackOptions, paths: StackPaths, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment of every service of a stack."""
-    environment = dict(inherited)
-    environment.setdefault("SPINDLL_REDIS_URL", redis_server.url(paths))
+    """The environment of one service of a stack, without the secrets of the others."""
+    environment = {
+        name: value
+        for name, value in inherited.items()
+        if _OWNERS_OF_SECRETS.get(name, service) == service
+    }
+    if "SPINDLL_REDIS_URL" not in environment:
+        environment["SPINDLL_REDIS_URL"] = redis_server.url(paths, service)
+        environment["SPINDLL_REDIS_PASSWORD_FILE"] = str(redis_server.password_file(paths, service))
     environment.setdefault("SPINDLL_DRAIN_SECONDS", f"{options.drain_seconds:g}")
     if TINY_MODEL.exists():
         environment.setdefault("SPINDLL_TINY_MODEL", str(TINY_MODEL))
@@ -80,8 +90,8 @@ def build_services(
     options: StackOptions, paths: StackPaths, inherited: Mapping[str, str]
 ) -> tuple[ServiceSpec, ...]:
     """The services in the order of their start. Raises CommandError when there is no Redis."""
-    environment = build_environment(options, paths, inherited)
-    drain = float(environment["SPINDLL_DRAIN_SECONDS"]) + KILL_AFTER_DRAIN_SECONDS
+    drain = float(inherited.get("SPINDLL_DRAIN_SECONDS") or options.drain_seconds)
+    drain += KILL_AFTER_DRAIN_SECONDS
     starts_redis = not inherited.get("SPINDLL_REDIS_URL")
     needs = ("redis",) if starts_redis else ()
 
@@ -93,7 +103,7 @@ def build_services(
             command=(sys.executable, "-P", "-m", f"services.{name}"),
             log=paths.log_path(name),
             probe=probe,
-            environment=environment,
+            environment=build_environment(name, options, paths, inherited),
             sockets=sockets,
         )
 
@@ -103,7 +113,9 @@ def build_services(
         python_service("puller", StaysAlive()),
         python_service("api", alive),
     )
-    return (_redis(paths, environment), *rest) if starts_redis else rest
+    if not starts_redis:
+        return rest
+    return (_redis(paths, build_environment("redis", options, paths, inherited)), *rest)
 
 
 def _redis(paths: StackPaths, environment: Mapping[str, str]) -> ServiceSpec:
@@ -111,7 +123,9 @@ def _redis(paths: StackPaths, environment: Mapping[str, str]) -> ServiceSpec:
         policy=ServicePolicy("redis", drain_seconds=KILL_AFTER_DRAIN_SECONDS),
         command=(redis_server.server_binary(), *redis_server.arguments(paths)),
         log=paths.log_path("redis"),
-        probe=RedisPing(paths.redis_socket),
+        probe=RedisPing(
+            paths.redis_socket, HEALTH_USER, redis_server.password_file(paths, REDIS_FOLDER)
+        ),
         environment=environment,
         sockets=(paths.redis_socket,),
     )

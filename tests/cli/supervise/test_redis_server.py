@@ -17,6 +17,7 @@ def test_redis_listens_on_a_socket_only_and_evicts_nothing(tmp_path: Path) -> No
     arguments = shlex.join(redis_server.arguments(StackPaths(tmp_path)))
 
     assert "--port 0" in arguments
+    assert f"--aclfile {tmp_path}/redis-users/redis/users.acl" in arguments
     assert "--unixsocketperm 700" in arguments
     assert "--appendonly yes" in arguments
     assert "--maxmemory-policy noeviction" in arguments

@@ -50,6 +50,37 @@ def test_the_environment_of_a_service() -> None:
         "SPINDLL_DRAIN_SECONDS": "10",
         "SPINDLL_ENGINE_ADDRESS": "unix:/srv/data/run/engine.sock",
         "SPINDLL_GRPC_PORT": "2",
-        "SPINDLL_REDIS_URL": "unix:///srv/data/run/redis.sock?db=0",
+        "SPINDLL_REDIS_PASSWORD_FILE": "/srv/data/redis-users/api/password",
+        "SPINDLL_REDIS_URL": "unix://api@/srv/data/run/redis.sock?db=0",
         "SPINDLL_THREADS": "4",
     }
+
+
+def test_every_service_has_its_own_user_of_redis() -> None:
+    options = make_options()
+    services = build_services(options, StackPaths(options.data_dir), {})[1:]
+
+    assert [
+        (s.environment["SPINDLL_REDIS_URL"], s.environment["SPINDLL_REDIS_PASSWORD_FILE"])
+        for s in services
+    ] == [
+        (
+            f"unix://{name}@/srv/data/run/redis.sock?db=0",
+            f"/srv/data/redis-users/{name}/password",
+        )
+        for name in ("engine", "puller", "api")
+    ]
+
+
+def test_a_secret_is_only_in_the_environment_of_its_owner() -> None:
+    options = make_options()
+    inherited = {"SPINDLL_HF_TOKEN": "hf_x", "SPINDLL_API_KEY": "sk-x"}
+    services = build_services(options, StackPaths(options.data_dir), inherited)
+    owners = {
+        (service.name, name)
+        for service in services
+        for name, value in service.environment.items()
+        if value in inherited.values()
+    }
+
+    assert owners == {("puller", "SPINDLL_HF_TOKEN")}

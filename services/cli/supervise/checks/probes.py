@@ -42,14 +42,21 @@ class StaysAlive:
 
 @dataclass(frozen=True, slots=True)
 class RedisPing:
-    """Redis on a unix socket has loaded its file."""
+    """Redis on a unix socket has loaded its file. The user needs no right but to ping."""
 
     socket: Path
+    user: str
+    password_file: Path
 
     async def is_ready(self) -> bool:
         """Whether Redis answers PONG; while it reads its file it answers LOADING."""
-        answer = await _exchange(asyncio.open_unix_connection(str(self.socket)), b"PING\r\n", b"\n")
-        return answer.startswith(b"+PONG")
+        try:
+            password = self.password_file.read_text().strip()
+        except OSError:
+            return False
+        request = f"AUTH {self.user} {password}\r\nPING\r\nQUIT\r\n".encode()
+        answer = await _exchange(asyncio.open_unix_connection(str(self.socket)), request, None)
+        return answer.startswith(b"+OK\r\n+PONG\r\n")
 
 
 @dataclass(frozen=True, slots=True)
