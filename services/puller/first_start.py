@@ -51,14 +51,15 @@ class FirstStart:
         """Queue a pull of each model, unless it was queued before."""
         for text in models:
             try:
-                name = str(ModelName.parse(text))
+                parsed = ModelName.parse(text)
+                name = str(parsed)
             except SpindllError as error:
-                logger.warning(
-                    "not a valid model name", extra={"model": text, "reason": error.message}
-                )
+                # Without a query, which may hold a secret.
+                extra = {"model": text.partition("?")[0], "reason": error.message}
+                logger.warning("not a valid model name", extra=extra)
                 continue
             if name not in self._read_record():
-                job, is_new = self._commands.create(new_job(name))
+                job, is_new = self._commands.create(new_job(name, address=parsed.address))
                 if is_new:
                     self._job_queue.send(job)
                 self._record(name)

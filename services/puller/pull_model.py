@@ -60,7 +60,7 @@ class Puller:
         """
         name = ModelName.parse(job.model)
         self._check_allowed(name)
-        options = ResolveOptions(format=job.format, sha256=job.sha256)
+        options = ResolveOptions(format=job.format, sha256=job.sha256, address=job.address)
         with self._store.lease() as lease:
             listing, files = self._fetch(name, options, lease, control)
             control.raise_if_interrupted()

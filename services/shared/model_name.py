@@ -12,7 +12,9 @@
 | `https://host/path/file.gguf` | a plain download |
 | `ollama/qwen3/0.6b.gguf` | a key of the original Spindll; it means `qwen3:0.6b` |
 
-Names keep their case but are compared without it. Parsing is pure: it does no I/O.
+Names keep their case but are compared without it. The query of a plain download is not part of its
+name, because it may hold a secret (a signature, a token) and names are shown and logged; only
+`address` has it. Parsing is pure: it does no I/O.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from services.shared.errors import InvalidModelName
 from services.shared.quantization_tag import is_quantization_tag
@@ -68,8 +70,9 @@ class ModelName:
     namespace: str
     model: str
     tag: str = DEFAULT_TAG
-    file: str | None = None  # a file of a hub repository; for a plain download its whole URL
+    file: str | None = None  # a file of a hub repository; for a plain download its URL, no query
     tag_given: bool = field(default=True, compare=False)
+    query: str = field(default="", compare=False, repr=False)  # of a plain download; secret
 
     @staticmethod
     def parse(text: str) -> ModelName:
@@ -107,6 +110,11 @@ class ModelName:
             return ("url", digest[:32], _safe(self.model), DEFAULT_TAG)
         tag = self.tag if self.file is None else self.file
         return (_safe(self.host), _safe(self.namespace), _safe(self.model), _safe(tag))
+
+    @property
+    def address(self) -> str | None:
+        """The URL of a plain download if it is more than the name: with its query. A secret."""
+        return f"{self.file}?{self.query}" if self.query else None
 
     @property
     def repo(self) -> str:
@@ -182,7 +190,8 @@ def _parse_address(text: str) -> ModelName:
             return _parse(f"{HUB_HOST}/{path}")
     if path.lower().endswith(".gguf"):
         stem = re.sub(r"[^A-Za-z0-9_.-]", "-", path.rsplit("/", 1)[-1][:-5])[:80]
-        return ModelName(Source.URL, host, "", stem or "model", file=text)
+        file = urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+        return ModelName(Source.URL, host, "", stem or "model", file=file, query=parts.query)
     if parts.scheme == "http":
         raise InvalidModelName(
             "write the name without http://; SPINDLL_PLAIN_HTTP_HOSTS lists the hosts without TLS"

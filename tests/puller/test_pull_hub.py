@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 
 import pytest
 
+from services.shared.model_name import ModelName
 from services.shared.pulls.job import JobState
 from services.shared.store.manifest import FileRole
 from tests.conftest import ROOT, TINY_GGUF
@@ -184,3 +186,25 @@ class TestPlainDownload:
         job = testbed.pull("http://models.example/tiny.gguf")
 
         assert (job.state, job.error) == (JobState.FAILED, "a plain download must be https://")
+
+    def test_the_query_of_an_address_is_used_and_appears_nowhere(
+        self,
+        testbed: PullTestbed,
+        cdn: LoopbackServer,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        cdn.files["/tiny.gguf"] = TINY_GGUF.read_bytes()
+        address = f"{cdn.url}/tiny.gguf?signature=SECRET"
+        name = str(ModelName.parse(address))
+
+        with caplog.at_level(logging.DEBUG):
+            job = testbed.pull(name, address=address)
+
+        assert (job.state, job.error) == (JobState.DONE, None)
+        assert set(cdn.paths()) == {"/tiny.gguf?signature=SECRET"}
+        assert "SECRET" not in repr(job)  # a job that is done needs its address no more
+        assert "SECRET" not in caplog.text
+        assert [manifest.name for manifest in testbed.store.list()] == [name]
+        stored = [path.read_bytes() for path in testbed.store.layout.root.rglob("*.json")]
+        assert stored
+        assert not any(b"SECRET" in text for text in stored)

@@ -117,6 +117,17 @@ def test_the_error_for_too_many_slashes_explains_one_slash() -> None:
         ModelName.parse("a/b/c/d")
 
 
+def test_the_query_of_a_plain_download_is_no_part_of_its_name() -> None:
+    name = ModelName.parse(f"{URL}?X-Amz-Signature=SECRET#part")
+
+    assert str(name) == URL
+    assert name == ModelName.parse(URL)
+    assert name.key == ModelName.parse(URL).key
+    assert name.address == f"{URL}?X-Amz-Signature=SECRET"
+    assert "SECRET" not in repr(name)
+    assert ModelName.parse(URL).address is None
+
+
 def test_names_keep_their_case_and_compare_without_it() -> None:
     one, other = ModelName.parse("Owner/Repo:q4_k_m"), ModelName.parse("owner/repo:Q4_K_M")
 

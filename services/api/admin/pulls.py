@@ -50,8 +50,10 @@ async def start_pull(
     A request equal to one that has not ended, or with an Idempotency-Key used before, returns the
     existing job.
     """
+    name = ModelName.parse(body.model)
     job, _ = await pulls.start(
-        str(ModelName.parse(body.model)),
+        str(name),
+        address=name.address,
         priority=body.priority,
         format=body.format,
         sha256=body.sha256,

@@ -47,11 +47,15 @@ class PullClient:
         format: str | None,  # noqa: A002  the field's name in the API
         sha256: str | None,
         idempotency: str | None,
+        address: str | None = None,
     ) -> tuple[PullJob, bool]:
-        """The job for a canonical model name, and whether it is new."""
+        """The job for a canonical model name, and whether it is new.
+
+        `address` is that of a plain download whose name lacks its query.
+        """
 
         def create() -> tuple[PullJob, bool]:
-            draft = new_job(model, priority=priority, format=format, sha256=sha256)
+            draft = new_job(model, priority=priority, format=format, sha256=sha256, address=address)
             job, is_new = self._commands.create(draft, idempotency=idempotency)
             if is_new:
                 self._queue.send(job)

@@ -52,6 +52,7 @@ class ResolveOptions:
 
     format: Format | None = None
     sha256: str | None = None  # expected hex digest of a plain download
+    address: str | None = field(default=None, repr=False)  # its URL with the query; a secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class UrlSource:
 
     def resolve(self, name: ModelName, options: ResolveOptions) -> Listing:
         """Return the file, with the size that the server reports."""
-        url = name.file or ""
+        url = options.address or name.file or ""
         host = urlsplit(url).hostname or ""
         if not url.startswith("https://") and host not in self._plain_http_hosts:
             raise InvalidRequest("a plain download must be https://")

@@ -77,6 +77,7 @@ class PullJob(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     format: Literal["gguf", "mlx"] | None = None  # as requested; None: what suits the platform
     sha256: str | None = None  # as requested: the hex digest that a plain URL's file must have
+    address: str | None = None  # of a plain download if it has a query; a secret, never shown
     note: str | None = None  # what a queued or running job waits for, as a sentence
     not_before: float | None = None  # a queued job is not started before this time
     unavailable_since: float | None = None  # since when its source has sent nothing

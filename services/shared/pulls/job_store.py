@@ -175,6 +175,8 @@ class JobStore:
             "state": state,
             "ended_at": time.time(),
             **dict.fromkeys(("requested", "owner", "note", "not_before", "bytes_per_second")),
+            # A retry needs the address of a job that failed; nothing needs that of one that is done.
+            **({"address": None} if state is JobState.DONE else {}),
             **fields,
         }
         return self._end_if(job, expected, changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -261,3 +262,19 @@ async def test_the_first_delete_cancels_a_job_and_the_second_removes_it(
     assert (await admin.delete(path)).json()["state"] == "cancelled"
     assert (await admin.delete(path)).json()["deleted"] is True
     assert (await admin.get(path)).status_code == 404
+
+
+async def test_the_query_of_an_address_is_kept_in_the_job_and_shown_to_nobody(
+    admin: httpx.AsyncClient, puller: Puller, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = "https://files.example/m.gguf?X-Amz-Signature=SECRET"
+    with caplog.at_level(logging.DEBUG):
+        job = await start_pull(admin, address)
+        listed = await admin.get("/v1/pulls", params={"model": address})
+
+    assert job["model"] == "https://files.example/m.gguf"
+    assert [found["id"] for found in listed.json()["data"]] == [job["id"]]
+    assert puller.store.get(job["id"]).address == address
+    assert "SECRET" not in json.dumps(job) + listed.text
+    ours = [record for record in caplog.records if record.name.startswith("services")]
+    assert "SECRET" not in str([vars(record) for record in ours])

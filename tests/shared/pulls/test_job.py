@@ -30,7 +30,7 @@ STORED = {
     b"wish": b'"cancel"',
     b"owner": b"null",
 }
-ADDED_LATER = {b"not_before": b"null", b"unavailable_since": b"null"}
+ADDED_LATER = dict.fromkeys((b"address", b"not_before", b"unavailable_since"), b"null")
 JOB = PullJob(
     id="job",
     model="qwen3:0.6b",
