@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.api.access.failed_keys import FailedKeys
 from services.api.access.key_files import KeyFiles
 from services.api.access.keys import KeyStore, Role, hash_key
+from services.api.access.refusal_log import RefusalLog
 from services.shared.errors import NotAuthenticated, PermissionDenied
 
 _MAX_KEY_CHARS = 512
@@ -28,23 +29,25 @@ class Authenticator:
     def __init__(self, files: KeyFiles, store: KeyStore) -> None:
         self._files = files
         self._store = store
-        self._failed_keys = FailedKeys()
+        self._wrong_keys = RefusalLog("API key refused")
+        self._missing_keys = RefusalLog("request without an API key", level=logging.INFO)
 
     async def authenticate(self, credentials: Mapping[str, str], *, client: str) -> Principal:
         """The holder of the key in `authorization` or `x-api-key` (names in lower case).
 
-        `client` is the address that a wrong key is reported with. Raises NotAuthenticated, and
+        `client` is the address that a failure is reported with. Raises NotAuthenticated, and
         Unavailable when the key is in no key file and Redis cannot be asked.
         """
         presented = extract_key(credentials)
         if not presented:
+            self._missing_keys.report(client)
             raise NotAuthenticated(
                 "no API key: send it as `Authorization: Bearer <key>` or `X-Api-Key: <key>`"
             )
         digest = hash_key(presented)
         key = self._files.find(digest) or await self._store.find(digest)
         if key is None:
-            self._failed_keys.report(client)
+            self._wrong_keys.report(client)
             raise NotAuthenticated("this API key is not valid")
         return Principal(id=key.id, role=key.role, name=key.name)
 

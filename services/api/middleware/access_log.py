@@ -90,7 +90,9 @@ class _Exchange:
     def log(self) -> None:
         route = self._scope.get("route")
         principal = self._scope.get("state", {}).get("principal")
-        level = logging.DEBUG if self._scope["path"] in _DEBUG_PATHS else logging.INFO
+        # Strangers could fill the log; refusal_log.py reports them, with a limit.
+        is_quiet = principal is None or self._scope["path"] in _DEBUG_PATHS
+        level = logging.DEBUG if is_quiet else logging.INFO
         logger.log(
             level,
             "request",

@@ -11,6 +11,7 @@ All this happens before the application sees a request, so nothing there can hel
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
 from dataclasses import dataclass
@@ -23,9 +24,16 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from services.api.access.refusal_log import RefusalLog
+
 MAX_HEAD_BYTES = 64 << 10  # the request line and all headers; the trailers of a body count too
 MAX_HEADERS = 128
 MAX_PIPELINED = 16  # requests on one connection that wait for the answer to an earlier one
+
+
+# uvicorn warns of every malformed request, without an address; `refusals` does it with a limit.
+_errors_only = logging.getLogger("uvicorn.error.protocol")
+_errors_only.setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     """One connection. `build_http_protocol` sets the time limits."""
 
     timeouts: ClassVar[HttpTimeouts]
+    refusals: ClassVar[RefusalLog]
 
     _due_at: float | None = None  # when the bytes that the client owes are due; None: it owes none
     _timer: asyncio.TimerHandle | None = None
@@ -52,6 +61,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     _unparsed_bytes = 0  # received since the parser last completed a head or a part of a body
     _head_bytes = 0
     _head_count = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = _errors_only
 
     # ---- events of the transport
 
@@ -184,6 +197,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Answer with an error, unless an answer has begun, and close the connection."""
         if self.transport.is_closing():
             return
+        self.refusals.report(self.client[0] if self.client else "")
         has_answer = self.cycle.response_started if self._receives_body else not self._is_idle()
         if not has_answer and not self.pipeline:
             self.transport.write(_build_refusal(status))
@@ -192,7 +206,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 def build_http_protocol(timeouts: HttpTimeouts) -> type[LimitedHttpProtocol]:
     """The class that uvicorn is to create for each connection."""
-    return type("BoundHttpProtocol", (LimitedHttpProtocol,), {"timeouts": timeouts})
+    limits = {"timeouts": timeouts, "refusals": RefusalLog("HTTP request refused")}
+    return type("BoundHttpProtocol", (LimitedHttpProtocol,), limits)
 
 
 def set_tcp_timeouts(connection: socket.socket, seconds: float) -> None:

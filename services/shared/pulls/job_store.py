@@ -15,6 +15,7 @@ A running job belongs to the worker that holds its lease. A lease that expired m
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -37,6 +38,8 @@ from services.shared.pulls.job import (
     from_hash,
 )
 
+logger = logging.getLogger(__name__)
+
 LIST_LIMIT = 200
 
 
@@ -53,11 +56,12 @@ class JobStore:
         self._end = client.register_script(lua.END)
 
     def get(self, job_id: str) -> PullJob:
-        """One job. Raises JobNotFound."""
+        """One job. Raises JobNotFound, also for a job that another version wrote."""
         fields = cast("dict[bytes, bytes]", self._redis.hgetall(redis_keys.pull(job_id)))
-        if not fields:
+        job = _parse_job(fields) if fields else None
+        if job is None:
             raise JobNotFound(f"no pull job {job_id!r}")
-        return from_hash(fields)
+        return job
 
     def find(
         self, *, states: Iterable[JobState] = (), model: str | None = None, limit: int = LIST_LIMIT
@@ -95,7 +99,7 @@ class JobStore:
         with self._redis.pipeline(transaction=False) as pipe:
             for job_id in ids:
                 pipe.hgetall(redis_keys.pull(job_id.decode()))
-            return [from_hash(fields) for fields in pipe.execute() if fields]
+            return [job for fields in pipe.execute() if fields and (job := _parse_job(fields))]
 
     def claim(self, job_id: str, ticket: int, owner: str) -> PullJob | None:
         """Start a queued job for this owner; None when the ticket is old or another was faster."""
@@ -225,6 +229,15 @@ class JobStore:
                 ],
             )
         )
+
+
+def _parse_job(fields: Mapping[Any, Any]) -> PullJob | None:
+    """The job in a hash; None, with a warning, when another version wrote it."""
+    try:
+        return from_hash(fields)
+    except msgspec.DecodeError:
+        logger.warning("unknown record of a pull job skipped")
+        return None
 
 
 def new_job(model: str, **fields: Any) -> PullJob:

@@ -62,11 +62,34 @@ async def test_a_wrong_key_is_logged_with_the_address_that_a_trusted_proxy_names
             headers = {"x-api-key": "sk-wrong", "x-forwarded-for": "10.9.9.9, 203.0.113.9"}
             await http.get("/v1/models", headers=headers)
 
-    lines = [r.__dict__ for r in caplog.records if r.msg in ("API key refused", "request")]
-    assert [(line["msg"], line["client"]) for line in lines] == [
-        ("API key refused", client),
-        ("request", client),
+    lines = [r.__dict__ for r in caplog.records if r.name.startswith("services.api")]
+    assert [(line["msg"], line["client"]) for line in lines if "client" in line] == [
+        ("API key refused", client)
     ]
+
+
+async def test_a_flood_without_a_key_writes_few_lines(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="services"):
+        async with api.client("") as client:
+            for _ in range(200):
+                await client.get("/v1/models")
+
+    lines = [r.__dict__ for r in caplog.records if "client" in r.__dict__]
+    assert {line["msg"] for line in lines} == {"request without an API key"}
+    assert 10 <= len(lines) < 20
+
+
+async def test_the_line_of_a_request_names_its_client(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="services"):
+        async with api.client() as client:
+            await client.get("/v1/models")
+
+    [line] = [record.__dict__ for record in caplog.records if record.msg == "request"]
+    assert (line["client"], line["status"]) == ("127.0.0.1", 200)
 
 
 async def test_a_frozen_redis_takes_nothing_from_the_holder_of_a_file_key(

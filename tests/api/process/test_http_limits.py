@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -129,12 +130,18 @@ async def test_the_answer_to_a_large_head_names_the_problem(api: Api) -> None:
     assert (status, body["error"]["code"]) == (431, "request_head_too_large")
 
 
-async def test_what_is_not_http_is_400(api: Api) -> None:
+async def test_what_is_not_http_is_400_and_reported_with_its_address(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
     async with connected(api) as connection:
         await connection.send([b"\x16\x03\x01 hello\r\n\r\n"])
 
         assert (await connection.read_answer())[0] == 400
         assert await connection.read_rest() == b""
+    lines = [record.__dict__ for record in caplog.records if record.levelno == logging.WARNING]
+    assert [(line["msg"], line["client"]) for line in lines] == [
+        ("HTTP request refused", "127.0.0.1")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
+import redis
 
 from services.shared import redis_keys
+from services.shared.errors import JobNotFound
+from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job import JobState, PullJob, StopRequest, from_hash, to_hash
+from services.shared.pulls.job_store import JobStore, new_job
 
 STORED = {
     b"id": b'"job"',
@@ -59,3 +64,16 @@ def test_the_keys_of_jobs_have_the_names_of_the_first_version() -> None:
     assert redis_keys.pull("job") == "spindll:pull:job"
     assert redis_keys.pull_in_flight("qwen3:0.6b") == "spindll:pull_of:qwen3:0.6b"
     assert redis_keys.pull_lease("job") == "spindll:pull_lease:job"
+
+
+def test_a_job_of_another_version_is_skipped(redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        store = JobStore(client)
+        known, _ = JobCommands(client, store).create(new_job("known:latest"))
+        unknown, _ = JobCommands(client, store).create(new_job("unknown:latest"))
+        client.hset(redis_keys.pull(unknown.id), "state", b'"archived"')
+
+        assert [job.id for job in store.find()] == [known.id]
+        assert [job.id for job in store.list_in_flight()] == [known.id]
+        with pytest.raises(JobNotFound):
+            store.get(unknown.id)
