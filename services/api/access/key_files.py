@@ -23,8 +23,8 @@ _KEY_BYTES = 32
 _READABLE_BY_OTHERS = 0o077
 _CHECK_SECONDS = 1.0
 
-# What changes when a file is written or replaced: its time, its inode and its size.
-_Version = tuple[int, int, int] | None
+# What changes when a file is written, replaced or made readable: its times, inode and size.
+_Version = tuple[int, int, int, int] | None
 
 
 class KeyFiles:
@@ -113,7 +113,7 @@ def _read_version(path: Path) -> _Version:
         found = path.stat()
     except OSError:
         return None
-    return (found.st_mtime_ns, found.st_ino, found.st_size)
+    return (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size)
 
 
 def _create(path: Path, text: str) -> bool:

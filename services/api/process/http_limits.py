@@ -11,6 +11,7 @@ All this happens before the application sees a request, so nothing there can hel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import sys
@@ -73,7 +74,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
-            set_tcp_timeouts(connection, self.timeouts.client_seconds)
+            with contextlib.suppress(OSError):  # the client has left already
+                set_tcp_timeouts(connection, self.timeouts.client_seconds)
         self._expect_bytes()
 
     def data_received(self, data: bytes) -> None:

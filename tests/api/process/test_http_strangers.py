@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from services.shared.redis_client import connect_async
+from tests.api.access.test_keys import ALICE, count_reads, put_record
 from tests.api.conftest import make_manifest, put_model
 from tests.api.process.service import BODY, CHAT, Service, running
 from tests.fakes.scripted_engine import ScriptedEngine, delta, started
@@ -85,6 +88,36 @@ async def test_hostile_requests_at_once_take_little_memory_and_block_nobody(
 
     assert statuses == [200] * 6
     assert service.peak_bytes() - before < MAX_GROWTH_BYTES
+
+
+async def test_a_storm_of_wrong_keys_neither_asks_redis_for_each_nor_locks_anybody_out(
+    service: Service, redis_url: str
+) -> None:
+    async with httpx.AsyncClient(base_url=service.url, timeout=30) as client:
+        connection = connect_async(redis_url)
+        await put_record(connection)
+        before, started_at = await count_reads(connection), time.monotonic()
+
+        async def guess(connection_number: int) -> set[int]:
+            guesses = [f"sk-{connection_number}-{number}" for number in range(100)]
+            return {
+                (await client.get("/v1/models", headers={"x-api-key": key})).status_code
+                for key in guesses
+            }
+
+        statuses = await asyncio.gather(*(guess(number) for number in range(20)))
+        known = await client.get("/v1/models", headers={"x-api-key": ALICE})
+        of_a_file = await client.get("/v1/models", headers=service.headers)
+        reads = await count_reads(connection) - before
+        seconds = time.monotonic() - started_at
+        await connection.aclose()
+
+    assert set().union(*statuses) == {401}
+    assert (known.status_code, of_a_file.status_code) == (200, 200)
+    assert reads <= seconds + 1
+    reports = [line for line in service.log.read_text().splitlines() if "API key refused" in line]
+    assert 10 <= len(reports) <= 10 + seconds / 10
+    assert all('"client": "127.0.0.1"' in line for line in reports)
 
 
 def vanish(connection: socket.socket) -> None:
