@@ -82,9 +82,9 @@ class LoadEstimator:
         return PlannedLoad(config, footprint)
 
     async def _run_dry(self, config: LoadConfig) -> ModelInfo | None:
+        if self._make_room is not None:
+            await self._make_room(build_dry_run_footprint(config))
         try:
-            if self._make_room is not None:
-                await self._make_room(build_dry_run_footprint(config))
             return await self._launcher.estimate(config)
         except InsufficientMemory as error:  # for the dry run itself: it allocates no buffers
             logger.warning("no dry run", extra={"reason": error.message})

@@ -51,7 +51,6 @@ class ModelLoader:
         self._probe = probe
         self._clock = clock
         self.load_count = 0  # loads begun so far
-        self._active_loads = 0
 
     async def load(self, model: LoadedModel) -> None:
         """Load the model. ModelLoadFailed, of which InsufficientMemory is one.
@@ -124,26 +123,24 @@ class ModelLoader:
 
     async def _run_load(self, model: LoadedModel, planned: PlannedLoad) -> None:
         self.load_count += 1
-        self._active_loads += 1
-        number, is_alone = self.load_count, self._active_loads == 1
+        others_before = self._memory_queue.list_settled(excluding=model.key)
         free_before, began_at = measure_free_bytes(self._probe), self._clock()
         try:
             await model.start_runner(self._launcher, planned.config)
         except BaseException:
             await self.stop_runner(model, grace_seconds=0)
             raise
-        finally:
-            self._active_loads -= 1
         now = self._clock()
         model.residency = Residency(loaded_at=now, load_seconds=now - began_at, last_used_at=now)
-        if is_alone and number == self.load_count:  # no other load ran or began meanwhile
+        others = self._memory_queue.list_settled(excluding=model.key)
+        if others is not None and others == others_before:  # they took and freed nothing
             self._correct_footprint(model, planned, free_before)
         model.move_to(ModelState.READY)
 
     def _correct_footprint(
         self, model: LoadedModel, planned: PlannedLoad, free_before: dict[str, int]
     ) -> None:
-        """Correct the footprint by what this load, with no other load beside it, has taken."""
+        """Correct the footprint by what this load has taken, while no other model took or freed."""
         assert model.runner is not None
         assert model.info is not None
         # A load knows where its buffers are. The reserve may be that of a second try.

@@ -171,6 +171,13 @@ class MemoryQueue:
             at_most=compute_max_available_bytes(residents, pools),
         )
 
+    def list_settled(self, *, excluding: str) -> frozenset[str] | None:
+        """The keys of the models that hold memory; None while one of them takes or frees some."""
+        residents = self._residents(excluding)
+        if any(resident.is_transitioning for resident in residents):
+            return None
+        return frozenset(resident.key for resident in residents)
+
     def measure_totals(self) -> MemoryTotals:
         """The totals as they are now."""
         pools = self._probe.measure_pools()

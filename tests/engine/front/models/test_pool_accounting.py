@@ -74,6 +74,33 @@ def test_what_two_loads_at_once_take_from_a_gpu_corrects_no_estimate() -> None:
     run_virtually(scenario())
 
 
+def test_the_memory_of_a_dry_run_beside_a_load_is_not_the_models() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        async with running_pool(machine, FakeModel("a", 2 * GIB), FakeModel("b", 9 * GIB)) as run:
+            answers = run.ask("a"), run.ask("b")  # b's dry run has ended when a is ready
+            first, second = (asyncio.create_task(answer) for answer in answers)
+            assert await first == "stop"
+            assert get_need(run, "a") == 2 * GIB
+            assert await second == "stop"
+
+    run_virtually(scenario())
+
+
+def test_the_memory_of_a_model_that_leaves_during_a_load_is_not_counted_against_it() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(20 * GIB)
+        async with running_pool(machine, FakeModel("a", 6 * GIB), FakeModel("b", 2 * GIB)) as run:
+            await run.ask("b")
+            answer = asyncio.create_task(run.ask("a"))
+            await asyncio.sleep(1)
+            await run.manager.unload(run.machine.models["b"].manifest, force=False)
+            assert await answer == "stop"
+            assert get_need(run, "a") == 6 * GIB
+
+    run_virtually(scenario())
+
+
 def test_memory_that_another_program_takes_during_a_load_is_not_the_models() -> None:
     async def scenario() -> None:
         machine = FakeMachine(20 * GIB)
