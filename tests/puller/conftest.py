@@ -13,12 +13,14 @@ import pytest
 import redis
 
 from services.puller.build import build_job_runner
+from services.puller.formats import engine_support
 from services.puller.settings import PullerSettings
 from services.puller.worker import build_worker
 from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job import PullJob
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore, new_job
+from services.shared.store.manifest import FileRole
 from services.shared.store.model_store import ModelStore
 from tests.conftest import TINY_GGUF
 from tests.fakes.registries.hub import Hub
@@ -97,6 +99,18 @@ def make_testbed(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., PullT
     yield make
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def mlx_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were an engine for MLX models."""
+    monkeypatch.setattr(engine_support, "LOADS_MLX", True)
+
+
+@pytest.fixture
+def vision_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the engine read projectors."""
+    monkeypatch.setattr(engine_support, "EXTRA_ROLES", frozenset({FileRole.PROJECTOR}))
 
 
 @pytest.fixture

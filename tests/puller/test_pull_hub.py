@@ -62,6 +62,7 @@ def test_a_quantisation_or_a_file_can_be_pulled_by_name(
     assert testbed.store.model_path(manifest).read_bytes() == TINY_GGUF.read_bytes()
 
 
+@pytest.mark.usefixtures("mlx_engine")
 def test_an_mlx_repository_is_stored_as_a_folder(testbed: PullTestbed, hub: Hub) -> None:
     files = {path.name: path.read_bytes() for path in TINY_MLX.iterdir() if path.is_file()}
     hub.add("owner/tiny-mlx", {**files, "modeling.py": b"import os"})

@@ -44,16 +44,19 @@ class Download:
         retry_policy: RetryPolicy,
         throttle: Throttle,
         on_progress: Callable[[int], None],
+        on_first_bytes: Callable[[int], None] | None = None,
     ) -> None:
         """Prepare a run.
 
         `on_progress` is called at least 20 times a second with the number of downloaded bytes; an
         exception that it raises ends the download. With `has_digest` the caller will compare the
         digest, so the bytes may come from any version that the source names. A file without a
-        digest is downloaded front to back over one connection.
+        digest is downloaded front to back over one connection. `on_first_bytes` is called with the
+        number of bytes from the start that have no hole, as it grows; it may raise too.
         """
         self._partial = partial
         self._on_progress = on_progress
+        self._on_first_bytes = on_first_bytes
         self._progress = DownloadProgress(partial, size_bytes, has_digest=has_digest)
         self._workers = RangeWorkers(
             self._progress,
@@ -102,6 +105,8 @@ class Download:
                     n = reader.readinto(buffer[: now.frontier - hashed])
                     sha.update(buffer[:n])
                     hashed += n
+                    if self._on_first_bytes is not None:
+                        self._on_first_bytes(hashed)
                 self._save_when_due()
         return f"sha256:{sha.hexdigest()}"
 

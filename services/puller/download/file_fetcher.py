@@ -17,6 +17,7 @@ from pathlib import Path
 
 from services.puller.download.disk_space import require_free_space
 from services.puller.download.download import Download
+from services.puller.download.head_check import HeadCheck
 from services.puller.download.partial_file import PartialFile, read_resume_state
 from services.puller.download.retry import RetryPolicy
 from services.puller.download.throttle import Throttle
@@ -24,11 +25,11 @@ from services.puller.job_control import JobControl
 from services.puller.sources.base import RemoteFile
 from services.puller.transport.range_response import ContentChanged
 from services.puller.transport.session_pool import SessionPool
-from services.shared.errors import DigestMismatch, DiskFull, PullFailed
+from services.shared.errors import DigestMismatch, DiskFull, InvalidModelFile, PullFailed
 from services.shared.store.blobs import Blobs
 from services.shared.store.layout import Layout
 from services.shared.store.leases import missing_bytes
-from services.shared.store.manifest import StoredFile
+from services.shared.store.manifest import FileRole, StoredFile
 
 _POLL_SECONDS = 0.2
 _DISK_CHECK_SECONDS = 1.0
@@ -135,6 +136,7 @@ class FileFetcher:
             retry_policy=self.retry_policy,
             throttle=self.throttle,
             on_progress=on_progress,
+            on_first_bytes=_build_head_check(file, partial.path),
         )
         return download
 
@@ -143,6 +145,9 @@ class FileFetcher:
     ) -> str:
         try:
             return download.run()
+        except InvalidModelFile:  # it never becomes usable
+            partial.remove()
+            raise
         except DiskFull as error:
             # When a write filled the disk, free space is worth more than a partial download. (A
             # full quota is not reported as `written`: it harms nobody else.)
@@ -177,6 +182,12 @@ class FileFetcher:
 def _partial_bytes(path: Path) -> int:
     state = read_resume_state(path)
     return sum(state.done) if state else 0
+
+
+def _build_head_check(file: RemoteFile, path: Path) -> Callable[[int], None] | None:
+    if file.role is FileRole.MODEL and file.path.lower().endswith(".gguf"):
+        return HeadCheck(path, file.size_bytes).look
+    return None
 
 
 def _is_correct(file: RemoteFile, computed: str, partial: PartialFile) -> bool:

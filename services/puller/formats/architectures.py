@@ -1,9 +1,9 @@
-"""The GGUF architectures that the engine loads, and what the others are."""
+"""What GGUF architectures are: encoders, parts of models, names that only Ollama uses.
+
+`engine_support.py` says which architectures the engine loads.
+"""
 
 from __future__ import annotations
-
-from functools import cache
-from importlib.resources import files
 
 ENCODERS = frozenset(
     {
@@ -41,11 +41,3 @@ OLLAMA_NAMES = {
     "olmo3": "olmo2",
     "qwen25vl": "qwen2vl",
 }
-
-
-@cache
-def llama_cpp_architectures() -> frozenset[str]:
-    """`general.architecture` values of models that llama.cpp loads."""
-    data = files("services.puller").joinpath("data", "llama_cpp_architectures.txt")
-    lines = data.read_text(encoding="utf-8").splitlines()
-    return frozenset(line for line in lines if line and not line.startswith("#"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from services.puller.formats import engine_support
 from services.puller.formats.chat_template import detect_go_template_family, extract_jinja
 from services.puller.formats.gguf.description import check_gguf, describe_gguf
 from services.puller.formats.gguf.header import GgufHeader, read_header
@@ -46,7 +47,9 @@ def describe_model(
     else:
         description = _describe_gguf(weights, files, path_for)
     if any(f.role is FileRole.PROJECTOR for f in files):
-        description = _with_capability(description, Capability.VISION)
+        if FileRole.PROJECTOR in engine_support.EXTRA_ROLES:
+            return _with_capability(description, Capability.VISION)
+        return _with_warning(description, engine_support.TEXT_ONLY)
     return description
 
 

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from services.puller.formats.architectures import OLLAMA_NAMES
+from services.puller.formats.gguf.description import GGUF_INSTEAD
 from services.puller.formats.gguf.header import GgufHeader
 from services.shared.errors import InvalidModelFile
 
 # Pickles can run code when they are opened.
 _CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh", ".exe")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".h5", ".msgpack")
-
-_HUB_INSTEAD = "pull a GGUF of it from Hugging Face instead (owner/repo:Q4_K_M)"
-# Tensors of a vision or audio tower in the model's own file: llama.cpp refuses the extra tensors.
-_TOWERS = ("v.", "mm.", "a.", "vision_tower.", "mtp.")
 
 _Marker = Callable[[GgufHeader], bool]
 
@@ -40,12 +36,9 @@ def lint_gguf(parts: Sequence[GgufHeader]) -> list[str]:
     """Return warnings about what llama.cpp may not load, each with a remedy."""
     first = parts[0]
     architecture = first.architecture
-    if architecture in OLLAMA_NAMES:
-        known_as = OLLAMA_NAMES[architecture]
-        return [_made_for_ollama(f"it names the architecture {architecture}, not {known_as}")]
     warnings = []
-    if any(t.name.startswith(_TOWERS) for part in parts for t in part.tensors):
-        warnings.append(_made_for_ollama("it contains the vision part together with the model"))
+    if any(t.name.startswith("mtp.") for part in parts for t in part.tensors):
+        warnings.append(_made_for_ollama("it contains a draft head together with the model"))
     elif any(marker(first) for marker in _MARKERS.get(architecture, ())):
         warnings.append(
             _made_for_ollama(f"its {architecture} header is not what llama.cpp expects")
@@ -53,7 +46,7 @@ def lint_gguf(parts: Sequence[GgufHeader]) -> list[str]:
     if first.text("tokenizer.ggml.model") == "gpt2" and not first.text("tokenizer.ggml.pre"):
         warnings.append(
             "The file does not name its pre-tokenizer (an old conversion), so answers may be worse"
-            f" than they should be; {_HUB_INSTEAD}."
+            f" than they should be; {GGUF_INSTEAD}."
         )
     return warnings + _vocabulary_warnings(parts)
 
@@ -61,7 +54,7 @@ def lint_gguf(parts: Sequence[GgufHeader]) -> list[str]:
 def _made_for_ollama(sign: str) -> str:
     return (
         f"The file seems to be made for Ollama's own engine ({sign}) and may not load here;"
-        f" {_HUB_INSTEAD}."
+        f" {GGUF_INSTEAD}."
     )
 
 
@@ -98,4 +91,4 @@ def _vocabulary_warnings(parts: Sequence[GgufHeader]) -> list[str]:
     if rows == len(tokens):
         return []
     counts = f"{len(tokens)} tokens but {rows} embedding rows"
-    return [f"The model has {counts}, so it may not load; {_HUB_INSTEAD}."]
+    return [f"The model has {counts}, so it may not load; {GGUF_INSTEAD}."]

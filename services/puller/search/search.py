@@ -19,6 +19,7 @@ from functools import partial
 import httpx2
 from huggingface_hub import HfApi, set_client_factory
 
+from services.puller.formats import engine_support
 from services.puller.search.hits import (
     Repository,
     build_hub_hit,
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 WAIT_SECONDS = 10.0
 _MAX_PARALLEL_CALLS = 8
 
+NO_MLX_ENGINE = "this version has no engine for MLX models"
 NO_LIBRARY_SEARCH = (
     "Ollama's library has no search; only an exact name such as qwen3:0.6b finds a model there"
 )
@@ -61,12 +63,15 @@ class ModelSearch:
         """`hub` or `registry` is None when the settings allow no models from it."""
         self._hub = hub
         self._registry = registry
-        self._formats: tuple[Format, ...] = ("gguf", "mlx") if prefers_mlx else ("gguf",)
+        has_mlx = prefers_mlx and engine_support.LOADS_MLX
+        self._formats: tuple[Format, ...] = ("gguf", "mlx") if has_mlx else ("gguf",)
 
     def answer(self, query: SearchQuery, *, seconds: float) -> SearchAnswer:
         """Return the hits that can be found within the time."""
         deadline = time.monotonic() + seconds
         formats = (query.format,) if query.format else self._formats
+        if query.format == "mlx" and not engine_support.LOADS_MLX:
+            return SearchAnswer(hits=(), notes=(NO_MLX_ENGINE,))
         calls = [
             *self._build_hub_calls(query, formats),
             *self._build_registry_calls(query, formats),
@@ -191,7 +196,7 @@ def _take_most_downloaded(repositories: Sequence[Repository], limit: int) -> lis
 def _build_notes(
     query: SearchQuery, hits: Sequence[SearchHit], formats: Sequence[Format]
 ) -> Iterable[str]:
-    if query.format is None and "mlx" not in formats:
+    if query.format is None and "mlx" not in formats and engine_support.LOADS_MLX:
         yield "GGUF only; format=mlx finds MLX repositories"
     if query.sort != "downloads" and hits:
         yield f"only the {len(hits)} most downloaded repositories are sorted"

@@ -25,6 +25,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from services.puller.formats import engine_support
 from services.puller.sources.base import Format
 from services.shared.errors import PullFailed
 from services.shared.store.manifest import FileRole
@@ -97,13 +98,15 @@ class _Candidate:
 def select_files(paths: Iterable[str], criteria: SelectionCriteria) -> FileSelection:
     """Return the files to download.
 
-    Raises PullFailed, naming what the repository has, when nothing matches the criteria.
+    Raises PullFailed, naming what the repository has, when nothing matches the criteria, and with
+    the detail `needs_mlx` when it is a model for which there is no engine.
 
     1  a file by name     2  MLX, requested or preferred     3  GGUF     4  MLX, without any GGUF
     """
     paths = sorted(paths)
     ggufs = [p for p in paths if _is_model_gguf(p)]
-    is_mlx_preferred = criteria.format is None and criteria.prefers_mlx and _is_mlx(paths)
+    prefers_mlx = criteria.prefers_mlx and engine_support.LOADS_MLX
+    is_mlx_preferred = criteria.format is None and prefers_mlx and _is_mlx(paths)
     if criteria.file is not None:  # 1
         return _select_gguf(paths, ggufs, criteria)
     if criteria.format == "mlx" or is_mlx_preferred:  # 2
@@ -172,11 +175,14 @@ def _select_gguf(
         warnings = (
             f"the repository has {len(same)} models of this kind; {best.paths[0]} was selected",
         )
+    projectors = _select_projector(paths, best.paths[0])
+    if projectors and FileRole.PROJECTOR not in engine_support.EXTRA_ROLES:
+        projectors, warnings = [], (*warnings, engine_support.TEXT_ONLY)
     return FileSelection(
         format="gguf",
         files=(
             *((FileRole.MODEL, path) for path in best.paths),
-            *_select_projector(paths, best.paths[0]),
+            *projectors,
             *((_REGISTRY_FILES[p], p) for p in paths if p in _REGISTRY_FILES),
         ),
         quantization=best.label,
@@ -238,6 +244,8 @@ def _select_mlx(paths: Sequence[str]) -> FileSelection:
         raise PullFailed(
             "the repository has neither a GGUF file nor safetensors with a config.json"
         )
+    if not engine_support.LOADS_MLX:
+        raise PullFailed(engine_support.NO_MLX, details={"needs_mlx": True})
     files: list[tuple[FileRole, str]] = []
     for path in paths:
         if path.endswith(".safetensors") and "/" not in path:

@@ -60,7 +60,12 @@ class HuggingFaceSource:
         if not _OID.fullmatch(commit):
             raise PullFailed("the hub did not name the commit of the repository")
         siblings = {s.rfilename: s for s in (info.siblings or [])[:_MAX_FILES]}
-        selection = select_files(siblings, self._build_criteria(name, options))
+        try:
+            selection = select_files(siblings, self._build_criteria(name, options))
+        except PullFailed as error:
+            if not error.details.get("needs_mlx"):
+                raise
+            raise PullFailed(f"{error.message}{self._list_alternatives(name)}") from error
         files = tuple(
             self._build_remote_file(name.repo, info, role, siblings[path])
             for role, path in selection.files
@@ -87,6 +92,17 @@ class HuggingFaceSource:
             raise _to_error(error) from error
         except (httpx2.HTTPError, OSError) as error:
             raise SourceUnavailable(describe_connection_error("the hub", error)) from error
+
+    def _list_alternatives(self, name: ModelName) -> str:
+        """The most downloaded GGUF repositories that were made from this one, as `: a, b`."""
+        try:
+            found = self._api.list_models(
+                filter=["gguf", f"base_model:quantized:{name.repo}"], sort="downloads", limit=3
+            )
+            repos = [model.id for model in found]
+        except (HfHubHTTPError, httpx2.HTTPError, OSError):
+            repos = []  # they are only a help
+        return f": {', '.join(repos)}" if repos else f" (`spindll search {name.model}`)"
 
     def _build_criteria(self, name: ModelName, options: ResolveOptions) -> SelectionCriteria:
         tag = name.tag.lower()

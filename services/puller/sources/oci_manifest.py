@@ -1,7 +1,8 @@
 """Parse the manifest of a registry: its layers, and the role of each.
 
-All layers are kept. A layer of an unknown type fails the pull, because a model without one of its
-parts would be a different model. The types are those of GetModel in ollama's server/images.go.
+A layer of an unknown type fails the pull, because a model without one of its parts would be a
+different model; so does an adapter. Parts that only add something (a projector, a draft model) are
+left out until the engine reads them. The types are those of GetModel in ollama's server/images.go.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from services.puller.formats import engine_support
 from services.puller.sources.base import RemoteFile
 from services.puller.transport.address import Address
 from services.shared.errors import InvalidModelFile, PullFailed
@@ -34,6 +36,7 @@ _ROLES = {
     "messages": FileRole.MESSAGES,
     "license": FileRole.LICENSE,
 }
+_OPTIONAL = frozenset({FileRole.PROJECTOR, FileRole.DRAFT})
 _IGNORED = frozenset({"embed"})  # deprecated upstream, no longer read
 _TENSOR_LAYERS = frozenset({"tensor", "json"})
 _SUFFIXES = {
@@ -88,6 +91,10 @@ def build_remote_files(
         role = _parse_role(layer)
         if role is None:
             continue
+        if role is FileRole.ADAPTER and role not in engine_support.EXTRA_ROLES:
+            raise PullFailed(engine_support.NO_ADAPTERS)
+        if role in _OPTIONAL and role not in engine_support.EXTRA_ROLES:
+            continue
         counts[role] = counts.get(role, 0) + 1
         number = f"-{counts[role]}" if counts[role] > 1 else ""
         digest = parse_layer_digest(layer)
@@ -103,6 +110,12 @@ def build_remote_files(
     if FileRole.MODEL not in counts:
         raise PullFailed("the registry's manifest has no weights")
     return tuple(files)
+
+
+def has_unread_projector(manifest: RegistryManifest) -> bool:
+    """Whether the manifest has a vision or audio part that is left out."""
+    roles = {_parse_role(layer) for layer in manifest.layers}
+    return FileRole.PROJECTOR in roles - engine_support.EXTRA_ROLES
 
 
 def _parse_role(layer: Layer) -> FileRole | None:

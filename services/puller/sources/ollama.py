@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from services.puller.formats.engine_support import TEXT_ONLY
 from services.puller.sources.base import InlineFile, Listing, ResolveOptions
 from services.puller.sources.oci_manifest import (
     MANIFEST_TYPE,
     Layer,
     build_remote_files,
+    has_unread_projector,
     parse_layer_digest,
     parse_manifest,
 )
@@ -86,6 +88,7 @@ class OllamaSource:
             format="gguf",
             files=build_remote_files(manifest, base_url, secret_headers),
             inline_files=tuple(inline_files),
+            warnings=(TEXT_ONLY,) if has_unread_projector(manifest) else (),
         )
 
     def find_registry_url(self, name: ModelName) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.puller.formats.architectures import PARTS, llama_cpp_architectures
+from services.puller.formats.architectures import OLLAMA_NAMES, PARTS
+from services.puller.formats.engine_support import llama_cpp_architectures
 from services.puller.formats.gguf.header import read_header
 from services.puller.formats.gguf.tokenizer import read_special_tokens
 from tests.conftest import ROOT
@@ -33,7 +34,8 @@ for path in sys.argv[1:]:
 
 def test_the_listed_architectures_are_those_of_llama_cpp(tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp")
-    names = [*sorted(llama_cpp_architectures()), "gptoss", "no-such"]
+    unloadable = [*OLLAMA_NAMES, "no-such"]
+    names = [*sorted(llama_cpp_architectures()), *unloadable]
     paths = []
     for name in names:
         path = tmp_path / f"{name}.gguf"
@@ -49,7 +51,7 @@ def test_the_listed_architectures_are_those_of_llama_cpp(tmp_path: Path) -> None
     )
 
     unknown = [n for n, line in zip(names, answer.stdout.split(), strict=True) if line == "1"]
-    assert unknown == ["gptoss", "no-such"]
+    assert unknown == unloadable
     assert not PARTS.keys() & llama_cpp_architectures()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.puller.formats import engine_support
 from services.puller.formats.describe import describe_model
 from services.puller.formats.gguf.header import read_header
 from services.shared.errors import InvalidModelFile
@@ -130,6 +131,17 @@ def test_without_a_file_type_the_largest_tensors_define_the_quantisation(tmp_pat
     )
 
 
+def test_a_projector_that_the_engine_does_not_read_adds_no_vision(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(write_gguf({"tokenizer.chat_template": CHATML}))
+    (tmp_path / "mmproj.gguf").write_bytes(write_gguf({"general.architecture": "clip"}))
+
+    found = describe_folder(tmp_path, {"mmproj.gguf": FileRole.PROJECTOR})
+
+    assert Capability.VISION not in found.capabilities
+    assert engine_support.TEXT_ONLY in found.warnings
+
+
+@pytest.mark.usefixtures("vision_engine")
 def test_a_projector_adds_vision_and_is_never_the_model(tmp_path: Path) -> None:
     clip = write_gguf({"general.architecture": "clip"})
     (tmp_path / "m.gguf").write_bytes(write_gguf({"tokenizer.chat_template": CHATML}))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from services.puller.formats.describe import describe_model
+from services.puller.formats.gguf.description import check_gguf
 from services.puller.formats.gguf.header import read_header
 from services.puller.formats.lint import check_file_names, lint_gguf
 from services.puller.formats.mlx.safetensors import read_safetensors
@@ -60,11 +61,12 @@ def test_an_ordinary_file_has_no_warnings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["gptoss", "qwen25vl", "olmo3", "glm4moelite"])
-def test_ollamas_own_architectures_are_warned_about(tmp_path: Path, architecture: str) -> None:
-    (warning,) = lint_file(tmp_path, renamed(architecture))
+def test_ollamas_own_architectures_are_refused(tmp_path: Path, architecture: str) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(write_gguf(renamed(architecture)))
 
-    assert "made for Ollama's own engine" in warning
-    assert "pull a GGUF of it from Hugging Face" in warning
+    with pytest.raises(InvalidModelFile, match=r"Ollama's own engine.*pull a GGUF of it"):
+        check_gguf([read_header(path)])
 
 
 @pytest.mark.parametrize(
@@ -84,12 +86,13 @@ def test_headers_made_for_ollama_are_warned_about(tmp_path: Path, changes: dict[
     assert "not what llama.cpp expects" in warning
 
 
-def test_a_vision_tower_inside_the_model_is_warned_about(tmp_path: Path) -> None:
-    (warning,) = lint_file(
-        tmp_path, {}, tensors=[*TENSORS, TensorSpec("v.patch_embd.weight", (4,))]
-    )
+def test_a_vision_tower_inside_the_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    tensors = [*TENSORS, TensorSpec("v.patch_embd.weight", (4,))]
+    path.write_bytes(write_gguf({}, tensors=tensors))
 
-    assert "vision part" in warning
+    with pytest.raises(InvalidModelFile, match="vision or audio part"):
+        check_gguf([read_header(path)])
 
 
 def test_an_old_conversion_is_warned_about(tmp_path: Path) -> None:

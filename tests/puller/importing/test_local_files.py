@@ -151,6 +151,7 @@ def test_a_wrong_name_or_path_does_not_create_the_store(store: ModelStore, tmp_p
     assert not store.layout.root.exists()
 
 
+@pytest.mark.usefixtures("mlx_engine")
 def test_an_mlx_folder_is_imported_without_its_code(store: ModelStore, tmp_path: Path) -> None:
     folder = write_mlx(tmp_path / "m", {"modeling.py": b"evil", "README.md": b"hello"})
 
@@ -160,6 +161,7 @@ def test_an_mlx_folder_is_imported_without_its_code(store: ModelStore, tmp_path:
     assert names == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
+@pytest.mark.usefixtures("vision_engine")
 def test_a_folder_of_a_gguf_and_its_projector_is_one_model(
     store: ModelStore, tmp_path: Path
 ) -> None:
@@ -174,6 +176,15 @@ def test_a_folder_of_a_gguf_and_its_projector_is_one_model(
         "vision-Q8_0.gguf": FileRole.MODEL,
         "mmproj-f16.gguf": FileRole.PROJECTOR,
     }
+
+
+def test_without_an_engine_for_it_an_mlx_folder_is_refused(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    folder = write_mlx(tmp_path / "m")
+
+    with pytest.raises(InvalidModelFile, match="no engine for them"):
+        import_folder(store, folder, "mlx-model")
 
 
 def test_a_folder_without_a_model_is_refused(store: ModelStore, tmp_path: Path) -> None:
@@ -281,6 +292,7 @@ def write_hub(root: Path, repo: str, files: dict[str, bytes], commit: str = "c" 
     return folder
 
 
+@pytest.mark.usefixtures("mlx_engine")
 def test_each_quantisation_of_a_hub_cache_is_imported(store: ModelStore, tmp_path: Path) -> None:
     root = tmp_path / "hub"
     other = write_gguf({"general.name": "other"})

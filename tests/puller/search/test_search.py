@@ -57,6 +57,7 @@ def ask(
     return search.answer(query, seconds=seconds)
 
 
+@pytest.mark.usefixtures("vision_engine", "mlx_engine")
 def test_hits_are_what_a_pull_would_download_most_downloaded_first(search: ModelSearch) -> None:
     answer = ask(search)
 
@@ -76,6 +77,7 @@ def test_hits_are_what_a_pull_would_download_most_downloaded_first(search: Model
             format="gguf",
             quantization="f16",
             quantizations=("f16",),
+            size_bytes=1,
             downloads=80,
             gated=True,
         ),
@@ -93,7 +95,6 @@ def test_hits_are_what_a_pull_would_download_most_downloaded_first(search: Model
     assert answer.notes == (
         NO_LIBRARY_SEARCH,
         GGUF_ONLY,
-        "the size of some repositories is not known",
     )
 
 
@@ -110,10 +111,17 @@ def test_the_name_of_a_hit_pulls_a_file_of_the_reported_size(
     assert (manifest.name, manifest.weights_bytes) == (hit.name, hit.size_bytes)
 
 
+def test_without_an_engine_for_mlx_a_search_for_it_says_so(search: ModelSearch) -> None:
+    assert ask(search, format="mlx") == SearchAnswer(
+        notes=("this version has no engine for MLX models",)
+    )
+
+
+@pytest.mark.usefixtures("vision_engine")
 @pytest.mark.parametrize(
     ("sort", "names"),
     [
-        ("size", ["big/Qwen3-GGUF", "see/qwen3-vl", "shut/qwen3-gated"]),
+        ("size", ["shut/qwen3-gated", "big/Qwen3-GGUF", "see/qwen3-vl"]),
         ("name", ["big/Qwen3-GGUF", "see/qwen3-vl", "shut/qwen3-gated"]),
     ],
 )
@@ -133,6 +141,7 @@ def test_a_limit_also_limits_the_requests_to_the_hub(search: ModelSearch, full_h
     assert len(full_hub.paths()) == 2
 
 
+@pytest.mark.usefixtures("mlx_engine")
 def test_the_size_of_an_mlx_repository_includes_all_its_files(search: ModelSearch) -> None:
     [hit] = ask(search, format="mlx").hits
 
@@ -140,6 +149,7 @@ def test_the_size_of_an_mlx_repository_includes_all_its_files(search: ModelSearc
     assert hit.size_bytes == sum(len(data) for data in MLX.values())
 
 
+@pytest.mark.usefixtures("mlx_engine")
 def test_the_name_of_a_repository_with_both_formats_has_the_requested_one(
     testbed: PullTestbed, hub: Hub
 ) -> None:

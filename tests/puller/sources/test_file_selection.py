@@ -64,6 +64,7 @@ def test_the_quantisation_is_parsed_from_the_name(path: str, label: str | None) 
     assert parse_quantization(path) == label
 
 
+@pytest.mark.usefixtures("vision_engine")
 def test_a_projector_is_selected_with_the_model_and_never_as_the_model() -> None:
     offered = [
         "mmproj-model-f16.gguf", "mmproj-model-Q8_0.gguf", "model-Q8_0.gguf", "model-f16.gguf",
@@ -141,6 +142,7 @@ MLX = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("mlx_engine")
 def test_weights_tokenizer_and_config_of_an_mlx_repository_are_selected_but_no_code() -> None:
     selection = select_files(MLX, SelectionCriteria())
 
@@ -162,6 +164,7 @@ def test_weights_tokenizer_and_config_of_an_mlx_repository_are_selected_but_no_c
     ],
     ids=["elsewhere", "on Apple Silicon", "gguf requested there", "mlx requested elsewhere"],
 )
+@pytest.mark.usefixtures("mlx_engine")
 def test_the_request_or_the_platform_decides_between_two_formats(
     criteria: SelectionCriteria, expected: str
 ) -> None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from services.puller.formats.architectures import (
-    ENCODERS,
-    OLLAMA_NAMES,
-    PARTS,
-    llama_cpp_architectures,
-)
+from services.puller.formats.architectures import ENCODERS, OLLAMA_NAMES, PARTS
+from services.puller.formats.engine_support import llama_cpp_architectures
 from services.puller.formats.gguf.header import GgufHeader
 from services.puller.formats.gguf.tokenizer import check_tokenizer, read_special_tokens
 from services.puller.formats.gguf.types import FILE_TYPES
 from services.shared.errors import InvalidModelFile
 from services.shared.store.manifest import Capability, Description
 
+GGUF_INSTEAD = "pull a GGUF of it from Hugging Face instead (owner/repo:Q4_K_M)"
+_TOWERS = ("v.", "mm.", "a.", "vision_tower.")
 _GUESSED = 1024  # LLAMA_FTYPE_GUESSED, a flag on the file type
 _POOLING_RANK = 4  # llama.h's LLAMA_POOLING_TYPE_RANK
 # llama.cpp's LLAMA_MAX_LAYERS, and limits beyond those of any real model.
@@ -31,9 +29,19 @@ def check_gguf(parts: Sequence[GgufHeader]) -> None:
     _check_parts(parts)
     if not any(part.tensors for part in parts):
         raise InvalidModelFile("the file holds a vocabulary but no weights")
-    _check_numbers(parts[0])
-    if parts[0].text("tokenizer.ggml.model") != "no_vocab":
-        check_tokenizer(parts[0])
+    for part in parts:
+        check_first_bytes(part)
+
+
+def check_first_bytes(part: GgufHeader) -> None:
+    """Raise InvalidModelFile when the header of one file alone rules out that the model loads."""
+    _check_towers(part)
+    if part.integer("split.no"):  # only the first part describes the model
+        return
+    _check_kind(part)
+    _check_numbers(part)
+    if part.text("tokenizer.ggml.model") != "no_vocab":
+        check_tokenizer(part)
 
 
 def describe_gguf(parts: Sequence[GgufHeader]) -> Description:
@@ -75,10 +83,24 @@ def _check_kind(header: GgufHeader) -> None:
     architecture = header.architecture
     if (part := describe_part(header)) is not None:
         raise InvalidModelFile(f"the file is {part}, not a model by itself")
-    if architecture not in llama_cpp_architectures() and architecture not in OLLAMA_NAMES:
+    if architecture in OLLAMA_NAMES:
+        raise InvalidModelFile(
+            f"the file is made for Ollama's own engine (it names the architecture {architecture},"
+            f" not {OLLAMA_NAMES[architecture]}); {GGUF_INSTEAD}"
+        )
+    if architecture not in llama_cpp_architectures():
         raise InvalidModelFile(
             f"the engine does not know the architecture {architecture[:80]!r};"
             " a newer version of Spindll may"
+        )
+
+
+def _check_towers(part: GgufHeader) -> None:
+    # llama.cpp creates the tensors that it knows, and refuses a file with more of them.
+    if any(tensor.name.startswith(_TOWERS) for tensor in part.tensors):
+        raise InvalidModelFile(
+            "the file is made for Ollama's own engine (it contains the vision or audio part"
+            f" together with the model); {GGUF_INSTEAD}"
         )
 
 

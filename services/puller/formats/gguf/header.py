@@ -90,11 +90,15 @@ class GgufHeader:
         return name
 
 
-def read_header(path: Path) -> GgufHeader:
-    """Read the header of a file. Raises InvalidModelFile, which describes the error."""
+def read_header(path: Path, *, available_bytes: int | None = None) -> GgufHeader:
+    """Read the header of a file. Raises InvalidModelFile, which describes the error.
+
+    `available_bytes` is for a file of which only the first bytes are there; HeaderIncomplete when
+    they are too few.
+    """
     with path.open("rb") as file:
         file_bytes = path.stat().st_size
-        cursor = Cursor(file, file_bytes)
+        cursor = Cursor(file, file_bytes, available_bytes=available_bytes)
         version = _read_version(cursor)
         tensor_count = _read_count(cursor, MAX_TENSORS, "tensors")
         key_count = _read_count(cursor, MAX_KEYS, "metadata entries")

@@ -22,6 +22,10 @@ _CHUNK = 1 << 20
 _U64 = struct.Struct("<Q")
 
 
+class HeaderIncomplete(Exception):
+    """The file is being downloaded, and its header goes on behind the bytes that are there."""
+
+
 @dataclass(frozen=True, slots=True)
 class StringArray:
     """An array of strings in the encoding of the file; each item is decoded on access."""
@@ -44,9 +48,13 @@ class StringArray:
 class Cursor:
     """Reads one file from its start. Every read raises InvalidModelFile at the end of the file."""
 
-    def __init__(self, file: BinaryIO, file_bytes: int) -> None:
+    def __init__(
+        self, file: BinaryIO, file_bytes: int, *, available_bytes: int | None = None
+    ) -> None:
+        """`available_bytes`: only these are on disk yet; reading further raises HeaderIncomplete."""
         self._file = file
         self._data = bytearray()
+        self._available_bytes = file_bytes if available_bytes is None else available_bytes
         self.position = 0
         self.file_bytes = file_bytes
 
@@ -59,8 +67,11 @@ class Cursor:
             )
         if end > MAX_HEADER_BYTES:
             raise InvalidModelFile("the header is larger than any real one")
+        if end > self._available_bytes:
+            raise HeaderIncomplete
         while len(self._data) < end:
-            block = self._file.read(max(_CHUNK, end - len(self._data)))
+            n_bytes = max(_CHUNK, end - len(self._data))
+            block = self._file.read(min(n_bytes, self._available_bytes - len(self._data)))
             if not block:
                 raise InvalidModelFile(
                     "the file is truncated: its header extends beyond the end of the file"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from services.puller.formats.gguf.header import read_header
+from services.puller.formats.gguf.reading import HeaderIncomplete
 from services.puller.formats.gguf.types import FILE_TYPES, TENSOR_TYPES
 from services.shared.errors import InvalidModelFile
 from tests.conftest import SHARED, TINY_GGUF
@@ -210,3 +211,17 @@ def test_real_vocabularies_are_read_completely(name: str, tokens: int) -> None:
     texts = header.strings("tokenizer.ggml.tokens")
     assert texts is not None
     assert (len(texts), texts[tokens - 1] != "") == (tokens, True)
+
+
+def test_a_header_is_read_as_soon_as_its_bytes_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    whole = write_gguf()
+    path.write_bytes(whole)
+    header = read_header(path)
+
+    path.write_bytes(whole[: header.data_offset] + bytes(len(whole) - header.data_offset))
+    assert read_header(path, available_bytes=header.data_offset) == header
+    for available_bytes in range(24, 400, 7):
+        path.write_bytes(whole[:available_bytes] + bytes(len(whole) - available_bytes))
+        with pytest.raises(HeaderIncomplete):
+            read_header(path, available_bytes=available_bytes)

@@ -1,0 +1,91 @@
+"""Models that the engine cannot load are refused in words, and before they are downloaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.puller.formats import engine_support
+from services.shared.pulls.job import JobState
+from services.shared.store.manifest import FileRole
+from tests.conftest import ROOT, TINY_GGUF
+from tests.fakes.registries.faults import ALWAYS, Fault
+from tests.fakes.registries.hub import Hub
+from tests.fakes.registries.oci import Registry, sha256_digest
+from tests.fakes.registries.server import LoopbackServer
+from tests.puller.conftest import PullTestbed
+from tests.puller.formats.gguf.writer import TENSORS, TensorSpec, write_gguf
+
+BIG = [*TENSORS, TensorSpec("blk.0.ffn_up.weight", (1024, 3072))]  # 12 MiB of weights
+UNLOADABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "a new architecture": ({"general.architecture": "tomorrow"}, "does not know the architecture"),
+    "Ollama's own": ({"general.architecture": "gptoss"}, "not gpt-oss"),
+    "a projector": ({"general.architecture": "clip"}, "not a model by itself"),
+    "no context": ({"llama.context_length": None}, "no context_length"),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), UNLOADABLE.values(), ids=UNLOADABLE.keys())
+def test_an_unloadable_model_is_refused_after_its_first_bytes(
+    testbed: PullTestbed,
+    registry: Registry,
+    cdn: LoopbackServer,
+    changes: dict[str, Any],
+    words: str,
+) -> None:
+    data = write_gguf(changes, tensors=BIG)
+    registry.add_model("library/big:latest", {"model": data})
+    # Nothing arrives behind the first two MiB: only the header can end this job.
+    cdn.plan.faults = [Fault(path_part=sha256_digest(data), stall_at=2 << 20, times=ALWAYS)]
+
+    job = testbed.pull("big:latest")
+
+    assert (job.state, job.error_code) == (JobState.FAILED, "invalid_model_file")
+    assert words in (job.error or "")
+    assert testbed.leftover_files() == []
+    assert cdn.sent_bytes < 3 << 20
+
+
+def test_a_model_with_an_adapter_is_refused(testbed: PullTestbed, registry: Registry) -> None:
+    registry.add_model(
+        "library/tuned:latest", {"model": TINY_GGUF.read_bytes(), "adapter": b"lora"}
+    )
+
+    job = testbed.pull("tuned:latest")
+
+    assert (job.state, job.error) == (JobState.FAILED, engine_support.NO_ADAPTERS)
+
+
+def test_parts_that_nothing_reads_are_not_downloaded(
+    testbed: PullTestbed, registry: Registry, cdn: LoopbackServer
+) -> None:
+    layers = {"model": TINY_GGUF.read_bytes(), "projector": b"p" * 100, "draft": b"d" * 100}
+    registry.add_model("library/seeing:latest", layers)
+
+    job = testbed.pull("seeing:latest")
+
+    assert (job.state, job.warnings[0]) == (JobState.DONE, engine_support.TEXT_ONLY)
+    assert {f.role for f in testbed.store.resolve("seeing").files} == {
+        FileRole.MODEL,
+        FileRole.CONFIG,
+        FileRole.REGISTRY_MANIFEST,
+    }
+
+
+def test_a_repository_of_safetensors_names_the_ggufs_made_from_it(
+    testbed: PullTestbed, hub: Hub, cdn: LoopbackServer
+) -> None:
+    folder = ROOT / "tests" / "models" / "tiny" / "mlx-f16"
+    hub.add("Owner/Model-8B", {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()})
+    tags = ("gguf", "base_model:quantized:Owner/Model-8B")
+    hub.add("friend/Model-8B-GGUF", {"m-Q4_K_M.gguf": b"x"}, downloads=5, tags=tags)
+    hub.add("big/Model-8B-GGUF", {"m-Q4_K_M.gguf": b"x"}, downloads=9, tags=tags)
+
+    job = testbed.pull("Owner/Model-8B:latest")
+
+    assert job.state is JobState.FAILED
+    assert (job.error or "").endswith(
+        "can be pulled instead: big/Model-8B-GGUF, friend/Model-8B-GGUF"
+    )
+    assert cdn.requests == []
