@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from services.cli import pulls_app
 from services.cli.options import StackOptions
 from services.cli.paths import StackPaths
-from services.shared.data_dir import default_data_dir
 
 app = typer.Typer(
     name="spindll",
@@ -23,16 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Data = Annotated[
-    Path,
-    typer.Option(
-        "--data",
-        envvar="SPINDLL_DATA_DIR",
-        default_factory=default_data_dir,
-        show_default="the platform's data folder",
-        help="Folder for models, keys and logs.",
-    ),
-]
+app.add_typer(pulls_app.app)
+
+Data = pulls_app.Data
 Name = Annotated[str, typer.Argument(help="A model, such as qwen3:0.6b or owner/repo:Q4_K_M.")]
 
 

@@ -8,12 +8,13 @@ import signal
 import sys
 from pathlib import Path
 
-from services.puller.build import build_job_runner, build_search
+from services.puller.build import build_job_runner, build_search, build_webhook_sender
 from services.puller.first_start import FirstStart
 from services.puller.maintenance import Maintenance
 from services.puller.search.listener import SearchListener
 from services.puller.search.search import set_hub_timeout
 from services.puller.settings import PullerSettings, split_list
+from services.puller.webhook import WebhookSender
 from services.puller.worker_pool import WorkerPool
 from services.shared.errors import InvalidModelFile, InvalidSettings
 from services.shared.logs import set_up_logs
@@ -36,8 +37,13 @@ def main() -> None:
         signal.signal(signum, lambda *_: worker_pool.stop())
     logger.info("puller started", extra={"workers": settings.pull_workers})
     listener = build_search_listener(settings)
+    sender = build_webhook(settings)
     listener.start()
+    if sender is not None:
+        sender.start()
     worker_pool.run()
+    if sender is not None:
+        sender.stop()
     listener.stop()
     logger.info("puller stopped")
 
@@ -67,6 +73,12 @@ def build_worker_pool(settings: PullerSettings) -> WorkerPool:
     return WorkerPool(
         client, maintenance, workers=settings.pull_workers, first_start=provision_models
     )
+
+
+def build_webhook(settings: PullerSettings) -> WebhookSender | None:
+    """Build the sender of the ends of jobs, if the settings have an address."""
+    client = connect(settings.redis_url, settings.redis_password_file)
+    return build_webhook_sender(settings, client)
 
 
 def describe_unusable_store(root: Path, error: Exception) -> str:

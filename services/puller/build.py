@@ -20,7 +20,7 @@ from services.puller.sources.huggingface import HuggingFaceSource
 from services.puller.sources.ollama import OllamaSource
 from services.puller.sources.registry_auth import OllamaKey
 from services.puller.sources.url import UrlSource
-from services.puller.webhook import Webhook
+from services.puller.webhook import Webhook, WebhookSender
 from services.shared.model_name import HUB_HOST, OLLAMA_HOST, Source
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore
@@ -47,8 +47,14 @@ def build_job_runner(settings: PullerSettings, client: redis.Redis) -> JobRunner
         reserve_bytes=settings.pull_reserve_bytes,
         allowed_hosts=frozenset(host.lower() for host in split_list(settings.allowed_sources)),
     )
-    webhook = Webhook(settings.pull_webhook_url) if settings.pull_webhook_url else None
-    return JobRunner(JobStore(client), JobQueue(client), store, puller, webhook)
+    return JobRunner(JobStore(client), JobQueue(client), store, puller)
+
+
+def build_webhook_sender(settings: PullerSettings, client: redis.Redis) -> WebhookSender | None:
+    """Build the sender of the ends of jobs; None without an address."""
+    if not settings.pull_webhook_url:
+        return None
+    return WebhookSender(JobStore(client), Webhook(settings.pull_webhook_url))
 
 
 def build_sources(settings: PullerSettings) -> dict[Source, ModelSource]:

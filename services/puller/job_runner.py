@@ -20,7 +20,6 @@ import redis
 from services.puller.job_control import Interrupted, JobControl, StopReason
 from services.puller.postponement import Postponement, plan_next_attempt, plan_room_check
 from services.puller.pull_model import Puller
-from services.puller.webhook import Webhook
 from services.shared.errors import (
     DiskFull,
     InternalError,
@@ -57,13 +56,11 @@ class JobRunner:
         job_queue: JobQueue,
         store: ModelStore,
         puller: Puller,
-        webhook: Webhook | None,
     ) -> None:
         self._job_store = job_store
         self._job_queue = job_queue
         self._store = store
         self._puller = puller
-        self._webhook = webhook
         self._control: JobControl | None = None
         self._is_stopping = False
 
@@ -189,11 +186,7 @@ class JobRunner:
         )
 
     def _end(self, job: PullJob, owner: str, state: JobState, fields: dict[str, Any]) -> None:
-        has_ended = _retry_on_redis_errors(
-            lambda: self._job_store.end(job, state, owner=owner, **fields)
-        )
-        if has_ended and self._webhook is not None:
-            self._webhook.send(self._job_store.get(job.id))
+        _retry_on_redis_errors(lambda: self._job_store.end(job, state, owner=owner, **fields))
 
 
 def _translate_os_error(error: OSError, job_id: str) -> SpindllError:

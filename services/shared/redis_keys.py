@@ -9,6 +9,7 @@
 | spindll:pull_of:{dedup_key} | string: id of its job | api | until the job ends |
 | spindll:pull_lease:{job} | string: the worker that runs a job | puller | 20 s, renewed |
 | spindll:pull_key:{hash} | string: id of the job that an Idempotency-Key created | api | 24 h |
+| spindll:pulls_ended | list: ids of jobs that have ended, for the webhook; the last 1000 | puller | a day |
 | spindll:pull_bytes:{second} | integer: bytes taken from the budget of a second | puller | 5 s |
 | spindll:puller:{host} | string: the puller of this host is alive | puller | 30 s, renewed |
 | spindll:searches | pub/sub channel for the queries of search.py; not a key | api | none |
@@ -26,12 +27,14 @@ PREFIX = "spindll:"
 API_KEYS = PREFIX + "api_keys"
 PULLS = PREFIX + "pulls"
 PULLS_ACTIVE = PREFIX + "pulls_active"
+PULLS_ENDED = PREFIX + "pulls_ended"
 SEARCHES = PREFIX + "searches"
 
 JOB_LIFETIME_SECONDS = 30 * 24 * 3600
 PULL_LEASE_SECONDS = 20
 PULL_KEY_SECONDS = 24 * 3600
 PULL_BYTES_SECONDS = 5
+PULLS_ENDED_SECONDS = 24 * 3600
 PULLER_ALIVE_SECONDS = 30
 SEARCH_KEY_SECONDS = 60
 

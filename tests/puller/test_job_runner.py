@@ -7,11 +7,15 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import pytest
 
 from services.puller import jobs
+from services.puller.build import build_webhook_sender
 from services.puller.download.partial_file import PartialFile
+from services.puller.maintenance import Maintenance
+from services.puller.webhook import WebhookSender
 from services.shared.pulls.job import PULL_MODEL, JobState
 from tests.conftest import TINY_GGUF
 from tests.fakes.registries.oci import Registry, sha256_digest
@@ -72,7 +76,7 @@ class Receiver:
     """The receiver of a webhook."""
 
     def __init__(self) -> None:
-        self.on_result: list[dict[str, object]] = []
+        self.on_result: list[dict[str, Any]] = []
         self.statuses: list[int] = []
         outer = self
 
@@ -104,19 +108,33 @@ def receiver() -> Iterator[Receiver]:
     made.server.server_close()
 
 
-@pytest.mark.parametrize("statuses", [[], [500, 302]], ids=["at once", "at the third attempt"])
-def test_the_webhook_receives_the_end_of_a_job(
+def make_sender(testbed: PullTestbed) -> WebhookSender:
+    sender = build_webhook_sender(testbed.settings, testbed.client)
+    assert sender is not None
+    return sender
+
+
+@pytest.fixture
+def hooked(
     make_testbed: Callable[..., PullTestbed],
     registry: Registry,
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
-    statuses: list[int],
-) -> None:
+) -> PullTestbed:
+    """A testbed whose webhook is the receiver."""
     monkeypatch.setattr("services.puller.webhook._RETRY_SECONDS", 0)
-    receiver.statuses = list(statuses)
-    testbed = make_testbed(ollama_registry=registry.url, pull_webhook_url=receiver.url)
+    return make_testbed(ollama_registry=registry.url, pull_webhook_url=receiver.url)
 
-    job = testbed.pull("tiny:f16")
+
+@pytest.mark.parametrize("statuses", [[], [500, 302]], ids=["at once", "at the third attempt"])
+def test_the_webhook_receives_the_end_of_a_job(
+    hooked: PullTestbed, receiver: Receiver, statuses: list[int]
+) -> None:
+    receiver.statuses = list(statuses)
+
+    job = hooked.pull("tiny:f16")
+    make_sender(hooked).send_ended()
+    make_sender(hooked).send_ended()
 
     assert len(receiver.on_result) == len(statuses) + 1
     assert receiver.on_result[-1] == {
@@ -134,10 +152,39 @@ def test_the_webhook_receives_the_end_of_a_job(
     }
 
 
-def test_a_failing_webhook_does_not_affect_the_job(
-    make_testbed: Callable[..., PullTestbed], registry: Registry, monkeypatch: pytest.MonkeyPatch
+def test_the_webhook_receives_ends_that_no_worker_brought_about(
+    hooked: PullTestbed, receiver: Receiver
+) -> None:
+    queued = hooked.submit("tiny:f16")
+    hooked.commands.cancel(queued.id)
+    dying = hooked.submit("other:f16")
+    assert hooked.job_store.claim(dying.id, dying.ticket, "host:17:x") is not None
+    Maintenance(hooked.job_store, hooked.job_queue, hooked.store, max_attempts=1).requeue_jobs(
+        ["host:17:"]
+    )
+    forgotten = hooked.submit("third:f16")
+    hooked.commands.cancel(forgotten.id)
+    hooked.commands.forget(forgotten.id)
+
+    make_sender(hooked).send_ended()
+
+    sent = [event["job"] for event in receiver.on_result]
+    assert [(job["id"], job["state"]) for job in sent] == [
+        (queued.id, "cancelled"),
+        (dying.id, "failed"),
+    ]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://[broken/"])
+def test_a_failing_webhook_is_only_logged(
+    make_testbed: Callable[..., PullTestbed],
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
 ) -> None:
     monkeypatch.setattr("services.puller.webhook._RETRY_SECONDS", 0)
-    testbed = make_testbed(ollama_registry=registry.url, pull_webhook_url="http://127.0.0.1:1/")
+    testbed = make_testbed(ollama_registry=registry.url, pull_webhook_url=url)
 
     assert testbed.pull("tiny:f16").state is JobState.DONE
+    make_sender(testbed).send_ended()
+    assert testbed.job_store.take_ended() is None

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from services.cli.api_client import ApiClient, JsonObject
+from services.cli.commands.pulls import describe_state
 from services.cli.connection import find_connection
 from services.cli.errors import CommandError
 from services.cli.paths import StackPaths
@@ -68,8 +69,13 @@ def _watch(api: ApiClient, job: JsonObject) -> JsonObject:
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         shown: dict[str, TaskID] = {}
+        reported: tuple[object, object] = (None, None)
         for now in _poll(api, job):
             job = now
+            if reported != (job["state"], job.get("note")):
+                reported = (job["state"], job.get("note"))
+                if line := state_line(job, now=time.time()):
+                    bars.console.print(line, highlight=False, markup=False)
             for label, done, total in progress_rows(job):
                 if label not in shown:
                     shown[label] = bars.add_task(label, total=total)
@@ -84,6 +90,15 @@ def _poll(api: ApiClient, job: JsonObject) -> Iterator[JsonObject]:
             return
         time.sleep(POLL_SECONDS)
         job = api.get(f"/v1/pulls/{job['id']}")
+
+
+def state_line(job: JsonObject, *, now: float) -> str | None:
+    """Why no bytes arrive, for the lines above the progress bars; None while they do."""
+    if job["state"] == "paused":
+        return f"paused; `pulls resume {str(job['id'])[:8]}` continues it"
+    if job.get("note") and job["state"] not in ENDED:
+        return describe_state(job, now=now)
+    return "queued; other downloads run first" if job["state"] == "queued" else None
 
 
 def progress_rows(job: JsonObject) -> list[tuple[str, int, int | None]]:

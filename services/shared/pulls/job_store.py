@@ -90,6 +90,11 @@ class JobStore:
         jobs = [job for job in self._get_many(i for i in found if i) if not job.state.has_ended]
         return jobs[0] if jobs else None
 
+    def take_ended(self) -> str | None:
+        """Take the id of the job that ended first since the last call; None when there is none."""
+        job_id = cast("bytes | None", self._redis.lpop(redis_keys.PULLS_ENDED))
+        return None if job_id is None else job_id.decode()
+
     def list_abandoned(self) -> list[PullJob]:
         """Running jobs whose lease has expired."""
         running = [job for job in self.list_in_flight() if job.state is JobState.RUNNING]
@@ -193,11 +198,13 @@ class JobStore:
                 redis_keys.PULLS_ACTIVE,
                 redis_keys.pull_lease(job.id),
                 redis_keys.PULLS,
+                redis_keys.PULLS_ENDED,
             ],
             args=[
                 job.id,
                 redis_keys.JOB_LIFETIME_SECONDS,
                 time.time() - redis_keys.JOB_LIFETIME_SECONDS,
+                redis_keys.PULLS_ENDED_SECONDS,
                 len(expect),
                 *flatten(fields_to_hash(expect)),
                 *flatten(fields_to_hash(fields)),

@@ -44,10 +44,10 @@ return 1  -- 0: the job does not exist, or is not as expected
 """
 
 END = f"""
--- KEYS: the job's hash, its pull_in_flight, pulls_active, its lease, pulls
+-- KEYS: the job's hash, its pull_in_flight, pulls_active, its lease, pulls, pulls_ended
 -- ARGV: id, seconds to keep the hash, jobs created before this time leave pulls,
---       n, n expected pairs of field and value, then field, value, ... to write
-local first = 5
+--       seconds to keep pulls_ended, n, n expected pairs of field and value, then field, value, ... to write
+local first = 6
 {_EXPECT}
 redis.call('hset', KEYS[1], unpack(ARGV, last))
 redis.call('expire', KEYS[1], ARGV[2])
@@ -55,6 +55,9 @@ if redis.call('get', KEYS[2]) == ARGV[1] then redis.call('del', KEYS[2]) end
 redis.call('srem', KEYS[3], ARGV[1])
 redis.call('del', KEYS[4])
 redis.call('zremrangebyscore', KEYS[5], '-inf', '(' .. ARGV[3])
+redis.call('rpush', KEYS[6], ARGV[1])
+redis.call('ltrim', KEYS[6], -1000, -1)
+redis.call('expire', KEYS[6], ARGV[4])
 return 1  -- 0: the job does not exist, or is not as expected
 """
 
