@@ -21,7 +21,7 @@ from services.puller.sources.ollama import OllamaSource
 from services.puller.sources.registry_auth import OllamaKey
 from services.puller.sources.url import UrlSource
 from services.puller.webhook import Webhook, WebhookSender
-from services.shared.model_name import HUB_HOST, OLLAMA_HOST, Source
+from services.shared.model_name import HUB_HOST, OLLAMA_HOST, Source, canonical_host
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore
 from services.shared.store.model_store import ModelStore
@@ -45,7 +45,7 @@ def build_job_runner(settings: PullerSettings, client: redis.Redis) -> JobRunner
         fetcher,
         retry_policy=retry_policy,
         reserve_bytes=settings.pull_reserve_bytes,
-        allowed_hosts=frozenset(host.lower() for host in split_list(settings.allowed_sources)),
+        allowed_hosts=parse_allowed_hosts(settings),
     )
     return JobRunner(JobStore(client), JobQueue(client), store, puller)
 
@@ -74,9 +74,14 @@ def build_sources(settings: PullerSettings) -> dict[Source, ModelSource]:
     }
 
 
+def parse_allowed_hosts(settings: PullerSettings) -> frozenset[str]:
+    """The hosts that models may come from, as model names contain them; empty: all."""
+    return frozenset(canonical_host(host) for host in split_list(settings.allowed_sources))
+
+
 def build_search(settings: PullerSettings) -> ModelSearch:
     """Build the search of the sources that the settings allow."""
-    allowed = frozenset(host.lower() for host in split_list(settings.allowed_sources))
+    allowed = parse_allowed_hosts(settings)
     # False, not None: None would use a token that is stored on this machine.
     hub = HfApi(
         endpoint=settings.hf_endpoint.rstrip("/"),

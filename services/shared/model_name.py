@@ -189,7 +189,7 @@ def _parse_address(text: str) -> ModelName:
         if len(segments) <= 2 or segments[2] not in ("resolve", "blob", "tree"):
             return _parse(f"{HUB_HOST}/{path}")
     if path.lower().endswith(".gguf"):
-        stem = re.sub(r"[^A-Za-z0-9_.-]", "-", path.rsplit("/", 1)[-1][:-5])[:80]
+        stem = re.sub(r"[^A-Za-z0-9_.-]", "-", path.rsplit("/", 1)[-1][:-5])[:80].strip(".")
         file = urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
         return ModelName(Source.URL, host, "", stem or "model", file=file, query=parts.query)
     if parts.scheme == "http":
@@ -259,9 +259,19 @@ def _match(pattern: re.Pattern[str], part: str, what: str) -> None:
         raise InvalidModelName(f"{what} in the model name must be {rule}")
 
 
+def canonical_host(host: str) -> str:
+    """The host of a source as names contain it: `huggingface.co` is `hf.co`."""
+    lower = host.lower()
+    if lower in _HUB_HOSTS:
+        return HUB_HOST
+    return OLLAMA_HOST if lower in _OLLAMA_HOSTS else lower
+
+
 def _safe(part: str) -> str:
     # File systems allow 255 bytes per file name, and the store appends `.json`.
     quoted = quote(part.lower(), safe="")
+    if not quoted.strip("."):  # `.` and `..` are folders
+        quoted = quoted.replace(".", "%2E")
     if len(quoted) <= 200:
         return quoted
     return f"{quoted[:150]}-{hashlib.sha256(quoted.encode()).hexdigest()[:32]}"

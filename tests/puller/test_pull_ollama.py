@@ -221,6 +221,24 @@ def test_a_source_that_is_not_allowed_receives_no_request(
     assert registry.requests == []
 
 
+@pytest.mark.parametrize("allowed", ["registry.ollama.ai", "Ollama.com"])
+def test_a_source_is_allowed_by_any_of_its_names(
+    make_testbed: Callable[..., PullTestbed], registry: Registry, allowed: str
+) -> None:
+    testbed = make_testbed(ollama_registry=registry.url, allowed_sources=allowed)
+
+    assert testbed.pull("tiny:f16").state is JobState.DONE
+
+
+def test_names_that_differ_in_case_are_one_job(testbed: PullTestbed) -> None:
+    first = testbed.submit("Owner/Repo:latest")
+    assert testbed.submit("owner/repo:latest") == first
+    assert testbed.job_store.find_loading_job("OWNER/repo:latest") == first
+    assert testbed.job_store.find(model="owner/REPO:latest") == [first]
+    addresses = ["https://h/a.gguf", "https://h/A.gguf"]
+    assert len({testbed.submit(name).id for name in addresses}) == 2
+
+
 def test_too_little_disk_space_fails_before_the_download(
     make_testbed: Callable[..., PullTestbed], registry: Registry, cdn: LoopbackServer
 ) -> None:

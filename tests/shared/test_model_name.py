@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.shared.errors import InvalidModelName
-from services.shared.model_name import ModelName, Source
+from services.shared.model_name import ModelName, Source, canonical_host
 
 URL = "https://files.example/dir/my-model.Q4_K_M.gguf"
 
@@ -167,3 +167,24 @@ def test_any_text_is_a_name_or_refused(text: str) -> None:
         return
 
     assert all(p and p not in (".", "..") and "/" not in p and "\x00" not in p for p in name.key)
+
+
+@pytest.mark.parametrize("file", ["..gguf", "...gguf", "....gguf", ".gguf", "%2e%2e.gguf"])
+def test_an_address_cannot_leave_its_folder(file: str) -> None:
+    names = [ModelName.parse(f"https://h/{file}"), ModelName.parse(f"https://other/{file}")]
+
+    assert all(part.strip(".") for name in names for part in name.key)
+    assert names[0].key != names[1].key
+
+
+@pytest.mark.parametrize(
+    ("host", "canonical"),
+    [
+        ("huggingface.co", "hf.co"),
+        ("HF.co", "hf.co"),
+        ("registry.ollama.ai", "ollama.com"),
+        ("Registry.Example:5000", "registry.example:5000"),
+    ],
+)
+def test_a_source_has_one_host_in_names(host: str, canonical: str) -> None:
+    assert canonical_host(host) == canonical

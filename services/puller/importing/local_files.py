@@ -53,31 +53,46 @@ def import_folder(store: ModelStore, folder: Path, name: str, *, link: bool = Tr
 
     Files that are not part of the model, such as code, are not imported.
     """
-    files = select_local_files(folder)
-    return import_model(store, files, name, source=f"import of {folder.name}", link=link)
+    files, warnings = _select(folder, SelectionCriteria())
+    source = f"import of {folder.name}"
+    return import_model(store, files, name, source=source, link=link, warnings=warnings)
 
 
-def select_local_files(folder: Path, criteria: SelectionCriteria | None = None) -> list[LocalFile]:
+def select_local_files(folder: Path, criteria: SelectionCriteria) -> list[LocalFile]:
     """Select the model's files in a folder by the rules that apply to a repository.
 
     Raises InvalidModelFile when the folder has no model.
     """
+    return _select(folder, criteria)[0]
+
+
+def _select(folder: Path, criteria: SelectionCriteria) -> tuple[list[LocalFile], tuple[str, ...]]:
     paths = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
     try:
-        selection = select_files(paths, criteria or SelectionCriteria())
+        selection = select_files(paths, criteria)
     except PullFailed as error:
         raise InvalidModelFile(error.message.replace("the repository", "the folder")) from error
-    return [LocalFile(role, path, folder / path) for role, path in selection.files]
+    files = [LocalFile(role, path, folder / path) for role, path in selection.files]
+    warnings = tuple(text.replace("the repository", "the folder") for text in selection.warnings)
+    return files, warnings
 
 
 def import_model(
-    store: ModelStore, files: Sequence[LocalFile], name: str, *, source: str, link: bool = True
+    store: ModelStore,
+    files: Sequence[LocalFile],
+    name: str,
+    *,
+    source: str,
+    link: bool = True,
+    warnings: tuple[str, ...] = (),
 ) -> Manifest:
     """Store the blobs, describe the model, and put its manifest, in this order.
 
     A lease keeps the blobs until the manifest names them.
     """
-    listing = Listing(name=ModelName.parse(name), source=source, format="gguf", files=())
+    listing = Listing(
+        name=ModelName.parse(name), source=source, format="gguf", files=(), warnings=warnings
+    )
     stored: list[StoredFile] = []
     try:
         with store.lease() as lease:

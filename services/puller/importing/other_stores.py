@@ -59,7 +59,9 @@ def import_path(
     link: bool = True,
     on_model: ModelCallback = _ignore_model,
 ) -> ImportResult:
-    """Import a path: a GGUF file, a model's folder, an Ollama store or a Hugging Face cache.
+    """Import a path: a GGUF file, a model's folder, or a folder of models of another program.
+
+    That is an Ollama store, a Hugging Face cache, or `owner/repo` folders as LM Studio keeps them.
 
     `name` applies to the first two; the default is the name of the file or folder. `on_model` is
     called for each model when it is done. Raises InvalidModelFile or NotFound.
@@ -75,6 +77,10 @@ def import_path(
     hub = path / "hub" if (path / "hub").is_dir() else path
     if any(hub.glob("models--*")):
         return import_hub_cache(store, hub, link=link, on_model=on_model)
+    if repositories := _find_repositories(path):
+        return _import_repositories(
+            store, repositories, source="local models", link=link, on_model=on_model
+        )
     return _single_result(
         import_folder(store, path, name or default_model_name(path), link=link).name, on_model
     )
@@ -102,23 +108,48 @@ def import_hub_cache(
     store: ModelStore, root: Path, *, link: bool = True, on_model: ModelCallback = _ignore_model
 ) -> ImportResult:
     """Import every complete model of the cached `main` commit, else of the newest snapshot."""
-    models: dict[str, tuple[Path, SelectionCriteria]] = {}
+    repositories: dict[str, Path] = {}
     for folder in sorted(root.glob("models--*--*")):
         # The name of a repository may contain `--`, the name of an owner may not.
         owner, _, repo = folder.name.removeprefix("models--").partition("--")
         snapshot = _find_snapshot(folder)
         if snapshot is not None:
-            models |= {
-                f"{HUB_HOST}/{owner}/{repo}{suffix}": (snapshot, criteria)
-                for suffix, criteria in _find_models(snapshot)
-            }
+            repositories[f"{owner}/{repo}"] = snapshot
+    return _import_repositories(
+        store, repositories, source="a Hugging Face cache", link=link, on_model=on_model
+    )
+
+
+def _import_repositories(
+    store: ModelStore,
+    repositories: Mapping[str, Path],
+    *,
+    source: str,
+    link: bool,
+    on_model: ModelCallback,
+) -> ImportResult:
+    """Import every model of folders that hold the files of hub repositories."""
+    models = {
+        f"{HUB_HOST}/{repo}{suffix}": (folder, criteria)
+        for repo, folder in repositories.items()
+        for suffix, criteria in _find_models(folder)
+    }
 
     def find_files(name: str) -> list[LocalFile]:
         return select_local_files(*models[name])
 
-    return _import_each(
-        store, models, find_files, source="a Hugging Face cache", link=link, on_model=on_model
-    )
+    return _import_each(store, models, find_files, source=source, link=link, on_model=on_model)
+
+
+def _find_repositories(path: Path) -> dict[str, Path]:
+    """The folders `owner/repo` with GGUF files; none when the path itself holds a model."""
+    if any(path.glob("*.gguf")) or any(path.glob("*/*.gguf")):
+        return {}
+    return {
+        f"{folder.parent.name}/{folder.name}": folder
+        for folder in sorted(path.glob("*/*"))
+        if folder.is_dir() and any(folder.rglob("*.gguf"))
+    }
 
 
 def _import_each(

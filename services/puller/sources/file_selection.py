@@ -6,8 +6,8 @@ compared without case.
     q4_k_m q5_k_m q4_k_s q5_k_s q4_0 q5_0 q6_k q8_0     the best quality per byte, and fast on
                                                         every backend
     iq4_nl iq4_xs                                       nearly q4_k_s; slower on CPUs
-    q4_k_xl q4_k_l q5_k_xl q5_k_l q6_k_l q4_k q5_k      mixes with larger embeddings, and k-quants
-    q4_1 q5_1 mxfp4 nvfp4                               that do not name their mix; old or special
+    q4_k_xl q4_k_l q5_k_xl q5_k_l q6_k_xl q6_k_l        mixes with larger embeddings, and k-quants
+    q8_k_xl q4_k q5_k q4_1 q5_1 mxfp4 nvfp4             that do not name their mix; old or special
     q3_k_l q3_k_xl q3_k_m q3_k q3_k_s iq3_m iq3_s       below four bits the quality drops: the
     iq3_xs iq3_xxs q2_k_xl q2_k_l q2_k q2_k_s iq2_m     largest first, k-quants before i-quants
     iq2_s iq2_xs iq2_xxs iq1_m iq1_s tq2_0 tq1_0
@@ -15,7 +15,7 @@ compared without case.
     f16 bf16 f32                                        not quantised: twice to eight times the
                                                         size, and no better answers
 
-A prefix such as `UD-` is ignored. An mmproj file is a projector and never the model. An imatrix
+A prefix such as `UD-` and the end `_MOE` of `MXFP4_MOE` are ignored. An mmproj file is a projector and never the model. An imatrix
 file holds measurements for quantisation and is never selected.
 """
 
@@ -33,8 +33,8 @@ from services.shared.store.manifest import FileRole
 # fmt: off
 QUANTIZATION_ORDER = (
     "q4_k_m", "q5_k_m", "q4_k_s", "q5_k_s", "q4_0", "q5_0", "q6_k", "q8_0", "iq4_nl",
-    "iq4_xs", "q4_k_xl", "q4_k_l", "q5_k_xl", "q5_k_l", "q6_k_l", "q4_k", "q5_k", "q4_1",
-    "q5_1", "mxfp4", "nvfp4", "q3_k_l", "q3_k_xl", "q3_k_m", "q3_k", "q3_k_s", "iq3_m",
+    "iq4_xs", "q4_k_xl", "q4_k_l", "q5_k_xl", "q5_k_l", "q6_k_xl", "q6_k_l", "q8_k_xl", "q4_k",
+    "q5_k", "q4_1", "q5_1", "mxfp4", "nvfp4", "q3_k_l", "q3_k_xl", "q3_k_m", "q3_k", "q3_k_s", "iq3_m",
     "iq3_s", "iq3_xs", "iq3_xxs", "q2_k_xl", "q2_k_l", "q2_k", "q2_k_s", "iq2_m", "iq2_s",
     "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s", "tq2_0", "tq1_0",
 )
@@ -48,7 +48,7 @@ _UNKNOWN_LABEL = len(QUANTIZATION_ORDER) - 0.5
 
 _LABEL = re.compile(
     r"(?<![a-z0-9])(q[1-9](?:_k(?:_[smlx]+)?|(?:_\d)*)|iq[1-9]_(?:xxs|xs|s|m|nl)"
-    r"|tq[12]_0|mxfp4|nvfp4|bf16|fp?16|fp?32)(?![a-z0-9])",
+    r"|tq[12]_0|mxfp4(?:_moe)?|nvfp4|bf16|fp?16|fp?32)(?![a-z0-9])",
     re.IGNORECASE,
 )
 _SPLIT = re.compile(r"^(?P<stem>.*)-(?P<part>\d{5})-of-(?P<of>\d{5})\.gguf$", re.IGNORECASE)
@@ -58,7 +58,7 @@ _REGISTRY_FILES = {
     "params": FileRole.PARAMS,
 }
 _TOKENIZER_FILES = re.compile(
-    r"(tokenizer.*|vocab\.(json|txt)|merges\.txt|added_tokens\.json|special_tokens_map\.json"
+    r"(tokenizer(?!.*\.py$).*|vocab\.(json|txt)|merges\.txt|added_tokens\.json|special_tokens_map\.json"
     r"|[^/]*\.(model|tiktoken))",
     re.IGNORECASE,
 )
@@ -145,7 +145,7 @@ def is_projector(path: str) -> bool:
 
 def _normalize_label(label: str) -> str:
     label = label.lower()
-    return {"fp16": "f16", "fp32": "f32"}.get(label, label)
+    return {"fp16": "f16", "fp32": "f32", "mxfp4_moe": "mxfp4"}.get(label, label)
 
 
 def _is_model_gguf(path: str) -> bool:
@@ -247,8 +247,12 @@ def _select_mlx(paths: Sequence[str]) -> FileSelection:
     if not engine_support.LOADS_MLX:
         raise PullFailed(engine_support.NO_MLX, details={"needs_mlx": True})
     files: list[tuple[FileRole, str]] = []
+    weights = {p for p in paths if p.endswith(".safetensors") and "/" not in p}
+    if any(p.startswith("model") for p in weights):
+        # Mistral's repositories have the same weights in their own format too.
+        weights = {p for p in weights if not p.startswith("consolidated")}
     for path in paths:
-        if path.endswith(".safetensors") and "/" not in path:
+        if path in weights:
             files.append((FileRole.MODEL, path))
         elif _TEMPLATE_FILES.fullmatch(path):
             files.append((FileRole.TEMPLATE, path))

@@ -59,7 +59,7 @@ class JobCommands:
             ],
         )
         job = self._store.get(found.decode())
-        if job.model != new.model:
+        if dedup_key(job.model, None) != dedup_key(new.model, None):
             raise Conflict("this Idempotency-Key was used for another model")
         return job, bool(is_new)
 

@@ -104,8 +104,12 @@ def parse_ticket_id(rq_job_id: str) -> str:
 
 
 def dedup_key(model: str, format: str | None) -> str:  # noqa: A002  the field's name
-    """What makes two jobs equal: the canonical model name, and the requested format, if any."""
-    return f"{model}#{format}" if format else model
+    """What makes two jobs equal: the canonical model name, and the requested format, if any.
+
+    Names are compared without case, but for addresses.
+    """
+    name = model if "://" in model else model.lower()
+    return f"{name}#{format}" if format else name
 
 
 def to_hash(job: PullJob) -> dict[str, bytes]:

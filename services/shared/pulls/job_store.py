@@ -66,13 +66,17 @@ class JobStore:
     def find(
         self, *, states: Iterable[JobState] = (), model: str | None = None, limit: int = LIST_LIMIT
     ) -> list[PullJob]:
-        """Jobs, newest first; only those with these states and this canonical name, if given."""
+        """Jobs, newest first; only those with these states and this canonical name, if given.
+
+        Names are compared without case, but for addresses.
+        """
         wanted = frozenset(states)
         ids = cast("list[bytes]", self._redis.zrevrange(redis_keys.PULLS, 0, -1))
         jobs = (
             job
             for job in self._get_many(ids)
-            if (not wanted or job.state in wanted) and model in (None, job.model)
+            if (not wanted or job.state in wanted)
+            and (model is None or dedup_key(model, None) == dedup_key(job.model, None))
         )
         return [job for job, _ in zip(jobs, range(limit), strict=False)]
 

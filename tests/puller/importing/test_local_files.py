@@ -318,6 +318,35 @@ def test_each_quantisation_of_a_hub_cache_is_imported(store: ModelStore, tmp_pat
     assert store.model_path(store.resolve("owner/some--repo:q4_k_m")).samefile(cached)
 
 
+def test_every_model_of_an_lm_studio_folder_is_imported(store: ModelStore, tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    other = write_gguf({"general.name": "other"})
+    for path, data in {
+        "friend/Big-GGUF/Big-Q8_0.gguf": write_gguf(),
+        "friend/Big-GGUF/Big-Q4_K_M.gguf": other,
+        "friend/Small-GGUF/Small.gguf": other,
+        "friend/Small-GGUF/mmproj-f16.gguf": b"a part of it",
+        "friend/empty/README.md": b"",
+    }.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(data)
+
+    assert import_path(store, root) == ImportResult(
+        ("friend/Big-GGUF:Q4_K_M", "friend/Big-GGUF:Q8_0", "friend/Small-GGUF/Small.gguf")
+    )
+
+
+def test_warnings_about_the_choice_of_files_are_kept(store: ModelStore, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for name in ("a-Q8_0.gguf", "b-Q8_0.gguf"):
+        (folder / name).write_bytes(write_gguf())
+
+    warnings = import_folder(store, folder, "two").description.warnings
+
+    assert "the folder has 2 models of this kind; a-Q8_0.gguf was selected" in warnings
+
+
 def test_the_commit_of_main_is_imported_not_an_older_one(store: ModelStore, tmp_path: Path) -> None:
     for commit, name in (("a" * 40, "new"), ("b" * 40, "old")):
         write_hub(

@@ -11,6 +11,7 @@ from services.puller.sources.file_selection import (
     UNQUANTIZED,
     FileSelection,
     SelectionCriteria,
+    list_quantizations,
     parse_quantization,
     rank_quantization,
     select_files,
@@ -169,6 +170,33 @@ def test_the_request_or_the_platform_decides_between_two_formats(
     criteria: SelectionCriteria, expected: str
 ) -> None:
     assert select_files([*MLX, "m-Q4_0.gguf"], criteria).format == expected
+
+
+@pytest.mark.usefixtures("mlx_engine")
+def test_weights_in_two_formats_are_selected_once_and_no_code_as_tokenizer() -> None:
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    offered = ["config.json", "consolidated.safetensors", "tokenizer.json", "tokenizer.py", *shards]
+
+    selection = select_files(offered, SelectionCriteria(format="mlx"))
+
+    assert model_paths(selection) == shards
+    assert "tokenizer.py" not in {path for _, path in selection.files}
+
+
+@pytest.mark.parametrize("requested", ["MXFP4_MOE", "mxfp4_moe", "MXFP4"])
+def test_mxfp4_is_found_by_the_names_that_repositories_use(requested: str) -> None:
+    offered = ["gpt-oss-20b-MXFP4_MOE.gguf", "gpt-oss-20b-Q8_0.gguf"]
+
+    assert model_paths(select_files(offered, SelectionCriteria(quantization=requested))) == [
+        "gpt-oss-20b-MXFP4_MOE.gguf"
+    ]
+
+
+def test_every_dynamic_quantisation_is_better_than_one_bit() -> None:
+    offered = [f"m-{q}.gguf" for q in ("UD-Q6_K_XL", "UD-Q8_K_XL", "UD-IQ1_S", "BF16")]
+
+    assert model_paths(select_files(offered, SelectionCriteria())) == ["m-UD-Q6_K_XL.gguf"]
+    assert list_quantizations(offered) == ("q6_k_xl", "q8_k_xl", "iq1_s", "bf16")
 
 
 def test_pickled_weights_are_refused_with_the_reason() -> None:
