@@ -157,9 +157,13 @@ def manifest_with(**changes: object) -> bytes:
 BAD_MANIFESTS = {
     "no JSON": (b"<html>", "not readable"),
     "no layers": (b'{"layers": []}', "0 layers"),
-    "an index": (
-        b'{"mediaType": "application/vnd.oci.image.index.v1+json", "layers": []}',
+    "an index without variants": (
+        b'{"mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}',
         "list of variants",
+    ),
+    "an index with a path": (
+        b'{"mediaType": "x.index.v1+json", "manifests": [{"digest": "sha256:../../x"}]}',
+        "malformed digest",
     ),
     "a digest with a path": (manifest_with(digest="sha256:../../etc/passwd"), "malformed digest"),
     "a negative size": (manifest_with(size=-1), "-1 bytes"),
@@ -192,6 +196,74 @@ def test_a_bad_manifest_fails_the_job_with_a_message(
     assert job.state is JobState.FAILED
     assert words in (job.error or "")
     assert testbed.leftover_files() == []
+
+
+def make_list(entries: list[dict[str, object]]) -> bytes:
+    media_type = "application/vnd.docker.distribution.manifest.list.v2+json"
+    return json.dumps({"mediaType": media_type, "manifests": entries}).encode()
+
+
+VARIANTS = {
+    "named by an annotation": {"annotations": {"runner": "llamacpp"}},
+    "named by a tag": {"name": "listed:1b-llamacpp"},
+    "without a name": {},
+}
+
+
+@pytest.mark.parametrize("label", VARIANTS.values(), ids=VARIANTS.keys())
+def test_the_variant_for_llama_cpp_is_pulled_from_a_list(
+    testbed: PullTestbed, registry: Registry, label: dict[str, object]
+) -> None:
+    other = registry.add_model("library/other:x", {"tensor": b"for another runner"})
+    ours = registry.add_model("library/ours:x", {"model": TINY_GGUF.read_bytes()})
+    digests = [sha256_digest(raw) for raw in (other, ours)]
+    for digest, raw in zip(digests, (other, ours), strict=True):
+        registry.add_manifest(f"library/listed:{digest}", raw)
+    entries: list[dict[str, object]] = [{"digest": digests[0]}, {"digest": digests[1], **label}]
+    registry.add_manifest("library/listed:1b", make_list(entries))
+
+    job = testbed.pull("listed:1b")
+
+    assert (job.state, job.error) == (JobState.DONE, None)
+    stored = testbed.store.resolve("listed:1b")
+    assert testbed.store.model_path(stored).read_bytes() == TINY_GGUF.read_bytes()
+    if label:
+        assert not any(digests[0] in path for path in registry.paths())
+
+
+def test_a_variant_without_the_digest_that_the_list_names_is_refused(
+    testbed: PullTestbed, registry: Registry
+) -> None:
+    registry.add_model("library/listed:1b", {"model": TINY_GGUF.read_bytes()})
+    raw = registry.manifests["/v2/library/listed/manifests/1b"]
+    digest = f"sha256:{'1' * 64}"
+    registry.add_manifest(f"library/listed:{digest}", raw)
+    registry.add_manifest("library/listed:1b", make_list([{"digest": digest}]))
+
+    assert "does not have the digest" in (testbed.pull("listed:1b").error or "")
+
+
+@pytest.mark.parametrize("other", ["library/gpt-oss:20b-llamacpp", "dhiltgen/gpt-oss:20b"])
+def test_a_model_made_for_ollamas_engine_is_replaced_by_its_republished_files(
+    testbed: PullTestbed, registry: Registry, other: str
+) -> None:
+    registry.add_model("library/gpt-oss:20b", {"model": b"made for Ollama's engine"})
+    registry.add_model(other, {"model": TINY_GGUF.read_bytes()})
+
+    job = testbed.pull("gpt-oss:20b")
+
+    assert (job.state, job.error) == (JobState.DONE, None)
+    assert testbed.store.resolve("gpt-oss:20b").name == "gpt-oss:20b"
+    is_elsewhere = other.startswith("dhiltgen/")
+    assert ("the files are those of dhiltgen/gpt-oss" in " ".join(job.warnings)) == is_elsewhere
+
+
+def test_without_republished_files_the_model_itself_is_pulled(
+    testbed: PullTestbed, registry: Registry
+) -> None:
+    registry.add_model("library/gpt-oss:20b", {"model": TINY_GGUF.read_bytes()})
+
+    assert testbed.pull("gpt-oss:20b").state is JobState.DONE
 
 
 def test_a_model_of_a_remote_service_is_refused(testbed: PullTestbed, registry: Registry) -> None:

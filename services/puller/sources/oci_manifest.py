@@ -8,6 +8,7 @@ left out until the engine reads them. The types are those of GetModel in ollama'
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,11 @@ from services.shared.store.manifest import FileRole
 from services.shared.structs import resolved
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+LIST_TYPES = (
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.index.v1+json",
+)
+_MAX_VARIANTS = 20
 _MAX_LAYERS = 1000
 _MAX_BLOB_BYTES = 16 << 40
 _LAYER_PREFIX = "application/vnd.ollama.image."
@@ -68,17 +74,51 @@ class RegistryManifest(msgspec.Struct, frozen=True, rename="camel"):
     layers: tuple[Layer, ...] = ()
 
 
+@resolved
+class _ManifestList(msgspec.Struct, frozen=True, rename="camel"):
+    media_type: str = ""
+    manifests: tuple[dict[str, Any], ...] = ()
+
+
 def parse_manifest(raw: bytes) -> RegistryManifest:
     """Parse and check a manifest. Raises PullFailed, which describes the error."""
     try:
         manifest = msgspec.json.decode(raw, type=RegistryManifest)
     except msgspec.DecodeError as error:
         raise PullFailed("the registry's manifest is not readable") from error
-    if "index" in manifest.media_type or "manifest.list" in manifest.media_type:
-        raise PullFailed("the registry offers a list of variants, which is not supported yet")
+    if _is_list(manifest.media_type):
+        raise PullFailed("the manifest is a list of variants, not one of them")
     if not manifest.layers or len(manifest.layers) > _MAX_LAYERS:
         raise PullFailed(f"the registry's manifest has {len(manifest.layers)} layers")
     return manifest
+
+
+def list_variants(raw: bytes) -> tuple[str, ...] | None:
+    """The digests of a list of manifests, the one for llama.cpp first; None for another manifest.
+
+    Ollama's library makes each tag a list with a manifest for every runner. Nothing says yet how
+    an entry names its runner (ollama/ollama#16590), so all of its texts are searched.
+    """
+    try:
+        listed = msgspec.json.decode(raw, type=_ManifestList)
+    except msgspec.DecodeError:
+        return None
+    if not _is_list(listed.media_type) and not listed.manifests:
+        return None
+    entries = listed.manifests[:_MAX_VARIANTS]
+    ranked = sorted(entries, key=_rank_variant)  # stable: else in the registry's order
+    return tuple(str(entry.get("digest", "")) for entry in ranked)
+
+
+def _is_list(media_type: str) -> bool:
+    return "index" in media_type or "manifest.list" in media_type
+
+
+def _rank_variant(entry: Mapping[str, Any]) -> int:
+    text = msgspec.json.encode(entry).decode().lower()
+    if "llamacpp" in text or "llama.cpp" in text or "llama-server" in text:
+        return 0
+    return 2 if "mlx" in text or "safetensors" in text or "ggml" in text else 1
 
 
 def build_remote_files(
@@ -131,6 +171,14 @@ def _parse_role(layer: Layer) -> FileRole | None:
     if role is None or kind == layer.media_type:
         raise PullFailed(f"the manifest has a layer of an unknown type: {layer.media_type[:100]}")
     return role
+
+
+def parse_manifest_digest(text: str) -> str:
+    """The digest of a manifest in a list. Raises PullFailed when it is malformed."""
+    try:
+        return parse_digest(text)
+    except InvalidModelFile as error:
+        raise PullFailed("the registry's list of variants has a malformed digest") from error
 
 
 def parse_layer_digest(layer: Layer) -> str:

@@ -6,8 +6,9 @@ types/model; the rest follows the specification of distribution.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,13 +16,17 @@ import msgspec
 from services.puller.formats.engine_support import TEXT_ONLY
 from services.puller.sources.base import InlineFile, Listing, ResolveOptions
 from services.puller.sources.oci_manifest import (
+    LIST_TYPES,
     MANIFEST_TYPE,
     Layer,
     build_remote_files,
     has_unread_projector,
+    list_variants,
     parse_layer_digest,
     parse_manifest,
+    parse_manifest_digest,
 )
+from services.puller.sources.redirects import list_replacements
 from services.puller.sources.registry_auth import TokenSigner, fetch_token
 from services.puller.transport.address import Address
 from services.puller.transport.http_client import HttpSession, Reply, find_wait_seconds
@@ -74,21 +79,25 @@ class OllamaSource:
             session.close()
 
     def _resolve(self, session: HttpSession, name: ModelName) -> Listing:
-        base_url = f"{self.find_registry_url(name)}/v2/{name.repo}"
-        url = f"{base_url}/manifests/{name.tag}"
-        raw, secret_headers = self._fetch_manifest(session, url, name)
+        repo, raw, secret_headers = self._fetch_loadable_manifest(session, name)
+        base_url = f"{self.find_registry_url(name)}/v2/{repo}"
         manifest = parse_manifest(raw)
         inline_files = [InlineFile(FileRole.REGISTRY_MANIFEST, "manifest.json", raw)]
         if manifest.config is not None:
             config = self._fetch_config(session, base_url, manifest.config, secret_headers)
             inline_files.append(InlineFile(FileRole.CONFIG, "config.json", config))
+        warnings = []
+        if repo != name.repo:
+            warnings.append(f"the files are those of {repo}, which llama.cpp can load")
+        if has_unread_projector(manifest):
+            warnings.append(TEXT_ONLY)
         return Listing(
             name=name,
             source=f"{urlsplit(base_url).hostname}",
             format="gguf",
             files=build_remote_files(manifest, base_url, secret_headers),
             inline_files=tuple(inline_files),
-            warnings=(TEXT_ONLY,) if has_unread_projector(manifest) else (),
+            warnings=tuple(warnings),
         )
 
     def find_registry_url(self, name: ModelName) -> str:
@@ -99,10 +108,46 @@ class OllamaSource:
         is_plain = host in self._plain_http_hosts or host.split(":")[0] in self._plain_http_hosts
         return f"{'http' if is_plain else 'https'}://{host}"
 
-    def _fetch_manifest(
-        self, session: HttpSession, url: str, name: ModelName
+    def _fetch_loadable_manifest(
+        self, session: HttpSession, name: ModelName
+    ) -> tuple[str, bytes, Mapping[str, str] | None]:
+        """The repository, manifest and credentials of what llama.cpp can load under a name.
+
+        1  a list of variants: the one for llama.cpp
+        2  a model of the library that was made for Ollama's engine: the same model, republished
+        3  the manifest of the tag, as it is
+        """
+        raw, secret_headers = self._fetch_manifest(session, name, name.repo, name.tag)
+        if (variants := list_variants(raw)) is not None:  # 1
+            return name.repo, *self._fetch_variant(session, name, variants)
+        for repo, tag in list_replacements(name):  # 2
+            with contextlib.suppress(ModelNotFound):
+                return repo, *self._fetch_manifest(session, name, repo, tag)
+        return name.repo, raw, secret_headers  # 3
+
+    def _fetch_variant(
+        self, session: HttpSession, name: ModelName, digests: Sequence[str]
     ) -> tuple[bytes, Mapping[str, str] | None]:
-        accept = {"Accept": MANIFEST_TYPE}
+        error = PullFailed("the registry's list of variants has none with a GGUF file")
+        for digest in digests:
+            raw, secret_headers = self._fetch_manifest(
+                session, name, name.repo, parse_manifest_digest(digest)
+            )
+            if f"sha256:{hashlib.sha256(raw).hexdigest()}" != digest:
+                raise PullFailed("a manifest does not have the digest that the list names")
+            try:
+                build_remote_files(parse_manifest(raw), "", None)
+            except PullFailed as unusable:
+                error = unusable
+                continue
+            return raw, secret_headers
+        raise error
+
+    def _fetch_manifest(
+        self, session: HttpSession, name: ModelName, repo: str, tag: str
+    ) -> tuple[bytes, Mapping[str, str] | None]:
+        url = f"{self.find_registry_url(name)}/v2/{repo}/manifests/{tag}"
+        accept = {"Accept": ", ".join((MANIFEST_TYPE, *LIST_TYPES))}
         with session.get(Address(url), accept) as reply:
             if reply.status != 401:
                 _check_manifest_reply(reply, name)
