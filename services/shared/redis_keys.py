@@ -11,6 +11,7 @@
 | spindll:pull_key:{hash} | string: id of the job that an Idempotency-Key created | api | 24 h |
 | spindll:pulls_ended | list: ids of jobs that have ended, for the webhook; the last 1000 | puller | a day |
 | spindll:pull_bytes:{second} | integer: bytes taken from the budget of a second | puller | 5 s |
+| spindll:pulls_on_demand:{principal} | integer: downloads its requests started this hour | api | an hour |
 | spindll:puller:{host} | string: the puller of this host is alive | puller | 30 s, renewed |
 | spindll:searches | pub/sub channel for the queries of search.py; not a key | api | none |
 | spindll:search_claim:{query} | string: a puller answers this query | puller | 60 s |
@@ -35,6 +36,7 @@ PULL_LEASE_SECONDS = 20
 PULL_KEY_SECONDS = 24 * 3600
 PULL_BYTES_SECONDS = 5
 PULLS_ENDED_SECONDS = 24 * 3600
+PULLS_ON_DEMAND_SECONDS = 3600
 PULLER_ALIVE_SECONDS = 30
 SEARCH_KEY_SECONDS = 60
 
@@ -62,6 +64,11 @@ def pull_key(key_hash: str) -> str:
 def pull_bytes(second: int) -> str:
     """The bytes that all workers together have taken from the bandwidth of one second."""
     return f"{PREFIX}pull_bytes:{second}"
+
+
+def pulls_on_demand(principal: str) -> str:
+    """How many downloads the requests of this principal have started in an hour."""
+    return f"{PREFIX}pulls_on_demand:{principal}"
 
 
 def puller(host: str) -> str:

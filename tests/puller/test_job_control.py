@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -226,3 +227,29 @@ def test_an_attempt_with_progress_is_the_first_of_a_new_count(slow_testbed: Pull
     assert testbed.job_store.change_if(job.id, {}, {"attempts": 2})
     with downloading(testbed, job):
         wait_for(lambda: testbed.job_store.get(job.id).attempts == 1)
+
+
+def test_a_job_whose_state_is_lost_does_not_block_its_model(testbed: PullTestbed) -> None:
+    lost = testbed.submit("tiny:f16")
+    testbed.client.delete(redis_keys.pull(lost.id))
+
+    new = testbed.submit("tiny:f16")
+    assert new.id != lost.id
+    testbed.commands.cancel(new.id)
+    other = testbed.submit("tiny:f16")
+    testbed.client.delete(redis_keys.pull(other.id))
+    assert testbed.commands.retry(new.id).state is JobState.QUEUED
+
+
+def test_a_job_that_is_paused_for_months_stays_in_the_list(testbed: PullTestbed) -> None:
+    months_ago = time.time() - 100 * 24 * 3600
+    paused = testbed.submit("tiny:f16")
+    ended = testbed.submit("old:1b")
+    testbed.commands.pause(paused.id)
+    testbed.commands.cancel(ended.id)
+    testbed.client.zadd(redis_keys.PULLS, {paused.id: months_ago, ended.id: months_ago})
+
+    last = testbed.submit("new:1b")
+    testbed.commands.cancel(last.id)
+
+    assert [job.id for job in testbed.job_store.find()] == [last.id, paused.id]

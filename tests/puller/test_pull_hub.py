@@ -147,6 +147,13 @@ def test_the_git_hash_of_a_small_file_detects_a_flipped_byte(
     assert (job.state, job.error_code) == (JobState.FAILED, "digest_mismatch")
 
 
+def test_a_model_behind_thousands_of_other_files_is_found(testbed: PullTestbed, hub: Hub) -> None:
+    others = {f"checkpoints/{n:05d}.txt": b"" for n in range(6000)}
+    hub.add("owner/many", {**others, "z-Q8_0.gguf": TINY_Q8.read_bytes()})
+
+    assert testbed.pull("owner/many:latest").state is JobState.DONE
+
+
 class TestPlainDownload:
     def test_a_file_with_its_sha256_is_verified(
         self, testbed: PullTestbed, cdn: LoopbackServer

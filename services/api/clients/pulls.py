@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import redis
 
+from services.shared import redis_keys
 from services.shared.errors import Unavailable
 from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job import JobState, PullJob
@@ -29,6 +30,7 @@ class PullClient:
     """Starts, reads and changes pull jobs. Unavailable while Redis does not answer."""
 
     def __init__(self, client: redis.Redis, models: ModelStore) -> None:
+        self._redis = client
         self._models = models
         self._store = JobStore(client)
         self._commands = JobCommands(client, self._store)
@@ -135,6 +137,18 @@ class PullClient:
                 await asyncio.sleep(POLL_SECONDS)
                 if self._is_stopping:
                     raise Unavailable("the service is stopping; watch the job again")
+
+    async def count_on_demand(self, principal: str) -> int:
+        """Count a download that a request starts; how many this principal started in an hour."""
+
+        def count() -> int:
+            key = redis_keys.pulls_on_demand(principal)
+            with self._redis.pipeline() as pipe:
+                pipe.set(key, 0, ex=redis_keys.PULLS_ON_DEMAND_SECONDS, nx=True)
+                pipe.incr(key)
+                return cast("int", pipe.execute()[1])
+
+        return await _run_in_thread(count)
 
     def _delete(self, job: PullJob) -> int:
         self._commands.forget(job.id)

@@ -4,6 +4,7 @@ SPINDLL_PULL_ON_DEMAND is the policy: `off`, `admin` (or true; requests with the
 `everyone`. Only models of the Ollama registry and of the Hugging Face hub are downloaded, because a
 generation request must not be able to send the puller to another host. A pull of the same model
 that failed or was cancelled in the last ten minutes is not started again: the response reports it.
+The requests of an API key that is not the admin's start at most 20 downloads in an hour.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 PullPolicy = Literal["off", "admin", "everyone"]
 
 RETRY_AFTER_FAILURE_SECONDS = 600.0
+MAX_STARTED_PER_HOUR = 20
 _HOSTS = {Source.OLLAMA: OLLAMA_HOST, Source.HUB: HUB_HOST}
 
 
@@ -48,10 +50,12 @@ class PullOnDemand:
             name = parse_pullable_name(text) if may_pull(self._policy, principal.role) else None
             if name is None:
                 raise
-            job = await self._find_or_start(name, error)
+            job = await self._find_or_start(name, principal, error)
             raise build_loading_error(text, job) from None
 
-    async def _find_or_start(self, name: str, not_found: ModelNotFound) -> PullJob:
+    async def _find_or_start(
+        self, name: str, principal: Principal, not_found: ModelNotFound
+    ) -> PullJob:
         last = await self._pulls.list(states=(), model=name, limit=1)
         if last and has_just_failed(last[0], now=time.time()):
             raise ModelNotFound(
@@ -59,6 +63,16 @@ class PullOnDemand:
                 param=not_found.param,
                 details=not_found.details,
             )
+        # Each unknown name becomes a job that is kept for weeks: a client must not fill Redis.
+        if principal.role is not Role.ADMIN:
+            started = await self._pulls.count_on_demand(principal.id)
+            if started > MAX_STARTED_PER_HOUR:
+                raise ModelNotFound(
+                    f"{not_found.message}; its download was not started, because this API key has"
+                    f" started {MAX_STARTED_PER_HOUR} in an hour",
+                    param=not_found.param,
+                    details=not_found.details,
+                )
         job, is_new = await self._pulls.start(
             name, priority=0, format=None, sha256=None, idempotency=None
         )

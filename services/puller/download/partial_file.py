@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from services.shared.store import durable
 from services.shared.structs import resolved
 
 SCHEMA = 1
@@ -86,7 +87,7 @@ class PartialFile:
 
     def sync(self) -> None:
         """Make the bytes written so far survive a power cut."""
-        os.fsync(self.fd)
+        durable.sync(self.fd)
 
     def restart(self) -> None:
         """Forget the resume state, so that the next run starts from nothing."""

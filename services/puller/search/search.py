@@ -2,7 +2,11 @@
 
 1. The hub lists the most downloaded repositories of a format, with their file names.
 2. `select_files` selects the files that a pull would download. A repository without any is no hit.
-3. One request per repository, several of them in parallel, fetches the sizes of those files.
+3. One request for each of the first repositories, several of them in parallel, fetches the sizes
+   of those files. All of them are asked when the result is to be sorted by size.
+
+The hub allows an address without a token a few hundred requests in five minutes, which the pulls
+need too. So the answers are kept for ten minutes, and the sizes of a repository as well.
 
 The hub cannot sort by size, so other sort orders apply to the result of step 1 only. Ollama's
 library has no search.
@@ -15,8 +19,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 
 import httpx2
+import msgspec
 from huggingface_hub import HfApi, set_client_factory
 
 from services.puller.formats import engine_support
@@ -29,6 +35,7 @@ from services.puller.search.hits import (
     select_hub_files,
 )
 from services.puller.search.parallel import run_parallel
+from services.puller.search.recent_results import RecentResults
 from services.puller.sources.base import Format, ModelSource, ResolveOptions
 from services.shared.errors import ModelNotFound, SourceUnavailable, SpindllError
 from services.shared.model_name import ModelName
@@ -37,6 +44,8 @@ from services.shared.search import SearchAnswer, SearchHit, SearchQuery, sorted_
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 10.0
+KEEP_SECONDS = 600.0
+SIZED_HITS = 5
 _MAX_PARALLEL_CALLS = 8
 
 NO_MLX_ENGINE = "this version has no engine for MLX models"
@@ -64,14 +73,26 @@ class ModelSearch:
         self._hub = hub
         self._registry = registry
         has_mlx = prefers_mlx and engine_support.LOADS_MLX
+        self._answers: RecentResults[SearchQuery, SearchAnswer] = RecentResults(KEEP_SECONDS)
+        self._sizes: RecentResults[str, dict[str, int]] = RecentResults(KEEP_SECONDS)
         self._formats: tuple[Format, ...] = ("gguf", "mlx") if has_mlx else ("gguf",)
 
     def answer(self, query: SearchQuery, *, seconds: float) -> SearchAnswer:
-        """Return the hits that can be found within the time."""
+        """Return the hits that can be found within the time, or those of the last minutes."""
+        same = msgspec.structs.replace(query, id="")
+        answer = self._answers.get(same)
+        if answer is None:
+            answer, is_complete = self._search(query, seconds=seconds)
+            if is_complete:
+                self._answers.put(same, answer)
+        return answer
+
+    def _search(self, query: SearchQuery, *, seconds: float) -> tuple[SearchAnswer, bool]:
+        """The answer, and whether every source has answered."""
         deadline = time.monotonic() + seconds
         formats = (query.format,) if query.format else self._formats
         if query.format == "mlx" and not engine_support.LOADS_MLX:
-            return SearchAnswer(hits=(), notes=(NO_MLX_ENGINE,))
+            return SearchAnswer(notes=(NO_MLX_ENGINE,)), False
         calls = [
             *self._build_hub_calls(query, formats),
             *self._build_registry_calls(query, formats),
@@ -87,18 +108,23 @@ class ModelSearch:
         }
         exact = [hit for answer in answers for hit in answer.hits]
         repositories = [found for answer in answers for found in answer.repositories]
-        hits = self._add_sizes(_take_most_downloaded(repositories, query.limit), deadline)
+        hits = self._add_sizes(
+            _take_most_downloaded(repositories, query.limit),
+            deadline,
+            sized=query.limit if query.sort == "size" else SIZED_HITS,
+        )
         notes = (
             NO_LIBRARY_SEARCH,
             *(f"{source} does not answer" for source in sorted(unanswered)),
             *(note for answer in answers for note in answer.notes),
             *_build_notes(query, hits, formats),
         )
-        return SearchAnswer(
+        answer = SearchAnswer(
             hits=(*exact, *sorted_hits(hits, query.sort))[: query.limit],
             notes=notes,
             failed=notes[1] if unanswered and not exact and not hits else None,
         )
+        return answer, not unanswered
 
     def _build_hub_calls(
         self, query: SearchQuery, formats: Iterable[Format]
@@ -147,18 +173,24 @@ class ModelSearch:
                 )
         return _PartialAnswer(repositories=tuple(found))
 
-    def _add_sizes(self, repositories: Sequence[Repository], deadline: float) -> list[SearchHit]:
-        calls = [partial(self._fetch_sizes, repository.id) for repository in repositories]
+    def _add_sizes(
+        self, repositories: Sequence[Repository], deadline: float, *, sized: int
+    ) -> list[SearchHit]:
+        calls = [partial(self._fetch_sizes, repository.id) for repository in repositories[:sized]]
         sizes = run_parallel(calls, threads=_MAX_PARALLEL_CALLS, deadline=deadline)
         return [
             build_hub_hit(repository, known if isinstance(known, dict) else {})
-            for repository, known in zip(repositories, sizes, strict=True)
+            for repository, known in zip_longest(repositories, sizes)
         ]
 
     def _fetch_sizes(self, repo: str) -> dict[str, int]:
         assert self._hub is not None
+        if (known := self._sizes.get(repo)) is not None:
+            return known
         info = self._hub.model_info(repo, files_metadata=True, timeout=WAIT_SECONDS)
-        return {s.rfilename: s.size for s in info.siblings or [] if s.size is not None}
+        sizes = {s.rfilename: s.size for s in info.siblings or [] if s.size is not None}
+        self._sizes.put(repo, sizes)
+        return sizes
 
 
 def set_hub_timeout(seconds: float = WAIT_SECONDS) -> None:

@@ -28,7 +28,7 @@ from services.shared.store.manifest import FileRole
 
 _TIMEOUT_SECONDS = 30.0
 _MAX_WAIT_SECONDS = 300.0
-_MAX_FILES = 5000
+_MAX_FILES = 100_000
 GATED = (
     "this repository is gated: accept its terms on its page, "
     "then set SPINDLL_HF_TOKEN to a token that may read it"
@@ -59,7 +59,9 @@ class HuggingFaceSource:
         commit = str(info.sha or "")
         if not _OID.fullmatch(commit):
             raise PullFailed("the hub did not name the commit of the repository")
-        siblings = {s.rfilename: s for s in (info.siblings or [])[:_MAX_FILES]}
+        siblings = {s.rfilename: s for s in info.siblings or []}
+        if len(siblings) > _MAX_FILES:
+            raise PullFailed(f"the repository has {len(siblings)} files, more than a model has")
         try:
             selection = select_files(siblings, self._build_criteria(name, options))
         except PullFailed as error:

@@ -7,12 +7,13 @@ CREATE = """
 -- ARGV: id, creation time, lifetime of pull_key in seconds (0: no pull_key), then field, value, ...
 if ARGV[3] ~= '0' then
   local made = redis.call('get', KEYS[5])
-  if made and redis.call('exists', string.gsub(KEYS[1], ARGV[1], made)) == 1 then
+  if made and redis.call('exists', (string.gsub(KEYS[1], ARGV[1], made))) == 1 then
     return {made, 0}
   end
 end
 local known = redis.call('get', KEYS[2])
-if known and redis.call('sismember', KEYS[4], known) == 1 then
+if known and redis.call('sismember', KEYS[4], known) == 1
+    and redis.call('exists', (string.gsub(KEYS[1], ARGV[1], known))) == 1 then
   if ARGV[3] ~= '0' then redis.call('set', KEYS[5], known, 'EX', ARGV[3]) end
   return {known, 0}
 end
@@ -45,7 +46,7 @@ return 1  -- 0: the job does not exist, or is not as expected
 
 END = f"""
 -- KEYS: the job's hash, its pull_in_flight, pulls_active, its lease, pulls, pulls_ended
--- ARGV: id, seconds to keep the hash, jobs created before this time leave pulls,
+-- ARGV: id, seconds to keep the hash, ended jobs created before this time leave pulls,
 --       seconds to keep pulls_ended, n, n expected pairs of field and value, then field, value, ... to write
 local first = 6
 {_EXPECT}
@@ -54,7 +55,10 @@ redis.call('expire', KEYS[1], ARGV[2])
 if redis.call('get', KEYS[2]) == ARGV[1] then redis.call('del', KEYS[2]) end
 redis.call('srem', KEYS[3], ARGV[1])
 redis.call('del', KEYS[4])
-redis.call('zremrangebyscore', KEYS[5], '-inf', '(' .. ARGV[3])
+for _, old in ipairs(redis.call('zrangebyscore', KEYS[5], '-inf', '(' .. ARGV[3])) do
+  -- A job that has waited for longer than ended ones are kept stays in the list.
+  if redis.call('sismember', KEYS[3], old) == 0 then redis.call('zrem', KEYS[5], old) end
+end
 redis.call('rpush', KEYS[6], ARGV[1])
 redis.call('ltrim', KEYS[6], -1000, -1)
 redis.call('expire', KEYS[6], ARGV[4])
@@ -66,7 +70,8 @@ REOPEN = """
 -- ARGV: id, the state it must be in, then field, value, ... to write
 if redis.call('hget', KEYS[1], 'state') ~= ARGV[2] then return 0 end
 local other = redis.call('get', KEYS[2])
-if other and redis.call('sismember', KEYS[3], other) == 1 then return 0 end
+if other and redis.call('sismember', KEYS[3], other) == 1
+    and redis.call('exists', (string.gsub(KEYS[1], ARGV[1], other))) == 1 then return 0 end
 redis.call('hset', KEYS[1], unpack(ARGV, 3))
 redis.call('persist', KEYS[1])
 redis.call('set', KEYS[2], ARGV[1])

@@ -33,11 +33,32 @@ def make_folder(path: Path, *, below: Path) -> None:
     sync_folder(path.parent)
 
 
+def sync(fd: int) -> None:
+    """Make the bytes of an open file durable.
+
+    On macOS, fsync leaves them in the cache of the drive; F_FULLFSYNC does not. A file system that
+    lacks it gets the fsync.
+    """
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_sync is not None:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, full_sync)
+            return
+    os.fsync(fd)
+
+
 def sync_folder(path: Path) -> None:
-    """Make the folder's entries durable: created, renamed and removed names."""
+    """Make the folder's entries durable: created, renamed and removed names.
+
+    Some network and virtual file systems cannot sync a folder (EINVAL): there a name is as durable
+    as they make it.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(fd)
+        sync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(fd)
 
@@ -46,7 +67,7 @@ def sync_file(path: Path) -> None:
     """Make a file's bytes durable, whichever process wrote them."""
     fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
 
@@ -62,7 +83,7 @@ def write_beside(path: Path, data: bytes) -> Path:
     with temporary.open("xb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
     return temporary
 
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from protos import spindll_pb2
 from protos.spindll_pb2_grpc import SpindllStub
+from services.api.models import pull_on_demand
 from services.api.settings import ApiSettings
 from services.shared.pulls.job import JobState, PullJob
 from services.shared.pulls.job_queue import JobQueue
@@ -101,6 +102,21 @@ async def test_an_admins_chat_starts_the_download_and_is_answered_503(start_api:
         "eta_seconds": None,
     }
     assert running.queue.job_ids == [f"{job.id}-1"]
+
+
+async def test_a_key_starts_a_limited_number_of_downloads_in_an_hour(
+    start_api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull_on_demand, "MAX_STARTED_PER_HOUR", 2)
+    running = await start_api(pull_on_demand="everyone")
+
+    statuses = [(await running.chat(f"m{n}:1b")).status_code for n in range(3)]
+    again = await running.chat("m0:1b")
+    admin = await running.chat("m3:1b", admin=True)
+
+    assert statuses == [503, 503, 404]
+    assert (again.status_code, admin.status_code) == (503, 503)
+    assert running.jobs() == ["m3:1b", "m1:1b", "m0:1b"]
 
 
 async def test_later_chats_share_the_job_and_report_its_progress(start_api: Any) -> None:

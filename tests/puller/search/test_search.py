@@ -141,6 +141,32 @@ def test_a_limit_also_limits_the_requests_to_the_hub(search: ModelSearch, full_h
     assert len(full_hub.paths()) == 2
 
 
+def test_the_same_search_is_answered_without_the_hub(search: ModelSearch, full_hub: Hub) -> None:
+    first = ask(search)
+    full_hub.requests.clear()
+
+    assert ask(search) == first
+    assert full_hub.paths() == []
+
+
+def test_an_incomplete_answer_is_not_kept(search: ModelSearch, full_hub: Hub) -> None:
+    full_hub.plan.faults = [Fault(path_part="/api/models?", status=400, times=1)]
+
+    assert ask(search).failed is not None
+    assert ask(search).hits
+
+
+def test_only_the_first_hits_have_their_sizes_fetched(testbed: PullTestbed, hub: Hub) -> None:
+    for number in range(8):
+        hub.add(f"o/m{number}", {"m-Q4_0.gguf": b"x"}, downloads=9 - number, tags=("gguf",))
+    search = build_search(testbed.settings)
+
+    assert [hit.size_bytes for hit in ask(search, "o/m").hits] == [1] * 5 + [None] * 3
+    assert len(hub.paths()) == 6
+    assert [hit.size_bytes for hit in ask(search, "o/m", sort="size").hits] == [1] * 8
+    assert len(hub.paths()) == 6 + 1 + 3
+
+
 @pytest.mark.usefixtures("mlx_engine")
 def test_the_size_of_an_mlx_repository_includes_all_its_files(search: ModelSearch) -> None:
     [hit] = ask(search, format="mlx").hits
