@@ -124,7 +124,10 @@ class JobRunner:
         del fields["bytes_per_second"], fields["note"]
         fields.pop("attempts", None)
         if outcome is StopReason.TAKEN_OVER:
-            logger.warning("another worker took the job over", extra={"job": job.id})
+            logger.warning(
+                "the job is no longer this worker's: another one has it, or redis lost its data",
+                extra={"job": job.id},
+            )
         elif outcome is StopReason.SHUTDOWN:
             _retry_on_redis_errors(lambda: self._requeue(job, owner, fields))
         elif outcome is StopReason.PAUSE:

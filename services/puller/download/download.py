@@ -1,7 +1,8 @@
 """Download one file into its partial file: several ranges at once, hashed as they arrive.
 
     range workers   claim pieces front to back and write them at their offsets   range_workers.py
-    this thread     hashes behind them, saves the resume state, ends the run     here
+    this thread     hashes behind them and ends the run                          here
+    saver           saves the resume state and syncs, which may take long        state_saver.py
     progress        the state that both share                                    progress.py
 
 The resume state is saved last, however the run ends, so that the next run continues where this one
@@ -12,20 +13,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import time
 from collections.abc import Callable
 
 from services.puller.download.partial_file import PartialFile
 from services.puller.download.progress import DownloadProgress
 from services.puller.download.range_workers import RangeWorkers
 from services.puller.download.retry import RetryPolicy
+from services.puller.download.state_saver import StateSaver
 from services.puller.download.throttle import Throttle
 from services.puller.transport.address import Address
 from services.puller.transport.session_pool import SessionPool
 
 _POLL_SECONDS = 0.05
-_SAVE_SECONDS = 0.5
-_SYNC_SECONDS = 30.0
 _READ_BYTES = 1 << 20
 
 
@@ -66,8 +65,7 @@ class Download:
             retry_policy=retry_policy,
             throttle=throttle,
         )
-        self._save_timer = _Timer(_SAVE_SECONDS)
-        self._sync_timer = _Timer(_SYNC_SECONDS)
+        self._saver = StateSaver(self._progress)
         self.is_resumed = self._progress.done_bytes > 0
 
     def run(self) -> str:
@@ -76,11 +74,13 @@ class Download:
         Raises SourceUnavailable, PullFailed, DiskFull, CredentialsExpired, ContentChanged, or
         whatever `on_progress` raised.
         """
+        self._saver.start()
         self._workers.start()
         try:
             return self._hash_as_it_arrives()
         finally:
             self._workers.stop()
+            self._saver.stop()
             with contextlib.suppress(OSError):  # a full disk must not hide the first error
                 self._progress.save()
 
@@ -96,37 +96,13 @@ class Download:
 
     def _hash_as_it_arrives(self) -> str:
         sha, hashed = hashlib.sha256(), 0
-        buffer = memoryview(bytearray(min(_READ_BYTES, self._progress.size_bytes)))
-        with self._partial.path.open("rb", buffering=0) as reader:
-            while hashed < self._progress.size_bytes:
-                now = self._progress.wait_for_progress(hashed, timeout_seconds=_POLL_SECONDS)
-                self._on_progress(now.done_bytes)
-                if now.frontier > hashed:
-                    n = reader.readinto(buffer[: now.frontier - hashed])
-                    sha.update(buffer[:n])
-                    hashed += n
-                    if self._on_first_bytes is not None:
-                        self._on_first_bytes(hashed)
-                self._save_when_due()
+        while hashed < self._progress.size_bytes:
+            now = self._progress.wait_for_progress(hashed, timeout_seconds=_POLL_SECONDS)
+            self._on_progress(now.done_bytes)
+            if now.frontier > hashed:
+                data = self._partial.read(min(_READ_BYTES, now.frontier - hashed), hashed)
+                sha.update(data)
+                hashed += len(data)
+                if self._on_first_bytes is not None:
+                    self._on_first_bytes(hashed)
         return f"sha256:{sha.hexdigest()}"
-
-    def _save_when_due(self) -> None:
-        if self._sync_timer.is_due():
-            self._progress.sync()
-        if self._save_timer.is_due():
-            self._progress.save()
-
-
-class _Timer:
-    """`is_due` is true once per interval."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._due_at = time.monotonic() + seconds
-
-    def is_due(self) -> bool:
-        now = time.monotonic()
-        if now < self._due_at:
-            return False
-        self._due_at = now + self._seconds
-        return True

@@ -4,6 +4,10 @@ The lock (flock) is on the partial file itself, so the kernel releases it when i
 no two jobs of any process write the same blob. The resume state lists which bytes were written.
 After a reboot, which may follow a power cut, only the synced bytes count; the digest would still
 detect a wrong guess.
+
+    <blob>.partial              the bytes
+    <blob>.partial.json         the resume state as of the last sync, itself synced
+    <blob>.partial.live.json    the newest one; after a power cut it may be empty
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import msgspec
 import psutil
 
 from services.shared.store import durable
+from services.shared.store.layout import state_paths
 from services.shared.structs import resolved
 
 SCHEMA = 1
@@ -50,7 +55,6 @@ class PartialFile:
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self.fd = fd
-        self._state_path = path.with_name(f"{path.name}.json")
         self._new_state_path = path.with_name(f"{path.name}.json.tmp")
 
     @staticmethod
@@ -73,10 +77,19 @@ class PartialFile:
         """The resume state of an earlier run; None if it is missing or unusable."""
         return read_resume_state(self.path)
 
-    def write_resume_state(self, state: ResumeState) -> None:
-        """Replace the resume state atomically."""
-        self._new_state_path.write_bytes(msgspec.json.encode(state))
-        self._new_state_path.replace(self._state_path)
+    def write_resume_state(self, state: ResumeState, *, is_durable: bool = False) -> None:
+        """Replace the newest resume state atomically, or the one that survives a power cut."""
+        synced, live = state_paths(self.path)
+        with self._new_state_path.open("wb") as file:
+            file.write(msgspec.json.encode(state))
+            if is_durable:
+                file.flush()
+                durable.sync(file.fileno())
+        self._new_state_path.replace(synced if is_durable else live)
+
+    def read(self, n_bytes: int, offset: int) -> bytes:
+        """Read bytes that were written. A second open file would break locks on some systems."""
+        return os.pread(self.fd, n_bytes, offset)
 
     def write(self, data: bytes, offset: int) -> None:
         """Write bytes at an offset; callable from any thread. Raises OSError."""
@@ -87,15 +100,20 @@ class PartialFile:
 
     def sync(self) -> None:
         """Make the bytes written so far survive a power cut."""
-        durable.sync(self.fd)
+        fd = os.dup(self.fd)  # the file may be closed while a slow sync runs
+        try:
+            durable.sync(fd)
+        finally:
+            os.close(fd)
 
     def restart(self) -> None:
         """Forget the resume state, so that the next run starts from nothing."""
-        self._state_path.unlink(missing_ok=True)
+        for path in state_paths(self.path):
+            path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the download. Call it before `close`, while the lock is held."""
-        for path in (self._state_path, self._new_state_path, self.path):
+        for path in (*state_paths(self.path), self._new_state_path, self.path):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -107,9 +125,13 @@ class PartialFile:
 
 def read_resume_state(partial: Path) -> ResumeState | None:
     """The resume state beside a partial file, whichever job holds its lock."""
+    synced, live = state_paths(partial)
+    return _read_state(live) or _read_state(synced)
+
+
+def _read_state(path: Path) -> ResumeState | None:
     try:
-        raw = partial.with_name(f"{partial.name}.json").read_bytes()
-        state = msgspec.json.decode(raw, type=ResumeState)
+        state = msgspec.json.decode(path.read_bytes(), type=ResumeState)
     except (OSError, msgspec.DecodeError):
         return None
     if state.schema != SCHEMA or state.piece_bytes <= 0:

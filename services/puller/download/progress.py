@@ -172,8 +172,11 @@ class DownloadProgress:
         with self._changed:
             self._synced = done
 
-    def save(self) -> None:
-        """Write the resume state. Raises OSError."""
+    def save(self, *, is_durable: bool = False) -> None:
+        """Write the resume state, for a power cut or for the end of this process only.
+
+        Raises OSError.
+        """
         with self._changed:
             state = ResumeState(
                 size_bytes=self.size_bytes,
@@ -183,4 +186,4 @@ class DownloadProgress:
                 done=tuple(self._table.done),
                 synced=self._synced,
             )
-        self._partial.write_resume_state(state)
+        self._partial.write_resume_state(state, is_durable=is_durable)

@@ -36,6 +36,7 @@ from services.shared.errors import DiskFull, InternalError, SourceUnavailable, S
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
+_JOIN_SECONDS = 0.1
 # Skipping more than this costs more than a few requests that may reach a node with ranges.
 _MAX_CHEAP_SKIP_BYTES = 64 << 20
 _MAX_IGNORED_RANGES = 2
@@ -76,10 +77,13 @@ class RangeWorkers:
         if not self._progress.is_complete:
             for session in self._sessions:
                 session.shut_down()
-        for thread in self._threads:
-            thread.join()
-        for session in self._sessions:
-            self._session_pool.give_back(session)
+        for thread, session in zip(self._threads, self._sessions, strict=True):
+            # One that is connecting cannot be interrupted; its session is shut, so it will not
+            # request anything any more.
+            while thread.is_alive() and not (session.is_shut and session.is_connecting):
+                thread.join(_JOIN_SECONDS)
+            if not thread.is_alive():
+                self._session_pool.give_back(session)
         self._sessions.clear()
 
 

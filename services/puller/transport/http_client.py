@@ -30,6 +30,7 @@ from services.shared.errors import PullFailed, SourceUnavailable
 
 MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_CONNECT_SECONDS = 10.0
 _NOT_VALID_NOW = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED
 # draft-ietf-httpapi-ratelimit-headers, as the hub sends it: remaining requests, seconds to reset.
 _RATE_LIMIT = re.compile(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
@@ -105,6 +106,7 @@ class HttpSession:
         self._user_agent = user_agent
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
         self._is_shut = False
+        self._is_connecting = False
 
     def get(self, address: Address, headers: Mapping[str, str] | None = None) -> Reply:
         """Return the response after all redirects, whatever its status.
@@ -125,6 +127,11 @@ class HttpSession:
                 reply.read_all(1 << 20)
             url = _resolve_redirect(url, target)
         raise PullFailed("the source redirects in circles")
+
+    @property
+    def is_connecting(self) -> bool:
+        """Whether the thread waits for a name to resolve or a host to accept: nothing ends that."""
+        return self._is_connecting
 
     @property
     def is_shut(self) -> bool:
@@ -149,6 +156,8 @@ class HttpSession:
         # The peer may have closed a kept connection in the meantime: retry once on a new one.
         for is_last in (False, True):
             connection, target, extra, is_reused = self._get_connection(url, parts)
+            if not is_reused:
+                self._open(connection, parts)
             fields = {
                 "User-Agent": self._user_agent,
                 "Accept-Encoding": "identity",
@@ -165,6 +174,20 @@ class HttpSession:
                     message = describe_connection_error(parts.hostname or "", error)
                     raise SourceUnavailable(message) from error
         raise AssertionError("unreachable")
+
+    def _open(self, connection: http.client.HTTPConnection, parts: SplitResult) -> None:
+        # A host with several addresses, of which some lead nowhere, is tried one by one.
+        connection.timeout = min(_CONNECT_SECONDS, self._timeout_seconds)
+        self._is_connecting = True
+        try:
+            connection.connect()
+            connection.sock.settimeout(self._timeout_seconds)
+        except _CONNECTION_ERRORS as error:
+            self.close()
+            message = describe_connection_error(parts.hostname or "", error)
+            raise SourceUnavailable(message) from error
+        finally:
+            self._is_connecting = False
 
     def _get_connection(
         self, url: str, parts: SplitResult

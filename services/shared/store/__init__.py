@@ -2,7 +2,7 @@
 
     models/
       blobs/sha256-<64 hex>            a finished file; it does not change any more
-      blobs/sha256-<64 hex>.partial    a download in progress, with its state file beside it
+      blobs/sha256-<64 hex>.partial    a download in progress, with its state files beside it
       views/<model digest>/<file name> links to blobs, for models of several named files
       manifests/<host>/<namespace>/<model>/<tag>.json
       leases/                          the blobs that running jobs need

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from services.shared.errors import DigestMismatch, InvalidModelFile
 from services.shared.store import durable
-from services.shared.store.layout import Layout, parse_digest
+from services.shared.store.layout import Layout, parse_digest, state_paths
 from services.shared.store.leases import Lease
 
 _CHUNK = 4 << 20
@@ -72,7 +72,7 @@ class Blobs:
     def commit(
         self, partial: Path, *, digest: str | None = None, computed: str | None = None
     ) -> Blob:
-        """Turn a partial into a blob; removes the partial and its state file.
+        """Turn a partial into a blob; removes the partial and its state files.
 
         `digest` is the expected digest (None: accept any). `computed` is the actual digest, if the
         caller has hashed the bytes while writing them; None reads the file again. Raises
@@ -86,7 +86,7 @@ class Blobs:
         durable.sync_file(partial)
         blob = Blob(actual, partial.stat().st_size)
         durable.move(partial, self._layout.blob(actual))
-        partial.with_name(f"{partial.name}.json").unlink(missing_ok=True)
+        _remove_state(partial)
         return blob
 
     def add_bytes(self, data: bytes) -> Blob:
@@ -145,12 +145,17 @@ class Blobs:
             os.close(fd)
 
     def discard(self, partial: Path) -> None:
-        """Remove a partial and its state file, if they exist."""
+        """Remove a partial and its state files, if they exist."""
         partial.unlink(missing_ok=True)
-        partial.with_name(f"{partial.name}.json").unlink(missing_ok=True)
+        _remove_state(partial)
 
     def _make_folder(self) -> None:
         durable.make_folder(self._layout.blobs, below=self._layout.root)
+
+
+def _remove_state(partial: Path) -> None:
+    for path in state_paths(partial):
+        path.unlink(missing_ok=True)
 
 
 def hash_file(path: Path) -> str:

@@ -87,9 +87,15 @@ def blob_name(digest: str) -> str:
 
 
 def parse_blob_name(file_name: str) -> str | None:
-    """The digest in a file name, which may end in `.partial` or `.partial.json`; else None."""
-    match = _BLOB_NAME.fullmatch(file_name.removesuffix(".json").removesuffix(".partial"))
+    """The digest in the file name of a blob, a partial or one of its `state_paths`; else None."""
+    stem = file_name.removesuffix(".json").removesuffix(".live").removesuffix(".partial")
+    match = _BLOB_NAME.fullmatch(stem)
     return None if match is None else f"sha256:{match[1]}"
+
+
+def state_paths(partial: Path) -> tuple[Path, Path]:
+    """The files with the resume state of a partial: the one of the last sync, and the newest."""
+    return partial.with_name(f"{partial.name}.json"), partial.with_name(f"{partial.name}.live.json")
 
 
 def checked_path(text: str) -> str:

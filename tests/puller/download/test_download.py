@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import itertools
 import os
 import random
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from services.puller.download import progress, range_workers
+from services.puller.download import progress, range_workers, state_saver
 from services.puller.download.download import Download
 from services.puller.download.partial_file import PartialFile, ResumeState, boot_id
 from services.puller.download.retry import RetryPolicy
@@ -22,6 +23,8 @@ from services.puller.transport.address import Address
 from services.puller.transport.range_response import ContentChanged
 from services.puller.transport.session_pool import SessionPool
 from services.shared.errors import PullFailed, SourceUnavailable
+from services.shared.store import durable
+from services.shared.store.layout import state_paths
 from tests.fakes.registries.faults import ALWAYS, Fault, FaultPlan
 from tests.fakes.registries.server import Handler, LoopbackServer
 
@@ -382,6 +385,89 @@ def test_after_a_process_died_unsynced_bytes_count(
 
     assert make_download(server, partial).run() == SHA256
     assert server.sent_bytes == SIZE - 500_000
+
+
+def test_after_a_power_cut_an_empty_newest_state_falls_back_to_the_synced_one(
+    server: LoopbackServer, partial: PartialFile
+) -> None:
+    os.ftruncate(partial.fd, SIZE)
+    os.pwrite(partial.fd, DATA[:200_000], 0)
+    state = ResumeState(
+        size_bytes=SIZE,
+        piece_bytes=500_000,
+        etag=None,
+        boot="another",
+        done=(500_000, 0, 0, 0, 0, 0),
+        synced=(200_000, 0, 0, 0, 0, 0),
+    )
+    partial.write_resume_state(state, is_durable=True)
+    state_paths(partial.path)[1].write_bytes(b"")
+
+    assert make_download(server, partial).run() == SHA256
+    assert server.sent_bytes == SIZE - 200_000
+
+
+def test_a_slow_sync_does_not_delay_a_stop(
+    server: LoopbackServer, partial: PartialFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_saver, "_SAVE_SECONDS", 0.01)
+    monkeypatch.setattr(state_saver, "_SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(state_saver, "_STOP_SECONDS", 0.05)
+    began, released = threading.Event(), threading.Event()
+
+    def slow_sync(fd: int) -> None:
+        began.set()
+        assert released.wait(30)
+
+    monkeypatch.setattr(durable, "sync", slow_sync)
+    server.plan.faults = [Fault(stall_at=100_000, times=ALWAYS)]
+
+    def stop_in_the_sync(done_bytes: int) -> None:
+        if began.is_set():
+            raise Stop
+
+    running = make_download(server, partial, on_progress=stop_in_the_sync)
+    with pytest.raises(Stop):
+        running.run()
+
+    assert not released.is_set()
+    assert partial.read_resume_state() is not None
+    released.set()
+    running._saver._thread.join(30)
+
+
+def test_a_stop_does_not_wait_for_a_connection_that_is_not_made(
+    partial: PartialFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connecting, released = threading.Event(), threading.Event()
+
+    def hang(connection: http.client.HTTPConnection) -> None:
+        connecting.set()
+        assert released.wait(30)
+        raise OSError
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", hang)
+
+    def stop_when_connecting(done_bytes: int) -> None:
+        if connecting.is_set():
+            raise Stop
+
+    running = Download(
+        partial,
+        Address("http://127.0.0.1:1/file"),
+        SIZE,
+        has_digest=True,
+        connections=2,
+        sessions=POOL,
+        retry_policy=FAST_RETRIES,
+        throttle=Throttle(),
+        on_progress=stop_when_connecting,
+    )
+    with pytest.raises(Stop):
+        running.run()
+
+    assert not released.is_set()
+    released.set()
 
 
 def test_a_partial_file_has_one_owner(partial: PartialFile) -> None:
