@@ -15,12 +15,14 @@ from typing import TypeVar
 import psutil
 import pytest
 
+from services.puller.importing.local_files import import_file
 from services.shared.pulls.job import JobState, PullJob
 from tests.conftest import ROOT, TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.oci import Registry, sha256_digest
 from tests.fakes.registries.server import LoopbackServer
 from tests.puller.conftest import PullTestbed
+from tests.puller.formats.gguf.writer import TENSORS, TensorSpec, write_gguf
 
 WAIT_SECONDS = 60
 
@@ -220,16 +222,44 @@ def kill_marathon(
         testbed.store.delete("tiny:f16")
     puller.stop()
     testbed.age_temporary_files()
+    import_file(testbed.store, TINY_GGUF, "kept")  # without any manifest, a sweep is careful
     testbed.store.sweep(min_age_seconds=0)
     assert testbed.job_store.list_in_flight() == []
     assert testbed.leftover_files() == []
-    assert list(testbed.store.layout.blobs.glob("sha256-*")) == []
+    assert len(list(testbed.store.layout.blobs.glob("sha256-*"))) == 1
 
 
 def test_kill_9_at_any_moment_loses_nothing(
     testbed: PullTestbed, start: Callable[..., PullerProcess], cdn: LoopbackServer
 ) -> None:
     kill_marathon(testbed, start, cdn, kills=5)
+
+
+@pytest.mark.slow
+def test_kill_9_between_parallel_pieces_loses_nothing(
+    testbed: PullTestbed,
+    start: Callable[..., PullerProcess],
+    registry: Registry,
+    cdn: LoopbackServer,
+) -> None:
+    size = 80 << 20  # five pieces
+    weights = random.Random(1).randbytes(size)
+    data = write_gguf(tensors=[*TENSORS, TensorSpec("blk.0.ffn_up.weight", (1024, size // 4096))])
+    data = data[: len(data) - size] + weights
+    registry.add_model("library/big:latest", {"model": data})
+    puller = start(PULL_CONNECTIONS="4", PULL_MAX_BYTES_PER_SECOND=str(16 << 20))
+    job = testbed.submit("big:latest")
+    for part in (1, 2, 3):
+        wait_for_bytes(testbed, job, part * size // 4)
+        for worker in puller.workers():
+            worker.kill()
+
+    done = wait_for_end(testbed, job)
+
+    assert (done.state, done.error) == (JobState.DONE, None)
+    manifest = testbed.store.resolve("big")
+    assert testbed.store.model_path(manifest).read_bytes() == data
+    assert len({request.range for request in cdn.requests if request.range}) >= 5
 
 
 @pytest.mark.slow

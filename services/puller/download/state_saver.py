@@ -14,7 +14,7 @@ from services.puller.download.progress import DownloadProgress
 
 logger = logging.getLogger(__name__)
 
-_SAVE_SECONDS = 0.5
+_SAVE_SECONDS = 0.2
 _SYNC_SECONDS = 30.0
 _STOP_SECONDS = 0.5
 
