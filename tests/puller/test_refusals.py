@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from services.puller.download.partial_file import PartialFile, ResumeState, boot_id
 from services.puller.formats import engine_support
 from services.shared.pulls.job import JobState
 from services.shared.store.manifest import FileRole
@@ -45,6 +46,31 @@ def test_an_unloadable_model_is_refused_after_its_first_bytes(
     assert words in (job.error or "")
     assert testbed.leftover_files() == []
     assert cdn.sent_bytes < 3 << 20
+
+
+def test_a_resumed_file_with_a_wrong_header_is_downloaded_once_more(
+    testbed: PullTestbed, registry: Registry
+) -> None:
+    data = write_gguf(tensors=BIG)
+    registry.add_model("library/big:latest", {"model": data})
+    partial = PartialFile.lock(testbed.store.blobs.partial_path(sha256_digest(data)))
+    assert partial is not None
+    partial.write(bytes(1 << 20), 0)
+    partial.write_resume_state(
+        ResumeState(
+            size_bytes=len(data),
+            piece_bytes=16 << 20,
+            etag=None,
+            boot=boot_id(),
+            done=(1 << 20,),
+            synced=(),
+        )
+    )
+    partial.close()
+
+    job = testbed.pull("big:latest")
+
+    assert (job.state, job.error) == (JobState.DONE, None)
 
 
 def test_a_model_with_an_adapter_is_refused(testbed: PullTestbed, registry: Registry) -> None:

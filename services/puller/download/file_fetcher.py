@@ -2,8 +2,8 @@
 
 1  The blob is in the store already: nothing to do.
 2  Another job holds the partial file: report its progress, then check again.
-3  Otherwise: download and verify it. A resumed file with a wrong digest is downloaded once more
-   from the start, because the bytes of the earlier run may be the wrong ones. So is a file without
+3  Otherwise: download and verify it. A resumed file with a wrong digest or header is downloaded
+   once more from the start, because the bytes of the earlier run may be the wrong ones. So is a file without
    a digest that changed at the source.
 """
 
@@ -50,8 +50,8 @@ class FileFetcher:
     def fetch(self, file: RemoteFile, control: JobControl, sessions: SessionPool) -> StoredFile:
         """Return the file, complete and verified, in the store.
 
-        Raises DigestMismatch, DiskFull, SourceUnavailable, PullFailed, CredentialsExpired, or
-        Interrupted when the job should stop.
+        Raises DigestMismatch, InvalidModelFile, DiskFull, SourceUnavailable, PullFailed,
+        CredentialsExpired, or Interrupted when the job should stop.
         """
         digest = file.download_digest
         partial = self._lock_partial(file, digest, control)
@@ -106,6 +106,12 @@ class FileFetcher:
                 if restarts > _MAX_RESTARTS:
                     raise PullFailed("the file at the source keeps changing") from error
                 continue
+            except InvalidModelFile:
+                partial.restart()
+                if download.is_resumed:  # the bytes of the earlier run may be the wrong ones
+                    continue
+                partial.remove()  # it never becomes usable
+                raise
             if _is_correct(file, computed, partial):
                 break
             partial.restart()
@@ -145,9 +151,6 @@ class FileFetcher:
     ) -> str:
         try:
             return download.run()
-        except InvalidModelFile:  # it never becomes usable
-            partial.remove()
-            raise
         except DiskFull as error:
             # When a write filled the disk, free space is worth more than a partial download. (A
             # full quota is not reported as `written`: it harms nobody else.)
