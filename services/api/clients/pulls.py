@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TypeVar, cast
@@ -10,7 +11,7 @@ from typing import TypeVar, cast
 import redis
 
 from services.shared import redis_keys
-from services.shared.errors import Unavailable
+from services.shared.errors import Conflict, JobNotFound, Unavailable
 from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job import JobState, PullJob
 from services.shared.pulls.job_queue import JobQueue
@@ -118,8 +119,12 @@ class PullClient:
         """Remove all jobs that ended in these states, and their bytes; (jobs, freed bytes)."""
 
         def delete() -> tuple[int, int]:
-            jobs = self._store.find(states=states, limit=MAX_DELETED)
-            return len(jobs), sum(self._delete(job) for job in jobs)
+            deleted, freed_bytes = 0, 0
+            for job in self._store.find(states=states, limit=MAX_DELETED):
+                with contextlib.suppress(Conflict, JobNotFound):  # retried or deleted meanwhile
+                    freed_bytes += self._delete(job)
+                    deleted += 1
+            return deleted, freed_bytes
 
         return await _run_in_thread(delete)
 

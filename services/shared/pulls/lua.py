@@ -47,7 +47,8 @@ return 1  -- 0: the job does not exist, or is not as expected
 END = f"""
 -- KEYS: the job's hash, its pull_in_flight, pulls_active, its lease, pulls, pulls_ended
 -- ARGV: id, seconds to keep the hash, ended jobs created before this time leave pulls,
---       seconds to keep pulls_ended, n, n expected pairs of field and value, then field, value, ... to write
+--       seconds to keep pulls_ended, n, n expected pairs of field and value,
+--       then field, value, ... to write
 local first = 6
 {_EXPECT}
 redis.call('hset', KEYS[1], unpack(ARGV, last))

@@ -136,10 +136,12 @@ class Blobs:
             return 0
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as download/partial_file.py
-            freed = os.fstat(fd).st_blocks * 512
+            ours = os.fstat(fd)
+            if not os.path.samestat(ours, path.lstat()):
+                return 0  # it became a blob, and perhaps another partial has begun
             self.discard(path)
-            return freed
-        except BlockingIOError:
+            return ours.st_blocks * 512
+        except (BlockingIOError, FileNotFoundError):
             return 0
         finally:
             os.close(fd)
