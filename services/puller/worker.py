@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 import redis
@@ -35,6 +36,31 @@ logger = logging.getLogger(__name__)
 
 _HEARTBEAT_SECONDS = 15
 _MAINTENANCE_SECONDS = 60
+
+
+class PullTicket(Job):
+    """A ticket: whatever it names in Redis, it calls `jobs.pull_model` and nothing else.
+
+    RQ imports and calls any function that a job or its callbacks name. Who may write to the queue
+    would run code in the one process that reaches the internet.
+    """
+
+    @property
+    def func(self) -> Callable[..., object]:
+        """What performing the ticket calls."""
+        return jobs.pull_model
+
+    @property
+    def success_callback(self) -> None:
+        """None: tickets have no callbacks."""
+
+    @property
+    def failure_callback(self) -> None:
+        """None: tickets have no callbacks."""
+
+    @property
+    def stopped_callback(self) -> None:
+        """None: tickets have no callbacks."""
 
 
 class PullWorker(SimpleWorker):
@@ -80,9 +106,10 @@ def build_worker(client: redis.Redis, runner: JobRunner) -> PullWorker:
     """Build a worker of the pull queue. `work(burst=True)` ends when the queue is empty."""
     jobs.install(runner)
     worker = PullWorker(
-        [Queue(QUEUE, connection=client, serializer=JSONSerializer)],
+        [Queue(QUEUE, connection=client, serializer=JSONSerializer, job_class=PullTicket)],
         connection=client,
         serializer=JSONSerializer,
+        job_class=PullTicket,
         maintenance_interval=_MAINTENANCE_SECONDS,
         job_monitoring_interval=_HEARTBEAT_SECONDS,
         log_job_description=False,
