@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+import sys
+
+import psutil
 import pytest
 
+from services.engine.core import LoadConfig
+from services.engine.front.process.launcher import ProcessLauncher
+from services.engine.front.process.runner_process import RunnerTimeouts
 from services.engine.front.process.visible_devices import show_devices
+from tests.engine.engine_server import eventually
 
 UUIDS = "GPU-8932f937,GPU-0a1b2c3d,GPU-ffffffff"
 
@@ -42,3 +50,26 @@ def test_an_order_that_the_operator_has_set_is_kept() -> None:
 def test_nothing_is_hidden_from_a_runner_on_a_device_of_another_kind(device: str) -> None:
     """ROCm reads CUDA's variable as well."""
     assert show_devices({"PATH": "/bin"}, [device]) == {"PATH": "/bin"}
+
+
+@pytest.mark.parametrize(("devices", "visible"), [(("cuda1",), "1"), ((), "-1")])
+async def test_a_runner_is_started_with_its_own_devices(
+    monkeypatch: pytest.MonkeyPatch, devices: tuple[str, ...], visible: str
+) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+    argv = (sys.executable, "-c", "import time; time.sleep(60)")
+    config = LoadConfig(model_path="m", backend="llamacpp", context_length=1, devices=devices)
+    ended = asyncio.Event()
+    launcher = ProcessLauncher(argv, timeouts=RunnerTimeouts())
+    runner = await launcher.start(config, lambda _: None, lambda _: ended.set())
+    try:
+        process = psutil.Process(runner.pid)
+        await eventually(process.environ)  # empty until the program has begun
+        environment = process.environ()
+    finally:
+        await runner.kill_and_wait("is no longer needed")
+
+    assert ended.is_set()
+    assert environment["CUDA_VISIBLE_DEVICES"] == visible
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
