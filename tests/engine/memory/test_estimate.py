@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from services.engine.core import MAX_CHECKPOINT_BYTES, LoadConfig, MemoryPolicy, ModelInfo
+from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.memory.estimate import (
     build_footprint,
     compute_estimate_key,
@@ -13,7 +13,6 @@ from services.engine.memory.estimate import (
     interpolate_footprint,
     raise_reserve,
 )
-from services.engine.runner.stepping.kv import sequence_pool
 from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES, PROCESS_BYTES
 
 
@@ -55,10 +54,6 @@ def test_the_footprint_of_a_recurrent_model_includes_the_checkpoints_that_it_may
     assert footprint.need == {"host": 2124 + PROCESS_BYTES + (512 << 20)}
     # A load has none yet: what it takes says nothing about them.
     assert correct_footprint(footprint, {"host": 5000}).need == {"host": 5000 + (512 << 20)}
-
-
-def test_the_limit_of_checkpoints_is_the_one_that_the_runner_keeps_to() -> None:
-    assert sequence_pool._MAX_CHECKPOINT_BYTES == MAX_CHECKPOINT_BYTES
 
 
 def test_a_process_that_takes_more_than_promised_raises_the_promise_and_never_lowers_it() -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from services.engine.core import MemoryPolicy
+from services.engine.core import MAX_CHECKPOINT_BYTES, MemoryPolicy
 from services.engine.runner.stepping.kv.cells import Cells
 from services.engine.runner.stepping.kv.memory_operations import Cut, Drop, MemoryOperation, Share
 from services.engine.runner.stepping.kv.pooled_sequence import Match, PooledSequence
@@ -27,7 +27,6 @@ from services.engine.runner.stepping.kv.retention import ReuseClass, ReuseStatis
 
 _CHECK_ROWS = 64  # between two checks of what idle sequences have cost
 _CONTINUATION_SHARE = 0.5  # a sequence continues one of which it shares more than this part
-_MAX_CHECKPOINT_BYTES = 512 << 20  # of all checkpoints, in addition to the context
 
 
 class SequencePool:
@@ -199,7 +198,7 @@ class SequencePool:
         sequence.checkpoints[sequence.length] = checkpoint
         self._checkpoint_bytes += len(checkpoint)
         for other in (*self._cached.values(), *self._busy.values()):
-            while self._checkpoint_bytes > _MAX_CHECKPOINT_BYTES and other.checkpoints:
+            while self._checkpoint_bytes > MAX_CHECKPOINT_BYTES and other.checkpoints:
                 oldest = next(iter(other.checkpoints))
                 self._checkpoint_bytes -= len(other.checkpoints.pop(oldest))
 
