@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     import llama_cpp
 
 _MAX_SOURCE_CHARS = 1 << 20  # of a constraint's source
-_MAX_COMPILED = 64  # compiled constraints; agents send the same schema again and again
+# Compiled constraints that are kept, because agents send the same schema again and again: by number,
+# and by the characters of their sources. Each character takes 20 to 350 bytes of memory.
+_MAX_COMPILED = 64
+_MAX_COMPILED_CHARS = 256 << 10
 _MAX_MESSAGE_CHARS = 500
 _MAX_PIECE_BYTES = 16 << 10
 _MARKER = b"\x02"
@@ -145,7 +148,8 @@ class ConstraintCompiler:
         self._tokenizer: GrammarTokenizer | None = None
         # These matchers are never advanced: requests get copies, which take microseconds.
         self._compiled: OrderedDict[Constraint, GrammarMatcher] = OrderedDict()
-        self._lock = threading.Lock()  # guards both of the above
+        self._compiled_chars = 0
+        self._lock = threading.Lock()  # guards all of the above
 
     def compile(self, constraint: Constraint) -> ConstraintState:
         """Build the state of an answer without tokens. Raises InvalidRequest with the reason."""
@@ -156,10 +160,18 @@ class ConstraintCompiler:
             if matcher is None:
                 matcher = _build_matcher(self._tokenizer, constraint)
                 self._compiled[constraint] = matcher
-                if len(self._compiled) > _MAX_COMPILED:
-                    self._compiled.popitem(last=False)
+                self._compiled_chars += len(constraint.source)
+                self._forget_oldest()
             self._compiled.move_to_end(constraint)
             return ConstraintState(matcher.copy(), self._tokenizer)
+
+    def _forget_oldest(self) -> None:
+        """Keep to the limits, but always keep the newest."""
+        while len(self._compiled) > 1 and (
+            len(self._compiled) > _MAX_COMPILED or self._compiled_chars > _MAX_COMPILED_CHARS
+        ):
+            constraint, _ = self._compiled.popitem(last=False)
+            self._compiled_chars -= len(constraint.source)
 
 
 class ConstraintState:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from services.engine.core import Constraint, Sampling
@@ -168,3 +170,15 @@ def test_a_model_without_an_end_token_cannot_be_constrained() -> None:
 
     with pytest.raises(InvalidRequest, match="no end token"):
         constraints.compile(Constraint("regex", "a"))
+
+
+def test_the_memory_of_kept_constraints_is_limited() -> None:
+    """Eighty different schemas of 11 KB each: kept in full they would take 100 MB."""
+    compiler = build_compiler()
+    before = psutil.Process().memory_info().rss
+    for number in range(80):
+        properties = {f"p{number}_{i}": {"type": "number"} for i in range(400)}
+        source = json.dumps({"type": "object", "properties": properties})
+        compiler.compile(Constraint("json_schema", source))
+
+    assert psutil.Process().memory_info().rss - before < 64 << 20
