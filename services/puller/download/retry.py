@@ -18,6 +18,7 @@ class RetryPolicy:
     backoff_seconds: float = 0.5  # doubles with each failure
     max_backoff_seconds: float = 30.0
     max_retry_after_seconds: float = 300.0
+    max_wait_seconds: float = 60.0  # a longer wait is not for a worker: the job is put back
 
 
 class RetryState:
@@ -33,6 +34,7 @@ class RetryState:
     ) -> float | None:
         """Count a failure and return the wait before the next attempt; None means give up.
 
+        A source that asks for a long wait is given up at once: another job can use the worker.
         The count starts over when `min_progress_bytes` have arrived since it last started.
         """
         if done_bytes - self._best_done_bytes >= self._policy.min_progress_bytes:
@@ -41,7 +43,8 @@ class RetryState:
         if self._failures >= self._policy.max_failures:
             return None
         if retry_after_seconds is not None:
-            return min(retry_after_seconds, self._policy.max_retry_after_seconds)
+            is_short = retry_after_seconds <= self._policy.max_wait_seconds
+            return retry_after_seconds if is_short else None
         backoff = self._policy.backoff_seconds * float(1 << (self._failures - 1))
         return min(backoff, self._policy.max_backoff_seconds) * random.uniform(0.5, 1.0)  # noqa: S311
 
