@@ -1088,7 +1088,7 @@ class LoadedResponse(_message.Message):
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceMemory]: ...
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Recent failed loads and crashes, a sentence each, for the owner."""
+        """GPUs that cannot be used, recent failed loads and crashes, a sentence each, for the owner."""
 
     def __init__(
         self,
@@ -1397,10 +1397,13 @@ class HealthResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     MODELS_LOADED_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    LACKS_REQUIRED_GPU_FIELD_NUMBER: _builtins.int
     accepting: _builtins.bool
     """False while the engine drains."""
     version: _builtins.str
     models_loaded: _builtins.int
+    lacks_required_gpu: _builtins.bool
+    """A GPU is required and none can be used: every load is refused, and `problems` say why."""
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -1410,10 +1413,11 @@ class HealthResponse(_message.Message):
         version: _builtins.str = ...,
         models_loaded: _builtins.int = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        lacks_required_gpu: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepting", b"accepting", "models_loaded", b"models_loaded", "problems", b"problems", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepting", b"accepting", "lacks_required_gpu", b"lacks_required_gpu", "models_loaded", b"models_loaded", "problems", b"problems", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,6 +88,8 @@ class Readiness:
         problems = tuple(health.problems)
         if not health.accepting:
             return ReadinessCheck("engine", "the engine is stopping", problems)
+        if health.lacks_required_gpu:
+            return ReadinessCheck("engine", "the engine requires a GPU and can use none", problems)
         if not self._engine.is_connected:
             return ReadinessCheck("engine", "the engine session is being opened", problems)
         return ReadinessCheck("engine", notes=problems)

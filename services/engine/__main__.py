@@ -10,12 +10,10 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
 
-from services.engine.core import Device
 from services.engine.front.build import Engine, build_engine, read_model_settings_by_name
+from services.engine.front.gpu_check import GpuCheck, check_gpu
 from services.engine.front.models.model_settings import ModelSettings
-from services.engine.front.process.device_list import list_devices
 from services.engine.front.watchdog import Watchdog
 from services.engine.settings import EngineSettings
 from services.shared.errors import InvalidRequest
@@ -26,9 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 async def serve(
-    settings: EngineSettings,
-    settings_by_name: dict[str, ModelSettings],
-    devices: Sequence[Device],
+    settings: EngineSettings, settings_by_name: dict[str, ModelSettings], gpu: GpuCheck
 ) -> int:
     """Run until a signal; the exit status."""
     loop = asyncio.get_running_loop()
@@ -39,7 +35,7 @@ async def serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    engine = build_engine(settings, settings_by_name, devices=devices)
+    engine = build_engine(settings, settings_by_name, gpu=gpu)
     try:
         await engine.server.listen(settings.engine_address)
     except RuntimeError as error:
@@ -72,13 +68,14 @@ def main() -> int:
     """Run the front; the exit status. See the module."""
     settings = read_settings(EngineSettings)
     set_up_logs("engine", level=settings.log_level, fmt=settings.log_format)
-    devices = () if settings.engine_backend == "fake" else list_devices()
+    is_fake = settings.engine_backend == "fake"
+    gpu = GpuCheck() if is_fake else check_gpu(is_required=settings.require_gpu)
     try:
-        settings_by_name = read_model_settings_by_name(settings, devices)
+        settings_by_name = read_model_settings_by_name(settings, gpu.devices)
     except InvalidRequest as error:
         print(error.message, file=sys.stderr)  # noqa: T201
         return 2
-    return asyncio.run(serve(settings, settings_by_name, devices))
+    return asyncio.run(serve(settings, settings_by_name, gpu))
 
 
 if __name__ == "__main__":

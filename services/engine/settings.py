@@ -57,6 +57,11 @@ class EngineSettings(SharedSettings):
         le=MAX_GPU_LAYERS,
         description="Layers on the GPU; -1: as many as fit, 0: none.",
     )
+    require_gpu: bool = Field(
+        default=False,
+        description="Load no model while no GPU can be used, instead of computing on the CPU. The "
+        "GPU variants of the containers set it.",
+    )
     cache_type_k: CacheType = Field(
         default="f16", description="Type of the context's keys: f16, q8_0, q4_0, ..."
     )

@@ -71,6 +71,20 @@ async def test_not_ready_while_the_engine_is_stopping(api: Api) -> None:
     assert answer.json()["missing"] == ["the engine is stopping"]
 
 
+async def test_not_ready_while_the_engine_refuses_every_load(api: Api) -> None:
+    api.engine.lacks_required_gpu = True
+    api.engine.problems = ["GPU: driver 470.1 is too old"]
+    async with api.client("") as client:
+        answer = await client.get("/ready")
+    async with api.client() as client:
+        problems = (await client.get("/ready")).json()["problems"]
+
+    assert answer.status_code == 503
+    assert answer.json()["missing"] == ["the engine requires a GPU and can use none"]
+    assert "driver" not in answer.text
+    assert problems == ["GPU: driver 470.1 is too old"]
+
+
 async def test_the_readiness_report_lists_everything_that_is_missing(
     tmp_path: Path, redis_url: str
 ) -> None:

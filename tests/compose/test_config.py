@@ -194,7 +194,8 @@ def test_compose_passes_every_setting_to_its_service(
 ) -> None:
     expected = {f"SPINDLL_{field}".upper() for field in set(cls.model_fields) - FIXED}
     environment = config["services"][name]["environment"]
-    passed = {name for name, value in environment.items() if value is None} - {"TZ"}
+    fixed = {f"SPINDLL_{field}".upper() for field in FIXED}
+    passed = set(environment) - fixed - {"TZ"}
 
     assert passed == expected, "list the settings in compose.yaml, under `environment`"
 
@@ -211,14 +212,28 @@ def test_a_setting_reaches_the_service_it_belongs_to_and_no_other(configure: Con
     assert received == {("puller", "SPINDLL_HF_TOKEN"), ("engine", "SPINDLL_THREADS")}
 
 
-def test_only_the_cuda_engine_reserves_gpus_and_nvml(configure: Configure) -> None:
+def test_only_the_cuda_engine_reserves_gpus_with_libcuda_and_nvml(configure: Configure) -> None:
+    """Docker replaces the capabilities of the image by this list: `compute` brings libcuda."""
     cpu, cuda = (configure(ENGINE=variant)["services"] for variant in VARIANTS)
     [device] = cuda["engine"]["deploy"]["resources"]["reservations"]["devices"]
 
     assert (device["driver"], device["count"]) == ("nvidia", -1)
-    assert device["capabilities"] == ["gpu", "utility"]
+    assert {"gpu", "compute", "utility"} <= set(device["capabilities"])
     assert not any(service.get("deploy") for service in cpu.values())
     assert {name for name in ALL_SERVICES if cpu[name] != cuda[name]} == {"engine"}
+
+
+def test_the_cuda_engine_requires_a_gpu_unless_the_operator_says_otherwise(
+    configure: Configure,
+) -> None:
+    def read(**variables: str) -> str | None:
+        environment = configure(**variables)["services"]["engine"]["environment"]
+        required: str | None = environment["SPINDLL_REQUIRE_GPU"]
+        return required
+
+    assert read(ENGINE="cuda") == "true"
+    assert read(ENGINE="cuda", SPINDLL_REQUIRE_GPU="false") == "false"
+    assert read() is None
 
 
 def _networks(service: Service) -> set[str]:

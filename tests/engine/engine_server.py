@@ -17,6 +17,7 @@ from grpc import aio
 from protos import engine_pb2 as pb
 from protos.engine_pb2_grpc import EngineStub
 from services.engine.front.build import Engine, build_engine, read_model_settings_by_name
+from services.engine.front.gpu_check import GpuCheck
 from services.engine.settings import EngineSettings
 from services.shared.store.manifest import Description, FileRole, Manifest, StoredFile
 from services.shared.store.model_store import ModelStore
@@ -151,7 +152,11 @@ class RunningFront:
 
 @contextlib.asynccontextmanager
 async def running_front(
-    data: Path, *, runner: tuple[str, ...] = SCRIPTED_RUNNER, **settings: Any
+    data: Path,
+    *,
+    runner: tuple[str, ...] = SCRIPTED_RUNNER,
+    gpu: GpuCheck | None = None,
+    **settings: Any,
 ) -> AsyncIterator[RunningFront]:
     """A front that runs until the block ends. Every runner has ended after the block."""
     # Not under tmp_path: the path of a unix socket must be short.
@@ -159,7 +164,7 @@ async def running_front(
         address = f"unix:{folder}/engine.sock"
         engine_settings = EngineSettings(data_dir=data, engine_address=address, **settings)
         engine = build_engine(
-            engine_settings, read_model_settings_by_name(engine_settings), runner=runner
+            engine_settings, read_model_settings_by_name(engine_settings), runner=runner, gpu=gpu
         )
         await engine.server.listen(address)
         async with aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ QUESTIONS = {
     "What is the capital of Italy?": "Rome.",
     "What is the capital of Japan?": "Tokyo.",
 }
-SETTINGS = {"context_length": 2048, "threads": 1, "max_sequences": 8}
+SETTINGS: dict[str, Any] = {"context_length": 2048, "threads": 1, "max_sequences": 8}
 
 
 def chat(question: str) -> str:
@@ -131,7 +132,12 @@ async def test_two_models_that_cannot_both_be_loaded_alternate(tmp_path: Path) -
 
 
 async def test_the_smallest_context_with_the_most_sequences_answers(data: Path) -> None:
-    settings = {"context_length": 1, "max_sequences": 256, "batch_tokens": 1 << 16, "threads": 1}
+    settings: dict[str, Any] = {
+        "context_length": 1,
+        "max_sequences": 256,
+        "batch_tokens": 1 << 16,
+        "threads": 1,
+    }
     async with running_front(data, runner=RUNNER_COMMAND, **settings) as front:
         answers = await asyncio.gather(*(ask(front, question) for question in QUESTIONS))
         (model,) = (await front.loaded()).models

@@ -86,6 +86,7 @@ class ScriptedEngine(EngineServicer):
         self.sessions = 0
         self.is_accepting = True
         self.problems: list[str] = []
+        self.lacks_required_gpu = False
         self.unary_error: SpindllError | None = None
         self.address = ""
         self._changed = asyncio.Condition()
@@ -205,7 +206,10 @@ class ScriptedEngine(EngineServicer):
 
     async def Health(self, request: engine_pb2.HealthRequest, context: Context) -> Any:  # noqa: N802
         return engine_pb2.HealthResponse(
-            accepting=self.is_accepting, version="0", problems=self.problems
+            accepting=self.is_accepting,
+            version="0",
+            problems=self.problems,
+            lacks_required_gpu=self.lacks_required_gpu,
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.engine.core import Device
+from services.engine.front.gpu_check import GpuCheck
 from services.engine.front.models.load_planner import LoadDefaults
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
@@ -18,7 +19,12 @@ from services.engine.front.models.model_settings import (
     read_model_settings,
 )
 from services.engine.front.models.pool import ModelPool
-from services.engine.front.process.launcher import RUNNER_COMMAND, ProcessLauncher
+from services.engine.front.process.launcher import (
+    RUNNER_COMMAND,
+    ProcessLauncher,
+    RunnerLauncher,
+)
+from services.engine.front.process.refusing_launcher import RefusingLauncher
 from services.engine.front.process.runner_process import RunnerTimeouts
 from services.engine.front.rpc.server import EngineServer
 from services.engine.memory.budget import parse_budget
@@ -80,13 +86,14 @@ def build_engine(
     settings: EngineSettings,
     settings_by_name: dict[str, ModelSettings],
     *,
-    devices: Sequence[Device] = (),
+    gpu: GpuCheck | None = None,
     runner: Sequence[str] = RUNNER_COMMAND,
 ) -> Engine:
-    """Build the whole front, for a machine with these devices. Needs a running event loop.
+    """Build the whole front, for a machine with the GPUs of `gpu`. Needs a running event loop.
 
     Tests run another `runner` command.
     """
+    gpu = gpu or GpuCheck()
     store = ModelStore(settings.models_dir)
 
     async def resolve_path(manifest: Manifest) -> Path:
@@ -97,20 +104,25 @@ def build_engine(
         beat_deadline_seconds=settings.beat_deadline_seconds,
         step_deadline_seconds=settings.step_deadline_seconds,
     )
+    launcher: RunnerLauncher = ProcessLauncher(runner, timeouts=timeouts)
+    if gpu.refusal is not None:
+        launcher = RefusingLauncher(gpu.refusal)
     pool = ModelPool(
-        ProcessLauncher(runner, timeouts=timeouts),
-        SystemProbe(devices),
+        launcher,
+        SystemProbe(gpu.devices),
         parse_budget(settings.memory_budget),
         EstimateCache(settings.estimates_path),
         build_load_defaults(settings),
-        devices=devices,
+        devices=gpu.devices,
         resolve_path=resolve_path,
-        settings=ModelSettingsRegistry(_build_base_settings(settings), settings_by_name, devices),
+        settings=ModelSettingsRegistry(
+            _build_base_settings(settings), settings_by_name, gpu.devices
+        ),
     )
     clock = asyncio.get_running_loop().time
     manifests = ManifestCache(store.resolve, clock=clock)
     manager = ModelManager(pool, max_queued=settings.max_queued)
-    server = EngineServer(manager, pool, manifests, clock=clock)
+    server = EngineServer(manager, pool, manifests, gpu, clock=clock)
     return Engine(pool, manager, manifests, server)
 
 

@@ -1,7 +1,6 @@
-"""The GPUs that the installed llama.cpp can use: `python -m services.engine.backends.llamacpp.devices`.
+"""Which GPUs the installed llama.cpp can use, and for which GPUs it has code.
 
-Writes a JSON list of `core.Device` to stdout. The front runs this once, in a process of its own,
-because to ask for the memory of a device means to occupy some of it.
+To ask for the memory of a device means to occupy some of it, until the process ends.
 
 CUDA devices all count. Of a ROCm or Vulkan build only the first device does: nothing hides the
 others from a runner, so the log of one could not be told from that of another.
@@ -10,7 +9,7 @@ others from a runner, so the log of one could not be told from that of another.
 from __future__ import annotations
 
 import ctypes
-import sys
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from services.engine.core import Device
 _CUDA, _METAL = "cuda", "mtl"
 _KINDS = frozenset({_CUDA, "rocm", "vulkan", _METAL})
 _GPU, _INTEGRATED_GPU = 1, 2  # ggml_backend_dev_type
+_ARCHITECTURES = re.compile(r"\bARCHS = ([\d,]+)")
 
 
 class _Properties(ctypes.Structure):
@@ -43,7 +43,7 @@ def list_devices() -> list[Device]:
     """The devices that layers can be put on, in llama.cpp's order."""
     lib = load_library()
     # In a build without a ggml library of its own, ggml is a part of llama.cpp's.
-    ggml = open_ggml(Path(lib.__file__ or "").parent / "lib") or lib.llama_cpp._lib  # noqa: SLF001
+    ggml = open_ggml(_library_folder()) or lib.llama_cpp._lib  # noqa: SLF001
     return choose_devices(_read_devices(ggml))
 
 
@@ -57,6 +57,26 @@ def choose_devices(found: Sequence[tuple[int, Device]]) -> list[Device]:
     gpus = gpus or [device for type_, device in known if type_ == _INTEGRATED_GPU]
     cuda = [device for device in gpus if device.kind == _CUDA]
     return cuda or gpus[:1]
+
+
+def has_cuda_backend() -> bool:
+    """Whether this build was compiled for CUDA, whether or not its module could be loaded."""
+    return any(_library_folder().glob("libggml-cuda*"))
+
+
+def read_cuda_architectures() -> tuple[int, ...]:
+    """The compute capabilities, times 10, that the loaded CUDA backend has code for."""
+    return parse_architectures(load_library().llama_print_system_info().decode())
+
+
+def parse_architectures(system_info: str) -> tuple[int, ...]:
+    """Parse `CUDA : ARCHS = 750,900 | …`: (75, 90). Empty without a CUDA backend."""
+    found = _ARCHITECTURES.search(system_info)
+    return tuple(int(arch) // 10 for arch in found[1].split(",") if arch) if found else ()
+
+
+def _library_folder() -> Path:
+    return Path(load_library().__file__ or "").parent / "lib"
 
 
 def _read_devices(ggml: ctypes.CDLL) -> list[tuple[int, Device]]:
@@ -82,7 +102,3 @@ def _build_device(properties: _Properties) -> Device:
     )
     uses_main_memory = properties.type == _INTEGRATED_GPU or device.kind == _METAL
     return msgspec.structs.replace(device, uses_main_memory=uses_main_memory)
-
-
-if __name__ == "__main__":
-    sys.stdout.buffer.write(msgspec.json.encode(list_devices()) + b"\n")

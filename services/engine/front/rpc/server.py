@@ -19,6 +19,7 @@ from grpc import aio
 from protos import engine_pb2 as pb
 from protos.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
 from services import __version__
+from services.engine.front.gpu_check import GpuCheck
 from services.engine.front.models.loaded_model import ModelState
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
@@ -86,11 +87,13 @@ class EngineServer(EngineServicer):
         manager: ModelManager,
         pool: ModelPool,
         manifests: ManifestCache,
+        gpu: GpuCheck,
         *,
         clock: Callable[[], float],
     ) -> None:
         self._manager = manager
         self._pool = pool
+        self._gpu = gpu
         self._clock = clock
         self._manifests = manifests
         self._sessions: set[Session] = set()
@@ -178,7 +181,7 @@ class EngineServer(EngineServicer):
             self._pool.models,
             self._pool.list_backing_off(),
             self._pool.measure_memory(),
-            problems=self._pool.list_problems(),
+            problems=self._list_problems(),
             now=self._clock(),
         )
 
@@ -199,8 +202,12 @@ class EngineServer(EngineServicer):
             accepting=not self._pool.is_draining,
             version=__version__,
             models_loaded=sum(model.state is ModelState.READY for model in self._pool.models),
-            problems=self._pool.list_problems(),
+            problems=self._list_problems(),
+            lacks_required_gpu=self._gpu.refusal is not None,
         )
+
+    def _list_problems(self) -> list[str]:
+        return [*self._gpu.problems, *self._pool.list_problems()]
 
 
 def to_grpc_status(error: SpindllError) -> grpc.StatusCode:
