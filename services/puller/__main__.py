@@ -14,6 +14,7 @@ from services.puller.maintenance import Maintenance
 from services.puller.search.listener import SearchListener
 from services.puller.search.search import set_hub_timeout
 from services.puller.settings import PullerSettings, split_list
+from services.puller.transport.http_client import tls_context
 from services.puller.webhook import WebhookSender
 from services.puller.worker_pool import WorkerPool
 from services.shared.errors import InvalidModelFile, InvalidSettings
@@ -32,6 +33,7 @@ def main() -> None:
     """Run the puller; the exit status is 2 when a setting is not usable."""
     settings = read_settings(PullerSettings)
     set_up_logs("puller", level=settings.log_level, fmt=settings.log_format)
+    require_certificates()
     worker_pool = build_worker_pool(settings)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: worker_pool.stop())
@@ -46,6 +48,19 @@ def main() -> None:
         sender.stop()
     listener.stop()
     logger.info("puller stopped")
+
+
+def require_certificates() -> None:
+    """Exit with status 2 when the file that SSL_CERT_FILE names is no list of authorities."""
+    try:
+        tls_context()
+    except OSError as error:
+        print(  # noqa: T201
+            f"SSL_CERT_FILE: the certificates cannot be read ({error.strerror}); with containers"
+            " the file must be below /data/credentials",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from error
 
 
 def build_worker_pool(settings: PullerSettings) -> WorkerPool:
@@ -71,7 +86,10 @@ def build_worker_pool(settings: PullerSettings) -> WorkerPool:
 
     maintenance = Maintenance(job_store, job_queue, store, max_attempts=settings.pull_attempts)
     return WorkerPool(
-        client, maintenance, workers=settings.pull_workers, first_start=provision_models
+        maintenance,
+        workers=settings.pull_workers,
+        first_start=provision_models,
+        heartbeat_file=settings.heartbeat_file,
     )
 
 
@@ -86,7 +104,8 @@ def describe_unusable_store(root: Path, error: Exception) -> str:
     reason = (error.strerror or "unknown error") if isinstance(error, OSError) else str(error)
     return (
         f"the models folder {root} is not writable ({reason}); it must belong to the user that runs"
-        f" the puller: chown -R {os.geteuid()}:{os.getegid()}"
+        f" the puller: run `chown -R {os.geteuid()}:{os.getegid()}` on it; with containers, on the"
+        " folder that MODELS names"
     )
 
 

@@ -87,6 +87,10 @@ class PullerSettings(SharedSettings):
     models: Annotated[str, NoDecode] = Field(
         default="", description="Models to pull at the first start, with commas."
     )
+    heartbeat_file: Path | None = Field(
+        default=None,
+        description="A file whose time is set every 5 seconds while the puller is alive.",
+    )
     tiny_model: Path | None = Field(
         default=None, description="A GGUF file that the first start imports under the name tiny."
     )

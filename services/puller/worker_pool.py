@@ -7,21 +7,19 @@ This process does not pull models itself, so no model file can crash it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import redis
 
 from services.puller.job_runner import build_lease_owner_prefix
 from services.puller.maintenance import Maintenance
-from services.shared import redis_keys
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +46,16 @@ class WorkerPool:
 
     def __init__(
         self,
-        client: redis.Redis,
         maintenance: Maintenance,
         *,
         workers: int,
         first_start: Callable[[], None],
+        heartbeat_file: Path | None = None,
         command: tuple[str, ...] = (sys.executable, "-m", "services.puller.worker"),
     ) -> None:
-        self._redis = client
         self._maintenance = maintenance
         self._first_start: Callable[[], None] | None = first_start
+        self._heartbeat_file = heartbeat_file
         self._command = command
         self._slots = [_Slot() for _ in range(workers)]
         self._dead_owners: set[str] = set()
@@ -75,6 +73,7 @@ class WorkerPool:
                 now = time.monotonic()
                 any_died = self._restart_workers(now)
                 if any_died or now >= maintain_at:
+                    self._write_heartbeat()
                     self._run_safely(self._maintain)
                     maintain_at = now + _MAINTENANCE_SECONDS
                 if now >= sweep_at:
@@ -105,13 +104,15 @@ class WorkerPool:
         slot.process = None
 
     def _maintain(self) -> None:
-        key = redis_keys.puller(socket.gethostname())
-        self._redis.set(key, "alive", ex=redis_keys.PULLER_ALIVE_SECONDS)
         if self._first_start is not None:
             self._first_start()
             self._first_start = None
         self._maintenance.requeue_jobs(self._dead_owners)
         self._dead_owners.clear()
+
+    def _write_heartbeat(self) -> None:
+        if self._heartbeat_file is not None:
+            self._heartbeat_file.touch()
 
     def _run_safely(self, action: Callable[[], object]) -> None:
         try:
@@ -137,5 +138,3 @@ class WorkerPool:
             self._dead_owners.add(build_lease_owner_prefix(process.pid))
         # A worker that had to be killed could not return its job to the queue.
         self._run_safely(lambda: self._maintenance.requeue_jobs(self._dead_owners))
-        with contextlib.suppress(redis.RedisError):
-            self._redis.delete(redis_keys.puller(socket.gethostname()))

@@ -12,7 +12,6 @@
 | spindll:pulls_ended | list: ids of jobs that have ended, for the webhook; the last 1000 | puller | a day |
 | spindll:pull_bytes:{second} | integer: bytes taken from the budget of a second | puller | 5 s |
 | spindll:pulls_on_demand:{principal} | integer: downloads its requests started this hour | api | an hour |
-| spindll:puller:{host} | string: the puller of this host is alive | puller | 30 s, renewed |
 | spindll:searches | pub/sub channel for the queries of search.py; not a key | api | none |
 | spindll:search_claim:{query} | string: a puller answers this query | puller | 60 s |
 | spindll:search_answer:{query} | list of one: the answer to a query | puller | 60 s or until read |
@@ -37,7 +36,6 @@ PULL_KEY_SECONDS = 24 * 3600
 PULL_BYTES_SECONDS = 5
 PULLS_ENDED_SECONDS = 24 * 3600
 PULLS_ON_DEMAND_SECONDS = 3600
-PULLER_ALIVE_SECONDS = 30
 SEARCH_KEY_SECONDS = 60
 
 
@@ -69,11 +67,6 @@ def pull_bytes(second: int) -> str:
 def pulls_on_demand(principal: str) -> str:
     """How many downloads the requests of this principal have started in an hour."""
     return f"{PREFIX}pulls_on_demand:{principal}"
-
-
-def puller(host: str) -> str:
-    """The sign of life of this host's puller."""
-    return f"{PREFIX}puller:{host}"
 
 
 def search_claim(query_id: str) -> str:

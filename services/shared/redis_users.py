@@ -75,7 +75,6 @@ USERS: Mapping[str, RedisUser] = {
         keys=(
             *_PULL_KEYS,
             redis_keys.PREFIX + "pull_bytes:*",
-            redis_keys.puller(_ANY),
             redis_keys.search_claim(_ANY),
             redis_keys.search_answer(_ANY),
             "rq:*",

@@ -1,8 +1,7 @@
-"""Fixtures that run Docker Compose, or skip with the reason why they cannot."""
+"""The configuration of compose.yaml, read without Docker; and Compose, where it is installed."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,12 +11,16 @@ from typing import Any
 
 import pytest
 
+from tests.compose.yaml_config import read_config
+
 ROOT = Path(__file__).resolve().parents[2]
 Config = dict[str, Any]
 Configure = Callable[..., Config]
-VARIANTS = ["cpu", "cuda"]
+GPU_VARIANTS = ["cuda", "cuda12"]
+VARIANTS = ["cpu", *GPU_VARIANTS]
 OWN_SERVICES = ["api", "engine", "puller"]
-ALL_SERVICES = [*OWN_SERVICES, "redis", "secrets"]
+LONG_LIVED_SERVICES = [*OWN_SERVICES, "ready", "redis"]
+ALL_SERVICES = [*LONG_LIVED_SERVICES, "secrets"]
 
 
 def compose(
@@ -64,13 +67,11 @@ def docker_engine(compose_cli: None) -> None:
 
 
 @pytest.fixture(scope="session")
-def configure(compose_cli: None) -> Configure:
-    """Return the configuration that Compose reads with given variables."""
+def configure() -> Configure:
+    """Return the configuration with given variables."""
 
     def read(**variables: str) -> Config:
-        done = compose("config", "--format", "json", variables=variables)
-        assert done.returncode == 0, done.stderr
-        return dict(json.loads(done.stdout))
+        return read_config(variables)
 
     return read
 

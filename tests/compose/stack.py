@@ -77,13 +77,14 @@ class Stack:
             "TAG": self.project,
             "PORT": str(self.port),
             "GRPC_PORT": str(self.grpc_port),
+            "HEALTH_INTERVAL": "2s",  # `up --wait` waits for the first checks
         }
         return compose(
             *arguments, variables=variables, folder=self.folder, timeout_seconds=timeout_seconds
         )
 
     def up(self) -> None:
-        """Start the stack and return when every service is healthy."""
+        """Start the stack and return when every service is healthy, and a chat would succeed."""
         self.run("up", "--detach", "--wait", timeout_seconds=UP_SECONDS)
 
     def down(self) -> None:

@@ -1,4 +1,4 @@
-"""The guarantees of compose.yaml, checked in the configuration that Compose reads from it."""
+"""The guarantees of compose.yaml: networks, volumes, settings, devices, images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from services.shared import redis_users
 from services.shared.settings import SharedSettings
 from tests.compose.conftest import (
     ALL_SERVICES,
+    GPU_VARIANTS,
     OWN_SERVICES,
     ROOT,
-    VARIANTS,
     Config,
     Configure,
     compose,
@@ -24,18 +24,14 @@ from tests.compose.conftest import (
 
 Service = dict[str, Any]
 
-# Settings that compose.yaml sets, and settings for files that would have to be mounted.
-FIXED = {
-    "data_dir", "redis_url", "redis_password_file", "engine_address", "api_host", "api_port",
-    "grpc_port", "tiny_model", "hf_token_file", "ollama_key_file",
-}  # fmt: skip
+PROXY_VARIABLES = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"}
 
 
 def test_without_any_variable_the_stack_is_the_cpu_variant(configure: Configure) -> None:
     assert configure() == configure(ENGINE="cpu")
 
 
-def test_the_services_are_api_engine_puller_redis_and_secrets(config: Config) -> None:
+def test_the_services_are_ours_and_redis_secrets_and_ready(config: Config) -> None:
     assert config["name"] == "spindll"
     assert sorted(config["services"]) == ALL_SERVICES
 
@@ -58,10 +54,12 @@ def test_only_the_puller_reaches_outside_networks(config: Config) -> None:
 
     assert members == {
         "front": {"api"},
-        "back": {"api", "engine", "puller", "redis"},
+        "back": {"api", "engine", "puller", "ready", "redis"},
         "egress": {"puller"},
     }
     assert config["networks"]["back"]["internal"] is True
+    # No route back, and no resolver for names outside.
+    assert config["services"]["api"]["dns"] == ["127.0.0.1"]
     masquerade = "com.docker.network.bridge.enable_ip_masquerade"
     assert config["networks"]["front"]["driver_opts"] == {masquerade: "false"}
 
@@ -94,7 +92,7 @@ def test_the_published_address_and_ports_can_be_chosen(configure: Configure) -> 
 def test_every_volume_is_writable_only_for_its_owners(config: Config) -> None:
     writers: dict[str, set[str]] = {}
     for name, service in config["services"].items():
-        for mount in service["volumes"]:
+        for mount in service.get("volumes", []):
             owners = writers.setdefault(mount["source"], set())
             if not mount.get("read_only"):
                 owners.add(name)
@@ -102,6 +100,7 @@ def test_every_volume_is_writable_only_for_its_owners(config: Config) -> None:
     assert writers == {
         "models": {"api", "puller"},
         "model-settings": set(),
+        "credentials": set(),
         "kvcache": {"engine"},
         "engine-state": {"engine"},
         "engine-secrets": {"engine"},
@@ -118,10 +117,22 @@ def test_only_the_api_mounts_the_api_keys(config: Config) -> None:
     services = {
         name
         for name, service in config["services"].items()
-        if any(mount["source"] == "secrets" for mount in service["volumes"])
+        if any(mount["source"] == "secrets" for mount in service.get("volumes", []))
     }
 
     assert services == {"api"}
+
+
+def test_only_the_puller_mounts_the_credentials_for_registries(configure: Configure) -> None:
+    services = configure(CREDENTIALS="/etc/spindll")["services"]
+    mounted = {
+        (name, mount["target"], bool(mount.get("read_only")))
+        for name, service in services.items()
+        for mount in service.get("volumes", [])
+        if mount["source"] == "/etc/spindll"
+    }
+
+    assert mounted == {("puller", "/data/credentials", True)}
 
 
 def test_folders_of_the_host_can_replace_the_volumes(configure: Configure) -> None:
@@ -178,7 +189,7 @@ def test_the_users_are_written_where_the_services_look(config: Config) -> None:
 def test_the_compose_files_contain_no_password_key_or_token() -> None:
     text = (ROOT / "compose.yaml").read_text() + (ROOT / "docker" / "engines.yaml").read_text()
 
-    assert not re.search(r"(PASSWORD|TOKEN|SECRET|KEY)[A-Z_]*:[ ]*[^\s/]", text)
+    assert not re.search(r"(PASSWORD|TOKEN|SECRET|KEY)[A-Z_]*:[ ]*[^\s/#]", text)
 
 
 # ---- settings and devices
@@ -192,12 +203,34 @@ def test_the_compose_files_contain_no_password_key_or_token() -> None:
 def test_compose_passes_every_setting_to_its_service(
     config: Config, name: str, cls: type[SharedSettings]
 ) -> None:
-    expected = {f"SPINDLL_{field}".upper() for field in set(cls.model_fields) - FIXED}
-    environment = config["services"][name]["environment"]
-    fixed = {f"SPINDLL_{field}".upper() for field in FIXED}
-    passed = set(environment) - fixed - {"TZ"}
+    expected = {f"SPINDLL_{field}".upper() for field in cls.model_fields} - {"SPINDLL_TINY_MODEL"}
+    # What this service does not need, or has its default of here:
+    expected -= {"SPINDLL_ENGINE_ADDRESS"} if name == "puller" else set()
+    passed = set(config["services"][name]["environment"]) - {"TZ"} - PROXY_VARIABLES
 
     assert passed == expected, "list the settings in compose.yaml, under `environment`"
+
+
+def test_proxies_and_authorities_reach_the_puller_and_no_other_service(
+    configure: Configure,
+) -> None:
+    variables = {name: f"value of {name}" for name in PROXY_VARIABLES}
+    services = configure(**variables)["services"]
+    received = {
+        name: {k: v for k, v in service["environment"].items() if k in PROXY_VARIABLES}
+        for name, service in services.items()
+    }
+
+    assert received.pop("puller") == variables
+    assert not any(received.values())
+
+
+def test_the_time_zone_reaches_the_api_and_the_puller(configure: Configure) -> None:
+    """It decides the dates that chat templates print, and the hours of downloads."""
+    services = configure(TZ="Europe/Berlin")["services"]
+    zones = {name: service["environment"].get("TZ") for name, service in services.items()}
+
+    assert {name for name, zone in zones.items() if zone == "Europe/Berlin"} == {"api", "puller"}
 
 
 def test_a_setting_reaches_the_service_it_belongs_to_and_no_other(configure: Configure) -> None:
@@ -212,18 +245,44 @@ def test_a_setting_reaches_the_service_it_belongs_to_and_no_other(configure: Con
     assert received == {("puller", "SPINDLL_HF_TOKEN"), ("engine", "SPINDLL_THREADS")}
 
 
-def test_only_the_cuda_engine_reserves_gpus_with_libcuda_and_nvml(configure: Configure) -> None:
+@pytest.mark.parametrize("variant", GPU_VARIANTS)
+def test_a_gpu_engine_reserves_gpus_with_libcuda_and_nvml(
+    configure: Configure, variant: str
+) -> None:
     """Docker replaces the capabilities of the image by this list: `compute` brings libcuda."""
-    cpu, cuda = (configure(ENGINE=variant)["services"] for variant in VARIANTS)
-    [device] = cuda["engine"]["deploy"]["resources"]["reservations"]["devices"]
+    services = configure(ENGINE=variant)["services"]
+    [device] = services["engine"]["deploy"]["resources"]["reservations"]["devices"]
 
-    assert (device["driver"], device["count"]) == ("nvidia", -1)
+    assert (device["driver"], device["device_ids"]) == ("nvidia", ["all"])
     assert {"gpu", "compute", "utility"} <= set(device["capabilities"])
+
+
+def test_the_variants_differ_in_the_engine_only(configure: Configure) -> None:
+    cpu, *others = (configure(ENGINE=variant)["services"] for variant in ("cpu", *GPU_VARIANTS))
+
     assert not any(service.get("deploy") for service in cpu.values())
-    assert {name for name in ALL_SERVICES if cpu[name] != cuda[name]} == {"engine"}
+    for services in others:
+        assert {name for name in ALL_SERVICES if cpu[name] != services[name]} == {"engine"}
 
 
-def test_the_cuda_engine_requires_a_gpu_unless_the_operator_says_otherwise(
+def test_gpus_can_be_chosen(configure: Configure) -> None:
+    engine = configure(ENGINE="cuda", GPU_IDS="0,2")["services"]["engine"]
+    [device] = engine["deploy"]["resources"]["reservations"]["devices"]
+
+    assert device["device_ids"] == ["0,2"]
+    assert "count" not in device
+
+
+def test_cuda_12_has_code_for_older_gpus_and_its_own_image(configure: Configure) -> None:
+    cuda, cuda12 = (configure(ENGINE=name)["services"]["engine"] for name in GPU_VARIANTS)
+
+    assert cuda["build"]["args"]["CUDA_ARCHS"].split(";")[0] == "75-real"
+    assert cuda12["build"]["args"]["CUDA_ARCHS"].split(";")[:3] == ["60-real", "61-real", "70-real"]
+    assert cuda12["build"]["args"]["CUDA"] == "12"
+    assert cuda["image"] != cuda12["image"]
+
+
+def test_a_gpu_engine_requires_a_gpu_unless_the_operator_says_otherwise(
     configure: Configure,
 ) -> None:
     def read(**variables: str) -> str | None:
@@ -231,7 +290,7 @@ def test_the_cuda_engine_requires_a_gpu_unless_the_operator_says_otherwise(
         required: str | None = environment["SPINDLL_REQUIRE_GPU"]
         return required
 
-    assert read(ENGINE="cuda") == "true"
+    assert [read(ENGINE=variant) for variant in GPU_VARIANTS] == ["true", "true"]
     assert read(ENGINE="cuda", SPINDLL_REQUIRE_GPU="false") == "false"
     assert read() is None
 

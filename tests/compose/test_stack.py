@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
+import subprocess
+import sys
+import uuid
 from collections.abc import Iterator
 
 import grpc
@@ -69,11 +74,13 @@ def test_the_data_of_redis_survives_a_restart(stack: Stack) -> None:
         "from services.shared.redis_client import connect\n"
         "redis = connect('redis://puller@redis:6379/0', Path('/data/redis-secret/password'))\n"
     )
-    stack.python("puller", connect + "redis.set('spindll:puller:kept', 'yes', ex=600)")
+    stack.python("puller", connect + "redis.set('spindll:pull_bytes:1', 'yes', ex=600)")
     stack.run("restart", "redis")
     stack.run("up", "--detach", "--wait", timeout_seconds=300)
 
-    assert stack.python("puller", connect + "print(redis.get('spindll:puller:kept'))") == "b'yes'"
+    assert (
+        stack.python("puller", connect + "print(redis.get('spindll:pull_bytes:1'))") == "b'yes'"
+    )
     assert stack.ask_until_answered(QUESTION) == ANSWER
 
 
@@ -128,6 +135,85 @@ def test_only_the_puller_joins_a_network_with_a_route_outside(stack: Stack, serv
             networks_outside.append(name.removeprefix(stack.project + "_"))
 
     assert networks_outside == (["egress"] if service == "puller" else [])
+
+
+# ---- what the networks let through
+
+# In TEST-NET-2, which nobody uses: a computer on the other side of the host.
+HOST_ADDRESS, OUTSIDE_ADDRESS = "198.51.100.1", "198.51.100.2"
+CONNECT = (
+    "import socket\n"
+    f"try: socket.create_connection(('{OUTSIDE_ADDRESS}', 8000), 5).recv(5); print('connected')\n"
+    "except OSError: print('no connection')"
+)
+SERVE = (
+    "import socket\n"
+    f"listener = socket.create_server(('{OUTSIDE_ADDRESS}', 8000))\n"
+    "print('listening', flush=True)\n"
+    "while True: listener.accept()[0].sendall(b'hello')"
+)
+
+
+@pytest.fixture
+def outside(stack: Stack) -> Iterator[None]:
+    """A server that the host reaches directly, but that has no route to the containers."""
+    if os.getuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("only root can make a network namespace")
+    name = f"out{uuid.uuid4().hex[:8]}"
+    ip("netns", "add", name)
+    try:
+        ip("link", "add", name, "type", "veth", "peer", "name", "inside", "netns", name)
+        ip("address", "add", f"{HOST_ADDRESS}/24", "dev", name)
+        ip("link", "set", name, "up")
+        ip("-n", name, "address", "add", f"{OUTSIDE_ADDRESS}/24", "dev", "inside")
+        ip("-n", name, "link", "set", "inside", "up")
+        command = ["ip", "netns", "exec", name, sys.executable, "-c", SERVE]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "listening\n"
+            yield
+            server.kill()
+    finally:
+        ip("netns", "delete", name)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, timeout=30)
+
+
+def test_only_the_puller_can_call_out(stack: Stack, outside: None) -> None:
+    """The api is on `front`, whose bridge leads to the host, but gets no answer from beyond it."""
+    results = {name: stack.python(name, CONNECT) for name in ("api", "engine", "puller")}
+
+    assert results == {
+        "api": "no connection",
+        "engine": "no connection",
+        "puller": "connected",
+    }
+
+
+def test_the_api_resolves_the_names_of_services_and_no_others(stack: Stack) -> None:
+    """A name can carry data out, so the resolver must not pass names on."""
+    code = (
+        "import socket\n"
+        "def resolve(name):\n"
+        "    try: return bool(socket.getaddrinfo(name, 80))\n"
+        "    except socket.gaierror: return False\n"
+        "print([resolve('redis'), resolve('engine'), resolve('example.org')])"
+    )
+
+    assert stack.python("api", code) == "[True, True, False]"
+
+
+def test_the_api_stays_healthy_without_the_engine(stack: Stack) -> None:
+    """Otherwise proxies would take it away, with its 503 and Retry-After."""
+    stack.run("stop", "engine")
+    ready = [stack.run("exec", "-T", "ready", "sh", "-c", f"check-http {check}; echo $?").strip()
+             for check in ("api 8080 /health", "api 8080 /ready")]  # fmt: skip
+    stack.run("start", "engine")
+
+    assert ready == ["0", "1"]
+    assert stack.ask_until_answered(QUESTION) == ANSWER
 
 
 def test_an_image_contains_only_the_code_of_its_service(stack: Stack) -> None:

@@ -130,20 +130,27 @@ def test_the_first_start_imports_the_tiny_model_and_pulls_the_named_ones(
     assert len(testbed.job_store.find()) == 2
 
 
-def test_health_reports_whether_the_puller_is_alive(
-    testbed: PullTestbed, start: Callable[..., PullerProcess]
+def test_the_heartbeat_file_is_renewed_while_the_puller_is_alive(
+    start: Callable[..., PullerProcess], tmp_path: Path
 ) -> None:
-    environment = {**os.environ, "SPINDLL_REDIS_URL": testbed.settings.redis_url}
+    heartbeat = tmp_path / "alive"
+    puller = start(HEARTBEAT_FILE=str(heartbeat))
+    wait_for(heartbeat.exists)
+    os.utime(heartbeat, (0, 0))
 
-    def health() -> int:
-        command = [sys.executable, "-m", "services.puller.health"]
-        return subprocess.run(command, cwd=ROOT, env=environment).returncode
-
-    assert health() == 1
-    puller = start()
-    wait_for(lambda: health() == 0)
+    wait_for(lambda: heartbeat.stat().st_mtime > 0)
     puller.stop()
-    assert health() == 1
+
+
+def test_certificates_that_cannot_be_read_end_the_puller_with_the_reason(
+    testbed: PullTestbed, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "SPINDLL_DATA_DIR": str(tmp_path), "SSL_CERT_FILE": "/no/ca.pem"}
+    command = [sys.executable, "-m", "services.puller"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("SSL_CERT_FILE: the certificates cannot be read (No such file")
 
 
 def test_a_stopped_puller_returns_its_job_to_the_queue(

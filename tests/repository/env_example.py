@@ -20,28 +20,40 @@ from services.api.settings import ApiSettings
 from services.engine.settings import EngineSettings
 from services.puller.settings import PullerSettings
 from services.shared.settings import SharedSettings
+from tests.compose.yaml_config import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_FILES = (ROOT / "compose.yaml", ROOT / "docker" / "engines.yaml")
 COMPOSE_DESCRIPTIONS = {
     "API_MEMORY": "Memory limit of the api.",
     "BIND": "Host address on which the API is published; 0.0.0.0: all networks of the host.",
+    "BUILD_JOBS": "Compilers that run at once; empty: one per core, at most one per 3 GiB of memory.",
     "CMAKE_EXTRA": "Additional CMake options for compiling llama.cpp in the images.",
-    "CUDA_ARCHS": "GPU architectures of the CUDA image; fewer compile faster.",
-    "ENGINE": "Variant of the engine: cpu, or cuda for NVIDIA GPUs.",
+    "CREDENTIALS": "Volume, or folder on the host, with token files and certificates for the puller.",
+    "CUDA12_PYTHON_IMAGE": "Base image of the variant cuda12; it must be of Debian 13.",
+    "CUDA_ARCHS": "GPU architectures to compile for, such as 89-real; empty: all that the variant supports.",
+    "ENGINE": "Variant of the engine: cpu; cuda for NVIDIA GPUs, cuda12 for older ones or older drivers.",
     "ENGINE_MEMORY": "Memory limit of the engine; 0: no limit.",
     "ENGINE_SHM": "Size of the engine's /dev/shm.",
+    "GPU_IDS": "GPUs of the engine, as nvidia-smi numbers them: 0, or 0,2; all.",
     "GRPC_PORT": "Published gRPC port.",
+    "HEALTH_INTERVAL": "Time between two health checks; `up --wait` takes at least that long.",
+    "HTTPS_PROXY": "Proxy of the puller for https://.",
+    "HTTP_PROXY": "Proxy of the puller for http://.",
     "LLAMA_INDEX": "Package index with llama-cpp-python wheels; empty: compile from source.",
     "MODELS": "Volume, or folder on the host, for the models.",
     "MODEL_SETTINGS": "Volume, or folder on the host, with a TOML file per model that differs.",
+    "NO_PROXY": "Hosts that the puller connects to without a proxy, with commas.",
     "PORT": "Published HTTP port.",
     "PULLER_MEMORY": "Memory limit of the puller.",
     "PYTHON_IMAGE": "Base image of the services.",
+    "REDIS_IMAGE": "Image of Redis, or of Valkey.",
     "REDIS_MAXMEMORY": "Size of the data at which Redis refuses writes.",
     "REDIS_MEMORY": "Memory limit of Redis; more than twice the data, for rewriting its file.",
+    "SSL_CERT_FILE": "Certificate authorities for the puller: /data/credentials/NAME.",
     "STOP_GRACE": "How long a container may take to stop; longer than SPINDLL_DRAIN_SECONDS.",
     "TAG": "Tag of the images.",
+    "TZ": "Time zone of the hours of downloads, and of dates in prompts.",
 }
 
 SECTIONS: tuple[tuple[str, type[BaseSettings]], ...] = (
@@ -55,6 +67,7 @@ HEADER = """\
 # Copy it to .env for `docker compose`, or export the variables for `./spindll up`.
 # Every line shows a default and is commented out: the unchanged file has no effect.
 """
+NOT_IN_CONTAINERS = "Not in containers: compose.yaml sets it."
 
 
 def render_env_example() -> str:
@@ -68,18 +81,28 @@ def setting_variables() -> set[str]:
     return {_variable_name(name) for name in fields}
 
 
+def find_settings_of_compose() -> set[str]:
+    """The variables of settings that compose.yaml passes on from the shell or .env."""
+    names = setting_variables()
+    services = read_config({name: name for name in names})["services"].values()
+    return {v for service in services for n, v in service["environment"].items() if n == v} & names
+
+
 def _render_sections() -> Iterator[str]:
     seen: set[str] = set()
+    passed = find_settings_of_compose()
     for title, cls in SECTIONS:
         fields = {n: f for n, f in cls.model_fields.items() if n not in seen}
         seen |= set(fields)
-        yield "\n".join([f"# ---- {title}", *(_render_entry(n, f) for n, f in fields.items())])
+        entries = (
+            _render_entry(n, f, is_passed=_variable_name(n) in passed) for n, f in fields.items()
+        )
+        yield "\n".join([f"# ---- {title}", *entries])
 
 
-def _render_entry(name: str, field: FieldInfo) -> str:
-    comment = textwrap.wrap(
-        field.description or "", 96, initial_indent="# ", subsequent_indent="# "
-    )
+def _render_entry(name: str, field: FieldInfo, *, is_passed: bool) -> str:
+    text = (field.description or "") + ("" if is_passed else f" {NOT_IN_CONTAINERS}")
+    comment = textwrap.wrap(text, 96, initial_indent="# ", subsequent_indent="# ")
     return "\n".join([*comment, f"#{_variable_name(name)}={_format_default(field)}"])
 
 
@@ -102,10 +125,23 @@ def _format_default(field: FieldInfo) -> str:
 
 
 def read_compose_variables() -> dict[str, str]:
-    """The variables that the Compose files read as `${NAME:-default}`, with their defaults."""
+    """The variables that the Compose files read, without those of settings, and their defaults.
+
+    A default that differs between the variants of the engine is empty.
+    """
     text = "".join(path.read_text() for path in COMPOSE_FILES)
-    found = dict(re.findall(r"\$\{([A-Z_]+):?-([^}]*)\}", text))
-    return {name: default for name, default in found.items() if name not in setting_variables()}
+    defaults: dict[str, set[str]] = {}
+    for name, default in re.findall(r"\$\{([A-Z0-9_]+):?-([^}]*)\}", text):
+        defaults.setdefault(name, set()).add(default)
+    for service in read_config({})["services"].values():
+        for name, value in service["environment"].items():
+            if value is None:
+                defaults.setdefault(name, {""})
+    return {
+        name: min(found) if len(found) == 1 else ""
+        for name, found in defaults.items()
+        if name not in setting_variables()
+    }
 
 
 def _render_compose() -> str:

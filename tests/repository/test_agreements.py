@@ -67,7 +67,7 @@ def test_the_services_of_compose_are_the_folders_of_services() -> None:
     }
 
     assert {name for name in long_lived if (ROOT / "services" / name).is_dir()} == SERVICES
-    assert long_lived - SERVICES <= {"redis"} | names_with_a_profile(compose)
+    assert long_lived - SERVICES <= {"ready", "redis"} | names_with_a_profile(compose)
 
 
 def names_with_a_profile(compose: dict[str, dict[str, dict[str, object]]]) -> set[str]:

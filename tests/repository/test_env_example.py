@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from services.api.settings import ApiSettings
@@ -7,10 +8,13 @@ from services.engine.settings import EngineSettings
 from services.puller.settings import PullerSettings
 from tests.repository.env_example import (
     COMPOSE_DESCRIPTIONS,
+    NOT_IN_CONTAINERS,
     ROOT,
     SECTIONS,
+    find_settings_of_compose,
     read_compose_variables,
     render_env_example,
+    setting_variables,
 )
 
 
@@ -42,6 +46,17 @@ def test_the_unchanged_example_sets_nothing() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
 
     assert [line for line in lines if line and not line.startswith("#")] == []
+
+
+def test_a_setting_without_effect_in_containers_is_marked() -> None:
+    entries = re.findall(r"((?:^# .*\n)+)#(SPINDLL_\w+)=", render_env_example(), re.MULTILINE)
+    marked = {
+        name for comment, name in entries if NOT_IN_CONTAINERS in comment.replace("\n# ", " ")
+    }
+
+    assert marked == setting_variables() - find_settings_of_compose()
+    assert {"SPINDLL_API_PORT", "SPINDLL_REDIS_URL"} <= marked
+    assert "SPINDLL_HF_TOKEN_FILE" not in marked
 
 
 def test_each_setting_appears_once() -> None:

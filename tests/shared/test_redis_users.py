@@ -178,8 +178,6 @@ def test_the_puller_may_do_its_work(
         queue.send(job)
         build_worker(client, build_job_runner(settings, client)).work(burst=True)
         assert store.get(job.id).state is JobState.FAILED
-        client.set(redis_keys.puller("host"), "alive", ex=30)
-        client.delete(redis_keys.puller("host"))
         client.incrby(redis_keys.pull_bytes(1), 5)
         client.set(redis_keys.search_claim("q"), "taken", nx=True, ex=60)
         client.rpush(redis_keys.search_answer("q"), b"{}")
