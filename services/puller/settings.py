@@ -97,10 +97,15 @@ class PullerSettings(SharedSettings):
 
     @property
     def hub_token(self) -> str | None:
-        """The hub token, from the setting or from the file."""
+        """The hub token, from the setting or from the file. InvalidSettings: it is not readable."""
         if self.hf_token is not None:
             return self.hf_token.get_secret_value()
-        return self.hf_token_file.read_text().strip() if self.hf_token_file else None
+        if self.hf_token_file is None:
+            return None
+        try:
+            return self.hf_token_file.read_text().strip()
+        except OSError as error:
+            raise InvalidSettings("the file with the Hugging Face token is not readable") from error
 
 
 def split_list(text: str) -> tuple[str, ...]:

@@ -71,17 +71,43 @@ class Stack:
             raise AssertionError(f"docker compose {arguments}:\n{done.stderr}\n{logs}")
         return done.stdout
 
-    def _compose(self, *arguments: str, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
-        variables = {
+    @property
+    def variables(self) -> dict[str, str]:
+        """What this stack chooses; without them, Compose would address another one."""
+        return {
             "COMPOSE_PROJECT_NAME": self.project,
             "TAG": self.project,
             "PORT": str(self.port),
             "GRPC_PORT": str(self.grpc_port),
             "HEALTH_INTERVAL": "2s",  # `up --wait` waits for the first checks
         }
+
+    def _compose(self, *arguments: str, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
         return compose(
-            *arguments, variables=variables, folder=self.folder, timeout_seconds=timeout_seconds
+            *arguments,
+            variables=self.variables,
+            folder=self.folder,
+            timeout_seconds=timeout_seconds,
         )
+
+    def run_shell(self, script: str) -> None:
+        """Run a script of the documentation in the folder of this stack, with its names."""
+        for theirs, ours in (("spindll_", f"{self.project}_"), ("spindll-api", self.api_image)):
+            script = script.replace(theirs, ours)
+        done = subprocess.run(
+            ["sh", "-euc", script],
+            cwd=self.folder,
+            env={**os.environ, **self.variables},
+            capture_output=True,
+            text=True,
+            timeout=UP_SECONDS,
+        )
+        assert done.returncode == 0, done.stderr
+
+    @property
+    def api_image(self) -> str:
+        """The image that was built for this stack."""
+        return f"spindll-api:{self.project}"
 
     def up(self) -> None:
         """Start the stack and return when every service is healthy, and a chat would succeed."""

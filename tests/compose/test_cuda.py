@@ -1,4 +1,4 @@
-"""The CUDA toolkit of Dockerfile.cuda works without a GPU, a driver or an image of NVIDIA."""
+"""The CUDA toolkits of Dockerfile.cuda work without a GPU, a driver or an image of NVIDIA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from tests.compose.stack import BUILD_SECONDS, docker
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(2 * BUILD_SECONDS)]
 
-IMAGE = "spindll-test:toolchain"
+# By major version of CUDA: the base image, and architectures of the first and the last supported GPUs.
+TOOLCHAINS = {
+    "13": ("python:3.11-slim-bookworm", "75-real;120a-real;90-virtual"),
+    "12": ("python:3.13-slim-trixie", "60-real;90-real;90-virtual"),
+}
 # ggml's CUDA backend needs kernels, cuBLAS, and functions of the driver.
 SOURCE = r"""
 #include <cublas_v2.h>
@@ -35,28 +39,45 @@ target_link_options(probe PRIVATE -Wl,-z,defs)
 BUILD = """
 cd /tmp && mkdir probe && cd probe && echo "$SOURCE" > probe.cu && echo "$CMAKE" > CMakeLists.txt
 export PATH=/opt/build/bin:$PATH
-cmake -B out -G Ninja '-DCMAKE_CUDA_ARCHITECTURES=75-real;120a-real;90-virtual' && cmake --build out
+cmake -B out -G Ninja "-DCMAKE_CUDA_ARCHITECTURES=$ARCHITECTURES" "-DCMAKE_LIBRARY_PATH=$CUDA_STUBS"
+cmake --build out
 readelf -d out/libprobe.so
 """
 
 
-@pytest.fixture(scope="module")
-def toolchain(docker_engine: None) -> Iterator[str]:
+@pytest.fixture(scope="module", params=TOOLCHAINS)
+def version(request: pytest.FixtureRequest, docker_engine: None) -> Iterator[str]:
+    """A major version of CUDA whose toolchain has been built."""
+    cuda = str(request.param)
+    base_image, _ = TOOLCHAINS[cuda]
+    if subprocess.run(["docker", "pull", "--quiet", base_image], capture_output=True).returncode:
+        known = subprocess.run(["docker", "image", "inspect", base_image], capture_output=True)
+        if known.returncode != 0:
+            pytest.skip(f"the image {base_image} is not available")
     build = ["docker", "build", "--quiet", "-f", "Dockerfile.cuda", "--target", "toolchain"]
-    subprocess.run([*build, "-t", IMAGE, "."], cwd=ROOT, check=True, timeout=BUILD_SECONDS)
-    yield IMAGE
-    docker("rmi", "--force", IMAGE)
+    arguments = ["--build-arg", f"CUDA={cuda}", "--build-arg", f"PYTHON_IMAGE={base_image}"]
+    command = [*build, *arguments, "-t", image_name(cuda), "."]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=BUILD_SECONDS)
+    yield cuda
+    docker("rmi", "--force", image_name(cuda))
 
 
-def test_the_toolchain_compiles_kernels_and_links_every_library(toolchain: str) -> None:
+def image_name(cuda: str) -> str:
+    return f"spindll-test:toolchain-{cuda}"
+
+
+def test_the_toolchain_compiles_kernels_and_links_every_library(version: str) -> None:
+    _, architectures = TOOLCHAINS[version]
+    variables = {"SOURCE": SOURCE, "CMAKE": CMAKE, "ARCHITECTURES": architectures}
+    options = [part for name, value in variables.items() for part in ("-e", f"{name}={value}")]
     done = subprocess.run(
-        ["docker", "run", "--rm", "--network", "none", "-e", f"SOURCE={SOURCE}"]
-        + ["-e", f"CMAKE={CMAKE}", toolchain, "sh", "-euc", BUILD],
+        ["docker", "run", "--rm", "--network", "none", *options, image_name(version)]
+        + ["sh", "-euc", BUILD],
         capture_output=True,
         text=True,
         timeout=BUILD_SECONDS,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    for library in ("libcudart.so.13", "libcublas.so.13", "libcuda.so.1"):
+    for library in (f"libcudart.so.{version}", f"libcublas.so.{version}", "libcuda.so.1"):
         assert f"[{library}]" in done.stdout

@@ -15,12 +15,19 @@ import grpc
 import pytest
 
 from protos import spindll_pb2, spindll_pb2_grpc
+from tests.compose.conftest import ROOT
 from tests.compose.stack import BUILD_SECONDS, Stack, copy_context, docker, find_wheel
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(BUILD_SECONDS)]
 
 QUESTION = "What is the capital of France?"
 ANSWER = "Paris."
+CONNECT_TO_REDIS = (
+    "from pathlib import Path\n"
+    "from services.shared.redis_client import connect\n"
+    "redis = connect('redis://puller@redis:6379/0', Path('/data/redis-secret/password'))\n"
+)
+KEPT = "spindll:pull_bytes:1"  # a key that this user may set
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +76,11 @@ def test_a_killed_engine_is_started_again(stack: Stack) -> None:
 
 
 def test_the_data_of_redis_survives_a_restart(stack: Stack) -> None:
-    connect = (
-        "from pathlib import Path\n"
-        "from services.shared.redis_client import connect\n"
-        "redis = connect('redis://puller@redis:6379/0', Path('/data/redis-secret/password'))\n"
-    )
-    stack.python("puller", connect + "redis.set('spindll:pull_bytes:1', 'yes', ex=600)")
+    stack.python("puller", CONNECT_TO_REDIS + f"redis.set({KEPT!r}, 'yes', ex=600)")
     stack.run("restart", "redis")
     stack.run("up", "--detach", "--wait", timeout_seconds=300)
 
-    assert (
-        stack.python("puller", connect + "print(redis.get('spindll:pull_bytes:1'))") == "b'yes'"
-    )
+    assert stack.python("puller", CONNECT_TO_REDIS + f"print(redis.get({KEPT!r}))") == "b'yes'"
     assert stack.ask_until_answered(QUESTION) == ANSWER
 
 
@@ -223,6 +223,26 @@ def test_an_image_contains_only_the_code_of_its_service(stack: Stack) -> None:
     assert all("'shared'" in folders for folders in folders_by_service.values())
     for name, folders in folders_by_service.items():
         assert [other for other in folders_by_service if f"'{other}'" in folders] == [name]
+
+
+def read_commands(heading: str) -> str:
+    """The commands of a section of the page on backups."""
+    page = (ROOT / "docs" / "guide" / "backup.md").read_text()
+    section = page[page.index(f"## {heading}\n") :].split("\n## ")[0]
+    return "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
+
+
+def test_a_backup_that_is_restored_into_a_new_stack_has_its_keys_and_jobs(stack: Stack) -> None:
+    key = stack.user_key()
+    stack.python("puller", CONNECT_TO_REDIS + f"redis.set({KEPT!r}, 'yes', ex=600)")
+
+    stack.run_shell(read_commands("Containers: back up"))
+    stack.run("down", "--volumes", timeout_seconds=120)
+    stack.run_shell(read_commands("Containers: restore"))
+
+    assert stack.user_key() == key
+    assert stack.python("puller", CONNECT_TO_REDIS + f"print(redis.get({KEPT!r}))") == "b'yes'"
+    assert stack.ask_until_answered(QUESTION) == ANSWER
 
 
 def test_down_removes_containers_networks_and_volumes(stack: Stack) -> None:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from services.puller.importing.local_files import import_file
+from services.puller.settings import PullerSettings
 from services.shared.pulls.job import JobState, PullJob
 from tests.conftest import ROOT, TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
@@ -142,15 +143,28 @@ def test_the_heartbeat_file_is_renewed_while_the_puller_is_alive(
     puller.stop()
 
 
-def test_certificates_that_cannot_be_read_end_the_puller_with_the_reason(
-    testbed: PullTestbed, tmp_path: Path
+@pytest.mark.parametrize(
+    ("variable", "sentence"),
+    [
+        ("SSL_CERT_FILE", "SSL_CERT_FILE: the certificates cannot be read (No such file or direct"),
+        ("SPINDLL_HF_TOKEN_FILE", "the file with the Hugging Face token is not readable"),
+    ],
+)
+def test_a_named_file_that_cannot_be_read_ends_the_puller_with_the_reason(
+    tmp_path: Path, variable: str, sentence: str
 ) -> None:
-    environment = {**os.environ, "SPINDLL_DATA_DIR": str(tmp_path), "SSL_CERT_FILE": "/no/ca.pem"}
+    environment = {**os.environ, "SPINDLL_DATA_DIR": str(tmp_path), variable: "/no/such/file"}
     command = [sys.executable, "-m", "services.puller"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
     assert done.returncode == 2
-    assert done.stderr.startswith("SSL_CERT_FILE: the certificates cannot be read (No such file")
+    assert done.stderr.startswith(sentence)
+
+
+def test_the_hub_token_may_be_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hf_x\n")
+
+    assert PullerSettings(hf_token_file=tmp_path / "token").hub_token == "hf_x"
 
 
 def test_a_stopped_puller_returns_its_job_to_the_queue(

@@ -9,6 +9,7 @@ a GPU is required and none can be used, every load is refused; otherwise models 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -25,7 +26,8 @@ from services.engine.gpu import GpuReport, find_gpu_problem, list_usable_devices
 
 REPORT_COMMAND = (sys.executable, "-m", "services.engine.runner.gpu_report")
 
-_TIMEOUT_SECONDS = 60.0  # a driver that wakes eight GPUs takes several seconds
+TIMEOUT_SECONDS = 60.0  # a driver that wakes eight GPUs takes several seconds
+_KILL_SECONDS = 5.0
 _ATTEMPTS = 3
 RETRY_SECONDS = 2.0
 
@@ -57,10 +59,11 @@ def check_gpu(
     *,
     is_required: bool,
     command: Sequence[str] = REPORT_COMMAND,
+    timeout_seconds: float = TIMEOUT_SECONDS,
     retry_seconds: float = RETRY_SECONDS,
 ) -> GpuCheck:
     """Check, and log the GPUs and a problem. Blocks for about a second."""
-    report = _read_report(command, retry_seconds)
+    report = _read_report(command, timeout_seconds, retry_seconds)
     if report is None:
         devices: tuple[Device, ...] = ()
         problem: str | None = "the check of the GPUs failed: see the log of the engine"
@@ -77,34 +80,49 @@ def check_gpu(
     return check
 
 
-def _read_report(command: Sequence[str], retry_seconds: float) -> GpuReport | None:
+def _read_report(
+    command: Sequence[str], timeout_seconds: float, retry_seconds: float
+) -> GpuReport | None:
     """The report of the child process; None when it gives none, which is logged."""
     try:
         # The last line: libraries may have written before it.
-        line = _run(command, retry_seconds).rstrip().rpartition(b"\n")[2]
+        line = _run(command, timeout_seconds, retry_seconds).rstrip().rpartition(b"\n")[2]
         return msgspec.json.decode(line, type=GpuReport)
     except (OSError, subprocess.SubprocessError, msgspec.DecodeError) as error:
         logger.error("no GPU report", extra={"reason": str(error)})
         return None
 
 
-def _run(command: Sequence[str], retry_seconds: float) -> bytes:
+def _run(command: Sequence[str], timeout_seconds: float, retry_seconds: float) -> bytes:
     """The output of the program. It is run again when a signal has ended it.
 
     CUDA aborts on a GPU whose memory is full, as it may be for a moment after a crash of this
     engine, until the driver has freed the memory of its runners.
     """
     for attempt in range(1, _ATTEMPTS + 1):
-        child = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
-            env=order_devices(os.environ),
-        )
-        if child.returncode >= 0 or attempt == _ATTEMPTS:
+        done = _run_once(command, timeout_seconds)
+        if done.returncode >= 0 or attempt == _ATTEMPTS:
             break
         time.sleep(retry_seconds)
-    child.check_returncode()
-    return child.stdout
+    done.check_returncode()
+    return done.stdout
+
+
+def _run_once(command: Sequence[str], timeout_seconds: float) -> subprocess.CompletedProcess[bytes]:
+    """Like subprocess.run, which waits without end for a process that hangs in the driver."""
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=order_devices(os.environ),
+    )
+    assert child.stdout is not None
+    with child.stdout:
+        try:
+            output, _ = child.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_KILL_SECONDS)
+            raise
+    return subprocess.CompletedProcess(command, child.returncode, output)

@@ -99,6 +99,14 @@ def test_without_a_report_no_gpu_is_used_and_that_is_a_problem(
     assert caplog.messages == ["no GPU report", "a GPU cannot be used"]
 
 
+def test_a_program_that_hangs_is_ended_and_is_no_report() -> None:
+    command = program("import time; time.sleep(600)")
+
+    check = check_gpu(is_required=False, command=command, timeout_seconds=0.1)
+
+    assert check == GpuCheck(problem=FAILED)
+
+
 def test_a_program_that_does_not_exist_is_no_report() -> None:
     assert check_gpu(is_required=False, command=("/no/such/program",)) == GpuCheck(problem=FAILED)
 
