@@ -86,6 +86,15 @@ def test_the_published_address_and_ports_can_be_chosen(configure: Configure) -> 
     }
 
 
+def test_an_ipv6_address_needs_brackets(compose_cli: None) -> None:
+    refused, accepted = (
+        compose("config", "--quiet", variables={"BIND": address}) for address in ("::", "[::]")
+    )
+
+    assert "Invalid ip address" in refused.stderr
+    assert accepted.returncode == 0, accepted.stderr
+
+
 # ---- volumes
 
 
