@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -72,11 +73,7 @@ def build_worker_pool(settings: PullerSettings) -> WorkerPool:
         print(error.message, file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from error
     store = ModelStore(settings.models_dir)
-    try:
-        store.check_writable()
-    except (OSError, InvalidModelFile) as error:
-        print(describe_unusable_store(store.layout.root, error), file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from error
+    require_usable_store(store)
     job_store, job_queue = JobStore(client), JobQueue(client)
     first_start = FirstStart(store, JobCommands(client, job_store), job_queue)
 
@@ -97,6 +94,21 @@ def build_webhook(settings: PullerSettings) -> WebhookSender | None:
     """Build the sender of the ends of jobs, if the settings have an address."""
     client = connect(settings.redis_url, settings.redis_password_file)
     return build_webhook_sender(settings, client)
+
+
+def require_usable_store(store: ModelStore) -> None:
+    """Exit with status 2 and one sentence when the puller may not store models.
+
+    A full disk ends single pulls, which say so; searches and other work go on.
+    """
+    try:
+        store.check_writable()
+    except (OSError, InvalidModelFile) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            logger.warning("models folder full", extra={"reason": error.strerror})
+            return
+        print(describe_unusable_store(store.layout.root, error), file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from error
 
 
 def describe_unusable_store(root: Path, error: Exception) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from services.puller.__main__ import require_usable_store
 from services.puller.build import build_job_runner
 from services.shared.pulls.job import JobState
 from services.shared.store.model_store import ModelStore
@@ -131,3 +132,16 @@ def test_the_puller_does_not_start_with_a_models_folder_it_cannot_use(
         f" to the user that runs the puller: run `chown -R {os.geteuid()}:{os.getegid()}` on it;"
         " with containers, on the folder that MODELS names"
     )
+
+
+class FullStore(ModelStore):
+    def check_writable(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_does_not_end_the_puller(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    require_usable_store(FullStore(tmp_path))
+
+    assert caplog.messages == ["models folder full"]
