@@ -84,6 +84,10 @@ PRESETS: dict[str, Shape] = {
         kind=Kind.LLAMA, vocab_size=128256, embedding=2048, layers=16, context=131072,
         feed_forward=8192, heads=32, kv_heads=8, head_size=64, rope_base=5e5, epsilon=1e-5,
     ),
+    "llama3.1-8b": Shape(
+        kind=Kind.LLAMA, vocab_size=128256, embedding=4096, layers=32, context=131072,
+        feed_forward=14336, heads=32, kv_heads=8, head_size=128, rope_base=5e5, epsilon=1e-5,
+    ),
     "gemma3-1b": Shape(
         kind=Kind.GEMMA3, vocab_size=262144, embedding=1152, layers=26, context=32768,
         feed_forward=6912, heads=4, kv_heads=1, head_size=256, window=512,

@@ -16,6 +16,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Protocol
 
 import gguf
 import numpy as np
@@ -27,15 +28,49 @@ from tests.models.shapes import CONVOLUTION, PRESETS, STATE_SIZE, Kind, Shape, T
 # llama.h, enum llama_ftype
 QUANTS = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18}
 
+_REPEATED_NORMALS = 1 << 24
+
+
+class NormalSource(Protocol):
+    """What numpy's Generator does here."""
+
+    def standard_normal(
+        self, size: tuple[int, ...], dtype: type[np.float32]
+    ) -> NDArray[np.float32]:
+        """Draw from the standard normal distribution."""
+
+
+class RepeatedNormals:
+    """The same numbers again and again: several times as fast, where the text does not matter."""
+
+    def __init__(self, seed: int, count: int = _REPEATED_NORMALS) -> None:
+        self._numbers = np.random.default_rng(seed).standard_normal(count, dtype=np.float32)
+
+    def standard_normal(
+        self, size: tuple[int, ...], dtype: type[np.float32]
+    ) -> NDArray[np.float32]:
+        """See NormalSource. Each call begins with the first number."""
+        return np.resize(self._numbers, size).astype(dtype, copy=False)
+
 
 def make(
-    preset: str, out: Path, *, quant: str | None = None, vocab: Path | None = None, seed: int = 0
+    preset: str,
+    out: Path,
+    *,
+    quant: str | None = None,
+    vocab: Path | None = None,
+    seed: int = 0,
+    is_fast: bool = False,
 ) -> Path:
-    """Write the preset to `out` atomically, as f16 or quantised by llama.cpp."""
+    """Write the preset to `out` atomically, as f16 or quantised by llama.cpp.
+
+    `is_fast` repeats the random weights, see RepeatedNormals.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=out.parent) as folder:
         made = Path(folder) / "f16.gguf"
-        write_f16(preset, made, vocab=vocab, seed=seed)
+        random = RepeatedNormals(seed) if is_fast else np.random.default_rng(seed)
+        write_f16(preset, made, random, vocab=vocab)
         if quant is not None:
             source, made = made, Path(folder) / "quantised.gguf"
             quantise(source, made, quant)
@@ -53,7 +88,7 @@ def make_cached(preset: str, directory: Path) -> Path:
     return path if path.exists() else make(preset, path)
 
 
-def write_f16(preset: str, out: Path, *, vocab: Path | None = None, seed: int = 0) -> None:
+def write_f16(preset: str, out: Path, random: NormalSource, *, vocab: Path | None = None) -> None:
     """Write tensor by tensor, so that the model may be larger than memory."""
     shape = PRESETS[preset]
     words = vocabulary.read(vocab) if vocab else vocabulary.generate(shape.vocab_size)
@@ -71,18 +106,17 @@ def write_f16(preset: str, out: Path, *, vocab: Path | None = None, seed: int = 
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    random = np.random.default_rng(seed)
     for tensor in tensors:
         writer.write_tensor_data(_draw(tensor, random))
     writer.close()
 
 
-def _draw(tensor: Tensor, random: np.random.Generator) -> NDArray[np.floating]:
+def _draw(tensor: Tensor, random: NormalSource) -> NDArray[np.floating]:
     if tensor.values is not None:
         return tensor.values
     drawn = np.full(tensor.shape, tensor.mean, dtype=np.float32)
     if tensor.deviation:
-        drawn += random.standard_normal(tensor.shape, dtype=np.float32) * tensor.deviation
+        drawn += random.standard_normal(tensor.shape, np.float32) * tensor.deviation
     return drawn.astype(np.float16) if tensor.is_matrix else drawn
 
 

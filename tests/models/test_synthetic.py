@@ -80,6 +80,15 @@ def test_a_quantised_model_is_smaller_and_still_answers(tmp_path: Path) -> None:
     assert finish in ("stop", "length")
 
 
+def test_repeated_weights_make_a_model_that_answers(tmp_path: Path) -> None:
+    made = synthetic.make("tiny-dense", tmp_path / "fast.gguf", is_fast=True)
+
+    with ReferenceModel(made, context_tokens=256) as model:
+        text, _ = model.answer_greedily("Hello", max_tokens=8)
+
+    assert text
+
+
 def test_the_vocabulary_of_another_file_replaces_the_generated_one(tmp_path: Path) -> None:
     tiny = Path(__file__).parent / "tiny" / "tiny-f16.gguf"
     made = synthetic.make("tiny-window", tmp_path / "out.gguf", vocab=tiny)
@@ -131,6 +140,7 @@ def test_an_impossible_vocabulary_size_is_refused(size: int) -> None:
             7_615_616_512 - 152_064 * 3584,
         ),  # the real model does not tie its embeddings
         ("llama3.2-1b", 1_235_814_400),
+        ("llama3.1-8b", 8_030_261_248 - 128_256 * 4096),  # nor does this one
     ],
 )
 def test_a_real_preset_has_as_many_parameters_as_the_model_it_is_named_after(
