@@ -25,6 +25,7 @@ from pathlib import Path
 import httpx
 
 from bench import machine
+from bench.model_files import ensure_synthetic_model
 from bench.report import render_markdown, write_plots
 from bench.results import Results, write_csv
 from bench.scenarios import fairness, one_off, prefix, scaling, stall, swap, throughput, wire_only
@@ -78,8 +79,8 @@ def _run_scenario(name: str, plan: Plan, results: Results) -> bool:
 def _build_plan(arguments: argparse.Namespace, workdir: Path) -> Plan:
     model, second = arguments.model, arguments.second_model
     if model is None:
-        model = _ensure_synthetic_model(arguments.preset, arguments.quant, seed=0)
-        second = _ensure_synthetic_model(arguments.preset, arguments.quant, seed=1)
+        model = ensure_synthetic_model(arguments.preset, arguments.quant, seed=0)
+        second = ensure_synthetic_model(arguments.preset, arguments.quant, seed=1)
     return Plan(
         model=model,
         second_model=second,
@@ -100,17 +101,6 @@ def _parse_setting(text: str) -> tuple[str, str]:
     if not (equals and name.startswith("SPINDLL_")):
         raise argparse.ArgumentTypeError(f"not SPINDLL_NAME=VALUE: {text}")
     return name, value
-
-
-def _ensure_synthetic_model(preset: str, quant: str, *, seed: int) -> Path:
-    """Make a model with real dimensions and random weights, unless it exists."""
-    from tests.models.synthetic import make
-
-    path = _HERE / "models" / f"{preset}-{quant}-{seed}.gguf"
-    if not path.exists():
-        print(f"making {path.name}", flush=True)
-        make(preset, path, quant=quant, seed=seed)
-    return path
 
 
 def _write_results(results: Results, metadata: dict[str, object], folder: Path) -> None:

@@ -138,9 +138,12 @@ def start_spindll(options: ServerOptions, workdir: Path) -> Iterator[RunningServ
 
 @contextmanager
 def start_llama_server(
-    options: ServerOptions, program: Path, workdir: Path
+    options: ServerOptions, program: Path, workdir: Path, *, arguments: Sequence[str] = ()
 ) -> Iterator[RunningServer]:
-    """Start llama-server with a unified KV cache and without its prompt cache in memory."""
+    """Start llama-server with a unified KV cache and without its prompt cache in memory.
+
+    `arguments` come last, so they override these.
+    """
     port, (name, model) = free_port(), next(iter(options.models.items()))
     threads = str(options.thread_count)
     command = [str(program), "-m", str(model), "-a", name, "--host", "127.0.0.1"]
@@ -148,6 +151,7 @@ def start_llama_server(
     command += ["-c", str(options.context_tokens), "-np", str(options.sequences), "-kvu"]
     command += ["-b", str(options.batch_tokens), "-ub", str(options.batch_tokens)]
     command += ["-ngl", str(options.peer_gpu_layers), "--cache-ram", "0", "--no-webui"]
+    command += arguments
     with _run_process(LLAMA_SERVER, command, _clean_environment(), workdir) as process:
         _wait_until_ready(
             process, f"http://127.0.0.1:{port}/health", workdir / f"{LLAMA_SERVER}.log"
