@@ -9,7 +9,9 @@
     scenarios   one module per question; each adds measurements
     results     measurements, raw CSV, medians and ratios
     report      a run as markdown, with plots
+    model_files the synthetic models that runs share
     run         the command that runs scenarios: `python -m bench.run --help`, or `make bench`
+    gpu         the command for a machine with a GPU: `python -m bench.gpu --help`
 
 Absolute numbers vary with the load of the machine. Therefore the servers run side by side in
 interleaved rounds, and the result is the ratio of two servers within one round; the report shows
