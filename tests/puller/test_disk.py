@@ -128,7 +128,7 @@ def test_the_puller_does_not_start_with_a_models_folder_it_cannot_use(
 
     assert done.returncode == 2
     assert done.stderr.strip() == (
-        f"the models folder {tmp_path / 'models'} is not writable (Not a directory); it must belong"
+        f"the models folder {tmp_path / 'models'} is not writable (File exists); it must belong"
         f" to the user that runs the puller: run `chown -R {os.geteuid()}:{os.getegid()}` on it;"
         " with containers, on the folder that MODELS names"
     )
