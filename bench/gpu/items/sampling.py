@@ -13,8 +13,8 @@ from bench.gpu.raw import FilledSequences, build_config, count_steps, decode, op
 from bench.gpu.scale import Scale
 from services.engine.backends.base import Backend, Logits
 from services.engine.core import Sampling
-from services.engine.runner.stepping.sampling.logprobs import compute_logprob
-from services.engine.runner.stepping.sampling.sampler import Sampler
+from services.engine.runner.sampling.logprobs import compute_logprob
+from services.engine.runner.sampling.sampler import Sampler
 
 NAME = "sampling"
 NEEDS_STACK = False
