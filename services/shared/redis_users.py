@@ -42,6 +42,7 @@ _COMMANDS = (
 _PULL_KEYS = (
     redis_keys.PULLS,
     redis_keys.PULLS_ACTIVE,
+    redis_keys.PULLS_ENDED,
     redis_keys.pull(_ANY),
     redis_keys.pull_in_flight(_ANY),
     redis_keys.pull_lease(_ANY),
@@ -63,6 +64,7 @@ USERS: Mapping[str, RedisUser] = {
         keys=(
             redis_keys.API_KEYS,
             *_PULL_KEYS,
+            redis_keys.pulls_on_demand(_ANY),
             redis_keys.search_answer(_ANY),
             # Of RQ, what queueing a ticket needs.
             "rq:queues",
