@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from services.engine.core import Device
+from services.shared.structs import resolved
 
 _NO_DEVICE = 100  # CUresult
 # The first driver of each major version of CUDA, for Linux (NVIDIA's "CUDA Compatibility").
@@ -24,6 +25,7 @@ class Gpu(msgspec.Struct, frozen=True):
     pci_bus_id: str = ""  # as a Device has it
 
 
+@resolved
 class GpuReport(msgspec.Struct, frozen=True, kw_only=True):
     """What llama.cpp, NVML and the CUDA driver report."""
 
