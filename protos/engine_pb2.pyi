@@ -3,8 +3,8 @@
 isort:skip_file
 The private protocol between api (and cli) and the engine front.
 
-Each api worker has one Session, which carries all its requests. The other calls are unary and
-rare. A unary call that fails carries our error in its trailing metadata, because several of our
+Each api worker has one Session, which carries all its requests. No frame of it is larger than
+MAX_SUBMIT_BYTES of services/shared/limits.py. The other calls are unary and rare. A unary call that fails carries our error in its trailing metadata, because several of our
 errors share one gRPC status: `spindll-error` is the percent-encoded JSON
 {"code","message","param"?,"retry_after_seconds"?,"details"?} (services/shared/errors.py).
 """
@@ -209,6 +209,7 @@ class Submit(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     NO_CACHE_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    FURTHER_PROMPTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Chosen by the client, which uses each id once in a session."""
     trace_id: _builtins.str
@@ -246,6 +247,10 @@ class Submit(_message.Message):
     def stopping(self) -> Global___Stopping: ...
     @_builtins.property
     def constraint(self) -> Global___Constraint: ...
+    @_builtins.property
+    def further_prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___FurtherPrompt]:
+        """More prompts with the same options, so that these travel once. Each is a request of its own."""
+
     def __init__(
         self,
         *,
@@ -266,10 +271,11 @@ class Submit(_message.Message):
         prompt_logprobs: _builtins.bool = ...,
         no_cache: _builtins.bool = ...,
         tenant: _builtins.str = ...,
+        further_prompts: _abc.Iterable[Global___FurtherPrompt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "keep_alive_seconds", b"keep_alive_seconds", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "keep_alive_seconds", b"keep_alive_seconds", "lane", b"lane", "model", b"model", "n", b"n", "no_cache", b"no_cache", "principal", b"principal", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "tenant", b"tenant", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "further_prompts", b"further_prompts", "keep_alive_seconds", b"keep_alive_seconds", "lane", b"lane", "model", b"model", "n", b"n", "no_cache", b"no_cache", "principal", b"principal", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "tenant", b"tenant", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__constraint: _TypeAlias = _typing.Literal["constraint"]  # noqa: Y015
     _WhichOneofArgType__constraint: _TypeAlias = _typing.Literal["_constraint", b"_constraint"]  # noqa: Y015
@@ -293,6 +299,35 @@ class Submit(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___Submit: _TypeAlias = Submit  # noqa: Y015
+
+@_typing.final
+class FurtherPrompt(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.int
+    @_builtins.property
+    def text(self) -> Global___PromptText: ...
+    @_builtins.property
+    def tokens(self) -> Global___PromptTokens: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.int = ...,
+        text: Global___PromptText | None = ...,
+        tokens: Global___PromptTokens | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "request_id", b"request_id", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "tokens"]  # noqa: Y015
+    _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
+
+Global___FurtherPrompt: _TypeAlias = FurtherPrompt  # noqa: Y015
 
 @_typing.final
 class PromptText(_message.Message):

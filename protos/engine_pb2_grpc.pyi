@@ -3,8 +3,8 @@
 isort:skip_file
 The private protocol between api (and cli) and the engine front.
 
-Each api worker has one Session, which carries all its requests. The other calls are unary and
-rare. A unary call that fails carries our error in its trailing metadata, because several of our
+Each api worker has one Session, which carries all its requests. No frame of it is larger than
+MAX_SUBMIT_BYTES of services/shared/limits.py. The other calls are unary and rare. A unary call that fails carries our error in its trailing metadata, because several of our
 errors share one gRPC status: `spindll-error` is the percent-encoded JSON
 {"code","message","param"?,"retry_after_seconds"?,"details"?} (services/shared/errors.py).
 """

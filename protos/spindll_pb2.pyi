@@ -472,7 +472,9 @@ class LoadRequest(_message.Message):
     gpu_layers: _builtins.int
     """Unset (0 on the wire) and -1 mean automatic, as the original documents."""
     priority: Global___EvictionPriority.ValueType
+    """Unset means normal on the wire: it leaves the model's own priority."""
     idle_reload_secs: _builtins.int
+    """Not supported: INVALID_ARGUMENT unless it is 0."""
     def __init__(
         self,
         *,

@@ -24,6 +24,7 @@ from services.api.clients.pulls import PullClient
 from services.api.dependencies import ApiParts
 from services.api.dialects.grpc.server import start_grpc_server
 from services.api.dialects.openai import chat, completions, models
+from services.api.generation.service import GenerationService
 from services.api.middleware.access_log import AccessLogMiddleware
 from services.api.middleware.authentication import AuthenticationMiddleware
 from services.api.middleware.body_limit import BodyLimitMiddleware
@@ -46,15 +47,20 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
     pull_client = PullClient(blocking, store)
     key_files = KeyFiles(settings.secrets_dir)
     key_store = KeyStore(connection, cache_seconds=settings.key_cache_seconds)
+    engine = engine or EngineClient(
+        settings.engine_address, load_timeout_seconds=settings.load_timeout_seconds
+    )
     parts = ApiParts(
         settings=settings,
-        engine=engine
-        or EngineClient(
-            settings.engine_address, load_timeout_seconds=settings.load_timeout_seconds
-        ),
+        engine=engine,
         catalog=catalog,
         pulls=pull_client,
-        pull_on_demand=PullOnDemand(catalog, pull_client, settings.pull_on_demand),
+        generations=GenerationService(
+            PullOnDemand(catalog, pull_client, settings.pull_on_demand),
+            engine,
+            timeout_seconds=settings.request_timeout_seconds,
+            shares_tenant=settings.shared_tenant,
+        ),
     )
     authenticator = Authenticator(key_files, key_store)
     app = FastAPI(

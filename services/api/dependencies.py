@@ -13,8 +13,8 @@ from fastapi import Depends, Request
 from services.api.access.principal import Principal, require_admin
 from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
+from services.api.generation.service import GenerationService
 from services.api.models.catalog import Catalog
-from services.api.models.pull_on_demand import PullOnDemand
 from services.api.settings import ApiSettings
 from services.shared.errors import NotAuthenticated
 
@@ -27,7 +27,7 @@ class ApiParts:
     engine: EngineClient
     catalog: Catalog
     pulls: PullClient
-    pull_on_demand: PullOnDemand  # resolves the model of a generation request
+    generations: GenerationService
 
 
 def _require_user(request: Request) -> Principal:

@@ -59,6 +59,11 @@ class ApiSettings(SharedSettings):
         le=3600,
         description="The requests of a client that cannot be reached any more end after this time.",
     )
+    shared_tenant: bool = Field(
+        default=False,
+        description="All API keys are one tenant: a prompt that one key computed is reused for the "
+        "others. By default only for the same key, so that no key learns what another asked.",
+    )
     load_timeout_seconds: float = Field(
         default=900.0, gt=0, description="Time limit of an explicit load of a model."
     )

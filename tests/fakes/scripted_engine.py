@@ -1,6 +1,7 @@
 """A gRPC engine server with scripted answers, for faults that a real engine does not produce.
 
     scripts = {"slow": [queued(2), ...]}      by model name; "*" is the script of any other model
+                                              the model "by prompt" has one for each prompt
 
 The steps of a script are events without a request id, which are sent as they are, and
 `asyncio.Event` objects, which the engine waits for.
@@ -19,7 +20,9 @@ import msgspec
 
 from protos import engine_pb2
 from protos.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
+from services.engine.front.rpc.from_proto import split_prompts
 from services.shared.errors import SpindllError, to_wire
+from services.shared.limits import MAX_MESSAGE_BYTES
 
 ScriptStep = engine_pb2.Event | asyncio.Event
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -80,7 +83,8 @@ class ScriptedEngine(EngineServicer):
 
     def __init__(self, scripts: Mapping[str, Sequence[ScriptStep]] | None = None) -> None:
         self.scripts: dict[str, Sequence[ScriptStep]] = dict(scripts or {})
-        self.submits: list[engine_pb2.Submit] = []
+        self.frames: list[engine_pb2.ClientFrame] = []
+        self.submits: list[engine_pb2.Submit] = []  # one for each prompt
         self.cancels: list[int] = []
         self.calls: list[Any] = []
         self.sessions = 0
@@ -94,7 +98,10 @@ class ScriptedEngine(EngineServicer):
         self._break_events: list[asyncio.Event] = []
 
     async def start(self, address: str = "127.0.0.1:0") -> None:
-        self._server = grpc.aio.server()
+        # As the real engine.
+        self._server = grpc.aio.server(
+            options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+        )
         add_EngineServicer_to_server(self, self._server)
         host, _, _ = address.rpartition(":")
         self.address = f"{host}:{self._server.add_insecure_port(address)}"
@@ -142,11 +149,13 @@ class ScriptedEngine(EngineServicer):
     ) -> None:
         tasks_by_request: dict[int, asyncio.Task[None]] = {}
         async for frame in frames:
+            submits = [each for submit in frame.submits for each in split_prompts(submit)]
             async with self._changed:
-                self.submits.extend(frame.submits)
+                self.frames.append(frame)
+                self.submits.extend(submits)
                 self.cancels.extend(frame.cancels)
                 self._changed.notify_all()
-            for submit in frame.submits:
+            for submit in submits:
                 tasks_by_request[submit.request_id] = asyncio.create_task(
                     self._play(submit, outbox)
                 )
@@ -156,7 +165,8 @@ class ScriptedEngine(EngineServicer):
     async def _play(
         self, submit: engine_pb2.Submit, outbox: asyncio.Queue[engine_pb2.EngineFrame]
     ) -> None:
-        for step in self.scripts.get(submit.model, self.scripts.get("*", ())):
+        name = submit.text.pieces[0].text if submit.model == "by prompt" else submit.model
+        for step in self.scripts.get(name, self.scripts.get("*", ())):
             if isinstance(step, asyncio.Event):
                 await step.wait()
                 continue

@@ -8,9 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from protos import engine_pb2
+from services.api.access.keys import Role
+from services.api.access.principal import Principal
 from services.api.admin.models_schema import LoadOptions
-from services.api.dialects.openai import to_submit
 from services.api.dialects.openai.chat_schema import ChatCompletionRequest
+from services.api.dialects.openai.to_request import chat_to_request
+from services.api.generation.to_engine import build_submit
 from services.engine.front.models.model_settings import ModelSettings, validate_model_settings
 from services.engine.front.rpc.from_proto import parse_model_settings, parse_submit
 from services.engine.front.rpc.model_defaults import parse_model_defaults
@@ -89,7 +92,7 @@ def test_the_tables_have_every_field_with_a_limit() -> None:
 
 def chat_submit(changes: dict[str, Any]) -> engine_pb2.Submit:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "logprobs": True}
-    request = ChatCompletionRequest.model_validate(body | changes)
-    context = to_submit.RequestContext(trace_id="t", model="m:latest", principal="key")
+    principal = Principal(id="key", role=Role.USER, name="key")
+    request = chat_to_request(ChatCompletionRequest.model_validate(body | changes), "t", principal)
     prompt = engine_pb2.PromptText(pieces=[engine_pb2.TextPiece(text="hi")])
-    return to_submit.chat_to_submit(request, prompt, context)
+    return build_submit(request, [prompt], model="m:latest", tenant="")

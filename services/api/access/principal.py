@@ -21,6 +21,8 @@ class Principal:
     id: str
     role: Role
     name: str
+    # Principals of one tenant use what the others' prompts computed; empty: none shares with this.
+    tenant: str = ""
 
 
 class Authenticator:

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 
@@ -27,10 +27,11 @@ from services.shared.errors import (
     DeadlineExceeded,
     EngineUnavailable,
     InternalError,
+    InvalidRequest,
     SpindllError,
     from_wire,
 )
-from services.shared.limits import MAX_MESSAGE_BYTES
+from services.shared.limits import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_SUBMIT_BYTES
 
 if TYPE_CHECKING:  # exists in the type stubs only
     from protos.engine_pb2_grpc import EngineAsyncStub
@@ -78,7 +79,8 @@ class EngineClient:
         self._load_timeout_seconds = load_timeout_seconds
         self._ids = itertools.count(1)
         self._generations: dict[int, GenerationStream] = {}
-        self._pending_frame = engine_pb2.ClientFrame()
+        self._pending_submits: dict[int, engine_pb2.Submit] = {}  # by request_id, oldest first
+        self._pending_cancels: list[int] = []
         self._has_pending = asyncio.Event()
         self._connected = asyncio.Event()
         self._channel: grpc.aio.Channel | None = None
@@ -103,16 +105,27 @@ class EngineClient:
         """Whether a session is open."""
         return self._connected.is_set()
 
-    async def generate(self, submits: Sequence[engine_pb2.Submit]) -> GenerationStream:
-        """Send requests to the engine and set their `request_id`; raises EngineUnavailable."""
+    async def generate(self, submit: engine_pb2.Submit) -> GenerationStream:
+        """Send a request to the engine, and set its `request_id` and those of its further prompts.
+
+        InvalidRequest when it is larger than MAX_SUBMIT_BYTES: one client's request must not break
+        the stream that all share. EngineUnavailable.
+        """
+        size = submit.ByteSize()
+        if size > MAX_SUBMIT_BYTES:
+            raise InvalidRequest(
+                f"the request is too large: its prompts and options are {size} bytes for the "
+                f"engine, which accepts {MAX_SUBMIT_BYTES}"
+            )
         await self._wait_for_session()
-        for submit in submits:
-            submit.request_id = next(self._ids)
-        generation = GenerationStream(submits)
+        submit.request_id = next(self._ids)
+        for prompt in submit.further_prompts:
+            prompt.request_id = next(self._ids)
+        request_ids = [submit.request_id, *(p.request_id for p in submit.further_prompts)]
+        generation = GenerationStream(request_ids, answers_per_request=submit.n or 1)
         generation.set_close_callback(self._cancel)
-        for submit in submits:
-            self._generations[submit.request_id] = generation
-        self._pending_frame.submits.extend(submits)
+        self._generations.update(dict.fromkeys(request_ids, generation))
+        self._pending_submits[submit.request_id] = submit
         self._has_pending.set()
         return generation
 
@@ -158,9 +171,11 @@ class EngineClient:
             raise EngineUnavailable("the engine does not answer; try again shortly") from error
 
     def _cancel(self, generation: GenerationStream) -> None:
-        cancelled = [i for i in generation.request_ids if self._generations.pop(i, None)]
+        cancelled = [i for i in generation.open_request_ids if self._generations.pop(i, None)]
+        if self._pending_submits.pop(generation.request_ids[0], None) is not None:
+            return  # the engine has not heard of it
         if cancelled and self._connected.is_set():
-            self._pending_frame.cancels.extend(cancelled)
+            self._pending_cancels.extend(cancelled)
             self._has_pending.set()
 
     async def _keep_session(self) -> None:
@@ -203,9 +218,20 @@ class EngineClient:
     async def _write(self, call: _SessionCall) -> None:
         while True:
             await self._has_pending.wait()
-            self._has_pending.clear()
-            frame, self._pending_frame = self._pending_frame, engine_pb2.ClientFrame()
-            await call.write(frame)
+            await call.write(self._take_frame())
+
+    def _take_frame(self) -> engine_pb2.ClientFrame:
+        """All cancels, and the oldest submits: one, and more while they fit MAX_FRAME_BYTES."""
+        frame = engine_pb2.ClientFrame(cancels=self._pending_cancels)
+        self._pending_cancels = []
+        size = 0
+        for request_id, submit in list(self._pending_submits.items()):
+            size += submit.ByteSize()
+            if frame.submits and size > MAX_FRAME_BYTES:
+                return frame  # `_has_pending` stays set
+            frame.submits.append(self._pending_submits.pop(request_id))
+        self._has_pending.clear()
+        return frame
 
     async def _read(self, call: _SessionCall) -> None:
         generations = self._generations
@@ -224,12 +250,13 @@ class EngineClient:
     def _remove(self, generation: GenerationStream) -> None:
         """Remove a generation that is over; an error of one of its requests cancels the others."""
         self._cancel(generation)
-        for submit in generation.submits:
-            self._generations.pop(submit.request_id, None)
+        for request_id in generation.request_ids:
+            self._generations.pop(request_id, None)
 
     def _fail_all(self, error: EngineUnavailable) -> None:
         self._connected.clear()
-        self._pending_frame = engine_pb2.ClientFrame()
+        self._pending_submits.clear()
+        self._pending_cancels = []
         self._has_pending.clear()
         open_generations = set(self._generations.values())
         self._generations.clear()

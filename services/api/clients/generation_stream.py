@@ -19,22 +19,19 @@ _MERGE_ABOVE_EVENTS = 64
 
 
 class GenerationStream:
-    """The events of one or several submits that belong together.
+    """The events of one or several requests that belong together, with as many answers each.
 
-    `index` counts through the answers of all submits. Event loop only. `close()` ends the
+    `index` counts through the answers of all requests. Event loop only. `close()` ends the
     generation early; it may be called twice, and after the end.
     """
 
-    def __init__(self, submits: Sequence[engine_pb2.Submit]) -> None:
-        self.submits = tuple(submits)
-        self._first_index: dict[int, int] = {}
-        self._open_answers: dict[int, int] = {}
-        total = 0
-        for submit in submits:
-            self._first_index[submit.request_id] = total
-            self._open_answers[submit.request_id] = max(1, submit.n)
-            total += max(1, submit.n)
-        self.answer_count = total
+    def __init__(self, request_ids: Sequence[int], *, answers_per_request: int) -> None:
+        self.request_ids = tuple(request_ids)
+        self._first_index = {
+            request_id: number * answers_per_request
+            for number, request_id in enumerate(request_ids)
+        }
+        self._open_answers = dict.fromkeys(request_ids, answers_per_request)
         self._events: list[engine_pb2.Event] = []
         self._merge_above = _MERGE_ABOVE_EVENTS
         self.is_abandoned = False
@@ -44,7 +41,7 @@ class GenerationStream:
         self._on_close: Callable[[GenerationStream], None] | None = None
 
     @property
-    def request_ids(self) -> Iterable[int]:
+    def open_request_ids(self) -> Sequence[int]:
         """The engine's ids of the requests that have not ended."""
         return tuple(self._open_answers)
 
@@ -52,14 +49,6 @@ class GenerationStream:
     def is_over(self) -> bool:
         """Whether no further event will be pushed."""
         return self._error is not None or not self._open_answers
-
-    def find_submit(self, index: int) -> int:
-        """The position in `submits` of the submit that answer `index` belongs to; IndexError."""
-        for number, submit in enumerate(self.submits):
-            index -= max(1, submit.n)
-            if index < 0:
-                return number
-        raise IndexError(index)
 
     async def take(self) -> list[engine_pb2.Event]:
         """The events since the last call, oldest first; waits for at least one.

@@ -1,1 +1,1 @@
-"""One generation under way: its usage, and the connection of its client."""
+"""The one pipeline behind every dialect: a request in, events out."""

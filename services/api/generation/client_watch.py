@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from starlette.types import Receive
 
-from protos import engine_pb2
-from services.api.clients.generation_stream import GenerationStream
+from services.api.generation.events import Finished, GenerationEvent, TextDelta
+from services.api.generation.service import Generation
 
 
 class ClientWatch:
     """Follows one generation for one HTTP request. `stop()` must be called; twice is fine.
 
     A client that disconnects abandons the generation at once, streaming or not. After a silence of
-    `silence_seconds`, the task that takes the events is woken. One timer checks for a write since
-    its last run, so that a token needs no timer of its own.
+    `silence_seconds` (the first time; later up to twice as long), the task that takes the events is
+    woken. One timer checks for a write since its last run, so that a token needs no timer of its
+    own.
     """
 
     def __init__(
-        self, generation: GenerationStream, receive: Receive, *, silence_seconds: float | None
+        self, generation: Generation, receive: Receive, *, silence_seconds: float | None
     ) -> None:
         self._generation = generation
         self._receive = receive
         self._silence_seconds = silence_seconds
-        self._has_written = True
+        self._has_written = False
         self._timer: asyncio.TimerHandle | None = None
         self._listener = asyncio.create_task(self._wait_for_disconnect(), name="client watch")
         self._start_timer()
@@ -60,28 +60,14 @@ class ClientWatch:
         self._start_timer()
 
 
-async def take_until_first_token(generation: GenerationStream) -> list[engine_pb2.Event]:
+async def take_until_first_token(generation: Generation) -> list[GenerationEvent]:
     """All events up to the first text or end of an answer, or up to the first wake-up.
 
     Raises the error that the generation ends with before that.
     """
-    events: list[engine_pb2.Event] = []
-    while not generation.is_over:
-        taken = await generation.take()
-        events += taken
-        if not taken or any(e.HasField("delta") or e.HasField("finished") for e in taken):
-            return events
-    return events + await generation.take()
-
-
-async def take_all(
-    generation: GenerationStream, on_event: Callable[[engine_pb2.Event], None]
-) -> None:
-    """Pass every event to `on_event` until the generation is over; raises its error."""
-    while True:
-        for event in await generation.take():
-            on_event(event)
-        if generation.is_over:
-            for event in await generation.take():
-                on_event(event)
-            return
+    events: list[GenerationEvent] = []
+    async for batch in generation:
+        events += batch
+        if not batch or any(isinstance(event, TextDelta | Finished) for event in batch):
+            break
+    return events

@@ -1,71 +1,67 @@
-"""The usage of a generation: OpenAI's `usage`, and llama.cpp's `timings` in addition."""
+"""The usage of a generation, added up from the ends of its answers."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from protos import engine_pb2
-from services.api.clients.generation_stream import GenerationStream
+from services.api.generation.events import Finished
 
 
 class UsageCounter:
-    """Adds up the ends of the answers of one generation.
+    """Tokens and times of one generation. A prompt counts once, however many answers it has."""
 
-    A prompt counts once, however many answers it has.
-    """
+    def __init__(self, *, answers_per_prompt: int, answer_count: int) -> None:
+        self._answers_per_prompt = answers_per_prompt
+        self._answer_count = answer_count
+        self._prompts: dict[int, Finished] = {}
+        self._finished: list[Finished] = []
 
-    def __init__(self, generation: GenerationStream) -> None:
-        self._generation = generation
-        self._prompts: dict[int, engine_pb2.Finished] = {}
-        self._finished: list[engine_pb2.Finished] = []
-
-    def add(self, index: int, finished: engine_pb2.Finished) -> None:
-        """Answer `index` has ended."""
-        self._prompts.setdefault(self._generation.find_submit(index), finished)
+    def add(self, finished: Finished) -> None:
+        """An answer has ended."""
+        self._prompts.setdefault(finished.index // self._answers_per_prompt, finished)
         self._finished.append(finished)
 
     @property
     def is_complete(self) -> bool:
         """Whether every answer has ended."""
-        return len(self._finished) == self._generation.answer_count
-
-    def usage(self) -> dict[str, Any]:
-        """Tokens of the prompts, of which cached, and of the answers."""
-        prompt = sum(f.prompt_tokens for f in self._prompts.values())
-        completion = sum(f.completion_tokens for f in self._finished)
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": self._cached_tokens},
-        }
-
-    def timings(self) -> dict[str, Any]:
-        """Milliseconds and rates under llama.cpp's names; the slowest of several answers counts."""
-        times = [f.timings for f in self._finished]
-        prompt_n = sum(f.prompt_tokens for f in self._prompts.values()) - self._cached_tokens
-        predicted_n = sum(f.completion_tokens for f in self._finished)
-        prompt_ms = 1000 * max((t.prompt_seconds for t in times), default=0.0)
-        predicted_ms = 1000 * max((t.generate_seconds for t in times), default=0.0)
-        return {
-            "cache_n": self._cached_tokens,
-            "prompt_n": prompt_n,
-            "prompt_ms": round(prompt_ms, 3),
-            "prompt_per_token_ms": _ratio(prompt_ms, prompt_n),
-            "prompt_per_second": _ratio(1000 * prompt_n, prompt_ms),
-            "predicted_n": predicted_n,
-            "predicted_ms": round(predicted_ms, 3),
-            "predicted_per_token_ms": _ratio(predicted_ms, predicted_n),
-            "predicted_per_second": _ratio(1000 * predicted_n, predicted_ms),
-            "draft_n": sum(t.draft_tokens for t in times),
-            "draft_n_accepted": sum(t.draft_accepted for t in times),
-            "queue_ms": round(1000 * max((t.queue_seconds for t in times), default=0.0), 3),
-        }
+        return len(self._finished) == self._answer_count
 
     @property
-    def _cached_tokens(self) -> int:
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompts, cached ones included."""
+        return sum(f.prompt_tokens for f in self._prompts.values())
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompts that were computed before."""
         return sum(f.cached_tokens for f in self._prompts.values())
 
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of the answers."""
+        return sum(f.completion_tokens for f in self._finished)
 
-def _ratio(numerator: float, denominator: float) -> float:
-    return round(numerator / denominator, 3) if denominator > 0 else 0.0
+    @property
+    def draft_tokens(self) -> int:
+        """Tokens that were guessed."""
+        return sum(f.timings.draft_tokens for f in self._finished)
+
+    @property
+    def draft_accepted(self) -> int:
+        """Guessed tokens that were right."""
+        return sum(f.timings.draft_accepted for f in self._finished)
+
+    # Of several answers, which run side by side, the slowest counts.
+
+    @property
+    def queue_seconds(self) -> float:
+        """From arrival to the start of prompt work."""
+        return max((f.timings.queue_seconds for f in self._finished), default=0.0)
+
+    @property
+    def prompt_seconds(self) -> float:
+        """From there to the first token."""
+        return max((f.timings.prompt_seconds for f in self._finished), default=0.0)
+
+    @property
+    def generate_seconds(self) -> float:
+        """From the first token to the last."""
+        return max((f.timings.generate_seconds for f in self._finished), default=0.0)

@@ -31,7 +31,7 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
-_VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+VALID_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _DEBUG_PATHS = frozenset({"/health", "/ready"})
 
 
@@ -69,7 +69,7 @@ class _Exchange:
     def __init__(self, scope: Scope, send: Send, addresses: ClientAddresses) -> None:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        self.id = given if _VALID_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        self.id = given if VALID_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         self.status: int | None = None
         peer, _ = scope.get("client") or ("", 0)
         self._client = addresses.find(peer, headers.getlist("x-forwarded-for"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -10,27 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from protos import engine_pb2
-from services.api.clients.generation_stream import GenerationStream, merge_deltas
-from services.api.generation.client_watch import ClientWatch, take_all, take_until_first_token
+from services.api.generation.accumulator import Answer, accumulate
+from services.api.generation.client_watch import ClientWatch, take_until_first_token
+from services.api.generation.events import Finished, GenerationEvent, TextDelta, Waiting
+from services.api.generation.service import Generation
 from services.api.streaming.sse import DONE, EventStreamResponse, encode_comment, encode_error
 from services.shared.errors import SpindllError
-
-_QUEUE_REASONS = {
-    engine_pb2.QUEUE_REASON_LOADING: "loading",
-    engine_pb2.QUEUE_REASON_MEMORY: "memory",
-    engine_pb2.QUEUE_REASON_SLOTS: "slots",
-}
-
-
-class ResponseBuilder(Protocol):
-    """Builds a dialect's complete response from the events of a generation."""
-
-    def add(self, event: engine_pb2.Event) -> None:
-        """One event, in order."""
-
-    def build(self) -> dict[str, Any]:
-        """The response object, once every event was added."""
 
 
 class StreamEncoder(Protocol):
@@ -42,11 +27,11 @@ class StreamEncoder(Protocol):
     def opening(self) -> bytes:
         """What the stream begins with."""
 
-    def delta(self, event: engine_pb2.Event) -> bytes:
-        """More text of answer `event.index`. Hot: called for every step of every stream."""
+    def delta(self, delta: TextDelta) -> bytes:
+        """More text of one answer. Hot: called for every step of every stream."""
 
-    def finish(self, event: engine_pb2.Event) -> bytes:
-        """The end of answer `event.index`."""
+    def finish(self, finished: Finished) -> bytes:
+        """The end of one answer."""
 
     def closing(self) -> bytes:
         """What follows the last answer's end."""
@@ -54,12 +39,12 @@ class StreamEncoder(Protocol):
 
 async def respond_with_stream(
     request: Request,
-    generation: GenerationStream,
+    generation: Generation,
     encoder: StreamEncoder,
     *,
     keepalive_seconds: float,
 ) -> Response:
-    """A streamed response; a comment is sent after each `keepalive_seconds` without an event.
+    """A streamed response; comments are sent while there is no event, see ClientWatch.
 
     The headers are sent with the first token or the first comment: until then, an error becomes an
     HTTP error. Closes the generation.
@@ -74,7 +59,9 @@ async def respond_with_stream(
 
 
 async def respond_with_body(
-    request: Request, generation: GenerationStream, builder: ResponseBuilder
+    request: Request,
+    generation: Generation,
+    build_body: Callable[[Sequence[Answer]], dict[str, Any]],
 ) -> Response:
     """A complete response, sent when the generation has finished.
 
@@ -82,10 +69,10 @@ async def respond_with_body(
     """
     watch = ClientWatch(generation, request.receive, silence_seconds=None)
     try:
-        await take_all(generation, builder.add)
+        answers = await accumulate(generation, answer_count=generation.answer_count)
     finally:
         watch.stop()
-    return Response(msgspec.json.encode(builder.build()), media_type="application/json")
+    return Response(msgspec.json.encode(build_body(answers)), media_type="application/json")
 
 
 class _GenerationResponse(EventStreamResponse):
@@ -96,17 +83,16 @@ class _GenerationResponse(EventStreamResponse):
 
     def __init__(
         self,
-        generation: GenerationStream,
+        generation: Generation,
         encoder: StreamEncoder,
         watch: ClientWatch,
-        first: list[engine_pb2.Event],
+        first: list[GenerationEvent],
     ) -> None:
-        super().__init__(self._frames())
+        super().__init__(self._frames(first))
         self._generation = generation
         self._encoder = encoder
         self._watch = watch
-        self._events = first
-        self._queued: engine_pb2.Queued | None = None
+        self._waiting: Waiting | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As in the parent class, except that the watch already waits for a disconnect."""
@@ -115,51 +101,45 @@ class _GenerationResponse(EventStreamResponse):
         finally:
             self._watch.stop()
 
-    async def _frames(self) -> AsyncIterator[bytes]:
+    async def _frames(self, first: list[GenerationEvent]) -> AsyncIterator[bytes]:
         generation = self._generation
-        pending = self._encoder.opening()
+        pending = self._encoder.opening() + self._encode(first)
         try:
-            while True:
-                pending += self._encode_events()
-                if generation.is_over:
-                    # Returns at once: the remaining events, an empty list, or an error.
-                    self._events = await generation.take()
-                    if self._events:
-                        continue
-                    pending += self._encoder.closing()
-                    break
-                if pending:
+            if pending and not generation.is_over:
+                yield pending
+                self._watch.note_write()
+                pending = b""
+            async for events in generation:
+                pending += self._encode(events) if events else self._encode_status()
+                # At the end the rest comes at once: send it in one write.
+                if pending and not generation.is_over:
                     yield pending
                     self._watch.note_write()
-                self._events = await generation.take()
-                pending = b"" if self._events else self._encode_status()
+                    pending = b""
+            pending += self._encoder.closing()
         except SpindllError as error:
             if generation.is_abandoned:
                 return
             pending += encode_error(error)
         yield pending + DONE
 
-    def _encode_events(self) -> bytes:
-        events = self._events
-        if len(events) > 1:
-            events = merge_deltas(events)
+    def _encode(self, events: Iterable[GenerationEvent]) -> bytes:
         frames = []
         for event in events:
-            kind = event.WhichOneof("kind")
-            if kind == "delta":
+            if isinstance(event, TextDelta):
                 frames.append(self._encoder.delta(event))
-            elif kind == "finished":
+            elif isinstance(event, Finished):
                 frames.append(self._encoder.finish(event))
-            elif kind == "queued":
-                self._queued = event.queued
+            elif isinstance(event, Waiting):
+                self._waiting = event
                 frames.append(self._encode_status())
-            elif kind == "started":
-                self._queued = None
+            else:
+                self._waiting = None
         return b"".join(frames)
 
     def _encode_status(self) -> bytes:
         """A comment that reports the queue position while the request waits."""
-        if self._queued is None:
+        if self._waiting is None:
             return encode_comment("working")
-        reason = _QUEUE_REASONS.get(self._queued.reason, "")
-        return encode_comment(f"queued position={self._queued.position} reason={reason}")
+        reason = "" if self._waiting.reason is None else self._waiting.reason.value
+        return encode_comment(f"queued position={self._waiting.position} reason={reason}")

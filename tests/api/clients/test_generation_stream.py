@@ -12,11 +12,9 @@ from services.shared.errors import Cancelled, EngineBusy, EngineUnavailable
 from tests.fakes.scripted_engine import delta, failed, finished, queued, started
 
 
-def make_generation(*answers: int) -> GenerationStream:
-    """A generation of submits 1, 2, … with the given number of answers each."""
-    return GenerationStream(
-        [engine_pb2.Submit(request_id=number, n=n) for number, n in enumerate(answers or (1,), 1)]
-    )
+def make_generation(*, requests: int = 1, answers: int = 1) -> GenerationStream:
+    """A generation of requests 1, 2, … with the given number of answers each."""
+    return GenerationStream(range(1, requests + 1), answers_per_request=answers)
 
 
 def with_id(request_id: int, event: engine_pb2.Event) -> engine_pb2.Event:
@@ -25,7 +23,7 @@ def with_id(request_id: int, event: engine_pb2.Event) -> engine_pb2.Event:
 
 
 async def test_events_are_taken_in_order_and_the_last_finish_ends_the_generation() -> None:
-    generation = make_generation(2)
+    generation = make_generation(answers=2)
     for event in (started(), delta("a"), finished(index=1)):
         generation.push(with_id(1, event))
 
@@ -39,15 +37,12 @@ async def test_events_are_taken_in_order_and_the_last_finish_ends_the_generation
     assert generation.is_over
 
 
-async def test_answers_of_several_submits_are_numbered_consecutively() -> None:
-    generation = make_generation(2, 1)
+async def test_answers_of_several_requests_are_numbered_consecutively() -> None:
+    generation = make_generation(requests=2, answers=2)
     generation.push(with_id(2, delta("c")))
     generation.push(with_id(1, delta("b", 1)))
 
     assert [(e.index, e.delta.text) for e in await generation.take()] == [(2, "c"), (1, "b")]
-    assert [generation.find_submit(index) for index in range(3)] == [0, 0, 1]
-    with pytest.raises(IndexError):
-        generation.find_submit(3)
 
 
 async def test_an_error_is_raised_after_the_events_before_it_were_taken() -> None:
@@ -71,7 +66,7 @@ async def test_an_answer_that_the_engine_cancelled_is_an_error() -> None:
 
 
 async def test_unread_deltas_are_merged_so_that_the_text_bounds_the_memory() -> None:
-    generation = make_generation(2)
+    generation = make_generation(answers=2)
     generation.push(with_id(1, queued(1)))
     for number in range(10_000):
         generation.push(with_id(1, delta(f"{number} ", index=number % 2)))

@@ -7,6 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from protos import engine_pb2, spindll_pb2
+from services.api.access.principal import Principal
+from services.api.generation.request import GenerationRequest, Sampling, Stopping
+from services.api.generation.usage import UsageCounter
+from services.api.prompts.render import Conversation
 from services.shared.errors import InvalidRequest
 from services.shared.store.manifest import FileRole, Manifest
 
@@ -14,7 +18,6 @@ _KEY_BYTES = 32
 _DEFAULT_MAX_TOKENS = 512  # as in the original Spindll
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 _PRIORITIES = {
-    spindll_pb2.PRIORITY_NORMAL: 0,
     spindll_pb2.PRIORITY_LOW: -1,
     spindll_pb2.PRIORITY_HIGH: 1,
 }
@@ -46,31 +49,79 @@ def messages_from_proto(messages: Sequence[spindll_pb2.Message]) -> list[dict[st
     return result
 
 
-def apply_params(submit: engine_pb2.Submit, params: spindll_pb2.GenerateParams) -> None:
-    """Set the sampling and length options of a submit; a negative max_tokens means no limit."""
-    for name in ("temperature", "top_p", "seed"):
-        if params.HasField(name):
-            setattr(submit.sampling, name, getattr(params, name))
-    if params.HasField("top_k"):
-        submit.sampling.top_k = max(0, params.top_k)
-    max_tokens = params.max_tokens if params.HasField("max_tokens") else _DEFAULT_MAX_TOKENS
-    if max_tokens >= 0:
-        submit.stopping.max_tokens = max_tokens
-    submit.stopping.strings.extend(text for text in params.stop if text)
+def chat_to_request(
+    request: spindll_pb2.ChatRequest, request_id: str, principal: Principal
+) -> GenerationRequest:
+    """The request of a Chat call."""
+    check_encryption_key(request.encryption_key)
+    return _build_request(
+        request,
+        request_id,
+        principal,
+        prompt=Conversation(messages=messages_from_proto(request.messages)),
+        # Nothing of a request with a key may be cached without the protection of that key.
+        use_cache=not request.encryption_key,
+    )
 
 
-def usage_to_proto(finished: engine_pb2.Finished, *, seconds: float) -> spindll_pb2.UsageStats:
+def generate_to_request(
+    request: spindll_pb2.GenerateRequest, request_id: str, principal: Principal
+) -> GenerationRequest:
+    """The request of a Generate call."""
+    return _build_request(request, request_id, principal, prompt=(request.prompt,))
+
+
+def usage_to_proto(usage: UsageCounter, *, seconds: float) -> spindll_pb2.UsageStats:
     """The usage in the last message; `seconds` is the whole time that the client waited."""
     return spindll_pb2.UsageStats(
-        prompt_tokens=finished.prompt_tokens,
-        completion_tokens=finished.completion_tokens,
-        tokens_per_second=finished.completion_tokens / seconds if seconds > 0 else 0.0,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        tokens_per_second=usage.completion_tokens / seconds if seconds > 0 else 0.0,
+    )
+
+
+def _build_request(
+    request: spindll_pb2.ChatRequest | spindll_pb2.GenerateRequest,
+    request_id: str,
+    principal: Principal,
+    *,
+    prompt: Conversation | tuple[str, ...],
+    use_cache: bool = True,
+) -> GenerationRequest:
+    params = request.params
+    given = {field.name: value for field, value in params.ListFields()}
+    max_tokens = given.get("max_tokens", _DEFAULT_MAX_TOKENS)
+    return GenerationRequest(
+        id=request_id,
+        model=request.model,
+        principal=principal,
+        prompt=prompt,
+        sampling=Sampling(
+            **{name: given[name] for name in ("temperature", "top_p", "seed") if name in given},
+            top_k=max(0, given["top_k"]) if "top_k" in given else None,
+        ),
+        stopping=Stopping(
+            max_tokens=max_tokens if max_tokens >= 0 else None,
+            strings=tuple(text for text in params.stop if text),
+        ),
+        use_cache=use_cache,
     )
 
 
 def load_settings_from_proto(request: spindll_pb2.LoadRequest) -> engine_pb2.ModelSettings:
-    """How to load. 0 GPU layers means automatic, as -1 does: a client that sets nothing sends 0."""
-    settings = engine_pb2.ModelSettings(priority=_PRIORITIES.get(request.priority, 0))
+    """How to load.
+
+    The fields of the original have no presence: 0 means that the client set nothing, so that the
+    model's own settings hold. Of GPU layers, -1 means the same.
+    """
+    if request.idle_reload_secs:
+        raise InvalidRequest(
+            "idle_reload_secs is not supported: a request loads the model again",
+            param="idle_reload_secs",
+        )
+    settings = engine_pb2.ModelSettings()
+    if request.priority in _PRIORITIES:
+        settings.priority = _PRIORITIES[request.priority]
     if request.gpu_layers > 0:
         settings.gpu_layers = request.gpu_layers
     return settings

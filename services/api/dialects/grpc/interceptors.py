@@ -8,7 +8,7 @@ nothing until it is asked to: a caller without a key costs no more than its meta
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -18,30 +18,21 @@ from google.protobuf.message import Message
 
 from services.api.access.client_address import ClientAddresses, parse_grpc_peer
 from services.api.access.principal import Authenticator, Principal
+from services.api.dialects.grpc.calls import Context, serve_call
 from services.shared.errors import InvalidRequest
-
-Context = grpc.aio.ServicerContext[Message, Message]
-TranslateErrors = Callable[[Context], AbstractAsyncContextManager[None]]
 
 principal: ContextVar[Principal] = ContextVar("principal")  # the caller of the current call
 
 
-class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
-    """Sets `principal` for every call; ends a call without a valid key unread.
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Serves every call by `serve_call`; sets `principal`, ends a call without a valid key unread.
 
-    `translate_errors` turns an error into the status of a call. Only calls whose request is a
-    single message are supported.
+    Only calls whose request is a single message are supported.
     """
 
-    def __init__(
-        self,
-        authenticator: Authenticator,
-        addresses: ClientAddresses,
-        translate_errors: TranslateErrors,
-    ) -> None:
+    def __init__(self, authenticator: Authenticator, addresses: ClientAddresses) -> None:
         self._authenticator = authenticator
         self._addresses = addresses
-        self._translate_errors = translate_errors
 
     async def intercept_service(
         self,
@@ -55,46 +46,52 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:  # gRPC answers UNIMPLEMENTED
             return None
         assert not handler.request_streaming
+        name = handler_call_details.method.rpartition("/")[2]
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._guard_stream(handler.unary_stream),
+                self._guard_stream(name, handler.unary_stream),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         return grpc.stream_unary_rpc_method_handler(
-            self._guard_unary(handler.unary_unary),
+            self._guard_unary(name, handler.unary_unary),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-    def _guard_unary(self, behavior: Any) -> Any:
+    def _guard_unary(self, name: str, behavior: Any) -> Any:
         async def call(requests: AsyncIterator[Message], context: Context) -> Message:
-            async with self._translate_errors(context):
-                request = await self._authenticate_and_read(requests, context)
-            return cast("Message", await behavior(request, context))
+            async with self._open(name, requests, context) as request:
+                return cast("Message", await behavior(request, context))
 
         return call
 
-    def _guard_stream(self, behavior: Any) -> Any:
+    def _guard_stream(self, name: str, behavior: Any) -> Any:
         async def call(requests: AsyncIterator[Message], context: Context) -> None:
-            async with self._translate_errors(context):
-                request = await self._authenticate_and_read(requests, context)
-            async with aclosing(behavior(request, context)) as responses:
+            async with (
+                self._open(name, requests, context) as request,
+                aclosing(behavior(request, context)) as responses,
+            ):
                 async for response in responses:
                     await context.write(response)
 
         return call
 
-    async def _authenticate_and_read(
-        self, requests: AsyncIterator[Message], context: Context
-    ) -> Message:
+    @asynccontextmanager
+    async def _open(
+        self, name: str, requests: AsyncIterator[Message], context: Context
+    ) -> AsyncIterator[Message]:
+        """The message of a call, read after the check of its key."""
         metadata = [(name, str(value)) for name, value in context.invocation_metadata() or ()]
         client = self._addresses.find(
             parse_grpc_peer(context.peer()),
             [value for name, value in metadata if name == "x-forwarded-for"],
         )
-        principal.set(await self._authenticator.authenticate(dict(metadata), client=client))
-        request = await anext(requests, None)
-        if request is None:
-            raise InvalidRequest("the call has no message")
-        return request
+        async with serve_call(name, client, context) as call:
+            caller = await self._authenticator.authenticate(dict(metadata), client=client)
+            call.principal_id = caller.id
+            principal.set(caller)
+            request = await anext(requests, None)
+            if request is None:
+                raise InvalidRequest("the call has no message")
+            yield request

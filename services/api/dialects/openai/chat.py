@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from services.api.dependencies import Parts, RequireUser
-from services.api.dialects.openai.chat_response import ChatCompletionResponse, ChatCompletionStream
+from services.api.dialects.openai.chat_response import ChatCompletionStream, build_chat_completion
 from services.api.dialects.openai.chat_schema import ChatCompletionRequest
-from services.api.dialects.openai.to_submit import (
-    RequestContext,
-    chat_to_conversation,
-    chat_to_submit,
-)
-from services.api.generation.usage import UsageCounter
-from services.api.prompts.render import render_prompt
+from services.api.dialects.openai.to_request import chat_to_request
 from services.api.request_body import parse_body_as
 from services.api.streaming.responses import respond_with_body, respond_with_stream
 
@@ -33,26 +26,20 @@ async def create_chat_completion(
 ) -> Response:
     """Continue a conversation."""
     response_id = f"chatcmpl-{secrets.token_hex(12)}"
-    manifest = await api.pull_on_demand.resolve(body.model, principal)
-    prompt = await asyncio.to_thread(render_prompt, manifest, chat_to_conversation(body))
-    context = RequestContext(
-        trace_id=response_id,
-        model=manifest.name,
-        principal=principal.id,
-        timeout_seconds=api.settings.request_timeout_seconds,
-    )
-    generation = await api.engine.generate([chat_to_submit(body, prompt, context)])
-    usage = UsageCounter(generation)
+    generation = await api.generations.open(chat_to_request(body, response_id, principal))
     if not body.stream:
-        response = ChatCompletionResponse(
-            response_id, body.model, answer_count=generation.answer_count, usage=usage
+        return await respond_with_body(
+            request,
+            generation,
+            lambda answers: build_chat_completion(
+                response_id, body.model, answers, generation.usage
+            ),
         )
-        return await respond_with_body(request, generation, response)
     stream = ChatCompletionStream(
         response_id,
         body.model,
         answer_count=generation.answer_count,
-        usage=usage,
+        usage=generation.usage,
         include_usage=body.includes_usage,
     )
     return await respond_with_stream(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from protos import engine_pb2
 from services.api.dialects.openai.logprobs_response import build_chat_logprobs
-from services.api.dialects.openai.response import OpenAIResponse
+from services.api.dialects.openai.response import build_head, build_response
 from services.api.dialects.openai.stream import OpenAIStream
+from services.api.generation.accumulator import Answer
+from services.api.generation.events import TextDelta
+from services.api.generation.usage import UsageCounter
 
 
 class ChatCompletionStream(OpenAIStream):
@@ -26,25 +29,26 @@ class ChatCompletionStream(OpenAIStream):
             for index in range(len(self._before))
         )
 
-    def choice_with_logprobs(self, event: engine_pb2.Event) -> dict[str, Any]:
+    def choice_with_logprobs(self, delta: TextDelta) -> dict[str, Any]:
         """One complete choice."""
         return {
-            "index": event.index,
-            "delta": {"content": event.delta.text},
-            "logprobs": build_chat_logprobs(event.delta.logprobs),
+            "index": delta.index,
+            "delta": {"content": delta.text},
+            "logprobs": build_chat_logprobs(delta.logprobs),
             "finish_reason": None,
         }
 
 
-class ChatCompletionResponse(OpenAIResponse):
+def build_chat_completion(
+    response_id: str, model: str, answers: Sequence[Answer], usage: UsageCounter
+) -> dict[str, Any]:
     """A complete chat completion."""
+    head = build_head(response_id, "chat.completion", model)
+    return build_response(head, answers, usage, _build_choice)
 
-    object_name = "chat.completion"
 
-    def choice(self, index: int, text: str) -> dict[str, Any]:
-        """The message, with its log-probabilities where they were requested."""
-        logprobs = self._logprobs[index]
-        return {
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": build_chat_logprobs(logprobs) if logprobs else None,
-        }
+def _build_choice(_: int, answer: Answer) -> dict[str, Any]:
+    return {
+        "message": {"role": "assistant", "content": answer.text, "refusal": None},
+        "logprobs": build_chat_logprobs(answer.logprobs) if answer.logprobs else None,
+    }

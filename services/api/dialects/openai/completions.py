@@ -8,10 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from services.api.dependencies import Parts, RequireUser
-from services.api.dialects.openai.completions_response import CompletionResponse, CompletionStream
+from services.api.dialects.openai.completions_response import CompletionStream, build_completion
 from services.api.dialects.openai.completions_schema import CompletionRequest
-from services.api.dialects.openai.to_submit import RequestContext, completion_to_submits
-from services.api.generation.usage import UsageCounter
+from services.api.dialects.openai.to_request import completion_to_request
 from services.api.request_body import parse_body_as
 from services.api.streaming.responses import respond_with_body, respond_with_stream
 
@@ -27,29 +26,26 @@ async def create_completion(
 ) -> Response:
     """Continue one or several prompts."""
     response_id = f"cmpl-{secrets.token_hex(12)}"
-    manifest = await api.pull_on_demand.resolve(body.model, principal)
-    context = RequestContext(
-        trace_id=response_id,
-        model=manifest.name,
-        principal=principal.id,
-        timeout_seconds=api.settings.request_timeout_seconds,
-    )
-    generation = await api.engine.generate(completion_to_submits(body, context))
-    usage = UsageCounter(generation)
+    generation = await api.generations.open(completion_to_request(body, response_id, principal))
+    echoes = _build_echoes(body)
     if not body.stream:
-        response = CompletionResponse(
-            response_id,
-            body.model,
-            echoes=_build_echoes(body),
-            wants_logprobs=body.logprobs is not None,
-            usage=usage,
+        return await respond_with_body(
+            request,
+            generation,
+            lambda answers: build_completion(
+                response_id,
+                body.model,
+                answers,
+                generation.usage,
+                echoes=echoes,
+                wants_logprobs=body.logprobs is not None,
+            ),
         )
-        return await respond_with_body(request, generation, response)
     stream = CompletionStream(
         response_id,
         body.model,
-        echoes=[echo or "" for echo in _build_echoes(body)],
-        usage=usage,
+        echoes=[echo or "" for echo in echoes],
+        usage=generation.usage,
         include_usage=body.includes_usage,
     )
     return await respond_with_stream(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from protos import engine_pb2
 from services.api.dialects.openai.logprobs_response import build_completion_logprobs
-from services.api.dialects.openai.response import OpenAIResponse
+from services.api.dialects.openai.response import build_head, build_response
 from services.api.dialects.openai.stream import OpenAIStream
+from services.api.generation.accumulator import Answer
+from services.api.generation.events import TextDelta, TokenLogprob
 from services.api.generation.usage import UsageCounter
 
 
@@ -41,70 +42,56 @@ class CompletionStream(OpenAIStream):
             self.encode_text(index, echo) for index, echo in enumerate(self._echoes) if echo
         )
 
-    def choice_with_logprobs(self, event: engine_pb2.Event) -> dict[str, Any]:
+    def choice_with_logprobs(self, delta: TextDelta) -> dict[str, Any]:
         """One complete choice; its text offsets continue those of the chunk before."""
-        offset = self._lengths[event.index]
-        logprobs = build_completion_logprobs(event.delta.logprobs, offset=offset)
-        self._lengths[event.index] += sum(len(text) for text in logprobs["tokens"])
+        offset = self._lengths[delta.index]
+        logprobs = build_completion_logprobs(delta.logprobs, offset=offset)
+        self._lengths[delta.index] += sum(len(text) for text in logprobs["tokens"])
         return {
-            "index": event.index,
-            "text": event.delta.text,
+            "index": delta.index,
+            "text": delta.text,
             "logprobs": logprobs,
             "finish_reason": None,
         }
 
 
-class CompletionResponse(OpenAIResponse):
+def build_completion(
+    response_id: str,
+    model: str,
+    answers: Sequence[Answer],
+    usage: UsageCounter,
+    *,
+    echoes: Sequence[str | None],
+    wants_logprobs: bool,
+) -> dict[str, Any]:
     """A complete text completion. `echoes`: the prompt to repeat for each answer, None for none.
 
     The text of a prompt that was given as token ids (an empty echo here) is taken from the log-
     probabilities of the prompt.
     """
 
-    object_name = "text_completion"
-
-    def __init__(
-        self,
-        response_id: str,
-        model: str,
-        *,
-        echoes: Sequence[str | None],
-        wants_logprobs: bool,
-        usage: UsageCounter,
-    ) -> None:
-        super().__init__(response_id, model, answer_count=len(echoes), usage=usage)
-        self._echoes = echoes
-        self._wants_logprobs = wants_logprobs
-        self._prompt_logprobs: list[list[engine_pb2.TokenLogprob]] = [[] for _ in echoes]
-
-    def add(self, event: engine_pb2.Event) -> None:
-        """Add one event; the last event of an answer carries the prompt's log-probabilities."""
-        super().add(event)
-        if event.HasField("finished"):
-            self._prompt_logprobs[event.index] = list(event.finished.prompt_logprobs)
-
-    def choice(self, index: int, text: str) -> dict[str, Any]:
-        """The text after its echo, with log-probabilities where they were requested."""
+    def build_choice(index: int, answer: Answer) -> dict[str, Any]:
+        echo = echoes[index]
+        text = echo or (
+            "" if echo is None else _join(answer.prompt_logprobs).decode(errors="replace")
+        )
         return {
-            "text": (self._echo(index) or "") + text,
-            "logprobs": self._build_logprobs(index) if self._wants_logprobs else None,
+            "text": text + answer.text,
+            "logprobs": _build_logprobs(answer, echo) if wants_logprobs else None,
         }
 
-    def _echo(self, index: int) -> str | None:
-        echo = self._echoes[index]
-        if echo == "":
-            prompt = b"".join(token.text for token in self._prompt_logprobs[index])
-            return prompt.decode(errors="replace")
-        return echo
+    head = build_head(response_id, "text_completion", model)
+    return build_response(head, answers, usage, build_choice)
 
-    def _build_logprobs(self, index: int) -> dict[str, Any]:
-        if self._echoes[index] is None:
-            return build_completion_logprobs(self._logprobs[index], offset=0)
-        tokens = [self._first_token(index), *self._prompt_logprobs[index], *self._logprobs[index]]
-        return build_completion_logprobs(tokens, offset=0, unknown_count=1)
 
-    def _first_token(self, index: int) -> engine_pb2.TokenLogprob:
-        """The prompt's first token, which has no probability: the text before the other tokens."""
-        others = b"".join(token.text for token in self._prompt_logprobs[index])
-        text = (self._echoes[index] or "").encode().removesuffix(others)
-        return engine_pb2.TokenLogprob(text=text)
+def _build_logprobs(answer: Answer, echo: str | None) -> dict[str, Any]:
+    if echo is None:
+        return build_completion_logprobs(answer.logprobs, offset=0)
+    # The prompt's first token has no probability: its text is what the other tokens leave.
+    first = TokenLogprob(echo.encode().removesuffix(_join(answer.prompt_logprobs)), 0.0)
+    tokens = [first, *answer.prompt_logprobs, *answer.logprobs]
+    return build_completion_logprobs(tokens, offset=0, unknown_count=1)
+
+
+def _join(tokens: Iterable[TokenLogprob]) -> bytes:
+    return b"".join(token.text for token in tokens)

@@ -1,16 +1,16 @@
-"""The engine's token log-probabilities in OpenAI's two shapes."""
+"""Token log-probabilities in OpenAI's two shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from protos import engine_pb2
+from services.api.generation.events import TokenLogprob
 
 _MIN_LOGPROB = -9999.0  # JSON has no infinity; OpenAI uses the same number
 
 
-def build_chat_logprobs(tokens: Iterable[engine_pb2.TokenLogprob]) -> dict[str, Any]:
+def build_chat_logprobs(tokens: Iterable[TokenLogprob]) -> dict[str, Any]:
     """`choices[].logprobs` of chat completions."""
     content = [
         {**_build_entry(t), "top_logprobs": [_build_entry(top) for top in t.top]} for t in tokens
@@ -19,7 +19,7 @@ def build_chat_logprobs(tokens: Iterable[engine_pb2.TokenLogprob]) -> dict[str, 
 
 
 def build_completion_logprobs(
-    tokens: Sequence[engine_pb2.TokenLogprob], *, offset: int, unknown_count: int = 0
+    tokens: Sequence[TokenLogprob], *, offset: int, unknown_count: int = 0
 ) -> dict[str, Any]:
     """`choices[].logprobs` of text completions; the first token starts at character `offset`.
 
@@ -45,7 +45,7 @@ def build_completion_logprobs(
     }
 
 
-def _build_entry(token: engine_pb2.TokenLogprob) -> dict[str, Any]:
+def _build_entry(token: TokenLogprob) -> dict[str, Any]:
     return {
         "token": _decode_text(token),
         "logprob": _clamp(token.logprob),
@@ -53,7 +53,7 @@ def _build_entry(token: engine_pb2.TokenLogprob) -> dict[str, Any]:
     }
 
 
-def _decode_text(token: engine_pb2.TokenLogprob) -> str:
+def _decode_text(token: TokenLogprob) -> str:
     return token.text.decode(errors="replace")
 
 

@@ -1,56 +1,40 @@
-"""OpenAI's complete responses: what chat and text completions have in common."""
+"""What the complete responses of chat and text completions have in common."""
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from protos import engine_pb2
-from services.api.dialects.openai.stream import FINISH_REASONS
+from services.api.dialects.openai.usage_response import build_timings, build_usage
+from services.api.generation.accumulator import Answer
 from services.api.generation.usage import UsageCounter
 
 
-class OpenAIResponse(ABC):
-    """Collects the events of every answer; implements `streaming.responses.ResponseBuilder`."""
+def build_response(
+    head: dict[str, Any],
+    answers: Sequence[Answer],
+    usage: UsageCounter,
+    build_choice: Callable[[int, Answer], dict[str, Any]],
+) -> dict[str, Any]:
+    """The response object; `build_choice` makes what a choice has beside its index and its end."""
+    choices = [
+        {"index": index, **build_choice(index, answer), "finish_reason": answer.reason.value}
+        for index, answer in enumerate(answers)
+    ]
+    return {
+        **head,
+        "choices": choices,
+        "usage": build_usage(usage),
+        "timings": build_timings(usage),
+    }
 
-    object_name: ClassVar[str]
 
-    def __init__(
-        self, response_id: str, model: str, *, answer_count: int, usage: UsageCounter
-    ) -> None:
-        self._id = response_id
-        self._model = model
-        self._usage = usage
-        self._texts: list[list[str]] = [[] for _ in range(answer_count)]
-        self._reasons = ["stop"] * answer_count
-        self._logprobs: list[list[engine_pb2.TokenLogprob]] = [[] for _ in range(answer_count)]
-
-    @abstractmethod
-    def choice(self, index: int, text: str) -> dict[str, Any]:
-        """The fields of one choice other than `index` and `finish_reason`."""
-
-    def add(self, event: engine_pb2.Event) -> None:
-        """Add one event."""
-        if event.HasField("delta"):
-            self._texts[event.index].append(event.delta.text)
-            self._logprobs[event.index].extend(event.delta.logprobs)
-        elif event.HasField("finished"):
-            self._usage.add(event.index, event.finished)
-            self._reasons[event.index] = FINISH_REASONS.get(event.finished.reason, "stop")
-
-    def build(self) -> dict[str, Any]:
-        """The response object."""
-        choices = [
-            {"index": i, **self.choice(i, "".join(self._texts[i])), "finish_reason": reason}
-            for i, reason in enumerate(self._reasons)
-        ]
-        return {
-            "id": self._id,
-            "object": self.object_name,
-            "created": int(time.time()),
-            "model": self._model,
-            "choices": choices,
-            "usage": self._usage.usage(),
-            "timings": self._usage.timings(),
-        }
+def build_head(response_id: str, object_name: str, model: str) -> dict[str, Any]:
+    """The fields with which every response and every chunk begins."""
+    return {
+        "id": response_id,
+        "object": object_name,
+        "created": int(time.time()),
+        "model": model,
+    }

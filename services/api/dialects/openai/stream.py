@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import msgspec
 
-from protos import engine_pb2
+from services.api.dialects.openai.response import build_head
+from services.api.dialects.openai.usage_response import build_timings, build_usage
+from services.api.generation.events import Finished, TextDelta
 from services.api.generation.usage import UsageCounter
 from services.api.streaming import sse
-
-FINISH_REASONS = {
-    engine_pb2.FINISH_REASON_STOP: "stop",
-    engine_pb2.FINISH_REASON_LENGTH: "length",
-}
 
 encode = msgspec.json.encode
 
@@ -41,12 +37,7 @@ class OpenAIStream(ABC):
         usage: UsageCounter,
         include_usage: bool,
     ) -> None:
-        head = {
-            "id": response_id,
-            "object": self.object_name,
-            "created": int(time.time()),
-            "model": model,
-        }
+        head = build_head(response_id, self.object_name, model)
         self._head = sse.DATA + encode(head)[:-1] + b',"choices":['
         self._tail = (b',"usage":null}' if include_usage else b"}") + sse.END
         self._usage = usage
@@ -62,33 +53,31 @@ class OpenAIStream(ABC):
         """What every answer begins with."""
 
     @abstractmethod
-    def choice_with_logprobs(self, event: engine_pb2.Event) -> dict[str, Any]:
+    def choice_with_logprobs(self, delta: TextDelta) -> dict[str, Any]:
         """The choice of a delta that carries log-probabilities."""
 
-    def delta(self, event: engine_pb2.Event) -> bytes:
+    def delta(self, delta: TextDelta) -> bytes:
         """A chunk with the new text; empty while the engine holds text back."""
-        delta = event.delta
         if delta.logprobs:
-            return self._head + encode(self.choice_with_logprobs(event)) + b"]" + self._tail
-        return self.encode_text(event.index, delta.text) if delta.text else b""
+            return self._head + encode(self.choice_with_logprobs(delta)) + b"]" + self._tail
+        return self.encode_text(delta.index, delta.text) if delta.text else b""
 
     def encode_text(self, index: int, text: str) -> bytes:
         """A chunk with text and nothing else."""
         return self._before[index] + encode(text) + self._after
 
-    def finish(self, event: engine_pb2.Event) -> bytes:
+    def finish(self, finished: Finished) -> bytes:
         """The last chunk of one answer."""
-        self._usage.add(event.index, event.finished)
-        reason = FINISH_REASONS.get(event.finished.reason, "stop").encode()
         choice = b'{"index":%d,%s,"logprobs":null,"finish_reason":"%s"}]'
         tail = self._tail
         if not self._include_usage and self._usage.is_complete:
-            tail = b',"timings":' + encode(self._usage.timings()) + b"}" + sse.END
-        return self._head + choice % (event.index, self.no_text, reason) + tail
+            tail = b',"timings":' + encode(build_timings(self._usage)) + b"}" + sse.END
+        reason = finished.reason.value.encode()
+        return self._head + choice % (finished.index, self.no_text, reason) + tail
 
     def closing(self) -> bytes:
         """The usage chunk, if the client requested it."""
         if not self._include_usage:
             return b""
-        usage, timings = encode(self._usage.usage()), encode(self._usage.timings())
+        usage, timings = encode(build_usage(self._usage)), encode(build_timings(self._usage))
         return self._head + b'],"usage":' + usage + b',"timings":' + timings + b"}" + sse.END

@@ -54,6 +54,23 @@ def parse_request(
     )
 
 
+def split_prompts(message: pb.Submit) -> list[pb.Submit]:
+    """One submit for each prompt of a message: the first is the message itself."""
+    further = list(message.further_prompts)
+    message.ClearField("further_prompts")
+    submits = [message]
+    for prompt in further:
+        submit = pb.Submit()
+        submit.CopyFrom(message)
+        submit.request_id = prompt.request_id
+        if prompt.WhichOneof("prompt") == "tokens":
+            submit.tokens.CopyFrom(prompt.tokens)
+        else:
+            submit.text.CopyFrom(prompt.text)
+        submits.append(submit)
+    return submits
+
+
 def parse_submit(message: pb.Submit, defaults: ModelDefaults) -> messages.Submit:
     """Parse a request into the runner's command; its id is 0 until a runner gets it."""
     n = message.n or 1

@@ -20,7 +20,7 @@ from services.engine.front.models.client_request import ClientRequest
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
 from services.engine.front.rpc.event_queue import EventQueue, MergedDelta, SessionEvent
-from services.engine.front.rpc.from_proto import parse_request
+from services.engine.front.rpc.from_proto import parse_request, split_prompts
 from services.engine.front.rpc.model_defaults import parse_model_defaults
 from services.shared.errors import Cancelled, InternalError, InvalidRequest, SpindllError, to_wire
 from services.shared.store.manifest import Manifest
@@ -52,7 +52,8 @@ class Session:
     def receive(self, frame: pb.ClientFrame) -> None:
         """Take a client frame: new requests, and cancellations of earlier ones."""
         for message in frame.submits:
-            self._receive_submit(message)
+            for submit in split_prompts(message):
+                self._receive_submit(submit)
         for request_id in frame.cancels:
             self._cancel(request_id)
 

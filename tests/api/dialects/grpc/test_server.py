@@ -14,7 +14,7 @@ import pytest
 
 from protos import spindll_pb2
 from protos.spindll_pb2_grpc import SpindllStub
-from services.api.dialects.grpc.server import GRPC_STATUS
+from services.api.dialects.grpc.calls import GRPC_STATUS
 from services.shared.errors import EngineBusy, every_error
 from tests.api.conftest import Api, make_description, make_manifest, put_model, running_api
 from tests.fakes.scripted_engine import ScriptedEngine, delta, failed
@@ -221,3 +221,61 @@ async def test_two_workers_share_one_port(
 
 def test_every_error_has_a_grpc_status() -> None:
     assert all(any(base in GRPC_STATUS for base in cls.__mro__) for cls in every_error())
+
+
+async def test_a_call_is_logged_with_its_status_and_the_clients_request_id(
+    served: GrpcApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    metadata = (("x-api-key", served.api.user_key), ("x-request-id", "mine-1"))
+    call = served.stub.Chat(
+        spindll_pb2.ChatRequest(model="tiny", messages=FRANCE), metadata=metadata, timeout=20
+    )
+    _ = [message async for message in call]
+    refused = served.stub.List(spindll_pb2.ListRequest(), timeout=20)
+    await read_status(refused)
+    await read_status(served.stub.Delete(spindll_pb2.DeleteRequest(), **served.admin()))
+
+    assert ("x-request-id", "mine-1") in list(await call.trailing_metadata())
+    assert any(name == "x-request-id" for name, _ in await refused.trailing_metadata())
+    lines = [vars(record) for record in caplog.records if record.message == "request"]
+    assert [(line["levelname"], line["route"], line["status"]) for line in lines] == [
+        ("INFO", "Chat", "OK"),
+        ("DEBUG", "List", "UNAUTHENTICATED"),  # a stranger must not fill the log
+        ("INFO", "Delete", "UNIMPLEMENTED"),
+    ]
+    assert {(line["method"], line["client"]) for line in lines} == {("gRPC", "127.0.0.1")}
+    assert lines[0]["principal"].startswith("key_")
+    assert lines[1]["principal"] == "-"
+
+
+async def test_the_time_limit_of_the_service_holds_for_grpc(
+    tmp_path: Path, redis_url: str, served: GrpcApi
+) -> None:
+    port = free_port()
+    async with (
+        running_api(
+            tmp_path,
+            redis_url,
+            served.api.engine,
+            grpc_port=port,
+            drain_seconds=0.1,
+            request_timeout_seconds=9,
+        ),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        stub: SpindllAsyncStub = SpindllStub(channel)
+        request = spindll_pb2.GenerateRequest(model="tiny", prompt="a")
+        _ = [a async for a in stub.Generate(request, **served.user())]
+
+    assert served.api.engine.submits[-1].deadline_seconds == 9
+
+
+async def test_a_load_that_says_nothing_leaves_the_models_own_settings(served: GrpcApi) -> None:
+    await served.stub.Load(spindll_pb2.LoadRequest(model="tiny"), **served.admin())
+    reload = spindll_pb2.LoadRequest(model="tiny", idle_reload_secs=5)
+    code, details = await read_status(served.stub.Load(reload, **served.admin()))
+
+    assert not served.api.engine.calls[0].settings.ListFields()
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "idle_reload_secs" in details

@@ -1,4 +1,4 @@
-"""The submit messages that request bodies become."""
+"""What request bodies become: requests of the pipeline, and the engine's submits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import pytest
 from pydantic import ValidationError
 
 from protos import engine_pb2
-from services.api.dialects.openai import to_submit
+from services.api.access.keys import Role
+from services.api.access.principal import Principal
 from services.api.dialects.openai.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.completions_schema import CompletionRequest
+from services.api.dialects.openai.to_request import chat_to_request, completion_to_request
+from services.api.generation.to_engine import build_prompt, build_submit
+from services.api.prompts.render import Conversation
 
-CONTEXT = to_submit.RequestContext(trace_id="t", model="m:latest", principal="key_1")
+PRINCIPAL = Principal(id="key_1", role=Role.USER, name="user")
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
@@ -23,7 +27,14 @@ def make_request(**changes: Any) -> ChatCompletionRequest:
 
 
 def submit(**changes: Any) -> engine_pb2.Submit:
-    return to_submit.chat_to_submit(make_request(**changes), engine_pb2.PromptText(), CONTEXT)
+    request = chat_to_request(make_request(**changes), "t", PRINCIPAL)
+    return build_submit(request, [engine_pb2.PromptText()], model="m:latest", tenant="")
+
+
+def conversation(**changes: Any) -> Conversation:
+    prompt = chat_to_request(make_request(**changes), "t", PRINCIPAL).prompt
+    assert isinstance(prompt, Conversation)
+    return prompt
 
 
 def test_options_that_are_absent_are_not_sent() -> None:
@@ -130,21 +141,30 @@ def test_lane_cache_and_deadline_are_sent() -> None:
     )
 
 
-def test_the_time_limit_of_the_service_is_an_upper_bound() -> None:
-    context = to_submit.RequestContext(trace_id="t", model="m", principal="p", timeout_seconds=2.0)
-    request = make_request(timeout=3)
-    found = to_submit.chat_to_submit(request, engine_pb2.PromptText(), context)
+def test_the_options_of_several_prompts_are_sent_once() -> None:
+    body = CompletionRequest.model_validate(
+        {"model": "m", "prompt": ["a", "b"], "n": 2, "json_schema": {"type": "object"}}
+    )
+    request = completion_to_request(body, "t", PRINCIPAL)
+    assert isinstance(request.prompt, tuple)
+    found = build_submit(
+        request, [build_prompt(prompt) for prompt in request.prompt], model="m", tenant="team"
+    )
 
-    assert found.deadline_seconds == 2
+    assert (request.prompt_count, request.answer_count) == (2, 4)
+    assert (found.n, found.tenant) == (2, "team")
+    assert found.text.pieces[0].text == "a"
+    text = engine_pb2.PromptText(pieces=[engine_pb2.TextPiece(text="b")], add_special=True)
+    assert list(found.further_prompts) == [engine_pb2.FurtherPrompt(text=text)]
 
 
 def test_the_developer_role_becomes_system_and_parts_are_joined() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    request = make_request(
+    found = conversation(
         messages=[{"role": "developer", "content": "d"}, {"role": "user", "content": parts}]
     )
 
-    assert to_submit.chat_to_conversation(request).messages == [
+    assert found.messages == [
         {"role": "system", "content": "d"},
         {"role": "user", "content": "a\nb"},
     ]
@@ -152,7 +172,7 @@ def test_the_developer_role_becomes_system_and_parts_are_joined() -> None:
 
 def test_an_answer_with_calls_needs_no_content() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    request = make_request(
+    found = conversation(
         messages=[
             {"role": "user", "content": "hi"},
             {"role": "assistant", "content": None, "tool_calls": [call]},
@@ -160,7 +180,7 @@ def test_an_answer_with_calls_needs_no_content() -> None:
         ]
     )
 
-    assert to_submit.chat_to_conversation(request).messages[1:] == [
+    assert found.messages[1:] == [
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "r", "tool_call_id": "c1"},
     ]
@@ -184,16 +204,15 @@ def test_the_template_sees_the_tools_that_may_be_chosen(
         {"type": "web_search"},
         {"type": "function", "function": {"name": "g"}},
     ]
-    request = make_request(tools=tools, tool_choice=choice)
-    found = to_submit.chat_to_conversation(request).tools
+    found = conversation(tools=tools, tool_choice=choice).tools
 
     assert (None if found is None else [tool["function"]["name"] for tool in found]) == names
 
 
 def test_reasoning_effort_none_switches_thinking_off() -> None:
-    request = make_request(reasoning_effort="none", chat_template_kwargs={"a": 1})
+    found = conversation(reasoning_effort="none", chat_template_kwargs={"a": 1})
 
-    assert to_submit.chat_to_conversation(request).options == {
+    assert found.options == {
         "a": 1,
         "reasoning_effort": "none",
         "enable_thinking": False,

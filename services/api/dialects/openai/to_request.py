@@ -1,0 +1,163 @@
+"""Parses OpenAI's request bodies into the requests of the pipeline."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from services.api.access.principal import Principal
+from services.api.dialects.openai.chat_schema import ChatCompletionRequest, ChatMessage
+from services.api.dialects.openai.completions_schema import DEFAULT_MAX_TOKENS, CompletionRequest
+from services.api.dialects.openai.generation_options import GenerationOptions
+from services.api.generation.request import (
+    GenerationRequest,
+    Lane,
+    OutputFormat,
+    Sampling,
+    Stopping,
+    StructuredOutput,
+)
+from services.api.prompts.render import Conversation
+
+_SAMPLING_FIELDS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "repeat_last_n",
+    "presence_penalty",
+    "frequency_penalty",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
+    "xtc_probability",
+    "xtc_threshold",
+    "seed",
+)
+
+
+def chat_to_request(
+    body: ChatCompletionRequest, response_id: str, principal: Principal
+) -> GenerationRequest:
+    """The request of a chat completion."""
+    conversation = Conversation(
+        messages=[_message_to_dict(message) for message in body.messages],
+        tools=_select_tools(body),
+        options=_template_options(body),
+        add_generation_prompt=body.add_generation_prompt is not False,
+        continue_final_message=bool(body.continue_final_message),
+    )
+    return GenerationRequest(
+        id=response_id,
+        principal=principal,
+        prompt=conversation,
+        stopping=_build_stopping(body, body.max_completion_tokens or body.max_tokens),
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        **_common_options(body),
+    )
+
+
+def completion_to_request(
+    body: CompletionRequest, response_id: str, principal: Principal
+) -> GenerationRequest:
+    """The request of a text completion."""
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    return GenerationRequest(
+        id=response_id,
+        principal=principal,
+        prompt=tuple(p if isinstance(p, str) else tuple(p) for p in body.prompt),
+        stopping=_build_stopping(body, max_tokens),
+        top_logprobs=body.logprobs,
+        prompt_logprobs=body.wants_prompt_logprobs,
+        **_common_options(body),
+    )
+
+
+def _select_tools(request: ChatCompletionRequest) -> list[dict[str, Any]] | None:
+    """The tools that the template shows; `tool_choice` may exclude all, or all but one."""
+    if not request.tools or request.tool_choice == "none":
+        return None
+    functions = [tool for tool in request.tools if tool.function is not None]
+    if request.tool_choice is not None and not isinstance(request.tool_choice, str):
+        chosen = request.tool_choice.function.name
+        functions = [t for t in functions if t.function is not None and t.function.name == chosen]
+    return [tool.model_dump(exclude_none=True) for tool in functions] or None
+
+
+def _template_options(request: ChatCompletionRequest) -> dict[str, Any]:
+    """The variables of the template that the client sets."""
+    options = dict(request.chat_template_kwargs or {})
+    if request.reasoning_effort is not None:
+        options.setdefault("reasoning_effort", request.reasoning_effort)
+        if request.reasoning_effort == "none":
+            options.setdefault("enable_thinking", False)
+    return options
+
+
+def _message_to_dict(message: ChatMessage) -> dict[str, Any]:
+    """A message as chat templates expect it: a plain dictionary without the developer role."""
+    role = "system" if message.role == "developer" else message.role
+    result: dict[str, Any] = {"role": role, "content": message.content or ""}
+    if message.name is not None:
+        result["name"] = message.name
+    if message.reasoning_content is not None:
+        result["reasoning_content"] = message.reasoning_content
+    if message.tool_call_id is not None:
+        result["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        result["tool_calls"] = [call.model_dump(exclude_none=True) for call in message.tool_calls]
+    return result
+
+
+def _common_options(body: GenerationOptions) -> dict[str, Any]:
+    return {
+        "model": body.model,
+        "answers_per_prompt": body.n or 1,
+        "sampling": _build_sampling(body),
+        "structured_output": _build_structured_output(body),
+        "lane": Lane(body.lane or "interactive"),
+        "deadline_seconds": body.timeout,
+        "keep_alive_seconds": body.keep_alive,
+        "use_cache": body.cache_prompt is not False,
+    }
+
+
+def _build_sampling(body: GenerationOptions) -> Sampling:
+    return Sampling(
+        **{name: getattr(body, name) for name in _SAMPLING_FIELDS},
+        top_k=None if body.top_k is None else max(0, body.top_k),
+        logit_bias=body.logit_bias or {},
+    )
+
+
+def _build_stopping(body: GenerationOptions, max_tokens: int | None) -> Stopping:
+    return Stopping(
+        max_tokens=max_tokens,
+        min_tokens=body.min_tokens or 0,
+        strings=tuple(text for text in body.stop or () if text),
+        token_ids=tuple(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+    )
+
+
+def _build_structured_output(body: GenerationOptions) -> StructuredOutput | None:
+    """The one that is given; the schema of the body ensures that there is at most one."""
+    if body.grammar is not None:
+        return StructuredOutput(OutputFormat.GBNF, body.grammar)
+    if body.guided_regex is not None:
+        return StructuredOutput(OutputFormat.REGEX, body.guided_regex)
+    if body.json_schema is not None:
+        return _schema_to_output(body.json_schema)
+    response_format = body.response_format
+    if response_format is None or response_format.type == "text":
+        return None
+    if response_format.schema_ is not None:
+        return _schema_to_output(response_format.schema_)
+    if response_format.json_schema is not None and response_format.json_schema.schema_ is not None:
+        return _schema_to_output(response_format.json_schema.schema_)
+    return _schema_to_output({"type": "object"})
+
+
+def _schema_to_output(schema: dict[str, Any] | bool) -> StructuredOutput:  # noqa: FBT001  a schema
+    return StructuredOutput(OutputFormat.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False))

@@ -1,0 +1,78 @@
+"""What happens while a request is answered, for every dialect; errors are raised, not sent.
+
+`index` is the number of an answer, from 0, over all prompts of the request: those of the first
+prompt come first. Structs and not dataclasses: a TextDelta is made for every token.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+
+class QueueReason(Enum):
+    """Why a request waits."""
+
+    LOADING = "loading"  # its model is being loaded
+    MEMORY = "memory"  # its model waits for memory
+    SLOTS = "slots"  # other requests go first
+
+
+class FinishReason(Enum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """The log-probability of a token. `text` may be a part of a character."""
+
+    text: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """The request waits; `position` 1 is next. Sent again when it changes."""
+
+    position: int
+    reason: QueueReason | None
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A prompt is being computed."""
+
+
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
+    """More text of an answer; empty where only log-probabilities came."""
+
+    index: int
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Where the time of one answer went."""
+
+    queue_seconds: float = 0.0  # from arrival to the start of prompt work
+    prompt_seconds: float = 0.0  # from there to the first token
+    generate_seconds: float = 0.0  # from the first token to the last
+    draft_tokens: int = 0
+    draft_accepted: int = 0
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """An answer has ended."""
+
+    index: int
+    reason: FinishReason
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    timings: Timings = Timings()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+GenerationEvent = Waiting | Started | TextDelta | Finished

@@ -1,0 +1,183 @@
+"""The pipeline from a request to the events of its answers, the same for every dialect.
+
+open(request): resolve or pull the model -> render the prompt -> submit -> Generation
+Generation:    batches of events -> usage, one log line, however it ends
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from services.api.clients.engine import EngineClient
+from services.api.clients.generation_stream import GenerationStream
+from services.api.generation.events import Finished, GenerationEvent
+from services.api.generation.from_engine import read_events
+from services.api.generation.request import GenerationRequest
+from services.api.generation.to_engine import Prompt, build_prompt, build_submit
+from services.api.generation.usage import UsageCounter
+from services.api.models.pull_on_demand import PullOnDemand
+from services.api.prompts.render import Conversation, render_prompt
+from services.shared.errors import SpindllError
+from services.shared.store.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+_RENDER_THREADS = 2
+_SHARED_TENANT = "all"
+
+
+class Generation:
+    """The events of one request: `async for events in generation`, in batches.
+
+    A batch is what arrived since the last one, at most one TextDelta per answer; it is empty after
+    `wake()`. `close()` must be called, and may be called twice: it cancels what still runs, and
+    writes the log line.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        stream: GenerationStream,
+        *,
+        model: str,
+        started_at: float,
+    ) -> None:
+        self.answer_count = request.answer_count
+        self.usage = UsageCounter(
+            answers_per_prompt=request.answers_per_prompt, answer_count=request.answer_count
+        )
+        self._request = request
+        self._has_logprobs = request.top_logprobs is not None
+        self._model = model
+        self._stream = stream
+        self._started_at = started_at
+        self._outcome = "cancelled"
+        self._is_settled = False
+
+    @property
+    def seconds(self) -> float:
+        """Since the request was opened."""
+        return time.perf_counter() - self._started_at
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the next batch comes at once, and is the last."""
+        return self._stream.is_over
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the client has disconnected."""
+        return self._stream.is_abandoned
+
+    def __aiter__(self) -> Generation:
+        """The batches of events."""
+        return self
+
+    async def __anext__(self) -> list[GenerationEvent]:
+        """The next batch; raises the error that ended the request."""
+        stream = self._stream
+        try:
+            taken = await stream.take()
+        except SpindllError as error:
+            self._outcome = error.code
+            raise
+        if not taken:
+            if stream.is_over:
+                self._outcome = "finished"
+                raise StopAsyncIteration
+            return []
+        events = read_events(taken, with_logprobs=self._has_logprobs)
+        for event in events:
+            if isinstance(event, Finished):
+                self.usage.add(event)
+        return events
+
+    def wake(self) -> None:
+        """Let the task that waits for a batch get an empty one."""
+        self._stream.wake()
+
+    def abandon(self) -> None:
+        """Cancel because the client has disconnected; the next batch then raises Cancelled."""
+        self._stream.abandon()
+
+    def close(self) -> None:
+        """Cancel what still runs, and settle."""
+        self._stream.close()
+        if not self._is_settled:
+            self._is_settled = True
+            self._log()
+
+    def _log(self) -> None:
+        usage = self.usage
+        logger.info(
+            "generation",
+            extra={
+                "id": self._request.id,
+                "model": self._model,
+                "principal": self._request.principal.id,
+                "outcome": "finished" if usage.is_complete else self._outcome,
+                "prompt_tokens": usage.prompt_tokens,
+                "cached_tokens": usage.cached_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "queue_seconds": round(usage.queue_seconds, 4),
+                "seconds": round(self.seconds, 4),
+            },
+        )
+
+
+class GenerationService:
+    """Opens the generations of one worker.
+
+    `timeout_seconds`: the service's own limit; 0: none. `shares_tenant`: all principals are one
+    tenant, so that what one's prompts computed is used for the others' too.
+    """
+
+    def __init__(
+        self,
+        models: PullOnDemand,
+        engine: EngineClient,
+        *,
+        timeout_seconds: float,
+        shares_tenant: bool,
+    ) -> None:
+        self._models = models
+        self._engine = engine
+        self._timeout_seconds = timeout_seconds
+        self._shares_tenant = shares_tenant
+        # Renders have threads of their own: they do not wait behind blocking calls of other kinds.
+        self._render_threads = ThreadPoolExecutor(_RENDER_THREADS, thread_name_prefix="render")
+
+    async def open(self, request: GenerationRequest) -> Generation:
+        """Start to answer a request; the caller closes the Generation.
+
+        Raises the errors of the model's name, of the prompt and of the engine's connection; what
+        the engine refuses is raised by the Generation.
+        """
+        started_at = time.perf_counter()
+        manifest = await self._models.resolve(request.model, request.principal)
+        prompts = await self._build_prompts(manifest, request.prompt)
+        submit = build_submit(
+            self._limit_deadline(request),
+            prompts,
+            model=manifest.name,
+            tenant=_SHARED_TENANT if self._shares_tenant else request.principal.tenant,
+        )
+        stream = await self._engine.generate(submit)
+        return Generation(request, stream, model=manifest.name, started_at=started_at)
+
+    async def _build_prompts(
+        self, manifest: Manifest, prompt: Conversation | Sequence[str | tuple[int, ...]]
+    ) -> list[Prompt]:
+        if not isinstance(prompt, Conversation):
+            return [build_prompt(each) for each in prompt]
+        loop = asyncio.get_running_loop()
+        return [await loop.run_in_executor(self._render_threads, render_prompt, manifest, prompt)]
+
+    def _limit_deadline(self, request: GenerationRequest) -> GenerationRequest:
+        limits = [s for s in (request.deadline_seconds, self._timeout_seconds) if s]
+        return dataclasses.replace(request, deadline_seconds=min(limits, default=None))

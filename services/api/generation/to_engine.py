@@ -1,0 +1,90 @@
+"""From the pipeline's request to the engine's. With from_engine.py the only place that sees both.
+
+A request is one submit, however many prompts it has: options and constraint travel once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from protos import engine_pb2
+from services.api.generation.request import (
+    GenerationRequest,
+    Lane,
+    Sampling,
+    Stopping,
+    StructuredOutput,
+    TextOrTokens,
+)
+
+_LANES = {
+    Lane.INTERACTIVE: engine_pb2.LANE_INTERACTIVE,
+    Lane.BACKGROUND: engine_pb2.LANE_BACKGROUND,
+    Lane.BATCH: engine_pb2.LANE_BATCH,
+}
+
+Prompt = engine_pb2.PromptText | engine_pb2.PromptTokens
+
+
+def build_submit(
+    request: GenerationRequest, prompts: Sequence[Prompt], *, model: str, tenant: str
+) -> engine_pb2.Submit:
+    """The submit for a request; `model` is the canonical name. The engine client sets the ids."""
+    submit = engine_pb2.Submit(
+        trace_id=request.id,
+        model=model,
+        principal=request.principal.id,
+        tenant=tenant,
+        n=request.answers_per_prompt,
+        lane=_LANES[request.lane],
+        no_cache=not request.use_cache,
+        prompt_logprobs=request.prompt_logprobs,
+        top_logprobs=request.top_logprobs,
+        deadline_seconds=request.deadline_seconds,
+        keep_alive_seconds=request.keep_alive_seconds,
+        sampling=_build_sampling(request.sampling),
+        stopping=_build_stopping(request.stopping),
+    )
+    if request.structured_output is not None:
+        submit.constraint.CopyFrom(_build_constraint(request.structured_output))
+    _set_prompt(submit, prompts[0])
+    for prompt in prompts[1:]:
+        _set_prompt(submit.further_prompts.add(), prompt)
+    return submit
+
+
+def build_prompt(prompt: TextOrTokens) -> Prompt:
+    """A prompt without a chat template."""
+    if isinstance(prompt, str):
+        return engine_pb2.PromptText(pieces=[engine_pb2.TextPiece(text=prompt)], add_special=True)
+    return engine_pb2.PromptTokens(ids=prompt)
+
+
+def _set_prompt(message: engine_pb2.Submit | engine_pb2.FurtherPrompt, prompt: Prompt) -> None:
+    if isinstance(prompt, engine_pb2.PromptText):
+        message.text.CopyFrom(prompt)
+    else:
+        message.tokens.CopyFrom(prompt)
+
+
+def _build_sampling(sampling: Sampling) -> engine_pb2.Sampling:
+    # The fields have the names of the message's; a field that is None stays absent.
+    fields = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(sampling)}
+    return engine_pb2.Sampling(**fields)
+
+
+def _build_stopping(stopping: Stopping) -> engine_pb2.Stopping:
+    return engine_pb2.Stopping(
+        max_tokens=stopping.max_tokens,
+        min_tokens=stopping.min_tokens,
+        strings=stopping.strings,
+        token_ids=stopping.token_ids,
+        ignore_eos=stopping.ignore_eos,
+    )
+
+
+def _build_constraint(output: StructuredOutput) -> engine_pb2.Constraint:
+    constraint = engine_pb2.Constraint()
+    setattr(constraint, output.format.value, output.source)
+    return constraint

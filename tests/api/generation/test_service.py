@@ -1,0 +1,127 @@
+"""The pipeline, without a dialect: requests in, events and one log line out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from services.api.access.keys import Role
+from services.api.access.principal import Principal
+from services.api.generation.accumulator import accumulate
+from services.api.generation.events import TextDelta
+from services.api.generation.request import GenerationRequest
+from services.api.generation.service import GenerationService
+from services.shared.errors import RunnerDied
+from tests.api.conftest import Api, running_api
+from tests.fakes.scripted_engine import ScriptedEngine, delta, failed, finished, started
+
+ALICE = Principal(id="key_a", role=Role.USER, name="alice")
+
+
+def make_request(**changes: Any) -> GenerationRequest:
+    fields: dict[str, Any] = {"id": "r", "model": "tiny", "principal": ALICE, "prompt": ("hi",)}
+    return GenerationRequest(**{**fields, **changes})
+
+
+def service_of(api: Api) -> GenerationService:
+    service = api.app.state.parts.generations
+    assert isinstance(service, GenerationService)
+    return service
+
+
+def read_log(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [vars(record) for record in caplog.records if record.message == "generation"]
+
+
+async def test_a_request_becomes_answers_and_one_log_line(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    api.engine.scripts["*"] = [
+        *(started(), delta("a", 1), delta("b", 0), delta("c", 1)),
+        *(finished(index=0), finished("LENGTH", index=1, tokens=5)),
+    ]
+    request = make_request(prompt=("one", "two"), answers_per_prompt=2)
+    generation = await service_of(api).open(request)
+    answers = await accumulate(generation, answer_count=generation.answer_count)
+    generation.close()
+    generation.close()
+
+    assert [(a.text, a.reason.value) for a in answers] == 2 * [("b", "stop"), ("ac", "length")]
+    (line,) = read_log(caplog)
+    assert (line["id"], line["model"], line["principal"]) == ("r", "tiny:latest", "key_a")
+    assert (line["outcome"], line["prompt_tokens"], line["cached_tokens"]) == ("finished", 14, 6)
+    assert line["completion_tokens"] == 14
+
+
+async def test_an_error_is_raised_and_logged(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    api.engine.scripts["*"] = [delta("a"), failed(RunnerDied("gone"))]
+    generation = await service_of(api).open(make_request())
+    with pytest.raises(RunnerDied):
+        await accumulate(generation, answer_count=1)
+    generation.close()
+
+    assert [line["outcome"] for line in read_log(caplog)] == ["runner_died"]
+
+
+async def test_closing_early_cancels_and_is_logged_as_cancelled(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    api.engine.scripts["*"] = [delta("a"), asyncio.Event()]
+    generation = await service_of(api).open(make_request())
+    assert await anext(generation) == [TextDelta(0, "a")]
+    generation.close()
+
+    await api.engine.wait_until(lambda: api.engine.cancels)
+    assert [line["outcome"] for line in read_log(caplog)] == ["cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("service_seconds", "own_seconds", "sent_seconds"),
+    [(0, None, None), (2, None, 2), (2, 3, 2), (3, 2, 2), (0, 3, 3)],
+)
+async def test_the_time_limit_of_the_service_is_an_upper_bound(
+    tmp_path: Any,
+    redis_url: str,
+    api: Api,
+    service_seconds: float,
+    own_seconds: float | None,
+    sent_seconds: float | None,
+) -> None:
+    async with running_api(
+        tmp_path, redis_url, api.engine, request_timeout_seconds=service_seconds
+    ) as limited:
+        request = make_request(deadline_seconds=own_seconds)
+        generation = await service_of(limited).open(request)
+        await accumulate(generation, answer_count=1)
+        generation.close()
+
+    submit = api.engine.submits[-1]
+    assert submit.HasField("deadline_seconds") is (sent_seconds is not None)
+    assert submit.deadline_seconds == (sent_seconds or 0)
+
+
+@pytest.mark.parametrize(
+    ("is_shared", "own_tenant", "sent"),
+    [(False, "", ""), (False, "team", "team"), (True, "", "all"), (True, "team", "all")],
+)
+async def test_a_tenant_is_one_key_unless_keys_share(
+    tmp_path: Any,
+    redis_url: str,
+    engine: ScriptedEngine,
+    api: Api,
+    is_shared: bool,
+    own_tenant: str,
+    sent: str,
+) -> None:
+    principal = Principal(id="key_a", role=Role.USER, name="a", tenant=own_tenant)
+    async with running_api(tmp_path, redis_url, engine, shared_tenant=is_shared) as running:
+        generation = await service_of(running).open(make_request(principal=principal))
+        await accumulate(generation, answer_count=1)
+        generation.close()
+
+    assert (engine.submits[-1].principal, engine.submits[-1].tenant) == ("key_a", sent)
