@@ -30,11 +30,11 @@ from services.api.middleware.authentication import AuthenticationMiddleware
 from services.api.middleware.body_limit import BodyLimitMiddleware
 from services.api.models.catalog import Catalog
 from services.api.models.pull_on_demand import PullOnDemand
+from services.api.parse_budget import ParseBudget
 from services.api.process.shutdown import Shutdown
 from services.api.settings import ApiSettings
 from services.shared import redis_client
 from services.shared.malloc_trim import start_trimming
-from services.shared.pulls.job_store import JobStore
 from services.shared.store.model_store import ModelStore
 
 
@@ -43,8 +43,8 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
     connection = redis_client.connect_async(settings.redis_url, settings.redis_password_file)
     blocking = redis_client.connect(settings.redis_url, settings.redis_password_file)
     store = ModelStore(settings.models_dir)
-    catalog = Catalog(store, JobStore(blocking))
     pull_client = PullClient(blocking, store)
+    catalog = Catalog(store, pull_client)
     key_files = KeyFiles(settings.secrets_dir)
     key_store = KeyStore(connection, cache_seconds=settings.key_cache_seconds)
     engine = engine or EngineClient(
@@ -61,6 +61,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
             timeout_seconds=settings.request_timeout_seconds,
             shares_tenant=settings.shared_tenant,
         ),
+        parse_budget=ParseBudget(),
     )
     authenticator = Authenticator(key_files, key_store)
     app = FastAPI(

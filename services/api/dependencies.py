@@ -15,6 +15,7 @@ from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
 from services.api.generation.service import GenerationService
 from services.api.models.catalog import Catalog
+from services.api.parse_budget import ParseBudget
 from services.api.settings import ApiSettings
 from services.shared.errors import NotAuthenticated
 
@@ -28,6 +29,7 @@ class ApiParts:
     catalog: Catalog
     pulls: PullClient
     generations: GenerationService
+    parse_budget: ParseBudget
 
 
 def _require_user(request: Request) -> Principal:

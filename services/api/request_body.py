@@ -6,13 +6,16 @@ async def route(body: Annotated[ChatCompletionRequest, Depends(parse_body_as(...
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import from_json
+
+from services.api.parse_budget import MAX_PARSED_BYTES, ParseLease, estimate_parsed_bytes
+from services.shared.errors import InvalidRequest
 
 _DURATION = re.compile(r"(-?\d+(?:\.\d+)?)(ms|s|m|h)?")
 _UNIT_SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -40,24 +43,42 @@ def _parse_duration(value: object) -> object:
 Seconds = Annotated[float, BeforeValidator(_parse_duration)]
 
 
-def parse_body_as(model: type[B]) -> Callable[[Request], Awaitable[B]]:
+def parse_body_as(model: type[B]) -> Callable[[Request], AsyncIterator[B]]:
     """A dependency that parses the body as JSON and raises RequestValidationError.
 
-    It ignores the content type: curl sends `application/x-www-form-urlencoded` by default.
+    It ignores the content type: curl sends `application/x-www-form-urlencoded` by default. The
+    memory of the body counts until the response was sent, see `parse_budget`.
     """
 
-    async def parse(request: Request) -> B:
-        raw = await request.body() or b"{}"
-        try:
-            return model.model_validate_json(raw)
-        except ValidationError as error:
-            problems = error.errors(include_url=False, include_input=False)
-            raise RequestValidationError(problems, body=_decode_or_none(raw)) from None
+    async def parse(request: Request) -> AsyncIterator[B]:
+        with request.app.state.parts.parse_budget.lease() as lease:
+            body = _validate(model, await _read(request, lease), lease)
+            yield body
 
     return parse
 
 
-def _decode_or_none(raw: bytes) -> object:
+async def _read(request: Request, lease: ParseLease) -> bytearray:
+    raw = bytearray()  # it grows in place: a list of chunks would be copied when it is joined
+    async for chunk in request.stream():
+        raw += chunk
+        lease.resize(len(raw))
+    return raw or bytearray(b"{}")
+
+
+def _validate(model: type[B], raw: bytearray, lease: ParseLease) -> B:
+    size = estimate_parsed_bytes(raw)
+    if size > MAX_PARSED_BYTES:
+        raise InvalidRequest("the body is too large: it has too much text, or too many values")
+    lease.resize(size)
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError(problems, body=_decode_or_none(raw)) from None
+
+
+def _decode_or_none(raw: bytearray) -> object:
     try:
         return from_json(raw)
     except ValueError:

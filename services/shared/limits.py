@@ -11,6 +11,8 @@ from typing import Literal
 # One request.
 MAX_ANSWERS = 64  # OpenAI's `n`
 MAX_STOP_STRINGS = 64
+MAX_STOP_CHARS = 1024  # of one stop string
+MAX_CONSTRAINT_CHARS = 1 << 18  # of a JSON schema, regular expression or grammar
 MAX_DEADLINE_SECONDS = 1e9
 MAX_TEMPERATURE = 100
 MAX_TOP_K = 1 << 30

@@ -29,7 +29,7 @@ class LoadOptions(RequestBody):
 
     context_length: int | None = Field(default=None, ge=0, le=MAX_CONTEXT_LENGTH)
     gpu_layers: int | None = Field(default=None, ge=-1, le=MAX_GPU_LAYERS)
-    tensor_split: list[_Share] | None = Field(default=None, max_length=MAX_DEVICES)
+    tensor_split: list[_Share] | None = Field(default=None, max_length=MAX_DEVICES, fail_fast=True)
     main_gpu: int | None = Field(default=None, ge=0, lt=MAX_DEVICES)
     max_sequences: int | None = Field(default=None, ge=1, le=MAX_SEQUENCES)
     batch_tokens: int | None = Field(default=None, ge=MIN_BATCH_TOKENS, le=MAX_BATCH_TOKENS)

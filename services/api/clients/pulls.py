@@ -1,15 +1,16 @@
-"""The api's client for pull jobs. Redis and RQ are called in a thread, because they block."""
+"""The api's client for pull jobs. Redis and RQ are called in threads of their own: they block."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar, cast
 
 import redis
 
+from services.api.clients.blocking_calls import BlockingCalls
+from services.api.clients.job_poller import JobPoller
 from services.shared import redis_keys
 from services.shared.errors import Conflict, JobNotFound, Unavailable
 from services.shared.pulls.commands import JobCommands
@@ -19,8 +20,9 @@ from services.shared.pulls.job_store import JobStore, new_job
 from services.shared.pulls.partials import remove_partials
 from services.shared.store.model_store import ModelStore
 
-POLL_SECONDS = 0.4
 MAX_DELETED = 10_000
+_THREADS = 4
+_MAX_CALLS = 64
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ class PullClient:
         self._store = JobStore(client)
         self._commands = JobCommands(client, self._store)
         self._queue = JobQueue(client)
+        self._calls = BlockingCalls("pulls", threads=_THREADS, max_calls=_MAX_CALLS)
+        self._poller = JobPoller(self._get_many)
         self._is_stopping = False
 
     def stop_watches(self) -> None:
@@ -64,27 +68,25 @@ class PullClient:
                 self._queue.send(job)
             return job, is_new
 
-        return await _run_in_thread(create)
+        return await self._run(create)
 
     async def get(self, job_id: str) -> PullJob:
         """One job; JobNotFound."""
-        return await _run_in_thread(lambda: self._store.get(job_id))
+        return await self._run(lambda: self._store.get(job_id))
 
     async def list(
         self, *, states: Iterable[JobState], model: str | None, limit: int
     ) -> list[PullJob]:
         """Jobs, newest first; empty `states` match every state."""
-        return await _run_in_thread(
-            lambda: self._store.find(states=states, model=model, limit=limit)
-        )
+        return await self._run(lambda: self._store.find(states=states, model=model, limit=limit))
 
     async def pause(self, job_id: str) -> PullJob:
         """Stop a job and keep the bytes downloaded so far."""
-        return await _run_in_thread(lambda: self._commands.pause(job_id))
+        return await self._run(lambda: self._commands.pause(job_id))
 
     async def resume(self, job_id: str) -> PullJob:
         """Continue a paused job."""
-        return await _run_in_thread(lambda: self._enqueue(self._commands.resume(job_id)))
+        return await self._run(lambda: self._enqueue(self._commands.resume(job_id)))
 
     async def cancel(self, job_id: str) -> PullJob:
         """End a job without storing a model, and remove its bytes."""
@@ -95,11 +97,11 @@ class PullClient:
                 self._remove_partials(job)
             return job
 
-        return await _run_in_thread(cancel)
+        return await self._run(cancel)
 
     async def retry(self, job_id: str) -> PullJob:
         """Queue a failed or cancelled job again."""
-        return await _run_in_thread(lambda: self._enqueue(self._commands.retry(job_id)))
+        return await self._run(lambda: self._enqueue(self._commands.retry(job_id)))
 
     async def set_priority(self, job_id: str, priority: int) -> PullJob:
         """Change the priority of a job; higher priorities run first."""
@@ -109,11 +111,11 @@ class PullClient:
             self._queue.reorder(job)
             return job
 
-        return await _run_in_thread(change)
+        return await self._run(change)
 
     async def delete(self, job_id: str) -> int:
         """Remove an ended job from the list, and its bytes; the bytes that this frees."""
-        return await _run_in_thread(lambda: self._delete(self._store.get(job_id)))
+        return await self._run(lambda: self._delete(self._store.get(job_id)))
 
     async def delete_ended(self, states: Iterable[JobState]) -> tuple[int, int]:
         """Remove all jobs that ended in these states, and their bytes; (jobs, freed bytes)."""
@@ -126,22 +128,28 @@ class PullClient:
                     deleted += 1
             return deleted, freed_bytes
 
-        return await _run_in_thread(delete)
+        return await self._run(delete)
+
+    async def find_loading_job(self, model: str) -> PullJob | None:
+        """The job that downloads a model (canonical name)."""
+        return await self._run(lambda: self._store.find_loading_job(model))
 
     async def watch(self, job_id: str) -> AsyncIterator[PullJob | None]:
         """The job whenever it changed, until it has ended; None after a poll without a change.
 
-        Unavailable when the service stops.
+        JobNotFound; Unavailable when the service stops. All watchers of a worker share one poll.
         """
-        last: PullJob | None = None
-        while last is None or not last.state.has_ended:
-            job = await self.get(job_id)
-            yield job if job != last else None
-            last = job
-            if not job.state.has_ended:
-                await asyncio.sleep(POLL_SECONDS)
+        job = await self.get(job_id)
+        yield job
+        with self._poller.watch(job_id) as poll:
+            while not job.state.has_ended:
+                found = (await poll()).get(job_id)
                 if self._is_stopping:
                     raise Unavailable("the service is stopping; watch the job again")
+                if found is None:
+                    raise JobNotFound(f"no pull job {job_id!r}")
+                yield found if found != job else None
+                job = found
 
     async def count_on_demand(self, principal: str) -> int:
         """Count a download that a request starts; how many this principal started in an hour."""
@@ -153,7 +161,17 @@ class PullClient:
                 pipe.incr(key)
                 return cast("int", pipe.execute()[1])
 
-        return await _run_in_thread(count)
+        return await self._run(count)
+
+    async def _run(self, action: Callable[[], T]) -> T:
+        try:
+            return await self._calls.run(action)
+        except redis.RedisError as error:
+            raise Unavailable("pull jobs cannot be reached right now") from error
+
+    async def _get_many(self, job_ids: Sequence[str]) -> Mapping[str, PullJob]:
+        jobs = await self._run(lambda: self._store.get_many(job_ids))
+        return {job.id: job for job in jobs}
 
     def _delete(self, job: PullJob) -> int:
         self._commands.forget(job.id)
@@ -170,10 +188,3 @@ class PullClient:
         if job.state is JobState.QUEUED:
             self._queue.send(job)
         return job
-
-
-async def _run_in_thread(action: Callable[[], T]) -> T:
-    try:
-        return await asyncio.to_thread(action)
-    except redis.RedisError as error:
-        raise Unavailable("pull jobs cannot be reached right now") from error

@@ -6,13 +6,12 @@ Generation:    batches of events -> usage, one log line, however it ends
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
+from services.api.clients.blocking_calls import BlockingCalls
 from services.api.clients.engine import EngineClient
 from services.api.clients.generation_stream import GenerationStream
 from services.api.generation.events import Finished, GenerationEvent
@@ -21,13 +20,16 @@ from services.api.generation.request import GenerationRequest
 from services.api.generation.to_engine import Prompt, build_prompt, build_submit
 from services.api.generation.usage import UsageCounter
 from services.api.models.pull_on_demand import PullOnDemand
+from services.api.prompts.control import iter_strings
 from services.api.prompts.render import Conversation, render_prompt
-from services.shared.errors import SpindllError
+from services.shared.errors import InvalidRequest, SpindllError
+from services.shared.limits import MAX_CONSTRAINT_CHARS, MAX_SUBMIT_BYTES
 from services.shared.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
 _RENDER_THREADS = 2
+_MAX_RENDERS = 1024
 _SHARED_TENANT = "all"
 
 
@@ -149,8 +151,7 @@ class GenerationService:
         self._engine = engine
         self._timeout_seconds = timeout_seconds
         self._shares_tenant = shares_tenant
-        # Renders have threads of their own: they do not wait behind blocking calls of other kinds.
-        self._render_threads = ThreadPoolExecutor(_RENDER_THREADS, thread_name_prefix="render")
+        self._renders = BlockingCalls("render", threads=_RENDER_THREADS, max_calls=_MAX_RENDERS)
 
     async def open(self, request: GenerationRequest) -> Generation:
         """Start to answer a request; the caller closes the Generation.
@@ -159,6 +160,7 @@ class GenerationService:
         the engine refuses is raised by the Generation.
         """
         started_at = time.perf_counter()
+        _check_size(request)
         manifest = await self._models.resolve(request.model, request.principal)
         prompts = await self._build_prompts(manifest, request.prompt)
         submit = build_submit(
@@ -175,9 +177,32 @@ class GenerationService:
     ) -> list[Prompt]:
         if not isinstance(prompt, Conversation):
             return [build_prompt(each) for each in prompt]
-        loop = asyncio.get_running_loop()
-        return [await loop.run_in_executor(self._render_threads, render_prompt, manifest, prompt)]
+        return [await self._renders.run(lambda: render_prompt(manifest, prompt))]
 
     def _limit_deadline(self, request: GenerationRequest) -> GenerationRequest:
         limits = [s for s in (request.deadline_seconds, self._timeout_seconds) if s]
         return dataclasses.replace(request, deadline_seconds=min(limits, default=None))
+
+
+def _check_size(request: GenerationRequest) -> None:
+    """InvalidRequest for what the engine would refuse, before it is rendered and copied."""
+    prompt = request.prompt
+    if isinstance(prompt, Conversation):
+        texts = iter_strings(
+            [list(prompt.messages), list(prompt.tools or ()), dict(prompt.options)]
+        )
+        size, param = sum(map(len, texts)), "messages"
+    else:
+        size, param = sum(map(len, prompt)), "prompt"
+    if size > MAX_SUBMIT_BYTES:
+        raise InvalidRequest(
+            f"{param} is too long: {size} characters, of at most {MAX_SUBMIT_BYTES}", param=param
+        )
+    output = request.structured_output
+    if output is not None and len(output.source) > MAX_CONSTRAINT_CHARS:
+        name = output.format.value
+        raise InvalidRequest(
+            f"the {name} is too long: {len(output.source)} characters, of at most "
+            f"{MAX_CONSTRAINT_CHARS}",
+            param=name,
+        )

@@ -1,55 +1,53 @@
-"""The stored models, for the routes. Every call to the store runs in a thread."""
+"""The stored models, for the routes. The store is read in threads of its own."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
-from redis.exceptions import RedisError
-
-from services.shared.errors import InvalidModelName, ModelLoading, ModelNotFound
+from services.api.clients.blocking_calls import BlockingCalls
+from services.api.clients.pulls import PullClient
+from services.shared.errors import InvalidModelName, ModelLoading, ModelNotFound, Unavailable
 from services.shared.model_name import ModelName
 from services.shared.pulls.job import PullJob
-from services.shared.pulls.job_store import JobStore
 from services.shared.store.manifest import Manifest
 from services.shared.store.model_store import DeleteResult, ModelStore
 
 logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 10.0
+_THREADS = 4
+_MAX_CALLS = 1024  # every chat makes one; the store answers in less than a millisecond
 
 
 class Catalog:
     """Stored models by name, and the progress of those that are being downloaded."""
 
-    def __init__(self, store: ModelStore, pulls: JobStore) -> None:
+    def __init__(self, store: ModelStore, pulls: PullClient) -> None:
         self._store = store
         self._pulls = pulls
+        self._calls = BlockingCalls("store", threads=_THREADS, max_calls=_MAX_CALLS)
 
     async def list(self) -> list[Manifest]:
         """Every complete model, sorted by name."""
-        return await asyncio.to_thread(self._store.list)
+        return await self._calls.run(self._store.list)
 
     async def resolve(self, text: str) -> Manifest:
         """The model that a request names; ModelNotFound, ModelLoading while it downloads."""
-        return await asyncio.to_thread(self._resolve, text)
-
-    async def delete(self, text: str) -> DeleteResult:
-        """Delete the model that a request names; ModelNotFound, Conflict when several match."""
-        return await asyncio.to_thread(self._store.delete, text)
-
-    def _resolve(self, text: str) -> Manifest:
         try:
-            return self._store.resolve(text)
+            return await self._calls.run(lambda: self._store.resolve(text))
         except ModelNotFound:
-            if (job := self._find_job(text)) is not None:
+            if (job := await self._find_job(text)) is not None:
                 raise build_loading_error(text, job) from None
             raise
 
-    def _find_job(self, text: str) -> PullJob | None:
+    async def delete(self, text: str) -> DeleteResult:
+        """Delete the model that a request names; ModelNotFound, Conflict when several match."""
+        return await self._calls.run(lambda: self._store.delete(text))
+
+    async def _find_job(self, text: str) -> PullJob | None:
         try:
-            return self._pulls.find_loading_job(str(ModelName.parse(text)))
-        except (InvalidModelName, RedisError) as error:
+            return await self._pulls.find_loading_job(str(ModelName.parse(text)))
+        except (InvalidModelName, Unavailable) as error:
             logger.debug("could not look up downloads", extra={"reason": type(error).__name__})
             return None
 

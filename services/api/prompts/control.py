@@ -15,9 +15,11 @@ from functools import lru_cache
 from typing import Any
 
 from protos import engine_pb2
+from services.shared.errors import InvalidRequest
 
 # Templates search earlier answers for these tags to leave the thinking out.
 _KEPT_IN_ANSWERS = frozenset({"<think>", "</think>"})
+MAX_LITERALS = 1 << 14
 _PRIVATE_USE = ((0xE000, 0xF8FF), (0xF0000, 0xFFFFD))
 
 Replace = Callable[[re.Match[str]], str]
@@ -58,12 +60,17 @@ class ControlTokenEscaper:
         if not self._char_to_text:
             return [engine_pb2.TextPiece(text=rendered)]
         chars = "".join(self._char_to_text)
-        parts = re.split(f"([{re.escape(chars)}])", rendered)
-        return [
-            engine_pb2.TextPiece(
-                text=self._char_to_text.get(part, part), literal=part in self._char_to_text
+        # Neighbours are one piece: a piece takes many times the memory of its text.
+        parts = re.split(f"([{re.escape(chars)}]+)", rendered, maxsplit=MAX_LITERALS + 1)
+        if len(parts) > 2 * MAX_LITERALS + 1:
+            raise InvalidRequest(
+                f"the conversation has the text of control tokens in more than {MAX_LITERALS} places",
+                param="messages",
             )
-            for part in parts
+        table = str.maketrans(self._char_to_text)
+        return [
+            engine_pb2.TextPiece(text=part.translate(table), literal=number % 2 == 1)
+            for number, part in enumerate(parts)
             if part
         ]
 

@@ -41,6 +41,7 @@ from services.shared.pulls.job import (
 logger = logging.getLogger(__name__)
 
 LIST_LIMIT = 200
+_PAGE = 100
 
 
 class JobTakenOver(Exception):
@@ -72,13 +73,22 @@ class JobStore:
         """
         wanted = frozenset(states)
         ids = cast("list[bytes]", self._redis.zrevrange(redis_keys.PULLS, 0, -1))
-        jobs = (
-            job
-            for job in self._get_many(ids)
-            if (not wanted or job.state in wanted)
-            and (model is None or dedup_key(model, None) == dedup_key(job.model, None))
-        )
-        return [job for job, _ in zip(jobs, range(limit), strict=False)]
+        key = None if model is None else dedup_key(model, None)
+        found: list[PullJob] = []
+        # Page by page: most callers want a few of the jobs of a month.
+        for start in range(0, len(ids), _PAGE):
+            found += (
+                job
+                for job in self._get_many(ids[start : start + _PAGE])
+                if (not wanted or job.state in wanted) and key in (None, dedup_key(job.model, None))
+            )
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def get_many(self, job_ids: Iterable[str]) -> list[PullJob]:
+        """Those of these jobs that exist, in one round trip."""
+        return self._get_many(job_id.encode() for job_id in job_ids)
 
     def list_in_flight(self) -> list[PullJob]:
         """Every job that has not ended, oldest first."""

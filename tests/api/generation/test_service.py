@@ -11,9 +11,11 @@ from services.api.access.keys import Role
 from services.api.access.principal import Principal
 from services.api.generation.accumulator import accumulate
 from services.api.generation.events import TextDelta
-from services.api.generation.request import GenerationRequest
+from services.api.generation.request import GenerationRequest, OutputFormat, StructuredOutput
 from services.api.generation.service import GenerationService
-from services.shared.errors import RunnerDied
+from services.api.prompts.render import Conversation
+from services.shared.errors import InvalidRequest, RunnerDied
+from services.shared.limits import MAX_SUBMIT_BYTES
 from tests.api.conftest import Api, running_api
 from tests.fakes.scripted_engine import ScriptedEngine, delta, failed, finished, started
 
@@ -125,3 +127,27 @@ async def test_a_tenant_is_one_key_unless_keys_share(
         generation.close()
 
     assert (engine.submits[-1].principal, engine.submits[-1].tenant) == ("key_a", sent)
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"prompt": ("x" * MAX_SUBMIT_BYTES, "x")}, "prompt"),
+        (
+            {"prompt": Conversation(messages=[{"role": "user", "content": "x" * 9_000_000}])},
+            "messages",
+        ),
+        (
+            {"structured_output": StructuredOutput(OutputFormat.REGEX, "x" * 300_000)},
+            "regex",
+        ),
+    ],
+    ids=["prompts", "conversation", "regex"],
+)
+async def test_what_the_engine_would_refuse_is_refused_before_it_is_rendered(
+    api: Api, changes: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await service_of(api).open(make_request(**changes))
+
+    assert caught.value.param == param

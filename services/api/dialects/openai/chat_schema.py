@@ -10,6 +10,7 @@ from services.api.dialects.openai.generation_options import GenerationOptions
 from services.api.request_body import RequestBody
 
 MAX_MESSAGES = 16_384
+MAX_TOOLS = 1024
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
@@ -50,6 +51,9 @@ class ToolCall(RequestBody):
     function: FunctionCall
 
 
+ToolCalls = Annotated[list[ToolCall], Field(max_length=MAX_TOOLS, fail_fast=True)]
+
+
 class ChatMessage(RequestBody):
     """One message of the conversation."""
 
@@ -57,7 +61,7 @@ class ChatMessage(RequestBody):
     content: Text | None = None
     name: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: ToolCalls | None = None
     tool_call_id: str | None = None
 
     @model_validator(mode="after")
@@ -89,6 +93,9 @@ class ChatTool(RequestBody):
         return self
 
 
+Tools = Annotated[list[ChatTool], Field(max_length=MAX_TOOLS, fail_fast=True)]
+
+
 class NamedToolChoice(RequestBody):
     """A `tool_choice` that names one function."""
 
@@ -98,12 +105,12 @@ class NamedToolChoice(RequestBody):
 class ChatCompletionRequest(GenerationOptions):
     """A conversation to continue."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[ChatTool] | None = None
+    tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = None

@@ -11,7 +11,7 @@ from services.api.dialects.openai.generation_options import GenerationOptions, T
 MAX_PROMPTS = 64
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default, which its clients rely on
 
-Prompt = str | list[TokenId]
+Prompt = str | Annotated[list[TokenId], Field(fail_fast=True)]
 
 
 def _wrap_single_prompt(value: object) -> object:
@@ -23,14 +23,16 @@ def _wrap_single_prompt(value: object) -> object:
     return value
 
 
+Prompts = Annotated[
+    Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)],
+    BeforeValidator(_wrap_single_prompt),
+]
+
+
 class CompletionRequest(GenerationOptions):
     """One or several prompts, each continued without a chat template."""
 
-    prompt: Annotated[
-        list[Prompt],
-        BeforeValidator(_wrap_single_prompt),
-        Field(min_length=1, max_length=MAX_PROMPTS),
-    ]
+    prompt: Prompts
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=20)
     best_of: int | None = None

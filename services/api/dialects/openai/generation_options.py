@@ -13,11 +13,13 @@ from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 from services.api.request_body import RequestBody, Seconds
 from services.shared.limits import (
     MAX_ANSWERS,
+    MAX_CONSTRAINT_CHARS,
     MAX_DEADLINE_SECONDS,
     MAX_DRY,
     MAX_DRY_ALLOWED_LENGTH,
     MAX_REPEAT_LAST_N,
     MAX_REPEAT_PENALTY,
+    MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
     MAX_TEMPERATURE,
     MAX_TOP_K,
@@ -25,6 +27,7 @@ from services.shared.limits import (
 )
 
 _MAX_STOP_TOKEN_IDS = 64
+_MAX_BIASES = 4096
 
 
 def _wrap_in_list(value: object) -> object:
@@ -36,12 +39,29 @@ def _drop_negative(value: object) -> object:
     return None if isinstance(value, int) and value < 0 else value
 
 
+def _limit_biases(value: object) -> object:
+    # Before each entry is checked, because a mapping collects one error for each wrong entry.
+    if isinstance(value, dict) and len(value) > _MAX_BIASES:
+        raise ValueError(f"more than {_MAX_BIASES} entries")
+    return value
+
+
+# Lists stop at their first wrong item: an error takes a thousand times the memory of the item.
 StopStrings = Annotated[
-    list[str], BeforeValidator(_wrap_in_list), Field(max_length=MAX_STOP_STRINGS)
+    Annotated[
+        list[Annotated[str, Field(max_length=MAX_STOP_CHARS)]],
+        Field(max_length=MAX_STOP_STRINGS, fail_fast=True),
+    ],
+    BeforeValidator(_wrap_in_list),
 ]
 Seed = Annotated[Annotated[int, Field(lt=2**64)] | None, BeforeValidator(_drop_negative)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+StopTokens = Annotated[list[TokenId], Field(max_length=_MAX_STOP_TOKEN_IDS, fail_fast=True)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+Biases = Annotated[dict[TokenId, Bias], BeforeValidator(_limit_biases)]
+
+
+ConstraintText = Annotated[str, Field(max_length=MAX_CONSTRAINT_CHARS)]
 
 
 class StreamOptions(RequestBody):
@@ -83,7 +103,7 @@ class GenerationOptions(RequestBody):
     max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     stop: StopStrings | None = None
-    stop_token_ids: list[TokenId] | None = Field(default=None, max_length=_MAX_STOP_TOKEN_IDS)
+    stop_token_ids: StopTokens | None = None
     ignore_eos: bool | None = None
     seed: Seed = None
 
@@ -106,12 +126,12 @@ class GenerationOptions(RequestBody):
     dry_allowed_length: int | None = Field(default=None, ge=1, le=MAX_DRY_ALLOWED_LENGTH)
     xtc_probability: float | None = Field(default=None, ge=0, le=1)
     xtc_threshold: float | None = Field(default=None, ge=0, le=1)
-    logit_bias: dict[TokenId, Bias] | None = Field(default=None, max_length=4096)
+    logit_bias: Biases | None = None
 
     response_format: ResponseFormat | None = None
     json_schema: dict[str, Any] | bool | None = None  # llama.cpp's short form
-    grammar: str | None = None  # llama.cpp's GBNF
-    guided_regex: str | None = None  # vLLM's
+    grammar: ConstraintText | None = None  # llama.cpp's GBNF
+    guided_regex: ConstraintText | None = None  # vLLM's
 
     keep_alive: Seconds | None = None
     cache_prompt: bool | None = None

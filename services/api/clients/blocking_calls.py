@@ -1,0 +1,41 @@
+"""Threads for blocking calls, a few for each kind of call.
+
+asyncio.to_thread has one small pool for a whole process: five calls to a Redis that hangs would
+take all of it, and chats would wait for a thread to look up their model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from services.shared.errors import Unavailable
+
+T = TypeVar("T")
+
+
+class BlockingCalls:
+    """Runs one kind of blocking call. Event loop only."""
+
+    def __init__(self, name: str, *, threads: int, max_calls: int) -> None:
+        """`max_calls`: running and waiting ones; beyond that, calls fail at once."""
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._max_calls = max_calls
+        self._calls = 0
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """The call's result; Unavailable when too many calls wait already."""
+        if self._calls >= self._max_calls:
+            raise Unavailable("too many requests wait for the same thing; try again shortly")
+        self._calls += 1
+        future = asyncio.get_running_loop().run_in_executor(self._executor, call)
+        # Not when the client leaves: its call still occupies a thread, or a place in the queue.
+        future.add_done_callback(self._count_end)
+        return await asyncio.shield(future)
+
+    def _count_end(self, future: asyncio.Future[T]) -> None:
+        self._calls -= 1
+        if not future.cancelled():
+            future.exception()  # nobody may be left to look at it
