@@ -210,6 +210,7 @@ class Submit(_message.Message):
     NO_CACHE_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     FURTHER_PROMPTS_FIELD_NUMBER: _builtins.int
+    KEEP_ALIVE_ONLY_EXTENDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Chosen by the client, which uses each id once in a session."""
     trace_id: _builtins.str
@@ -237,6 +238,8 @@ class Submit(_message.Message):
     """What this prompt computes is used for prompts of the same tenant only, and reported as
     cached_tokens only to them. Empty: the principal is its own tenant.
     """
+    keep_alive_only_extends: _builtins.bool
+    """Ignore keep_alive_seconds where it would unload the model earlier than without this request."""
     @_builtins.property
     def text(self) -> Global___PromptText: ...
     @_builtins.property
@@ -272,10 +275,11 @@ class Submit(_message.Message):
         no_cache: _builtins.bool = ...,
         tenant: _builtins.str = ...,
         further_prompts: _abc.Iterable[Global___FurtherPrompt] | None = ...,
+        keep_alive_only_extends: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "keep_alive_seconds", b"keep_alive_seconds", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "further_prompts", b"further_prompts", "keep_alive_seconds", b"keep_alive_seconds", "lane", b"lane", "model", b"model", "n", b"n", "no_cache", b"no_cache", "principal", b"principal", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "tenant", b"tenant", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "further_prompts", b"further_prompts", "keep_alive_only_extends", b"keep_alive_only_extends", "keep_alive_seconds", b"keep_alive_seconds", "lane", b"lane", "model", b"model", "n", b"n", "no_cache", b"no_cache", "principal", b"principal", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "tenant", b"tenant", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__constraint: _TypeAlias = _typing.Literal["constraint"]  # noqa: Y015
     _WhichOneofArgType__constraint: _TypeAlias = _typing.Literal["_constraint", b"_constraint"]  # noqa: Y015
@@ -1408,6 +1412,70 @@ class TokenizeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenizeResponse: _TypeAlias = TokenizeResponse  # noqa: Y015
+
+@_typing.final
+class ContextLengthsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContextLengthsRequest: _TypeAlias = ContextLengthsRequest  # noqa: Y015
+
+@_typing.final
+class ContextLengthsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ContextLengthsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CONTEXT_LENGTHS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def context_lengths(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By name: of a loaded model what it has; of another what a load would try first, which can
+        become less where memory is short. A model that is not found is absent.
+        """
+
+    def __init__(
+        self,
+        *,
+        context_lengths: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_lengths", b"context_lengths"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContextLengthsResponse: _TypeAlias = ContextLengthsResponse  # noqa: Y015
 
 @_typing.final
 class HealthRequest(_message.Message):

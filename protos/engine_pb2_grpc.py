@@ -64,6 +64,11 @@ class EngineStub:
                 request_serializer=protos_dot_engine__pb2.TokenizeRequest.SerializeToString,
                 response_deserializer=protos_dot_engine__pb2.TokenizeResponse.FromString,
                 _registered_method=True)
+        self.ContextLengths = channel.unary_unary(
+                '/spindll.engine.Engine/ContextLengths',
+                request_serializer=protos_dot_engine__pb2.ContextLengthsRequest.SerializeToString,
+                response_deserializer=protos_dot_engine__pb2.ContextLengthsResponse.FromString,
+                _registered_method=True)
         self.Health = channel.unary_unary(
                 '/spindll.engine.Engine/Health',
                 request_serializer=protos_dot_engine__pb2.HealthRequest.SerializeToString,
@@ -91,7 +96,8 @@ class EngineServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Unload(self, request, context):
-        """Unloads a model. Its running requests finish first unless `force` is set.
+        """Unloads a model, also one that is no longer stored. Its running requests finish first unless
+        `force` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +119,13 @@ class EngineServicer:
 
     def Tokenize(self, request, context):
         """The token ids of a text for a model. Loads the model if it is not loaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ContextLengths(self, request, context):
+        """How many tokens a request to each of these models may have. Loads nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,6 +170,11 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.Tokenize,
                     request_deserializer=protos_dot_engine__pb2.TokenizeRequest.FromString,
                     response_serializer=protos_dot_engine__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'ContextLengths': grpc.unary_unary_rpc_method_handler(
+                    servicer.ContextLengths,
+                    request_deserializer=protos_dot_engine__pb2.ContextLengthsRequest.FromString,
+                    response_serializer=protos_dot_engine__pb2.ContextLengthsResponse.SerializeToString,
             ),
             'Health': grpc.unary_unary_rpc_method_handler(
                     servicer.Health,
@@ -326,6 +344,33 @@ class Engine:
             '/spindll.engine.Engine/Tokenize',
             protos_dot_engine__pb2.TokenizeRequest.SerializeToString,
             protos_dot_engine__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ContextLengths(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spindll.engine.Engine/ContextLengths',
+            protos_dot_engine__pb2.ContextLengthsRequest.SerializeToString,
+            protos_dot_engine__pb2.ContextLengthsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,13 +45,17 @@ class EngineStub:
     Load: _grpc.UnaryUnaryMultiCallable[_engine_pb2.LoadRequest, _engine_pb2.LoadResponse]
     """Loads a model (or joins a load that is under way) and answers when it is ready."""
     Unload: _grpc.UnaryUnaryMultiCallable[_engine_pb2.UnloadRequest, _engine_pb2.UnloadResponse]
-    """Unloads a model. Its running requests finish first unless `force` is set."""
+    """Unloads a model, also one that is no longer stored. Its running requests finish first unless
+    `force` is set.
+    """
     Loaded: _grpc.UnaryUnaryMultiCallable[_engine_pb2.LoadedRequest, _engine_pb2.LoadedResponse]
     """The models that are loaded or loading, with their requests and their memory."""
     Plan: _grpc.UnaryUnaryMultiCallable[_engine_pb2.PlanRequest, _engine_pb2.PlanResponse]
     """What loading this model would do now. Changes nothing."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_engine_pb2.TokenizeRequest, _engine_pb2.TokenizeResponse]
     """The token ids of a text for a model. Loads the model if it is not loaded."""
+    ContextLengths: _grpc.UnaryUnaryMultiCallable[_engine_pb2.ContextLengthsRequest, _engine_pb2.ContextLengthsResponse]
+    """How many tokens a request to each of these models may have. Loads nothing."""
     Health: _grpc.UnaryUnaryMultiCallable[_engine_pb2.HealthRequest, _engine_pb2.HealthResponse]
     """Cheap, and answered also while models load."""
 
@@ -66,13 +70,17 @@ class EngineAsyncStub(EngineStub):
     Load: _aio.UnaryUnaryMultiCallable[_engine_pb2.LoadRequest, _engine_pb2.LoadResponse]  # type: ignore[assignment]
     """Loads a model (or joins a load that is under way) and answers when it is ready."""
     Unload: _aio.UnaryUnaryMultiCallable[_engine_pb2.UnloadRequest, _engine_pb2.UnloadResponse]  # type: ignore[assignment]
-    """Unloads a model. Its running requests finish first unless `force` is set."""
+    """Unloads a model, also one that is no longer stored. Its running requests finish first unless
+    `force` is set.
+    """
     Loaded: _aio.UnaryUnaryMultiCallable[_engine_pb2.LoadedRequest, _engine_pb2.LoadedResponse]  # type: ignore[assignment]
     """The models that are loaded or loading, with their requests and their memory."""
     Plan: _aio.UnaryUnaryMultiCallable[_engine_pb2.PlanRequest, _engine_pb2.PlanResponse]  # type: ignore[assignment]
     """What loading this model would do now. Changes nothing."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_engine_pb2.TokenizeRequest, _engine_pb2.TokenizeResponse]  # type: ignore[assignment]
     """The token ids of a text for a model. Loads the model if it is not loaded."""
+    ContextLengths: _aio.UnaryUnaryMultiCallable[_engine_pb2.ContextLengthsRequest, _engine_pb2.ContextLengthsResponse]  # type: ignore[assignment]
+    """How many tokens a request to each of these models may have. Loads nothing."""
     Health: _aio.UnaryUnaryMultiCallable[_engine_pb2.HealthRequest, _engine_pb2.HealthResponse]  # type: ignore[assignment]
     """Cheap, and answered also while models load."""
 
@@ -102,7 +110,9 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_pb2.UnloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.UnloadResponse, _abc.Awaitable[_engine_pb2.UnloadResponse]]:
-        """Unloads a model. Its running requests finish first unless `force` is set."""
+        """Unloads a model, also one that is no longer stored. Its running requests finish first unless
+        `force` is set.
+        """
 
     @_abc_1.abstractmethod
     def Loaded(
@@ -127,6 +137,14 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.TokenizeResponse, _abc.Awaitable[_engine_pb2.TokenizeResponse]]:
         """The token ids of a text for a model. Loads the model if it is not loaded."""
+
+    @_abc_1.abstractmethod
+    def ContextLengths(
+        self,
+        request: _engine_pb2.ContextLengthsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.ContextLengthsResponse, _abc.Awaitable[_engine_pb2.ContextLengthsResponse]]:
+        """How many tokens a request to each of these models may have. Loads nothing."""
 
     @_abc_1.abstractmethod
     def Health(

@@ -37,6 +37,26 @@ from services.shared import redis_client
 from services.shared.malloc_trim import start_trimming
 from services.shared.store.model_store import ModelStore
 
+_CORS_HEADERS = (
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "x-api-key",
+    "x-request-id",
+    # The official JavaScript client of OpenAI sends these.
+    "openai-beta",
+    "openai-organization",
+    "openai-project",
+    *(
+        f"x-stainless-{name}"
+        for name in (
+            *("arch", "async", "custom-poll-interval", "helper-method", "lang", "os"),
+            *("package-version", "poll-helper", "retry-count", "runtime", "runtime-version"),
+            *("stream-helper", "timeout"),
+        )
+    ),
+)
+
 
 def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> FastAPI:
     """The application. It opens no connection before its lifespan begins."""
@@ -44,12 +64,12 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
     blocking = redis_client.connect(settings.redis_url, settings.redis_password_file)
     store = ModelStore(settings.models_dir)
     pull_client = PullClient(blocking, store)
-    catalog = Catalog(store, pull_client)
     key_files = KeyFiles(settings.secrets_dir)
     key_store = KeyStore(connection, cache_seconds=settings.key_cache_seconds)
     engine = engine or EngineClient(
         settings.engine_address, load_timeout_seconds=settings.load_timeout_seconds
     )
+    catalog = Catalog(store, pull_client, engine)
     parts = ApiParts(
         settings=settings,
         engine=engine,
@@ -92,8 +112,8 @@ def _build_middleware(settings: ApiSettings, authenticator: Authenticator) -> li
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "POST", "DELETE"],
-                allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
-                expose_headers=["retry-after", "x-request-id"],
+                allow_headers=_CORS_HEADERS,
+                expose_headers=["retry-after", "x-request-id", "x-should-retry"],
             )
         )
     layers.append(Middleware(AuthenticationMiddleware, authenticator=authenticator))

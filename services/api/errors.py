@@ -61,7 +61,13 @@ _TYPES = {
     503: "unavailable_error",
 }
 # A retry cannot succeed after these; the official OpenAI clients obey `x-should-retry`.
-_NOT_RETRYABLE = (errors.ModelLoadFailed, errors.InvalidModelFile, errors.DiskFull)
+# A deadline is the service's or the client's own: a retry would take as long again.
+_NOT_RETRYABLE = (
+    errors.ModelLoadFailed,
+    errors.InvalidModelFile,
+    errors.DiskFull,
+    errors.DeadlineExceeded,
+)
 _CODES = {404: "unknown_route", 405: "method_not_allowed", 413: "request_too_large"}
 
 
@@ -99,10 +105,15 @@ def install_error_handlers(app: FastAPI) -> None:
 def format_location(location: Iterable[int | str], body: object) -> str:
     """Pydantic's error location as a path into the body: `messages[0].content`.
 
-    The tags of unions, which are not part of the request, are left out.
+    The tags of unions, which are not part of the request, are left out; a last part that the body
+    lacks is the field that is missing.
     """
     text, here = "", body
-    for part in location:
+    parts = list(location)
+    for number, part in enumerate(parts):
+        is_tag = isinstance(here, dict) and part not in here and number < len(parts) - 1
+        if is_tag:
+            continue
         if isinstance(part, int) and isinstance(here, list):
             text += f"[{part}]"
             here = here[part] if part < len(here) else None

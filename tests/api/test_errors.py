@@ -15,6 +15,7 @@ from services.api.errors import (
     format_location,
 )
 from services.shared.errors import (
+    DeadlineExceeded,
     EngineBusy,
     InternalError,
     ModelNotFound,
@@ -58,6 +59,7 @@ def test_retry_after_is_whole_seconds_rounded_up() -> None:
         (("prompt", 1, "str"), "prompt[1]"),
         (("tool_choice", "literal['none']"), "tool_choice"),
         (("missing",), "missing"),
+        (("messages", 0, "ChatMessage", "role"), "messages[0].role"),
         ((), ""),
     ],
     ids=str,
@@ -129,6 +131,32 @@ async def test_every_response_has_a_request_id_and_no_server_name(api: Api) -> N
     assert "server" not in given.headers
     assert given.headers["x-content-type-options"] == "nosniff"
     assert "access-control-allow-origin" not in given.headers
+
+
+async def test_the_deadline_of_a_request_is_not_retried_by_the_official_clients() -> None:
+    assert build_error_response(DeadlineExceeded("slow")).headers["x-should-retry"] == "false"
+
+
+async def test_the_preflight_of_the_official_javascript_client_succeeds(
+    tmp_path: Path, redis_url: str, engine: ScriptedEngine
+) -> None:
+    names = (
+        "authorization,content-type,idempotency-key,x-stainless-arch,x-stainless-lang,"
+        "x-stainless-os,x-stainless-package-version,x-stainless-retry-count,x-stainless-runtime,"
+        "x-stainless-runtime-version,x-stainless-timeout"
+    )
+    preflight = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": names,
+        "origin": "https://a.example",
+    }
+    async with (
+        running_api(tmp_path, redis_url, engine, cors_origins="https://a.example") as api,
+        api.client("") as client,
+    ):
+        answer = await client.options("/v1/chat/completions", headers=preflight)
+
+    assert answer.status_code == 200, answer.text
 
 
 async def test_only_the_configured_origins_may_call_from_a_browser(

@@ -84,6 +84,20 @@ class SessionClient:
         await self._call.write(pb.ClientFrame(submits=[message]))
         return self._last_id
 
+    async def submit_together(self, model: str, first: str, *others: str) -> list[int]:
+        """Several prompts in one submit."""
+        ids = range(self._last_id + 1, self._last_id + 2 + len(others))
+        self._events.update((request_id, asyncio.Queue()) for request_id in ids)
+        further = [
+            pb.FurtherPrompt(
+                request_id=request_id, text=pb.PromptText(pieces=[pb.TextPiece(text=text)])
+            )
+            for request_id, text in zip(ids[1:], others, strict=True)
+        ]
+        await self.submit(model, first, further_prompts=further)
+        self._last_id = ids[-1]
+        return list(ids)
+
     async def cancel(self, request_id: int) -> None:
         await self._call.write(pb.ClientFrame(cancels=[request_id]))
 

@@ -89,6 +89,7 @@ class ScriptedEngine(EngineServicer):
         self.calls: list[Any] = []
         self.sessions = 0
         self.is_accepting = True
+        self.context_length = 256
         self.problems: list[str] = []
         self.lacks_required_gpu = False
         self.unary_error: SpindllError | None = None
@@ -213,6 +214,13 @@ class ScriptedEngine(EngineServicer):
 
     async def Tokenize(self, request: engine_pb2.TokenizeRequest, context: Context) -> Any:  # noqa: N802
         return await self._unary(request, context, engine_pb2.TokenizeResponse(ids=[1]))
+
+    async def ContextLengths(  # noqa: N802
+        self, request: engine_pb2.ContextLengthsRequest, context: Context
+    ) -> Any:
+        lengths = dict.fromkeys(request.models, self.context_length)
+        answer = engine_pb2.ContextLengthsResponse(context_lengths=lengths)
+        return await self._unary(request, context, answer)
 
     async def Health(self, request: engine_pb2.HealthRequest, context: Context) -> Any:  # noqa: N802
         return engine_pb2.HealthResponse(

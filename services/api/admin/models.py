@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -10,8 +12,14 @@ from services.api.admin.engine_json import message_to_dict
 from services.api.admin.models_schema import LoadOptions, UnloadOptions
 from services.api.dependencies import Parts, RequireAdmin
 from services.api.request_body import parse_body_as
+from services.shared.errors import ModelNotFound, SpindllError
+from services.shared.model_name import ModelName
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter()
+
+_UNLOAD_SECONDS = 2.0
 
 
 async def _resolve_name(name: str, api: Parts, _: RequireAdmin) -> str:
@@ -19,16 +27,40 @@ async def _resolve_name(name: str, api: Parts, _: RequireAdmin) -> str:
     return (await api.catalog.resolve(name)).name
 
 
+async def _resolve_loaded_name(name: str, api: Parts, principal: RequireAdmin) -> str:
+    """As `_resolve_name`, but also the name of a model that is loaded and no longer stored."""
+    try:
+        return await _resolve_name(name, api, principal)
+    except ModelNotFound:
+        canonical = str(ModelName.parse(name))
+        loaded = await api.engine.list_loaded()
+        if canonical not in {model.name for model in loaded.models}:
+            raise
+        return canonical
+
+
 # FastAPI resolves dependencies in the order of the parameters: an invalid body is answered first.
 LoadBody = Annotated[LoadOptions, Depends(parse_body_as(LoadOptions))]
 UnloadBody = Annotated[UnloadOptions, Depends(parse_body_as(UnloadOptions))]
 StoredName = Annotated[str, Depends(_resolve_name)]
+LoadedName = Annotated[str, Depends(_resolve_loaded_name)]
 
 
 @router.delete("/v1/models/{name:path}")
 async def delete_model(name: str, api: Parts, _: RequireAdmin) -> dict[str, Any]:
-    """Delete a model, and free those of its bytes that no other model uses."""
+    """Delete a model, and free those of its bytes that no other model uses.
+
+    It leaves the memory too, after its running requests.
+    """
     deleted = await api.catalog.delete(name)
+    try:
+        # The engine goes on when this gives up: a long answer does not hold up the response.
+        await asyncio.wait_for(api.engine.unload(deleted.name), _UNLOAD_SECONDS)
+    except (SpindllError, TimeoutError) as error:
+        logger.info(
+            "deleted model not unloaded yet",
+            extra={"model": deleted.name, "reason": type(error).__name__},
+        )
     return {
         "id": deleted.name,
         "object": "model",
@@ -51,7 +83,7 @@ async def load_model(options: LoadBody, model: StoredName, api: Parts) -> dict[s
 
 
 @router.post("/v1/models/{name:path}/unload")
-async def unload_model(options: UnloadBody, model: StoredName, api: Parts) -> dict[str, Any]:
+async def unload_model(options: UnloadBody, model: LoadedName, api: Parts) -> dict[str, Any]:
     """Free a model's memory; running requests finish first unless forced."""
     unloaded = await api.engine.unload(model, force=options.force)
     return {"model": model, **message_to_dict(unloaded)}

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 
@@ -140,6 +140,12 @@ class EngineClient:
         """Unload a model; running requests finish first unless forced."""
         request = engine_pb2.UnloadRequest(model=model, force=force)
         return await _call(self._stub.Unload(request, timeout=self._load_timeout_seconds))
+
+    async def find_context_lengths(self, models: Iterable[str]) -> Mapping[str, int]:
+        """How many tokens a request to each of these models may have, by canonical name."""
+        request = engine_pb2.ContextLengthsRequest(models=models)
+        answer = await _call(self._stub.ContextLengths(request, timeout=_UNARY_SECONDS))
+        return answer.context_lengths
 
     async def list_loaded(self) -> engine_pb2.LoadedResponse:
         """The loaded models, and the memory they take."""

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+from services.api.access.keys import Role
 from services.api.clients.blocking_calls import BlockingCalls
 from services.api.clients.engine import EngineClient
 from services.api.clients.generation_stream import GenerationStream
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 _RENDER_THREADS = 2
 _MAX_RENDERS = 1024
 _SHARED_TENANT = "all"
+MAX_USER_KEEP_ALIVE_SECONDS = 3600.0
 
 
 class Generation:
@@ -164,7 +166,7 @@ class GenerationService:
         manifest = await self._models.resolve(request.model, request.principal)
         prompts = await self._build_prompts(manifest, request.prompt)
         submit = build_submit(
-            self._limit_deadline(request),
+            self._apply_limits(request),
             prompts,
             model=manifest.name,
             tenant=_SHARED_TENANT if self._shares_tenant else request.principal.tenant,
@@ -179,9 +181,23 @@ class GenerationService:
             return [build_prompt(each) for each in prompt]
         return [await self._renders.run(lambda: render_prompt(manifest, prompt))]
 
-    def _limit_deadline(self, request: GenerationRequest) -> GenerationRequest:
-        limits = [s for s in (request.deadline_seconds, self._timeout_seconds) if s]
-        return dataclasses.replace(request, deadline_seconds=min(limits, default=None))
+    def _apply_limits(self, request: GenerationRequest) -> GenerationRequest:
+        deadlines = [s for s in (request.deadline_seconds, self._timeout_seconds) if s]
+        return dataclasses.replace(
+            request,
+            deadline_seconds=min(deadlines, default=None),
+            keep_alive_seconds=limit_keep_alive(request.keep_alive_seconds, request.principal.role),
+        )
+
+
+def limit_keep_alive(seconds: float | None, role: Role) -> float | None:
+    """How long a request may keep its model: a user not for ever, since that is the admin's choice.
+
+    That a user does not unload it early either is the engine's part, which knows how long it stays.
+    """
+    if seconds is None or role is Role.ADMIN:
+        return seconds
+    return MAX_USER_KEEP_ALIVE_SECONDS if seconds < 0 else min(seconds, MAX_USER_KEEP_ALIVE_SECONDS)
 
 
 def _check_size(request: GenerationRequest) -> None:

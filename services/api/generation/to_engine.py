@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from protos import engine_pb2
+from services.api.access.keys import Role
 from services.api.generation.request import (
     GenerationRequest,
     Lane,
@@ -43,6 +44,7 @@ def build_submit(
         top_logprobs=request.top_logprobs,
         deadline_seconds=request.deadline_seconds,
         keep_alive_seconds=request.keep_alive_seconds,
+        keep_alive_only_extends=request.principal.role is not Role.ADMIN,
         sampling=_build_sampling(request.sampling),
         stopping=_build_stopping(request.stopping),
     )

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from services.api.clients.blocking_calls import BlockingCalls
+from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
-from services.shared.errors import InvalidModelName, ModelLoading, ModelNotFound, Unavailable
+from services.shared.errors import (
+    InvalidModelName,
+    ModelLoading,
+    ModelNotFound,
+    SpindllError,
+    Unavailable,
+)
 from services.shared.model_name import ModelName
 from services.shared.pulls.job import PullJob
 from services.shared.store.manifest import Manifest
@@ -22,9 +30,10 @@ _MAX_CALLS = 1024  # every chat makes one; the store answers in less than a mill
 class Catalog:
     """Stored models by name, and the progress of those that are being downloaded."""
 
-    def __init__(self, store: ModelStore, pulls: PullClient) -> None:
+    def __init__(self, store: ModelStore, pulls: PullClient, engine: EngineClient) -> None:
         self._store = store
         self._pulls = pulls
+        self._engine = engine
         self._calls = BlockingCalls("store", threads=_THREADS, max_calls=_MAX_CALLS)
 
     async def list(self) -> list[Manifest]:
@@ -43,6 +52,19 @@ class Catalog:
     async def delete(self, text: str) -> DeleteResult:
         """Delete the model that a request names; ModelNotFound, Conflict when several match."""
         return await self._calls.run(lambda: self._store.delete(text))
+
+    async def find_context_lengths(self, manifests: Iterable[Manifest]) -> dict[str, int | None]:
+        """How many tokens a request to each of these models may have, by name.
+
+        While the engine does not answer, what they were trained for.
+        """
+        found = {m.name: m.description.context_length for m in manifests}
+        try:
+            usable = await self._engine.find_context_lengths(found)
+        except SpindllError as error:
+            logger.debug("could not look up contexts", extra={"reason": type(error).__name__})
+            return found
+        return {**found, **usable}
 
     async def _find_job(self, text: str) -> PullJob | None:
         try:

@@ -8,8 +8,9 @@ from services.shared.errors import ContextLengthExceeded, EngineUnavailable
 def build_too_long_error(prompt_tokens: int, context: int) -> ContextLengthExceeded:
     """Build the error for a prompt that leaves no room for an answer."""
     return ContextLengthExceeded(
-        f"the prompt has {prompt_tokens} tokens, the context holds {context}"
-        " and must have room for an answer",
+        # "maximum context length": the words that clients look for, to shorten a conversation.
+        f"This model's maximum context length is {context} tokens, but the prompt has "
+        f"{prompt_tokens} tokens, and there must be room for an answer",
         param="messages",
         details={"prompt_tokens": prompt_tokens, "context_length": context},
     )

@@ -9,6 +9,7 @@ import pytest
 
 from protos import engine_pb2
 from services.shared.errors import InsufficientMemory
+from services.shared.store.model_store import ModelStore
 from tests.api.conftest import Api, make_manifest, put_model
 
 
@@ -79,6 +80,26 @@ async def test_deleting_a_model_frees_its_bytes(api: Api) -> None:
         deleted = (await admin.delete("/v1/models/owner/repo:Q4_K_M")).json()
         again = await admin.delete("/v1/models/owner/repo:Q4_K_M")
 
+    # Others would keep its memory, and nobody could name it any more.
+    assert api.engine.calls == [engine_pb2.UnloadRequest(model="owner/repo:Q4_K_M")]
     assert deleted["id"] == "owner/repo:Q4_K_M"
     assert deleted["freed_bytes"] == len(b"weights of owner/repo:Q4_K_M")
     assert again.status_code == 404
+
+
+async def test_a_model_is_deleted_also_while_the_engine_is_away(api: Api) -> None:
+    await api.engine.stop()
+    async with api.client(api.admin_key) as admin:
+        deleted = await admin.delete("/v1/models/tiny")
+
+    assert deleted.status_code == 200
+
+
+async def test_a_model_that_is_loaded_and_no_longer_stored_can_be_unloaded(api: Api) -> None:
+    ModelStore(api.data_dir / "models").delete("tiny")
+    async with api.client(api.admin_key) as admin:
+        unloaded = await admin.post("/v1/models/tiny/unload")
+        unknown = await admin.post("/v1/models/huge/unload")
+
+    assert unloaded.json() == {"model": "tiny:latest", "was_loaded": True}
+    assert unknown.status_code == 404

@@ -12,7 +12,7 @@ from services.api.access.principal import Principal
 from services.api.generation.accumulator import accumulate
 from services.api.generation.events import TextDelta
 from services.api.generation.request import GenerationRequest, OutputFormat, StructuredOutput
-from services.api.generation.service import GenerationService
+from services.api.generation.service import GenerationService, limit_keep_alive
 from services.api.prompts.render import Conversation
 from services.shared.errors import InvalidRequest, RunnerDied
 from services.shared.limits import MAX_SUBMIT_BYTES
@@ -151,3 +151,27 @@ async def test_what_the_engine_would_refuse_is_refused_before_it_is_rendered(
         await service_of(api).open(make_request(**changes))
 
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("role", "given", "sent"),
+    [(Role.USER, None, None), (Role.USER, 60, 60), (Role.USER, -1, 3600), (Role.USER, 1e9, 3600)]
+    + [(Role.ADMIN, -1, -1), (Role.ADMIN, 1e9, 1e9), (Role.ADMIN, 0, 0)],
+)
+def test_a_user_keeps_a_model_for_an_hour_at_most(
+    role: Role, given: float | None, sent: float | None
+) -> None:
+    assert limit_keep_alive(given, role) == sent
+
+
+@pytest.mark.parametrize(("role", "extends"), [(Role.USER, True), (Role.ADMIN, False)])
+async def test_a_user_does_not_unload_a_model_that_others_use(
+    api: Api, role: Role, extends: bool
+) -> None:
+    principal = Principal(id="key", role=role, name="name")
+    generation = await service_of(api).open(make_request(principal=principal, keep_alive_seconds=0))
+    await accumulate(generation, answer_count=1)
+    generation.close()
+
+    assert api.engine.submits[0].keep_alive_seconds == 0
+    assert api.engine.submits[0].keep_alive_only_extends is extends

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from protos import engine_pb2, spindll_pb2
@@ -127,10 +127,12 @@ def load_settings_from_proto(request: spindll_pb2.LoadRequest) -> engine_pb2.Mod
     return settings
 
 
-def models_to_proto(manifests: Iterable[Manifest]) -> spindll_pb2.ListResponse:
-    """Every model, with the facts that model pickers show."""
+def models_to_proto(
+    manifests: Iterable[Manifest], context_lengths: Mapping[str, int | None]
+) -> spindll_pb2.ListResponse:
+    """Every model, with the facts that model pickers show, and the context that it may use."""
     return spindll_pb2.ListResponse(
-        models=[_model_to_proto(manifest) for manifest in manifests],
+        models=[_model_to_proto(m, context_lengths[m.name] or 0) for m in manifests],
         prefer_format="mlx" if sys.platform == "darwin" else "gguf",
     )
 
@@ -155,7 +157,7 @@ def status_to_proto(loaded: engine_pb2.LoadedResponse) -> spindll_pb2.StatusResp
     )
 
 
-def _model_to_proto(manifest: Manifest) -> spindll_pb2.ModelInfo:
+def _model_to_proto(manifest: Manifest, context_length: int) -> spindll_pb2.ModelInfo:
     description = manifest.description
     weights = [file.path for file in manifest.files if file.role is FileRole.MODEL]
     return spindll_pb2.ModelInfo(
@@ -167,7 +169,7 @@ def _model_to_proto(manifest: Manifest) -> spindll_pb2.ModelInfo:
         digest=manifest.digest,
         model_name=manifest.name,
         architecture=description.architecture,
-        context_length=description.context_length or 0,
+        context_length=context_length,
         format=description.format,
         base_model=description.base_model or "",
         display_name=manifest.name,

@@ -104,7 +104,9 @@ class SpindllService(SpindllServicer):
         self, request: spindll_pb2.ListRequest, context: Context
     ) -> spindll_pb2.ListResponse:
         """Every stored model."""
-        return convert.models_to_proto(await self._parts.catalog.list())
+        models = await self._parts.catalog.list()
+        contexts = await self._parts.catalog.find_context_lengths(models)
+        return convert.models_to_proto(models, contexts)
 
     async def Status(  # noqa: N802
         self, request: spindll_pb2.StatusRequest, context: Context

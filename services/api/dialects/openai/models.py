@@ -16,10 +16,13 @@ router = APIRouter()
 async def list_models(api: Parts, _: RequireUser) -> dict[str, Any]:
     """Every stored model."""
     models = await api.catalog.list()
-    return {"object": "list", "data": [model_to_dict(manifest) for manifest in models]}
+    contexts = await api.catalog.find_context_lengths(models)
+    return {"object": "list", "data": [model_to_dict(m, contexts[m.name]) for m in models]}
 
 
 @router.get("/v1/models/{name:path}")
 async def show_model(name: str, api: Parts, _: RequireUser) -> dict[str, Any]:
     """One model, by its name or a short form of it."""
-    return model_to_dict(await api.catalog.resolve(name))
+    manifest = await api.catalog.resolve(name)
+    contexts = await api.catalog.find_context_lengths([manifest])
+    return model_to_dict(manifest, contexts[manifest.name])

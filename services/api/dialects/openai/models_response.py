@@ -7,8 +7,11 @@ from typing import Any
 from services.shared.store.manifest import Manifest
 
 
-def model_to_dict(manifest: Manifest) -> dict[str, Any]:
-    """One entry of `GET /v1/models`: OpenAI's fields, and further facts about the model."""
+def model_to_dict(manifest: Manifest, context_length: int | None) -> dict[str, Any]:
+    """One entry of `GET /v1/models`: OpenAI's fields, and further facts about the model.
+
+    `context_length`: what a request may have, which clients fill; the training length is more.
+    """
     description = manifest.description
     return {
         "id": manifest.name,
@@ -23,7 +26,9 @@ def model_to_dict(manifest: Manifest) -> dict[str, Any]:
         "architecture": description.architecture,
         "quantization": description.quantization,
         "parameter_count": description.parameter_count,
-        "context_length": description.context_length,
+        "context_length": context_length,
+        "max_model_len": context_length,  # vLLM's name for it
+        "trained_context_length": description.context_length,
         "capabilities": [capability.value for capability in description.capabilities],
         "warnings": list(description.warnings),
     }

@@ -66,6 +66,7 @@ class ClientRequest:
         "arrived_at",
         "deadline_at",
         "has_ended",
+        "keep_alive_only_extends",
         "keep_alive_seconds",
         "model_name",
         "request_id",
@@ -83,6 +84,7 @@ class ClientRequest:
         trace_id: str,
         model_name: str,
         keep_alive_seconds: float | None,
+        keep_alive_only_extends: bool = False,
         now: float,
     ) -> None:
         self.submit = submit
@@ -90,6 +92,7 @@ class ClientRequest:
         self.trace_id = trace_id
         self.model_name = model_name  # as the client wrote it
         self.keep_alive_seconds = keep_alive_seconds
+        self.keep_alive_only_extends = keep_alive_only_extends
         self.arrived_at = now
         limit = submit.deadline_seconds
         self.deadline_at = None if limit is None else now + limit

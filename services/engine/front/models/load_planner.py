@@ -122,6 +122,10 @@ class LoadPlanner:
             return first
         return await self._reduce(estimator, settings, first, room.at_most)
 
+    def choose_context_length(self, manifest: Manifest, settings: ModelSettings) -> int:
+        """The context that a load would try first."""
+        return choose_context_length(manifest, settings, self._defaults)
+
     def save_footprint(self, planned: PlannedLoad, digest: str) -> None:
         """Keep a footprint that a load has corrected, for the next plans of such loads."""
         self._estimates.correct(compute_estimate_key(digest, planned.config), planned.footprint)

@@ -156,8 +156,11 @@ class LoadedModel:
     def submit(self, request: ClientRequest, now: float) -> None:
         """Give a request to the runner."""
         assert self.runner is not None
-        if request.keep_alive_seconds is not None:
-            self.keep_alive_seconds = request.keep_alive_seconds
+        keep = request.keep_alive_seconds
+        if keep is not None and not (
+            request.keep_alive_only_extends and is_shorter(keep, self.keep_alive_seconds)
+        ):
+            self.keep_alive_seconds = keep
         self._running.submit(self.runner, request, now)
 
     def submit_waiting(self, now: float) -> None:
@@ -250,3 +253,10 @@ def _retrieve_exception(future: asyncio.Future[None]) -> None:
     """
     if not future.cancelled():
         future.exception()
+
+
+def is_shorter(keep_alive_seconds: float, present: float | None) -> bool:
+    """Whether a model would leave earlier with the first than with the second. Negative: never."""
+    if present is None or present < 0:
+        return keep_alive_seconds >= 0
+    return 0 <= keep_alive_seconds < present

@@ -106,6 +106,17 @@ class ModelPool:
         """The model, if it is in the pool."""
         return self._lifecycle.get(manifest.digest)
 
+    def get_by_name(self, name: str) -> LoadedModel | None:
+        """The model of this canonical name, if it is in the pool; it need not be stored any more."""
+        return next((model for model in self.models if model.name == name), None)
+
+    def find_context_length(self, manifest: Manifest) -> int:
+        """The context of the model, or if it is not loaded the one that a load would try first."""
+        model = self.get(manifest)
+        if model is not None and model.info is not None:
+            return model.info.context_length
+        return self._planner.choose_context_length(manifest, self._settings.get(manifest))
+
     def list_backing_off(self) -> list[str]:
         """The names of the models that may not start now, after crashes."""
         return self._backoff.list_backing_off()

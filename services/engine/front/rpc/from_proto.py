@@ -50,6 +50,7 @@ def parse_request(
         trace_id=message.trace_id,
         model_name=message.model,
         keep_alive_seconds=keep_alive,
+        keep_alive_only_extends=message.keep_alive_only_extends,
         now=now,
     )
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
@@ -33,8 +34,10 @@ from services.shared.errors import (
     EngineBusy,
     InsufficientMemory,
     InternalError,
+    InvalidModelName,
     InvalidRequest,
     ModelLoadFailed,
+    ModelNotFound,
     NotAuthenticated,
     NotFound,
     PermissionDenied,
@@ -158,6 +161,12 @@ class EngineServer(EngineServicer):
         """See engine.proto."""
         return await _answer(self._tokenize(request), context)
 
+    async def ContextLengths(  # noqa: N802
+        self, request: pb.ContextLengthsRequest, context: Any
+    ) -> pb.ContextLengthsResponse:
+        """See engine.proto."""
+        return await _answer(self._context_lengths(request), context)
+
     async def Health(  # noqa: N802
         self, request: pb.HealthRequest, context: Any
     ) -> pb.HealthResponse:
@@ -172,9 +181,25 @@ class EngineServer(EngineServicer):
         return pb.LoadResponse(already_loaded=was_loaded, model=loaded)
 
     async def _unload(self, request: pb.UnloadRequest) -> pb.UnloadResponse:
-        manifest = await self._manifests.resolve(request.model)
+        try:
+            manifest = await self._manifests.resolve(request.model)
+        except ModelNotFound:
+            model = self._pool.get_by_name(request.model)
+            if model is None:
+                raise
+            manifest = model.manifest
         was_loaded = await self._manager.unload(manifest, force=request.force)
         return pb.UnloadResponse(was_loaded=was_loaded)
+
+    async def _context_lengths(
+        self, request: pb.ContextLengthsRequest
+    ) -> pb.ContextLengthsResponse:
+        response = pb.ContextLengthsResponse()
+        for name in request.models:
+            with suppress(ModelNotFound, InvalidModelName):
+                manifest = await self._manifests.resolve(name)
+                response.context_lengths[name] = self._pool.find_context_length(manifest)
+        return response
 
     async def _loaded(self) -> pb.LoadedResponse:
         return to_proto.build_loaded_response(

@@ -174,7 +174,7 @@ async def test_list_and_status_report_models_and_memory(served: GrpcApi) -> None
     status = await served.stub.Status(spindll_pb2.StatusRequest(), **served.user())
 
     assert [(m.name, m.format, m.context_length) for m in listed.models] == [
-        ("tiny:latest", "gguf", 512)
+        ("tiny:latest", "gguf", 256)
     ]
     assert status.models[0].memory_used == 2**33
     assert (status.memory.total_ram, status.memory.used_ram) == (10, 6)

@@ -53,6 +53,11 @@ INVALID_BODIES: list[tuple[str, Any, str | None]] = [
     ("too many answers", {**BODY, "n": 1000}, "n"),
     ("a stop that is no text", {**BODY, "stop": [1]}, "stop[0]"),
     ("a body that is a list", [], None),
+    (
+        "a tool choice of another kind",
+        {**BODY, "tool_choice": {"type": "allowed_tools"}},
+        "tool_choice.function",
+    ),
     ("tool choice", {**BODY, "tool_choice": "maybe"}, "tool_choice"),
     (
         "reserved variable",

@@ -25,9 +25,19 @@ async def test_a_model_has_the_fields_that_model_pickers_show(api: Api) -> None:
     async with api.client() as client:
         model = (await client.get("/v1/models/tiny:latest")).json()
 
-    assert model["context_length"] == 512
+    # The engine's, not what the model was trained for: clients fill what they are told.
+    assert (model["context_length"], model["max_model_len"]) == (256, 256)
+    assert model["trained_context_length"] == 512
     assert model["capabilities"] == ["chat", "completion"]
     assert model["format"] == "gguf"
+
+
+async def test_models_are_listed_while_the_engine_is_away(api: Api) -> None:
+    await api.engine.stop()
+    async with api.client() as client:
+        answer = await client.get("/v1/models")
+
+    assert answer.json()["data"][0]["context_length"] == 512
 
 
 async def test_names_with_slashes_are_found(api: Api) -> None:

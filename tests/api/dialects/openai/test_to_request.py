@@ -47,6 +47,7 @@ def test_options_that_are_absent_are_not_sent() -> None:
         text=engine_pb2.PromptText(),
         sampling=engine_pb2.Sampling(),
         stopping=engine_pb2.Stopping(),
+        keep_alive_only_extends=True,  # of a user key
     )
 
 

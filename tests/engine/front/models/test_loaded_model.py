@@ -6,7 +6,12 @@ import itertools
 
 import pytest
 
-from services.engine.front.models.loaded_model import TRANSITIONS, LoadedModel, ModelState
+from services.engine.front.models.loaded_model import (
+    TRANSITIONS,
+    LoadedModel,
+    ModelState,
+    is_shorter,
+)
 from services.engine.front.models.model_settings import ModelSettings
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, running_pool
 from tests.virtual_time import run_virtually
@@ -77,3 +82,14 @@ def test_loading_and_evicting_use_every_arrow_of_the_chart(
     run_virtually(scenario())
 
     assert used == TRANSITIONS
+
+
+@pytest.mark.parametrize(
+    ("wanted", "present", "expected"),
+    [(0, 300, True), (300, 300, False), (600, 300, False), (-1, 300, False)]
+    + [(600, -1, True), (600, None, True), (-1, -1, False)],
+)
+def test_a_keep_alive_is_shorter_if_the_model_would_leave_earlier(
+    wanted: float, present: float | None, expected: bool
+) -> None:
+    assert is_shorter(wanted, present) is expected

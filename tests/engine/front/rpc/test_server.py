@@ -18,6 +18,8 @@ from protos import engine_pb2 as pb
 from services.engine.front.rpc.server import GRPC_STATUS, read_frames, to_grpc_status
 from services.engine.front.rpc.session import Session
 from services.shared.errors import every_error
+from services.shared.store.manifest import Description
+from services.shared.store.model_store import ModelStore
 from tests.engine.engine_server import add_scripted_model, eventually, running_front
 from tests.fakes.scripted_runner import Script
 
@@ -195,6 +197,32 @@ async def test_tokenize_loads_the_model_and_returns_the_ids(tmp_path: Path) -> N
         answer = await front.stub.Tokenize(pb.TokenizeRequest(model="words", text=text))
 
     assert list(answer.ids) == [1, 2, 3]
+
+
+async def test_a_model_that_is_no_longer_stored_can_be_unloaded(tmp_path: Path) -> None:
+    manifest = add_scripted_model(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        await front.client().ask("words", "one")
+        ModelStore(tmp_path / "models").delete(manifest.name)
+        unloaded = await front.stub.Unload(pb.UnloadRequest(model=manifest.name), timeout=20)
+
+        assert unloaded.was_loaded
+        assert not (await front.loaded()).models
+
+
+async def test_context_lengths_are_what_models_have_or_would_get(tmp_path: Path) -> None:
+    description = Description(format="gguf", architecture="llama", context_length=131072)
+    add_scripted_model(tmp_path, "large", description=description)
+    add_scripted_model(tmp_path, "set", description=description, params={"num_ctx": 512})
+    async with running_front(tmp_path, context_length=8192) as front:
+        asked = pb.ContextLengthsRequest(models=["large:latest", "set:latest", "none:latest"])
+        before = await front.stub.ContextLengths(asked)
+        await front.client().ask("large", "one")
+        loaded = (await front.loaded()).models[0].context_length
+        after = await front.stub.ContextLengths(asked)
+
+    assert dict(before.context_lengths) == {"large:latest": 8192, "set:latest": 512}
+    assert after.context_lengths["large:latest"] == loaded
 
 
 async def test_the_metadata_of_a_failed_unary_call_hold_the_whole_error(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_short_prompt_beside_much_other_memory_stays_below_a_tile() -> None:
 def test_a_prompt_that_cannot_fit_is_refused_with_both_numbers() -> None:
     simulation = Simulation(cells=128)
 
-    with pytest.raises(ContextLengthExceeded) as refused:
+    with pytest.raises(ContextLengthExceeded, match="maximum context length") as refused:
         simulation.add(request(1, "p" * 128))
 
     assert refused.value.details == {"prompt_tokens": 128, "context_length": 128}
