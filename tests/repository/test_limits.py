@@ -48,7 +48,7 @@ REQUEST_LIMITS: dict[str, tuple[list[Any], list[Any]]] = {
     "min_p": ([0, 1], [-0.1, 1.1]),
     "typical_p": ([0, 1], [-0.1, 1.1]),
     "repeat_penalty": ([1 / 128, 100], [0.007, 100.1]),
-    "repeat_last_n": ([0, 1 << 20], [-1, (1 << 20) + 1]),
+    "repeat_last_n": ([-1, 0, 1 << 20], [-2, (1 << 20) + 1]),
     "presence_penalty": ([-2, 2], [-2.1, 2.1]),
     "frequency_penalty": ([-2, 2], [-2.1, 2.1]),
     "dry_multiplier": ([0, 100], [-0.1, 100.1]),

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from services.api.dialects.openai.generation_options import GenerationOptions
+from services.api.dialects.openai.refused_fields import RefusedChatFields
 from services.api.request_body import RequestBody
 
 MAX_MESSAGES = 16_384
 MAX_TOOLS = 1024
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
+_THINKING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+
+
+def _check_max_tokens(value: int) -> int:
+    if value == 0:
+        raise ValueError("must be at least 1, or -1 for no limit")
+    return value
+
+
+MaxTokens = Annotated[int, Field(ge=-1, lt=2**31), AfterValidator(_check_max_tokens)]
+
 
 def _join_text_parts(value: object) -> object:
     """The content itself, or the joined texts of its parts; ValueError for a part without text."""
     if not isinstance(value, list):
         return value
-    return "\n".join(_read_text_part(number, part) for number, part in enumerate(value))
+    texts = (_read_text_part(number, part) for number, part in enumerate(value))
+    return "\n".join(text for text in texts if text is not None)
 
 
-def _read_text_part(number: int, part: object) -> str:
+def _read_text_part(number: int, part: object) -> str | None:
+    """The text of a part; None for thinking, which templates leave out of earlier answers."""
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or not isinstance(kind, str):
         raise ValueError(f"part {number} is not an object with a type")
+    if kind in _THINKING_PARTS:
+        return None
     if kind not in _TEXT_PARTS:
         raise ValueError(f"part {number} is of type {kind!r}; only text is supported")
     text = part.get(_TEXT_PARTS[kind])
@@ -102,24 +118,25 @@ class NamedToolChoice(RequestBody):
     function: FunctionCall
 
 
-class ChatCompletionRequest(GenerationOptions):
+class ChatCompletionRequest(GenerationOptions, RefusedChatFields):
     """A conversation to continue."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
-    max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
-    max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    max_completion_tokens: MaxTokens | None = None
+    max_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: str | None = Field(default=None, max_length=64)
+    enable_thinking: bool | None = None  # a template variable
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
     @model_validator(mode="after")
     def _check_consistency(self) -> ChatCompletionRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         if self.continue_final_message and self.add_generation_prompt:
             raise ValueError("continue_final_message excludes add_generation_prompt")

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from services.api.dialects.openai.generation_options import GenerationOptions, TokenId
+from services.api.dialects.openai.refused_fields import RefusedCompletionFields
 
 MAX_PROMPTS = 64
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default, which its clients rely on
@@ -29,19 +30,16 @@ Prompts = Annotated[
 ]
 
 
-class CompletionRequest(GenerationOptions):
+class CompletionRequest(GenerationOptions, RefusedCompletionFields):
     """One or several prompts, each continued without a chat template."""
 
     prompt: Prompts
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=20)
     best_of: int | None = None
-    suffix: str | None = None
 
     @model_validator(mode="after")
     def _check_support(self) -> CompletionRequest:
-        if self.suffix:
-            raise ValueError("suffix is not supported")
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise ValueError("best_of other than n is not supported")
         if self.echo and self.stream and self.wants_prompt_logprobs:

@@ -1,7 +1,7 @@
 """The options that chat and text completions share: OpenAI's, and those of other local servers.
 
-Unknown fields are ignored, and `null` means absent, as in OpenAI's API and in llama-server. The
-ranges here hold for any model; the engine checks what a model's vocabulary and context allow.
+Fields that nobody documents are ignored, and `null` means absent, as in OpenAI's API and in
+llama-server; see refused_fields.py for those that are documented and not served. The ranges here hold for any model; the engine checks what a model's vocabulary and context allow.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
+from services.api.dialects.openai.refused_fields import RefusedFields
 from services.api.request_body import RequestBody, Seconds
 from services.shared.limits import (
     MAX_ANSWERS,
@@ -39,6 +40,16 @@ def _drop_negative(value: object) -> object:
     return None if isinstance(value, int) and value < 0 else value
 
 
+def _drop_empty(value: object) -> object:
+    """None for an empty text, which llama.cpp's clients send where there is no grammar."""
+    return None if value == "" else value
+
+
+def _read_last_tokens(value: object) -> object:
+    """The largest number for llama.cpp's -1, which means the whole context."""
+    return MAX_REPEAT_LAST_N if value == -1 else value
+
+
 def _limit_biases(value: object) -> object:
     # Before each entry is checked, because a mapping collects one error for each wrong entry.
     if isinstance(value, dict) and len(value) > _MAX_BIASES:
@@ -61,7 +72,12 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 Biases = Annotated[dict[TokenId, Bias], BeforeValidator(_limit_biases)]
 
 
-ConstraintText = Annotated[str, Field(max_length=MAX_CONSTRAINT_CHARS)]
+ConstraintText = Annotated[
+    Annotated[str, Field(max_length=MAX_CONSTRAINT_CHARS)] | None, BeforeValidator(_drop_empty)
+]
+LastTokens = Annotated[
+    Annotated[int, Field(ge=0, le=MAX_REPEAT_LAST_N)], BeforeValidator(_read_last_tokens)
+]
 
 
 class StreamOptions(RequestBody):
@@ -93,14 +109,14 @@ class ResponseFormat(RequestBody):
         return self
 
 
-class GenerationOptions(RequestBody):
+class GenerationOptions(RefusedFields):
     """How to generate; None leaves the choice to the model's own defaults."""
 
     model: str = Field(min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(default=None, ge=1, le=MAX_ANSWERS)
-    max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    max_tokens: int | None = Field(default=None, ge=-1, lt=2**31)  # -1: no limit
     min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     stop: StopStrings | None = None
     stop_token_ids: StopTokens | None = None
@@ -118,7 +134,7 @@ class GenerationOptions(RequestBody):
         le=MAX_REPEAT_PENALTY,
         validation_alias=AliasChoices("repeat_penalty", "repetition_penalty"),
     )
-    repeat_last_n: int | None = Field(default=None, ge=0, le=MAX_REPEAT_LAST_N)
+    repeat_last_n: LastTokens | None = None
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     dry_multiplier: float | None = Field(default=None, ge=0, le=MAX_DRY)
@@ -129,9 +145,11 @@ class GenerationOptions(RequestBody):
     logit_bias: Biases | None = None
 
     response_format: ResponseFormat | None = None
-    json_schema: dict[str, Any] | bool | None = None  # llama.cpp's short form
-    grammar: ConstraintText | None = None  # llama.cpp's GBNF
-    guided_regex: ConstraintText | None = None  # vLLM's
+    json_schema: dict[str, Any] | bool | None = Field(  # llama.cpp's short form, and vLLM's
+        default=None, validation_alias=AliasChoices("json_schema", "guided_json")
+    )
+    grammar: ConstraintText = None  # llama.cpp's GBNF
+    guided_regex: ConstraintText = None  # vLLM's
 
     keep_alive: Seconds | None = None
     cache_prompt: bool | None = None

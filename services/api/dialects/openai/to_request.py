@@ -88,6 +88,8 @@ def _select_tools(request: ChatCompletionRequest) -> list[dict[str, Any]] | None
 def _template_options(request: ChatCompletionRequest) -> dict[str, Any]:
     """The variables of the template that the client sets."""
     options = dict(request.chat_template_kwargs or {})
+    if request.enable_thinking is not None:
+        options.setdefault("enable_thinking", request.enable_thinking)
     if request.reasoning_effort is not None:
         options.setdefault("reasoning_effort", request.reasoning_effort)
         if request.reasoning_effort == "none":
@@ -133,7 +135,7 @@ def _build_sampling(body: GenerationOptions) -> Sampling:
 
 def _build_stopping(body: GenerationOptions, max_tokens: int | None) -> Stopping:
     return Stopping(
-        max_tokens=max_tokens,
+        max_tokens=None if max_tokens is not None and max_tokens < 0 else max_tokens,
         min_tokens=body.min_tokens or 0,
         strings=tuple(text for text in body.stop or () if text),
         token_ids=tuple(body.stop_token_ids or ()),

@@ -15,7 +15,11 @@ INVALID_BODIES: list[tuple[str, Any, str | None]] = [
     ("no messages", {"model": "tiny"}, "messages"),
     ("empty messages", {**BODY, "messages": []}, "messages"),
     ("no model", {"messages": QUESTION}, "model"),
-    ("negative max_tokens", {**BODY, "max_tokens": -1}, "max_tokens"),
+    ("negative max_tokens", {**BODY, "max_tokens": -2}, "max_tokens"),
+    ("no token", {**BODY, "max_tokens": 0}, "max_tokens"),
+    ("functions", {**BODY, "functions": [{"name": "f"}]}, "functions"),
+    ("Mirostat", {**BODY, "mirostat": 2}, "mirostat"),
+    ("audio", {**BODY, "modalities": ["text", "audio"]}, "modalities"),
     ("text for a number", {**BODY, "temperature": "hot"}, "temperature"),
     ("too hot", {**BODY, "temperature": -0.1}, "temperature"),
     ("unknown role", {**BODY, "messages": [{"role": "boss", "content": ""}]}, "messages[0].role"),
@@ -111,6 +115,45 @@ async def test_unknown_fields_and_nulls_are_ignored(api: Api) -> None:
         answer = await client.post(PATH, json={**BODY, **extras})
 
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_tokens": -1},
+        {"max_completion_tokens": -1},
+        {"repeat_last_n": -1},
+        {"top_logprobs": 0},
+        {"grammar": "", "response_format": {"type": "json_object"}},
+        {"mirostat": 0, "dynatemp_range": 0, "top_n_sigma": -1, "samplers": []},
+        {"modalities": ["text"], "functions": [], "verbosity": "low", "user": "u"},
+        {"guided_json": {"type": "object"}},
+    ],
+    ids=str,
+)
+async def test_what_clients_send_by_default_is_accepted(api: Api, fields: dict[str, Any]) -> None:
+    async with api.client() as client:
+        answer = await client.post(PATH, json={**BODY, **fields})
+
+    assert answer.status_code == 200, answer.text
+    assert not api.engine.submits[0].stopping.HasField("max_tokens")
+
+
+async def test_a_refused_field_is_named_with_the_reason(api: Api) -> None:
+    async with api.client() as client:
+        answer = await client.post(PATH, json={**BODY, "functions": [{"name": "f"}]})
+
+    assert answer.json()["error"]["message"] == "functions: is not supported: use tools"
+
+
+async def test_earlier_thinking_is_left_out_of_a_message(api: Api) -> None:
+    parts = [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Paris."}]
+    messages = [*QUESTION, {"role": "assistant", "content": parts}, *QUESTION]
+    async with api.client() as client:
+        await client.post(PATH, json={"model": "tiny", "messages": messages})
+
+    text = api.engine.submits[0].text.pieces[0].text
+    assert "assistant\nParis.<|im_end|>" in text
 
 
 async def test_an_unknown_model_is_404_and_lists_the_stored_models(api: Api) -> None:

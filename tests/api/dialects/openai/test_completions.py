@@ -125,7 +125,7 @@ async def test_streamed_logprobs_continue_the_text_offsets(api: Api) -> None:
         ({"prompt": [[1, -2]]}, "prompt[0][1]"),
         ({"prompt": {"a": 1}}, "prompt"),
         ({}, "prompt"),
-        ({"prompt": "a", "suffix": "b"}, None),
+        ({"prompt": "a", "suffix": "b"}, "suffix"),
         ({"prompt": "a", "best_of": 3}, None),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),
         ({"prompt": "a", "echo": True, "logprobs": 1, "stream": True}, None),
