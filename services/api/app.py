@@ -30,6 +30,7 @@ from services.api.middleware.authentication import AuthenticationMiddleware
 from services.api.middleware.body_limit import BodyLimitMiddleware
 from services.api.models.catalog import Catalog
 from services.api.models.pull_on_demand import PullOnDemand
+from services.api.openapi import describe_api
 from services.api.parse_budget import ParseBudget
 from services.api.process.shutdown import Shutdown
 from services.api.settings import ApiSettings
@@ -37,6 +38,7 @@ from services.shared import redis_client
 from services.shared.malloc_trim import start_trimming
 from services.shared.store.model_store import ModelStore
 
+_ROUTES = (chat, completions, pulls, admin_models, models, search, status, health)
 _CORS_HEADERS = (
     "authorization",
     "content-type",
@@ -97,8 +99,10 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
     app.state.readiness = health.Readiness(connection, parts.engine, catalog)
     app.state.shutdown = Shutdown(parts.engine, pull_client, drain_seconds=settings.drain_seconds)
     errors.install_error_handlers(app)
-    for routes in (chat, completions, pulls, admin_models, models, search, status, health):
-        app.include_router(routes.router)
+    routers = [module.router for module in _ROUTES]
+    for router in routers:
+        app.include_router(router)
+    describe_api(app, routers)
     return app
 
 

@@ -1,8 +1,8 @@
-"""How errors look over HTTP: one status per error class, and one body, in OpenAI's shape.
+"""How errors look over HTTP: one status per error class, and a body in the shape of the dialect.
 
     {"error": {"message": "…", "type": "invalid_request_error", "param": "n", "code": "…", …}}
 
-The `details` of an error are further members of the inner object (`models`, `loading`). The rest of
+That is OpenAI's; error_shapes.py has the others. The `details` of an error are further members of the inner object (`models`, `loading`). The rest of
 the api raises `services.shared.errors`; the HTTP status of an error class is decided here only.
 """
 
@@ -17,7 +17,9 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
+from services.api.error_shapes import ErrorFacts, build_openai_error, find_shape
 from services.shared import errors
 
 logger = logging.getLogger(__name__)
@@ -51,15 +53,6 @@ HTTP_STATUS: Mapping[type[errors.SpindllError], int] = {
     errors.InternalError: 500,
 }
 
-_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    409: "conflict_error",
-    429: "rate_limit_error",
-    499: "cancelled",
-    501: "not_supported_error",
-    503: "unavailable_error",
-}
 # A retry cannot succeed after these; the official OpenAI clients obey `x-should-retry`.
 # A deadline is the service's or the client's own: a retry would take as long again.
 _NOT_RETRYABLE = (
@@ -71,16 +64,40 @@ _NOT_RETRYABLE = (
 _CODES = {404: "unknown_route", 405: "method_not_allowed", 413: "request_too_large"}
 
 
+class ErrorResponse(Response):
+    """An error as JSON, in the shape that belongs to the path of the request it is sent for."""
+
+    media_type = "application/json"
+
+    def __init__(self, facts: ErrorFacts, headers: Mapping[str, str]) -> None:
+        body = msgspec.json.encode(build_openai_error(facts))
+        super().__init__(body, status_code=facts.status, headers=headers)
+        self._facts = facts
+        self._given_headers = headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        shape = find_shape(scope["path"])
+        if shape is build_openai_error:
+            await super().__call__(scope, receive, send)
+            return
+        response = Response(
+            msgspec.json.encode(shape(self._facts)),
+            status_code=self.status_code,
+            headers=self._given_headers,
+            media_type=self.media_type,
+        )
+        await response(scope, receive, send)
+
+
 def find_status(error: errors.SpindllError) -> int:
     """The HTTP status of an error, by the nearest of its classes in the table."""
     return next(HTTP_STATUS[cls] for cls in type(error).__mro__ if cls in HTTP_STATUS)
 
 
 def build_error_body(error: errors.SpindllError) -> dict[str, Any]:
-    """The JSON object that a client receives, as a response body or inside a stream."""
-    return _build_body(
-        error.message, find_status(error), code=error.code, param=error.param, details=error.details
-    )
+    """The JSON object that a client of OpenAI's API receives, in a response or inside a stream."""
+    return build_openai_error(_collect_facts(error))
 
 
 def build_error_response(error: errors.SpindllError) -> Response:
@@ -92,11 +109,11 @@ def build_error_response(error: errors.SpindllError) -> Response:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, _NOT_RETRYABLE):
         headers["x-should-retry"] = "false"
-    return _json_response(build_error_body(error), find_status(error), headers)
+    return ErrorResponse(_collect_facts(error), headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every error of this app, our own and the framework's, in OpenAI's shape."""
+    """Answer every error of this app, our own and the framework's, in the shape of its path."""
     app.add_exception_handler(errors.SpindllError, _on_spindll_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -132,7 +149,7 @@ async def _on_spindll_error(_: Request, error: Exception) -> Response:
 
 async def _on_validation_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _json_response(_build_validation_body(error), 400, {})
+    return ErrorResponse(_read_validation_error(error), {})
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -143,21 +160,20 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not allowed on {request.url.path}",
         413: "the request body is too large",
     }.get(status, str(error.detail))
-    body = _build_body(message, status, code=_CODES.get(status))
-    return _json_response(body, status, error.headers or {})
+    facts = ErrorFacts(message, status, _CODES.get(status))
+    return ErrorResponse(facts, error.headers or {})
 
 
-def _build_validation_body(error: RequestValidationError) -> dict[str, Any]:
+def _read_validation_error(error: RequestValidationError) -> ErrorFacts:
     first = _find_most_specific(error.errors())
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "")
-        return _build_body(f"the body is not valid JSON: {reason}", 400, code="invalid_json")
+        return ErrorFacts(f"the body is not valid JSON: {reason}", 400, "invalid_json")
     location = first["loc"][1:] if first["loc"][:1] in (("body",), ("query",)) else first["loc"]
     param = format_location(location, error.body) or ".".join(str(part) for part in location)
     message = first["msg"].removeprefix("Value error, ")
-    return _build_body(
-        f"{param}: {message}" if param else message, 400, code="invalid_request", param=param
-    )
+    text = f"{param}: {message}" if param else message
+    return ErrorFacts(text, 400, "invalid_request", param)
 
 
 def _find_most_specific(problems: Sequence[Any]) -> Any:
@@ -170,23 +186,5 @@ def _find_most_specific(problems: Sequence[Any]) -> Any:
     )
 
 
-def _build_body(
-    message: str,
-    status: int,
-    *,
-    code: str | None,
-    param: str | None = None,
-    details: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    error_type = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    error = {"message": message, "type": error_type, "param": param or None, "code": code}
-    return {"error": {**(details or {}), **error}}
-
-
-def _json_response(body: dict[str, Any], status: int, headers: Mapping[str, str]) -> Response:
-    return Response(
-        msgspec.json.encode(body),
-        status_code=status,
-        headers=dict(headers),
-        media_type="application/json",
-    )
+def _collect_facts(error: errors.SpindllError) -> ErrorFacts:
+    return ErrorFacts(error.message, find_status(error), error.code, error.param, error.details)

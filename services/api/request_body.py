@@ -6,8 +6,8 @@ async def route(body: Annotated[ChatCompletionRequest, Depends(parse_body_as(...
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
-from typing import Annotated, TypeVar
+from collections.abc import AsyncIterator
+from typing import Annotated, Generic, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -43,19 +43,25 @@ def _parse_duration(value: object) -> object:
 Seconds = Annotated[float, BeforeValidator(_parse_duration)]
 
 
-def parse_body_as(model: type[B]) -> Callable[[Request], AsyncIterator[B]]:
+class BodyParser(Generic[B]):
     """A dependency that parses the body as JSON and raises RequestValidationError.
 
     It ignores the content type: curl sends `application/x-www-form-urlencoded` by default. The
     memory of the body counts until the response was sent, see `parse_budget`.
     """
 
-    async def parse(request: Request) -> AsyncIterator[B]:
-        with request.app.state.parts.parse_budget.lease() as lease:
-            body = _validate(model, await _read(request, lease), lease)
-            yield body
+    def __init__(self, model: type[B]) -> None:
+        self.model = model
 
-    return parse
+    async def __call__(self, request: Request) -> AsyncIterator[B]:
+        """The body of the request."""
+        with request.app.state.parts.parse_budget.lease() as lease:
+            yield _validate(self.model, await _read(request, lease), lease)
+
+
+def parse_body_as(model: type[B]) -> BodyParser[B]:
+    """The dependency for a body."""
+    return BodyParser(model)
 
 
 async def _read(request: Request, lease: ParseLease) -> bytearray:

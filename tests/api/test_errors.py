@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -76,6 +77,50 @@ async def test_an_unknown_route_is_404_in_the_same_shape(api: Api) -> None:
 
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "unknown_route"
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "status", "body"),
+    [
+        ("/api/chat", "", 401, {"error": "no API key: …"}),
+        ("/api/nothing", None, 404, {"error": "there is no route /api/nothing"}),
+        (
+            "/v1/messages",
+            None,
+            404,
+            {
+                "type": "error",
+                "error": {
+                    "type": "not_found_error",
+                    "message": "there is no route /v1/messages",
+                },
+            },
+        ),
+        (
+            "/v1/messages/count_tokens",
+            "sk-wrong",
+            401,
+            {
+                "type": "error",
+                "error": {
+                    "type": "authentication_error",
+                    "message": "this API key is not valid",
+                },
+            },
+        ),
+    ],
+)
+async def test_an_error_has_the_shape_of_the_dialect_to_which_the_path_belongs(
+    api: Api, path: str, key: str | None, status: int, body: dict[str, object]
+) -> None:
+    async with api.client(key) as client:
+        answer = await client.post(path)
+
+    found = answer.json()
+    if isinstance(found["error"], str):
+        found["error"] = re.sub(r"(no API key: ).*", r"\1…", found["error"])
+    assert (answer.status_code, found) == (status, body)
+    assert answer.headers["content-length"] == str(len(answer.content))
 
 
 async def test_a_wrong_method_is_405_in_the_same_shape(api: Api) -> None:
