@@ -36,5 +36,7 @@ KvMode = Literal["unified", "split"]
 QUANTIZED_CACHE_TYPES = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0"})
 
 MAX_MESSAGE_BYTES = 64 << 20  # of one gRPC message between the api and the engine
+# Tokens of a prompt times the log-probabilities of each: they come in one message, of 40 MiB.
+MAX_PROMPT_LOGPROBS = 1 << 20
 MAX_SUBMIT_BYTES = 8 << 20  # of one request to the engine, with all its prompts
 MAX_FRAME_BYTES = 4 << 20  # of the requests in one frame, unless one alone is larger

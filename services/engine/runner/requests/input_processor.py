@@ -21,7 +21,7 @@ from services.engine.runner.requests.structured_output import ConstraintCompiler
 from services.engine.runner.sampling.dry import find_breaker_tokens
 from services.engine.runner.sampling.sampler import Sampler
 from services.shared.errors import InternalError, InvalidRequest, SpindllError, to_wire
-from services.shared.limits import MAX_ANSWERS
+from services.shared.limits import MAX_ANSWERS, MAX_PROMPT_LOGPROBS
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,13 @@ class InputProcessor:
         prompt = self._tokenize_prompt(submit)
         if len(prompt) >= self._context_length:
             raise build_too_long_error(len(prompt), self._context_length)
+        logprobs = len(prompt) * ((submit.top_logprobs or 0) + 1) if submit.prompt_logprobs else 0
+        if logprobs > MAX_PROMPT_LOGPROBS:
+            raise InvalidRequest(
+                f"the log-probabilities of the prompt would be {logprobs}, of at most "
+                f"{MAX_PROMPT_LOGPROBS}: ask for fewer of each token, or send a shorter prompt",
+                param="logprobs",
+            )
         max_tokens = self._context_length - len(prompt)
         if submit.stopping.max_tokens is not None:
             max_tokens = min(max_tokens, submit.stopping.max_tokens)
