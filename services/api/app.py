@@ -33,6 +33,7 @@ from services.api.models.pull_on_demand import PullOnDemand
 from services.api.openapi import describe_api
 from services.api.parse_budget import ParseBudget
 from services.api.process.shutdown import Shutdown
+from services.api.prompts.render import PromptRenderer
 from services.api.settings import ApiSettings
 from services.shared import redis_client
 from services.shared.malloc_trim import start_trimming
@@ -72,13 +73,16 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
         settings.engine_address, load_timeout_seconds=settings.load_timeout_seconds
     )
     catalog = Catalog(store, pull_client, engine)
+    prompts = PromptRenderer()
     parts = ApiParts(
         settings=settings,
         engine=engine,
         catalog=catalog,
         pulls=pull_client,
+        prompts=prompts,
         generations=GenerationService(
             PullOnDemand(catalog, pull_client, settings.pull_on_demand),
+            prompts,
             engine,
             timeout_seconds=settings.request_timeout_seconds,
             shares_tenant=settings.shared_tenant,
@@ -142,6 +146,7 @@ def _build_lifespan(
         finally:
             trimming.set()
             await app.state.shutdown.finish()
+            await asyncio.to_thread(parts.prompts.close)
             await connection.aclose()
 
     return lifespan

@@ -16,6 +16,7 @@ from services.api.clients.pulls import PullClient
 from services.api.generation.service import GenerationService
 from services.api.models.catalog import Catalog
 from services.api.parse_budget import ParseBudget
+from services.api.prompts.render import PromptRenderer
 from services.api.settings import ApiSettings
 from services.shared.errors import NotAuthenticated
 
@@ -28,6 +29,7 @@ class ApiParts:
     engine: EngineClient
     catalog: Catalog
     pulls: PullClient
+    prompts: PromptRenderer
     generations: GenerationService
     parse_budget: ParseBudget
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from services.shared.limits import MAX_CONSTRAINT_CHARS
-from tests.api.conftest import make_manifest, put_model
+from tests.api.conftest import make_description, make_manifest, put_model
 from tests.api.process.service import Service, running
 from tests.fakes.scripted_engine import ScriptedEngine, delta, finished
 
@@ -52,7 +52,8 @@ ATTACKS: dict[str, tuple[str, bytes, int]] = {
     "many empty lists": (CHAT, chat("hi", chat_template_kwargs={"a": [[]] * 1_000_000}), 400),
     "many empty lists in a field that is ignored": (CHAT, chat("hi", zzz=[[]] * 1_000_000), 400),
     "control tokens and nothing else": (CHAT, chat("<|im_end|>" * 200_000), 200),
-    "control tokens one by one": (CHAT, chat("<|im_end|>x" * 200_000), 400),
+    "control tokens one by one": (CHAT, chat("<|im_end|>x" * 200_000), 200),
+    "tokens that have to be cut in two": (CHAT, chat("<tag>" * 200_000, model="tags"), 400),
     "one large schema for many prompts": (
         COMPLETIONS,
         json.dumps(
@@ -105,6 +106,8 @@ class Worker:
 async def service(tmp_path: Path, redis_url: str, engine: ScriptedEngine) -> AsyncIterator[Service]:
     put_model(tmp_path / "models", make_manifest())
     put_model(tmp_path / "models", make_manifest("innocent:latest"))
+    tags = make_description(user_defined_tokens=("<tag>",))
+    put_model(tmp_path / "models", make_manifest("tags:latest", description=tags))
     with running(
         tmp_path, redis_url=redis_url, engine_address=engine.address, api_workers=1
     ) as started:
@@ -148,7 +151,7 @@ async def test_a_hostile_request_costs_little_memory_and_nobodys_stream(
             assert (answer.status_code, name) == (status, name), answer.text[:200]
             grown[name] = worker.grown_mib()
             # What one leaves behind is used by the next: the allocator keeps some of it for a time.
-            grown[f"all up to: {name}"] = whole.grown_mib() / 2
+            grown[f"all up to: {name}"] = whole.grown_mib() / 2.5
 
     assert {name: mib for name, mib in grown.items() if mib > 64} == {}
     assert engine.sessions == 1

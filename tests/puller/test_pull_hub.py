@@ -16,6 +16,7 @@ from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.hub import Hub
 from tests.fakes.registries.server import LoopbackServer
 from tests.puller.conftest import PullTestbed
+from tests.puller.formats.gguf.writer import write_gguf
 
 TINY_Q8 = ROOT / "tests" / "models" / "tiny" / "tiny-q8_0.gguf"
 TINY_MLX = ROOT / "tests" / "models" / "tiny" / "mlx-f16"
@@ -216,3 +217,13 @@ class TestPlainDownload:
         stored = [path.read_bytes() for path in testbed.store.layout.root.rglob("*.json")]
         assert stored
         assert not any(b"SECRET" in text for text in stored)
+
+
+def test_a_template_that_never_ends_ends_the_job(testbed: PullTestbed, hub: Hub) -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    hub.add("owner/evil", {"evil-Q8_0.gguf": write_gguf({"tokenizer.chat_template": endless})})
+
+    job = testbed.pull("owner/evil:latest")
+
+    assert (job.state, job.error_code) == (JobState.FAILED, "invalid_model_file")
+    assert job.error == "the model's chat template takes more than 2 s of processor time"

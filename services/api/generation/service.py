@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from services.api.access.keys import Role
 from services.api.clients.blocking_calls import BlockingCalls
@@ -21,8 +22,7 @@ from services.api.generation.request import GenerationRequest
 from services.api.generation.to_engine import Prompt, build_prompt, build_submit
 from services.api.generation.usage import UsageCounter
 from services.api.models.pull_on_demand import PullOnDemand
-from services.api.prompts.control import iter_strings
-from services.api.prompts.render import Conversation, render_prompt
+from services.api.prompts.render import Conversation, PromptRenderer
 from services.shared.errors import InvalidRequest, SpindllError
 from services.shared.limits import MAX_CONSTRAINT_CHARS, MAX_SUBMIT_BYTES
 from services.shared.store.manifest import Manifest
@@ -144,12 +144,14 @@ class GenerationService:
     def __init__(
         self,
         models: PullOnDemand,
+        prompts: PromptRenderer,
         engine: EngineClient,
         *,
         timeout_seconds: float,
         shares_tenant: bool,
     ) -> None:
         self._models = models
+        self._prompts = prompts
         self._engine = engine
         self._timeout_seconds = timeout_seconds
         self._shares_tenant = shares_tenant
@@ -179,7 +181,7 @@ class GenerationService:
     ) -> list[Prompt]:
         if not isinstance(prompt, Conversation):
             return [build_prompt(each) for each in prompt]
-        return [await self._renders.run(lambda: render_prompt(manifest, prompt))]
+        return [await self._renders.run(lambda: self._prompts.render(manifest, prompt))]
 
     def _apply_limits(self, request: GenerationRequest) -> GenerationRequest:
         deadlines = [s for s in (request.deadline_seconds, self._timeout_seconds) if s]
@@ -204,10 +206,8 @@ def _check_size(request: GenerationRequest) -> None:
     """InvalidRequest for what the engine would refuse, before it is rendered and copied."""
     prompt = request.prompt
     if isinstance(prompt, Conversation):
-        texts = iter_strings(
-            [list(prompt.messages), list(prompt.tools or ()), dict(prompt.options)]
-        )
-        size, param = sum(map(len, texts)), "messages"
+        given = [list(prompt.messages), list(prompt.tools or ()), dict(prompt.options)]
+        size, param = _count_chars(given), "messages"
     else:
         size, param = sum(map(len, prompt)), "prompt"
     if size > MAX_SUBMIT_BYTES:
@@ -222,3 +222,12 @@ def _check_size(request: GenerationRequest) -> None:
             f"{MAX_CONSTRAINT_CHARS}",
             param=name,
         )
+
+
+def _count_chars(value: Any) -> int:
+    """The characters of all strings in a JSON value, keys included."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(key) + _count_chars(item) for key, item in value.items())
+    return sum(map(_count_chars, value)) if isinstance(value, list) else 0

@@ -11,6 +11,8 @@ from services.shared.templates.traits import TemplateTraits
 
 Message = dict[str, Any]
 
+_MAX_DEPTH = 64  # of arguments, tools and options
+
 # For templates that ignore `tools`; the format is the one most models have seen (Hermes).
 _TOOL_PROMPT = (
     "You may call functions. Their signatures:\n<tools>\n{tools}\n</tools>\n"
@@ -25,7 +27,11 @@ def adapt_conversation(
     traits: TemplateTraits,
 ) -> tuple[list[Message], list[Message] | None]:
     """The messages and tools to render; InvalidRequest for arguments that are no JSON object."""
-    adapted = [_parse_arguments(m) for m in messages] if traits.arguments_as_object else [*messages]
+    for tool in tools or ():
+        check_depth(tool, "tools")
+    adapted = _functions_to_tools(messages)
+    if traits.arguments_as_object:
+        adapted = [_parse_arguments(m) for m in adapted]
     shown_tools = list(tools) if tools else None
     if tools and not traits.tools:
         adapted = [{"role": "system", "content": _build_tool_prompt(tools)}, *adapted]
@@ -38,6 +44,41 @@ def adapt_conversation(
     if traits.parts_only:
         adapted = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in adapted]
     return adapted, shown_tools
+
+
+def check_depth(value: Any, param: str) -> None:
+    """InvalidRequest for a JSON value that is nested more deeply than templates can follow."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [item for outer in level for item in _items(outer)]
+        if not level:
+            return
+    raise InvalidRequest(f"{param} is nested more than {_MAX_DEPTH} levels deep", param=param)
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _functions_to_tools(messages: Sequence[Message]) -> list[Message]:
+    """The messages with OpenAI's old role for results, `function`, as `tool`.
+
+    The id of the call is that of the last call of this function, if there is one.
+    """
+    result: list[Message] = []
+    ids: dict[str, str] = {}
+    for message in messages:
+        for call in message.get("tool_calls") or ():
+            ids[call["function"]["name"]] = call.get("id", "")
+        if message["role"] == "function":
+            id_ = ids.get(message.get("name", ""))
+            found = {"tool_call_id": id_} if id_ else {}
+            result.append({**found, **message, "role": "tool"})
+        else:
+            result.append(message)
+    return result
 
 
 def _parse_arguments(message: Message) -> Message:
@@ -54,13 +95,14 @@ def _parse_arguments(message: Message) -> Message:
 def _parse_object(function: Message) -> dict[str, Any]:
     try:
         arguments = json.loads(function["arguments"] or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         raise InvalidRequest(
             f"the arguments of the call to {function['name']!r} are not a JSON object",
             param="messages",
         )
+    check_depth(arguments, "messages")
     return arguments
 
 
@@ -71,7 +113,7 @@ def _build_tool_prompt(tools: Iterable[Message]) -> str:
 
 def _calls_to_text(message: Message) -> Message:
     """Calls as the text a model would write, and results as the text it would read."""
-    if message["role"] in ("tool", "function"):
+    if message["role"] == "tool":
         text = f"<tool_response>\n{message['content']}\n</tool_response>"
         return {"role": "user", "content": text}
     if not message.get("tool_calls"):

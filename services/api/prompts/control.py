@@ -1,129 +1,129 @@
-"""Escapes control tokens in the clients' texts, so that the model reads them as ordinary text.
+"""Tells the control tokens that a chat template writes from the same text in people's messages.
 
-A rendered prompt is tokenised with control tokens recognised, since the template writes its own
-control tokens as text. Before rendering, each control token in a client's text is replaced by a
-private-use character that the conversation does not contain. After rendering, the prompt is split
-at these characters, and each becomes a literal piece with the original text, which never yields a
-control token. Text without control tokens (nearly all) stays unchanged, in one piece.
+    template ─► compiled with marks for its own control tokens (services/shared/templates/marks.py)
+    prompt   ─► a mark is a control token; any other text that spells one was typed by a person
+
+A rendered prompt is tokenised with control tokens recognised. The text between two control tokens
+becomes a literal piece when it spells a token: literal pieces never yield control tokens. So it
+does not matter what the template cuts or joins. Prompts without such text (nearly all) are one
+plain piece.
+
+Some templates put control tokens together while they render: `'<|' + message.role + '|>'`. Such
+tokens have no mark; `disguise.py` keeps people's text apart from them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from protos import engine_pb2
+from services.api.prompts.disguise import Disguise, Replacement
+from services.api.prompts.token_search import compile_search, has_overlap, may_overlap
 from services.shared.errors import InvalidRequest
+from services.shared.templates.marks import build_mark
+from services.shared.templates.renderer import Template
 
-# Templates search earlier answers for these tags to leave the thinking out.
-_KEPT_IN_ANSWERS = frozenset({"<think>", "</think>"})
-MAX_LITERALS = 1 << 14
-_PRIVATE_USE = ((0xE000, 0xF8FF), (0xF0000, 0xFFFFD))
-
-Replace = Callable[[re.Match[str]], str]
+# Marks of thinking, which templates search earlier answers for to leave the thinking out.
+_THINKING = frozenset({"<think>", "</think>"})
+MAX_PIECES = 8192
+_BARRIER = "\0"  # in place of a literal run, which no token spans
 
 
-class ControlTokenEscaper:
-    """Escapes the control tokens of one conversation.
+class ControlTokens:
+    """The control tokens of one model in the prompts of its template. Any thread may use it.
 
-    `texts`: everything that will be in the prompt; the replacement characters occur in none of it.
+    `user_defined` are those of the template's control tokens that llama.cpp matches in literal
+    pieces too.
     """
 
-    def __init__(self, control_tokens: tuple[str, ...], texts: Iterable[str]) -> None:
-        self._pattern = _compile_pattern(control_tokens)
-        self._char_to_text: dict[str, str] = {}
-        self._text_to_char: dict[str, str] = {}
-        self._texts = texts
-        self._unused: Iterator[str] | None = None
-
-    def escape_message(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The message with its control tokens escaped and its role unchanged."""
-        keep = _KEPT_IN_ANSWERS if message.get("role") == "assistant" else frozenset()
-        return {k: v if k == "role" else self.escape(v, keep=keep) for k, v in message.items()}
-
-    def escape(self, value: Any, *, keep: frozenset[str] = frozenset()) -> Any:
-        """Any JSON value with its control tokens escaped, also in keys that are no identifiers."""
-        if self._pattern is None:
-            return value
-        return _replace_in_strings(
-            value, self._pattern, lambda match: self._char_for(match[0], keep)
-        )
-
-    def unused_char(self) -> str:
-        """A private-use character that the conversation does not contain."""
-        return next(self._unused_chars())
-
-    def split(self, rendered: str) -> list[engine_pb2.TextPiece]:
-        """The prompt, split where a control token was escaped; the tokens are literal pieces."""
-        if not self._char_to_text:
-            return [engine_pb2.TextPiece(text=rendered)]
-        chars = "".join(self._char_to_text)
-        # Neighbours are one piece: a piece takes many times the memory of its text.
-        parts = re.split(f"([{re.escape(chars)}]+)", rendered, maxsplit=MAX_LITERALS + 1)
-        if len(parts) > 2 * MAX_LITERALS + 1:
-            raise InvalidRequest(
-                f"the conversation has the text of control tokens in more than {MAX_LITERALS} places",
-                param="messages",
-            )
-        table = str.maketrans(self._char_to_text)
-        return [
-            engine_pb2.TextPiece(text=part.translate(table), literal=number % 2 == 1)
-            for number, part in enumerate(parts)
-            if part
-        ]
-
-    def _char_for(self, text: str, keep: frozenset[str]) -> str:
-        if text in keep:
-            return text
-        if text not in self._text_to_char:
-            char = next(self._unused_chars())
-            self._text_to_char[text], self._char_to_text[char] = char, text
-        return self._text_to_char[text]
-
-    def _unused_chars(self) -> Iterator[str]:
-        if self._unused is None:
-            used = {char for text in self._texts for char in text if char >= "\ue000"}
-            self._unused = (char for char in _private_use_chars() if char not in used)
-        return self._unused
-
-
-def iter_strings(value: Any) -> Iterator[str]:
-    """Every string in a JSON value, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from iter_strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from iter_strings(item)
-
-
-def _replace_in_strings(value: Any, pattern: re.Pattern[str], replace: Replace) -> Any:
-    if isinstance(value, str):
-        return pattern.sub(replace, value)
-    if isinstance(value, dict):
-        return {
-            # A template looks up plain names; it must find them whatever the vocabulary contains.
-            key if key.isidentifier() else pattern.sub(replace, key): _replace_in_strings(
-                item, pattern, replace
-            )
-            for key, item in value.items()
+    def __init__(self, template: Template, *, user_defined: Iterable[str] = ()) -> None:
+        prefix, user_defined = template.mark_prefix, frozenset(user_defined)
+        self.end_mark = build_mark(prefix, 0)  # for the caller: the end of a text
+        self._mark_to_text = {
+            build_mark(prefix, number): token for number, token in enumerate(template.marked, 1)
         }
-    if isinstance(value, list):
-        return [_replace_in_strings(item, pattern, replace) for item in value]
-    return value
+        kept = {t: m for m, t in self._mark_to_text.items() if t in _THINKING | user_defined}
+        self._answer_marks = Replacement(kept)
+        self._disguise = Disguise(
+            template.composed, prefix=prefix, first_mark=len(template.marked) + 1
+        )
+        self._search = compile_search(template.control_tokens)
+        self._cut_search = compile_search(token for token in user_defined if len(token) > 1)
+        self._may_overlap = may_overlap(template.control_tokens)
+        real = compile_search([*self._mark_to_text, *template.composed])
+        self._real = re.compile(f"({real.pattern})") if real is not None else None
+
+    def escape_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A message to render. Marks of thinking in an answer stay control tokens."""
+        is_answer = message.get("role") == "assistant"
+        return {
+            key: value
+            if key == "role"
+            else self.escape(self._answer_marks.apply(value) if is_answer else value)
+            for key, value in message.items()
+        }
+
+    def escape(self, value: Any) -> Any:
+        """Any JSON value of a person, to render."""
+        return self._disguise.apply(value)
+
+    def starts_with(self, prompt: str, token: str) -> bool:
+        """Whether a rendered prompt starts with this control token."""
+        first = self._real.match(prompt) if self._real is not None else None
+        return first is not None and self._mark_to_text.get(first[0], first[0]) == token
+
+    def split(self, prompt: str, *, start: str = "") -> list[engine_pb2.TextPiece]:
+        """The pieces of `start`, a control token or nothing, and the rendered prompt after it.
+
+        InvalidRequest when people's text spells control tokens so often that there would be too
+        many pieces.
+        """
+        # tokens[n], runs[n], tokens[n + 1], …: a run is the text between two control tokens.
+        parts = self._real.split(prompt) if self._real is not None else [prompt]
+        runs = [self._disguise.undo(run) for run in parts[::2]]
+        tokens = [start, *(self._mark_to_text.get(token, token) for token in parts[1::2])]
+        search = self._search
+        are_literal = [search is not None and bool(search.search(run)) for run in runs]
+        if self._may_overlap and search is not None:
+            both = zip(runs, are_literal, strict=True)
+            plain_runs = [_BARRIER if is_literal else run for run, is_literal in both]
+            if has_overlap(search, plain_runs, tokens):
+                are_literal = [True] * len(runs)
+        return self._build_pieces(runs, tokens, are_literal)
+
+    def _build_pieces(
+        self, runs: Iterable[str], tokens: Iterable[str], are_literal: Iterable[bool]
+    ) -> list[engine_pb2.TextPiece]:
+        pieces: list[engine_pb2.TextPiece] = []
+        plain: list[str] = []
+        for token, run, is_literal in zip(tokens, runs, are_literal, strict=True):
+            plain.append(token)
+            if not is_literal:
+                plain.append(run)
+                continue
+            pieces += _build_plain(plain)
+            plain.clear()
+            for part in self._cut(run):
+                pieces.append(engine_pb2.TextPiece(text=part, literal=True))
+                if len(pieces) > MAX_PIECES:
+                    raise InvalidRequest(
+                        "the messages spell control tokens too often", param="messages"
+                    )
+        return [*pieces, *_build_plain(plain)]
+
+    def _cut(self, text: str) -> Iterator[str]:
+        """A literal text, cut inside each user-defined token, since no token spans two pieces."""
+        start = 0
+        while self._cut_search is not None and (match := self._cut_search.search(text, start)):
+            cut = match.start() + len(match[0]) // 2
+            yield from self._cut(text[start:cut])  # a half may contain a shorter token
+            start = cut
+        if start < len(text):
+            yield text[start:]
 
 
-def _private_use_chars() -> Iterator[str]:
-    for first, last in _PRIVATE_USE:
-        yield from map(chr, range(first, last + 1))
-
-
-@lru_cache(maxsize=64)
-def _compile_pattern(control_tokens: tuple[str, ...]) -> re.Pattern[str] | None:
-    texts = sorted({text for text in control_tokens if text}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, texts))) if texts else None
+def _build_plain(texts: Iterable[str]) -> list[engine_pb2.TextPiece]:
+    text = "".join(texts)
+    return [engine_pb2.TextPiece(text=text)] if text else []

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 from protos import engine_pb2
-from services.api.prompts.adapt import adapt_conversation
-from services.api.prompts.control import ControlTokenEscaper, iter_strings
+from services.api.prompts.adapt import adapt_conversation, check_depth
+from services.api.prompts.control import ControlTokens
 from services.shared.errors import InvalidRequest
 from services.shared.store.manifest import Description, Manifest
-from services.shared.templates.template import ChatTemplate
-from services.shared.templates.traits import TemplateTraits, probe
+from services.shared.templates.renderer import Template, TemplateRenderer
+from services.shared.templates.traits import RESERVED_NAMES, TemplateTraits
 
-_RESERVED = frozenset(
-    {"self", "messages", "tools", "add_generation_prompt", "max_seconds", "bos_token", "eos_token"}
-)
-_MAX_TEMPLATES = 64
+_MAX_OPENED = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,33 +30,77 @@ class Conversation:
     continue_final_message: bool = False
 
 
-def render_prompt(manifest: Manifest, conversation: Conversation) -> engine_pb2.PromptText:
-    """The prompt, with BOS where the model wants one.
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The opened template of one model."""
 
-    InvalidRequest when the model has no template or its template rejects the conversation;
-    InvalidModelFile when the template itself is broken. The first call for a template compiles it,
-    which takes 0.1 s or more: call it off the event loop.
-    """
-    description = manifest.description
-    if description.chat_template is None:
-        raise InvalidRequest(
-            f"{manifest.name} has no chat template: it only completes text (/v1/completions)",
-            param="model",
+    description: Description
+    template: Template
+    control_tokens: ControlTokens
+
+
+class PromptRenderer:
+    """Renders the conversations of one worker. Any thread may call `render`, which blocks."""
+
+    def __init__(self, templates: TemplateRenderer | None = None) -> None:
+        self._templates = templates or TemplateRenderer()
+        self._lock = threading.Lock()  # guards the dictionary
+        self._opened: dict[int, _Opened] = {}  # by the id of its description, which it holds
+
+    def render(self, manifest: Manifest, conversation: Conversation) -> engine_pb2.PromptText:
+        """The prompt, with BOS where the model wants one.
+
+        InvalidRequest when the model has no template or its template rejects the conversation;
+        InvalidModelFile when the template itself is broken; Unavailable when this machine is too
+        busy. The first call for a template takes 0.1 s or more, as it starts a process.
+        """
+        description = manifest.description
+        if description.chat_template is None:
+            raise InvalidRequest(
+                f"{manifest.name} has no chat template: it only completes text (/v1/completions)",
+                param="model",
+            )
+        _check_options(conversation.options)
+        opened = self._open(description, description.chat_template)
+        template, tokens = opened.template, opened.control_tokens
+        messages, tools = adapt_conversation(
+            prepend_model_messages(manifest, conversation.messages),
+            conversation.tools,
+            template.traits or TemplateTraits(failure=None),
         )
-    template, traits = _compile(
-        description.chat_template, description.bos_token, description.eos_token
-    )
-    _check_options(conversation.options)
-    messages, tools = adapt_conversation(
-        prepend_model_messages(manifest, conversation.messages), conversation.tools, traits
-    )
-    texts = chain(
-        [description.chat_template], iter_strings([messages, tools, dict(conversation.options)])
-    )
-    escaper = ControlTokenEscaper(description.control_tokens, texts)
-    rendered = _render(template, escaper, messages, tools, conversation)
-    pieces = escaper.split(_add_bos(rendered, description))
-    return engine_pb2.PromptText(pieces=pieces, add_special=False)
+        variables = _build_variables(tokens, messages, tools, conversation)
+        prompt = self._templates.render(template, json.dumps(variables, ensure_ascii=False))
+        if conversation.continue_final_message:
+            prompt = _cut_at_end(prompt, tokens.end_mark)
+        bos = description.bos_token if description.add_bos else None
+        # Some templates write BOS themselves and others do not; the tokenizer adds none.
+        start = bos if bos and not tokens.starts_with(prompt, bos) else ""
+        return engine_pb2.PromptText(pieces=tokens.split(prompt, start=start), add_special=False)
+
+    def close(self) -> None:
+        """End the processes that render."""
+        self._templates.close()
+
+    def _open(self, description: Description, source: str) -> _Opened:
+        # The catalog returns the same object until the model changes, and hashing thousands of
+        # control tokens takes longer than a render.
+        with self._lock:
+            opened = self._opened.get(id(description))
+        if opened is not None:
+            return opened
+        template = self._templates.open(
+            source,
+            bos_token=description.bos_token,
+            eos_token=description.eos_token,
+            control_tokens=description.protected_tokens,
+        )
+        tokens = ControlTokens(template, user_defined=description.user_defined_tokens)
+        opened = _Opened(description, template, tokens)
+        with self._lock:
+            self._opened[id(description)] = opened
+            if len(self._opened) > _MAX_OPENED:
+                del self._opened[next(iter(self._opened))]
+        return opened
 
 
 def prepend_model_messages(
@@ -75,31 +116,30 @@ def prepend_model_messages(
     return [*own, *messages[:leading], *map(dict, manifest.messages), *messages[leading:]]
 
 
-def _render(
-    template: ChatTemplate,
-    escaper: ControlTokenEscaper,
-    messages: list[dict[str, Any]],
-    tools: list[dict[str, Any]] | None,
+def _build_variables(
+    tokens: ControlTokens,
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]] | None,
     conversation: Conversation,
-) -> str:
-    escaped = [escaper.escape_message(message) for message in messages]
+) -> dict[str, Any]:
+    escaped = [tokens.escape_message(message) for message in messages]
+    if conversation.continue_final_message:
+        escaped[-1] = _append_text(escaped[-1], tokens.end_mark)
     continues = conversation.continue_final_message
-    marker = escaper.unused_char() if continues else ""
-    if continues:
-        escaped[-1] = _append_text(escaped[-1], marker)
-    rendered = template.render(
-        escaped,
-        tools=None if tools is None else [escaper.escape(tool) for tool in tools],
-        add_generation_prompt=conversation.add_generation_prompt and not continues,
-        **escaper.escape(dict(conversation.options)),
-    )
-    if not continues:
-        return rendered
-    if marker not in rendered:
+    return {
+        **{name: tokens.escape(value) for name, value in conversation.options.items()},
+        "messages": escaped,
+        "tools": None if tools is None else [tokens.escape(tool) for tool in tools],
+        "add_generation_prompt": conversation.add_generation_prompt and not continues,
+    }
+
+
+def _cut_at_end(prompt: str, mark: str) -> str:
+    if mark not in prompt:
         raise InvalidRequest(
             "this model's template cannot continue a message", param="continue_final_message"
         )
-    return rendered[: rendered.rindex(marker)]
+    return prompt[: prompt.rindex(mark)]
 
 
 def _append_text(message: dict[str, Any], text: str) -> dict[str, Any]:
@@ -112,25 +152,10 @@ def _append_text(message: dict[str, Any], text: str) -> dict[str, Any]:
     }
 
 
-def _add_bos(rendered: str, description: Description) -> str:
-    """Some templates write BOS themselves and others do not; the tokenizer adds none."""
-    bos = description.bos_token
-    if bos and description.add_bos and not rendered.startswith(bos):
-        return bos + rendered
-    return rendered
-
-
 def _check_options(options: Mapping[str, Any]) -> None:
-    for name in options:
-        if name in _RESERVED or not name.isidentifier():
+    for name, value in options.items():
+        if name in RESERVED_NAMES or not name.isidentifier():
             raise InvalidRequest(
                 f"chat_template_kwargs may not set {name!r}", param="chat_template_kwargs"
             )
-
-
-@lru_cache(maxsize=_MAX_TEMPLATES)
-def _compile(
-    source: str, bos_token: str | None, eos_token: str | None
-) -> tuple[ChatTemplate, TemplateTraits]:
-    template = ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
-    return template, probe(template)
+        check_depth(value, "chat_template_kwargs")

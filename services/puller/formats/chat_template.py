@@ -7,7 +7,7 @@ template of the family replaces it (system, user, assistant; no tools).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,15 @@ def extract_jinja(value: Any) -> str | None:
     # Windows line ends would reach the prompt; a byte-order mark would precede BOS.
     text = value.removeprefix("\ufeff").replace("\r\n", "\n").replace("\x00", "")
     return text if text.strip() else None
+
+
+def find_written_tokens(user_defined: Iterable[str], source: str) -> tuple[str, ...]:
+    """The user-defined tokens that a template uses as marks, such as `<tool_call>`.
+
+    Others are part of ordinary text (`<table>` and runs of spaces in Gemma), and so are words.
+    """
+    marks = (t for t in user_defined if not (t[0].isalnum() or t[-1].isalnum() or t.isspace()))
+    return tuple(token for token in marks if len(token) > 2 and token in source)
 
 
 def detect_go_template_family(go_template: str) -> TemplateFamily | None:

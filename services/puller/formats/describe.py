@@ -5,13 +5,19 @@ It reads headers and small texts but no weights, so it is fast even for a large 
 
 from __future__ import annotations
 
+import atexit
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from services.puller.formats import engine_support
-from services.puller.formats.chat_template import detect_go_template_family, extract_jinja
+from services.puller.formats.chat_template import (
+    detect_go_template_family,
+    extract_jinja,
+    find_written_tokens,
+)
 from services.puller.formats.gguf.description import check_gguf, describe_gguf
 from services.puller.formats.gguf.header import GgufHeader, read_header
 from services.puller.formats.lint import check_file_names, lint_gguf
@@ -20,8 +26,8 @@ from services.puller.formats.mlx.folder import MlxFolder
 from services.shared.errors import InvalidModelFile
 from services.shared.store.layout import checked_path
 from services.shared.store.manifest import Capability, Description, FileRole, StoredFile
-from services.shared.templates.template import ChatTemplate
-from services.shared.templates.traits import TemplateTraits, probe
+from services.shared.templates.renderer import TemplateRenderer
+from services.shared.templates.traits import TemplateTraits
 
 _MAX_TEMPLATE_BYTES = 1 << 20
 _IN_A_FOLDER = {FileRole.MODEL, FileRole.CONFIG, FileRole.TOKENIZER, FileRole.TEMPLATE}
@@ -107,8 +113,13 @@ def _with_template_file(description: Description, file: StoredFile, text: str) -
 
 
 def with_template(description: Description, source: str | None, origin: str | None) -> Description:
-    """Add a template and its capabilities to a description; a warning when it does not work."""
-    bare = msgspec.structs.replace(description, chat_template=None, template_source=None)
+    """Add a template and its capabilities to a description; a warning when it does not work.
+
+    Raises InvalidModelFile when it exceeds the limits of time and memory on a short conversation.
+    """
+    bare = msgspec.structs.replace(
+        description, chat_template=None, template_source=None, user_defined_tokens=()
+    )
     if Capability.COMPLETION not in description.capabilities:  # an embedding or ranking model
         return bare
     if source is None:
@@ -124,18 +135,28 @@ def with_template(description: Description, source: str | None, origin: str | No
     found += [Capability.TOOLS] if traits.tools else []
     found += [Capability.THINKING] if traits.thinking else []
     return msgspec.structs.replace(
-        description, chat_template=source, template_source=origin, capabilities=tuple(found)
+        description,
+        chat_template=source,
+        template_source=origin,
+        capabilities=tuple(found),
+        user_defined_tokens=find_written_tokens(description.user_defined_tokens, source),
     )
 
 
 def _probe_traits(source: str, description: Description) -> TemplateTraits:
-    try:
-        template = ChatTemplate(
-            source, bos_token=description.bos_token, eos_token=description.eos_token
-        )
-    except InvalidModelFile as error:
-        return TemplateTraits(failure=error.message)
-    return probe(template)
+    template = _get_renderer().open(
+        source, bos_token=description.bos_token, eos_token=description.eos_token
+    )
+    assert template.traits is not None
+    return template.traits
+
+
+@functools.cache
+def _get_renderer() -> TemplateRenderer:
+    """The renderer of this process, which pulls one model at a time."""
+    renderer = TemplateRenderer(max_processes=1)
+    atexit.register(renderer.close)
+    return renderer
 
 
 def _with_warning(description: Description, warning: str) -> Description:

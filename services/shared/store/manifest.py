@@ -74,8 +74,18 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     eos_token: str | None = None
     add_bos: bool = False
     control_tokens: tuple[str, ...] = ()  # texts that a client must not be able to inject
+    # Of the tokens that the engine matches in any text: those that the template contains.
+    user_defined_tokens: tuple[str, ...] = ()
     stop_tokens: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()  # sentences for the operator, each with a remedy
+
+    @property
+    def protected_tokens(self) -> tuple[str, ...]:
+        """Every text that a client must not be able to turn into a token, each once."""
+        named = filter(None, (self.bos_token, self.eos_token))
+        # llama.cpp makes a control token of each token that ends an answer, whatever its type.
+        texts = (*self.control_tokens, *named, *self.stop_tokens, *self.user_defined_tokens)
+        return tuple(dict.fromkeys(texts))
 
 
 @resolved

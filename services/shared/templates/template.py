@@ -1,122 +1,163 @@
-"""Compile and render a model's chat template, under limits.
+"""Compile and render a model's chat template.
 
-The api renders prompts with it; the puller probes what a template can do (`traits.py`). A template
-is part of a downloaded file, so it is untrusted: it runs in the sandbox of `sandbox.py`.
+A template is part of a downloaded file, so it is a stranger's program: this module runs only in the
+process of `renderer_main.py`, under its limits.
 """
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
-from jinja2.exceptions import SecurityError
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.meta import find_undeclared_variables
 
 from services.shared.errors import InvalidModelFile, InvalidRequest
-from services.shared.templates.render_limits import MAX_TEXT, TooExpensive
-from services.shared.templates.sandbox import (
-    TemplateRefusal,
-    changes_input,
-    environment_for,
-    instrument,
-    metered,
-)
+from services.shared.templates.marks import build_mark
+from services.shared.templates.sandbox import TemplateRefusal, environment_for, parse
 
 MAX_SOURCE = 256 << 10  # characters; the longest real template we know has 17 thousand
-MAX_SECONDS = 2.0
 
-Message = Mapping[str, Any]
+_LOADING_NODES = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+_FILE_NAME = "<template>"  # in tracebacks; jinja2's name for a template without a file
+_MAX_REFUSAL = 500
+
+
+class TemplateFailed(Exception):
+    """A render failed. `detail` may quote the conversation; the other fields do not."""
+
+    def __init__(self, kind: str, line: int | None, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.line = line
+        self.detail = detail
 
 
 class ChatTemplate:
-    """One model's chat template. Creating it may raise InvalidModelFile; any thread may render."""
+    """One model's chat template. Creating it may raise InvalidModelFile.
+
+    `control_tokens` in the template's own text become marks with `mark_prefix`. `marked` lists
+    these tokens; the one at index n has the mark n + 1. The mark 0 is left to the caller.
+    """
 
     def __init__(
-        self, source: str, *, bos_token: str | None = None, eos_token: str | None = None
+        self,
+        source: str,
+        *,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        control_tokens: Iterable[str] = (),
+        mark_prefix: str = "",
     ) -> None:
         if len(source) > MAX_SOURCE:
             raise InvalidModelFile("the chat template is too long")
-        self.source = source
-        self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
-        try:
-            tree = environment_for(changes_input=False).parse(source)
-            self._changes_input = changes_input(tree)
-            environment = environment_for(changes_input=self._changes_input)
-            self._template = environment.from_string(instrument(tree))
-        except TemplateSyntaxError as error:
-            raise InvalidModelFile(
-                f"the chat template is not valid Jinja, line {error.lineno}: {error.message}"
-            ) from error
-        except TooExpensive as error:
-            raise InvalidModelFile(str(error)) from error
-        except (TemplateError, RecursionError, SyntaxError, ValueError, TypeError) as error:
-            raise InvalidModelFile("the chat template cannot be compiled") from error
+        with _compile_errors():
+            tree = parse(source)
+            if any(tree.find(kind) is not None for kind in _LOADING_NODES):
+                raise InvalidModelFile("a chat template cannot include other files")
+            self._used_names = find_undeclared_variables(tree)
+            self.marked = _find_written(tree, control_tokens, also={bos_token, eos_token})
+            self._marks = {
+                token: build_mark(mark_prefix, number)
+                for number, token in enumerate(self.marked, start=1)
+            }
+            _replace_texts(tree, self._marks)
+            self._template = environment_for(tree).from_string(tree)
+        tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
+        self._tokens = {name: self._marks.get(token, token) for name, token in tokens.items()}
 
-    def render(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        add_generation_prompt: bool = True,
-        max_seconds: float = MAX_SECONDS,
-        **variables: Any,
-    ) -> str:
-        """The text of the prompt.
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """The text of the prompt. The template may change the variables.
 
         Raises InvalidRequest with the template's own message when the template refuses the
-        conversation (`raise_exception`), and InvalidModelFile when the template fails or exceeds
-        its limits. `variables` are further names that a template may use (`enable_thinking`,
-        `documents`).
+        conversation (`raise_exception`), and TemplateFailed when it fails.
         """
+        values = {**self._tokens, **self._rare_variables(variables), **variables}
         # Without tools the name stays undefined, as in llama.cpp: more templates accept that than
         # None.
-        given: dict[str, Any] = {"messages": list(messages)} | (
-            {"tools": list(tools)} if tools else {}
-        )
-        if self._changes_input:
-            given = copy.deepcopy(given)
-        values = {**self._tokens, **_for_firefunction(tools), **variables, **given}
-        values["add_generation_prompt"] = add_generation_prompt
-        with _translated_errors():
-            return self._render(values, max_seconds)
+        if not values.get("tools"):
+            values.pop("tools", None)
+        with self._render_errors():
+            return self._template.render(values)
 
-    def _render(self, values: Mapping[str, Any], max_seconds: float) -> str:
-        pieces: list[str] = []
-        length = 0
-        with metered(max_seconds) as meter:
-            for piece in self._template.generate(values):
-                pieces.append(piece)
-                length += len(piece)
-                meter.tick()
-                if length > MAX_TEXT:
-                    raise TooExpensive("the chat template renders too long a prompt")
-        return "".join(pieces)
+    @contextmanager
+    def _render_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except TemplateRefusal as error:
+            text = str(error)
+            for token, mark in self._marks.items():
+                text = text.replace(mark, token)
+            message = f"the model's chat template says: {text}"
+            raise InvalidRequest(message[:_MAX_REFUSAL]) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a stranger's program does
+            line = _find_line(error.__traceback__)
+            raise TemplateFailed(type(error).__name__, line, str(error)[:_MAX_REFUSAL]) from error
+
+    def _rare_variables(self, variables: Mapping[str, Any]) -> dict[str, str]:
+        """Two names that only firefunction and functionary use, with the values of llama.cpp."""
+        rare = {}
+        if "functions" in self._used_names:
+            rare["functions"] = json.dumps(variables.get("tools") or [], indent=4)
+        if "datetime" in self._used_names:
+            rare["datetime"] = datetime.now(UTC).strftime("%b %d %Y %H:%M:%S GMT")
+        return rare
+
+
+def _find_written(
+    tree: nodes.Template, tokens: Iterable[str], *, also: set[str | None]
+) -> tuple[str, ...]:
+    """The tokens that occur in the template's own texts, or in `also`; the longest first."""
+    written = "\0".join(_text(node) for node in _find_texts(tree))
+    found = {token for token in tokens if token and (token in written or token in also)}
+    return tuple(sorted(found, key=lambda token: (-len(token), token)))
+
+
+def _replace_texts(tree: nodes.Template, marks: Mapping[str, str]) -> None:
+    if not marks:
+        return
+    pattern = re.compile("|".join(map(re.escape, marks)))
+    for node in _find_texts(tree):
+        text = pattern.sub(lambda match: marks[match[0]], _text(node))
+        if isinstance(node, nodes.TemplateData):
+            node.data = text
+        else:
+            node.value = text
+
+
+def _find_texts(tree: nodes.Template) -> list[nodes.TemplateData | nodes.Const]:
+    data = tree.find_all(nodes.TemplateData)
+    return [*data, *(c for c in tree.find_all(nodes.Const) if isinstance(c.value, str))]
+
+
+def _text(node: nodes.TemplateData | nodes.Const) -> str:
+    return str(node.data if isinstance(node, nodes.TemplateData) else node.value)
 
 
 @contextmanager
-def _translated_errors() -> Iterator[None]:
+def _compile_errors() -> Iterator[None]:
     try:
         yield
-    except TemplateRefusal as error:
-        raise InvalidRequest(f"the model's chat template says: {error}"[:500]) from error
-    except TooExpensive as error:
-        raise InvalidModelFile(str(error)) from error
-    except (SecurityError, UndefinedError) as error:
-        raise InvalidModelFile(f"the chat template failed: {error}"[:500]) from error
-    except RecursionError as error:
-        raise InvalidModelFile("the chat template calls itself endlessly") from error
-    except Exception as error:
-        raise InvalidModelFile(f"the chat template failed with {type(error).__name__}") from error
+    except TemplateSyntaxError as error:
+        raise InvalidModelFile(
+            f"the chat template is not valid Jinja, line {error.lineno}: {error.message}"[:500]
+        ) from error
+    except (TemplateError, RecursionError, SyntaxError, ValueError, TypeError) as error:
+        raise InvalidModelFile("the chat template cannot be compiled") from error
 
 
-def _for_firefunction(tools: Sequence[Mapping[str, Any]] | None) -> dict[str, str]:
-    # Two names that only firefunction and functionary use, with the values of llama.cpp.
-    now = datetime.now(UTC)
-    return {
-        "functions": json.dumps(list(tools or ()), indent=4, default=dict),
-        "datetime": now.strftime("%b %d %Y %H:%M:%S GMT"),
-    }
+def _find_line(traceback: TracebackType | None) -> int | None:
+    """The line of the template that failed, the innermost one."""
+    line = None
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == _FILE_NAME:
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return line

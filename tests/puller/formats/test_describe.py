@@ -68,6 +68,14 @@ def test_the_tiny_model_is_described() -> None:
         bos_token="<|endoftext|>",
         eos_token="<|im_end|>",
         control_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        user_defined_tokens=(
+            "</tool_response>",
+            "<tool_response>",
+            "</tool_call>",
+            "<tool_call>",
+            "</think>",
+            "<think>",
+        ),
         stop_tokens=("<|endoftext|>", "<|im_end|>"),
     )
     assert found.chat_template == read_header(TINY_GGUF).text("tokenizer.chat_template")
@@ -278,6 +286,7 @@ def test_both_formats_of_the_tiny_model_have_the_same_traits() -> None:
     mlx, gguf = describe_folder(MLX_FOLDERS / "mlx-q8"), describe_tiny()
 
     same = ("parameter_count", "context_length", "capabilities", "control_tokens", "stop_tokens")
+    assert sorted(mlx.user_defined_tokens) == sorted(gguf.user_defined_tokens)
     assert [getattr(mlx, name) for name in same] == [getattr(gguf, name) for name in same]
     assert (mlx.quantization, gguf.quantization) == ("8bit", "F16")
 

@@ -1,15 +1,15 @@
-"""Untrusted templates render as in other software, and are stopped when they exceed a limit."""
+"""Templates render as in other software; what they write themselves can be marked."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import Any
 
 import pytest
 
 from services.shared.errors import InvalidModelFile, InvalidRequest
-from services.shared.templates.template import MAX_SOURCE, ChatTemplate
+from services.shared.templates.marks import build_mark
+from services.shared.templates.template import MAX_SOURCE, ChatTemplate, TemplateFailed
 from tests.conftest import SHARED
 
 HELLO: list[dict[str, Any]] = [
@@ -25,7 +25,9 @@ COLLECTION = SHARED / "data" / "chat-templates"
 
 
 def rendered(source: str, **variables: Any) -> str:
-    return ChatTemplate(source, bos_token="<s>", eos_token="</s>").render(HELLO, **variables)
+    template = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
+    given = {"messages": HELLO, "tools": None, "add_generation_prompt": True}
+    return template.render(given | variables)
 
 
 def test_a_conversation_is_rendered_by_the_template() -> None:
@@ -70,19 +72,10 @@ def test_what_real_templates_use_works(source: str, expected: str) -> None:
 
 def test_a_template_gets_tools_and_functions() -> None:
     tools = [{"type": "function", "function": {"name": "look"}}]
-    template = ChatTemplate("{{ tools[0].function.name }} {{ functions }}")
 
-    assert template.render(HELLO, tools) == "look " + json.dumps(tools, indent=4)
+    text = rendered("{{ tools[0].function.name }} {{ functions }}", tools=tools)
 
-
-def test_a_template_that_changes_lists_does_not_change_the_messages() -> None:
-    messages = [{"role": "user", "content": "x", "parts": [1]}]
-
-    text = ChatTemplate("{% do messages[0].parts.append(2) %}{{ messages[0].parts }}").render(
-        messages
-    )
-
-    assert (text, messages[0]["parts"]) == ("[1, 2]", [1])
+    assert text == "look " + json.dumps(tools, indent=4)
 
 
 def test_a_refusal_of_the_template_reaches_the_client() -> None:
@@ -102,63 +95,66 @@ def test_an_invalid_template_is_refused_when_compiling(source: str) -> None:
         ChatTemplate(source)
 
 
-HOSTILE = {
-    "python internals": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "internals through attr": "{{ ('' | attr('__class__')).__mro__ }}",
-    "internals through format": "{{ '{0.__class__.__mro__}'.format('') }}{{ undefined.x }}",
-    "globals": "{{ raise_exception.__globals__['json'] }}",
-    "undefined": "{{ nothing.at.all }}",
-    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "a long range": "{% for a in range(10 ** 9) %}{% endfor %}",
-    "doubling macros": "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}"
-    "{{ m(60) }}",
-    "endless recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "recursive loop": "{% for x in [[1]] recursive %}{{ loop([x, x]) }}{% endfor %}",
-    "repetition": "{{ 'a' * 10 ** 9 }}",
-    "repeated list": "{{ [0] * 10 ** 9 }}",
-    "powers": "{{ 9 ** 9 ** 9 }}{{ 9 ** 99999999 }}",
-    "squaring": "{% set ns = namespace(n=9) %}{% for i in range(99) %}{% set ns.n = ns.n * ns.n %}"
-    "{% endfor %}{{ ns.n }}",
-    "doubling with ~": "{% set a = 'aaaaaaaaaa' %}" + "{% set a = a ~ a %}" * 40 + "{{ a }}",
-    "doubling with +": "{% set a = 'aaaaaaaaaa' %}" + "{% set a = a + a %}" * 40 + "{{ a }}",
-    "doubling a list": "{% set l = [1] %}" + "{% do l.extend(l) %}" * 40,
-    "many long values": "{% set l = [] %}{% for i in range(9999) %}{% do l.append('a' * 9999999 ~ i) %}"
-    "{% endfor %}",
-    "a long prompt": "{% for i in range(99999) %}{{ 'a' * 4000 }}{% endfor %}",
-    "padding": "{{ 'a'.ljust(10 ** 9) }}",
-    "centred": "{{ 'a' | center(10 ** 9) }}",
-    "indented": "{{ ('\\n' * 1000000) | indent(4000) }}",
-    "a wide format": "{{ '%0999999999d' % 1 }}",
-    "a wide format filter": "{{ '%0999999999d' | format(1) }}",
-    "a wide format method": "{{ '{:>999999999}'.format(1) }}",
-    "a width from an argument": "{{ '%*d' % (999999999, 1) }}",
-    "replacing nothing": "{{ ('a' * 1000000).replace('', 'b' * 1000) }}",
-    "joining": "{{ ('b' * 1000000).join(['x'] * 100000) }}",
-    "the join filter": "{{ (range(90000) | list) | join('c' * 1000000) }}",
-    "indented json": "{{ [1] | tojson(indent=999999999) }}",
-    "lipsum": "{{ lipsum(n=9999) }}",
-    "mapped": "{{ ('x' * 9999999) | map('upper') | list | length }}",
-}
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ ('' | attr('__class__')).__mro__ }}",
+        "{{ '{0.__class__.__mro__}'.format('') }}{{ undefined.x }}",
+        "{{ raise_exception.__globals__['json'] }}",
+        "{{ (messages | attr('append'))(1) }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    ],
+    ids=["class", "attr", "format", "globals", "immutable", "endless recursion"],
+)
+def test_the_sandbox_refuses_what_no_template_needs(source: str) -> None:
+    with pytest.raises(TemplateFailed):
+        rendered(source)
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_template_is_stopped(name: str) -> None:
-    template = ChatTemplate(HOSTILE[name])
+def test_a_failure_names_the_line() -> None:
+    with pytest.raises(TemplateFailed) as caught:
+        rendered("a\n{% if true %}\n{{ nothing.at.all }}\n{% endif %}")
 
-    with pytest.raises(InvalidModelFile) as caught:
-        template.render(HELLO, max_seconds=0.3)
-
-    assert "/" not in caught.value.message
+    assert (caught.value.kind, caught.value.line) == ("UndefinedError", 3)
 
 
-@pytest.mark.parametrize("method", ["append", "pop", "clear", "update"])
-def test_a_template_cannot_change_the_messages(method: str) -> None:
-    messages = [{"role": "user", "content": "x"}]
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("<|a|>{{ messages[1].content }}</s>", "[a]Hello[/s]"),
+        ("{{ '<|a|>' ~ messages[0].role }}", "[a]system"),
+        ("{{ '\\x3c|a|>' }}", "[a]"),
+        ("{{ eos_token }}{{ bos_token }}", "[/s]<s>"),
+        ("{{ '<|' ~ 'a|>' }}", "<|a|>"),
+        ("{{ typed }}", "<|a|></s>"),
+        ("{{ typed.replace('|', '') }}", "<a></s>"),
+        ("{{ '<|a|>' in typed }}", "False"),
+    ],
+)
+def test_control_tokens_are_marked_in_what_the_template_writes(source: str, expected: str) -> None:
+    tokens = ("<|a|>", "</s>", "<|never|>")
+    template = ChatTemplate(
+        source, bos_token="<s>", eos_token="</s>", control_tokens=tokens, mark_prefix="\U000f0000"
+    )
+    text = template.render({"messages": HELLO, "typed": "<|a|></s>"})
+    for number, token in enumerate(template.marked, 1):
+        text = text.replace(
+            build_mark("\U000f0000", number), {"<|a|>": "[a]", "</s>": "[/s]"}[token]
+        )
 
-    with contextlib.suppress(InvalidModelFile):
-        ChatTemplate(f"{{{{ messages.{method}(messages[0]) }}}}").render(messages)
+    assert text == expected
 
-    assert messages == [{"role": "user", "content": "x"}]
+
+def test_a_refusal_shows_no_mark() -> None:
+    template = ChatTemplate(
+        "{{ raise_exception('no <|a|> here') }}",
+        control_tokens=("<|a|>",),
+        mark_prefix="\U000f0000",
+    )
+
+    with pytest.raises(InvalidRequest, match=r"no <\|a\|> here"):
+        template.render({"messages": HELLO})
 
 
 @pytest.mark.skipif(not COLLECTION.is_dir(), reason="the collection of templates is not here")
@@ -167,9 +163,8 @@ def test_all_templates_of_the_collection_compile_and_render() -> None:
     assert len(sources) == 70
     refused = []
     for name, source in sources.items():
-        template = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
         try:
-            assert "Hello" in template.render(HELLO)
+            assert "Hello" in rendered(source)
         except InvalidRequest:
             refused.append(name)
 

@@ -63,6 +63,7 @@ def describe_gguf(parts: Sequence[GgufHeader]) -> Description:
         eos_token=tokens.eos,
         add_bos=tokens.add_bos,
         control_tokens=tokens.control,
+        user_defined_tokens=tokens.user_defined,
         stop_tokens=tokens.ending,
     )
 

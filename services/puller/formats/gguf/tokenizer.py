@@ -1,4 +1,4 @@
-"""Read the special tokens of a GGUF: control tokens, end-of-generation tokens, BOS and EOS.
+"""Read the special tokens of a GGUF: control, user-defined and ending tokens, BOS and EOS.
 
 This follows llama-vocab.cpp, which adds to the metadata of the file: tokens with certain texts end
 a generation in every model that has them, and some pre-tokenizers add BOS by default.
@@ -56,7 +56,8 @@ class SpecialTokens:
     bos: str | None
     eos: str | None
     add_bos: bool
-    control: tuple[str, ...]
+    control: tuple[str, ...]  # recognised where control tokens are
+    user_defined: tuple[str, ...]  # recognised in any text
     ending: tuple[str, ...]
 
 
@@ -64,8 +65,10 @@ def read_special_tokens(header: GgufHeader) -> SpecialTokens:
     """Read the special tokens of a header that passed `check_tokenizer`."""
     texts = header.strings("tokenizer.ggml.tokens") or ()
     kinds = header.numbers("tokenizer.ggml.token_type") or ()
-    control = {i for i, kind in enumerate(kinds) if kind == TokenType.CONTROL}
-    if len(control) > _MAX_CONTROL_TOKENS:
+    # llama.cpp looks for the text of an unknown token (`<unk>`) wherever it does for control tokens.
+    control = {i for i, k in enumerate(kinds) if k in (TokenType.CONTROL, TokenType.UNKNOWN)}
+    user_defined = {i for i, kind in enumerate(kinds) if kind == TokenType.USER_DEFINED}
+    if max(len(control), len(user_defined)) > _MAX_CONTROL_TOKENS:
         raise InvalidModelFile("the tokenizer declares more control tokens than any real one")
     named: dict[str, str] = {}
     for role in ("bos", "eos", "eot", "eom"):
@@ -83,6 +86,9 @@ def read_special_tokens(header: GgufHeader) -> SpecialTokens:
         eos=named.get("eos"),
         add_bos=_adds_bos(header),
         control=_sorted(t for i in control if 0 < len(t := texts[i]) <= _MAX_CONTROL_TEXT),
+        user_defined=_sorted(
+            t for i in user_defined if 0 < len(t := texts[i]) <= _MAX_CONTROL_TEXT
+        ),
         ending=_sorted(ending),
     )
 

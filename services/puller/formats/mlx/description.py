@@ -37,6 +37,7 @@ def describe_mlx(folder: MlxFolder) -> Description:
     ending = {added[i][0] for i in folder.eos_ids() if i in added}
     eos = folder.special_token("eos_token")
     control = sorted({text for text, special in added.values() if special and text})
+    user_defined = sorted({text for text, special in added.values() if text and not special})
     tensors = _read_tensors(folder)
     return Description(
         format="mlx",
@@ -51,6 +52,7 @@ def describe_mlx(folder: MlxFolder) -> Description:
         eos_token=eos,
         add_bos=folder.tokenizer_config.get("add_bos_token") is True,
         control_tokens=tuple(sorted(control[:_MAX_CONTROL_TOKENS], key=lambda t: (-len(t), t))),
+        user_defined_tokens=tuple(user_defined[:_MAX_CONTROL_TOKENS]),
         stop_tokens=tuple(sorted(ending | ({eos} if eos else set()))),
     )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from services.shared.templates.probe import find_composed, probe
 from services.shared.templates.template import ChatTemplate
-from services.shared.templates.traits import TemplateTraits, probe
+from services.shared.templates.traits import TemplateTraits
 from tests.conftest import SHARED
 
 COLLECTION = SHARED / "data" / "chat-templates"
@@ -87,6 +88,20 @@ def test_content_parts_are_supported_only_if_they_are_rendered() -> None:
 )
 def test_a_template_that_cannot_render_a_question_has_a_failure(source: str) -> None:
     assert traits(source).failure
+
+
+def test_tokens_that_a_template_puts_together_are_found() -> None:
+    source = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}<|end|>{% endfor %}"
+    tokens = ("<|user|>", "<|assistant|>", "<|system|>", "<|tool|>", "<|end|>", "<|other|>")
+    template = ChatTemplate(source, control_tokens=tokens, mark_prefix="\U000f0000")
+
+    assert template.marked == ("<|end|>",)
+    assert find_composed(template, traits(source), tokens) == (
+        "<|user|>",
+        "<|assistant|>",
+        "<|system|>",
+        "<|tool|>",
+    )
 
 
 @pytest.mark.skipif(not COLLECTION.is_dir(), reason="the collection of templates is not here")
