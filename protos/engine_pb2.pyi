@@ -345,7 +345,9 @@ class PromptText(_message.Message):
     """
     @_builtins.property
     def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextPiece]:
-        """The pieces are tokenised one by one and concatenated. A literal piece yields no control tokens."""
+        """The pieces are tokenised one by one and concatenated. A literal piece yields no control tokens,
+        and no token spans its ends.
+        """
 
     def __init__(
         self,

@@ -84,7 +84,7 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TextPiece(msgspec.Struct, frozen=True, array_like=True):
-    """A part of a prompt. A literal piece does not yield control tokens."""
+    """A part of a prompt. A literal piece does not yield control tokens, and no token spans its ends."""
 
     text: str
     literal: bool = False

@@ -134,7 +134,7 @@ class TestVocabulary:
         assert text.strip() == "Grüße, 世界"
         assert all(0 <= token < vocabulary.size for token in ids)
 
-    def test_adjacent_pieces_of_one_kind_are_tokenized_as_one_text(self, backend: Backend) -> None:
+    def test_adjacent_plain_pieces_are_tokenized_as_one_text(self, backend: Backend) -> None:
         tokenize = backend.vocabulary.tokenize
 
         assert tokenize(
@@ -166,4 +166,22 @@ def test_control_text_in_a_literal_piece_stays_text() -> None:
     assert len(end) == 1
     assert end[0] not in ids
     assert b"".join(map(backend.vocabulary.piece, ids)) == b"a<|im_end|>"
+    backend.close()
+
+
+def test_no_token_spans_two_literal_pieces() -> None:
+    backend = open_backend(
+        LoadConfig(model_path=str(TINY_GGUF), backend="llamacpp", context_length=256),
+        lambda _: None,
+    )
+    tokenize = backend.vocabulary.tokenize
+    whole = [TextPiece("<tool_call>", literal=True)]  # a user-defined token
+    halves = [TextPiece("<tool", literal=True), TextPiece("_call>", literal=True)]
+
+    (token,) = tokenize(whole, add_special=False)
+
+    assert token not in tokenize(halves, add_special=False)
+    assert b"".join(map(backend.vocabulary.piece, tokenize(halves, add_special=False))) == (
+        b"<tool_call>"
+    )
     backend.close()

@@ -75,7 +75,10 @@ class Vocabulary(Protocol):
         """llama.cpp's vocabulary, for libraries that read it directly; None for other backends."""
 
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
-        """Tokenize the joined pieces; no part of a literal piece becomes a control token."""
+        """Tokenize the pieces; no part of a literal piece becomes a control token.
+
+        No token spans the boundary of a literal piece.
+        """
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, including the text of control tokens; empty for end tokens."""

@@ -7,7 +7,7 @@ use it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from types import ModuleType
 from typing import Any
@@ -45,15 +45,16 @@ class LlamaVocabulary:
         return self._end_tokens
 
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
-        """Tokenize the joined pieces; control text in a literal piece stays text.
+        """Tokenize the pieces; control text in a literal piece stays text.
 
-        Adjacent pieces of one kind are joined first, because a boundary inside a text would change
-        its tokens.
+        Adjacent plain pieces are joined first, because a boundary inside a text would change its
+        tokens. Literal ones are not: llama.cpp finds user-defined tokens in any text, and the api
+        cuts a literal text inside them. With a vocabulary that starts texts with a space (SPM), the
+        second half starts with one.
         """
         ids: list[int] = []
-        for literal, group in groupby(pieces, key=lambda piece: piece.literal):
-            text = "".join(piece.text for piece in group)
-            ids += self._encode(text, add_special=add_special and not ids, parse=not literal)
+        for text, is_literal in _join_plain(pieces):
+            ids += self._encode(text, add_special=add_special and not ids, parse=not is_literal)
         return ids
 
     def piece(self, token: int) -> bytes:
@@ -85,6 +86,15 @@ class LlamaVocabulary:
             if count >= 0:
                 return _to_list(ids[:count])
             room = -count
+
+
+def _join_plain(pieces: Iterable[TextPiece]) -> Iterator[tuple[str, bool]]:
+    """The texts to tokenize, and whether they are literal."""
+    for is_literal, group in groupby(pieces, key=lambda piece: piece.literal):
+        if is_literal:
+            yield from ((piece.text, True) for piece in group)
+        else:
+            yield "".join(piece.text for piece in group), False
 
 
 def _to_list(ids: NDArray[np.int32]) -> list[int]:
