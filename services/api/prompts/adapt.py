@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any
 
 from services.shared.errors import InvalidRequest
@@ -29,7 +30,7 @@ def adapt_conversation(
     """The messages and tools to render; InvalidRequest for arguments that are no JSON object."""
     for tool in tools or ():
         check_depth(tool, "tools")
-    adapted = _functions_to_tools(messages)
+    adapted = _functions_to_tools(map(_with_plain_content, messages))
     if traits.arguments_as_object:
         adapted = [_parse_arguments(m) for m in adapted]
     shown_tools = list(tools) if tools else None
@@ -37,7 +38,9 @@ def adapt_conversation(
         adapted = [{"role": "system", "content": _build_tool_prompt(tools)}, *adapted]
         shown_tools = None
     if not (traits.tool_calls and traits.tool_results):
-        adapted = [_calls_to_text(m) for m in adapted]
+        adapted = _all_calls_to_text(adapted)
+    elif not traits.several_calls:
+        adapted = _one_call_each(adapted)
     adapted = _merge_systems(adapted)
     if not traits.system:
         adapted = _move_systems_into_user(adapted)
@@ -62,7 +65,15 @@ def _items(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else ()
 
 
-def _functions_to_tools(messages: Sequence[Message]) -> list[Message]:
+def _with_plain_content(message: Message) -> Message:
+    """The message with its content as one text: of typed parts, their texts; no content, none."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return {**message, "content": "\n".join(part.get("text", "") for part in content)}
+    return message if content is not None else {**message, "content": ""}
+
+
+def _functions_to_tools(messages: Iterable[Message]) -> list[Message]:
     """The messages with OpenAI's old role for results, `function`, as `tool`.
 
     The id of the call is that of the last call of this function, if there is one.
@@ -126,6 +137,53 @@ def _calls_to_text(message: Message) -> Message:
 def _call_to_text(function: Message) -> str:
     call = {"name": function["name"], "arguments": function["arguments"]}
     return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
+
+
+def _all_calls_to_text(messages: Iterable[Message]) -> list[Message]:
+    """The messages without calls and results; a result joins the messages of the user beside it."""
+    result: list[Message] = []
+    was_result = False
+    for message in messages:
+        is_result = message["role"] == "tool"
+        shown = _calls_to_text(message)
+        is_after_user = bool(result) and shown["role"] == result[-1]["role"] == "user"
+        if is_after_user and (is_result or was_result):  # many templates require turns to alternate
+            joined = f"{result[-1]['content']}\n{shown['content']}"
+            result[-1] = {**result[-1], "content": joined}
+        else:
+            result.append(shown)
+        was_result = is_result
+    return result
+
+
+def _one_call_each(messages: list[Message]) -> list[Message]:
+    """The messages with a message for each call, followed by the result of that call."""
+    result: list[Message] = []
+    position = 0
+    while position < len(messages):
+        message = messages[position]
+        position += 1
+        calls = message.get("tool_calls") or ()
+        if len(calls) < 2:
+            result.append(message)
+            continue
+        results = list(takewhile(lambda m: m["role"] == "tool", messages[position:]))
+        position += len(results)
+        for number, call in enumerate(calls):
+            content = message["content"] if number == 0 else ""
+            result.append({**message, "content": content, "tool_calls": [call]})
+            result += _take_results(results, call.get("id"))
+        result += results
+    return result
+
+
+def _take_results(results: list[Message], call_id: str | None) -> list[Message]:
+    """Remove the results of one call, or without matching ids the first result."""
+    found = [r for r in results if call_id is not None and r.get("tool_call_id") == call_id]
+    if not found and not any(r.get("tool_call_id") for r in results):
+        found = results[:1]
+    results[:] = [r for r in results if not any(r is taken for taken in found)]
+    return found
 
 
 def _merge_systems(messages: list[Message]) -> list[Message]:

@@ -24,6 +24,7 @@ _USER = "zq-user-zq"
 _ANSWER = "zq-answer-zq"
 _REASON = "zq-reason-zq"
 _TOOL = "zq_tool_zq"
+_OTHER_TOOL = "zq_other_zq"
 _VALUE = "zq-value-zq"
 _RESULT = "zq-result-zq"
 
@@ -33,6 +34,7 @@ _THINK_OPENINGS = ("<think>", "<thinking>", "[THINK]", "<seed:think>", "<|START_
 _ARGUMENTS_AS_TEXT = f'{{"place": "{_VALUE}"}}'
 # Nine letters and digits, as Mistral's templates require.
 _CALL_ID = "abcdefgh1"
+_OTHER_ID = "abcdefgh2"
 _USER_MESSAGE: Message = {"role": "user", "content": _USER}
 _SYSTEM_MESSAGE: Message = {"role": "system", "content": _SYSTEM}
 _RESULT_MESSAGE: Message = {
@@ -117,6 +119,7 @@ class _Prober:
             tools=self._shows([_USER_MESSAGE], _TOOL, tools=True),
             tool_calls=as_object
             or self._shows(_with_tool_call(_ARGUMENTS_AS_TEXT), _VALUE, tools=True),
+            several_calls=self._shows_two_calls(arguments),
             tool_results=self._shows(
                 [*_with_tool_call(arguments), _RESULT_MESSAGE], _RESULT, tools=True
             ),
@@ -143,6 +146,14 @@ class _Prober:
 
     def _shows(self, messages: Sequence[Message], text: str, *, tools: bool = False) -> bool:
         return text in (self.render(messages, tools=tools) or "")
+
+    def _shows_two_calls(self, arguments: object) -> bool:
+        user, turn = _with_tool_call(arguments)
+        (call,) = turn["tool_calls"]
+        other = {**call, "id": _OTHER_ID, "function": {**call["function"], "name": _OTHER_TOOL}}
+        second = {**_RESULT_MESSAGE, "name": _OTHER_TOOL, "tool_call_id": _OTHER_ID}
+        messages = [user, {**turn, "tool_calls": [call, other]}, _RESULT_MESSAGE, second]
+        return self._shows(messages, _OTHER_TOOL, tools=True)
 
     def _reads_parts(self) -> bool:
         text = self.render([_in_parts(_USER_MESSAGE)]) or ""

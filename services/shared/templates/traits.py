@@ -21,6 +21,7 @@ class TemplateTraits:
     system: bool = False  # a system message appears in the prompt
     tools: bool = False  # tool definitions appear in the prompt
     tool_calls: bool = False  # an earlier tool call of the assistant appears in the prompt
+    several_calls: bool = False  # all calls of one message appear in the prompt
     tool_results: bool = False  # the result of a tool appears in the prompt
     arguments_as_object: bool = False  # a call's arguments must be an object, not JSON text
     content_parts: bool = False  # content may be a list of typed parts

@@ -217,3 +217,53 @@ def test_a_continued_final_message_has_no_end_token() -> None:
     )
 
     assert text.endswith("<|im_start|>assistant\nThe city is ")
+
+
+def make_call(number: int, city: str) -> dict[str, Any]:
+    function = {"name": "get_weather", "arguments": f'{{"city": "{city}"}}'}
+    return {"id": f"abcdefgh{number}", "type": "function", "function": function}
+
+
+CALLS = {**CALL, "tool_calls": [make_call(1, "CityOne"), make_call(2, "CityTwo")]}
+SECOND = {**RESULT, "content": "SecondWords", "tool_call_id": "abcdefgh2"}
+ONE_CALL = (
+    "{{ tools | tojson if tools }}{% for m in messages %}{{ m.role }}:{{ m.content }}"
+    "{% if m.tool_calls %}{{ m.tool_calls[0].function.arguments.values() | first }}{% endif %}{{ '\n' }}{% endfor %}"
+)
+
+
+def test_a_template_that_shows_one_call_of_a_message_gets_one_message_for_each() -> None:
+    text = render(ONE_CALL, messages=[USER, CALLS, SECOND, RESULT, MORE])
+
+    assert text == (
+        "user:UserWords\nassistant:CityOne\ntool:ResultWords\n"
+        "assistant:CityTwo\ntool:SecondWords\nuser:MoreWords\n"
+    )
+
+
+def test_results_without_ids_belong_to_the_calls_in_order() -> None:
+    results = [{"role": "tool", "content": text} for text in ("First", "Second", "Third")]
+    text = render(ONE_CALL, messages=[USER, CALLS, *results])
+
+    assert text == (
+        "user:UserWords\nassistant:CityOne\ntool:First\n"
+        "assistant:CityTwo\ntool:Second\ntool:Third\n"
+    )
+
+
+def test_results_as_text_keep_the_turns_alternating() -> None:
+    text = render(read_template("gemma_like"), messages=[USER, CALLS, RESULT, SECOND, MORE])
+
+    assert "ResultWords\n</tool_response>\n<tool_response>\nSecondWords" in text
+    assert text.count("<start_of_turn>user") == 2
+
+
+def test_parts_and_no_content_are_rendered_as_text() -> None:
+    parts = [{"type": "text", "text": "One"}, {"type": "text", "text": "Two"}]
+    text = render(
+        read_template("qwen_like"),
+        messages=[{"role": "user", "content": parts}, {**CALL, "content": None}, RESULT],
+    )
+
+    assert "One\nTwo<|im_end|>" in text
+    assert "None" not in text

@@ -56,6 +56,7 @@ def test_tools_are_supported_when_their_definitions_are_rendered() -> None:
         system=True,
         tools=True,
         tool_calls=True,
+        several_calls=True,
         tool_results=True,
         arguments_as_object=True,
     )
