@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
-from jinja2.meta import find_undeclared_variables
 
 from services.shared.errors import InvalidModelFile, InvalidRequest
 from services.shared.templates.marks import build_mark
@@ -60,7 +59,7 @@ class ChatTemplate:
             tree = parse(source)
             if any(tree.find(kind) is not None for kind in _LOADING_NODES):
                 raise InvalidModelFile("a chat template cannot include other files")
-            self._used_names = find_undeclared_variables(tree)
+            self._used_names = {node.name for node in tree.find_all(nodes.Name)}
             self.marked = _find_written(tree, control_tokens, also={bos_token, eos_token})
             self._marks = {
                 token: build_mark(mark_prefix, number)

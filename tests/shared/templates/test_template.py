@@ -130,6 +130,7 @@ def test_a_failure_names_the_line() -> None:
         ("{{ typed }}", "<|a|></s>"),
         ("{{ typed.replace('|', '') }}", "<a></s>"),
         ("{{ '<|a|>' in typed }}", "False"),
+        ("{{ '\"'|safe + typed[:1] }}<|a|>", '"&lt;[a]'),
     ],
 )
 def test_control_tokens_are_marked_in_what_the_template_writes(source: str, expected: str) -> None:
