@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateSyntaxError, nodes
 
 from services.shared.errors import InvalidModelFile, InvalidRequest
 from services.shared.templates.marks import build_mark
@@ -148,7 +148,9 @@ def _compile_errors() -> Iterator[None]:
         raise InvalidModelFile(
             f"the chat template is not valid Jinja, line {error.lineno}: {error.message}"[:500]
         ) from error
-    except (TemplateError, RecursionError, SyntaxError, ValueError, TypeError) as error:
+    except (InvalidModelFile, MemoryError):
+        raise
+    except Exception as error:  # Jinja and Python fail in many ways on what is no template
         raise InvalidModelFile("the chat template cannot be compiled") from error
 
 
