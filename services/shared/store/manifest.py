@@ -16,6 +16,7 @@ import msgspec
 from services.shared.structs import resolved
 
 SCHEMA = 1
+_MAX_TOKEN_TEXT = 256  # characters; longer ones are in no real vocabulary
 
 
 class FileRole(Enum):
@@ -85,7 +86,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
         named = filter(None, (self.bos_token, self.eos_token))
         # llama.cpp makes a control token of each token that ends an answer, whatever its type.
         texts = (*self.control_tokens, *named, *self.stop_tokens, *self.user_defined_tokens)
-        return tuple(dict.fromkeys(texts))
+        return tuple(dict.fromkeys(text for text in texts if len(text) <= _MAX_TOKEN_TEXT))
 
 
 @resolved

@@ -69,6 +69,15 @@ def test_tokens_of_every_special_kind_are_protected(tmp_path: Path) -> None:
     assert set(found.protected_tokens) >= {"<unk>", "<bos>", "<mark>", "</s>"}
 
 
+def test_control_tokens_longer_than_any_real_ones_are_refused(tmp_path: Path) -> None:
+    tokens = [f"<{number:0254}>" for number in range(1025)]
+    with pytest.raises(InvalidModelFile, match="longer control tokens than any real one"):
+        describe(
+            tmp_path,
+            {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": [3] * len(tokens)},
+        )
+
+
 def describe(tmp_path: Path, changes: dict[str, Any]) -> Description:
     path = tmp_path / "m.gguf"
     path.write_bytes(write_gguf(changes))

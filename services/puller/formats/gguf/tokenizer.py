@@ -45,6 +45,8 @@ _BOS_BY_DEFAULT = frozenset(
 )
 # A real vocabulary has at most a few thousand (Gemma's unused ones); more is malicious.
 _MAX_CONTROL_TOKENS = 16384
+_MAX_CONTROL_CHARACTERS = 256 << 10  # of all of them; Gemma has 75 thousand
+_MAX_USER_DEFINED_TOKENS = 65536  # models of speech have tens of thousands
 _MAX_CONTROL_TEXT = 256  # characters
 
 
@@ -68,8 +70,11 @@ def read_special_tokens(header: GgufHeader) -> SpecialTokens:
     # llama.cpp looks for the text of an unknown token (`<unk>`) wherever it does for control tokens.
     control = {i for i, k in enumerate(kinds) if k in (TokenType.CONTROL, TokenType.UNKNOWN)}
     user_defined = {i for i, kind in enumerate(kinds) if kind == TokenType.USER_DEFINED}
-    if max(len(control), len(user_defined)) > _MAX_CONTROL_TOKENS:
+    if len(control) > _MAX_CONTROL_TOKENS or len(user_defined) > _MAX_USER_DEFINED_TOKENS:
         raise InvalidModelFile("the tokenizer declares more control tokens than any real one")
+    control_texts = {text for i in control if 0 < len(text := texts[i]) <= _MAX_CONTROL_TEXT}
+    if sum(map(len, control_texts)) > _MAX_CONTROL_CHARACTERS:
+        raise InvalidModelFile("the tokenizer declares longer control tokens than any real one")
     named: dict[str, str] = {}
     for role in ("bos", "eos", "eot", "eom"):
         index = header.integer(f"tokenizer.ggml.{role}_token_id")
@@ -85,7 +90,7 @@ def read_special_tokens(header: GgufHeader) -> SpecialTokens:
         bos=named.get("bos"),
         eos=named.get("eos"),
         add_bos=_adds_bos(header),
-        control=_sorted(t for i in control if 0 < len(t := texts[i]) <= _MAX_CONTROL_TEXT),
+        control=_sorted(control_texts),
         user_defined=_sorted(
             t for i in user_defined if 0 < len(t := texts[i]) <= _MAX_CONTROL_TEXT
         ),

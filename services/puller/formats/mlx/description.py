@@ -18,6 +18,7 @@ _BITS = frozenset({2, 3, 4, 5, 6, 8})
 _DTYPE_NAMES = {"F16": "F16", "BF16": "BF16", "F32": "F32", "F8_E4M3": "FP8"}
 _MAX_LAYERS = 512
 _MAX_CONTROL_TOKENS = 16384
+_MAX_CONTROL_CHARACTERS = 256 << 10  # of all of them
 
 
 def check_mlx(folder: MlxFolder) -> None:
@@ -38,6 +39,8 @@ def describe_mlx(folder: MlxFolder) -> Description:
     eos = folder.special_token("eos_token")
     control = sorted({text for text, special in added.values() if special and text})
     user_defined = sorted({text for text, special in added.values() if text and not special})
+    if sum(map(len, control)) > _MAX_CONTROL_CHARACTERS:
+        raise InvalidModelFile("the tokenizer declares longer control tokens than any real one")
     tensors = _read_tensors(folder)
     return Description(
         format="mlx",
