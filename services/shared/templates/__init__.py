@@ -1,1 +1,1 @@
-"""Chat templates: untrusted code of downloaded models, rendered in a sandbox under limits."""
+"""Chat templates: untrusted code of downloaded models, rendered in processes of their own."""

@@ -29,6 +29,7 @@ class Answer(Enum):
     INVALID = b"I"  # UTF-8, a message: the template cannot be compiled
     REFUSED = b"R"  # UTF-8, a message: the template does not accept this conversation
     FAILED = b"F"  # JSON: {"kind", "line"}
+    TOO_LONG = b"L"  # the prompt is longer than MAX_PROMPT_BYTES
     OUT_OF_MEMORY = b"M"
 
 

@@ -140,8 +140,10 @@ class TemplateRenderer:
         kind, answer = self._ask(template, frame)
         if kind is Answer.REFUSED:
             raise InvalidRequest(answer.decode(), param="messages")
+        if kind is Answer.TOO_LONG and len(data) > _SMALL_REQUEST_BYTES:
+            raise InvalidRequest("the conversation is too long", param="messages")
         if kind is not Answer.PROMPT:
-            raise _describe_failure(template, answer)
+            raise _describe_failure(template, kind, answer)
         return answer.decode()
 
     def close(self) -> None:
@@ -161,7 +163,7 @@ class TemplateRenderer:
             template.traits = TemplateTraits(failure=answer.decode())
             return
         if kind is not Answer.OPENED:
-            raise _describe_failure(template, answer)
+            raise _describe_failure(template, kind, answer)
         opened = json.loads(answer)
         template.marked, template.composed = tuple(opened["marked"]), tuple(opened["composed"])
         template.traits = TemplateTraits(**opened["traits"])
@@ -253,11 +255,13 @@ class TemplateRenderer:
         return InvalidModelFile(f"the model's chat template {what}")
 
 
-def _describe_failure(template: Template, answer: bytes) -> InvalidModelFile:
+def _describe_failure(template: Template, kind: Answer, answer: bytes) -> InvalidModelFile:
     """The error of a template that failed. Neither it nor the log quotes the conversation."""
+    if kind is not Answer.FAILED:
+        return InvalidModelFile("the model's chat template renders too long a prompt")
     failure = json.loads(answer)
-    line, kind = failure["line"], failure["kind"]
-    fields = {"template": template.digest, "line": line, "error": kind}
+    line, error = failure["line"], failure["kind"]
+    fields = {"template": template.digest, "line": line, "error": error}
     logger.warning("chat template failed", extra=fields)
     place = f" in line {line}" if line else ""
-    return InvalidModelFile(f"the model's chat template failed{place} ({kind})")
+    return InvalidModelFile(f"the model's chat template failed{place} ({error})")

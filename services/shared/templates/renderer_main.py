@@ -45,7 +45,7 @@ class Renderer:
             prompt = self._templates[request["id"]].render(request.pop("render"))
             data = prompt.encode("utf-8", "replace")
             if len(data) > MAX_PROMPT_BYTES:
-                raise TemplateFailed("TooLong", None, "it renders too long a prompt")
+                return Answer.TOO_LONG, b""
             return Answer.PROMPT, data
         except InvalidModelFile as error:
             return Answer.INVALID, error.message.encode("utf-8", "replace")

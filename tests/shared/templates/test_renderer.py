@@ -133,6 +133,8 @@ def test_a_long_conversation_is_the_fault_of_its_sender(renderer: TemplateRender
 def test_a_conversation_beyond_every_context_is_refused(renderer: TemplateRenderer) -> None:
     with pytest.raises(InvalidRequest, match="too long"):
         renderer.render(renderer.open(PLAIN), build_variables("x" * (16 << 20)))
+    with pytest.raises(InvalidRequest, match="too long"):
+        renderer.render(renderer.open(PLAIN), build_variables("x" * (9 << 20)))
 
 
 def test_others_are_rendered_beside_an_endless_template() -> None:
