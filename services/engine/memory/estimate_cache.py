@@ -20,7 +20,7 @@ from services.engine.memory.estimate import Footprint, interpolate_footprint
 from services.shared.structs import resolved
 
 _MAX_ENTRIES = 512
-_VERSION = 3  # 2 had one footprint for each context, 1 counted weights in main memory twice
+_VERSION = 3  # raised when a stored footprint means something else
 
 logger = logging.getLogger(__name__)
 

@@ -139,7 +139,7 @@ class Batcher(Protocol):
 
     @property
     def counters(self) -> Counters:
-        """Totals, always the same object. The batcher counts computed tokens, steps and drafts."""
+        """Totals, always the same object. The batcher counts computed tokens, steps and their time."""
 
     def add(self, request: BatchRequest) -> None:
         """Queue a request. Raises InvalidRequest, ContextLengthExceeded or EngineBusy."""

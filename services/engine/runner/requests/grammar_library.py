@@ -1,9 +1,9 @@
 """llguidance by its C interface (github.com/guidance-ai/llguidance, parser/src/ffi.rs).
 
 The library inside llguidance's Python package exports it. Calls by ctypes release the interpreter's
-lock. The package's own classes hold it while they read a vocabulary: 0.7 s for 152k tokens, in which
-no answer could continue. With the C interface the longest pause of another thread was 0.03 s. The
-package's Python part still translates schemas and grammars.
+lock. The package's own classes hold it while they read a vocabulary, and no answer could continue
+meanwhile (numbers are in bench/performance.md). The package's Python part still translates schemas
+and grammars.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class GrammarMatcher:
         return type(self)(self._library.llg_clone_matcher(self._handle), self._tokenizer)
 
     def get_error(self) -> str | None:
-        """What went wrong; an error is for ever."""
+        """What went wrong; None without an error. After an error the matcher is of no use."""
         error: bytes | None = self._library.llg_matcher_get_error(self._handle)
         return None if error is None else error.decode(errors="replace")
 

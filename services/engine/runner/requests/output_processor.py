@@ -16,7 +16,7 @@ class OutputProcessor:
     """Turns the events of the batcher into those that the front reads."""
 
     def __init__(self, counters: Counters) -> None:
-        """Counts requested tokens, the tokens of answers, and drafts in `counters`."""
+        """Counts the tokens of prompts and answers, and drafts, in `counters`."""
         self._counters = counters
         self._requests: dict[int, PreparedRequest] = {}
         self._events: list[RequestEvent] = []

@@ -4,8 +4,8 @@ On a CPU, a cell costs every row of every step a look at its mask, whether the c
 (`RowCosts.idle_cell_seconds`: about 0.3 µs with the shape of Qwen2.5-0.5B). To compute one token
 again takes 8 500 µs there. After 25 000 rows have been computed beside an idle sequence, the
 sequence has therefore cost as much as computing it again would, whatever its length. With a larger
-model these are more rows: its tokens cost more, and its cells hardly. The scheduler divides the
-time that prompt tokens take by the cost of a cell.
+model these are more rows, because its tokens cost much more to compute, but its cells hardly more to
+look at. The scheduler divides the measured time of a prompt token by the cost of a cell.
 
 It is computed again only if a request uses it, so an idle sequence is kept for that many rows
 times the probability that it is used again. This probability is estimated per principal, and

@@ -47,9 +47,9 @@ class SequencePool:
 
         `window`: tokens of a sliding window, 0 without one. `takes_checkpoints`: whether a
         recurrent memory can continue at a length whose state was saved. `shares_cells`: whether a
-        cell may belong to several sequences; if not, each has an equal part. `break_even_rows`: after that many
-        rows, keeping an idle sequence has cost as much as computing it again would; None where idle
-        sequences cost nothing.
+        cell may belong to several sequences; if not, each has an equal part. `break_even_rows`:
+        after that many rows, keeping an idle sequence has cost as much as computing it again would;
+        None where idle sequences cost nothing.
         """
         self.cells = Cells(capacity)
         self.takes_checkpoints = takes_checkpoints
