@@ -41,8 +41,8 @@ _MAINTENANCE_SECONDS = 60
 class PullTicket(Job):
     """A ticket: whatever it names in Redis, it calls `jobs.pull_model` and nothing else.
 
-    RQ imports and calls any function that a job or its callbacks name. Who may write to the queue
-    would run code in the one process that reaches the internet.
+    RQ imports and calls any function that a job or its callbacks name. Whoever may write to the
+    queue would run code in the one process that reaches the internet.
     """
 
     @property

@@ -3,8 +3,8 @@
 1  The blob is in the store already: nothing to do.
 2  Another job holds the partial file: report its progress, then check again.
 3  Otherwise: download and verify it. A resumed file with a wrong digest or header is downloaded
-   once more from the start, because the bytes of the earlier run may be the wrong ones. So is a file without
-   a digest that changed at the source.
+   once more from the start, because the bytes of the earlier run may be the wrong ones. So is a
+   file without a digest that changed at the source.
 """
 
 from __future__ import annotations

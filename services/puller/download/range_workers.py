@@ -181,16 +181,17 @@ class _RangeWorker:
             if body is BodyKind.PART:
                 self._progress.end_whole_body()
                 self._write_body(reply, pieces, request.start)
-            elif self._may_skip(request.start) and self._progress.begin_whole_body():
+                return
+            self._refuse_long_skip(request.start)
+            if self._progress.begin_whole_body():
                 self._write_body(reply, pieces, 0)
                 self._write_rest(reply, pieces)
 
-    def _may_skip(self, skip_bytes: int) -> bool:
-        """Whether to read a whole body up to the requested range; else SourceUnavailable."""
+    def _refuse_long_skip(self, skip_bytes: int) -> None:
+        """Raise SourceUnavailable if asking again is cheaper than reading up to the range."""
         self._ignored_ranges += 1
         if skip_bytes > _MAX_CHEAP_SKIP_BYTES and self._ignored_ranges <= _MAX_IGNORED_RANGES:
             raise SourceUnavailable("the source sent the whole file instead of a part of it")
-        return True
 
     def _write_body(self, reply: Reply, pieces: list[Piece], offset: int) -> None:
         """Write the pieces from a body that starts at `offset`."""

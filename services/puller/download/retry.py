@@ -13,7 +13,8 @@ class RetryPolicy:
 
     timeout_seconds: float = 30.0  # without a byte
     min_bytes_per_second: int = 1024  # averaged over one timeout; slower counts as stalled
-    max_failures: int = 6  # in a row; after them the job is put back for a while, without `min_progress_bytes` of progress
+    # In a row, without `min_progress_bytes` of progress; with the last one the job is put back.
+    max_failures: int = 6
     min_progress_bytes: int = 64 << 10
     backoff_seconds: float = 0.5  # doubles with each failure
     max_backoff_seconds: float = 30.0

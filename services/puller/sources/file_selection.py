@@ -15,8 +15,8 @@ compared without case.
     f16 bf16 f32                                        not quantised: twice to eight times the
                                                         size, and no better answers
 
-A prefix such as `UD-` and the end `_MOE` of `MXFP4_MOE` are ignored. An mmproj file is a projector and never the model. An imatrix
-file holds measurements for quantisation and is never selected.
+A prefix such as `UD-` and the end `_MOE` of `MXFP4_MOE` are ignored. An mmproj file is a projector
+and never the model. An imatrix file holds measurements for quantisation and is never selected.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from services.shared.store.manifest import FileRole
 QUANTIZATION_ORDER = (
     "q4_k_m", "q5_k_m", "q4_k_s", "q5_k_s", "q4_0", "q5_0", "q6_k", "q8_0", "iq4_nl",
     "iq4_xs", "q4_k_xl", "q4_k_l", "q5_k_xl", "q5_k_l", "q6_k_xl", "q6_k_l", "q8_k_xl", "q4_k",
-    "q5_k", "q4_1", "q5_1", "mxfp4", "nvfp4", "q3_k_l", "q3_k_xl", "q3_k_m", "q3_k", "q3_k_s", "iq3_m",
-    "iq3_s", "iq3_xs", "iq3_xxs", "q2_k_xl", "q2_k_l", "q2_k", "q2_k_s", "iq2_m", "iq2_s",
-    "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s", "tq2_0", "tq1_0",
+    "q5_k", "q4_1", "q5_1", "mxfp4", "nvfp4", "q3_k_l", "q3_k_xl", "q3_k_m", "q3_k", "q3_k_s",
+    "iq3_m", "iq3_s", "iq3_xs", "iq3_xxs", "q2_k_xl", "q2_k_l", "q2_k", "q2_k_s", "iq2_m",
+    "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s", "tq2_0", "tq1_0",
 )
 # fmt: on
 UNQUANTIZED = ("f16", "bf16", "f32")
@@ -58,8 +58,8 @@ _REGISTRY_FILES = {
     "params": FileRole.PARAMS,
 }
 _TOKENIZER_FILES = re.compile(
-    r"(tokenizer(?!.*\.py$).*|vocab\.(json|txt)|merges\.txt|added_tokens\.json|special_tokens_map\.json"
-    r"|[^/]*\.(model|tiktoken))",
+    r"(tokenizer(?!.*\.py$).*|vocab\.(json|txt)|merges\.txt|added_tokens\.json"
+    r"|special_tokens_map\.json|[^/]*\.(model|tiktoken))",
     re.IGNORECASE,
 )
 _CONFIG_FILES = re.compile(r"(.*config|model\.safetensors\.index)\.json", re.IGNORECASE)

@@ -27,7 +27,7 @@ class JobQueue:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        # JSON, not pickle: who can write to Redis must not be able to run code here. The workers
+        # JSON, not pickle: whoever can write to Redis must not be able to run code here. The workers
         # do not call the function that a ticket names either, see services/puller/worker.py.
         self.queue = Queue(QUEUE, connection=client, serializer=JSONSerializer)
         self._reorder = client.register_script(lua.REORDER)
