@@ -26,8 +26,8 @@ from services.puller.sources.oci_manifest import (
     parse_manifest,
     parse_manifest_digest,
 )
-from services.puller.sources.redirects import list_replacements
 from services.puller.sources.registry_auth import TokenSigner, fetch_token
+from services.puller.sources.republished import list_replacements
 from services.puller.transport.address import Address
 from services.puller.transport.http_client import HttpSession, Reply, find_wait_seconds
 from services.puller.transport.range_response import describe_refusal

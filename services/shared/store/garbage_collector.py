@@ -19,7 +19,7 @@ from pathlib import Path
 from services.shared.store import durable
 from services.shared.store.blobs import unlink_and_measure
 from services.shared.store.layout import Layout, parse_blob_name
-from services.shared.store.leases import leased
+from services.shared.store.leases import read_leases
 from services.shared.store.manifest import Manifest
 from services.shared.store.manifests import Manifests
 
@@ -67,7 +67,7 @@ class GarbageCollector:
 
     def move_blobs_to_trash(self, digests: Iterable[str]) -> list[Path]:
         """Move those of the blobs to the trash that nothing refers to; their new paths."""
-        needed = self._manifests.references() | leased(self._layout).digests
+        needed = self._manifests.references() | read_leases(self._layout).digests
         return self._to_trash([self._layout.blob(d) for d in sorted(set(digests) - needed)])
 
     def unlink_all(self, paths: Iterable[Path]) -> int:
@@ -79,7 +79,7 @@ class GarbageCollector:
         if not self._layout.root.is_dir():
             return SweepResult(0, 0)
         with self.lock():
-            protected = leased(self._layout)
+            protected = read_leases(self._layout)
             needed = self._manifests.references() | protected.digests
             if not any(self._manifests.paths()):
                 # Perhaps the manifests are being restored: what they name must not go before.

@@ -64,7 +64,7 @@ class Lease:
         """
         lines = "".join(f"room {size} {parse_digest(d)}\n" for d, size in sizes.items())
         with durable.locked(self._layout.lock):
-            others = leased(self._layout, besides=self._path).room
+            others = read_leases(self._layout, excluding=self._path).room
             check(
                 sum(missing_bytes(self._layout, *item) for item in sizes.items()),
                 sum(
@@ -91,13 +91,16 @@ class Leased:
     room: dict[str, int] = field(default_factory=dict)
 
 
-def leased(layout: Layout, *, besides: Path | None = None) -> Leased:
-    """The valid leases, besides one. Removes dead leases. Call it with the store's lock held."""
+def read_leases(layout: Layout, *, excluding: Path | None = None) -> Leased:
+    """What the valid leases but one protect. Removes dead leases.
+
+    Call it with the store's lock held.
+    """
     found = Leased()
     if not layout.leases.is_dir():
         return found
     for path in layout.leases.glob("*.lease"):
-        if path == besides:
+        if path == excluding:
             continue
         # The job may have just removed it, or it is a link, which is not one of our leases.
         with contextlib.suppress(OSError):
