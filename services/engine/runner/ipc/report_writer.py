@@ -33,7 +33,6 @@ class ReportWriter:
         self._events: list[RequestEvent] = []
         self._deltas: dict[tuple[int, int], int] = {}  # (id, index) -> its place in _events
         self._is_closed = False
-        self._is_broken = False
         self._thread = threading.Thread(target=self._write, name="report-writer", daemon=True)
         self._thread.start()
 
@@ -89,8 +88,6 @@ class ReportWriter:
             except OSError:
                 # The reading thread sees the end of the connection too, and ends the process.
                 logger.info("the engine front closed the connection")
-                with self._changed:
-                    self._is_broken = True
                 return
 
     def _next(self) -> list[Report] | None:
