@@ -1,4 +1,4 @@
-"""The function that RQ calls, found by its path (PULL_MODEL in `shared/pulls/job.py`).
+"""The function that every ticket calls, whatever it names (PullTicket in `worker.py`).
 
 RQ passes plain arguments, so each worker process installs its job runner once.
 """
