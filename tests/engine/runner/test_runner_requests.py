@@ -110,6 +110,25 @@ def test_an_answer_follows_its_constraint(shared_runner: ChildRunner, ids: Itera
         assert number.isdigit()
 
 
+def test_a_deeply_nested_constraint_does_not_end_the_runner(
+    shared_runner: ChildRunner, ids: Iterator[int]
+) -> None:
+    arrays = '{"type":"array","items":' * 50 + '{"$ref":"#/%d"}' + "}" * 50
+    parts = ",".join(f'"{number}":{arrays % (number + 1)}' for number in range(100))
+    schema = f'{{"$ref":"#/0",{parts},"100":{{"type":"integer"}}}}'  # 5000 levels
+
+    got = shared_runner.complete(
+        submit(
+            next(ids),
+            "Answer: ",
+            constraint=Constraint("json_schema", schema),
+            stopping=Stopping(max_tokens=3),
+        )
+    )
+
+    assert got.reason is FinishReason.LENGTH
+
+
 def test_logprobs_come_with_the_text(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
     answered = shared_runner.complete(submit(next(ids), prompt_for("fact-0"), top_logprobs=2))
 

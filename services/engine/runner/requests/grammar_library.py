@@ -9,7 +9,9 @@ and grammars.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import (
     POINTER,
     c_bool,
@@ -21,7 +23,7 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
-from functools import cache
+from functools import cache, partial
 from typing import Any, Self
 
 import llguidance
@@ -31,6 +33,9 @@ from numpy.typing import NDArray
 Tokenize = Callable[[bytes], Sequence[int]]
 
 _MAX_ERROR_BYTES = 1000
+# llguidance compiles by recursion: 4 KB for each level of a grammar, its references included. Where
+# the stack ends, the process does. This suffices for a grammar of 1 MB, 10 characters a level.
+_STACK_BYTES = 512 << 20
 # tokens of a text: (user data, text, its bytes, room for tokens, their number) -> number of tokens
 _TokenizeFunction = ctypes.CFUNCTYPE(
     c_size_t, c_void_p, POINTER(c_uint8), c_size_t, POINTER(c_uint32), c_size_t
@@ -168,8 +173,8 @@ class GrammarTokenizer:
         init.log_stderr_level = 0
         if limits is not None:
             init.limits = limits
-        handle = self._library.llg_new_matcher(init, b"llguidance", grammar.encode())
-        return GrammarMatcher(handle, self)
+        compile_ = partial(self._library.llg_new_matcher, init, b"llguidance", grammar.encode())
+        return GrammarMatcher(_call_with_large_stack(compile_), self)
 
 
 class GrammarMatcher:
@@ -210,6 +215,17 @@ class GrammarMatcher:
         mask = np.zeros((self._tokenizer.vocab_size + 31) // 32 * 4, np.uint8)
         self._library.llg_matcher_compute_mask_into(self._handle, mask.ctypes.data, mask.nbytes)
         return mask
+
+
+def _call_with_large_stack(function: Callable[[], int]) -> int:
+    """Call it in a thread of its own, whose stack takes memory only where it is used."""
+    before = threading.stack_size(_STACK_BYTES)
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="grammar") as executor:
+            called = executor.submit(function)
+    finally:
+        threading.stack_size(before)
+    return called.result()
 
 
 def _to_c(tokenize: Tokenize) -> ctypes._CFunctionType:
