@@ -267,11 +267,8 @@ class Scheduler:
             self._remove(branch.request)
 
     def _expire(self, now: float) -> list[Request]:
-        late = [
-            request
-            for id_ in self._ids_with_deadline
-            if (request := self._requests[id_]).deadline is not None and request.deadline <= now
-        ]
+        dated = [self._requests[id_] for id_ in self._ids_with_deadline]
+        late = [r for r in dated if r.deadline is not None and r.deadline <= now]
         for request in late:
             self._forget(request)
         return late
