@@ -184,6 +184,22 @@ def test_a_saved_sequence_continues_like_the_computed_one(
     assert_same(append(backend, 2, NEXT), expected, tolerance)
 
 
+def test_what_was_shared_is_saved_as_it_will_be(backend: Backend, tolerance: float) -> None:
+    """Where sharing copies, the cells are copied by the next step; a state must not miss them."""
+    expected = compute_fresh(backend, PROMPT)
+    append(backend, 1, PROMPT[:20])
+    backend.share(1, 2, 20)
+    if not backend.shares_cells:
+        with pytest.raises(BackendError, match="next step"):
+            backend.save(2, 0, 20)
+        with pytest.raises(BackendError, match="next step"):
+            backend.load(3, 0, b"")
+        append(backend, 4, [65])
+
+    assert backend.load(3, 0, backend.save(2, 0, 20))
+    assert_same(append(backend, 3, NEXT), expected, tolerance)
+
+
 def test_a_dense_memory_of_shared_cells_saves_and_loads_any_part(
     backend: Backend, tolerance: float
 ) -> None:

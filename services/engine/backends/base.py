@@ -161,14 +161,16 @@ class Backend(Protocol):
 
         A dense memory of shared cells saves any part. The others save a sequence as a whole, up to
         its present length; a recurrent memory also saves the empty part at its present length,
-        which is the state that is not stored in cells. Raises BackendError for any other part.
+        which is the state that is not stored in cells. Raises BackendError for any other part, and
+        after a `share` that copies, until the next step has done so.
         """
 
     def load(self, sequence: int, start: int, state: bytes) -> bool:
         """Append a saved state to a sequence whose length is `start`, the start of what was saved.
 
         False where it does not fit or there is no room; the sequence is dropped then. What another
-        model saved may be accepted, so the caller must know where a state comes from.
+        model saved may be accepted, so the caller must know where a state comes from. Raises
+        BackendError where `save` does because of copies.
         """
 
     def close(self) -> None:

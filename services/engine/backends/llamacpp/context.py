@@ -54,6 +54,8 @@ class LlamaContext:
         # Parts of sequences are saved and loaded through the last one, in a dense memory.
         self._scratch = ids - 1 if has_scratch and not model.window else None
         self._lengths = np.zeros(ids, np.int32)
+        # llama.cpp copies a sequence into another part of memory at the beginning of the next step.
+        self._has_pending_copies = False
         self.threads = int(params.n_threads)
         self.cells = int(lib.llama_n_ctx(self.handle))
         self.context_length = int(lib.llama_n_ctx_seq(self.handle))
@@ -74,6 +76,7 @@ class LlamaContext:
         self._batch.n_tokens = step.size
         lengths = self._place_tokens()
         status = self._lib.llama_decode(self.handle, self._batch)
+        self._has_pending_copies = False
         if status == _KV_FULL:
             return Outcome.KV_FULL
         if status != 0:
@@ -100,6 +103,7 @@ class LlamaContext:
         if last == -1 and not is_whole:
             self.cut(target, end)
         self._lengths[target] = end
+        self._has_pending_copies |= not self.shares_cells
 
     def first_position(self, sequence: int) -> int:
         """See Backend.first_position. llama.cpp reports the layers that have lost most."""
@@ -118,6 +122,7 @@ class LlamaContext:
 
     def save(self, sequence: int, start: int, end: int) -> bytes:
         """See Backend.save."""
+        self._check_copies()
         length = int(self._lengths[sequence])
         if not 0 <= start <= end <= length:
             raise BackendError(f"tokens {start} to {end} of a sequence of {length}")
@@ -135,6 +140,7 @@ class LlamaContext:
 
     def load(self, sequence: int, start: int, state: bytes) -> bool:
         """See Backend.load."""
+        self._check_copies()
         if start != self._lengths[sequence]:
             raise BackendError(f"a state of token {start} on, for another length")
         if start and not self._is_recurrent and self._scratch is None:
@@ -175,6 +181,10 @@ class LlamaContext:
             self._rows = np.zeros((0, self._vocab_size), np.float32)
             self._lib.llama_free(self.handle)
             self.handle = None
+
+    def _check_copies(self) -> None:
+        if self._has_pending_copies:
+            raise BackendError("what was shared is copied by the next step")
 
     def _place_tokens(self) -> Ints:
         """Write the positions of the step's tokens; returns the lengths of all sequences after it."""
