@@ -234,16 +234,21 @@ async def _offload_less(
 ) -> PlannedLoad:
     """The plan with as many layers on the GPUs as fit.
 
-    The size of a layer is taken from the estimate before.
+    The size of a layer on each of them is taken from the estimate before.
     """
     layers = planned.footprint.gpu_layers
     for _ in range(_MAX_DRY_RUNS):
         if layers <= 0 or _fits(planned.footprint, available):
             break
-        used = sum(v for k, v in planned.footprint.pool_bytes.items() if k != HOST)
-        reserve = sum(v for k, v in planned.footprint.reserve_bytes.items() if k != HOST)
-        free = sum(v for k, v in available.items() if k != HOST)
-        fitting = int((free - reserve) / (used / layers)) if used > 0 else 0
+        footprint = planned.footprint
+        fitting = min(
+            (
+                layers * (available.get(name, 0) - footprint.reserve_bytes.get(name, 0)) // size
+                for name, size in footprint.pool_bytes.items()
+                if name != HOST and size > 0
+            ),
+            default=0,
+        )
         layers = max(min(fitting, layers - 1), 0)
         changed = _replace(planned.config, gpu_layers=layers)
         planned = await estimator.estimate(changed if layers else place(changed, ()))

@@ -220,6 +220,22 @@ async def test_a_model_too_large_for_two_gpus_leaves_layers_in_main_memory(tmp_p
     assert all(size <= gpus(3, 2)[name] for name, size in need.items())
 
 
+@pytest.mark.parametrize(
+    ("available", "settings"),
+    [
+        pytest.param(gpus(2, 24), {"main_gpu": 0}, id="main_gpu"),
+        pytest.param(gpus(24, 2), {"tensor_split": (1.0, 9.0)}, id="tensor_split"),
+    ],
+)
+async def test_layers_leave_a_small_gpu_of_the_settings_whatever_the_others_have(
+    tmp_path: Path, available: dict[str, int], settings: dict[str, Any]
+) -> None:
+    planned = await plan(tmp_path, available, context_length=8192, **settings)
+
+    assert planned.config.gpu_layers == 7
+    assert all(size <= available[name] for name, size in planned.footprint.need.items())
+
+
 async def test_plans_for_any_free_memory_take_two_dry_runs_in_all(tmp_path: Path) -> None:
     launcher = DryRuns()
     contexts = []
