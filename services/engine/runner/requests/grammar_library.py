@@ -36,6 +36,7 @@ _MAX_ERROR_BYTES = 1000
 # llguidance compiles by recursion: 4 KB for each level of a grammar, its references included. Where
 # the stack ends, the process does. This suffices for a grammar of 1 MB, 10 characters a level.
 _STACK_BYTES = 512 << 20
+_stack_size_lock = threading.Lock()  # held while the size for new threads is another one
 # tokens of a text: (user data, text, its bytes, room for tokens, their number) -> number of tokens
 _TokenizeFunction = ctypes.CFUNCTYPE(
     c_size_t, c_void_p, POINTER(c_uint8), c_size_t, POINTER(c_uint32), c_size_t
@@ -219,13 +220,14 @@ class GrammarMatcher:
 
 def _call_with_large_stack(function: Callable[[], int]) -> int:
     """Call it in a thread of its own, whose stack takes memory only where it is used."""
-    before = threading.stack_size(_STACK_BYTES)
-    try:
-        with ThreadPoolExecutor(1, thread_name_prefix="grammar") as executor:
-            called = executor.submit(function)
-    finally:
-        threading.stack_size(before)
-    return called.result()
+    with ThreadPoolExecutor(1, thread_name_prefix="grammar") as executor:
+        with _stack_size_lock:
+            before = threading.stack_size(_STACK_BYTES)
+            try:
+                called = executor.submit(function)  # starts the thread
+            finally:
+                threading.stack_size(before)
+        return called.result()
 
 
 def _to_c(tokenize: Tokenize) -> ctypes._CFunctionType:

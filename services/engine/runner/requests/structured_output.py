@@ -149,21 +149,26 @@ class ConstraintCompiler:
         # These matchers are never advanced: requests get copies, which take microseconds.
         self._compiled: OrderedDict[Constraint, GrammarMatcher] = OrderedDict()
         self._compiled_chars = 0
-        self._lock = threading.Lock()  # guards all of the above
+        # Guards all of the above, and is held to copy a matcher.
+        self._lock = threading.Lock()
 
     def compile(self, constraint: Constraint) -> ConstraintState:
         """Build the state of an answer without tokens. Raises InvalidRequest with the reason."""
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = self._make_tokenizer()
+            tokenizer = self._tokenizer
             matcher = self._compiled.get(constraint)
-            if matcher is None:
-                matcher = _build_matcher(self._tokenizer, constraint)
-                self._compiled[constraint] = matcher
+        # Without the lock: a constraint that takes long delays no other one.
+        if matcher is None:
+            matcher = _build_matcher(tokenizer, constraint)
+        with self._lock:
+            if constraint not in self._compiled:
                 self._compiled_chars += len(constraint.source)
-                self._forget_oldest()
+            self._compiled[constraint] = matcher
             self._compiled.move_to_end(constraint)
-            return ConstraintState(matcher.copy(), self._tokenizer)
+            self._forget_oldest()
+            return ConstraintState(matcher.copy(), tokenizer)
 
     def _forget_oldest(self) -> None:
         """Keep to the limits, but always keep the newest."""

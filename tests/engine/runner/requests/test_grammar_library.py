@@ -6,14 +6,17 @@ import gc
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from services.engine.core import Constraint
-from services.engine.runner.requests.grammar_library import GrammarTokenizer
+from services.engine.runner.requests.grammar_library import GrammarMatcher, GrammarTokenizer
 from services.engine.runner.requests.structured_output import ConstraintCompiler, build_tokenizer
 
 VOCABULARY = 50_000
+TIMEOUT_SECONDS = 30.0
 GRAMMAR = '{"grammars":[{"name":"regex","lark_grammar":"start: /ab*c?/"}]}'
 
 
@@ -46,6 +49,29 @@ def test_other_threads_continue_while_the_first_constraint_is_compiled() -> None
 
     # 2 to 60 turns if the lock is held meanwhile, because the Python code before and after yields.
     assert turns > 500
+
+
+def test_a_constraint_that_takes_long_to_compile_delays_no_other_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiler = ConstraintCompiler(lambda: build_tokenizer([b"a", b"b", b"</s>"], ends=(2,)))
+    compiler.compile(Constraint("regex", "[ab]+"))
+    may_continue, build = threading.Event(), GrammarTokenizer.build_matcher
+    began = threading.Event()
+
+    def build_slowly(*arguments: Any) -> GrammarMatcher:
+        began.set()
+        may_continue.wait(TIMEOUT_SECONDS)
+        return build(*arguments)
+
+    monkeypatch.setattr(GrammarTokenizer, "build_matcher", build_slowly)
+    with ThreadPoolExecutor(2) as executor:
+        slow = executor.submit(compiler.compile, Constraint("regex", "a+"))
+        began.wait(TIMEOUT_SECONDS)
+        executor.submit(compiler.compile, Constraint("regex", "[ab]+")).result(TIMEOUT_SECONDS)
+        assert not slow.done()
+        may_continue.set()
+        assert slow.result().allows(0)
 
 
 def test_a_matcher_outlives_the_last_reference_to_its_tokenizer() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import threading
 from typing import Any
@@ -180,5 +181,6 @@ def test_the_memory_of_kept_constraints_is_limited() -> None:
         properties = {f"p{number}_{i}": {"type": "number"} for i in range(400)}
         source = json.dumps({"type": "object", "properties": properties})
         compiler.compile(Constraint("json_schema", source))
+    ctypes.CDLL(None).malloc_trim(0)  # as the runner does: what was freed counts no more
 
     assert psutil.Process().memory_info().rss - before < 64 << 20
