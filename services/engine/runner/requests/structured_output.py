@@ -31,26 +31,22 @@ if TYPE_CHECKING:
     import llama_cpp
 
 _MAX_SOURCE_CHARS = 1 << 20  # of a constraint's source
+_MAX_GBNF_CHARS = 64 << 10  # its translation takes time in the square of its rules
 # Compiled constraints that are kept, because agents send the same schema again and again: by number,
-# and by the characters of their sources. Each character takes 20 to 350 bytes of memory.
-_MAX_COMPILED = 64
+# and by the characters of their sources. Each character takes 20 to 350 bytes of memory, but a few
+# rules that double each other take 20 MB in all.
+_MAX_COMPILED = 16
 _MAX_COMPILED_CHARS = 256 << 10
 _MAX_MESSAGE_CHARS = 500
 _MAX_PIECE_BYTES = 16 << 10
 _MARKER = b"\x02"
 _SPECIAL = b"\xff"  # no UTF-8 text begins so: llguidance's mark for tokens that match no text
 
-# Fuel is llguidance's unit of work; the comments translate it by llguidance's own figures.
-_LIMITS = Limits(
-    max_items_in_row=2000,
-    initial_lexer_fuel=5_000_000,  # 0.1 s to compile
-    step_lexer_fuel=200_000,  # 14 ms for one mask
-    step_max_items=50_000,  # 3 ms for one mask
-    max_lexer_states=50_000,  # 100 MB
-    max_grammar_size=500_000,
-    precompute_large_lexemes=True,
-    verbose_errors=False,  # an error must not quote the state of the parser
-)
+# Work to compile a constraint, in llguidance's unit: by the length of its source, because 25 rules
+# that double each other cost as much as a schema of 100 KB.
+_FUEL = 200_000
+_FUEL_PER_CHAR = 20
+_MAX_FUEL = 5_000_000
 
 # The same as llama.cpp's own converter: enough space to indent JSON, but too little for a weak
 # model to produce nothing else.
@@ -233,13 +229,28 @@ def _require_end(ends: Collection[int]) -> None:
 
 
 def _build_matcher(tokenizer: GrammarTokenizer, constraint: Constraint) -> GrammarMatcher:
-    if len(constraint.source) > _MAX_SOURCE_CHARS:
-        raise InvalidRequest(f"a constraint has at most {_MAX_SOURCE_CHARS} characters")
-    matcher = tokenizer.build_matcher(_to_grammar(constraint), _LIMITS)
+    max_chars = _MAX_GBNF_CHARS if constraint.kind == "gbnf" else _MAX_SOURCE_CHARS
+    if len(constraint.source) > max_chars:
+        raise InvalidRequest(f"a {constraint.kind} constraint has at most {max_chars} characters")
+    matcher = tokenizer.build_matcher(_to_grammar(constraint), _build_limits(constraint.source))
     error = matcher.get_error()
     if error is not None:
         raise _build_error(constraint, error)
     return matcher
+
+
+def _build_limits(source: str) -> Limits:
+    """What a constraint may cost; the comments translate fuel by llguidance's own figures."""
+    return Limits(
+        max_items_in_row=2000,
+        initial_lexer_fuel=min(_FUEL + _FUEL_PER_CHAR * len(source), _MAX_FUEL),
+        step_lexer_fuel=200_000,  # 14 ms for one mask
+        step_max_items=50_000,  # 3 ms for one mask
+        max_lexer_states=50_000,  # 100 MB
+        max_grammar_size=500_000,
+        precompute_large_lexemes=True,
+        verbose_errors=False,  # an error must not quote the state of the parser
+    )
 
 
 def _to_grammar(constraint: Constraint) -> str:
