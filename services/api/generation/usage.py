@@ -11,12 +11,16 @@ class UsageCounter:
     def __init__(self, *, answers_per_prompt: int, answer_count: int) -> None:
         self._answers_per_prompt = answers_per_prompt
         self._answer_count = answer_count
-        self._prompts: dict[int, Finished] = {}
+        self._prompts: dict[int, Finished] = {}  # the answer that found least of each computed
         self._finished: list[Finished] = []
 
     def add(self, finished: Finished) -> None:
         """An answer has ended."""
-        self._prompts.setdefault(finished.index // self._answers_per_prompt, finished)
+        # One answer computes the prompt, and the others, one of which may end first, find it there.
+        number = finished.index // self._answers_per_prompt
+        known = self._prompts.setdefault(number, finished)
+        if finished.cached_tokens < known.cached_tokens:
+            self._prompts[number] = finished
         self._finished.append(finished)
 
     @property
@@ -31,7 +35,7 @@ class UsageCounter:
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the prompts that were computed before."""
+        """Tokens of the prompts that were computed before the request."""
         return sum(f.cached_tokens for f in self._prompts.values())
 
     @property
