@@ -27,6 +27,10 @@ from services.shared.logs import request_id
 
 logger = logging.getLogger(__name__)
 
+# Trailing metadata above its limit (8 KiB, by default) end the connection, and every call on it.
+# gRPC sends a character as up to 12 bytes.
+_MAX_MESSAGE_CHARS = 500
+
 Context = grpc.aio.ServicerContext[Message, Message]
 
 GRPC_STATUS: Mapping[type[SpindllError], grpc.StatusCode] = {
@@ -93,7 +97,7 @@ async def serve_call(name: str, client: str, context: Context) -> AsyncIterator[
     except SpindllError as error:
         status = find_status(error)
         context.set_trailing_metadata(call.trailers() + build_trailers(error))
-        await context.abort(status, error.message)
+        await context.abort(status, _shorten(error.message))
     except grpc.aio.AbortError:
         status = context.code()
         raise
@@ -120,3 +124,7 @@ def build_trailers(error: SpindllError) -> tuple[tuple[str, str], ...]:
     if "loading" in error.details:
         trailers.append(("spindll-loading", msgspec.json.encode(error.details["loading"]).decode()))
     return tuple(trailers)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_MESSAGE_CHARS else f"{text[: _MAX_MESSAGE_CHARS - 1]}…"

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from services.api.access.client_address import ClientAddresses, parse_grpc_peer
 from services.api.access.principal import Authenticator, Principal
@@ -91,7 +91,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             caller = await self._authenticator.authenticate(dict(metadata), client=client)
             call.principal_id = caller.id
             principal.set(caller)
-            request = await anext(requests, None)
+            try:
+                request = await anext(requests, None)
+            except DecodeError as error:
+                raise InvalidRequest("the call's message cannot be parsed") from error
             if request is None:
                 raise InvalidRequest("the call has no message")
             yield request

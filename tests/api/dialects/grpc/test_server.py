@@ -147,6 +147,37 @@ async def test_errors_have_a_status_and_a_code(served: GrpcApi) -> None:
     assert ("spindll-error-code", "engine_busy") in list(await call.trailing_metadata())
 
 
+async def test_a_long_error_message_is_cut_and_leaves_the_connection_alone(
+    served: GrpcApi,
+) -> None:
+    served.api.engine.scripts["*"] = [delta("a"), asyncio.Event()]
+    chat = spindll_pb2.ChatRequest(model="tiny", messages=FRANCE)
+    running = served.stub.Chat(chat, **served.user())
+    assert (await running.read()).token == "a"
+    wrong = spindll_pb2.Message(role="é" * 20_000)
+    call = served.stub.Chat(
+        spindll_pb2.ChatRequest(model="tiny", messages=[wrong]), **served.user()
+    )
+    status, details = await read_status(call)
+
+    assert status is grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith("messages[0].role 'éé")
+    assert (len(details), details[-1]) == (500, "…")
+    assert not running.done()
+
+
+async def test_a_message_that_cannot_be_parsed_is_the_fault_of_its_sender(
+    served: GrpcApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = served.api.app.state.settings.grpc_port
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        chat = channel.unary_stream("/spindll.Spindll/Chat")
+        status, _ = await read_status(chat(b"\xff\xff", **served.user()))
+
+    assert status is grpc.StatusCode.INVALID_ARGUMENT
+    assert "unexpected error" not in caplog.messages
+
+
 async def test_an_unexpected_error_is_reported_without_its_message(
     served: GrpcApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
