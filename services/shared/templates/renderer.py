@@ -239,6 +239,8 @@ class TemplateRenderer:
         logger.warning("renderer ended", extra=fields)
         if reason is Reason.WALL_TIME:
             return Unavailable("the prompt could not be rendered in time: this machine is busy")
+        if reason is Reason.KILLED:  # the limits of the process make it answer, or end otherwise
+            return Unavailable("the prompt could not be rendered: this machine is out of memory")
         what = {
             Reason.CPU_TIME: f"takes more than {self._limits.cpu_seconds:g} s of processor time",
             Reason.MEMORY: f"needs more than {self._limits.memory_bytes >> 20} MiB of memory",

@@ -42,6 +42,7 @@ class Reason(Enum):
     CPU_TIME = "cpu time"
     MEMORY = "memory"
     WALL_TIME = "wall time"
+    KILLED = "killed"  # by somebody else, as the kernel does when the machine has no more memory
     CRASH = "crash"
 
 
@@ -119,8 +120,7 @@ class RendererProcess:
             return Reason.CRASH
         if status == -signal.SIGPROF:
             return Reason.CPU_TIME
-        # The kernel kills a process when the machine or the container has no more memory.
-        return Reason.MEMORY if status == -signal.SIGKILL else Reason.CRASH
+        return Reason.KILLED if status == -signal.SIGKILL else Reason.CRASH
 
 
 def _start(descriptor: int, limits: RenderLimits) -> subprocess.Popen[bytes]:

@@ -179,6 +179,23 @@ def test_a_probe_that_a_busy_machine_delays_is_not_remembered() -> None:
     assert traits.tools
 
 
+@pytest.mark.skipif(not IS_LINUX, reason="stops a process before it is asked")
+def test_a_template_is_not_blamed_for_a_process_that_the_system_kills(
+    renderer: TemplateRenderer,
+) -> None:
+    template = renderer.open(PLAIN)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(4):
+            (process,) = renderer._idle
+            os.kill(process.pid, signal.SIGSTOP)
+            render = pool.submit(renderer.render, template, build_variables())
+            until(lambda: renderer._busy)
+            os.kill(process.pid, signal.SIGKILL)
+            with pytest.raises(Unavailable, match="out of memory"):
+                render.result()
+            assert renderer.render(template, build_variables()) == "user: hi\n"
+
+
 def test_a_template_that_cannot_be_compiled_is_remembered(renderer: TemplateRenderer) -> None:
     template = renderer.open("{% for")
     renderer.close()  # there is nobody to ask again
