@@ -26,14 +26,21 @@ class BlockingCalls:
         self._calls = 0
 
     async def run(self, call: Callable[[], T]) -> T:
-        """The call's result; Unavailable when too many calls wait already."""
+        """The call's result; Unavailable when too many calls wait already.
+
+        A caller that is cancelled takes its call out of the queue, if it does not run yet.
+        """
         if self._calls >= self._max_calls:
             raise Unavailable("too many requests wait for the same thing; try again shortly")
         self._calls += 1
-        future = asyncio.get_running_loop().run_in_executor(self._executor, call)
-        # Not when the client leaves: its call still occupies a thread, or a place in the queue.
+        queued = self._executor.submit(call)
+        future = asyncio.wrap_future(queued)
         future.add_done_callback(self._count_end)
-        return await asyncio.shield(future)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            queued.cancel()  # a call that runs still occupies its thread
+            raise
 
     def _count_end(self, future: asyncio.Future[T]) -> None:
         self._calls -= 1

@@ -6,6 +6,7 @@ Generation:    batches of events -> usage, one log line, however it ends
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import time
@@ -23,7 +24,7 @@ from services.api.generation.to_engine import Prompt, build_prompt, build_submit
 from services.api.generation.usage import UsageCounter
 from services.api.models.pull_on_demand import PullOnDemand
 from services.api.prompts.render import Conversation, PromptRenderer
-from services.shared.errors import InvalidRequest, SpindllError
+from services.shared.errors import DeadlineExceeded, InvalidRequest, SpindllError
 from services.shared.limits import MAX_CONSTRAINT_CHARS, MAX_SUBMIT_BYTES
 from services.shared.store.manifest import Manifest
 
@@ -160,15 +161,20 @@ class GenerationService:
     async def open(self, request: GenerationRequest) -> Generation:
         """Start to answer a request; the caller closes the Generation.
 
-        Raises the errors of the model's name, of the prompt and of the engine's connection; what
-        the engine refuses is raised by the Generation.
+        Raises the errors of the model's name, of the prompt and of the engine's connection, and
+        DeadlineExceeded; what the engine refuses is raised by the Generation.
         """
         started_at = time.perf_counter()
         _check_size(request)
-        manifest = await self._models.resolve(request.model, request.principal)
-        prompts = await self._build_prompts(manifest, request.prompt)
+        limited = self._apply_limits(request)
+        try:
+            async with asyncio.timeout(limited.deadline_seconds):
+                manifest = await self._models.resolve(request.model, request.principal)
+                prompts = await self._build_prompts(manifest, request.prompt)
+        except TimeoutError:
+            raise DeadlineExceeded("the request's deadline passed before it was prepared") from None
         submit = build_submit(
-            self._apply_limits(request),
+            _subtract_elapsed(limited, started_at),
             prompts,
             model=manifest.name,
             tenant=_SHARED_TENANT if self._shares_tenant else request.principal.tenant,
@@ -200,6 +206,14 @@ def limit_keep_alive(seconds: float | None, role: Role) -> float | None:
     if seconds is None or role is Role.ADMIN:
         return seconds
     return MAX_USER_KEEP_ALIVE_SECONDS if seconds < 0 else min(seconds, MAX_USER_KEEP_ALIVE_SECONDS)
+
+
+def _subtract_elapsed(request: GenerationRequest, started_at: float) -> GenerationRequest:
+    """The request with what is left of its time; the engine counts from the arrival there."""
+    if request.deadline_seconds is None:
+        return request
+    left = request.deadline_seconds - (time.perf_counter() - started_at)
+    return dataclasses.replace(request, deadline_seconds=max(left, 0.0))
 
 
 def _check_size(request: GenerationRequest) -> None:

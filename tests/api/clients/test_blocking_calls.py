@@ -37,6 +37,24 @@ async def test_a_call_whose_client_has_left_still_counts() -> None:
     gate.set()
 
 
+async def test_a_call_that_waits_ends_with_its_caller() -> None:
+    gate, ran = threading.Event(), threading.Event()
+    calls = BlockingCalls("slow", threads=1, max_calls=2)
+    running = asyncio.create_task(calls.run(gate.wait))
+    waiting = asyncio.create_task(calls.run(ran.set))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await asyncio.sleep(0)
+    last = asyncio.create_task(calls.run(lambda: 7))  # it has the place of the one that left
+    await asyncio.sleep(0)
+    gate.set()
+
+    assert await last == 7
+    assert await running
+    assert not ran.is_set()
+
+
 async def test_one_kind_that_hangs_does_not_hold_up_another() -> None:
     gate = threading.Event()
     slow = BlockingCalls("slow", threads=1, max_calls=100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from services.api.generation.events import TextDelta
 from services.api.generation.request import GenerationRequest, OutputFormat, StructuredOutput
 from services.api.generation.service import GenerationService, limit_keep_alive
 from services.api.prompts.render import Conversation
-from services.shared.errors import InvalidRequest, RunnerDied
+from services.shared.errors import DeadlineExceeded, InvalidRequest, RunnerDied
 from services.shared.limits import MAX_SUBMIT_BYTES
 from tests.api.conftest import Api, running_api
 from tests.fakes.scripted_engine import ScriptedEngine, delta, failed, finished, started
@@ -104,7 +105,21 @@ async def test_the_time_limit_of_the_service_is_an_upper_bound(
 
     submit = api.engine.submits[-1]
     assert submit.HasField("deadline_seconds") is (sent_seconds is not None)
-    assert submit.deadline_seconds == (sent_seconds or 0)
+    if sent_seconds is not None:  # less the time that the api took
+        assert 0 < submit.deadline_seconds <= sent_seconds
+
+
+async def test_the_time_in_which_a_prompt_is_rendered_counts(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(api.app.state.parts.prompts, "render", lambda *_: gate.wait(60))
+    conversation = Conversation(messages=[{"role": "user", "content": "hi"}])
+    with pytest.raises(DeadlineExceeded):
+        await service_of(api).open(make_request(prompt=conversation, deadline_seconds=0.05))
+    gate.set()
+
+    assert not api.engine.submits
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ async def test_a_long_error_message_is_cut_and_leaves_the_connection_alone(
     served.api.engine.scripts["*"] = [delta("a"), asyncio.Event()]
     chat = spindll_pb2.ChatRequest(model="tiny", messages=FRANCE)
     running = served.stub.Chat(chat, **served.user())
-    assert (await running.read()).token == "a"
+    assert (await anext(aiter(running))).token == "a"
     wrong = spindll_pb2.Message(role="é" * 20_000)
     call = served.stub.Chat(
         spindll_pb2.ChatRequest(model="tiny", messages=[wrong]), **served.user()
@@ -171,7 +171,7 @@ async def test_a_message_that_cannot_be_parsed_is_the_fault_of_its_sender(
 ) -> None:
     port = served.api.app.state.settings.grpc_port
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        chat = channel.unary_stream("/spindll.Spindll/Chat")
+        chat: Any = channel.unary_stream("/spindll.Spindll/Chat")
         status, _ = await read_status(chat(b"\xff\xff", **served.user()))
 
     assert status is grpc.StatusCode.INVALID_ARGUMENT
@@ -299,7 +299,7 @@ async def test_the_time_limit_of_the_service_holds_for_grpc(
         request = spindll_pb2.GenerateRequest(model="tiny", prompt="a")
         _ = [a async for a in stub.Generate(request, **served.user())]
 
-    assert served.api.engine.submits[-1].deadline_seconds == 9
+    assert 0 < served.api.engine.submits[-1].deadline_seconds <= 9
 
 
 async def test_a_load_that_says_nothing_leaves_the_models_own_settings(served: GrpcApi) -> None:
