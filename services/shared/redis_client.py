@@ -9,6 +9,9 @@ import redis
 import redis.asyncio
 
 CONNECT_TIMEOUT_SECONDS = 5
+# None: a client does not introduce itself by CLIENT SETINFO. Our Redis users may not call it, since
+# Redis before 7.2 knows no such command, and refuses to start with a rule for it.
+_DRIVER_INFO = None
 
 
 def url_with_password(url: str, password_file: Path | None) -> str:
@@ -24,7 +27,9 @@ def url_with_password(url: str, password_file: Path | None) -> str:
 def connect(url: str, password_file: Path | None = None) -> redis.Redis:
     """A blocking client (api, puller). Connects on first use. Returns bytes, as RQ expects."""
     return redis.Redis.from_url(
-        url_with_password(url, password_file), socket_connect_timeout=CONNECT_TIMEOUT_SECONDS
+        url_with_password(url, password_file),
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        driver_info=_DRIVER_INFO,
     )
 
 
@@ -34,4 +39,5 @@ def connect_async(url: str, password_file: Path | None = None) -> redis.asyncio.
         url_with_password(url, password_file),
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         decode_responses=True,
+        driver_info=_DRIVER_INFO,
     )

@@ -36,7 +36,7 @@ _COMMANDS = (
     " -@admin -@dangerous -@scripting -scan -randomkey"
     " +eval +evalsha +script|load +script|exists"
     # For RQ: the version of the server, and the address of the own connection.
-    " +info +client|setname +client|setinfo +client|info +client|id"
+    " +info +client|setname +client|info +client|id"
 )
 
 _PULL_KEYS = (
