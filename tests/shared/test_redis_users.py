@@ -75,6 +75,28 @@ def test_the_default_user_is_off(guarded: GuardedRedis) -> None:
         stranger.ping()
 
 
+def test_a_transaction_survives_a_restart(tmp_path: Path) -> None:
+    """Redis reads its append-only file as the default user, who may log in nowhere."""
+    with tempfile.TemporaryDirectory(prefix="spd-") as folder:
+        redis_users.write_users(tmp_path)
+        acl = tmp_path / "redis" / "users.acl"
+        arguments = ["--aclfile", str(acl), "--appendonly", "yes", "--appendfsync", "always"]
+        password = (tmp_path / "api" / "password").read_text().strip()
+        for is_restarted in (False, True):
+            server = RedisServer(Path(folder), *arguments)
+            url = server.url.replace("unix://", f"unix://api:{password}@")
+            with redis.Redis.from_url(url) as client:
+                if not is_restarted:
+                    with client.pipeline(transaction=True) as pipeline:
+                        pipeline.hset(redis_keys.pull("1"), "state", "queued")
+                        pipeline.sadd(redis_keys.PULLS_ACTIVE, "1")
+                        pipeline.execute()
+                found = client.hget(redis_keys.pull("1"), "state")
+            server.stop()
+
+    assert found == b"queued"
+
+
 @pytest.mark.parametrize("user", SERVICES)
 @pytest.mark.parametrize("other", SERVICES)
 def test_every_service_has_a_password_of_its_own(
