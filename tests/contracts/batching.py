@@ -36,8 +36,9 @@ class BatchRun:
         self._collect()
 
     def step(self) -> None:
-        events = self.batcher.step(time.monotonic())
-        self._output_processor.process(events, time.monotonic())
+        began_at = time.monotonic()
+        events = self.batcher.step(began_at)
+        self._output_processor.process(events, began_at=began_at, ended_at=time.monotonic())
         self._collect()
 
     def finish(self) -> None:

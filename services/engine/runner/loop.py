@@ -91,9 +91,9 @@ class EngineLoop:
 
     def _step(self) -> None:
         """Let the batcher compute a step; the front watches how long that takes."""
-        self._busy_since = time.monotonic()
-        events = self._batcher.step(self._busy_since)
-        self._output_processor.process(events, time.monotonic())
+        began_at = self._busy_since = time.monotonic()
+        events = self._batcher.step(began_at)
+        self._output_processor.process(events, began_at=began_at, ended_at=time.monotonic())
         self._busy_since = None
         self._state = self._batcher.read_state()
 

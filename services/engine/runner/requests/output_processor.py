@@ -30,19 +30,24 @@ class OutputProcessor:
         """Register a request; it is about to be queued."""
         self._requests[prepared.submit.id] = prepared
 
-    def process(self, events: Iterable[batcher.BatchEvent], now: float) -> None:
-        """Take in the events of one step; `now` is on the clock of `BatchRequest.arrived_at`."""
+    def process(
+        self, events: Iterable[batcher.BatchEvent], *, began_at: float, ended_at: float
+    ) -> None:
+        """Take in the events of one step; its times are on the clock of `BatchRequest.arrived_at`.
+
+        The work on a prompt begins with the step, and tokens come at its end.
+        """
         for event in events:
             match event:
                 case batcher.Written():
                     answer = self._requests[event.id].answers[event.index]
                     if answer.first_token_at is None:
-                        answer.first_token_at = now
+                        answer.first_token_at = ended_at
                     self._publish_delta(answer)
                 case batcher.Ended():
-                    self._finish(event, now)
+                    self._finish(event, ended_at)
                 case batcher.Begun():
-                    self._start(event, now)
+                    self._start(event, began_at)
                 case batcher.Waiting():
                     self._events.append(Queued(event.id, event.position))
                 case batcher.PromptScored():
