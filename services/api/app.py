@@ -101,7 +101,9 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
     )
     app.state.parts, app.state.redis, app.state.settings = parts, connection, settings
     app.state.readiness = health.Readiness(connection, parts.engine, catalog)
-    app.state.shutdown = Shutdown(parts.engine, pull_client, drain_seconds=settings.drain_seconds)
+    app.state.shutdown = Shutdown(
+        parts.engine, pull_client, prompts, drain_seconds=settings.drain_seconds
+    )
     errors.install_error_handlers(app)
     routers = [module.router for module in _ROUTES]
     for router in routers:
@@ -146,7 +148,6 @@ def _build_lifespan(
         finally:
             trimming.set()
             await app.state.shutdown.finish()
-            await asyncio.to_thread(parts.prompts.close)
             await connection.aclose()
 
     return lifespan

@@ -82,7 +82,8 @@ class EngineClient:
         self._pending_submits: dict[int, engine_pb2.Submit] = {}  # by request_id, oldest first
         self._pending_cancels: list[int] = []
         self._has_pending = asyncio.Event()
-        self._connected = asyncio.Event()
+        self._connected = asyncio.Event()  # or closed: nobody need wait any longer
+        self._is_closed = False
         self._channel: grpc.aio.Channel | None = None
         self._session_task: asyncio.Task[None] | None = None
 
@@ -92,18 +93,20 @@ class EngineClient:
         self._session_task = asyncio.create_task(self._keep_session(), name="engine session")
 
     async def close(self) -> None:
-        """End the session; requests still running on it fail."""
+        """End the session; requests still running on it fail, and so do later ones, at once."""
+        self._is_closed = True
         self._fail_all(EngineUnavailable("the service is stopping; try again"))
         if self._session_task is not None:
             self._session_task.cancel()
             await asyncio.gather(self._session_task, return_exceptions=True)
+        self._connected.set()
         if self._channel is not None:
             await self._channel.close()
 
     @property
     def is_connected(self) -> bool:
         """Whether a session is open."""
-        return self._connected.is_set()
+        return self._connected.is_set() and not self._is_closed
 
     async def generate(self, submit: engine_pb2.Submit) -> GenerationStream:
         """Send a request to the engine, and set its `request_id` and those of its further prompts.
@@ -169,12 +172,13 @@ class EngineClient:
         return EngineStub(self._channel)
 
     async def _wait_for_session(self) -> None:
-        if self._connected.is_set():
-            return
-        try:
-            await asyncio.wait_for(self._connected.wait(), self._connect_wait_seconds)
-        except TimeoutError as error:
-            raise EngineUnavailable("the engine does not answer; try again shortly") from error
+        if not self._connected.is_set():
+            try:
+                await asyncio.wait_for(self._connected.wait(), self._connect_wait_seconds)
+            except TimeoutError as error:
+                raise EngineUnavailable("the engine does not answer; try again shortly") from error
+        if self._is_closed:
+            raise EngineUnavailable("the service is stopping; try again")
 
     def _cancel(self, generation: GenerationStream) -> None:
         cancelled = [i for i in generation.open_request_ids if self._generations.pop(i, None)]

@@ -15,6 +15,7 @@ import grpc.aio
 
 from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
+from services.api.prompts.render import PromptRenderer
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +26,17 @@ KILL_SECONDS = 5  # after the drain time
 class Shutdown:
     """The end of one worker. Event loop only; `finish` must be called."""
 
-    def __init__(self, engine: EngineClient, pulls: PullClient, *, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        pulls: PullClient,
+        prompts: PromptRenderer,
+        *,
+        drain_seconds: float,
+    ) -> None:
         self._engine = engine
         self._pulls = pulls
+        self._prompts = prompts
         self._drain_seconds = drain_seconds
         self._grpc_server: grpc.aio.Server | None = None
         self._http_ended = asyncio.Event()
@@ -43,7 +52,7 @@ class Shutdown:
             self._task = asyncio.create_task(self._run(), name="shutdown")
 
     async def finish(self) -> None:
-        """Return when every call has ended and the engine client is closed."""
+        """Return when every call has ended, and the engine client and the renderer are closed."""
         self._http_ended.set()
         self.begin()
         assert self._task is not None
@@ -58,6 +67,7 @@ class Shutdown:
         except TimeoutError:
             logger.warning("answers cut off", extra={"seconds": self._drain_seconds})
         await self._engine.close()
+        await asyncio.to_thread(self._prompts.close)
         await ended
 
     async def _stop_grpc(self) -> None:

@@ -175,3 +175,16 @@ async def test_a_request_that_is_closed_before_it_was_sent_is_not_sent(
 def make_submit(*, text_bytes: int) -> engine_pb2.Submit:
     pieces = [engine_pb2.TextPiece(text="x" * text_bytes)]
     return engine_pb2.Submit(model="m", text=engine_pb2.PromptText(pieces=pieces))
+
+
+async def test_whoever_waits_for_a_session_hears_that_the_client_was_closed() -> None:
+    client = EngineClient("127.0.0.1:1", connect_wait_seconds=600)
+    await client.start()
+    waiting = asyncio.create_task(client.generate(engine_pb2.Submit(model="m")))
+    await asyncio.sleep(0)
+    await client.close()
+
+    for late in (waiting, client.generate(engine_pb2.Submit(model="m"))):
+        with pytest.raises(EngineUnavailable, match="stopping"):
+            await late
+    assert not client.is_connected

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from protos import spindll_pb2
 from protos.spindll_pb2_grpc import SpindllStub
 from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job_store import JobStore, new_job
-from tests.api.conftest import make_manifest, put_model
+from tests.api.conftest import make_description, make_manifest, put_model, running_api
 from tests.api.process.service import BODY, CHAT, Service, running, until
 from tests.fakes.scripted_engine import ScriptedEngine, delta, finished
 
@@ -85,6 +87,31 @@ async def test_new_calls_are_refused_while_running_answers_of_both_protocols_fin
         assert "is." in "".join(lines)
         assert (text, status) == ("is.", grpc.StatusCode.OK)
         assert await asyncio.to_thread(service.process.wait, 30) == 0
+
+
+async def test_requests_whose_prompts_are_being_rendered_end_with_an_error(
+    tmp_path: Path, redis_url: str, engine: ScriptedEngine
+) -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    model = make_manifest(description=make_description(chat_template=endless))
+    put_model(tmp_path / "data" / "models", model)
+    async with httpx.AsyncClient(timeout=60) as client:
+        async with running_api(tmp_path, redis_url, engine, drain_seconds=0.1) as api:
+            headers, parts = {"x-api-key": api.user_key}, api.app.state.parts
+            asks = [
+                asyncio.create_task(client.post(api.url + CHAT, json=BODY, headers=headers))
+                for _ in range(4)  # two are rendered, two wait
+            ]
+            busy = parts.prompts._templates._busy
+            while len(busy) < 2 or parts.generations._renders._calls < 4:
+                await asyncio.sleep(0.01)
+            for process in busy:
+                os.kill(process.pid, signal.SIGSTOP)
+        answers = await asyncio.gather(*asks)
+
+    assert [a.status_code for a in answers] == 4 * [503]
+    assert {a.json()["error"]["code"] for a in answers} == {"unavailable"}
+    assert not engine.submits
 
 
 async def test_answers_that_do_not_finish_in_time_end_with_an_error(
