@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from services.shared.errors import Unavailable
 
 MAX_PARSED_BYTES = 64 << 20
-MAX_BYTES_PER_WORKER = 128 << 20
+MAX_BYTES_PER_WORKER = 96 << 20
 
 _VALUE_BYTES = 104  # measured: an empty array, as the parser's value and as a Python list
 _ROUGH_VALUES = 50_000
