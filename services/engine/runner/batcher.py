@@ -153,6 +153,8 @@ class Batcher(Protocol):
     def step(self, now: float) -> list[BatchEvent]:
         """Compute one step, and return what it changed. Call it only while there is work.
 
+        `now` is on the clock of `BatchRequest.arrived_at`, and that of the counters.
+
         An error of one request becomes a `Failed` event; a failed computation fails the requests of
         the step, and counts in `BatcherState.failed_steps`.
         """

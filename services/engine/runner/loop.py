@@ -95,7 +95,6 @@ class EngineLoop:
         events = self._batcher.step(began_at)
         self._output_processor.process(events, began_at=began_at, ended_at=time.monotonic())
         self._busy_since = None
-        self._state = self._batcher.read_state()
 
     def _is_drained(self, stop_at: float) -> bool:
         return self._state.is_idle or time.monotonic() >= stop_at

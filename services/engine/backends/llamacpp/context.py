@@ -143,12 +143,12 @@ class LlamaContext:
         self._check_copies()
         if start != self._lengths[sequence]:
             raise BackendError(f"a state of token {start} on, for another length")
-        if start and not self._is_recurrent and self._scratch is None:
-            raise BackendError("this memory loads whole sequences only")
-        if self._is_recurrent and start:
-            end = start if self._write_state(sequence, _NOT_IN_CELLS, state) else 0
-        elif self._scratch is None or start == 0:
+        if start == 0:
             end = self._load_cells(sequence, start, state)
+        elif self._is_recurrent:
+            end = start if self._write_state(sequence, _NOT_IN_CELLS, state) else 0
+        elif self._scratch is None:
+            raise BackendError("this memory loads whole sequences only")
         else:
             end = self._load_cells(self._scratch, start, state)
             if end:

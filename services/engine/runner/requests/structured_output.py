@@ -144,7 +144,6 @@ class ConstraintCompiler:
         self._tokenizer: GrammarTokenizer | None = None
         # These matchers are never advanced: requests get copies, which take microseconds.
         self._compiled: OrderedDict[Constraint, GrammarMatcher] = OrderedDict()
-        self._compiled_chars = 0
         # Guards all of the above, and is held to copy a matcher.
         self._lock = threading.Lock()
 
@@ -159,8 +158,6 @@ class ConstraintCompiler:
         if matcher is None:
             matcher = _build_matcher(tokenizer, constraint)
         with self._lock:
-            if constraint not in self._compiled:
-                self._compiled_chars += len(constraint.source)
             self._compiled[constraint] = matcher
             self._compiled.move_to_end(constraint)
             self._forget_oldest()
@@ -168,11 +165,12 @@ class ConstraintCompiler:
 
     def _forget_oldest(self) -> None:
         """Keep to the limits, but always keep the newest."""
+        chars = sum(len(constraint.source) for constraint in self._compiled)
         while len(self._compiled) > 1 and (
-            len(self._compiled) > _MAX_COMPILED or self._compiled_chars > _MAX_COMPILED_CHARS
+            len(self._compiled) > _MAX_COMPILED or chars > _MAX_COMPILED_CHARS
         ):
             constraint, _ = self._compiled.popitem(last=False)
-            self._compiled_chars -= len(constraint.source)
+            chars -= len(constraint.source)
 
 
 class ConstraintState:

@@ -1,4 +1,4 @@
-"""Execute the memory operations of a step plan on the backend."""
+"""What a step plan asks of the backend's memory: operations before the step, checkpoints after."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from services.engine.backends.base import Backend
 from services.engine.backends.errors import BackendError
 from services.engine.runner.stepping.kv.memory_operations import Cut, Drop, MemoryOperation, Share
+from services.engine.runner.stepping.scheduler.request import Branch
+from services.engine.runner.stepping.scheduler.step_plan import StepPlan
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,17 @@ def execute_operations(backend: Backend, operations: Iterable[MemoryOperation]) 
             backend.drop(target)
             lost.add(target)
     return frozenset(lost)
+
+
+def save_checkpoints(backend: Backend, plan: StepPlan) -> dict[Branch, bytes]:
+    """The states at the ends of the computed chunks that ask for one. Raises BackendError."""
+    checkpoints = {}
+    for chunk in plan.chunks:
+        if chunk.ends_at_checkpoint:
+            assert chunk.branch.sequence is not None
+            length = chunk.start + chunk.count
+            checkpoints[chunk.branch] = backend.save(chunk.branch.sequence.id, length, length)
+    return checkpoints
 
 
 def _execute(backend: Backend, operation: Share | Cut, lost: set[int]) -> None:

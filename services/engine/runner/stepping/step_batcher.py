@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 
 from services.engine.backends.base import Backend, Outcome
 from services.engine.core import Counters
@@ -22,7 +21,10 @@ from services.engine.runner.batcher import (
 from services.engine.runner.errors import build_no_room_error
 from services.engine.runner.stepping.current_requests import CurrentRequests, build_ended_event
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
-from services.engine.runner.stepping.memory_executor import execute_operations
+from services.engine.runner.stepping.memory_executor import (
+    execute_operations,
+    save_checkpoints,
+)
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.scheduler.step_plan import StepPlan, StepResult
@@ -88,7 +90,6 @@ class StepBatcher:
 
     def step(self, now: float) -> list[BatchEvent]:
         """See Batcher.step."""
-        began = time.monotonic()
         plan = self._scheduler.schedule(now, self._propose_draft)
         lost = execute_operations(self._backend, plan.operations)
         if lost:
@@ -97,7 +98,7 @@ class StepBatcher:
         if plan.chunks:
             fill_step(self._backend.step, plan.chunks)
             if self._compute(plan):
-                self.counters.step_seconds += time.monotonic() - began
+                self.counters.step_seconds += time.monotonic() - now
             self.counters.preemptions = self._scheduler.preemptions
         return self._requests.take_events()
 
@@ -120,7 +121,7 @@ class StepBatcher:
         try:
             outcome = self._backend.run()
             seconds = time.monotonic() - began
-            checkpoints = self._take_checkpoints(plan) if outcome is Outcome.OK else {}
+            checkpoints = save_checkpoints(self._backend, plan) if outcome is Outcome.OK else {}
         except Exception:
             logger.exception("step failed", extra={"tokens": plan.size})
             self._failed_steps += 1
@@ -137,17 +138,6 @@ class StepBatcher:
         self._scheduler.apply(plan, StepResult(results, seconds, checkpoints))
         self._sequence_pool.refresh_windows(self._backend.first_position)
         return True
-
-    def _take_checkpoints(self, plan: StepPlan) -> Mapping[Branch, bytes]:
-        checkpoints = {}
-        for chunk in plan.chunks:
-            if chunk.ends_at_checkpoint:
-                assert chunk.branch.sequence is not None
-                length = chunk.start + chunk.count
-                checkpoints[chunk.branch] = self._backend.save(
-                    chunk.branch.sequence.id, length, length
-                )
-        return checkpoints
 
     def _publish(self, plan: StepPlan) -> None:
         """Publish what planning the step has changed."""

@@ -11,7 +11,7 @@ from services.engine.backends.fake import FakeBackend
 from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import MemoryPolicy
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
-from services.engine.runner.stepping.memory_executor import execute_operations
+from services.engine.runner.stepping.memory_executor import execute_operations, save_checkpoints
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.scheduler.step_plan import (
@@ -123,14 +123,7 @@ class Simulation:
                 self._end(request.id, "no room")
             return
         self.computed += plan.size
-        checkpoints = {}
-        for chunk in plan.chunks:
-            if chunk.ends_at_checkpoint:
-                assert chunk.branch.sequence is not None
-                length = chunk.start + chunk.count
-                checkpoints[chunk.branch] = self.backend.save(
-                    chunk.branch.sequence.id, length, length
-                )
+        checkpoints = save_checkpoints(self.backend, plan)
         results = self._sample(plan)
         self.scheduler.apply(plan, StepResult(results, seconds, checkpoints))
         self.sequence_pool.refresh_windows(self.backend.first_position)
