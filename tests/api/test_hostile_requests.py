@@ -17,7 +17,7 @@ import pytest
 
 from services.shared.limits import MAX_CONSTRAINT_CHARS
 from tests.api.conftest import make_description, make_manifest, put_model
-from tests.api.process.service import Service, running
+from tests.api.process.service import Service, running_with_model
 from tests.fakes.scripted_engine import ScriptedEngine, delta, finished
 
 MIB = 1 << 20
@@ -104,14 +104,10 @@ class Worker:
 
 @pytest.fixture
 async def service(tmp_path: Path, redis_url: str, engine: ScriptedEngine) -> AsyncIterator[Service]:
-    put_model(tmp_path / "models", make_manifest())
     put_model(tmp_path / "models", make_manifest("innocent:latest"))
     tags = make_description(user_defined_tokens=("<tag>",))
     put_model(tmp_path / "models", make_manifest("tags:latest", description=tags))
-    with running(
-        tmp_path, redis_url=redis_url, engine_address=engine.address, api_workers=1
-    ) as started:
-        await started.wait_ready()
+    async with running_with_model(tmp_path, redis_url, engine, api_workers=1) as started:
         yield started
 
 

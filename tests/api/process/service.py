@@ -5,27 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
+from tests.api.conftest import make_manifest, put_model
+from tests.fakes.scripted_engine import ScriptedEngine
+from tests.waiting import free_port
+
 ROOT = Path(__file__).resolve().parents[3]
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 CHAT = "/v1/chat/completions"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Service:
@@ -116,3 +113,16 @@ def running(data_dir: Path, **settings: Any) -> Iterator[Service]:
                     child.kill()
                 service.process.kill()
                 raise
+
+
+@asynccontextmanager
+async def running_with_model(
+    data_dir: Path, redis_url: str, engine: ScriptedEngine, **settings: Any
+) -> AsyncIterator[Service]:
+    """A service that serves the model `tiny`, once it is ready."""
+    put_model(data_dir / "models", make_manifest())
+    with running(
+        data_dir, redis_url=redis_url, engine_address=engine.address, **settings
+    ) as service:
+        await service.wait_ready()
+        yield service

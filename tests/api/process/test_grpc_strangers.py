@@ -13,8 +13,7 @@ import pytest
 
 from protos import spindll_pb2
 from protos.spindll_pb2_grpc import SpindllStub
-from tests.api.conftest import make_manifest, put_model
-from tests.api.process.service import Service, running
+from tests.api.process.service import Service, running_with_model
 from tests.fakes.scripted_engine import ScriptedEngine, delta
 
 MAX_GROWTH_BYTES = 64 << 20
@@ -23,16 +22,8 @@ CALLS = 12
 
 @pytest.fixture
 async def service(tmp_path: Path, redis_url: str, engine: ScriptedEngine) -> AsyncIterator[Service]:
-    put_model(tmp_path / "models", make_manifest())
-    with running(
-        tmp_path,
-        redis_url=redis_url,
-        engine_address=engine.address,
-        api_workers=1,
-        max_body_bytes=32 << 20,
-        client_timeout_seconds=2,
-    ) as started:
-        await started.wait_ready()
+    options = {"api_workers": 1, "max_body_bytes": 32 << 20, "client_timeout_seconds": 2}
+    async with running_with_model(tmp_path, redis_url, engine, **options) as started:
         yield started
 
 

@@ -17,16 +17,14 @@ import pytest
 
 from protos import spindll_pb2
 from protos.spindll_pb2_grpc import SpindllStub
-from tests.api.conftest import PARIS, make_manifest, put_model
-from tests.api.process.service import BODY, CHAT, Service, running, until
+from tests.api.conftest import PARIS
+from tests.api.process.service import BODY, CHAT, Service, running, running_with_model, until
 from tests.fakes.scripted_engine import ScriptedEngine, delta, finished
 
 
 @pytest.fixture
 async def service(tmp_path: Path, redis_url: str, engine: ScriptedEngine) -> AsyncIterator[Service]:
-    put_model(tmp_path / "models", make_manifest())
-    with running(tmp_path, redis_url=redis_url, engine_address=engine.address) as started:
-        await started.wait_ready()
+    async with running_with_model(tmp_path, redis_url, engine) as started:
         yield started
 
 

@@ -18,8 +18,7 @@ import pytest
 
 from services.shared.redis_client import connect_async
 from tests.api.access.test_keys import ALICE, count_reads, put_record
-from tests.api.conftest import make_manifest, put_model
-from tests.api.process.service import BODY, CHAT, Service, running
+from tests.api.process.service import BODY, CHAT, Service, running_with_model
 from tests.fakes.scripted_engine import ScriptedEngine, delta, started
 
 MAX_GROWTH_BYTES = 64 << 20
@@ -29,17 +28,10 @@ SO_ATTACH_FILTER = 26  # linux/socket.h
 
 @pytest.fixture
 async def service(tmp_path: Path, redis_url: str, engine: ScriptedEngine) -> AsyncIterator[Service]:
-    put_model(tmp_path / "models", make_manifest())
-    with running(
-        tmp_path,
-        redis_url=redis_url,
-        engine_address=engine.address,
-        api_workers=1,
-        grpc_port=0,
-        client_timeout_seconds=2,
-        receive_timeout_seconds=2,
+    waits = {"client_timeout_seconds": 2, "receive_timeout_seconds": 2}
+    async with running_with_model(
+        tmp_path, redis_url, engine, api_workers=1, grpc_port=0, **waits
     ) as running_service:
-        await running_service.wait_ready()
         yield running_service
 
 

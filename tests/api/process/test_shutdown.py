@@ -19,7 +19,7 @@ from protos.spindll_pb2_grpc import SpindllStub
 from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job_store import JobStore, new_job
 from tests.api.conftest import make_description, make_manifest, put_model, running_api
-from tests.api.process.service import BODY, CHAT, Service, running, until
+from tests.api.process.service import BODY, CHAT, Service, running_with_model, until
 from tests.fakes.scripted_engine import ScriptedEngine, delta, finished
 
 HELLO = spindll_pb2.ChatRequest(
@@ -56,13 +56,9 @@ async def read_tokens(call: Any) -> tuple[str, grpc.StatusCode]:
 async def test_new_calls_are_refused_while_running_answers_of_both_protocols_finish(
     tmp_path: Path, redis_url: str, engine: ScriptedEngine
 ) -> None:
-    put_model(tmp_path / "models", make_manifest())
     gate = asyncio.Event()
     engine.scripts["*"] = [delta("Par"), gate, delta("is."), finished()]
-    with running(
-        tmp_path, redis_url=redis_url, engine_address=engine.address, drain_seconds=60
-    ) as service:
-        await service.wait_ready()
+    async with running_with_model(tmp_path, redis_url, engine, drain_seconds=60) as service:
         async with (
             httpx.AsyncClient(headers=service.headers, timeout=60) as client,
             client.stream("POST", service.url + CHAT, json={**BODY, "stream": True}) as answer,
@@ -117,14 +113,10 @@ async def test_requests_whose_prompts_are_being_rendered_end_with_an_error(
 async def test_answers_that_do_not_finish_in_time_end_with_an_error(
     tmp_path: Path, redis_url: str, engine: ScriptedEngine
 ) -> None:
-    put_model(tmp_path / "models", make_manifest())
     engine.scripts["*"] = [delta("Par"), asyncio.Event()]
     with redis.Redis.from_url(redis_url) as connected:
         job, _ = JobCommands(connected, JobStore(connected)).create(new_job("other:latest"))
-    with running(
-        tmp_path, redis_url=redis_url, engine_address=engine.address, drain_seconds=1
-    ) as service:
-        await service.wait_ready()
+    async with running_with_model(tmp_path, redis_url, engine, drain_seconds=1) as service:
         watch = f"{service.url}/v1/pulls/{job.id}/events"
         async with (
             httpx.AsyncClient(headers=service.headers, timeout=60) as client,

@@ -26,8 +26,14 @@ POOL = SessionPool(timeout_seconds=0.5)
 
 
 def make_download(
-    server: LoopbackServer, partial: PartialFile, *, path: str = "/file", **changes: Any
+    source: LoopbackServer | Address,
+    partial: PartialFile,
+    *,
+    path: str = "/file",
+    size_bytes: int = SIZE,
+    **changes: Any,
 ) -> Download:
+    address = source if isinstance(source, Address) else Address(f"{source.url}{path}")
     options = {
         "has_digest": True,
         "connections": 3,
@@ -36,7 +42,7 @@ def make_download(
         "throttle": Throttle(),
         "on_progress": lambda done_bytes: None,
     }
-    return Download(partial, Address(f"{server.url}{path}"), SIZE, **{**options, **changes})
+    return Download(partial, address, size_bytes, **{**options, **changes})
 
 
 class Stop(Exception):

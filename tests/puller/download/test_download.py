@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from services.puller.download import range_workers
-from services.puller.download.download import Download
 from services.puller.download.partial_file import PartialFile
 from services.puller.download.retry import RetryPolicy
-from services.puller.download.throttle import Throttle
 from services.puller.transport.address import Address
 from services.puller.transport.range_response import ContentChanged
 from services.puller.transport.session_pool import SessionPool
@@ -22,8 +20,6 @@ from tests.fakes.registries.faults import ALWAYS, Fault, FaultPlan
 from tests.fakes.registries.server import Handler, LoopbackServer
 from tests.puller.download.runs import (
     DATA,
-    FAST_RETRIES,
-    POOL,
     SHA256,
     SIZE,
     make_download,
@@ -43,17 +39,7 @@ def test_a_file_is_downloaded_in_ranges_and_hashed(
 
 
 def test_an_empty_file_needs_no_request(server: LoopbackServer, partial: PartialFile) -> None:
-    empty = Download(
-        partial,
-        Address(f"{server.url}/file"),
-        0,
-        has_digest=True,
-        connections=3,
-        sessions=POOL,
-        retry_policy=FAST_RETRIES,
-        throttle=Throttle(),
-        on_progress=lambda done_bytes: None,
-    )
+    empty = make_download(server, partial, size_bytes=0)
 
     assert empty.run() == f"sha256:{hashlib.sha256(b'').hexdigest()}"
     assert server.requests == []
@@ -232,17 +218,7 @@ def test_a_redirect_is_followed_once_and_its_target_serves_all_ranges(
     with LoopbackServer() as origin:
         origin.handler = lambda request, path: request.redirect(f"{server.url}/file")
         secret = Address(f"{origin.url}/file", {"Authorization": "Bearer secret"})
-        running = Download(
-            partial,
-            secret,
-            SIZE,
-            has_digest=True,
-            connections=1,
-            sessions=POOL,
-            retry_policy=RetryPolicy(),
-            throttle=Throttle(),
-            on_progress=lambda done_bytes: None,
-        )
+        running = make_download(secret, partial, connections=1, retry_policy=RetryPolicy())
 
         assert running.run() == SHA256
         assert len(origin.requests) == 1
@@ -263,17 +239,7 @@ def test_the_secret_is_sent_to_each_request_that_is_redirected_in_place(
 
     server.handler = answer
     address = Address(f"{server.url}/file", {"Authorization": "Bearer secret"})
-    running = Download(
-        partial,
-        address,
-        SIZE,
-        has_digest=True,
-        connections=1,
-        sessions=POOL,
-        retry_policy=FAST_RETRIES,
-        throttle=Throttle(),
-        on_progress=lambda done_bytes: None,
-    )
+    running = make_download(address, partial, connections=1)
 
     assert running.run() == SHA256
     assert server.paths().count("/there") == 6
@@ -285,16 +251,8 @@ def test_an_expired_link_is_requested_from_the_origin_again(
     with LoopbackServer() as origin:
         origin.handler = lambda request, path: request.redirect(f"{server.url}/file")
         server.plan.faults = [Fault(status=403, after=2)]
-        running = Download(
-            partial,
-            Address(f"{origin.url}/file"),
-            SIZE,
-            has_digest=True,
-            connections=1,
-            sessions=POOL,
-            retry_policy=RetryPolicy(backoff_seconds=0.001),
-            throttle=Throttle(),
-            on_progress=lambda done_bytes: None,
+        running = make_download(
+            origin, partial, connections=1, retry_policy=RetryPolicy(backoff_seconds=0.001)
         )
 
         assert running.run() == SHA256

@@ -9,9 +9,7 @@ import threading
 import pytest
 
 from services.puller.download import state_saver
-from services.puller.download.download import Download
 from services.puller.download.partial_file import PartialFile, ResumeState, boot_id
-from services.puller.download.throttle import Throttle
 from services.puller.transport.address import Address
 from services.puller.transport.range_response import ContentChanged
 from services.shared.store import durable
@@ -20,8 +18,6 @@ from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.server import LoopbackServer
 from tests.puller.download.runs import (
     DATA,
-    FAST_RETRIES,
-    POOL,
     SHA256,
     SIZE,
     Stop,
@@ -198,16 +194,8 @@ def test_a_stop_does_not_wait_for_a_connection_that_is_not_made(
         if connecting.is_set():
             raise Stop
 
-    running = Download(
-        partial,
-        Address("http://127.0.0.1:1/file"),
-        SIZE,
-        has_digest=True,
-        connections=2,
-        sessions=POOL,
-        retry_policy=FAST_RETRIES,
-        throttle=Throttle(),
-        on_progress=stop_when_connecting,
+    running = make_download(
+        Address("http://127.0.0.1:1/file"), partial, connections=2, on_progress=stop_when_connecting
     )
     with pytest.raises(Stop):
         running.run()

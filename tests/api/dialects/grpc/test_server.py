@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from services.api.dialects.grpc.calls import GRPC_STATUS
 from services.shared.errors import EngineBusy, every_error
 from tests.api.conftest import Api, make_description, make_manifest, put_model, running_api
 from tests.fakes.scripted_engine import ScriptedEngine, delta, failed
+from tests.waiting import free_port
 
 if TYPE_CHECKING:
     from protos.spindll_pb2_grpc import SpindllAsyncStub
@@ -37,12 +37,6 @@ class GrpcApi:
 
     def admin(self) -> dict[str, Any]:
         return {"metadata": (("x-api-key", self.api.admin_key),), "timeout": 20}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture
