@@ -1,4 +1,4 @@
-"""How an error looks in the dialect of a request, told by its path.
+"""How an error looks in the dialect of a request, chosen by its path.
 
 Errors happen before a route is known, and where there is none: a client of Ollama's or Anthropic's
 API gets even a 401 or 404 in the shape that it can read.

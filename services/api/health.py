@@ -1,6 +1,6 @@
 """GET /health (this process runs) and GET /ready (a request would succeed); neither needs a key.
 
-A valid key is told more: the version, and the problems that name models.
+With a valid key there is more: the version, and the problems that name models.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CACHE_SECONDS = 1.0
 class ReadinessCheck:
     """The result of one check. `missing` describes the problem; None: the check passed.
 
-    Everybody is told `missing`, so it is a fixed sentence; only keys are told the `notes`.
+    Strangers read `missing`, so it is a fixed sentence; only keys read the `notes`.
     """
 
     name: str

@@ -96,7 +96,7 @@ def write_users(folder: Path) -> None:
 
 def acl_lines(passwords: Mapping[str, str]) -> Iterable[str]:
     """The lines of an ACL file; it holds only hashes of the passwords."""
-    # Nobody can be this user, but Redis itself is while it reads its append-only file: Redis 7.0
+    # No client can log in as this user, but Redis itself is while it reads its append-only file: Redis 7.0
     # leaves out the transactions in it that this user may not do.
     yield "user default reset ~* &* +@all"
     for name, user in USERS.items():

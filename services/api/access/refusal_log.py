@@ -1,7 +1,7 @@
 """Reports in the log what strangers were refused, by their address, without flooding the log.
 
 Every report is one line with the client's address, for people and for tools such as fail2ban. An
-address that goes on is reported once per interval, with the number of refusals: nobody without a
+address that goes on is reported once per interval, with the number of refusals: no caller without a
 key can push other lines out of a log of limited size.
 """
 
@@ -32,7 +32,7 @@ class _Refusals:
 
 
 class RefusalLog:
-    """Counts one kind of refusal by address. It blocks nobody: a home sits behind one address."""
+    """Counts one kind of refusal by address. It blocks no caller: a home sits behind one address."""
 
     def __init__(self, event: str, *, level: int = logging.WARNING) -> None:
         self._event = event

@@ -45,4 +45,4 @@ class BlockingCalls:
     def _count_end(self, future: asyncio.Future[T]) -> None:
         self._calls -= 1
         if not future.cancelled():
-            future.exception()  # nobody may be left to look at it
+            future.exception()  # no caller may be left to look at it

@@ -82,7 +82,7 @@ class EngineClient:
         self._pending_submits: dict[int, engine_pb2.Submit] = {}  # by request_id, oldest first
         self._pending_cancels: list[int] = []
         self._has_pending = asyncio.Event()
-        self._connected = asyncio.Event()  # or closed: nobody need wait any longer
+        self._connected = asyncio.Event()  # or closed: no request need wait any longer
         self._is_closed = False
         self._channel: grpc.aio.Channel | None = None
         self._session_task: asyncio.Task[None] | None = None

@@ -1,4 +1,4 @@
-"""Reads the pull jobs that somebody watches, once for all watchers of a worker."""
+"""Reads the pull jobs that are watched, once for all watchers of a worker."""
 
 from __future__ import annotations
 

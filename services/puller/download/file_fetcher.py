@@ -153,7 +153,7 @@ class FileFetcher:
             return download.run()
         except DiskFull as error:
             # When a write filled the disk, free space is worth more than a partial download. (A
-            # full quota is not reported as `written`: it harms nobody else.)
+            # full quota is not reported as `written`: it harms no other job.)
             if error.details.get("written"):
                 partial.remove()
             raise

@@ -125,7 +125,7 @@ class HuggingFaceSource:
         oid = sibling.blob_id
         secrets = {"Authorization": f"Bearer {self._token}"} if self._token else None
         url = hf_hub_url(repo, path, revision=info.sha, endpoint=self._endpoint)
-        # The hub lists a gated repository to everybody; it refuses only the files.
+        # The hub lists a gated repository to any client; it refuses only the files.
         refused = GATED if info.gated else _REFUSED
         return RemoteFile(
             role=role,

@@ -3,7 +3,7 @@
 When a template is compiled, each control token in its own text becomes a mark. In the rendered
 prompt the marks are real control tokens; the same text without a mark was typed by a person, however
 the template cut it or joined it. A mark is a secret prefix and one character, all private use, so
-nobody can type one.
+no client can type one.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from services.shared.templates.frames import (
     receive_frame,
     send_frame,
 )
-from services.shared.templates.probe import find_composed, probe
 from services.shared.templates.template import ChatTemplate, TemplateFailed
+from services.shared.templates.template_probe import find_composed, probe
 
 
 class Renderer:

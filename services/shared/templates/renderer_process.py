@@ -42,7 +42,7 @@ class Reason(Enum):
     CPU_TIME = "cpu time"
     MEMORY = "memory"
     WALL_TIME = "wall time"
-    KILLED = "killed"  # by somebody else, as the kernel does when the machine has no more memory
+    KILLED = "killed"  # from outside, as the kernel does when the machine has no more memory
     CRASH = "crash"
 
 

@@ -1,6 +1,6 @@
 """The options that chat and text completions share: OpenAI's, and those of other local servers.
 
-Fields that nobody documents are ignored, and `null` means absent, as in OpenAI's API and in
+Undocumented fields are ignored, and `null` means absent, as in OpenAI's API and in
 llama-server; see refused_fields.py for those that are documented and not served. The ranges here hold for any model; the engine checks what a model's vocabulary and context allow.
 """
 

@@ -1,6 +1,6 @@
 """The documented fields that are not honoured: refused by name, or without effect on purpose.
 
-A field that would change the answer is refused, so that nobody believes it works; its neutral
+A field that would change the answer is refused, so that no client relies on it; its neutral
 values and null are accepted, because clients send their defaults. A field that can only change
 speed, price or records has no effect. All other fields of the schemas are honoured. A test compares
 this with docs/reference/openai.md and with the fields of the official client.

@@ -3,7 +3,7 @@
 To ask for the memory of a device means to occupy some of it, until the process ends.
 
 CUDA devices all count. Of a ROCm or Vulkan build only the first device does: nothing hides the
-others from a runner, so the log of one could not be told from that of another.
+others from a runner, so the log of one could not be distinguished from another's.
 """
 
 from __future__ import annotations

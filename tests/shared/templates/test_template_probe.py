@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.shared.templates.probe import find_composed, probe
 from services.shared.templates.template import ChatTemplate
+from services.shared.templates.template_probe import find_composed, probe
 from services.shared.templates.traits import TemplateTraits
 from tests.conftest import SHARED
 
