@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 _VOCABULARY = (
@@ -65,6 +65,18 @@ def build_distinct(count: int, *, words: int, max_tokens: int, seed: int) -> lis
     return [
         LoadRequest(prompt=build_text(words, seed * 100_003 + index), max_tokens=max_tokens)
         for index in range(count)
+    ]
+
+
+def vary_lengths(requests: list[LoadRequest], *, seed: int) -> list[LoadRequest]:
+    """Give each request between half and one and a half times its tokens.
+
+    With equal lengths, clients that began together stay in step, and all prompts come at once.
+    """
+    rng = random.Random(seed)
+    return [
+        replace(each, max_tokens=round(each.max_tokens * rng.uniform(0.5, 1.5)))
+        for each in requests
     ]
 
 

@@ -92,6 +92,7 @@ def _build_plan(arguments: argparse.Namespace, workdir: Path) -> Plan:
         gpu_layers=arguments.gpu_layers,
         clients=tuple(arguments.clients),
         answer_tokens=arguments.answer_tokens,
+        varies_answers=arguments.vary_answers,
         settings=dict(arguments.set),
     )
 
@@ -170,6 +171,11 @@ def _add_throughput_arguments(parser: argparse.ArgumentParser) -> None:
         default=64,
         metavar="N",
         help="length of each answer of `throughput`",
+    )
+    parser.add_argument(
+        "--vary-answers",
+        action="store_true",
+        help="answers of half to one and a half times that length, so that they end one by one",
     )
 
 

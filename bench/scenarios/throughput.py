@@ -6,7 +6,7 @@ import asyncio
 
 from bench.load import run_closed_loop, summarise
 from bench.meter import Meter, resident_bytes
-from bench.prompts import build_distinct
+from bench.prompts import build_distinct, vary_lengths
 from bench.results import Results
 from bench.scenarios.plan import Plan, raise_on_error, read_counters, rotate, warm_up
 from bench.servers.peers import LLAMA_CPP_PYTHON, LLAMA_SERVER, XLLAMACPP
@@ -45,6 +45,8 @@ def _measure(
     tokens, count = (16, 1) if plan.is_quick else (plan.answer_tokens, REQUESTS[clients])
     seed = 1000 * round_number + 10 * clients + 1
     requests = build_distinct(clients * count, words=24, max_tokens=tokens, seed=seed)
+    if plan.varies_answers:
+        requests = vary_lengths(requests, seed=seed)
     with Meter(server.pid) as meter:
         answers = asyncio.run(run_closed_loop(server.target, requests, clients=clients))
     raise_on_error(answers, server)
@@ -59,6 +61,7 @@ def _measure(
         first_token_p50_ms=_to_ms(summary.first_token_p50),
         gap_p50_ms=_to_ms(summary.gap_p50),
         gap_p95_ms=_to_ms(summary.gap_p95),
+        gap_max_ms=_to_ms(summary.gap_max),
     )
 
 

@@ -24,6 +24,18 @@ def test_distinct_prompts_are_reproducible_and_differ_from_their_first_words() -
     assert not any(request.may_cache for request in requests)
 
 
+def test_varied_lengths_are_reproducible_and_near_the_length_asked_for() -> None:
+    requests = prompts.build_distinct(200, words=2, max_tokens=64, seed=7)
+
+    varied = prompts.vary_lengths(requests, seed=1)
+
+    lengths = [request.max_tokens for request in varied]
+    assert varied == prompts.vary_lengths(requests, seed=1)
+    assert 32 <= min(lengths) < 36
+    assert 92 < max(lengths) <= 96
+    assert [request.prompt for request in varied] == [request.prompt for request in requests]
+
+
 def test_prompts_with_a_shared_prefix_differ_after_it() -> None:
     requests = prompts.build_shared_prefix(5, prefix_words=100, words=5, max_tokens=3, seed=7)
     texts = [request.prompt or "" for request in requests]
