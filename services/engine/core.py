@@ -15,6 +15,19 @@ import msgspec
 from services.shared.limits import CacheType, KvMode
 from services.shared.structs import resolved
 
+CacheTier = Literal["ram", "disk"]
+CacheKind = Literal["block", "snapshot"]
+CacheWrite = Literal["always", "second_use", "never"]
+RejectReason = Literal[
+    "missing",  # it was there when it was looked for
+    "unreadable",  # the system reports an error
+    "format",  # no header of an entry
+    "version",  # of the format: another build of ours wrote it
+    "size",  # truncated or extended
+    "mismatch",  # its header belongs to another name
+    "authentication",  # changed, of another prompt, model or build, or sealed with another key
+]
+
 HOST = "host"  # the memory pool that is main memory
 CONTEXT_STEP = 256  # cells: a context is rounded up to a multiple of it
 # Of main memory, that a runner may take after the load for the checkpoints of a recurrent model.
@@ -124,6 +137,28 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
         return HOST if self.uses_main_memory else self.name
 
 
+class CacheKey(msgspec.Struct, frozen=True, array_like=True):
+    """The key of one tenant, in one epoch, for what is stored of computed prompts."""
+
+    id: bytes  # 16 random bytes; not secret: each entry names the key that it is sealed with
+    secret: bytes  # 32 bytes
+
+    def __repr__(self) -> str:
+        """Show the id alone, so that no log gets the secret."""
+        return f"CacheKey({self.id.hex()})"
+
+
+class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and when a runner stores computed prompts. The folders exist; the front sweeps them."""
+
+    model_digest: str  # of the manifest: entries are bound to it
+    disk_folder: str | None = None  # None: no such tier
+    ram_folder: str | None = None  # on a tmpfs
+    # second_use: what was asked for before. never: what is stored is read only.
+    write: CacheWrite = "always"
+    min_free_bytes: int = 0  # that writing leaves free on the disk
+
+
 @resolved
 class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     """All that a runner needs to load one model. The path comes from the store, not a request."""
@@ -149,6 +184,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     target_step_seconds: float | None = None
     max_queued: int = 256
     speculate: bool = True
+    cache: CacheConfig | None = None  # None: computed prompts are not stored
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,3 +234,40 @@ class Counters(msgspec.Struct, kw_only=True, array_like=True):
     preemptions: int = 0
     draft_tokens: int = 0
     draft_accepted: int = 0
+
+
+class CacheStored(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """An entry of the prompt cache was written, or read on disk and copied to RAM."""
+
+    name: str
+    key_id: bytes
+    tier: CacheTier
+    kind: CacheKind
+    bytes: int  # of the file
+    tokens: int  # whose computation it saves
+    seconds: float  # that their computation took
+
+
+class CacheUsed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """An entry was read."""
+
+    name: str
+    tier: CacheTier
+
+
+class CacheRejected(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """An entry could not be used, which was a miss. The front deletes it."""
+
+    name: str
+    tier: CacheTier
+    reason: RejectReason
+
+
+class CacheNotWritten(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """An entry could not be written to a tier; the tier is not written to for some seconds."""
+
+    tier: CacheTier
+    reason: Literal["no space", "read-only", "missing folder", "error"]
+
+
+CacheEvent = CacheStored | CacheUsed | CacheRejected | CacheNotWritten
