@@ -256,7 +256,10 @@ class CacheUsed(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class CacheRejected(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """An entry could not be used, which was a miss. The front deletes it."""
+    """An entry could not be used, which was a miss.
+
+    The front deletes it, but for "unreadable": that may be the fault of the system.
+    """
 
     name: str
     tier: CacheTier

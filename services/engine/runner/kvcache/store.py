@@ -2,82 +2,68 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.engine.core import CacheConfig, CacheEvent, CacheKey, CacheTier
+from services.engine.kv_entry import compute_model_tag
+from services.engine.runner.kvcache.chain import BLOCK_TOKENS, Chain, Part
+from services.engine.runner.kvcache.fetch import Fetch, ReaderPool
+from services.engine.runner.kvcache.folder_tier import FolderTier
+from services.engine.runner.kvcache.keys import DerivedKey
+from services.engine.runner.kvcache.lookup import Entry, find_block, find_blocks, find_snapshot
+from services.engine.runner.kvcache.policy import WritePolicy
+from services.engine.runner.kvcache.writer import Writer
+
+_READERS = 2
+_MAX_EVENTS = 1 << 16  # the oldest are lost when nobody takes them
 
 
-class Chain:
-    """The tokens of one sequence and the hashes of their blocks. One thread at a time."""
-
-    length: int  # tokens
-
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Append tokens, as those of an answer."""
-
-    def copy(self) -> Chain:
-        """A chain that can be extended by itself, as for the second answer to a prompt."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Stored:
     """A stored prefix of a chain."""
 
     length: int  # tokens
     tier: CacheTier  # disk, if any part of it has to come from there
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredState:
-    """What was saved of the tokens [start, end)."""
-
-    start: int
-    end: int
-    state: bytes
-    tier: CacheTier
-    seconds: float  # that the computation of the tokens took
-
-
-class Fetch:
-    """States on their way from the store, in the order of their tokens. Engine thread only."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether `take` will return nothing more."""
-        raise NotImplementedError
-
-    @property
-    def is_failed(self) -> bool:
-        """Whether a state is missing: those before it can still be taken."""
-        raise NotImplementedError
-
-    def take(self) -> StoredState | None:
-        """The next state; None while it is not ready, and when the fetch is over."""
-        raise NotImplementedError
-
-    def wait(self, seconds: float) -> None:
-        """Wait until `take` returns a state, or the fetch is over; at most so long."""
-
-    def close(self) -> None:
-        """Read no more; forget what was read. Safe to call twice."""
+    entries: tuple[Entry, ...] = field(default=(), repr=False)
 
 
 class PromptStore:
     """Finds, fetches and saves states of computed prompts.
 
-    Nothing here raises an error for what is wrong with files, folders or keys: that is a miss, and
-    an event. Methods are cheap; reading, opening, sealing and writing happens on threads of its
-    own. They may be called on any thread, but a chain and a fetch by one at a time.
+    Nothing here raises an error for what is wrong with files or folders: that is a miss, and an
+    event. Methods are cheap: reading, opening, sealing and writing happen on threads of its own.
+    Any thread may call them, but a chain or a fetch is used by one at a time.
     """
 
     def __init__(self, config: CacheConfig, identity: bytes, *, saves_whole: bool) -> None:
         """`identity`: see identity.py. `saves_whole`: sequences, not blocks (`Backend.save`)."""
+        self._identity = identity
+        self._saves_whole = saves_whole
+        self._events: deque[CacheEvent] = deque(maxlen=_MAX_EVENTS)
+        self._lock = threading.Lock()  # guards _policy
+        self._policy = WritePolicy(config.write)
+        ram = disk = None
+        if config.ram_folder is not None:
+            ram = FolderTier("ram", config.ram_folder, self._events)
+        if config.disk_folder is not None:
+            disk = FolderTier(
+                "disk", config.disk_folder, self._events, min_free_bytes=config.min_free_bytes
+            )
+        self._tiers = [tier for tier in (ram, disk) if tier is not None]
+        model_tag = compute_model_tag(config.model_digest)
+        # An entry is written to the disk, where it lasts; reading it copies it to RAM.
+        self._writer = Writer(self._tiers[::-1], ram, model_tag, self._events)
+        self._readers = ReaderPool(_READERS, self._writer.copy_to_ram)
 
     def open_chain(self, keys: Sequence[CacheKey], tokens: Sequence[int]) -> Chain:
-        """Hash a prompt. Keys: newest first; without any, nothing is found and nothing wanted."""
-        raise NotImplementedError
+        """Hash a prompt. Keys: newest first; without any, nothing is found and nothing wanted.
+
+        Raises ValueError for keys of another length.
+        """
+        return Chain(self._identity, tuple(map(DerivedKey.derive, keys)), tokens)
 
     def find(self, chain: Chain, *, start: int = 0, end: int | None = None) -> Stored | None:
         """The longest stored prefix of the chain's first `end` tokens; None: not beyond `start`.
@@ -85,11 +71,20 @@ class PromptStore:
         The blocks before `start`, which the caller has, need not be stored. A snapshot cannot be
         cut, so `end` must leave the token to compute; blocks end at multiples of 256 up to `end`.
         """
-        raise NotImplementedError
+        end = chain.length if end is None else min(end, chain.length)
+        if self._saves_whole:
+            snapshot = find_snapshot(self._tiers, chain.keys, chain, start, end)
+            entries = [] if snapshot is None else [snapshot]
+        else:
+            entries = find_blocks(self._tiers, chain, start, end)
+        if not entries or entries[-1].part.end <= start:
+            return None
+        is_on_disk = any(entry.tier.tier == "disk" for entry in entries)
+        return Stored(entries[-1].part.end, "disk" if is_on_disk else "ram", tuple(entries))
 
     def fetch(self, chain: Chain, stored: Stored, start: int) -> Fetch:
         """Begin to read what was found, from token `start` on: a multiple of 256, 0 for snapshots."""
-        raise NotImplementedError
+        return self._readers.fetch([entry for entry in stored.entries if entry.part.start >= start])
 
     def wants(self, chain: Chain, length: int, *, start: int = 0) -> list[tuple[int, int]]:
         """The parts [start, end) of the first `length` tokens that `save` should get, in order.
@@ -97,18 +92,46 @@ class PromptStore:
         Those that end at or before `start` are left out, as are stored ones, those that wait to be
         written, and those that the policy excludes. For snapshots it is [(0, length)] or nothing.
         """
-        raise NotImplementedError
+        if not chain.keys or not self._writer.can_write:
+            return []
+        if self._saves_whole:
+            parts = [chain.get_snapshot(length)] if length > start else []
+        else:
+            blocks = range(start // BLOCK_TOKENS, length // BLOCK_TOKENS)
+            parts = [chain.get_block(index) for index in blocks]
+        return [(part.start, part.end) for part in parts if self._wants(chain, part)]
 
     def has_room(self) -> bool:
         """Whether states may be saved now: those that wait are not too many bytes."""
-        raise NotImplementedError
+        return self._writer.has_room
 
     def save(self, chain: Chain, start: int, end: int, state: bytes, seconds: float) -> None:
         """Store the state of a part that is wanted. `seconds`: that computing its tokens took."""
+        if self._saves_whole:
+            part = chain.get_snapshot(end)
+        else:
+            part = chain.get_block(start // BLOCK_TOKENS)
+        if (part.start, part.end) != (start, end):
+            raise ValueError(f"tokens {start} to {end} are no part that is stored")
+        self._writer.save(chain.keys[0], part, state, seconds)
 
     def take_events(self) -> list[CacheEvent]:
         """What has happened since the last call."""
-        raise NotImplementedError
+        return [self._events.popleft() for _ in range(len(self._events))]
 
     def close(self, seconds: float) -> None:
         """Write what waits, at most so long, then end the threads. Safe to call twice."""
+        self._readers.close(seconds)
+        self._writer.close(seconds)
+
+    def _wants(self, chain: Chain, part: Part) -> bool:
+        """The decision of the policy is made once for a chain: it is one use of the part."""
+        key = chain.keys[0]  # what an older key sealed is written again: its epoch ends
+        if part.content not in chain.decisions:
+            with self._lock:
+                chain.decisions[part.content] = self._policy.wants(key.id, part.content)
+        if not chain.decisions[part.content] or self._writer.is_pending(key, part):
+            return False
+        if part.kind == "block":
+            return find_block(self._tiers, [key], part) is None
+        return find_snapshot(self._tiers, [key], chain, part.end - 1, part.end) is None

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from services.engine.core import CacheKey, CacheStored, CacheUsed
+from services.engine.runner.kvcache import writer
+from services.engine.runner.kvcache.fetch import Fetch
+from tests.engine.runner.kvcache.stores import (
+    KEY,
+    OTHER_KEY,
+    entry_files,
+    make_state,
+    make_tokens,
+    open_store,
+    save,
+    take_all,
+    wait_until_written,
+)
+
+NEW_KEY = CacheKey(b"the next epoch..", bytes(range(7, 39)))
+
+
+def block_states(count: int) -> dict[tuple[int, int], bytes]:
+    return {(k * 256, k * 256 + 256): make_state(100 + k, seed=k) for k in range(count)}
+
+
+def test_a_growing_chat_writes_and_reads_only_its_blocks(tmp_path: Path) -> None:
+    states = block_states(4)
+    with open_store(disk=tmp_path / "disk") as store:
+        chain = store.open_chain([KEY], make_tokens(700))
+        assert store.find(chain) is None
+        assert store.wants(chain, 700) == [(0, 256), (256, 512)]
+        save(store, chain, {part: states[part] for part in store.wants(chain, 700)})
+        assert store.wants(chain, 700) == []
+        chain.extend(make_tokens(330, seed=1))
+        assert store.wants(chain, chain.length, start=512) == [(512, 768), (768, 1024)]
+        save(store, chain, {part: states[part] for part in store.wants(chain, chain.length)})
+
+    with open_store(disk=tmp_path / "disk") as store:  # as after a restart
+        chain = store.open_chain([KEY], make_tokens(700) + make_tokens(330, seed=1))
+        stored = store.find(chain)
+        assert stored is not None
+        assert (stored.length, stored.tier) == (1024, "disk")
+        assert take_all(store, chain) == list(states.values())
+        assert take_all(store, chain, end=767) == list(states.values())[:2]
+
+
+def test_blocks_that_the_caller_has_need_not_be_stored(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk") as store:
+        chain = store.open_chain([KEY], make_tokens(1024))
+        states = block_states(4)
+        save(store, chain, {part: state for part, state in states.items() if part[0] >= 512})
+
+        assert store.find(chain) is None
+        stored = store.find(chain, start=512)
+        assert stored is not None
+        fetch = store.fetch(chain, stored, 768)
+        fetch.wait(30)
+        state = fetch.take()
+        assert state is not None
+        assert (state.start, state.end, state.state) == (768, 1024, states[768, 1024])
+        assert (state.tier, state.seconds) == ("disk", 1.5)
+        assert fetch.is_over
+        assert not fetch.is_failed
+
+
+def test_snapshots_are_found_at_any_length(tmp_path: Path) -> None:
+    lengths = [5, 300, 301, 511, 512, 900]
+    with open_store(disk=tmp_path / "disk", saves_whole=True) as store:
+        chain = store.open_chain([KEY], make_tokens(1000))
+        for length in lengths:
+            assert store.wants(chain, length) == [(0, length)]
+            save(store, chain, {(0, length): b"%d" % length})
+            assert store.wants(chain, length) == []
+        found = {end: take_all(store, chain, end=end) for end in (4, 5, 299, 302, 512, 899, 1000)}
+        other = store.open_chain([KEY], make_tokens(300) + make_tokens(400, seed=2))
+
+        assert found == {
+            4: [],
+            5: [b"5"],
+            299: [b"5"],
+            302: [b"301"],
+            512: [b"512"],
+            899: [b"512"],
+            1000: [b"900"],
+        }
+        assert store.find(chain, start=900) is None
+        assert take_all(store, other) == [b"300"]
+
+
+def test_a_fifth_snapshot_of_a_node_replaces_the_oldest(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk", saves_whole=True) as store:
+        chain = store.open_chain([KEY], make_tokens(200))
+        times = iter([1000.0] * 2 + [2000.0] * 8)
+        store._writer._now = lambda: next(times)
+        for length in (10, 20, 30, 40, 50):
+            save(store, chain, {(0, length): b"%d" % length})
+
+        assert len(entry_files(tmp_path / "disk")) == 4
+        assert store.find(chain, end=19) is None
+        assert take_all(store, chain) == [b"50"]
+
+
+def test_what_is_read_on_disk_is_copied_to_ram(tmp_path: Path) -> None:
+    disk, ram = tmp_path / "disk", tmp_path / "ram"
+    with open_store(disk=disk, ram=ram) as store:
+        chain = store.open_chain([KEY], make_tokens(512))
+        states = block_states(2)
+        save(store, chain, states)
+        (name, other) = [event.name for event in store.take_events()]  # type: ignore[union-attr]
+        assert entry_files(ram) == []
+        assert take_all(store, chain) == list(states.values())
+        wait_until_written(store)
+
+        copied = [event for event in store.take_events() if isinstance(event, CacheStored)]
+        assert {(event.name, event.tier) for event in copied} == {(name, "ram"), (other, "ram")}
+        for path in entry_files(ram):
+            assert path.read_bytes() == (disk / path.relative_to(ram)).read_bytes()
+        for path in entry_files(disk):
+            path.unlink()
+        assert take_all(store, chain) == list(states.values())
+        assert CacheUsed(name, "ram") in store.take_events()
+
+
+def test_without_a_disk_entries_are_written_to_ram(tmp_path: Path) -> None:
+    with open_store(ram=tmp_path / "ram") as store:
+        chain = store.open_chain([KEY], make_tokens(256))
+        save(store, chain, block_states(1))
+
+        stored = store.find(chain)
+        assert stored is not None
+        assert stored.tier == "ram"
+        (path,) = entry_files(tmp_path / "ram")
+        name = path.parent.name + path.name
+        event = CacheStored(name, KEY.id, "ram", "block", path.stat().st_size, 256, 1.5)
+        assert store.take_events() == [event]
+        assert store.take_events() == []
+
+
+def test_without_tiers_nothing_is_found_or_wanted() -> None:
+    with open_store() as store:
+        chain = store.open_chain([KEY], make_tokens(256))
+
+        assert (store.find(chain), store.wants(chain, 256)) == (None, [])
+
+
+def test_an_older_epoch_is_read_and_written_again_under_the_newest_key(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk") as store:
+        tokens = make_tokens(256)
+        save(store, store.open_chain([KEY], tokens), block_states(1))
+        rotated = store.open_chain([NEW_KEY, KEY], tokens)
+        assert take_all(store, rotated) == list(block_states(1).values())
+        assert store.wants(rotated, 256) == [(0, 256)]
+        save(store, rotated, block_states(1))
+
+        assert take_all(store, store.open_chain([NEW_KEY], tokens)) == [*block_states(1).values()]
+
+
+def test_second_use_stores_what_another_request_of_the_tenant_asked_for(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk", write="second_use") as store:
+        tokens = make_tokens(512)
+        chain = store.open_chain([KEY], tokens)
+        assert [store.wants(chain, 512), store.wants(chain.copy(), 512)] == [[], []]
+        assert store.wants(store.open_chain([OTHER_KEY], tokens), 512) == []
+        longer = store.open_chain([KEY], tokens + make_tokens(256, seed=1))
+
+        assert store.wants(longer, 768) == [(0, 256), (256, 512)]
+
+
+def test_never_reads_only(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk") as store:
+        save(store, store.open_chain([KEY], make_tokens(256)), block_states(1))
+    with open_store(disk=tmp_path / "disk", write="never") as store:
+        chain = store.open_chain([KEY], make_tokens(512))
+
+        assert store.wants(chain, 512) == []
+        assert take_all(store, chain) == list(block_states(1).values())
+
+
+def test_the_queue_of_the_writer_is_bounded_and_what_waits_is_not_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MAX_QUEUED_BYTES", 1000)
+    with open_store(disk=tmp_path / "disk") as store:
+        chain = store.open_chain([KEY], make_tokens(512))
+        with store._writer._changed:  # as if it were busy
+            store.save(chain, 0, 256, make_state(999), seconds=1)
+            assert store.has_room()
+            assert store.wants(chain, 512) == [(256, 512)]
+            store.save(chain, 256, 512, make_state(1), seconds=1)
+            store.save(chain, 256, 512, make_state(1), seconds=1)
+            assert not store.has_room()
+        wait_until_written(store)
+        assert store.has_room()
+
+
+def test_states_ahead_of_the_batcher_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.engine.runner.kvcache.fetch._READ_AHEAD_BYTES", 150)
+    with open_store(disk=tmp_path / "disk") as store:
+        chain = store.open_chain([KEY], make_tokens(256 * 20))
+        states = {(k * 256, k * 256 + 256): make_state(100, seed=k) for k in range(20)}
+        save(store, chain, states)
+        stored = store.find(chain)
+        assert stored is not None
+        fetch = store.fetch(chain, stored, 0)
+        most, taken = 0, []
+        while not fetch.is_over:
+            fetch.wait(30)
+            most = max(most, len(fetch._ready))
+            if (state := fetch.take()) is not None:
+                taken.append(state.state)
+
+        assert taken == list(states.values())
+        assert most <= 4  # two are ready, and each reader was reading one more
+
+
+def test_a_fetch_that_fails_gives_what_is_before_the_failure(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk") as store:
+        chain = store.open_chain([KEY], make_tokens(1024))
+        states = list(block_states(4).values())
+        save(store, chain, block_states(4))
+        stored = store.find(chain)
+        assert stored is not None
+        Path(tmp_path / "disk", stored.entries[2].name[:2], stored.entries[2].name[2:]).unlink()
+        fetch = store.fetch(chain, stored, 0)
+        taken = []
+        while not fetch.is_over:
+            fetch.wait(30)
+            if (state := fetch.take()) is not None:
+                taken.append(state.state)
+
+        assert taken == states[:2]
+        assert fetch.is_failed
+
+
+def test_a_closed_fetch_is_over_and_holds_nothing(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk") as store:
+        chain = store.open_chain([KEY], make_tokens(512))
+        save(store, chain, block_states(2))
+        stored = store.find(chain)
+        assert stored is not None
+        fetch = store.fetch(chain, stored, 0)
+        fetch.wait(30)
+        fetch.close()
+        fetch.close()
+
+        assert (fetch.take(), fetch.is_over, fetch._ready, fetch._ready_bytes) == (
+            None,
+            True,
+            {},
+            0,
+        )
+        store.close(30)
+        late: Fetch = store.fetch(chain, stored, 0)
+        assert late.is_over
+
+
+def test_a_store_writes_what_waits_when_it_is_closed(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk") as store:
+        chain = store.open_chain([KEY], make_tokens(512))
+        for (start, end), state in block_states(2).items():
+            store.save(chain, start, end, state, seconds=1)
+        store.close(30)
+        store.close(30)
+
+        assert len(entry_files(tmp_path / "disk")) == 2
+        assert not [thread for thread in threading.enumerate() if "cache-" in thread.name]
+
+
+def test_a_store_without_time_leaves_nothing_half_written(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk") as store:
+        chain = store.open_chain([KEY], make_tokens(512))
+        store.save(chain, 0, 256, make_state(8 << 20), seconds=1)
+        store.close(0)
+
+        assert [*(tmp_path / "disk").rglob("*.tmp")] == []
+        store.save(chain, 256, 512, b"late", seconds=1)
+        assert store.find(chain, start=256) is None
