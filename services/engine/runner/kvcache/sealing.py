@@ -9,12 +9,30 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from services.engine.kv_entry import FRAME_BYTES, TAG_BYTES, BadEntry, EntryHeader
 from services.engine.runner.kvcache.keys import DerivedKey
+
+
+class _Frame(NamedTuple):
+    """The place of a frame in the state, in bytes."""
+
+    start: int
+    end: int
+    is_last: bool
+
+    @property
+    def sealed_bytes(self) -> int:
+        return self.end - self.start + TAG_BYTES
+
+    @property
+    def nonce(self) -> bytes:
+        number = self.start // FRAME_BYTES
+        return number.to_bytes(11, "little") + bytes([self.is_last])
 
 
 class FrameSealer:
@@ -32,40 +50,57 @@ class FrameSealer:
         yield packed
         cipher = ChaCha20Poly1305(key.derive_file_key(header.salt))
         plain = memoryview(state)
-        for number, (start, end, is_last) in enumerate(_split(len(plain))):
-            sealed = self._sealed[: end - start + TAG_BYTES]
-            nonce = _build_nonce(number, is_last=is_last)
-            cipher.encrypt_into(nonce, plain[start:end], packed + binding, sealed)
+        for frame in _split(len(plain)):
+            sealed = self._sealed[: frame.sealed_bytes]
+            cipher.encrypt_into(
+                frame.nonce, plain[frame.start : frame.end], packed + binding, sealed
+            )
             yield sealed
 
     def open(self, file: io.FileIO, header: EntryHeader, key: DerivedKey, binding: bytes) -> bytes:
         """Read and open what follows the header. Raises BadEntry, and OSError.
 
-        Memory is taken for what is authentic only, whatever sizes the file tells.
+        Memory for the whole state is taken when its first frame was opened, and so its header, with
+        the size, is authentic.
         """
         associated = header.pack() + binding
         cipher = ChaCha20Poly1305(key.derive_file_key(header.salt))
+        frames = _split(header.payload_bytes)
+        first = next(frames)
+        plain = self._plain[: first.end]
+        self._open_frame(file, cipher, associated, first, plain)
+        if first.is_last:
+            return bytes(plain)
         state = io.BytesIO()
-        for number, (start, end, is_last) in enumerate(_split(header.payload_bytes)):
-            sealed = self._sealed[: end - start + TAG_BYTES]
-            if file.readinto(sealed) != len(sealed):
-                raise BadEntry("size")
-            plain = self._plain[: end - start]
-            try:
-                nonce = _build_nonce(number, is_last=is_last)
-                cipher.decrypt_into(nonce, sealed, associated, plain)
-            except InvalidTag:
-                raise BadEntry("authentication") from None
-            state.write(plain)
+        state.seek(header.payload_bytes - 1)
+        state.write(b"\0")  # as long as it will be: nothing is copied when it grows, or below
+        with state.getbuffer() as buffer:
+            buffer[: first.end] = plain
+            for frame in frames:
+                target = buffer[frame.start : frame.end]
+                self._open_frame(file, cipher, associated, frame, target)
+                target.release()
         return state.getvalue()
 
+    def _open_frame(
+        self,
+        file: io.FileIO,
+        cipher: ChaCha20Poly1305,
+        associated: bytes,
+        frame: _Frame,
+        target: memoryview,
+    ) -> None:
+        sealed = self._sealed[: frame.sealed_bytes]
+        if file.readinto(sealed) != len(sealed):
+            raise BadEntry("size")
+        try:
+            cipher.decrypt_into(frame.nonce, sealed, associated, target)
+        except InvalidTag:
+            raise BadEntry("authentication") from None
 
-def _split(size: int) -> Iterator[tuple[int, int, bool]]:
-    """Start and end of each frame, and whether it is the last. An empty state has one frame."""
+
+def _split(size: int) -> Iterator[_Frame]:
+    """The frames of a state. An empty one has one frame."""
     for start in range(0, max(size, 1), FRAME_BYTES):
         end = min(start + FRAME_BYTES, size)
-        yield start, end, end == size
-
-
-def _build_nonce(number: int, *, is_last: bool) -> bytes:
-    return number.to_bytes(11, "little") + bytes([is_last])
+        yield _Frame(start, end, end == size)
