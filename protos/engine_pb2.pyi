@@ -211,6 +211,7 @@ class Submit(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     FURTHER_PROMPTS_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_ONLY_EXTENDS_FIELD_NUMBER: _builtins.int
+    CACHE_KEY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Chosen by the client, which uses each id once in a session."""
     trace_id: _builtins.str
@@ -240,6 +241,10 @@ class Submit(_message.Message):
     """
     keep_alive_only_extends: _builtins.bool
     """Ignore keep_alive_seconds where it would unload the model earlier than without this request."""
+    cache_key: _builtins.bytes
+    """32 bytes that only the person who asks knows: what this prompt computes is found only by
+    requests with the same key, and what is stored of it is sealed with it. Empty: no such key.
+    """
     @_builtins.property
     def text(self) -> Global___PromptText: ...
     @_builtins.property
@@ -276,10 +281,11 @@ class Submit(_message.Message):
         tenant: _builtins.str = ...,
         further_prompts: _abc.Iterable[Global___FurtherPrompt] | None = ...,
         keep_alive_only_extends: _builtins.bool = ...,
+        cache_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "keep_alive_seconds", b"keep_alive_seconds", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "further_prompts", b"further_prompts", "keep_alive_only_extends", b"keep_alive_only_extends", "keep_alive_seconds", b"keep_alive_seconds", "lane", b"lane", "model", b"model", "n", b"n", "no_cache", b"no_cache", "principal", b"principal", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "tenant", b"tenant", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_top_logprobs", b"_top_logprobs", "cache_key", b"cache_key", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "further_prompts", b"further_prompts", "keep_alive_only_extends", b"keep_alive_only_extends", "keep_alive_seconds", b"keep_alive_seconds", "lane", b"lane", "model", b"model", "n", b"n", "no_cache", b"no_cache", "principal", b"principal", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "tenant", b"tenant", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__constraint: _TypeAlias = _typing.Literal["constraint"]  # noqa: Y015
     _WhichOneofArgType__constraint: _TypeAlias = _typing.Literal["_constraint", b"_constraint"]  # noqa: Y015
@@ -1009,6 +1015,214 @@ class ModelSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threads) -> _WhichOneofReturnType__threads | None: ...
 
 Global___ModelSettings: _TypeAlias = ModelSettings  # noqa: Y015
+
+@_typing.final
+class CacheStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Absent: all tenants together."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tenant", b"_tenant", "tenant", b"tenant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tenant", b"_tenant", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__tenant: _TypeAlias = _typing.Literal["tenant"]  # noqa: Y015
+    _WhichOneofArgType__tenant: _TypeAlias = _typing.Literal["_tenant", b"_tenant"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant) -> _WhichOneofReturnType__tenant | None: ...
+
+Global___CacheStatusRequest: _TypeAlias = CacheStatusRequest  # noqa: Y015
+
+@_typing.final
+class CacheStatusResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheTier]:
+        """empty: nothing is stored"""
+
+    def __init__(
+        self,
+        *,
+        tiers: _abc.Iterable[Global___CacheTier] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tiers", b"tiers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheStatusResponse: _TypeAlias = CacheStatusResponse  # noqa: Y015
+
+@_typing.final
+class CacheTier(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RejectedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BUDGET_BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    NOT_WRITTEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """ram, disk"""
+    budget_bytes: _builtins.int
+    bytes: _builtins.int
+    entries: _builtins.int
+    """The rest is about all tenants, since the start of the engine, and absent for one tenant."""
+    hits: _builtins.int
+    stored: _builtins.int
+    not_written: _builtins.str
+    """why the last entry could not be written; empty: it was"""
+    @_builtins.property
+    def rejected(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """by reason: entries that could not be opened"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        budget_bytes: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        entries: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        stored: _builtins.int = ...,
+        rejected: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        not_written: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_bytes", b"budget_bytes", "bytes", b"bytes", "entries", b"entries", "hits", b"hits", "name", b"name", "not_written", b"not_written", "rejected", b"rejected", "stored", b"stored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheTier: _TypeAlias = CacheTier  # noqa: Y015
+
+@_typing.final
+class DeleteCacheRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    OLDER_THAN_SECONDS_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """absent: all"""
+    model: _builtins.str
+    """absent: all"""
+    older_than_seconds: _builtins.float
+    """since the last use; absent: all"""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str | None = ...,
+        model: _builtins.str | None = ...,
+        older_than_seconds: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_older_than_seconds", b"_older_than_seconds", "_tenant", b"_tenant", "model", b"model", "older_than_seconds", b"older_than_seconds", "tenant", b"tenant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model", b"_model", "_older_than_seconds", b"_older_than_seconds", "_tenant", b"_tenant", "model", b"model", "older_than_seconds", b"older_than_seconds", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__model: _TypeAlias = _typing.Literal["model"]  # noqa: Y015
+    _WhichOneofArgType__model: _TypeAlias = _typing.Literal["_model", b"_model"]  # noqa: Y015
+    _WhichOneofReturnType__older_than_seconds: _TypeAlias = _typing.Literal["older_than_seconds"]  # noqa: Y015
+    _WhichOneofArgType__older_than_seconds: _TypeAlias = _typing.Literal["_older_than_seconds", b"_older_than_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__tenant: _TypeAlias = _typing.Literal["tenant"]  # noqa: Y015
+    _WhichOneofArgType__tenant: _TypeAlias = _typing.Literal["_tenant", b"_tenant"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model) -> _WhichOneofReturnType__model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__older_than_seconds) -> _WhichOneofReturnType__older_than_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant) -> _WhichOneofReturnType__tenant | None: ...
+
+Global___DeleteCacheRequest: _TypeAlias = DeleteCacheRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCacheResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    entries: _builtins.int
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        entries: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCacheResponse: _TypeAlias = DeleteCacheResponse  # noqa: Y015
+
+@_typing.final
+class RotateCacheKeysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """absent: all"""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tenant", b"_tenant", "tenant", b"tenant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tenant", b"_tenant", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__tenant: _TypeAlias = _typing.Literal["tenant"]  # noqa: Y015
+    _WhichOneofArgType__tenant: _TypeAlias = _typing.Literal["_tenant", b"_tenant"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tenant) -> _WhichOneofReturnType__tenant | None: ...
+
+Global___RotateCacheKeysRequest: _TypeAlias = RotateCacheKeysRequest  # noqa: Y015
+
+@_typing.final
+class RotateCacheKeysResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateCacheKeysResponse: _TypeAlias = RotateCacheKeysResponse  # noqa: Y015
 
 @_typing.final
 class LoadRequest(_message.Message):

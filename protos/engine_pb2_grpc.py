@@ -69,6 +69,21 @@ class EngineStub:
                 request_serializer=protos_dot_engine__pb2.ContextLengthsRequest.SerializeToString,
                 response_deserializer=protos_dot_engine__pb2.ContextLengthsResponse.FromString,
                 _registered_method=True)
+        self.CacheStatus = channel.unary_unary(
+                '/spindll.engine.Engine/CacheStatus',
+                request_serializer=protos_dot_engine__pb2.CacheStatusRequest.SerializeToString,
+                response_deserializer=protos_dot_engine__pb2.CacheStatusResponse.FromString,
+                _registered_method=True)
+        self.DeleteCache = channel.unary_unary(
+                '/spindll.engine.Engine/DeleteCache',
+                request_serializer=protos_dot_engine__pb2.DeleteCacheRequest.SerializeToString,
+                response_deserializer=protos_dot_engine__pb2.DeleteCacheResponse.FromString,
+                _registered_method=True)
+        self.RotateCacheKeys = channel.unary_unary(
+                '/spindll.engine.Engine/RotateCacheKeys',
+                request_serializer=protos_dot_engine__pb2.RotateCacheKeysRequest.SerializeToString,
+                response_deserializer=protos_dot_engine__pb2.RotateCacheKeysResponse.FromString,
+                _registered_method=True)
         self.Health = channel.unary_unary(
                 '/spindll.engine.Engine/Health',
                 request_serializer=protos_dot_engine__pb2.HealthRequest.SerializeToString,
@@ -131,6 +146,28 @@ class EngineServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CacheStatus(self, request, context):
+        """What is stored of computed prompts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCache(self, request, context):
+        """Deletes stored prompts. With a tenant and nothing else, its keys are destroyed first, so that
+        copies of them are unreadable too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateCacheKeys(self, request, context):
+        """Seals new stored prompts with new keys. Older ones stay readable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Health(self, request, context):
         """Cheap, and answered also while models load.
         """
@@ -175,6 +212,21 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.ContextLengths,
                     request_deserializer=protos_dot_engine__pb2.ContextLengthsRequest.FromString,
                     response_serializer=protos_dot_engine__pb2.ContextLengthsResponse.SerializeToString,
+            ),
+            'CacheStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.CacheStatus,
+                    request_deserializer=protos_dot_engine__pb2.CacheStatusRequest.FromString,
+                    response_serializer=protos_dot_engine__pb2.CacheStatusResponse.SerializeToString,
+            ),
+            'DeleteCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCache,
+                    request_deserializer=protos_dot_engine__pb2.DeleteCacheRequest.FromString,
+                    response_serializer=protos_dot_engine__pb2.DeleteCacheResponse.SerializeToString,
+            ),
+            'RotateCacheKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateCacheKeys,
+                    request_deserializer=protos_dot_engine__pb2.RotateCacheKeysRequest.FromString,
+                    response_serializer=protos_dot_engine__pb2.RotateCacheKeysResponse.SerializeToString,
             ),
             'Health': grpc.unary_unary_rpc_method_handler(
                     servicer.Health,
@@ -371,6 +423,87 @@ class Engine:
             '/spindll.engine.Engine/ContextLengths',
             protos_dot_engine__pb2.ContextLengthsRequest.SerializeToString,
             protos_dot_engine__pb2.ContextLengthsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CacheStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spindll.engine.Engine/CacheStatus',
+            protos_dot_engine__pb2.CacheStatusRequest.SerializeToString,
+            protos_dot_engine__pb2.CacheStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spindll.engine.Engine/DeleteCache',
+            protos_dot_engine__pb2.DeleteCacheRequest.SerializeToString,
+            protos_dot_engine__pb2.DeleteCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateCacheKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spindll.engine.Engine/RotateCacheKeys',
+            protos_dot_engine__pb2.RotateCacheKeysRequest.SerializeToString,
+            protos_dot_engine__pb2.RotateCacheKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,14 @@ class EngineStub:
     """The token ids of a text for a model. Loads the model if it is not loaded."""
     ContextLengths: _grpc.UnaryUnaryMultiCallable[_engine_pb2.ContextLengthsRequest, _engine_pb2.ContextLengthsResponse]
     """How many tokens a request to each of these models may have. Loads nothing."""
+    CacheStatus: _grpc.UnaryUnaryMultiCallable[_engine_pb2.CacheStatusRequest, _engine_pb2.CacheStatusResponse]
+    """What is stored of computed prompts."""
+    DeleteCache: _grpc.UnaryUnaryMultiCallable[_engine_pb2.DeleteCacheRequest, _engine_pb2.DeleteCacheResponse]
+    """Deletes stored prompts. With a tenant and nothing else, its keys are destroyed first, so that
+    copies of them are unreadable too.
+    """
+    RotateCacheKeys: _grpc.UnaryUnaryMultiCallable[_engine_pb2.RotateCacheKeysRequest, _engine_pb2.RotateCacheKeysResponse]
+    """Seals new stored prompts with new keys. Older ones stay readable."""
     Health: _grpc.UnaryUnaryMultiCallable[_engine_pb2.HealthRequest, _engine_pb2.HealthResponse]
     """Cheap, and answered also while models load."""
 
@@ -81,6 +89,14 @@ class EngineAsyncStub(EngineStub):
     """The token ids of a text for a model. Loads the model if it is not loaded."""
     ContextLengths: _aio.UnaryUnaryMultiCallable[_engine_pb2.ContextLengthsRequest, _engine_pb2.ContextLengthsResponse]  # type: ignore[assignment]
     """How many tokens a request to each of these models may have. Loads nothing."""
+    CacheStatus: _aio.UnaryUnaryMultiCallable[_engine_pb2.CacheStatusRequest, _engine_pb2.CacheStatusResponse]  # type: ignore[assignment]
+    """What is stored of computed prompts."""
+    DeleteCache: _aio.UnaryUnaryMultiCallable[_engine_pb2.DeleteCacheRequest, _engine_pb2.DeleteCacheResponse]  # type: ignore[assignment]
+    """Deletes stored prompts. With a tenant and nothing else, its keys are destroyed first, so that
+    copies of them are unreadable too.
+    """
+    RotateCacheKeys: _aio.UnaryUnaryMultiCallable[_engine_pb2.RotateCacheKeysRequest, _engine_pb2.RotateCacheKeysResponse]  # type: ignore[assignment]
+    """Seals new stored prompts with new keys. Older ones stay readable."""
     Health: _aio.UnaryUnaryMultiCallable[_engine_pb2.HealthRequest, _engine_pb2.HealthResponse]  # type: ignore[assignment]
     """Cheap, and answered also while models load."""
 
@@ -145,6 +161,32 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.ContextLengthsResponse, _abc.Awaitable[_engine_pb2.ContextLengthsResponse]]:
         """How many tokens a request to each of these models may have. Loads nothing."""
+
+    @_abc_1.abstractmethod
+    def CacheStatus(
+        self,
+        request: _engine_pb2.CacheStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.CacheStatusResponse, _abc.Awaitable[_engine_pb2.CacheStatusResponse]]:
+        """What is stored of computed prompts."""
+
+    @_abc_1.abstractmethod
+    def DeleteCache(
+        self,
+        request: _engine_pb2.DeleteCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.DeleteCacheResponse, _abc.Awaitable[_engine_pb2.DeleteCacheResponse]]:
+        """Deletes stored prompts. With a tenant and nothing else, its keys are destroyed first, so that
+        copies of them are unreadable too.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateCacheKeys(
+        self,
+        request: _engine_pb2.RotateCacheKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.RotateCacheKeysResponse, _abc.Awaitable[_engine_pb2.RotateCacheKeysResponse]]:
+        """Seals new stored prompts with new keys. Older ones stay readable."""
 
     @_abc_1.abstractmethod
     def Health(

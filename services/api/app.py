@@ -17,8 +17,8 @@ from services.api.access.client_address import ClientAddresses
 from services.api.access.key_files import KeyFiles, create_key_files
 from services.api.access.keys import KeyStore
 from services.api.access.principal import Authenticator
+from services.api.admin import cache, pulls, search, status
 from services.api.admin import models as admin_models
-from services.api.admin import pulls, search, status
 from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
 from services.api.dependencies import ApiParts
@@ -39,13 +39,14 @@ from services.shared import redis_client
 from services.shared.malloc_trim import start_trimming
 from services.shared.store.model_store import ModelStore
 
-_ROUTES = (chat, completions, pulls, admin_models, models, search, status, health)
+_ROUTES = (chat, completions, pulls, admin_models, models, search, cache, status, health)
 _CORS_HEADERS = (
     "authorization",
     "content-type",
     "idempotency-key",
     "x-api-key",
     "x-request-id",
+    "x-spindll-cache-key",
     # The official JavaScript client of OpenAI sends these.
     "openai-beta",
     "openai-organization",

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from services.cli import pulls_app
+from services.cli import cache_app, pulls_app
 from services.cli.options import StackOptions
 from services.cli.paths import StackPaths
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 
 app.add_typer(pulls_app.app)
+app.add_typer(cache_app.app)
 
 Data = pulls_app.Data
 Name = Annotated[str, typer.Argument(help="A model, such as qwen3:0.6b or owner/repo:Q4_K_M.")]

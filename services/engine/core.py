@@ -243,7 +243,7 @@ class CacheStored(msgspec.Struct, frozen=True, tag=True, array_like=True):
     key_id: bytes
     tier: CacheTier
     kind: CacheKind
-    bytes: int  # of the file
+    size_bytes: int  # of the file
     tokens: int  # whose computation it saves
     seconds: float  # that their computation took
 

@@ -16,6 +16,9 @@ import struct
 import msgspec
 
 from services.engine.core import (
+    CacheEvent,
+    CacheKey,
+    CacheTier,
     Constraint,
     Counters,
     FinishReason,
@@ -60,6 +63,8 @@ class Submit(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     realm: str = ""  # computed tokens are shared, and reported as cached, only within it
     deadline_seconds: float | None = None  # from the time when the runner reads this frame
     no_cache: bool = False
+    # For what is stored of computed prompts, the newest first; none: nothing is stored or read.
+    cache_keys: tuple[CacheKey, ...] = ()
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -120,6 +125,7 @@ class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
     id: int
     prompt_tokens: int
     cached_tokens: int
+    stored_tokens: int = 0  # of the cached ones: those that came from a tier of the prompt cache
 
 
 class Delta(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -148,6 +154,9 @@ class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
     draft_accepted: int = 0
     stop_string: str | None = None
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    stored_tokens: int = 0  # of the cached ones: those that came from a tier of the prompt cache
+    tier: CacheTier | None = None  # the slowest that they came from
+    saved_seconds: float = 0.0  # that their computation took when they were stored
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -188,7 +197,13 @@ class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     counters: Counters
 
 
-Report = Progress | Ready | LoadFailed | StepReport | Tokenized | Heartbeat
+class CacheReport(msgspec.Struct, frozen=True, tag=True):
+    """What has happened to entries of the prompt cache; sent once a second at most."""
+
+    events: list[CacheEvent]
+
+
+Report = Progress | Ready | LoadFailed | StepReport | Tokenized | Heartbeat | CacheReport
 
 _encoder = msgspec.msgpack.Encoder()
 command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from services.engine.memory.budget import parse_budget
+from services.engine.core import CacheWrite
+from services.engine.memory.budget import parse_budget, parse_cache_size
 from services.shared.errors import InvalidSettings
 from services.shared.limits import (
     MAX_BATCH_TOKENS,
@@ -90,6 +91,34 @@ class EngineSettings(SharedSettings):
         description="Draft tokens from the text itself (speculative decoding) where few answers "
         "are generated and it saves time. The answers are the same without it.",
     )
+    cache_disk: str = Field(
+        default="auto",
+        description="Disk space for computed prompts, which are kept encrypted: auto (a tenth of "
+        "the disk, at most 64G), a share such as 20%, a size such as 50G, or off.",
+    )
+    cache_ram: str = Field(
+        default="off",
+        description="Memory for computed prompts, on top of the disk: off, a share of main memory, "
+        "or a size. It outlives a model's unload and is lost with the machine.",
+    )
+    cache_ram_folder: Path = Field(
+        default=Path("/dev/shm"),  # noqa: S108  a folder of our own is made in it
+        description="A file system in memory (tmpfs) for `SPINDLL_CACHE_RAM`.",
+    )
+    cache_write: CacheWrite = Field(
+        default="always",
+        description="Which computed prompts are kept: always, second_use (what was asked for "
+        "before), or never (what is kept is read only).",
+    )
+    cache_tenant_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="The part of that space which one tenant may fill.",
+    )
+    cache_min_free: str = Field(
+        default="2G", description="Disk space that keeping prompts always leaves free."
+    )
     max_queued: int = Field(
         default=256, ge=1, le=1 << 16, description="Requests that may wait for one model."
     )
@@ -135,6 +164,15 @@ class EngineSettings(SharedSettings):
             raise ValueError(error.message) from error
         return value
 
+    @field_validator("cache_disk", "cache_ram", "cache_min_free")
+    @classmethod
+    def _check_cache_size(cls, value: str) -> str:
+        try:
+            parse_cache_size(value)
+        except InvalidSettings as error:
+            raise ValueError(error.message) from error
+        return value
+
     @field_validator("flash_attention")
     @classmethod
     def _check_flash_attention(cls, value: object, info: ValidationInfo) -> object:
@@ -153,6 +191,16 @@ class EngineSettings(SharedSettings):
     def model_settings_dir(self) -> Path:
         """The folder of the models' own settings, one TOML file for each."""
         return self.data_dir / "models.d"
+
+    @property
+    def cache_folder(self) -> Path:
+        """The disk tier of the prompt cache."""
+        return self.data_dir / "kvcache"
+
+    @property
+    def cache_secrets_folder(self) -> Path:
+        """The keys of the prompt cache."""
+        return self.secrets_dir / "cache"
 
     @property
     def estimates_path(self) -> Path:

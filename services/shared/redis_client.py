@@ -33,10 +33,16 @@ def connect(url: str, password_file: Path | None = None) -> redis.Redis:
     )
 
 
-def connect_async(url: str, password_file: Path | None = None) -> redis.asyncio.Redis:
-    """An asyncio client (api). Connects on first use. Returns str."""
+def connect_async(
+    url: str, password_file: Path | None = None, *, timeout_seconds: float | None = None
+) -> redis.asyncio.Redis:
+    """An asyncio client (api, engine). Connects on first use. Returns str.
+
+    `timeout_seconds`: for an answer; None waits for ever.
+    """
     return redis.asyncio.Redis.from_url(
         url_with_password(url, password_file),
+        socket_timeout=timeout_seconds,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         decode_responses=True,
         driver_info=_DRIVER_INFO,

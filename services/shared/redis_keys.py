@@ -15,7 +15,7 @@
 | spindll:searches | pub/sub channel for the queries of search.py; not a key | api | none |
 | spindll:search_claim:{query} | string: a puller answers this query | puller | 60 s |
 | spindll:search_answer:{query} | list of one: the answer to a query | puller | 60 s or until read |
-| spindll:kv:{name} | reserved for the index of a prompt cache | engine | |
+| spindll:kv:{name} | the index of stored prompts, see engine/front/cache_index/index.py | engine | 90 days after the last entry |
 
 RQ's own keys start with `rq:`. Which service may touch which keys is in redis_users.py.
 """

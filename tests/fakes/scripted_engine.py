@@ -222,6 +222,32 @@ class ScriptedEngine(EngineServicer):
         answer = engine_pb2.ContextLengthsResponse(context_lengths=lengths)
         return await self._unary(request, context, answer)
 
+    async def CacheStatus(  # noqa: N802
+        self, request: engine_pb2.CacheStatusRequest, context: Context
+    ) -> Any:
+        tier = engine_pb2.CacheTier(
+            name="disk",
+            budget_bytes=10_000_000_000,
+            bytes=2_500_000,
+            entries=7,
+            hits=3,
+            stored=9,
+            rejected={"authentication": 1},
+            not_written="no space",
+        )
+        return await self._unary(request, context, engine_pb2.CacheStatusResponse(tiers=[tier]))
+
+    async def DeleteCache(  # noqa: N802
+        self, request: engine_pb2.DeleteCacheRequest, context: Context
+    ) -> Any:
+        answer = engine_pb2.DeleteCacheResponse(entries=2, bytes=5_000_000)
+        return await self._unary(request, context, answer)
+
+    async def RotateCacheKeys(  # noqa: N802
+        self, request: engine_pb2.RotateCacheKeysRequest, context: Context
+    ) -> Any:
+        return await self._unary(request, context, engine_pb2.RotateCacheKeysResponse())
+
     async def Health(self, request: engine_pb2.HealthRequest, context: Context) -> Any:  # noqa: N802
         return engine_pb2.HealthResponse(
             accepting=self.is_accepting,

@@ -14,6 +14,7 @@ from services.api.admin.models_schema import LoadOptions
 from services.api.dialects.openai.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.to_request import chat_to_request
 from services.api.generation.to_engine import build_submit
+from services.engine.front.cache_index.prompt_cache import PromptCache
 from services.engine.front.models.model_settings import ModelSettings, validate_model_settings
 from services.engine.front.rpc.from_proto import parse_model_settings, parse_submit
 from services.engine.front.rpc.model_defaults import parse_model_defaults
@@ -78,7 +79,9 @@ def test_the_engine_accepts_every_value_that_a_chat_may_have(field: str) -> None
     accepted, refused = REQUEST_LIMITS[field]
 
     for value in accepted:
-        parse_submit(chat_submit({field: value}), parse_model_defaults({}))
+        parse_submit(
+            chat_submit({field: value}), parse_model_defaults({}), PromptCache().open_realm
+        )
     for value in refused:
         with pytest.raises(ValidationError) as error:
             chat_submit({field: value})

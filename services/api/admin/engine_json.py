@@ -22,6 +22,8 @@ def _read_field(message: Message, field: FieldDescriptor) -> Any:
     if field.has_presence and not message.HasField(field.name):
         return None
     value = getattr(message, field.name)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return dict(value)
     if field.is_repeated:
         return [_value_to_json(field, item) for item in value]
     return _value_to_json(field, value)

@@ -1,4 +1,4 @@
-"""The api's client for engine.proto: one Session stream per worker, and the unary calls.
+"""The api's client for engine.proto: one Session stream per worker, beside the unary calls.
 
 All requests of a worker share the frames of one stream, which costs a third of one stream per
 request. One task writes the stream (a second writer would break the call); one task reads it and
@@ -12,24 +12,18 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import unquote
 
 import grpc
 import grpc.aio
-import msgspec
 
 from protos import engine_pb2
 from protos.engine_pb2_grpc import EngineStub
+from services.api.clients.engine_calls import EngineCalls
 from services.api.clients.generation_stream import GenerationStream
 from services.shared.errors import (
-    DeadlineExceeded,
     EngineUnavailable,
-    InternalError,
     InvalidRequest,
-    SpindllError,
-    from_wire,
 )
 from services.shared.limits import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_SUBMIT_BYTES
 
@@ -61,7 +55,7 @@ R = TypeVar("R")
 _SessionCall = grpc.aio.StreamStreamCall[engine_pb2.ClientFrame, engine_pb2.EngineFrame]
 
 
-class EngineClient:
+class EngineClient(EngineCalls):
     """The connection of one worker to the engine.
 
     Event loop only; `start` and `close` are called once each.
@@ -74,9 +68,9 @@ class EngineClient:
         connect_wait_seconds: float = 3.0,
         load_timeout_seconds: float = 900.0,
     ) -> None:
+        super().__init__(load_timeout_seconds=load_timeout_seconds)
         self._address = address
         self._connect_wait_seconds = connect_wait_seconds
-        self._load_timeout_seconds = load_timeout_seconds
         self._ids = itertools.count(1)
         self._generations: dict[int, GenerationStream] = {}
         self._pending_submits: dict[int, engine_pb2.Submit] = {}  # by request_id, oldest first
@@ -131,37 +125,6 @@ class EngineClient:
         self._pending_submits[submit.request_id] = submit
         self._has_pending.set()
         return generation
-
-    # ---- unary calls; each raises the engine's own error, or EngineUnavailable
-
-    async def load(self, model: str, settings: engine_pb2.ModelSettings) -> engine_pb2.LoadResponse:
-        """Load a model; returns when it is ready."""
-        request = engine_pb2.LoadRequest(model=model, settings=settings)
-        return await _call(self._stub.Load(request, timeout=self._load_timeout_seconds))
-
-    async def unload(self, model: str, *, force: bool = False) -> engine_pb2.UnloadResponse:
-        """Unload a model; running requests finish first unless forced."""
-        request = engine_pb2.UnloadRequest(model=model, force=force)
-        return await _call(self._stub.Unload(request, timeout=self._load_timeout_seconds))
-
-    async def find_context_lengths(self, models: Iterable[str]) -> Mapping[str, int]:
-        """How many tokens a request to each of these models may have, by canonical name."""
-        request = engine_pb2.ContextLengthsRequest(models=models)
-        answer = await _call(self._stub.ContextLengths(request, timeout=_UNARY_SECONDS))
-        return answer.context_lengths
-
-    async def list_loaded(self) -> engine_pb2.LoadedResponse:
-        """The loaded models, and the memory they take."""
-        return await _call(self._stub.Loaded(engine_pb2.LoadedRequest(), timeout=_UNARY_SECONDS))
-
-    async def plan(self, model: str, settings: engine_pb2.ModelSettings) -> engine_pb2.PlanResponse:
-        """What a load would do. A model that was never loaded takes longer: it needs a dry run."""
-        request = engine_pb2.PlanRequest(model=model, settings=settings)
-        return await _call(self._stub.Plan(request, timeout=self._load_timeout_seconds))
-
-    async def check_health(self) -> engine_pb2.HealthResponse:
-        """Whether the engine accepts requests."""
-        return await _call(self._stub.Health(engine_pb2.HealthRequest(), timeout=_UNARY_SECONDS))
 
     # ---- the session
 
@@ -272,29 +235,3 @@ class EngineClient:
         self._generations.clear()
         for generation in open_generations:
             generation.fail(error)
-
-
-async def _call(call: Awaitable[R]) -> R:
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise error_from_rpc(error) from error
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        # Not this task was cancelled but the call: `close` ended its channel.
-        raise EngineUnavailable("the service is stopping; try again") from None
-
-
-def error_from_rpc(error: grpc.aio.AioRpcError) -> SpindllError:
-    """The error for a failed call: the engine's own error if it sent one."""
-    for name, value in error.trailing_metadata() or ():
-        if name == "spindll-error":
-            return from_wire(msgspec.json.decode(unquote(str(value))))
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return EngineUnavailable("the engine does not answer; try again shortly")
-    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceeded("the engine took too long")
-    logger.error("engine call failed", extra={"status": error.code().name})
-    return InternalError("internal error")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.api.access.keys import Role
+from services.api.access.principal import Principal
 from services.api.clients.blocking_calls import BlockingCalls
 from services.api.clients.engine import EngineClient
 from services.api.clients.generation_stream import GenerationStream
@@ -177,10 +178,14 @@ class GenerationService:
             _subtract_elapsed(limited, started_at),
             prompts,
             model=manifest.name,
-            tenant=_SHARED_TENANT if self._shares_tenant else request.principal.tenant,
+            tenant=self.find_tenant(request.principal),
         )
         stream = await self._engine.generate(submit)
         return Generation(request, stream, model=manifest.name, started_at=started_at)
+
+    def find_tenant(self, principal: Principal) -> str:
+        """Whose computed prompts a principal uses."""
+        return _SHARED_TENANT if self._shares_tenant else principal.tenant or principal.id
 
     async def _build_prompts(
         self, manifest: Manifest, prompt: Conversation | Sequence[str | tuple[int, ...]]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.engine.core import Device
+from services.engine.front.cache_index.build import build_prompt_cache
+from services.engine.front.cache_index.prompt_cache import PromptCache
 from services.engine.front.gpu_check import GpuCheck
 from services.engine.front.models.load_planner import LoadDefaults
 from services.engine.front.models.manager import ModelManager
@@ -25,6 +27,7 @@ from services.engine.front.process.launcher import (
     RunnerLauncher,
 )
 from services.engine.front.process.refusing_launcher import RefusingLauncher
+from services.engine.front.process.reporting_launcher import ReportingLauncher
 from services.engine.front.process.runner_process import RunnerTimeouts
 from services.engine.front.rpc.server import EngineServer
 from services.engine.memory.budget import parse_budget
@@ -49,6 +52,7 @@ class Engine:
     manager: ModelManager
     manifests: ManifestCache
     server: EngineServer
+    prompt_cache: PromptCache
 
     def start_preload(self, names: Sequence[str]) -> None:
         """Load these models in the background, one after the other."""
@@ -61,6 +65,7 @@ class Engine:
             await self.server.finish(grace_seconds=_FLUSH_SECONDS)
         finally:
             await self.pool.close()
+            await self.prompt_cache.close()
 
     async def _preload(self, names: Sequence[str]) -> None:
         for name in names:
@@ -107,6 +112,8 @@ def build_engine(
     launcher: RunnerLauncher = ProcessLauncher(runner, timeouts=timeouts)
     if gpu.refusal is not None:
         launcher = RefusingLauncher(gpu.refusal)
+    prompt_cache = build_prompt_cache(settings)
+    launcher = ReportingLauncher(launcher, prompt_cache.note)
     pool = ModelPool(
         launcher,
         SystemProbe(gpu.devices),
@@ -118,12 +125,14 @@ def build_engine(
         settings=ModelSettingsRegistry(
             _build_base_settings(settings), settings_by_name, gpu.devices
         ),
+        build_cache_config=prompt_cache.build_config,
     )
+    prompt_cache.start()
     clock = asyncio.get_running_loop().time
     manifests = ManifestCache(store.resolve, clock=clock)
     manager = ModelManager(pool, max_queued=settings.max_queued)
-    server = EngineServer(manager, pool, manifests, gpu, clock=clock)
-    return Engine(pool, manager, manifests, server)
+    server = EngineServer(manager, pool, manifests, prompt_cache, gpu, clock=clock)
+    return Engine(pool, manager, manifests, server, prompt_cache)
 
 
 def build_load_defaults(settings: EngineSettings) -> LoadDefaults:

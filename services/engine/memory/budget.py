@@ -21,6 +21,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _MIB = 1 << 20
+_AUTO_CACHE_BYTES = 64 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,30 @@ def parse_budget(text: str) -> Budget:
         f"{text!r} is not a memory budget: write 'auto', a share such as '80%', "
         "or a size of at least 1M such as '8G'"
     )
+
+
+def parse_cache_size(text: str) -> Budget:
+    """Parse a size of the prompt cache: as a budget, or `off` or `0` for nothing.
+
+    Raises InvalidSettings for anything else.
+    """
+    if text.strip().lower() in ("off", "0"):
+        return Budget(size_bytes=0)
+    try:
+        return parse_budget(text)
+    except InvalidSettings as error:
+        raise InvalidSettings(
+            error.message.replace("memory budget: write", "size: write 'off',")
+        ) from error
+
+
+def compute_cache_bytes(size: Budget, total_bytes: int) -> int:
+    """The bytes of a tier on a medium of this size; `auto` is a tenth, at most 64 GiB."""
+    if size.size_bytes is not None:
+        return size.size_bytes
+    if size.fraction is not None:
+        return int(total_bytes * size.fraction)
+    return min(total_bytes // 10, _AUTO_CACHE_BYTES)
 
 
 def compute_pool_limits(budget: Budget, pools: Sequence[MemoryPool]) -> dict[str, int]:

@@ -12,9 +12,9 @@ from services.api.generation.request import GenerationRequest, Sampling, Stoppin
 from services.api.generation.usage import UsageCounter
 from services.api.prompts.render import Conversation
 from services.shared.errors import InvalidRequest
+from services.shared.limits import CACHE_KEY_BYTES
 from services.shared.store.manifest import FileRole, Manifest
 
-_KEY_BYTES = 32
 _DEFAULT_MAX_TOKENS = 512  # as in the original Spindll
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 _PRIORITIES = {
@@ -26,9 +26,9 @@ _GPU_KINDS = frozenset({"cuda", "metal"})
 
 def check_encryption_key(key: bytes) -> None:
     """InvalidRequest unless the key is empty or 32 bytes: a mistake must not turn encryption off."""
-    if len(key) not in (0, _KEY_BYTES):
+    if len(key) not in (0, CACHE_KEY_BYTES):
         raise InvalidRequest(
-            f"encryption_key must be empty or {_KEY_BYTES} bytes, not {len(key)}",
+            f"encryption_key must be empty or {CACHE_KEY_BYTES} bytes, not {len(key)}",
             param="encryption_key",
         )
 
@@ -59,8 +59,7 @@ def chat_to_request(
         request_id,
         principal,
         prompt=Conversation(messages=messages_from_proto(request.messages)),
-        # Nothing of a request with a key may be cached without the protection of that key.
-        use_cache=not request.encryption_key,
+        cache_key=request.encryption_key,
     )
 
 
@@ -86,7 +85,7 @@ def _build_request(
     principal: Principal,
     *,
     prompt: Conversation | tuple[str, ...],
-    use_cache: bool = True,
+    cache_key: bytes = b"",
 ) -> GenerationRequest:
     params = request.params
     given = {field.name: value for field, value in params.ListFields()}
@@ -104,7 +103,7 @@ def _build_request(
             max_tokens=max_tokens if max_tokens >= 0 else None,
             strings=tuple(text for text in params.stop if text),
         ),
-        use_cache=use_cache,
+        cache_key=cache_key,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from services.api.dependencies import Parts, RequireUser
+from services.api.dependencies import Parts, PrivateCacheKey, RequireUser
 from services.api.dialects.openai.chat_response import ChatCompletionStream, build_chat_completion
 from services.api.dialects.openai.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.to_request import chat_to_request
@@ -23,10 +23,13 @@ async def create_chat_completion(
     body: Annotated[ChatCompletionRequest, Depends(parse_body_as(ChatCompletionRequest))],
     api: Parts,
     principal: RequireUser,
+    cache_key: PrivateCacheKey,
 ) -> Response:
     """Continue a conversation."""
     response_id = f"chatcmpl-{secrets.token_hex(12)}"
-    generation = await api.generations.open(chat_to_request(body, response_id, principal))
+    generation = await api.generations.open(
+        chat_to_request(body, response_id, principal, cache_key)
+    )
     if not body.stream:
         return await respond_with_body(
             request,

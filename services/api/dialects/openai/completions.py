@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from services.api.dependencies import Parts, RequireUser
+from services.api.dependencies import Parts, PrivateCacheKey, RequireUser
 from services.api.dialects.openai.completions_response import CompletionStream, build_completion
 from services.api.dialects.openai.completions_schema import CompletionRequest
 from services.api.dialects.openai.to_request import completion_to_request
@@ -23,10 +23,13 @@ async def create_completion(
     body: Annotated[CompletionRequest, Depends(parse_body_as(CompletionRequest))],
     api: Parts,
     principal: RequireUser,
+    cache_key: PrivateCacheKey,
 ) -> Response:
     """Continue one or several prompts."""
     response_id = f"cmpl-{secrets.token_hex(12)}"
-    generation = await api.generations.open(completion_to_request(body, response_id, principal))
+    generation = await api.generations.open(
+        completion_to_request(body, response_id, principal, cache_key)
+    )
     echoes = _build_echoes(body)
     if not body.stream:
         return await respond_with_body(

@@ -224,7 +224,7 @@ class LoadedModel:
         elif self._loaded is not None and not self._loaded.done():
             if isinstance(report, messages.Ready):
                 self._loaded.set_result(report.info)
-            else:
+            elif isinstance(report, messages.LoadFailed):
                 self._loaded.set_exception(error_from_report(report))
 
     def _on_heartbeat(self, heartbeat: messages.Heartbeat) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from services.engine.core import HOST, LoadConfig
+from services.engine.core import HOST, CacheConfig, LoadConfig
 from services.engine.front.models.load_estimator import PlannedLoad
 from services.engine.front.models.load_planner import LoadPlanner
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
@@ -43,9 +43,12 @@ class ModelLoader:
         memory_queue: MemoryQueue,
         probe: MemoryProbe,
         *,
+        build_cache_config: Callable[[str], CacheConfig | None],
         clock: Callable[[], float],
     ) -> None:
+        """`build_cache_config(digest)`: where a model's runner stores computed prompts."""
         self._launcher = launcher
+        self._build_cache_config = build_cache_config
         self._planner = planner
         self._memory_queue = memory_queue
         self._probe = probe
@@ -126,7 +129,9 @@ class ModelLoader:
         others_before = self._memory_queue.list_settled(excluding=model.key)
         free_before, began_at = measure_free_bytes(self._probe), self._clock()
         try:
-            await model.start_runner(self._launcher, planned.config)
+            cache = self._build_cache_config(model.key)
+            config = msgspec.structs.replace(planned.config, cache=cache)
+            await model.start_runner(self._launcher, config)
         except BaseException:
             await self.stop_runner(model, grace_seconds=0)
             raise

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
-from services.engine.core import Device
+from services.engine.core import CacheConfig, Device
 from services.engine.front.models.client_request import ClientRequest, QueueReason
 from services.engine.front.models.crash_backoff import CrashBackoff
 from services.engine.front.models.lifecycle import ModelLifecycle
@@ -48,7 +48,9 @@ class ModelPool:
         resolve_path: PathResolver,
         settings: ModelSettingsRegistry,
         rules: ResidencyRules | None = None,
+        build_cache_config: Callable[[str], CacheConfig | None] = lambda _: None,
     ) -> None:
+        """`build_cache_config(digest)`: where a model's runner stores computed prompts."""
         self._clock = asyncio.get_running_loop().time
         self._rules = rules or ResidencyRules()
         self._settings = settings
@@ -71,7 +73,12 @@ class ModelPool:
             measure_room=self._memory_queue.measure_room,
         )
         self._loader = ModelLoader(
-            launcher, self._planner, self._memory_queue, probe, clock=self._clock
+            launcher,
+            self._planner,
+            self._memory_queue,
+            probe,
+            build_cache_config=build_cache_config,
+            clock=self._clock,
         )
         self._lifecycle = ModelLifecycle(
             self._loader,

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from protos import engine_pb2 as pb
 from services.engine import messages
-from services.engine.core import Constraint, Lane, Sampling, Stopping, TextPiece
+from services.engine.core import CacheKey, Constraint, Lane, Sampling, Stopping, TextPiece
 from services.engine.front.models.client_request import ClientRequest, RequestListener
 from services.engine.front.models.model_settings import ModelSettings, validate_model_settings
 from services.engine.front.rpc.model_defaults import ModelDefaults
@@ -26,7 +26,7 @@ from services.engine.front.rpc.sampling_ranges import (
     Range,
 )
 from services.shared.errors import InvalidRequest
-from services.shared.limits import MAX_STOP_STRINGS
+from services.shared.limits import CACHE_KEY_BYTES, MAX_STOP_STRINGS
 
 _LANES: dict[int, Lane] = {
     pb.LANE_UNSPECIFIED: Lane.INTERACTIVE,
@@ -36,15 +36,23 @@ _LANES: dict[int, Lane] = {
 }
 
 
+OpenRealm = Callable[[str, bytes], tuple[str, tuple[CacheKey, ...]]]  # PromptCache.open_realm
+
+
 def parse_request(
-    message: pb.Submit, defaults: ModelDefaults, listener: RequestListener, *, now: float
+    message: pb.Submit,
+    defaults: ModelDefaults,
+    listener: RequestListener,
+    open_realm: OpenRealm,
+    *,
+    now: float,
 ) -> ClientRequest:
     """Parse a request that has just arrived."""
     keep_alive = message.keep_alive_seconds if message.HasField("keep_alive_seconds") else None
     if keep_alive is not None and math.isnan(keep_alive):
         raise InvalidRequest("keep_alive_seconds is not a number", param="keep_alive_seconds")
     return ClientRequest(
-        parse_submit(message, defaults),
+        parse_submit(message, defaults, open_realm),
         listener,
         request_id=message.request_id,
         trace_id=message.trace_id,
@@ -72,7 +80,9 @@ def split_prompts(message: pb.Submit) -> list[pb.Submit]:
     return submits
 
 
-def parse_submit(message: pb.Submit, defaults: ModelDefaults) -> messages.Submit:
+def parse_submit(
+    message: pb.Submit, defaults: ModelDefaults, open_realm: OpenRealm
+) -> messages.Submit:
     """Parse a request into the runner's command; its id is 0 until a runner gets it."""
     n = message.n or 1
     _check_range(N_RANGE, n, "n")
@@ -86,6 +96,9 @@ def parse_submit(message: pb.Submit, defaults: ModelDefaults) -> messages.Submit
     if lane is None:
         raise InvalidRequest(f"there is no lane {message.lane}", param="lane")
     pieces, tokens = _parse_prompt(message)
+    if len(message.cache_key) not in (0, CACHE_KEY_BYTES):
+        raise InvalidRequest(f"a cache key has {CACHE_KEY_BYTES} bytes", param="cache_key")
+    realm, cache_keys = open_realm(message.tenant or message.principal, message.cache_key)
     constraint = parse_constraint(message.constraint) if message.HasField("constraint") else None
     return messages.Submit(
         id=0,
@@ -100,9 +113,10 @@ def parse_submit(message: pb.Submit, defaults: ModelDefaults) -> messages.Submit
         prompt_logprobs=message.prompt_logprobs,
         lane=lane,
         principal=message.principal,
-        realm=message.tenant or message.principal,
+        realm=realm,
         deadline_seconds=deadline,
         no_cache=message.no_cache,
+        cache_keys=() if message.no_cache else cache_keys,
     )
 
 

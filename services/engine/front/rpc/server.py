@@ -20,12 +20,14 @@ from grpc import aio
 from protos import engine_pb2 as pb
 from protos.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
 from services import __version__
+from services.engine.front.cache_index.prompt_cache import PromptCache
 from services.engine.front.gpu_check import GpuCheck
 from services.engine.front.models.loaded_model import ModelState
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
 from services.engine.front.models.pool import ModelPool
 from services.engine.front.rpc import from_proto, to_proto
+from services.engine.front.rpc.cache_rpcs import CacheRpcs
 from services.engine.front.rpc.session import Session
 from services.shared.errors import (
     Cancelled,
@@ -90,6 +92,7 @@ class EngineServer(EngineServicer):
         manager: ModelManager,
         pool: ModelPool,
         manifests: ManifestCache,
+        prompt_cache: PromptCache,
         gpu: GpuCheck,
         *,
         clock: Callable[[], float],
@@ -99,6 +102,8 @@ class EngineServer(EngineServicer):
         self._gpu = gpu
         self._clock = clock
         self._manifests = manifests
+        self._prompt_cache = prompt_cache
+        self._cache_rpcs = CacheRpcs(prompt_cache, manifests)
         self._sessions: set[Session] = set()
         self._server = aio.server(options=_OPTIONS)
         add_EngineServicer_to_server(self, self._server)
@@ -121,7 +126,9 @@ class EngineServer(EngineServicer):
         context: Any,
     ) -> AsyncIterator[pb.EngineFrame]:
         """See engine.proto. This task is the only one that writes to the stream."""
-        session = Session(self._manager, self._manifests, clock=self._clock)
+        session = Session(
+            self._manager, self._manifests, self._prompt_cache.open_realm, clock=self._clock
+        )
         self._sessions.add(session)
         # Not only in `finally`: a generator that is not awaited when the call ends is closed some
         # time later, and until then its requests would keep running.
@@ -166,6 +173,24 @@ class EngineServer(EngineServicer):
     ) -> pb.ContextLengthsResponse:
         """See engine.proto."""
         return await _answer(self._context_lengths(request), context)
+
+    async def CacheStatus(  # noqa: N802
+        self, request: pb.CacheStatusRequest, context: Any
+    ) -> pb.CacheStatusResponse:
+        """See engine.proto."""
+        return await _answer(self._cache_rpcs.read_status(request), context)
+
+    async def DeleteCache(  # noqa: N802
+        self, request: pb.DeleteCacheRequest, context: Any
+    ) -> pb.DeleteCacheResponse:
+        """See engine.proto."""
+        return await _answer(self._cache_rpcs.delete(request), context)
+
+    async def RotateCacheKeys(  # noqa: N802
+        self, request: pb.RotateCacheKeysRequest, context: Any
+    ) -> pb.RotateCacheKeysResponse:
+        """See engine.proto."""
+        return await _answer(self._cache_rpcs.rotate_keys(request), context)
 
     async def Health(  # noqa: N802
         self, request: pb.HealthRequest, context: Any

@@ -20,7 +20,7 @@ from services.engine.front.models.client_request import ClientRequest
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
 from services.engine.front.rpc.event_queue import EventQueue, MergedDelta, SessionEvent
-from services.engine.front.rpc.from_proto import parse_request, split_prompts
+from services.engine.front.rpc.from_proto import OpenRealm, parse_request, split_prompts
 from services.engine.front.rpc.model_defaults import parse_model_defaults
 from services.shared.errors import Cancelled, InternalError, InvalidRequest, SpindllError, to_wire
 from services.shared.store.manifest import Manifest
@@ -35,11 +35,13 @@ class Session:
         self,
         manager: ModelManager,
         manifests: ManifestCache,
+        open_realm: OpenRealm,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._manager = manager
         self._manifests = manifests
+        self._open_realm = open_realm
         self._clock = clock
         self.events = EventQueue()
         # An alias instead of a method: this is called once for each token.
@@ -118,7 +120,7 @@ class Session:
     def _submit(self, message: pb.Submit, manifest: Manifest) -> None:
         try:
             defaults = parse_model_defaults(manifest.params)
-            request = parse_request(message, defaults, self, now=self._clock())
+            request = parse_request(message, defaults, self, self._open_realm, now=self._clock())
             self._submitted[message.request_id] = (manifest, request)
             self._manager.submit(manifest, request)
         except SpindllError as error:

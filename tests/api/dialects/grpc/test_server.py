@@ -115,11 +115,11 @@ async def test_an_encryption_key_of_another_length_is_refused(served: GrpcApi, l
     assert not served.api.engine.submits
 
 
-async def test_a_chat_with_an_encryption_key_is_not_cached(served: GrpcApi) -> None:
+async def test_the_encryption_key_of_a_chat_reaches_the_engine(served: GrpcApi) -> None:
     request = spindll_pb2.ChatRequest(model="tiny", messages=FRANCE, encryption_key=b"k" * 32)
     _ = [a async for a in served.stub.Chat(request, **served.user())]
 
-    assert served.api.engine.submits[0].no_cache
+    assert served.api.engine.submits[0].cache_key == b"k" * 32
 
 
 async def test_errors_have_a_status_and_a_code(served: GrpcApi) -> None:

@@ -5,13 +5,22 @@ import math
 import pytest
 
 from protos import engine_pb2 as pb
-from services.engine.core import Constraint, Lane, Sampling, TextPiece
+from services.engine import messages
+from services.engine.core import CacheKey, Constraint, Lane, Sampling, TextPiece
 from services.engine.front.models.model_settings import ModelSettings
 from services.engine.front.rpc.from_proto import parse_model_settings, parse_submit
 from services.engine.front.rpc.model_defaults import ModelDefaults, parse_model_defaults
 from services.shared.errors import InvalidRequest
 
 NO_DEFAULTS = parse_model_defaults({})
+
+
+def open_realm(tenant: str, private_key: bytes) -> tuple[str, tuple[CacheKey, ...]]:
+    return f"{tenant}+{private_key.decode()}", (CacheKey(b"i" * 16, b"s" * 32),)
+
+
+def parse_for_tests(message: pb.Submit, defaults: ModelDefaults) -> messages.Submit:
+    return parse_submit(message, defaults, open_realm)
 
 
 def message(**changes: object) -> pb.Submit:
@@ -23,7 +32,7 @@ def message(**changes: object) -> pb.Submit:
 
 
 def test_a_bare_request_takes_the_engines_defaults() -> None:
-    submit = parse_submit(message(), NO_DEFAULTS)
+    submit = parse_for_tests(message(), NO_DEFAULTS)
 
     assert submit.sampling == Sampling(seed=1)
     assert (submit.n, submit.lane, submit.top_logprobs) == (1, Lane.INTERACTIVE, None)
@@ -33,14 +42,14 @@ def test_a_bare_request_takes_the_engines_defaults() -> None:
 
 def test_the_request_overrides_the_model_and_the_model_overrides_the_engine() -> None:
     defaults = parse_model_defaults({"temperature": 0.2, "top_k": 7, "num_predict": 99})
-    submit = parse_submit(message(sampling=pb.Sampling(temperature=0.0, seed=1)), defaults)
+    submit = parse_for_tests(message(sampling=pb.Sampling(temperature=0.0, seed=1)), defaults)
 
     assert submit.sampling == Sampling(temperature=0.0, top_k=7, seed=1)
     assert submit.stopping.max_tokens == 99
 
 
 def test_every_field_of_a_request_is_parsed() -> None:
-    submit = parse_submit(
+    submit = parse_for_tests(
         pb.Submit(
             tokens=pb.PromptTokens(ids=[1, 2]),
             sampling=pb.Sampling(seed=2**64 - 1, logit_bias={5: -100.0}, repeat_last_n=0),
@@ -62,14 +71,16 @@ def test_every_field_of_a_request_is_parsed() -> None:
     assert (submit.stopping.strings, submit.stopping.token_ids) == (("x",), (9,))
     assert submit.constraint == Constraint("regex", "a+")
     assert (submit.lane, submit.principal, submit.deadline_seconds) == (Lane.BATCH, "key", 1.5)
-    assert submit.realm == "key"
+    assert submit.realm == "key+"
     assert submit.prompt_logprobs
     assert submit.no_cache
 
 
 def test_literal_pieces_stay_literal() -> None:
     pieces = [pb.TextPiece(text="<a>"), pb.TextPiece(text="<b>", literal=True)]
-    submit = parse_submit(message(text=pb.PromptText(pieces=pieces, add_special=True)), NO_DEFAULTS)
+    submit = parse_for_tests(
+        message(text=pb.PromptText(pieces=pieces, add_special=True)), NO_DEFAULTS
+    )
 
     assert submit.pieces == (TextPiece("<a>", False), TextPiece("<b>", True))
     assert submit.add_special
@@ -77,7 +88,8 @@ def test_literal_pieces_stay_literal() -> None:
 
 def test_a_request_without_a_seed_gets_a_random_one() -> None:
     seeds = {
-        parse_submit(message(sampling=pb.Sampling()), NO_DEFAULTS).sampling.seed for _ in range(5)
+        parse_for_tests(message(sampling=pb.Sampling()), NO_DEFAULTS).sampling.seed
+        for _ in range(5)
     }
 
     assert len(seeds) == 5
@@ -87,7 +99,7 @@ def test_a_request_without_a_seed_gets_a_random_one() -> None:
 def test_a_models_own_seed_is_used_unless_it_is_negative_or_no_integer(
     seed: object, is_used: bool
 ) -> None:
-    found = parse_submit(
+    found = parse_for_tests(
         message(sampling=pb.Sampling()), parse_model_defaults({"seed": seed})
     ).sampling.seed
 
@@ -97,8 +109,8 @@ def test_a_models_own_seed_is_used_unless_it_is_negative_or_no_integer(
 def test_a_models_stop_strings_are_added_unless_the_end_token_is_ignored() -> None:
     defaults = parse_model_defaults({"stop": ["User:", "x"]})
 
-    given = parse_submit(message(stopping=pb.Stopping(strings=["x"])), defaults)
-    endless = parse_submit(message(stopping=pb.Stopping(ignore_eos=True)), defaults)
+    given = parse_for_tests(message(stopping=pb.Stopping(strings=["x"])), defaults)
+    endless = parse_for_tests(message(stopping=pb.Stopping(ignore_eos=True)), defaults)
 
     assert given.stopping.strings == ("x", "User:")
     assert endless.stopping.strings == ()
@@ -132,7 +144,7 @@ def test_a_value_out_of_range_is_refused_and_its_field_named(
     changes: dict[str, object], param: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        parse_submit(message(**changes), NO_DEFAULTS)
+        parse_for_tests(message(**changes), NO_DEFAULTS)
 
     assert caught.value.param == param
 
@@ -191,3 +203,20 @@ def test_a_load_setting_out_of_range_is_refused_and_named(
         parse_model_settings(sent)
 
     assert caught.value.param == param
+
+
+def test_a_private_key_goes_into_the_realm_and_its_keys_reach_the_runner() -> None:
+    submit = parse_for_tests(message(tenant="alice", cache_key=b"k" * 32), NO_DEFAULTS)
+
+    assert submit.realm == "alice+" + "k" * 32
+    assert [key.id for key in submit.cache_keys] == [b"i" * 16]
+
+
+def test_a_request_that_may_not_be_cached_gets_no_keys() -> None:
+    assert parse_for_tests(message(no_cache=True), NO_DEFAULTS).cache_keys == ()
+
+
+@pytest.mark.parametrize("length", [1, 31, 33])
+def test_a_private_key_of_another_length_is_refused(length: int) -> None:
+    with pytest.raises(InvalidRequest, match="a cache key has 32 bytes"):
+        parse_for_tests(message(cache_key=b"k" * length), NO_DEFAULTS)

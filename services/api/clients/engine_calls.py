@@ -1,0 +1,117 @@
+"""The unary calls of engine.proto. Each raises the engine's own error, or EngineUnavailable."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote
+
+import grpc
+import grpc.aio
+import msgspec
+
+from protos import engine_pb2
+from services.shared.errors import (
+    DeadlineExceeded,
+    EngineUnavailable,
+    InternalError,
+    SpindllError,
+    from_wire,
+)
+
+if TYPE_CHECKING:  # exists in the type stubs only
+    from protos.engine_pb2_grpc import EngineAsyncStub
+
+logger = logging.getLogger(__name__)
+
+_UNARY_SECONDS = 10.0
+_DELETE_SECONDS = 120.0  # the headers of all stored prompts are read
+
+R = TypeVar("R")
+
+
+class EngineCalls:
+    """See the module; EngineClient adds the session."""
+
+    def __init__(self, *, load_timeout_seconds: float) -> None:
+        self._load_timeout_seconds = load_timeout_seconds
+
+    @property
+    def _stub(self) -> EngineAsyncStub:
+        raise NotImplementedError
+
+    async def load(self, model: str, settings: engine_pb2.ModelSettings) -> engine_pb2.LoadResponse:
+        """Load a model; returns when it is ready."""
+        request = engine_pb2.LoadRequest(model=model, settings=settings)
+        return await _call(self._stub.Load(request, timeout=self._load_timeout_seconds))
+
+    async def unload(self, model: str, *, force: bool = False) -> engine_pb2.UnloadResponse:
+        """Unload a model; running requests finish first unless forced."""
+        request = engine_pb2.UnloadRequest(model=model, force=force)
+        return await _call(self._stub.Unload(request, timeout=self._load_timeout_seconds))
+
+    async def find_context_lengths(self, models: Iterable[str]) -> Mapping[str, int]:
+        """How many tokens a request to each of these models may have, by canonical name."""
+        request = engine_pb2.ContextLengthsRequest(models=models)
+        answer = await _call(self._stub.ContextLengths(request, timeout=_UNARY_SECONDS))
+        return answer.context_lengths
+
+    async def list_loaded(self) -> engine_pb2.LoadedResponse:
+        """The loaded models, and the memory they take."""
+        return await _call(self._stub.Loaded(engine_pb2.LoadedRequest(), timeout=_UNARY_SECONDS))
+
+    async def plan(self, model: str, settings: engine_pb2.ModelSettings) -> engine_pb2.PlanResponse:
+        """What a load would do. A model that was never loaded takes longer: it needs a dry run."""
+        request = engine_pb2.PlanRequest(model=model, settings=settings)
+        return await _call(self._stub.Plan(request, timeout=self._load_timeout_seconds))
+
+    async def read_cache_status(self, tenant: str | None) -> engine_pb2.CacheStatusResponse:
+        """What is stored of computed prompts, of one tenant or of all."""
+        request = engine_pb2.CacheStatusRequest(tenant=tenant)
+        return await _call(self._stub.CacheStatus(request, timeout=_UNARY_SECONDS))
+
+    async def delete_cache(
+        self, *, tenant: str | None, model: str | None, older_than_seconds: float | None
+    ) -> engine_pb2.DeleteCacheResponse:
+        """Delete stored prompts that match all that is given."""
+        request = engine_pb2.DeleteCacheRequest(
+            tenant=tenant, model=model, older_than_seconds=older_than_seconds
+        )
+        return await _call(self._stub.DeleteCache(request, timeout=_DELETE_SECONDS))
+
+    async def rotate_cache_keys(self, tenant: str | None) -> None:
+        """Seal new stored prompts of one tenant or of all with new keys."""
+        request = engine_pb2.RotateCacheKeysRequest(tenant=tenant)
+        await _call(self._stub.RotateCacheKeys(request, timeout=_UNARY_SECONDS))
+
+    async def check_health(self) -> engine_pb2.HealthResponse:
+        """Whether the engine accepts requests."""
+        return await _call(self._stub.Health(engine_pb2.HealthRequest(), timeout=_UNARY_SECONDS))
+
+
+async def _call(call: Awaitable[R]) -> R:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise error_from_rpc(error) from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Not this task was cancelled but the call: `close` ended its channel.
+        raise EngineUnavailable("the service is stopping; try again") from None
+
+
+def error_from_rpc(error: grpc.aio.AioRpcError) -> SpindllError:
+    """The error for a failed call: the engine's own error if it sent one."""
+    for name, value in error.trailing_metadata() or ():
+        if name == "spindll-error":
+            return from_wire(msgspec.json.decode(unquote(str(value))))
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return EngineUnavailable("the engine does not answer; try again shortly")
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded("the engine took too long")
+    logger.error("engine call failed", extra={"status": error.code().name})
+    return InternalError("internal error")

@@ -1,0 +1,55 @@
+"""The `cache` commands: what is stored of computed prompts, deletion, new keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli.paths import StackPaths
+from services.cli.pulls_app import Data
+
+app = typer.Typer(
+    name="cache",
+    help="Show what is stored of computed prompts; delete it, or change its keys.",
+    invoke_without_command=True,
+)
+
+Tenant = Annotated[str | None, typer.Option("--tenant", help="Of one tenant; by default of all.")]
+
+
+@app.callback()
+def show(context: typer.Context, data: Data) -> None:
+    """Show the tiers: their bytes, what came from them, and why something was not stored."""
+    if context.invoked_subcommand is None:
+        from services.cli.commands import cache as command
+
+        command.show(_paths(data))
+
+
+@app.command()
+def clear(
+    data: Data,
+    tenant: Tenant = None,
+    model: Annotated[str | None, typer.Option("--model", help="Of one model.")] = None,
+    days: Annotated[
+        float | None, typer.Option("--unused-days", min=0, help="What was not used for so long.")
+    ] = None,
+) -> None:
+    """Delete stored prompts. Those of a tenant are then unreadable, copies included."""
+    from services.cli.commands import cache as command
+
+    command.clear(_paths(data), tenant=tenant, model=model, days=days)
+
+
+@app.command()
+def rotate(data: Data, tenant: Tenant = None) -> None:
+    """Seal what is stored from now on with new keys. What is there stays readable."""
+    from services.cli.commands import cache as command
+
+    command.rotate(_paths(data), tenant)
+
+
+def _paths(data: Path) -> StackPaths:
+    return StackPaths(data.expanduser().absolute())

@@ -1,0 +1,59 @@
+"""`cache`: what the server stores of computed prompts."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from services.cli.api_client import ApiClient, JsonObject
+from services.cli.connection import find_connection
+from services.cli.formatting import format_size
+from services.cli.paths import StackPaths
+from services.cli.tables import new_table, print_table
+
+_DAY_SECONDS = 86_400
+
+
+def show(paths: StackPaths) -> None:
+    """Print one line per tier."""
+    with ApiClient(find_connection(paths)) as api:
+        tiers = api.get("/v1/cache")["tiers"]
+    table = new_table("TIER", "USED", "OF", "ENTRIES", "STORED", "USES", "NOTE")
+    for tier in tiers:
+        table.add_row(*format_row(tier))
+    print_table(table, "no prompts are stored: SPINDLL_CACHE_DISK is off")
+
+
+def clear(paths: StackPaths, *, tenant: str | None, model: str | None, days: float | None) -> None:
+    """Delete what matches, and print how much that was."""
+    query: dict[str, str] = {"all": "true"} if tenant is None else {"tenant": tenant}
+    if model is not None:
+        query["model"] = model
+    if days is not None:
+        query["older_than"] = str(days * _DAY_SECONDS)
+    with ApiClient(find_connection(paths)) as api:
+        deleted = api.delete(f"/v1/cache?{urlencode(query)}")
+    print(f"deleted {deleted['entries']} entries, {format_size(deleted['bytes'])} freed")
+
+
+def rotate(paths: StackPaths, tenant: str | None) -> None:
+    """Begin to seal with new keys."""
+    query = "" if tenant is None else f"?{urlencode({'tenant': tenant})}"
+    with ApiClient(find_connection(paths)) as api:
+        api.post(f"/v1/cache/rotate{query}", {})
+    print("new entries get new keys")
+
+
+def format_row(tier: JsonObject) -> list[str]:
+    """The cells of a tier's line."""
+    notes = [f"{count} rejected ({reason})" for reason, count in tier["rejected"].items()]
+    if tier["not_written"]:
+        notes.append(f"not written: {tier['not_written']}")
+    return [
+        str(tier["name"]),
+        format_size(tier["bytes"]),
+        format_size(tier["budget_bytes"]),
+        str(tier["entries"]),
+        str(tier["stored"]),
+        str(tier["hits"]),
+        ", ".join(notes),
+    ]

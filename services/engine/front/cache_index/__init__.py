@@ -1,0 +1,1 @@
+"""What the front knows of the stored prompts: keys, budgets, the index in Redis, deletion."""

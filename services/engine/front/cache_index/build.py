@@ -1,0 +1,92 @@
+"""Builds the prompt cache from the settings."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+
+from services.engine.core import CacheTier
+from services.engine.front.cache_index.index import CacheIndex
+from services.engine.front.cache_index.keyring import Keyring
+from services.engine.front.cache_index.prompt_cache import PromptCache, WritePolicy
+from services.engine.front.cache_index.tier_books import TierBooks
+from services.engine.front.cache_index.tier_folder import TierFolder
+from services.engine.memory.budget import compute_cache_bytes, parse_cache_size
+from services.engine.settings import EngineSettings
+from services.shared.errors import InvalidSettings
+from services.shared.redis_client import connect_async
+
+_REDIS_TIMEOUT_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+def build_prompt_cache(settings: EngineSettings) -> PromptCache:
+    """Build the cache; one without tiers where it is off, or where its folders cannot be used."""
+    wanted: list[tuple[CacheTier, str, Path]] = [
+        ("ram", settings.cache_ram, _ram_folder(settings)),
+        ("disk", settings.cache_disk, settings.cache_folder),
+    ]
+    folders = [
+        (folder, size)
+        for tier, text, path in wanted
+        if (size := _measure(tier, text, path)) and (folder := _open_folder(path, tier))
+    ]
+    if not folders:
+        return PromptCache()
+    try:
+        keyring = Keyring(settings.cache_secrets_folder)
+    except InvalidSettings as error:
+        logger.error("prompts are not stored", extra={"reason": error.message})
+        return PromptCache()
+    connection = connect_async(
+        settings.redis_url, settings.redis_password_file, timeout_seconds=_REDIS_TIMEOUT_SECONDS
+    )
+    tiers = [
+        TierBooks(
+            folder,
+            CacheIndex(connection, folder.id),
+            keyring.find_tag,
+            budget_bytes=size,
+            tenant_bytes=int(size * settings.cache_tenant_share),
+        )
+        for folder, size in folders
+    ]
+    free = parse_cache_size(settings.cache_min_free)
+    total = shutil.disk_usage(folders[-1][0].path).total
+    policy = WritePolicy(
+        write=settings.cache_write, min_free_bytes=compute_cache_bytes(free, total)
+    )
+    return PromptCache(keyring, tiers, policy, connection)
+
+
+def _ram_folder(settings: EngineSettings) -> Path:
+    """A folder of this user and this data directory: the file system is everybody's."""
+    data = hashlib.sha256(str(settings.data_dir).encode()).hexdigest()[:16]
+    return settings.cache_ram_folder / f"spindll-{os.getuid()}-{data}"
+
+
+def _measure(tier: CacheTier, text: str, path: Path) -> int:
+    """The budget in bytes."""
+    size = parse_cache_size(text)
+    if size.size_bytes == 0:
+        return 0
+    if tier == "ram":
+        return compute_cache_bytes(size, psutil.virtual_memory().total)
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    return compute_cache_bytes(size, shutil.disk_usage(existing).total)
+
+
+def _open_folder(path: Path, tier: CacheTier) -> TierFolder | None:
+    try:
+        return TierFolder(path, tier)
+    except OSError as error:
+        logger.error(
+            "prompts are not stored", extra={"folder": str(path), "reason": error.strerror}
+        )
+        return None

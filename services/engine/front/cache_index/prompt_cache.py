@@ -1,0 +1,183 @@
+"""The front's part in the prompt cache: keys for requests, budgets, deletion.
+
+    request ─► open_realm ─► the realm and the keys that its runner gets
+    runner  ─► CacheReport ─► note ─► (once a second) the books of the tier
+
+Event loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import redis.asyncio
+
+from services.engine.core import CacheConfig, CacheEvent, CacheKey, CacheWrite
+from services.engine.front.cache_index.keyring import Keyring
+from services.engine.front.cache_index.tier_books import TierBooks, TierStatus
+from services.engine.front.cache_index.tier_folder import FoundEntry
+from services.engine.kv_entry import compute_model_tag
+
+logger = logging.getLogger(__name__)
+
+_FLUSH_SECONDS = 1.0
+_SWEEP_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritePolicy:
+    """When a runner stores a prompt."""
+
+    write: CacheWrite = "always"
+    min_free_bytes: int = 0  # that writing leaves free on the disk
+
+
+class PromptCache:
+    """See the module. Without tiers nothing is stored, and realms are the tenants."""
+
+    def __init__(
+        self,
+        keyring: Keyring | None = None,
+        tiers: Sequence[TierBooks] = (),
+        policy: WritePolicy | None = None,
+        connection: redis.asyncio.Redis | None = None,
+    ) -> None:
+        """`connection`: what the books use; it is closed with the cache."""
+        self._keyring = keyring
+        self._tiers = {tier.folder.tier: tier for tier in tiers}
+        self._policy = policy or WritePolicy()
+        self._connection = connection
+        self._stopped = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to keep the books."""
+        if self._tiers:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="prompt cache")
+
+    async def close(self) -> None:
+        """Stop, with the last events in the index."""
+        self._stopped.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+        if self._connection is not None:
+            await self._connection.aclose()
+
+    def build_config(self, model_digest: str) -> CacheConfig | None:
+        """What a runner of this model needs to store prompts; None where none are stored."""
+        if not self._tiers:
+            return None
+        folders = {name: str(tier.folder.path) for name, tier in self._tiers.items()}
+        return CacheConfig(
+            model_digest=model_digest,
+            disk_folder=folders.get("disk"),
+            ram_folder=folders.get("ram"),
+            write=self._policy.write,
+            min_free_bytes=self._policy.min_free_bytes,
+        )
+
+    def open_realm(self, tenant: str, private_key: bytes = b"") -> tuple[str, tuple[CacheKey, ...]]:
+        """The realm of a tenant's request, and the keys of what it stores.
+
+        The realm changes with the keys, so that what a runner still has in memory is as unreachable
+        as what was sealed with keys that are destroyed.
+        """
+        realm = tenant
+        keys: tuple[CacheKey, ...] = ()
+        if self._keyring is not None:
+            try:
+                keys = self._keyring.get(tenant, private_key)
+            except OSError as error:
+                logger.warning("no keys for stored prompts", extra={"reason": error.strerror})
+        if keys:
+            realm += f"/{keys[0].id.hex()}"
+        if private_key:
+            realm += f"/{hashlib.sha256(private_key).hexdigest()}"
+        return realm, keys
+
+    def note(self, events: Sequence[CacheEvent]) -> None:
+        """Take what a runner reports."""
+        for event in events:
+            if (tier := self._tiers.get(event.tier)) is not None:
+                tier.note(event)
+
+    async def read_status(self) -> list[TierStatus]:
+        """What each tier holds."""
+        return [await tier.read_status() for tier in self._tiers.values()]
+
+    def tag(self, tenant: str) -> str:
+        """The name of a tenant in `TierStatus.tenants`."""
+        return self._keyring.tag(tenant) if self._keyring is not None else ""
+
+    async def delete(
+        self,
+        *,
+        tenant: str | None = None,
+        model_digest: str | None = None,
+        older_than_seconds: float | None = None,
+    ) -> tuple[int, int]:
+        """Delete what matches all that is given; how many entries, and their bytes.
+
+        Where only a tenant is given, its keys are destroyed first, so that copies of its entries
+        are unreadable too.
+        """
+        keyring = self._keyring
+        if keyring is None:
+            return 0, 0
+        tag = None if tenant is None else keyring.tag(tenant)
+        model = None if model_digest is None else compute_model_tag(model_digest)
+        before = None if older_than_seconds is None else time.time() - older_than_seconds
+        destroyed: set[bytes] = set()
+        if tenant is not None and model is None and before is None:
+            destroyed = {key.id for key in keyring.get(tenant)}
+            keyring.forget(tenant)
+
+        def matches(entry: FoundEntry) -> bool:
+            id_ = entry.header.key_id
+            if tag is not None and id_ not in destroyed and keyring.find_tag(id_) != tag:
+                return False
+            if model is not None and entry.header.model_tag != model:
+                return False
+            return before is None or entry.used_at < before
+
+        deleted = [await tier.delete(matches) for tier in self._tiers.values()]
+        return sum(count for count, _ in deleted), sum(size for _, size in deleted)
+
+    def rotate_keys(self, tenant: str | None) -> None:
+        """Seal new entries of a tenant, or of all, with new keys; older ones stay readable."""
+        if self._keyring is None:
+            return
+        if tenant is None:
+            self._keyring.rotate_all()
+        else:
+            self._keyring.rotate(tenant)
+
+    async def _run(self) -> None:
+        swept_at = -float("inf")
+        while True:
+            if time.monotonic() - swept_at >= _SWEEP_SECONDS:
+                swept_at = time.monotonic()
+                for tier in self._tiers.values():
+                    await asyncio.to_thread(tier.folder.sweep)
+            is_last = self._stopped.is_set()
+            await self._update()
+            if is_last:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), _FLUSH_SECONDS)
+
+    async def _update(self) -> None:
+        for tier in self._tiers.values():
+            try:
+                await tier.update()
+            except OSError as error:
+                logger.warning("stored prompts not counted", extra={"reason": error.strerror})
+            except Exception:
+                logger.exception("books of the prompt cache")

@@ -1,0 +1,252 @@
+"""The books of one tier: what runners report goes to the index, and what is over the budget goes.
+
+The index is rebuilt from the files where it is not complete: at the first start, after Redis lost
+it or did not answer, or when too much was reported at once. Without Redis the budget is kept from
+the files alone: the folder is listed every minute, and what was unused longest goes.
+
+Event loop only; files are touched in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+
+from services.engine.core import (
+    CacheEvent,
+    CacheNotWritten,
+    CacheRejected,
+    CacheStored,
+    CacheTier,
+    CacheUsed,
+)
+from services.engine.front.cache_index.index import CacheIndex, IndexedEntry
+from services.engine.front.cache_index.tier_folder import FoundEntry, TierFolder
+
+logger = logging.getLogger(__name__)
+
+_LIST_SECONDS = 60.0  # between two listings while Redis does not answer
+_MAX_NOTED = 20_000  # events that wait for the index
+_AT_ONCE = 256  # entries of one command
+_SLACK = 0.05  # of the limit: freed beyond what is needed, so that not each entry evicts one
+
+FindTag = Callable[[bytes], str | None]  # the tenant of a key id; None where it is nobody's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierStatus:
+    """What a person sees of a tier; counts since the start. `tenants`: bytes by tag."""
+
+    tier: CacheTier
+    budget_bytes: int
+    bytes: int
+    entries: int
+    hits: int
+    stored: int
+    rejected: Mapping[str, int]
+    not_written: str | None
+    tenants: Mapping[str, int]
+
+
+class TierBooks:
+    """See the module."""
+
+    def __init__(
+        self,
+        folder: TierFolder,
+        index: CacheIndex,
+        find_tag: FindTag,
+        *,
+        budget_bytes: int,
+        tenant_bytes: int,
+    ) -> None:
+        """`tenant_bytes`: what one tenant may hold of the budget."""
+        self.folder = folder
+        self._index = index
+        self._find_tag = find_tag
+        self._budget_bytes = budget_bytes
+        self._tenant_bytes = tenant_bytes
+        self._noted: list[CacheStored | CacheUsed | CacheRejected] = []
+        self._is_sound = False  # every event since the last rebuild is in the index
+        self._listed_at = -float("inf")
+        self._hits = 0
+        self._stored = 0
+        self._rejected: Counter[str] = Counter()
+        self._not_written: str | None = None
+
+    def note(self, event: CacheEvent) -> None:
+        """Take an event of this tier."""
+        match event:
+            case CacheNotWritten():
+                if self._not_written != event.reason:
+                    logger.warning(
+                        "prompts are not stored",
+                        extra={"tier": self.folder.tier, "reason": event.reason},
+                    )
+                self._not_written = event.reason
+                return
+            case CacheStored():
+                self._stored += 1
+                self._not_written = None
+            case CacheUsed():
+                self._hits += 1
+            case CacheRejected():
+                self._rejected[event.reason] += 1
+                logger.warning("stored prompt rejected", extra={"reason": event.reason})
+        if len(self._noted) < _MAX_NOTED:
+            self._noted.append(event)
+        else:
+            self._is_sound = False
+
+    async def update(self) -> None:
+        """Bring the index up to date and evict. Raises OSError where the folder is gone."""
+        noted, self._noted = self._noted, []
+        rejected = {event.name for event in noted if isinstance(event, CacheRejected)}
+        if rejected:
+            await asyncio.to_thread(self.folder.delete, rejected)
+        try:
+            if not self._is_sound or (noted and not await self._index.is_complete()):
+                await self._make_sound()
+            await self._record(noted, rejected)
+            if noted:
+                await self._evict()
+        except RedisError as error:
+            if self._is_sound:
+                logger.warning("no index of stored prompts", extra={"reason": str(error)})
+            self._is_sound = False
+            await self._evict_by_files()
+
+    async def delete(self, matches: Callable[[FoundEntry], bool]) -> tuple[int, int]:
+        """Delete the entries that match; how many, and their bytes."""
+        entries = await self._list()
+        chosen = [entry for entry in entries if matches(entry)]
+        names = [entry.name for entry in chosen]
+        await asyncio.to_thread(self.folder.delete, names)
+        try:
+            await self._index.remove(names)
+        except RedisError:
+            self._is_sound = False
+        return len(chosen), sum(entry.header.file_bytes for entry in chosen)
+
+    async def read_status(self) -> TierStatus:
+        """What it holds; zero bytes while Redis does not answer."""
+        tenants: Mapping[str, int] = {}
+        entries = 0
+        try:
+            tenants, entries = await self._index.read_bytes(), await self._index.count()
+        except RedisError:
+            logger.debug("no index of stored prompts", exc_info=True)
+        return TierStatus(
+            tier=self.folder.tier,
+            budget_bytes=self._budget_bytes,
+            bytes=sum(tenants.values()),
+            entries=entries,
+            hits=self._hits,
+            stored=self._stored,
+            rejected=dict(self._rejected),
+            not_written=self._not_written,
+            tenants=tenants,
+        )
+
+    async def _make_sound(self) -> None:
+        """An index that an earlier front completed is taken as it is."""
+        is_first = self._listed_at == -float("inf")
+        if not (is_first and await self._index.is_complete()):
+            await self._rebuild()
+        self._listed_at = 0.0
+        self._is_sound = True
+
+    async def _record(
+        self,
+        noted: Sequence[CacheStored | CacheUsed | CacheRejected],
+        rejected: Collection[str],
+    ) -> None:
+        entries, orphans = [], set(rejected)
+        for event in noted:
+            if isinstance(event, CacheStored) and event.name not in rejected:
+                tag = self._find_tag(event.key_id)
+                if tag is None:  # its tenant was deleted meanwhile
+                    orphans.add(event.name)
+                else:
+                    entries.append(_index_event(event, tag))
+        await self._index.add(entries)
+        await self._index.touch({event.name for event in noted if isinstance(event, CacheUsed)})
+        await self._remove(orphans)
+
+    async def _evict(self) -> None:
+        """Evict what tenants hold above their share, then what all hold above the budget."""
+        while True:
+            sizes = await self._index.read_bytes()
+            greedy = next((t for t, size in sizes.items() if size > self._tenant_bytes), None)
+            if greedy is not None:
+                limit, tenants = self._tenant_bytes, [greedy]
+            else:
+                limit, tenants = self._budget_bytes, list(sizes)
+            excess = sum(sizes[tenant] for tenant in tenants) - limit
+            if excess <= 0:
+                return
+            excess += int(limit * _SLACK)
+            victims = await self._index.find_victims(excess, tenants, most=_AT_ONCE)
+            if not victims:  # the sums are not those of the entries any more
+                await self._rebuild()
+                return
+            await self._remove([victim.name for victim in victims])
+
+    async def _evict_by_files(self) -> None:
+        if time.monotonic() - self._listed_at < _LIST_SECONDS:
+            return
+        self._listed_at = time.monotonic()
+        entries = await self._list()
+        excess = sum(entry.header.file_bytes for entry in entries) - self._budget_bytes
+        victims = []
+        for entry in sorted(entries, key=lambda entry: entry.used_at):
+            if excess <= 0:
+                break
+            victims.append(entry.name)
+            excess -= entry.header.file_bytes
+        await asyncio.to_thread(self.folder.delete, victims)
+
+    async def _rebuild(self) -> None:
+        """Make the index name exactly the files; entries that are nobody's are deleted."""
+        found = [(entry, self._find_tag(entry.header.key_id)) for entry in await self._list()]
+        indexed = [_index_file(entry, tag) for entry, tag in found if tag is not None]
+        await self._index.clear()
+        for start in range(0, len(indexed), _AT_ONCE):
+            await self._index.add(indexed[start : start + _AT_ONCE])
+        orphans = [entry.name for entry, tag in found if tag is None]
+        await asyncio.to_thread(self.folder.delete, orphans)
+        await self._index.set_complete()
+        logger.info("stored prompts indexed", extra={"entries": len(indexed)})
+
+    async def _remove(self, names: Collection[str]) -> None:
+        if names:
+            await asyncio.to_thread(self.folder.delete, names)
+            await self._index.remove(names)
+
+    async def _list(self) -> list[FoundEntry]:
+        return await asyncio.to_thread(lambda: list(self.folder.list_entries()))
+
+
+def _index_event(event: CacheStored, tag: str) -> IndexedEntry:
+    return IndexedEntry(
+        event.name, tag, event.kind, event.size_bytes, event.tokens, event.seconds, int(time.time())
+    )
+
+
+def _index_file(entry: FoundEntry, tag: str) -> IndexedEntry:
+    header = entry.header
+    return IndexedEntry(
+        entry.name,
+        tag,
+        header.kind,
+        header.file_bytes,
+        header.tokens,
+        header.seconds,
+        header.created,
+    )

@@ -1,0 +1,82 @@
+"""The folder of one tier: its id, its files, and what deletes them. Blocking; for threads.
+
+    FOLDER/.tier               32 hex digits, made with the folder
+    FOLDER/<2 hex>/<62 hex>    an entry (kv_entry.py)
+
+To delete a file that is being read is harmless: its reader has it open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.engine.core import CacheTier
+from services.engine.kv_entry import (
+    BadEntry,
+    EntryHeader,
+    entry_path,
+    parse_entry_path,
+    read_header,
+    remove_stale_temporary_files,
+)
+
+_ID_FILE = ".tier"
+_STALE_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEntry:
+    """An entry that lies in the folder."""
+
+    name: str
+    header: EntryHeader
+    used_at: float  # seconds since 1970
+
+
+class TierFolder:
+    """See the module."""
+
+    def __init__(self, path: Path, tier: CacheTier) -> None:
+        """Makes the folder, readable by its owner alone. Raises OSError."""
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = path
+        self.tier = tier
+        self.id = _read_or_make_id(path / _ID_FILE)
+
+    def list_entries(self) -> Iterator[FoundEntry]:
+        """Every entry; a file that is none is deleted."""
+        for directory in sorted(self.path.glob("??")):
+            for path in sorted(directory.iterdir()):
+                name = parse_entry_path(path)
+                if name is None:
+                    continue
+                try:
+                    yield FoundEntry(name, read_header(path), path.stat().st_mtime)
+                except BadEntry:
+                    path.unlink(missing_ok=True)
+                except OSError:
+                    continue  # deleted meanwhile
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete entries; missing ones are fine."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                Path(entry_path(str(self.path), name)).unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Remove what dead writers left; returns how many files."""
+        return remove_stale_temporary_files(self.path, older_than_seconds=_STALE_SECONDS)
+
+
+def _read_or_make_id(path: Path) -> str:
+    with contextlib.suppress(FileExistsError), path.open("x") as file:
+        file.write(secrets.token_hex(16))
+    found = path.read_text().strip()
+    if len(found) != 32:  # cut off when it was made
+        found = secrets.token_hex(16)
+        path.write_text(found)
+    return found

@@ -1,0 +1,128 @@
+"""Realms, keys and deletion, over real files and a real Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.engine.front.cache_index.build import build_prompt_cache
+from services.engine.front.cache_index.prompt_cache import PromptCache
+from services.engine.settings import EngineSettings
+from tests.engine.front.cache_index.stored_files import list_names, store_entry
+
+PRIVATE = b"p" * 32
+
+
+def make_settings(data: Path, redis_url: str, **changes: object) -> EngineSettings:
+    fields = {"data_dir": data, "redis_url": redis_url, "cache_disk": "1G"}
+    return EngineSettings(**(fields | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def cache(tmp_path: Path, redis_url: str) -> AsyncIterator[PromptCache]:
+    cache = build_prompt_cache(make_settings(tmp_path, redis_url))
+    cache.start()
+    yield cache
+    await cache.close()
+
+
+async def test_realms_are_apart_by_tenant_and_private_key(cache: PromptCache) -> None:
+    realms = [
+        cache.open_realm(tenant, private)[0]
+        for tenant in ("alice", "bob")
+        for private in (b"", PRIVATE)
+    ]
+
+    assert len(set(realms)) == 4
+    assert realms[0] == cache.open_realm("alice")[0]
+
+
+async def test_a_deleted_tenant_begins_a_new_realm(cache: PromptCache, tmp_path: Path) -> None:
+    realm, keys = cache.open_realm("alice")
+    theirs = cache.open_realm("bob")[1]
+    store_entry(tmp_path / "kvcache", keys[0].id)
+    kept = store_entry(tmp_path / "kvcache", theirs[0].id)
+
+    entries, size = await cache.delete(tenant="alice")
+
+    assert (entries, size) == (1, 1116)
+    assert list_names(tmp_path / "kvcache") == {kept}
+    assert cache.open_realm("alice")[0] != realm
+
+
+async def test_deletion_by_model_and_age_keeps_the_keys(cache: PromptCache, tmp_path: Path) -> None:
+    folder = tmp_path / "kvcache"
+    realm, keys = cache.open_realm("alice")
+    id_ = keys[0].id
+    store_entry(folder, id_, model_digest="sha256:old")
+    store_entry(folder, id_, unused_seconds=5000)
+    fresh = store_entry(folder, id_)
+
+    assert (await cache.delete(model_digest="sha256:old"))[0] == 1
+    assert (await cache.delete(tenant="alice", older_than_seconds=1000))[0] == 1
+    assert list_names(folder) == {fresh}
+    assert cache.open_realm("alice")[0] == realm
+
+
+async def test_new_keys_seal_and_the_older_ones_stay(cache: PromptCache) -> None:
+    old = cache.open_realm("alice")[1]
+    cache.rotate_keys("alice")
+
+    new = cache.open_realm("alice")[1]
+    assert new[1:] == old
+    assert new[0] not in old
+
+
+async def test_without_the_cache_realms_are_tenants(tmp_path: Path, redis_url: str) -> None:
+    off = build_prompt_cache(make_settings(tmp_path, redis_url, cache_disk="off"))
+
+    assert off.open_realm("alice") == ("alice", ())
+    assert off.open_realm("alice", PRIVATE)[0] != "alice"
+    assert off.build_config("sha256:m") is None
+    assert await off.delete(tenant="alice") == (0, 0)
+    assert not (tmp_path / "kvcache").exists()
+
+
+async def test_a_runner_is_told_the_folders_and_the_policy(tmp_path: Path, redis_url: str) -> None:
+    ram = tmp_path / "shm"
+    settings = make_settings(
+        tmp_path, redis_url, cache_ram="10M", cache_ram_folder=ram, cache_write="second_use",
+        cache_min_free="3M",
+    )  # fmt: skip
+    cache = build_prompt_cache(settings)
+    config = cache.build_config("sha256:m")
+    await cache.close()
+
+    assert config is not None
+    assert config.model_digest == "sha256:m"
+    assert config.disk_folder == str(tmp_path / "kvcache")
+    assert config.ram_folder is not None
+    assert Path(config.ram_folder).parent == ram
+    assert Path(config.ram_folder).stat().st_mode & 0o077 == 0
+    assert (config.write, config.min_free_bytes) == ("second_use", 3 << 20)
+
+
+@pytest.mark.skipif("__import__('os').geteuid() == 0", reason="root may write everywhere")
+async def test_a_folder_that_cannot_be_used_turns_the_cache_off(
+    tmp_path: Path, redis_url: str
+) -> None:
+    (tmp_path / "kvcache").mkdir(mode=0o500)
+
+    assert build_prompt_cache(make_settings(tmp_path, redis_url)).build_config("x") is None
+
+
+async def test_a_file_in_the_place_of_the_folder_turns_the_cache_off(
+    tmp_path: Path, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "kvcache").write_text("not a folder")
+
+    assert build_prompt_cache(make_settings(tmp_path, redis_url)).build_config("x") is None
+    assert "prompts are not stored" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "-1G", "much", "0.5K"])
+def test_a_size_that_is_none_is_refused_by_name(tmp_path: Path, redis_url: str, text: str) -> None:
+    with pytest.raises(ValueError, match="write 'off', 'auto', a share"):
+        make_settings(tmp_path, redis_url, cache_disk=text)
