@@ -95,6 +95,11 @@ class GenerationRequest:
     cache_key: bytes = b""  # 32 bytes that only the client knows; empty: none
 
     @property
+    def prompt_field(self) -> str:
+        """The field that the prompt came in: it has this name in every dialect."""
+        return "messages" if isinstance(self.prompt, Conversation) else "prompt"
+
+    @property
     def prompt_count(self) -> int:
         """The number of prompts; a conversation is one."""
         return 1 if isinstance(self.prompt, Conversation) else len(self.prompt)

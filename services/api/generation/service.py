@@ -25,7 +25,12 @@ from services.api.generation.to_engine import Prompt, build_prompt, build_submit
 from services.api.generation.usage import UsageCounter
 from services.api.models.pull_on_demand import PullOnDemand
 from services.api.prompts.render import Conversation, PromptRenderer
-from services.shared.errors import DeadlineExceeded, InvalidRequest, SpindllError
+from services.shared.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    InvalidRequest,
+    SpindllError,
+)
 from services.shared.limits import MAX_CONSTRAINT_CHARS, MAX_SUBMIT_BYTES
 from services.shared.store.manifest import Manifest
 
@@ -91,6 +96,8 @@ class Generation:
             taken = await stream.take()
         except SpindllError as error:
             self._outcome = error.code
+            if isinstance(error, ContextLengthExceeded):
+                error.param = self._request.prompt_field
             raise
         if not taken:
             if stream.is_over:
@@ -226,10 +233,11 @@ def _check_size(request: GenerationRequest) -> None:
     prompt = request.prompt
     if isinstance(prompt, Conversation):
         given = [list(prompt.messages), list(prompt.tools or ()), dict(prompt.options)]
-        size, param = _count_chars(given), "messages"
+        size = _count_chars(given)
     else:
-        size, param = sum(map(len, prompt)), "prompt"
+        size = sum(map(len, prompt))
     if size > MAX_SUBMIT_BYTES:
+        param = request.prompt_field
         raise InvalidRequest(
             f"{param} is too long: {size} characters, of at most {MAX_SUBMIT_BYTES}", param=param
         )

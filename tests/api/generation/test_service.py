@@ -15,7 +15,12 @@ from services.api.generation.events import TextDelta
 from services.api.generation.request import GenerationRequest, OutputFormat, StructuredOutput
 from services.api.generation.service import GenerationService, limit_keep_alive
 from services.api.prompts.render import Conversation
-from services.shared.errors import DeadlineExceeded, InvalidRequest, RunnerDied
+from services.shared.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    InvalidRequest,
+    RunnerDied,
+)
 from services.shared.limits import MAX_SUBMIT_BYTES
 from tests.api.conftest import Api, running_api
 from tests.fakes.scripted_engine import ScriptedEngine, delta, failed, finished, started
@@ -166,6 +171,21 @@ async def test_what_the_engine_would_refuse_is_refused_before_it_is_rendered(
         await service_of(api).open(make_request(**changes))
 
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("prompt", "field"),
+    [(("hi",), "prompt"), (Conversation(messages=[{"role": "user", "content": "hi"}]), "messages")],
+    ids=["text", "conversation"],
+)
+async def test_an_overflow_names_the_field_of_the_prompt(api: Api, prompt: Any, field: str) -> None:
+    api.engine.scripts["*"] = [failed(ContextLengthExceeded("too long"))]
+    generation = await service_of(api).open(make_request(prompt=prompt))
+    with pytest.raises(ContextLengthExceeded) as caught:
+        await accumulate(generation, answer_count=1)
+    generation.close()
+
+    assert caught.value.param == field
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """What surrounds every gRPC call: its request id, its line in the log, its error as a status.
 
 Trailing metadata have the `x-request-id`, and describe an error: `spindll-error-code` (several
-error classes share a gRPC status), `retry-after` in seconds, and `spindll-loading`, the progress of
-a model that is being downloaded.
+error classes share a gRPC status), `spindll-error-field`, `retry-after` in seconds, and
+`spindll-loading`, the progress of a model that is being downloaded.
 """
 
 from __future__ import annotations
@@ -119,6 +119,8 @@ def find_status(error: SpindllError) -> grpc.StatusCode:
 def build_trailers(error: SpindllError) -> tuple[tuple[str, str], ...]:
     """The trailing metadata that describe an error; the progress of a download is JSON."""
     trailers = [("spindll-error-code", error.code)]
+    if error.param:
+        trailers.append(("spindll-error-field", error.param))
     if error.retry_after_seconds is not None:
         trailers.append(("retry-after", str(max(1, math.ceil(error.retry_after_seconds)))))
     if "loading" in error.details:

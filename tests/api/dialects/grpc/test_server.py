@@ -14,7 +14,7 @@ import pytest
 from protos import spindll_pb2
 from protos.spindll_pb2_grpc import SpindllStub
 from services.api.dialects.grpc.calls import GRPC_STATUS
-from services.shared.errors import EngineBusy, every_error
+from services.shared.errors import ContextLengthExceeded, EngineBusy, every_error
 from tests.api.conftest import Api, make_description, make_manifest, put_model, running_api
 from tests.fakes.scripted_engine import ScriptedEngine, delta, failed
 from tests.waiting import free_port
@@ -103,6 +103,22 @@ async def test_a_call_without_a_key_is_unauthenticated(served: GrpcApi) -> None:
 
     assert (await read_status(chat))[0] is grpc.StatusCode.UNAUTHENTICATED
     assert (await read_status(listing))[0] is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_prompt_that_is_too_long_names_its_field(served: GrpcApi) -> None:
+    served.api.engine.scripts["*"] = [failed(ContextLengthExceeded("too long"))]
+    chat = spindll_pb2.ChatRequest(model="tiny", messages=FRANCE)
+    generate = spindll_pb2.GenerateRequest(model="tiny", prompt="The city")
+    fields = []
+    for call in (
+        served.stub.Chat(chat, **served.user()),
+        served.stub.Generate(generate, **served.user()),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _read_all(call)
+        fields.append(dict(caught.value.trailing_metadata() or ())["spindll-error-field"])
+
+    assert fields == ["messages", "prompt"]
 
 
 @pytest.mark.parametrize("length", [1, 16, 31, 33])

@@ -9,8 +9,9 @@ import openai
 import pytest
 
 from protos import engine_pb2
+from services.shared.errors import ContextLengthExceeded
 from tests.api.conftest import Api
-from tests.fakes.scripted_engine import delta, finished, started
+from tests.fakes.scripted_engine import delta, failed, finished, started
 
 PATH = "/v1/completions"
 
@@ -139,3 +140,13 @@ async def test_an_invalid_body_is_400_and_names_the_field(
         answer = await client.post(PATH, json={"model": "tiny", **body})
 
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+async def test_a_prompt_that_is_too_long_is_an_error_of_the_prompt(api: Api) -> None:
+    api.engine.scripts["*"] = [failed(ContextLengthExceeded("too long"))]
+    async with api.client() as client:
+        answer = await client.post(PATH, json={"model": "tiny", "prompt": "hi"})
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
+    assert error["param"] == "prompt"
