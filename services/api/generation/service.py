@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from services.api.access.keys import Role
@@ -178,7 +177,7 @@ class GenerationService:
         try:
             async with asyncio.timeout(limited.deadline_seconds):
                 manifest = await self._models.resolve(request.model, request.principal)
-                prompts = await self._build_prompts(manifest, request.prompt)
+                prompts = await self._build_prompts(manifest, request)
         except TimeoutError:
             raise DeadlineExceeded("the request's deadline passed before it was prepared") from None
         submit = build_submit(
@@ -194,12 +193,15 @@ class GenerationService:
         """Whose computed prompts a principal uses."""
         return _SHARED_TENANT if self._shares_tenant else principal.tenant or principal.id
 
-    async def _build_prompts(
-        self, manifest: Manifest, prompt: Conversation | Sequence[str | tuple[int, ...]]
-    ) -> list[Prompt]:
+    async def _build_prompts(self, manifest: Manifest, request: GenerationRequest) -> list[Prompt]:
+        prompt = request.prompt
         if not isinstance(prompt, Conversation):
             return [build_prompt(each) for each in prompt]
-        return [await self._renders.run(lambda: self._prompts.render(manifest, prompt))]
+        return [
+            await self._renders.run(
+                lambda: self._prompts.render(manifest, prompt), principal=request.principal.id
+            )
+        ]
 
     def _apply_limits(self, request: GenerationRequest) -> GenerationRequest:
         deadlines = [s for s in (request.deadline_seconds, self._timeout_seconds) if s]

@@ -63,3 +63,69 @@ async def test_one_kind_that_hangs_does_not_hold_up_another() -> None:
     assert await BlockingCalls("quick", threads=1, max_calls=1).run(lambda: 7) == 7
     gate.set()
     await asyncio.gather(*tasks)
+
+
+class Renderer:
+    """Calls that wait for a gate, and the order in which they ran."""
+
+    def __init__(self, *, max_calls: int = 100) -> None:
+        self.calls = BlockingCalls("render", threads=1, max_calls=max_calls)
+        self.gate = threading.Event()
+        self.ran: list[str] = []
+        self.blocker = self.send("blocker", "blocker", wait=True)
+
+    def send(self, principal: str, name: str, *, wait: bool = False) -> asyncio.Task[None]:
+        def render() -> None:
+            if wait:
+                self.gate.wait()
+            self.ran.append(name)
+
+        return asyncio.create_task(self.calls.run(render, principal=principal))
+
+
+async def test_principals_take_turns() -> None:
+    renderer = Renderer()
+    tasks = [renderer.send("alice", f"a{number}") for number in range(50)]
+    tasks += [renderer.send("bob", f"b{number}") for number in range(2)]
+    await asyncio.sleep(0)
+    renderer.gate.set()
+    await asyncio.gather(renderer.blocker, *tasks)
+
+    assert renderer.ran[:6] == ["blocker", "a0", "b0", "a1", "b1", "a2"]
+    assert len(renderer.ran) == 53
+
+
+async def test_a_principal_that_takes_all_places_gives_one_to_another() -> None:
+    renderer = Renderer(max_calls=4)
+    alice = [renderer.send("alice", f"a{number}") for number in range(3)]
+    bob = renderer.send("bob", "b0")
+    await asyncio.sleep(0)
+    late = renderer.send("alice", "a3")
+    await asyncio.sleep(0)
+    renderer.gate.set()
+    ends = await asyncio.gather(*alice, bob, late, return_exceptions=True)
+
+    assert renderer.ran == ["blocker", "a0", "b0", "a1"]
+    assert [isinstance(end, Unavailable) for end in ends] == [False, False, True, False, True]
+
+
+async def test_a_client_that_leaves_while_its_render_waits_is_removed() -> None:
+    renderer = Renderer()
+    leaving = [renderer.send("alice", f"a{number}") for number in range(3)]
+    staying = renderer.send("bob", "b0")
+    await asyncio.sleep(0)
+    for task in leaving:
+        task.cancel()
+    await asyncio.gather(*leaving, return_exceptions=True)
+    renderer.gate.set()
+    await asyncio.gather(renderer.blocker, staying)
+
+    assert renderer.ran == ["blocker", "b0"]
+
+
+async def test_the_error_of_a_call_reaches_its_caller_and_frees_its_thread() -> None:
+    calls = BlockingCalls("slow", threads=1, max_calls=1)
+    with pytest.raises(ZeroDivisionError):
+        await calls.run(lambda: 1 / 0)
+
+    assert await calls.run(lambda: 7) == 7

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from protos import engine_pb2
 from services.api.access.keys import Role
 from services.api.access.principal import Principal
 from services.api.generation.accumulator import accumulate
 from services.api.generation.events import TextDelta
 from services.api.generation.request import GenerationRequest, OutputFormat, StructuredOutput
-from services.api.generation.service import GenerationService, limit_keep_alive
+from services.api.generation.service import Generation, GenerationService, limit_keep_alive
 from services.api.prompts.render import Conversation
 from services.shared.errors import (
     ContextLengthExceeded,
@@ -125,6 +126,38 @@ async def test_the_time_in_which_a_prompt_is_rendered_counts(
     gate.set()
 
     assert not api.engine.submits
+
+
+async def test_one_key_with_many_slow_renders_does_not_delay_another(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, rendered = threading.Event(), []
+
+    def render(_: Any, conversation: Conversation) -> engine_pb2.PromptText:
+        gate.wait(60)
+        rendered.append(conversation.messages[0]["content"])
+        return engine_pb2.PromptText()
+
+    monkeypatch.setattr(api.app.state.parts.prompts, "render", render)
+    bob = Principal(id="key_b", role=Role.USER, name="bob")
+
+    def send(principal: Principal, content: str) -> asyncio.Task[Generation]:
+        prompt = Conversation(messages=[{"role": "user", "content": content}])
+        request = make_request(prompt=prompt, principal=principal)
+        return asyncio.create_task(service_of(api).open(request))
+
+    tasks = [send(ALICE, "alice") for _ in range(20)]
+    while service_of(api)._renders.pending < len(tasks):
+        await asyncio.sleep(0.005)
+    tasks.append(send(bob, "bob"))
+    while service_of(api)._renders.pending < len(tasks):
+        await asyncio.sleep(0.005)
+    gate.set()
+    for generation in await asyncio.gather(*tasks):
+        generation.close()
+
+    # Two run already, and each of two threads may start one more before it is his turn.
+    assert rendered.index("bob") <= 4
 
 
 @pytest.mark.parametrize(

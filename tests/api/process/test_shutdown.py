@@ -99,7 +99,7 @@ async def test_requests_whose_prompts_are_being_rendered_end_with_an_error(
                 for _ in range(4)  # two are rendered, two wait
             ]
             busy = parts.prompts._templates._busy
-            while len(busy) < 2 or parts.generations._renders._calls < 4:
+            while len(busy) < 2 or parts.generations._renders.pending < 4:
                 await asyncio.sleep(0.01)
             for process in busy:
                 os.kill(process.pid, signal.SIGSTOP)
