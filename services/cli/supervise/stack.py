@@ -1,7 +1,7 @@
 """The four services of a stack: their commands, environments and readiness probes.
 
-A service gets its settings from SPINDLL_* variables, as in a container. Variables that the user has
-set are kept, except for the addresses and ports of this stack.
+A service gets its settings from SPINDLL_* variables, as in a container, and only those that it has.
+Variables that the user has set are kept, except for the addresses and ports of this stack.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from services.cli.supervise.checks.probes import (
     RedisPing,
     StaysAlive,
 )
+from services.cli.supervise.service_variables import is_for_service
 from services.cli.supervise.state_file import connect_host
 from services.cli.supervise.state_machine import ServicePolicy
 from services.shared.redis_users import HEALTH_USER, REDIS_FOLDER
@@ -28,9 +29,6 @@ from services.shared.redis_users import HEALTH_USER, REDIS_FOLDER
 ROOT = Path(__file__).resolve().parents[3]
 TINY_MODEL = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
 KILL_AFTER_DRAIN_SECONDS = 5.0
-
-# Secrets among the settings: only their owner gets them. The API key is the command line's own.
-_OWNERS_OF_SECRETS = {"SPINDLL_HF_TOKEN": "puller", "SPINDLL_API_KEY": ""}
 
 # In the environment of every process of a stack, with its data directory as the value. It shows
 # which leftover processes belong to a stack.
@@ -57,12 +55,8 @@ class ServiceSpec:
 def build_environment(
     service: str, options: StackOptions, paths: StackPaths, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment of one service of a stack, without the secrets of the others."""
-    environment = {
-        name: value
-        for name, value in inherited.items()
-        if _OWNERS_OF_SECRETS.get(name, service) == service
-    }
+    """The environment of one service of a stack, without the settings of the others."""
+    environment = dict(inherited)
     if "SPINDLL_REDIS_URL" not in environment:
         environment["SPINDLL_REDIS_URL"] = redis_server.url(paths, service)
         environment["SPINDLL_REDIS_PASSWORD_FILE"] = str(redis_server.password_file(paths, service))
@@ -70,7 +64,6 @@ def build_environment(
     if TINY_MODEL.exists():
         environment.setdefault("SPINDLL_TINY_MODEL", str(TINY_MODEL))
     environment |= {
-        STACK_VARIABLE: str(options.data_dir),
         "SPINDLL_DATA_DIR": str(options.data_dir),
         "SPINDLL_ENGINE_ADDRESS": f"unix:{paths.engine_socket}",
         "SPINDLL_API_HOST": options.host,
@@ -83,7 +76,8 @@ def build_environment(
     }
     if options.workers is not None:
         environment["SPINDLL_API_WORKERS"] = str(options.workers)
-    return environment
+    own = {name: value for name, value in environment.items() if is_for_service(name, service)}
+    return {**own, STACK_VARIABLE: str(options.data_dir)}
 
 
 def build_services(

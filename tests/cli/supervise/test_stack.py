@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from services.api.settings import ApiSettings
 from services.cli.options import StackOptions
 from services.cli.paths import StackPaths
+from services.cli.supervise.service_variables import SETTINGS
 from services.cli.supervise.stack import STACK_VARIABLE, build_services
+from services.engine.settings import EngineSettings
+from services.puller.settings import PullerSettings
+from services.shared.settings import SharedSettings
 
 OWN_REDIS = {"SPINDLL_REDIS_URL": "redis://elsewhere:6379/0"}
 
@@ -35,11 +42,9 @@ def test_with_a_redis_url_no_redis_is_started() -> None:
 
 def test_the_environment_of_a_service() -> None:
     options = make_options(host="0.0.0.0", port=1, grpc_port=2, workers=3)
-    environment = build_services(options, StackPaths(options.data_dir), {"SPINDLL_THREADS": "4"})[
-        -1
-    ].environment
+    inherited = {"SPINDLL_MAX_BODY_BYTES": "4096"}
+    environment = build_services(options, StackPaths(options.data_dir), inherited)[-1].environment
     settings = {name: environment[name] for name in environment if name.startswith("SPINDLL_")}
-    settings.pop("SPINDLL_TINY_MODEL")
 
     assert settings == {
         STACK_VARIABLE: "/srv/data",
@@ -50,9 +55,9 @@ def test_the_environment_of_a_service() -> None:
         "SPINDLL_DRAIN_SECONDS": "10",
         "SPINDLL_ENGINE_ADDRESS": "unix:/srv/data/run/engine.sock",
         "SPINDLL_GRPC_PORT": "2",
+        "SPINDLL_MAX_BODY_BYTES": "4096",
         "SPINDLL_REDIS_PASSWORD_FILE": "/srv/data/redis-users/api/password",
         "SPINDLL_REDIS_URL": "unix://api@/srv/data/run/redis.sock?db=0",
-        "SPINDLL_THREADS": "4",
     }
 
 
@@ -72,15 +77,57 @@ def test_every_service_has_its_own_user_of_redis() -> None:
     ]
 
 
-def test_a_secret_is_only_in_the_environment_of_its_owner() -> None:
+def find_owners(inherited: dict[str, str]) -> set[tuple[str, str]]:
+    """The services with the variables that each has got."""
     options = make_options()
-    inherited = {"SPINDLL_HF_TOKEN": "hf_x", "SPINDLL_API_KEY": "sk-x"}
-    services = build_services(options, StackPaths(options.data_dir), inherited)
-    owners = {
+    return {
         (service.name, name)
-        for service in services
-        for name, value in service.environment.items()
-        if value in inherited.values()
+        for service in build_services(options, StackPaths(options.data_dir), inherited)
+        for name in service.environment
+        if name in inherited
     }
 
-    assert owners == {("puller", "SPINDLL_HF_TOKEN")}
+
+def test_a_service_gets_its_own_settings_only() -> None:
+    inherited = {
+        "SPINDLL_HF_TOKEN": "hf_x",
+        "SPINDLL_PULL_WEBHOOK_URL": "https://hooks.example/secret",
+        "SPINDLL_API_KEY": "sk-x",
+        "SPINDLL_URL": "https://elsewhere.example",
+        "SPINDLL_NO_SUCH_SETTING": "x",
+        "SPINDLL_THREADS": "4",
+        "SPINDLL_CORS_ORIGINS": "*",
+        "SPINDLL_LOG_LEVEL": "DEBUG",
+    }
+
+    assert find_owners(inherited) == {
+        ("puller", "SPINDLL_HF_TOKEN"),
+        ("puller", "SPINDLL_PULL_WEBHOOK_URL"),
+        ("engine", "SPINDLL_THREADS"),
+        ("api", "SPINDLL_CORS_ORIGINS"),
+        *((service, "SPINDLL_LOG_LEVEL") for service in ("engine", "puller", "api")),
+    }
+
+
+def test_a_proxy_and_the_tokens_of_the_hub_reach_the_puller_only() -> None:
+    secrets = {"https_proxy": "http://user:password@proxy", "ALL_PROXY": "x", "HF_TOKEN": "hf_x"}
+
+    assert find_owners(secrets) == {("puller", name) for name in secrets}
+
+
+def test_variables_of_other_programs_reach_every_service() -> None:
+    inherited = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "0", "SSL_CERT_FILE": "/ca.pem"}
+
+    assert find_owners(inherited) == {
+        (service, name) for service in ("redis", "engine", "puller", "api") for name in inherited
+    }
+
+
+@pytest.mark.parametrize(
+    ("service", "settings"),
+    [("api", ApiSettings), ("engine", EngineSettings), ("puller", PullerSettings)],
+)
+def test_the_table_has_the_settings_of_the_service(
+    service: str, settings: type[SharedSettings]
+) -> None:
+    assert SETTINGS[service] == {f"SPINDLL_{name.upper()}" for name in settings.model_fields}
