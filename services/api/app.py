@@ -15,9 +15,10 @@ from services import __version__
 from services.api import errors, health
 from services.api.access.client_address import ClientAddresses
 from services.api.access.key_files import KeyFiles, create_key_files
+from services.api.access.key_manager import KeyManager
 from services.api.access.keys import KeyStore
 from services.api.access.principal import Authenticator
-from services.api.admin import cache, pulls, search, status
+from services.api.admin import cache, keys, pulls, search, status
 from services.api.admin import models as admin_models
 from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
@@ -39,7 +40,7 @@ from services.shared import redis_client
 from services.shared.malloc_trim import start_trimming
 from services.shared.store.model_store import ModelStore
 
-_ROUTES = (chat, completions, pulls, admin_models, models, search, cache, status, health)
+_ROUTES = (chat, completions, keys, pulls, admin_models, models, search, cache, status, health)
 _CORS_HEADERS = (
     "authorization",
     "content-type",
@@ -89,6 +90,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
             shares_tenant=settings.shared_tenant,
         ),
         parse_budget=ParseBudget(),
+        keys=KeyManager(connection, key_files),
     )
     authenticator = Authenticator(key_files, key_store)
     app = FastAPI(

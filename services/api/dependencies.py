@@ -12,6 +12,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
+from services.api.access.key_manager import KeyManager
 from services.api.access.principal import Principal, require_admin
 from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
@@ -35,6 +36,7 @@ class ApiParts:
     prompts: PromptRenderer
     generations: GenerationService
     parse_budget: ParseBudget
+    keys: KeyManager
 
 
 def _require_user(request: Request) -> Principal:

@@ -41,8 +41,8 @@ class ApiSettings(SharedSettings):
     key_cache_seconds: float = Field(
         default=30.0,
         ge=0,
-        description="How long a worker uses its copy of the keys in Redis. A revoked key ends, and an "
-        "outage of Redis is bridged, within this time. Key files do not need Redis.",
+        description="How long a worker accepts the keys that it knows while Redis does not answer. "
+        "Otherwise a revoked key ends within two seconds. Key files do not need Redis.",
     )
     request_timeout_seconds: float = Field(
         default=0.0, ge=0, description="Time limit of a request; 0: no limit."

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from services.cli import cache_app, pulls_app
+from services.cli import cache_app, keys_app, pulls_app
+from services.cli.data_option import Data, find_paths
 from services.cli.options import StackOptions
-from services.cli.paths import StackPaths
 
 app = typer.Typer(
     name="spindll",
@@ -23,10 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(keys_app.app)
 app.add_typer(pulls_app.app)
 app.add_typer(cache_app.app)
 
-Data = pulls_app.Data
 Name = Annotated[str, typer.Argument(help="A model, such as qwen3:0.6b or owner/repo:Q4_K_M.")]
 
 
@@ -78,7 +78,7 @@ def down(data: Data) -> None:
     """Stop the stack and wait until all its processes have ended."""
     from services.cli.commands import down as command
 
-    command.down(_paths(data))
+    command.down(find_paths(data))
 
 
 @app.command()
@@ -86,7 +86,7 @@ def status(data: Data) -> None:
     """Show the state of each service. Exit status 1 if a chat would not succeed."""
     from services.cli.commands import status as command
 
-    command.status(_paths(data))
+    command.status(find_paths(data))
 
 
 @app.command()
@@ -106,7 +106,7 @@ def logs(
     """Show the logs of the services."""
     from services.cli.commands import logs as command
 
-    command.logs(_paths(data), service, lines=lines, follow=follow)
+    command.logs(find_paths(data), service, lines=lines, follow=follow)
 
 
 @app.command()
@@ -120,7 +120,7 @@ def pull(
     """Download a model and show the progress. Ctrl-C does not stop the download."""
     from services.cli.commands import pull as command
 
-    command.pull(_paths(data), name, detach=detach)
+    command.pull(find_paths(data), name, detach=detach)
 
 
 @app.command()
@@ -141,7 +141,7 @@ def search(
     """Search for models to pull, and show whether they would fit this computer."""
     from services.cli.commands import search as command
 
-    command.search(_paths(data), query, limit=limit, format=format, sort=sort)
+    command.search(find_paths(data), query, limit=limit, format=format, sort=sort)
 
 
 @app.command(name="import")
@@ -168,7 +168,7 @@ def import_models(
     """Import models from this computer; the files are linked, not copied, where possible."""
     from services.cli.commands import import_ as command
 
-    command.import_models(_paths(data), path, ollama=ollama, hf=hf, name=name, copy=copy)
+    command.import_models(find_paths(data), path, ollama=ollama, hf=hf, name=name, copy=copy)
 
 
 @app.command(name="list")
@@ -176,7 +176,7 @@ def list_models(data: Data) -> None:
     """List the stored models."""
     from services.cli.commands import models as command
 
-    command.list_models(_paths(data))
+    command.list_models(find_paths(data))
 
 
 @app.command()
@@ -184,7 +184,7 @@ def rm(name: Name, data: Data) -> None:
     """Delete a model and free its disk space."""
     from services.cli.commands import models as command
 
-    command.remove(_paths(data), name)
+    command.remove(find_paths(data), name)
 
 
 @app.command()
@@ -192,7 +192,7 @@ def ps(data: Data) -> None:
     """List the loaded models and their requests."""
     from services.cli.commands import models as command
 
-    command.loaded(_paths(data))
+    command.loaded(find_paths(data))
 
 
 @app.command()
@@ -214,14 +214,10 @@ def run(
     from services.cli.commands import run as command
 
     command.run(
-        _paths(data),
+        find_paths(data),
         name,
         prompt,
         system=system,
         max_tokens=max_tokens,
         temperature=temperature,
     )
-
-
-def _paths(data: Path) -> StackPaths:
-    return StackPaths(data.expanduser().absolute())

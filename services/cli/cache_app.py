@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from services.cli.paths import StackPaths
-from services.cli.pulls_app import Data
+from services.cli.data_option import Data, find_paths
 
 app = typer.Typer(
     name="cache",
@@ -25,7 +23,7 @@ def show(context: typer.Context, data: Data) -> None:
     if context.invoked_subcommand is None:
         from services.cli.commands import cache as command
 
-        command.show(_paths(data))
+        command.show(find_paths(data))
 
 
 @app.command()
@@ -40,7 +38,7 @@ def clear(
     """Delete stored prompts. Those of a tenant are then unreadable, copies included."""
     from services.cli.commands import cache as command
 
-    command.clear(_paths(data), tenant=tenant, model=model, days=days)
+    command.clear(find_paths(data), tenant=tenant, model=model, days=days)
 
 
 @app.command()
@@ -48,8 +46,4 @@ def rotate(data: Data, tenant: Tenant = None) -> None:
     """Seal what is stored from now on with new keys. What is there stays readable."""
     from services.cli.commands import cache as command
 
-    command.rotate(_paths(data), tenant)
-
-
-def _paths(data: Path) -> StackPaths:
-    return StackPaths(data.expanduser().absolute())
+    command.rotate(find_paths(data), tenant)

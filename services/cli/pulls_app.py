@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from services.cli.paths import StackPaths
-from services.shared.data_dir import default_data_dir
+from services.cli.data_option import Data, find_paths
 
 app = typer.Typer(
     name="pulls",
@@ -19,16 +18,6 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 
-Data = Annotated[
-    Path,
-    typer.Option(
-        "--data",
-        envvar="SPINDLL_DATA_DIR",
-        default_factory=default_data_dir,
-        show_default="the platform's data folder",
-        help="Folder for models, keys and logs.",
-    ),
-]
 Job = Annotated[str, typer.Argument(help="The first characters of a job's id, or its model.")]
 
 
@@ -45,7 +34,7 @@ def list_pulls(
     if context.invoked_subcommand is None:
         from services.cli.commands import pulls as command
 
-        command.list_pulls(_paths(data), show_all=show_all)
+        command.list_pulls(find_paths(data), show_all=show_all)
 
 
 @app.command()
@@ -81,7 +70,7 @@ def priority(
     """Set the priority of a queued download."""
     from services.cli.commands import pulls as command
 
-    command.set_priority(_paths(data), job, value)
+    command.set_priority(find_paths(data), job, value)
 
 
 @app.command()
@@ -94,14 +83,10 @@ def purge(
     """Forget failed downloads and remove the bytes that they left."""
     from services.cli.commands import pulls as command
 
-    command.purge(_paths(data), job)
+    command.purge(find_paths(data), job)
 
 
 def _act(data: Path, job: str, action: str) -> None:
     from services.cli.commands import pulls as command
 
-    command.act(_paths(data), job, action)
-
-
-def _paths(data: Path) -> StackPaths:
-    return StackPaths(data.expanduser().absolute())
+    command.act(find_paths(data), job, action)

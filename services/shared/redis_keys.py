@@ -3,6 +3,7 @@
 | key | type | owner | lifetime |
 |-|-|-|-|
 | spindll:api_keys | hash: sha256 of key -> JSON of access/keys.py ApiKey | api | until revoked |
+| spindll:api_keys_used | hash: id of a key -> unix time of its last use | api | until revoked |
 | spindll:pull:{job} | hash: the job, see pulls/job.py | puller, api | 30 days after its end |
 | spindll:pulls | sorted set: job id by creation time | api | an entry goes with its job |
 | spindll:pulls_active | set: ids of jobs that have not ended | api, puller | until the job ends |
@@ -25,6 +26,7 @@ from __future__ import annotations
 PREFIX = "spindll:"
 
 API_KEYS = PREFIX + "api_keys"
+API_KEYS_USED = PREFIX + "api_keys_used"
 PULLS = PREFIX + "pulls"
 PULLS_ACTIVE = PREFIX + "pulls_active"
 PULLS_ENDED = PREFIX + "pulls_ended"

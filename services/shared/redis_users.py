@@ -63,6 +63,7 @@ USERS: Mapping[str, RedisUser] = {
     "api": RedisUser(
         keys=(
             redis_keys.API_KEYS,
+            redis_keys.API_KEYS_USED,
             *_PULL_KEYS,
             redis_keys.pulls_on_demand(_ANY),
             redis_keys.search_answer(_ANY),

@@ -16,6 +16,7 @@ from services.api.settings import ApiSettings
 BODIES = {
     ("/v1/chat/completions", "post"): "ChatCompletionRequest",
     ("/v1/completions", "post"): "CompletionRequest",
+    ("/v1/keys", "post"): "KeyRequest",
     ("/v1/models/{name}/load", "post"): "LoadOptions",
     ("/v1/models/{name}/plan", "post"): "LoadOptions",
     ("/v1/models/{name}/unload", "post"): "UnloadOptions",

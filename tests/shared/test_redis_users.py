@@ -11,7 +11,9 @@ from typing import Any, cast
 import pytest
 import redis
 
-from services.api.access.keys import KeyStore, hash_key
+from services.api.access.key_files import KeyFiles
+from services.api.access.key_manager import KeyManager
+from services.api.access.keys import KeyStore, Role, hash_key
 from services.puller.build import build_job_runner
 from services.puller.maintenance import Maintenance
 from services.puller.settings import PullerSettings
@@ -120,6 +122,8 @@ def test_the_health_user_may_ping_and_nothing_else(guarded: GuardedRedis) -> Non
 FORBIDDEN = {
     "engine adds an API key": ("engine", ["hset", redis_keys.API_KEYS, "h", "{}"]),
     "engine reads the API keys": ("engine", ["hgetall", redis_keys.API_KEYS]),
+    "engine marks an API key as used": ("engine", ["hset", redis_keys.API_KEYS_USED, "k", "1"]),
+    "puller reads the uses of API keys": ("puller", ["hgetall", redis_keys.API_KEYS_USED]),
     "engine queues a download": ("engine", ["rpush", "rq:queue:pulls", "x"]),
     "engine writes a job": ("engine", ["hset", redis_keys.pull("x"), "state", "1"]),
     "engine publishes": ("engine", ["publish", redis_keys.SEARCHES, "x"]),
@@ -167,14 +171,21 @@ def test_the_engine_may_use_the_keys_of_its_cache_index(guarded: GuardedRedis) -
 
 async def test_the_api_may_do_its_work(guarded: GuardedRedis) -> None:
     connection = connect_async(guarded.url("api"), guarded.password_file("api"))
-    assert await KeyStore(connection, cache_seconds=1).find(hash_key("x")) is None
+    store = KeyStore(connection, cache_seconds=0)
+    assert await store.find(hash_key("x")) is None
+    manager = KeyManager(connection, KeyFiles(guarded.users))
+    key, _ = await manager.create("alice", role=Role.USER, tenant="", expires_in_seconds=None)
+    assert await store.find(key.hash) == key
+    await store.find(key.hash)  # saves the use
+    assert [listed.key for listed in await manager.list() if listed.last_used_at] == [key]
+    await manager.revoke(key.id)
     await connection.ping()
     await connection.publish(redis_keys.SEARCHES, b"{}")
     await connection.blpop([redis_keys.search_answer("q")], timeout=0.01)
     await connection.aclose()
     with guarded.client("api") as client:
-        store, queue = JobStore(client), JobQueue(client)
-        commands = JobCommands(client, store)
+        jobs, queue = JobStore(client), JobQueue(client)
+        commands = JobCommands(client, jobs)
         job, _ = commands.create(new_job("other:latest"), idempotency="key\nonce")
         queue.send(job)
         queue.reorder(commands.set_priority(job.id, 3))
@@ -183,8 +194,8 @@ async def test_the_api_may_do_its_work(guarded: GuardedRedis) -> None:
         commands.cancel(job.id)
         queue.send(commands.retry(job.id))
         commands.cancel(job.id)
-        assert store.find_loading_job("other:latest") is None
-        assert [found.id for found in store.find()] == [job.id]
+        assert jobs.find_loading_job("other:latest") is None
+        assert [found.id for found in jobs.find()] == [job.id]
         commands.forget(job.id)
 
     assert guarded.denied() == []

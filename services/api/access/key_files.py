@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import time
 from pathlib import Path
 
-from services.api.access.keys import ApiKey, Role, hash_key
+from services.api.access.keys import ApiKey, Role, build_key_id, hash_key, new_key
 
 logger = logging.getLogger(__name__)
 
 MIN_KEY_CHARS = 24
 MIN_DIFFERENT_CHARS = 10
-_KEY_BYTES = 32
 _READABLE_BY_OTHERS = 0o077
 _CHECK_SECONDS = 1.0
 
@@ -44,6 +42,11 @@ class KeyFiles:
             self.refresh()
         return self._keys.get(digest)
 
+    def list(self) -> list[ApiKey]:
+        """The keys of the files."""
+        self.refresh()
+        return list(self._keys.values())
+
     def refresh(self) -> None:
         """Read the files again if one of them changed."""
         # The versions come before the content: a change in between is read the next time.
@@ -63,7 +66,7 @@ def create_key_files(secrets_dir: Path) -> None:
         path = _path_for(secrets_dir, role)
         if path.exists():
             _warn_if_readable_by_others(path)
-        elif _create(path, f"sk-{secrets.token_urlsafe(_KEY_BYTES)}\n"):
+        elif _create(path, f"{new_key()}\n"):
             logger.info("key created", extra={"role": role.value})
 
 
@@ -90,7 +93,7 @@ def read_key_files(secrets_dir: Path) -> dict[str, ApiKey]:
             continue
         digest = hash_key(key)
         found[digest] = ApiKey(
-            id=f"key_{digest[:12]}",
+            id=build_key_id(digest),
             hash=digest,
             role=role,
             name=role.value,

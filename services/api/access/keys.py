@@ -8,8 +8,10 @@ hashes that passwords need. Keys of the key files are never in Redis.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+import secrets
 import time
 from collections.abc import Mapping
 from enum import Enum
@@ -25,8 +27,15 @@ from services.shared.structs import resolved
 
 logger = logging.getLogger(__name__)
 
+KEY_PREFIX = "sk-"
+ID_PREFIX = "key_"
+_KEY_BYTES = 32
+
+REFRESH_SECONDS = 2.0  # a revoked key ends within this time
+RETRY_SECONDS = 1.0  # after a failed read, and for a key that the last read did not find
 _REDIS_SECONDS = 2.0
-_RETRY_SECONDS = 1.0  # after a failed read, and for a key that the last read did not find
+# A key that is known does not wait longer for a Redis that hangs.
+_KNOWN_SECONDS = 0.25
 
 
 class Role(Enum):
@@ -45,7 +54,19 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     name: str
     created_at: float  # unix seconds
+    expires_at: float | None = None  # unix seconds; None: never
+    tenant: str = ""  # see principal.py; empty: the key is a tenant of its own
     from_file: bool = False  # in Redis: a copy of a file's key by an earlier version, not valid
+
+
+def new_key() -> str:
+    """The text of a new key."""
+    return f"{KEY_PREFIX}{secrets.token_urlsafe(_KEY_BYTES)}"
+
+
+def build_key_id(digest: str) -> str:
+    """The public id of the key with this hash."""
+    return f"{ID_PREFIX}{digest[:12]}"
 
 
 def hash_key(key: str) -> str:
@@ -53,38 +74,55 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+def parse_record(digest: str, raw: str) -> ApiKey | None:
+    """The record that is stored under a hash; None if it is not one of this version."""
+    try:
+        record = msgspec.json.decode(raw, type=ApiKey)
+    except msgspec.DecodeError:
+        return None
+    return record if record.hash == digest else None
+
+
 class KeyStore:
     """The keys in Redis, as a copy that one read fetches whole. Event loop only.
 
-    However many keys are presented, valid or invented, Redis is read once per `cache_seconds` for
-    known keys and once per second for unknown ones. The age of the copy counts from the start of
-    its read, so that a key which was revoked during the read is not accepted for longer.
+    However many keys are presented, valid or invented, Redis is read once per REFRESH_SECONDS for
+    known keys and once per RETRY_SECONDS for unknown ones. While Redis cannot be read, known keys
+    are accepted for `cache_seconds`. The age of the copy counts from the start of its read, so that
+    a key which was revoked during the read is not accepted for longer.
     """
 
     def __init__(self, client: redis.asyncio.Redis, *, cache_seconds: float) -> None:
         self._redis = client
         self._cache_seconds = cache_seconds
         self._keys: Mapping[str, ApiKey] = {}
+        self._used: set[str] = set()  # ids of keys that were used since the last read
         self._read_at = -float("inf")
         self._failed_at = -float("inf")
         self._reading: asyncio.Task[None] | None = None
         self._warned: frozenset[str] = frozenset()
 
     async def find(self, digest: str) -> ApiKey | None:
-        """The key with this hash, or None. Unavailable while Redis cannot be asked."""
+        """The valid key with this hash, or None. Unavailable while Redis cannot be asked."""
         age = time.monotonic() - self._read_at
-        if digest in self._keys:
-            max_age = self._cache_seconds
-        else:
-            max_age = min(self._cache_seconds, _RETRY_SECONDS)
-        if age >= max_age:
+        if digest not in self._keys:
+            if age >= min(self._cache_seconds, RETRY_SECONDS):
+                await self._read_once()
+        elif age >= self._cache_seconds:
             await self._read_once()
-        return self._keys.get(digest)
+        elif age >= REFRESH_SECONDS:
+            with contextlib.suppress(Unavailable, TimeoutError):
+                await asyncio.wait_for(self._read_once(), _KNOWN_SECONDS)
+        key = self._keys.get(digest)
+        if key is None or (key.expires_at is not None and key.expires_at <= time.time()):
+            return None
+        self._used.add(key.id)
+        return key
 
     async def _read_once(self) -> None:
         """Read the keys, or wait for the read that is running."""
         if self._reading is None:
-            if time.monotonic() - self._failed_at < _RETRY_SECONDS:
+            if time.monotonic() - self._failed_at < RETRY_SECONDS:
                 raise _unavailable()
             self._reading = asyncio.create_task(self._read(), name="read API keys")
         # A request that is cancelled must not cancel the read of the others.
@@ -99,21 +137,30 @@ class KeyStore:
             self._failed_at = time.monotonic()
             logger.warning("API keys cannot be checked", extra={"reason": type(error).__name__})
             raise _unavailable() from error
+        else:
+            self._keys = self._parse(cast("dict[str, str]", records))
+            self._read_at = started_at
+            await self._save_uses()
         finally:
             self._reading = None
-        self._keys = self._parse(cast("dict[str, str]", records))
-        self._read_at = started_at
+
+    async def _save_uses(self) -> None:
+        """Save when keys were used. A failure loses that, and nothing else."""
+        ids = self._used & {key.id for key in self._keys.values()}
+        self._used = set()
+        if ids:
+            now = f"{time.time():.0f}"
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(_REDIS_SECONDS):
+                    for id_ in ids:
+                        await self._redis.hset(redis_keys.API_KEYS_USED, id_, now)
 
     def _parse(self, records: Mapping[str, str]) -> dict[str, ApiKey]:
         """The valid records by hash; any other is skipped, with a warning the first time."""
         keys, skipped = {}, set()
         for digest, raw in records.items():
-            try:
-                record = msgspec.json.decode(raw, type=ApiKey)
-            except msgspec.DecodeError:
-                skipped.add(digest)
-                continue
-            if record.hash != digest:
+            record = parse_record(digest, raw)
+            if record is None:
                 skipped.add(digest)
             elif not record.from_file:
                 keys[digest] = record

@@ -51,7 +51,7 @@ class Authenticator:
         if key is None:
             self._wrong_keys.report(client)
             raise NotAuthenticated("this API key is not valid")
-        return Principal(id=key.id, role=key.role, name=key.name)
+        return Principal(id=key.id, role=key.role, name=key.name, tenant=key.tenant)
 
 
 def extract_key(credentials: Mapping[str, str]) -> str:

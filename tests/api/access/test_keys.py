@@ -13,7 +13,7 @@ import pytest
 import redis
 import redis.asyncio
 
-from services.api.access.keys import ApiKey, KeyStore, Role, hash_key
+from services.api.access.keys import REFRESH_SECONDS, ApiKey, KeyStore, Role, hash_key
 from services.shared import redis_keys
 from services.shared.errors import Unavailable
 from services.shared.redis_client import connect_async
@@ -131,6 +131,44 @@ async def test_a_revoked_key_ends_after_the_cache_time(connection: redis.asyncio
     await connection.hdel(redis_keys.API_KEYS, digest)
     while await store.find(digest):
         await asyncio.sleep(0.01)
+
+
+async def test_an_expired_key_is_not_valid(connection: redis.asyncio.Redis) -> None:
+    store = KeyStore(connection, cache_seconds=30)
+    now = time.time()
+    expired = await put_record(connection, ALICE, expires_at=now - 1)
+    valid = await put_record(connection, "sk-bob-0123456789abcdefghijklm", expires_at=now + 3600)
+
+    assert await store.find(expired) is None
+    assert await store.find(valid) is not None
+
+
+async def test_while_redis_hangs_known_keys_are_accepted_for_the_cache_time(
+    redis_server: RedisServer, connection: redis.asyncio.Redis
+) -> None:
+    digest = await put_record(connection)
+    store = KeyStore(connection, cache_seconds=3600)
+    assert await store.find(digest) is not None
+    store._read_at -= REFRESH_SECONDS
+    with redis_server.frozen():
+        assert await store.find(digest) is not None
+        store._read_at -= 3600
+        with pytest.raises(Unavailable):
+            await store.find(digest)
+
+
+async def test_the_last_use_of_a_key_is_saved_with_the_next_read(
+    connection: redis.asyncio.Redis,
+) -> None:
+    digest = await put_record(connection)
+    store = KeyStore(connection, cache_seconds=0)
+    before = time.time()
+    await store.find(digest)
+    await store.find(digest)
+
+    used = await connection.hgetall(redis_keys.API_KEYS_USED)
+    assert list(used) == ["key_alice"]
+    assert float(used["key_alice"]) >= int(before)
 
 
 class SlowRedis(redis.asyncio.Redis):
