@@ -14,6 +14,9 @@ CACHE_KEY_BYTES = 32  # of a private key for stored prompts
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 1024  # of one stop string
 MAX_CONSTRAINT_CHARS = 1 << 18  # of a JSON schema, regular expression or grammar
+# Optional properties and alternatives of a schema, alternatives of a grammar. Beyond about 700 at one
+# place llguidance gives up while it answers.
+MAX_CONSTRAINT_CHOICES = 1024
 MAX_DEADLINE_SECONDS = 1e9
 MAX_TEMPERATURE = 100
 MAX_TOP_K = 1 << 30

@@ -25,6 +25,7 @@ from services.engine.runner.requests.grammar_library import (
     GrammarTokenizer,
     Limits,
 )
+from services.engine.runner.requests.schema_choices import check_gbnf, check_schema
 from services.shared.errors import InternalError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _MAX_GBNF_CHARS = 64 << 10  # its translation takes time in the square of its ru
 # rules that double each other take 20 MB in all.
 _MAX_COMPILED = 16
 _MAX_COMPILED_CHARS = 256 << 10
+_PROBED_TOKENS = 3
 _MAX_MESSAGE_CHARS = 500
 _MAX_PIECE_BYTES = 16 << 10
 _MARKER = b"\x02"
@@ -231,10 +233,20 @@ def _build_matcher(tokenizer: GrammarTokenizer, constraint: Constraint) -> Gramm
     if len(constraint.source) > max_chars:
         raise InvalidRequest(f"a {constraint.kind} constraint has at most {max_chars} characters")
     matcher = tokenizer.build_matcher(_to_grammar(constraint), _build_limits(constraint.source))
-    error = matcher.get_error()
+    error = matcher.get_error() or _find_early_error(matcher.copy())
     if error is not None:
         raise _build_error(constraint, error)
     return matcher
+
+
+def _find_early_error(matcher: GrammarMatcher) -> str | None:
+    """What would go wrong with the first tokens of an answer, found here instead of in the loop."""
+    for _ in range(_PROBED_TOKENS):
+        bits = matcher.compute_mask()
+        allowed = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+        if not len(allowed) or matcher.is_stopped() or not matcher.consume(int(allowed[0])):
+            break
+    return matcher.get_error()
 
 
 def _build_limits(source: str) -> Limits:
@@ -254,9 +266,11 @@ def _build_limits(source: str) -> Limits:
 def _to_grammar(constraint: Constraint) -> str:
     try:
         if constraint.kind == "json_schema":
-            return llguidance.LLMatcher.grammar_from_json_schema(
-                _parse_schema(constraint.source), defaults=_JSON_OPTIONS
-            )
+            schema = _parse_schema(constraint.source)
+            check_schema(schema)
+            return llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=_JSON_OPTIONS)
+        if constraint.kind == "gbnf":
+            check_gbnf(constraint.source)
         return llguidance.grammar_from(constraint.kind, constraint.source)
     except RecursionError as error:
         raise _build_error(constraint, "nested too deeply") from error

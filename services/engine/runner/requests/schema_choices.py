@@ -1,0 +1,55 @@
+"""What a JSON schema or a grammar lets the parser choose from: bounded before it is compiled.
+
+Optional properties and alternatives that are possible at one place of an answer are all followed at
+each token there. The time for that grows with the square of their number, on the thread of the
+loop: 3000 optional properties held up all answers for 0.1 to 0.6 s a token, and llguidance gave up
+after it. Required properties come one after the other, and strings of an `enum` are read as one
+expression: both are cheap, whatever their number.
+"""
+
+from __future__ import annotations
+
+from services.shared.errors import InvalidRequest
+from services.shared.limits import MAX_CONSTRAINT_CHOICES
+
+
+def check_schema(schema: dict[str, object]) -> None:
+    """Raise InvalidRequest if the schema has too many optional properties and alternatives."""
+    count, nodes = 0, list[object]([schema])
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            count += _count_choices(node)
+            nodes.extend(node.values())
+        elif isinstance(node, list):
+            nodes.extend(node)
+    _check(count, "optional properties and alternatives")
+
+
+def check_gbnf(source: str) -> None:
+    """Raise InvalidRequest if the grammar has too many alternatives."""
+    _check(source.count("|"), "alternatives")
+
+
+def _check(count: int, what: str) -> None:
+    if count > MAX_CONSTRAINT_CHOICES:
+        raise InvalidRequest(f"too many {what}: {count}, of at most {MAX_CONSTRAINT_CHOICES}")
+
+
+def _count_choices(node: dict[str, object]) -> int:
+    count = 0
+    properties, required = node.get("properties"), node.get("required")
+    if isinstance(properties, dict):
+        names = required if isinstance(required, list) else []
+        count += len(properties.keys() - {name for name in names if isinstance(name, str)})
+    patterns = node.get("patternProperties")
+    if isinstance(patterns, dict):
+        count += len(patterns)
+    for name in ("anyOf", "oneOf"):
+        alternatives = node.get(name)
+        if isinstance(alternatives, list):
+            count += len(alternatives)
+    values = node.get("enum")
+    if isinstance(values, list):
+        count += sum(not isinstance(value, str) for value in values)
+    return count

@@ -1,0 +1,81 @@
+"""A schema or grammar with too many choices at a time is refused before it costs anything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from services.engine.core import Constraint
+from services.engine.runner.requests.schema_choices import check_gbnf, check_schema
+from services.engine.runner.requests.structured_output import ConstraintCompiler, build_tokenizer
+from services.shared.errors import InvalidRequest
+from services.shared.limits import MAX_CONSTRAINT_CHOICES
+
+MANY = MAX_CONSTRAINT_CHOICES + 1
+TEXT = {"type": "string"}
+
+
+def make_object(count: int, **more: Any) -> dict[str, Any]:
+    names = [f"p{number}" for number in range(count)]
+    return {"type": "object", "properties": dict.fromkeys(names, TEXT), **more}
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "optional properties": make_object(MANY),
+    "in several objects": {"anyOf": [make_object(200) for _ in range(6)]},
+    "patterns": {"patternProperties": {f"^{number}": TEXT for number in range(MANY)}},
+    "anyOf": {"anyOf": [{"const": number} for number in range(MANY)]},
+    "oneOf": {"oneOf": [{"const": number} for number in range(MANY)]},
+    "enum of objects": {"enum": [{"a": number} for number in range(MANY)]},
+    "deep": {"properties": {"a": {"items": [{"$defs": {"b": make_object(MANY)}}]}}},
+}
+
+
+@pytest.mark.parametrize("schema", HOSTILE.values(), ids=HOSTILE.keys())
+def test_too_many_choices_are_refused_with_the_limit(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=f"of at most {MAX_CONSTRAINT_CHOICES}"):
+        check_schema(schema)
+
+
+HONEST: dict[str, dict[str, Any]] = {
+    "required properties": make_object(5000, required=[f"p{number}" for number in range(5000)]),
+    "enum of texts": {"enum": [str(number) for number in range(10_000)]},
+    "optional properties": make_object(MAX_CONSTRAINT_CHOICES),
+    "malformed": {"properties": [], "required": 3, "anyOf": {}, "enum": None},
+}
+
+
+@pytest.mark.parametrize("schema", HONEST.values(), ids=HONEST.keys())
+def test_what_is_cheap_is_not_counted(schema: dict[str, Any]) -> None:
+    check_schema(schema)
+
+
+def test_a_grammar_may_have_as_many_alternatives() -> None:
+    check_gbnf("root ::= " + " | ".join(["x"] * MAX_CONSTRAINT_CHOICES))
+    with pytest.raises(InvalidRequest, match="alternatives"):
+        check_gbnf("root ::= " + " | ".join(["x"] * (MANY + 1)))
+
+
+def compile_constraint(kind: Any, source: str) -> None:
+    pieces = [bytes([byte]) for byte in range(256)] + [b"<end>"]
+    compiler = ConstraintCompiler(lambda: build_tokenizer(pieces, ends=[256]))
+    compiler.compile(Constraint(kind, source))
+
+
+@pytest.mark.parametrize("kind", ["json_schema", "gbnf"])
+def test_a_constraint_with_too_many_choices_is_not_compiled(kind: str) -> None:
+    many = "|".join('"a"' for _ in range(MANY + 1))
+    source = json.dumps(make_object(MANY)) if kind == "json_schema" else f"root ::= {many}"
+    with pytest.raises(InvalidRequest, match="too many"):
+        compile_constraint(kind, source)
+
+
+def test_what_llguidance_gives_up_on_at_the_first_tokens_is_refused_before_it_is_queued() -> None:
+    with pytest.raises(InvalidRequest, match="invalid json schema"):
+        compile_constraint("json_schema", json.dumps(make_object(1000)))
+
+
+def test_a_usual_large_schema_is_compiled() -> None:
+    compile_constraint("json_schema", json.dumps(make_object(300)))
