@@ -180,6 +180,26 @@ def list_models(data: Data) -> None:
 
 
 @app.command()
+def show(name: Name, data: Data) -> None:
+    """Show what is known about a stored model, its warnings first."""
+    from services.cli.commands import models as command
+
+    command.show(_paths(data), name)
+
+
+@app.command()
+def cp(
+    source: Name,
+    target: Annotated[str, typer.Argument(help="The other name.")],
+    data: Data,
+) -> None:
+    """Give a model another name too; both share the files."""
+    from services.cli.commands import models as command
+
+    command.copy(_paths(data), source, target)
+
+
+@app.command()
 def rm(name: Name, data: Data) -> None:
     """Delete a model and free its disk space."""
     from services.cli.commands import models as command

@@ -1,4 +1,4 @@
-"""Format sizes and durations for people. Pure."""
+"""Format sizes, durations and texts of strangers for people. Pure."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def format_duration(seconds: float) -> str:
         if seconds < limit:
             return f"{int(seconds / length)} {unit}"
     return f"{int(seconds / 86400)} d"
+
+
+def printable(text: str) -> str:
+    """One line of text without control characters, which a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

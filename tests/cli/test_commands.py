@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from services.cli import formatting
 from services.cli.api_client import ApiClient, model_path
 from services.cli.app import app
-from services.cli.commands.models import format_loaded_row, format_row
+from services.cli.commands.models import format_details, format_loaded_row, format_row
 from services.cli.commands.pull import progress_rows
 from services.cli.commands.run import build_request, delta_text
 from services.cli.connection import Connection, find_connection
@@ -222,3 +222,33 @@ def test_every_command_is_documented() -> None:
     names = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
 
     assert [name for name in names if f"## {name}" not in page] == []
+
+
+def test_a_model_is_shown_with_its_warnings_first_and_without_what_is_unknown() -> None:
+    model = {
+        "id": "tiny:latest",
+        "size_bytes": 2_265_056,
+        "parameter_count": 1_115_264,
+        "base_model": None,
+        "capabilities": ["completion", "chat"],
+        "parameters": {"stop": ["<|im_end|>"], "temperature": 0.5},
+        "license": "Apache License\nVersion 2.0",
+        "warnings": ["It may not load."],
+        "files": [{"role": "model", "path": "m.gguf", "size_bytes": 2_265_056}],
+    }
+
+    assert format_details(model) == [
+        "warning: It may not load.",
+        "model               tiny:latest",
+        "size                2.3 MB",
+        "parameters          1,115,264",
+        "can                 completion, chat",
+        'option stop         ["<|im_end|>"]',
+        "option temperature  0.5",
+        "license             Apache License …",
+        "file                m.gguf, model, 2.3 MB",
+    ]
+
+
+def test_texts_of_strangers_cannot_steer_the_terminal() -> None:
+    assert formatting.printable("a\x1b[2Jb\u202ec\td é") == "a\ufffd[2Jb\ufffdc\ufffdd é"

@@ -1,4 +1,4 @@
-"""Model routes for admins: delete, plan a load, load, unload."""
+"""Model routes for admins: copy, delete, plan a load, load, unload."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 
 from services.api.admin.engine_json import message_to_dict
-from services.api.admin.models_schema import LoadOptions, UnloadOptions
+from services.api.admin.models_schema import CopyRequest, LoadOptions, UnloadOptions
 from services.api.dependencies import Parts, RequireAdmin
 from services.api.request_body import parse_body_as
 from services.shared.errors import ModelNotFound, SpindllError
@@ -41,6 +41,7 @@ async def _resolve_loaded_name(name: str, api: Parts, principal: RequireAdmin) -
 
 # FastAPI resolves dependencies in the order of the parameters: an invalid body is answered first.
 LoadBody = Annotated[LoadOptions, Depends(parse_body_as(LoadOptions))]
+CopyBody = Annotated[CopyRequest, Depends(parse_body_as(CopyRequest))]
 UnloadBody = Annotated[UnloadOptions, Depends(parse_body_as(UnloadOptions))]
 StoredName = Annotated[str, Depends(_resolve_name)]
 LoadedName = Annotated[str, Depends(_resolve_loaded_name)]
@@ -67,6 +68,13 @@ async def delete_model(name: str, api: Parts, _: RequireAdmin) -> dict[str, Any]
         "deleted": True,
         "freed_bytes": deleted.freed_bytes,
     }
+
+
+@router.post("/v1/models/{name:path}/copy")
+async def copy_model(body: CopyBody, model: StoredName, api: Parts) -> dict[str, Any]:
+    """Give a model another name too, at no cost of disk space."""
+    copied = await api.catalog.copy(model, body.target)
+    return {"id": copied.name, "object": "model", "copied_from": model}
 
 
 @router.post("/v1/models/{name:path}/plan")

@@ -21,6 +21,8 @@ from services.shared.limits import (
     KvMode,
 )
 
+MAX_NAME_CHARS = 512
+
 _Share = Annotated[float, Field(ge=0)]
 
 
@@ -48,6 +50,12 @@ class LoadOptions(RequestBody):
         if "keep_alive" in given:
             given["keep_alive_seconds"] = given.pop("keep_alive")
         return engine_pb2.ModelSettings(**given)
+
+
+class CopyRequest(RequestBody):
+    """`POST /v1/models/{name}/copy`."""
+
+    target: str = Field(min_length=1, max_length=MAX_NAME_CHARS)
 
 
 class UnloadOptions(RequestBody):

@@ -53,6 +53,10 @@ class Catalog:
         """Delete the model that a request names; ModelNotFound, Conflict when several match."""
         return await self._calls.run(lambda: self._store.delete(text))
 
+    async def copy(self, text: str, new_name: str) -> Manifest:
+        """Give the model that a request names another name too; ModelNotFound, Conflict."""
+        return await self._calls.run(lambda: self._store.copy(text, new_name))
+
     async def find_context_lengths(self, manifests: Iterable[Manifest]) -> dict[str, int | None]:
         """How many tokens a request to each of these models may have, by name.
 

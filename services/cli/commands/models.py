@@ -1,6 +1,8 @@
-"""`list`, `rm` and `ps`: the stored models and the loaded models."""
+"""`list`, `show`, `cp`, `rm` and `ps`: the stored models and the loaded models."""
 
 from __future__ import annotations
+
+import json
 
 from services.cli import formatting
 from services.cli.api_client import ApiClient, JsonObject, model_path
@@ -17,6 +19,21 @@ def list_models(paths: StackPaths) -> None:
     for model in models:
         table.add_row(*format_row(model))
     print_table(table, "no models yet; `pull NAME` downloads one")
+
+
+def show(paths: StackPaths, name: str) -> None:
+    """Print what is known about a model. Raises CommandError when it does not exist."""
+    with ApiClient(find_connection(paths)) as api:
+        model = api.get(model_path(name))
+    for line in format_details(model):
+        print(formatting.printable(line))
+
+
+def copy(paths: StackPaths, source: str, target: str) -> None:
+    """Give a model another name too. Raises CommandError when that is another model's."""
+    with ApiClient(find_connection(paths)) as api:
+        copied = api.post(f"{model_path(source)}/copy", {"target": target})
+    print(f"{copied['id']} is a copy of {copied['copied_from']}")
 
 
 def remove(paths: StackPaths, name: str) -> None:
@@ -51,6 +68,39 @@ def format_row(model: JsonObject) -> list[str]:
     ]
 
 
+def format_details(model: JsonObject) -> list[str]:
+    """The lines about a model: warnings, facts, then its parts; unknown facts are left out."""
+    parameters = model.get("parameters") or {}
+    facts = [
+        ("model", model["id"]),
+        ("digest", model.get("digest")),
+        ("source", model.get("source")),
+        ("size", _size(model.get("size_bytes"))),
+        ("format", model.get("format")),
+        ("architecture", model.get("architecture")),
+        ("base model", model.get("base_model")),
+        ("parameters", _count(model.get("parameter_count"))),
+        ("quantisation", model.get("quantization")),
+        ("context", model.get("context_length")),
+        ("trained context", model.get("trained_context_length")),
+        ("embedding length", model.get("embedding_length")),
+        ("can", ", ".join(_capabilities(model))),
+        ("prompt format", model.get("template_source")),
+        ("stop tokens", " ".join(model.get("stop_tokens") or ())),
+        *((f"option {name}", json.dumps(value)) for name, value in sorted(parameters.items())),
+        ("system", _first_line(model.get("system"))),
+        ("license", _first_line(model.get("license"))),
+    ]
+    return [
+        *(f"warning: {warning}" for warning in model.get("warnings") or ()),
+        *(f"{label:<20}{value}" for label, value in facts if value),
+        *(
+            f"{'file':<20}{file['path']}, {file['role']}, {_size(file['size_bytes'])}"
+            for file in model.get("files") or ()
+        ),
+    ]
+
+
 def format_loaded_row(model: JsonObject) -> list[str]:
     """The cells of a loaded model; a missing value is a dash."""
     return [
@@ -61,6 +111,15 @@ def format_loaded_row(model: JsonObject) -> list[str]:
         str(model.get("running", "-")),
         str(model.get("queued", "-")),
     ]
+
+
+def _count(number: int | None) -> str | None:
+    return None if number is None else f"{number:,}"
+
+
+def _first_line(text: str | None) -> str | None:
+    lines = (text or "").strip().splitlines()
+    return None if not lines else lines[0][:100] + (" …" if len(lines) > 1 else "")
 
 
 def _capabilities(model: JsonObject) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from services.shared.errors import Conflict, InvalidModelFile, InvalidModelName, ModelNotFound
-from services.shared.model_name import ModelName
+from services.shared.model_name import ModelName, Source
 from services.shared.store import durable, resolve, views
 from services.shared.store.blobs import Blobs
 from services.shared.store.garbage_collector import GarbageCollector, SweepResult
@@ -113,8 +113,19 @@ class ModelStore:
         logger.info("model stored", extra={"model": str(name), "bytes": manifest.size_bytes})
 
     def copy(self, text: str, new_name: str) -> Manifest:
-        """Give a model another name; both share all blobs."""
-        manifest = msgspec.structs.replace(self.resolve(text), name=str(ModelName.parse(new_name)))
+        """Give a model another name too; both share all blobs.
+
+        Raises Conflict when that name is another model's. Copying the same model again is fine.
+        """
+        name = ModelName.parse(new_name)
+        if name.source is Source.URL:
+            raise InvalidModelName("a copy has a name, not the address of a download")
+        manifest = msgspec.structs.replace(self.resolve(text), name=str(name))
+        there = self._manifests.get(name)
+        if there is not None and there.digest == manifest.digest:
+            return there
+        if there is not None or self._manifests.find_damaged(name) is not None:
+            raise Conflict(f"there is another model named {str(name)!r}; delete it first")
         self.put(manifest)
         return manifest
 

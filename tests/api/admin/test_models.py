@@ -103,3 +103,32 @@ async def test_a_model_that_is_loaded_and_no_longer_stored_can_be_unloaded(api: 
 
     assert unloaded.json() == {"model": "tiny:latest", "was_loaded": True}
     assert unknown.status_code == 404
+
+
+async def test_a_copy_has_the_files_of_the_original_under_another_name(api: Api) -> None:
+    async with api.client(api.admin_key) as admin:
+        copied = await admin.post("/v1/models/tiny/copy", json={"target": "my/Assistant:1"})
+        listed = (await admin.get("/v1/models")).json()["data"]
+        put_model(api.data_dir / "models", make_manifest("other:latest"))
+        taken = await admin.post("/v1/models/tiny/copy", json={"target": "other"})
+
+    assert copied.json() == {
+        "id": "my/Assistant:1",
+        "object": "model",
+        "copied_from": "tiny:latest",
+    }
+    assert [m["id"] for m in listed] == ["my/Assistant:1", "tiny:latest"]
+    assert listed[0]["digest"] == listed[1]["digest"]
+    assert (taken.status_code, taken.json()["error"]["code"]) == (409, "conflict")
+
+
+async def test_only_an_admin_copies_and_a_target_is_needed(api: Api) -> None:
+    async with api.client() as user:
+        refused = await user.post("/v1/models/tiny/copy", json={"target": "x"})
+    async with api.client(api.admin_key) as admin:
+        invalid = await admin.post("/v1/models/tiny/copy", json={})
+        unknown = await admin.post("/v1/models/huge/copy", json={"target": "x"})
+
+    assert refused.status_code == 403
+    assert (invalid.status_code, invalid.json()["error"]["param"]) == (400, "target")
+    assert unknown.status_code == 404

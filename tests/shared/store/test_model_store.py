@@ -295,6 +295,24 @@ def test_a_copy_shares_the_blobs_and_outlives_the_original(store: ModelStore) ->
     assert store.resolve("mine:x") == copy
 
 
+def test_a_copy_replaces_no_other_model(store: ModelStore) -> None:
+    original = put_model(store, "a:1")
+    other = put_model(store, "b:1")
+
+    with pytest.raises(Conflict, match="delete it first"):
+        store.copy("a:1", "B:1")
+    with pytest.raises(InvalidModelName):
+        store.copy("a:1", "https://host/x.gguf")
+
+    assert store.list() == [original, other]
+
+
+def test_a_copy_may_be_made_again(store: ModelStore) -> None:
+    put_model(store, "a:1")
+
+    assert store.copy("a:1", "c:1") == store.copy("a:1", "C:1")
+
+
 def test_an_ambiguous_name_deletes_nothing(store: ModelStore) -> None:
     put_model(store, "m:7b")
     put_model(store, "m:8b")

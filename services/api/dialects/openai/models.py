@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from services.api.dependencies import Parts, RequireUser
-from services.api.dialects.openai.models_response import model_to_dict
+from services.api.dialects.openai.models_response import model_to_details, model_to_dict
 
 router = APIRouter()
 
@@ -25,4 +25,4 @@ async def show_model(name: str, api: Parts, _: RequireUser) -> dict[str, Any]:
     """One model, by its name or a short form of it."""
     manifest = await api.catalog.resolve(name)
     contexts = await api.catalog.find_context_lengths([manifest])
-    return model_to_dict(manifest, contexts[manifest.name])
+    return model_to_details(manifest, contexts[manifest.name])

@@ -7,6 +7,30 @@ from typing import Any
 from services.shared.store.manifest import Manifest
 
 
+def model_to_details(manifest: Manifest, context_length: int | None) -> dict[str, Any]:
+    """`GET /v1/models/{name}`: the entry of the list, and what a pull read from the files."""
+    description = manifest.description
+    return {
+        **model_to_dict(manifest, context_length),
+        "base_model": description.base_model,
+        "embedding_length": description.embedding_length,
+        "template_source": description.template_source,
+        "stop_tokens": list(description.stop_tokens),
+        "parameters": manifest.params,
+        "system": manifest.system,
+        "license": manifest.license,
+        "files": [
+            {
+                "role": file.role.value,
+                "path": file.path,
+                "size_bytes": file.size_bytes,
+                "digest": file.digest,
+            }
+            for file in manifest.files
+        ],
+    }
+
+
 def model_to_dict(manifest: Manifest, context_length: int | None) -> dict[str, Any]:
     """One entry of `GET /v1/models`: OpenAI's fields, and further facts about the model.
 
