@@ -35,6 +35,8 @@ def assemble(
         params=small_files.read_params(),
         system=small_files.read_text(FileRole.SYSTEM, "\n"),
         messages=small_files.read_messages(),
+        pulled_name=str(listing.name) if listing.version else None,
+        version=listing.version,
         license=small_files.read_text(FileRole.LICENSE, "\n"),
     )
 

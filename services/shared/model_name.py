@@ -6,6 +6,7 @@
 | `user/model:7b` | an Ollama user's model: one slash, and a tag that is not a quantisation |
 | `ollama.com/user/model`, `ollama/user/model` | the same, with any tag |
 | `owner/repo`, `owner/repo:Q4_K_M`, `owner/repo:mlx` | a Hugging Face repository, and its variant |
+| `owner/repo@rev`, `owner/repo@rev:Q4_K_M` | its state at a branch, tag or commit; `@main` is the default |
 | `owner/repo/file.gguf`, `hf.co/owner/repo:file.gguf` | one file of a Hugging Face repository |
 | `hf.co/owner/repo[:Q4_K_M]`, `https://huggingface.co/owner/repo` | the same repository in full |
 | `registry.example/ns/model:tag`, `localhost:5000/model` | a registry with Ollama's protocol |
@@ -33,6 +34,7 @@ DEFAULT_TAG = "latest"
 LIBRARY = "library"
 OLLAMA_HOST = "ollama.com"
 HUB_HOST = "hf.co"
+DEFAULT_REVISION = "main"
 
 ONE_SLASH_RULE = (
     "a name with one slash is a Hugging Face repository (owner/repo, owner/repo:Q4_K_M) unless its "
@@ -50,6 +52,8 @@ _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?(?::[0-9]{1,5})?", re
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _HUB_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
+# A branch whose name has a slash is given by its commit: a revision is one part of a path.
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 _FILE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 
 
@@ -71,6 +75,7 @@ class ModelName:
     model: str
     tag: str = DEFAULT_TAG
     file: str | None = None  # a file of a hub repository; for a plain download its URL, no query
+    revision: str | None = None  # branch, tag or commit of a hub repository; None: its main branch
     tag_given: bool = field(default=True, compare=False)
     query: str = field(default="", compare=False, repr=False)  # of a plain download; secret
 
@@ -90,9 +95,9 @@ class ModelName:
         if self.source is Source.URL:
             return (self.file or "",)
         last = f"/{self.file}" if self.file else f":{self.tag}"
-        full = f"{self.host}/{self.namespace}/{self.model}{last}"
+        full = f"{self.host}/{self.repo_at}{last}"
         if self.source is Source.HUB:
-            return (f"{self.namespace}/{self.model}{last}", full)
+            return (f"{self.repo_at}{last}", full)
         if self.host != OLLAMA_HOST:
             return (full,)
         if self.namespace == LIBRARY:
@@ -109,7 +114,8 @@ class ModelName:
             digest = hashlib.sha256((self.file or "").encode()).hexdigest()
             return ("url", digest[:32], _safe(self.model), DEFAULT_TAG)
         tag = self.tag if self.file is None else self.file
-        return (_safe(self.host), _safe(self.namespace), _safe(self.model), _safe(tag))
+        model = self.repo_at.partition("/")[2]
+        return (_safe(self.host), _safe(self.namespace), _safe(model), _safe(tag))
 
     @property
     def address(self) -> str | None:
@@ -121,6 +127,11 @@ class ModelName:
         """`owner/repo` for the hub, `namespace/model` for a registry."""
         return f"{self.namespace}/{self.model}"
 
+    @property
+    def repo_at(self) -> str:
+        """`repo`, with its revision if the name has one: `owner/repo@rev`."""
+        return f"{self.repo}@{self.revision}" if self.revision else self.repo
+
 
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> ModelName:
@@ -128,7 +139,7 @@ def _parse(text: str) -> ModelName:
 
     1  a URL                      4  Ollama's own hosts, or a key of the original Spindll
     2  split tag and segments     5  another registry
-    3  the hub's own hosts        6  no host: the number of segments decides
+    3  the hub's own hosts        6  no host: a revision, or the number of segments, decides
     """
     text = _checked(text)
     if "://" in text:  # 1
@@ -146,7 +157,9 @@ def _parse(text: str) -> ModelName:
         return _ollama(segments[1:], given)
     if len(segments) > 1 and _is_host(segments, given):  # 5
         return _registry(first, segments[1:], given)
-    if len(segments) == 1:  # 6
+    if len(segments) > 1 and "@" in segments[1]:  # 6
+        return _hub(segments, given)
+    if len(segments) == 1:
         return _registry(OLLAMA_HOST, segments, given)
     if len(segments) == 2 and (first == LIBRARY or not _is_hub_tag(given)):
         return _registry(OLLAMA_HOST, segments, given)
@@ -168,7 +181,7 @@ def _checked(text: str) -> str:
         raise InvalidModelName(f"a model name has at most {_MAX_NAME} characters")
     if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
         raise InvalidModelName(
-            "a model name consists of ASCII letters, digits, and . _ - / : without spaces"
+            "a model name consists of ASCII letters, digits, and . _ - / : @ without spaces"
         )
     return text
 
@@ -184,8 +197,9 @@ def _parse_address(text: str) -> ModelName:
     path = parts.path.strip("/")
     if host in _HUB_HOSTS:
         segments = path.split("/")
-        if len(segments) > 4 and segments[2:4] in (["resolve", "main"], ["blob", "main"]):
-            return _hub([*segments[:2], *segments[4:]], None)
+        if len(segments) > 3 and segments[2] in ("resolve", "blob", "tree"):
+            owner, repo, _, revision, *rest = segments
+            return _hub([owner, f"{repo}@{revision}", *rest], None)
         if len(segments) <= 2 or segments[2] not in ("resolve", "blob", "tree"):
             return _parse(f"{HUB_HOST}/{path}")
     if path.lower().endswith(".gguf"):
@@ -225,12 +239,16 @@ def _registry(host: str, segments: list[str], tag: str | None) -> ModelName:
     if len(segments) != 2:
         raise InvalidModelName(f"too many slashes in the model name: {ONE_SLASH_RULE}")
     _match(_HOST, host, "the registry's host")
+    if "@" in segments[1]:
+        raise InvalidModelName("only a Hugging Face repository has revisions: owner/repo@revision")
     _match(_NAMESPACE, segments[0], "the namespace")
     _match(_MODEL, segments[1], "the model")
     _match(_MODEL, tag or DEFAULT_TAG, "the tag")
     namespace = LIBRARY if segments[0].lower() == LIBRARY else segments[0]
     given = tag is not None
-    return ModelName(Source.OLLAMA, host, namespace, segments[1], tag or DEFAULT_TAG, None, given)
+    return ModelName(
+        Source.OLLAMA, host, namespace, segments[1], tag or DEFAULT_TAG, tag_given=given
+    )
 
 
 def _hub(segments: list[str], tag: str | None) -> ModelName:
@@ -239,17 +257,22 @@ def _hub(segments: list[str], tag: str | None) -> ModelName:
     if len(segments) < 2:
         raise InvalidModelName(f"a Hugging Face name is owner/repo: {ONE_SLASH_RULE}")
     owner, repo, *path = segments
+    repo, at, revision = repo.partition("@")
     _match(_HUB_PART, owner, "the owner")
     _match(_HUB_PART, repo, "the repository")
+    if at:
+        _match(_REVISION, revision, "the revision")
+    pinned = revision if at and revision != DEFAULT_REVISION else None
     if not path:
         _match(_MODEL, tag or DEFAULT_TAG, "the tag")
         given = tag is not None
-        return ModelName(Source.HUB, HUB_HOST, owner, repo, tag or DEFAULT_TAG, None, given)
+        tag = tag or DEFAULT_TAG
+        return ModelName(Source.HUB, HUB_HOST, owner, repo, tag, revision=pinned, tag_given=given)
     if tag is not None or not path[-1].lower().endswith(".gguf") or len(path) > 8:
         raise InvalidModelName(f"more than two parts must end in a .gguf file: {ONE_SLASH_RULE}")
     for part in path:
         _match(_FILE_PART, part, "the file")
-    return ModelName(Source.HUB, HUB_HOST, owner, repo, file="/".join(path))
+    return ModelName(Source.HUB, HUB_HOST, owner, repo, file="/".join(path), revision=pinned)
 
 
 def _match(pattern: re.Pattern[str], part: str, what: str) -> None:

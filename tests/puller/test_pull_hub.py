@@ -13,7 +13,7 @@ from services.shared.pulls.job import JobState
 from services.shared.store.manifest import FileRole
 from tests.conftest import ROOT, TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
-from tests.fakes.registries.hub import Hub
+from tests.fakes.registries.hub import COMMIT, Hub
 from tests.fakes.registries.server import LoopbackServer
 from tests.puller.conftest import PullTestbed
 from tests.puller.formats.gguf.writer import write_gguf
@@ -227,3 +227,30 @@ def test_a_template_that_never_ends_ends_the_job(testbed: PullTestbed, hub: Hub)
 
     assert (job.state, job.error_code) == (JobState.FAILED, "invalid_model_file")
     assert job.error == "the model's chat template takes more than 2 s of processor time"
+
+
+OLD_COMMIT = "f" * 40
+
+
+@pytest.mark.parametrize("revision", ["v1", OLD_COMMIT], ids=["tag", "commit"])
+def test_a_revision_is_pulled_beside_the_newest_files(
+    testbed: PullTestbed, tiny_hub: Hub, revision: str
+) -> None:
+    old = {"old-Q8_0.gguf": TINY_GGUF.read_bytes()}
+    tiny_hub.add("owner/tiny-GGUF@v1", old, commit=OLD_COMMIT)
+
+    newest = testbed.pull("owner/tiny-GGUF:Q8_0")
+    pinned = testbed.pull(f"owner/tiny-GGUF@{revision}:Q8_0")
+
+    assert (newest.error, pinned.error) == (None, None)
+    manifest = testbed.store.resolve(pinned.model)
+    assert manifest.name == manifest.pulled_name == f"owner/tiny-GGUF@{revision}:Q8_0"
+    assert (manifest.version, manifest.files[0].path) == (OLD_COMMIT, "old-Q8_0.gguf")
+    assert testbed.store.resolve("owner/tiny-GGUF:Q8_0").version == COMMIT
+
+
+def test_a_revision_that_does_not_exist_is_not_found(testbed: PullTestbed, tiny_hub: Hub) -> None:
+    job = testbed.pull("owner/tiny-GGUF@v9:Q8_0")
+
+    assert job.error_code == "model_not_found"
+    assert job.error == "the repository 'owner/tiny-GGUF' has no branch, tag or commit 'v9'"

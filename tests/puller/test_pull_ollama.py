@@ -44,12 +44,10 @@ def test_the_manifest_of_the_registry_is_stored_byte_for_byte(
 ) -> None:
     testbed.pull("tiny:f16")
 
-    (kept,) = [
-        file
-        for file in testbed.store.resolve("tiny:f16").files
-        if file.role is FileRole.REGISTRY_MANIFEST
-    ]
+    model = testbed.store.resolve("tiny:f16")
+    (kept,) = [file for file in model.files if file.role is FileRole.REGISTRY_MANIFEST]
     assert testbed.store.file_path(kept).read_bytes() == _tiny_manifest(registry)
+    assert (model.pulled_name, model.version) == ("tiny:f16", kept.digest)
 
 
 def test_a_second_pull_downloads_no_blob_again(

@@ -50,6 +50,14 @@ URL = "https://files.example/dir/my-model.Q4_K_M.gguf"
         ("owner/repo/file.gguf", "owner/repo/file.gguf", Source.HUB),
         ("owner/repo/Q4_K_M/file-00001-of-00002.gguf",) * 2 + (Source.HUB,),
         ("hf.co/owner/repo:file.gguf", "owner/repo/file.gguf", Source.HUB),
+        ("owner/repo@v1.2", "owner/repo@v1.2:latest", Source.HUB),
+        ("owner/repo@v1:Q4_K_M", "owner/repo@v1:Q4_K_M", Source.HUB),
+        ("owner/repo@v1:7b", "owner/repo@v1:7b", Source.HUB),
+        ("own.er/repo@v1/a.gguf", "own.er/repo@v1/a.gguf", Source.HUB),
+        ("hf.co/owner/repo@v1/a/b.gguf", "owner/repo@v1/a/b.gguf", Source.HUB),
+        ("owner/repo@main:Q8_0", "owner/repo:Q8_0", Source.HUB),
+        ("https://hf.co/owner/repo/tree/v1", "owner/repo@v1:latest", Source.HUB),
+        ("https://hf.co/owner/repo/resolve/v1/a.gguf", "owner/repo@v1/a.gguf", Source.HUB),
         (URL, URL, Source.URL),
     ],
 )
@@ -67,6 +75,17 @@ def test_a_typed_name_has_one_canonical_form(typed: str, canonical: str, source:
         "..",
         "../x",
         "a/../b",
+        "owner/repo@",
+        "owner/repo@..",
+        "owner/repo@a..b",
+        "owner/repo@.hidden",
+        "owner/repo@v1@v2",
+        "owner/repo@refs/pr/1",
+        "owner@v1/repo",
+        "qwen3@v1",
+        "ollama.com/user/model@v1",
+        "registry.example/ns/model@sha256:abc",
+        "https://hf.co/owner/repo/resolve/refs%2Fpr%2F1/a.gguf",
         "/etc/passwd",
         "a//b",
         "a/",
@@ -188,3 +207,11 @@ def test_an_address_cannot_leave_its_folder(file: str) -> None:
 )
 def test_a_source_has_one_host_in_names(host: str, canonical: str) -> None:
     assert canonical_host(host) == canonical
+
+
+def test_a_revision_is_part_of_the_name_and_of_one_file_name() -> None:
+    name = ModelName.parse("Owner/Repo@Feature_1:Q8_0")
+
+    assert (name.repo, name.revision) == ("Owner/Repo", "Feature_1")
+    assert name.key == ("hf.co", "owner", "repo%40feature_1", "q8_0")
+    assert name.key != ModelName.parse("Owner/Repo:Q8_0").key

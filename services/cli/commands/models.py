@@ -75,6 +75,7 @@ def format_details(model: JsonObject) -> list[str]:
         ("model", model["id"]),
         ("digest", model.get("digest")),
         ("source", model.get("source")),
+        ("version", model.get("version")),
         ("size", _size(model.get("size_bytes"))),
         ("format", model.get("format")),
         ("architecture", model.get("architecture")),

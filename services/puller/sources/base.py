@@ -65,6 +65,7 @@ class Listing:
     files: tuple[RemoteFile, ...]
     inline_files: tuple[InlineFile, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    version: str | None = None  # what the source calls this state of the model, see Manifest
 
 
 class ModelSource(Protocol):

@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from services.puller.sources.base import Format, Listing, RemoteFile, ResolveOptions
@@ -54,8 +55,8 @@ class HuggingFaceSource:
         self._api = HfApi(endpoint=self._endpoint, token=token or False, library_name="spindll")
 
     def resolve(self, name: ModelName, options: ResolveOptions) -> Listing:
-        """Return the model's files at the newest commit of its repository."""
-        info = self._fetch_info(name.repo)
+        """Return the model's files at the newest commit of its branch, or at its revision."""
+        info = self._fetch_info(name)
         commit = str(info.sha or "")
         if not _OID.fullmatch(commit):
             raise PullFailed("the hub did not name the commit of the repository")
@@ -80,16 +81,24 @@ class HuggingFaceSource:
             format=selection.format,
             files=files,
             warnings=selection.warnings,
+            version=commit,
         )
 
-    def _fetch_info(self, repo: str) -> Any:
+    def _fetch_info(self, name: ModelName) -> Any:
+        repo = name.repo
         try:
-            return self._api.model_info(repo, files_metadata=True, timeout=_TIMEOUT_SECONDS)
+            return self._api.model_info(
+                repo, revision=name.revision, files_metadata=True, timeout=_TIMEOUT_SECONDS
+            )
         except GatedRepoError as error:
             raise PullFailed(GATED) from error
         except RepositoryNotFoundError as error:
             hint = "" if self._token else ", or it is private and requires SPINDLL_HF_TOKEN"
             raise ModelNotFound(f"the hub has no repository {repo!r}{hint}") from error
+        except RevisionNotFoundError as error:
+            raise ModelNotFound(
+                f"the repository {repo!r} has no branch, tag or commit {name.revision!r}"
+            ) from error
         except HfHubHTTPError as error:
             raise _to_error(error) from error
         except (httpx2.HTTPError, OSError) as error:

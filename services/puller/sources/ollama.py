@@ -98,6 +98,7 @@ class OllamaSource:
             files=build_remote_files(manifest, base_url, secret_headers),
             inline_files=tuple(inline_files),
             warnings=tuple(warnings),
+            version=f"sha256:{hashlib.sha256(raw).hexdigest()}",
         )
 
     def find_registry_url(self, name: ModelName) -> str:

@@ -103,6 +103,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     system: str | None = None
     messages: tuple[dict[str, Any], ...] = ()
     license: str | None = None
+    # The name that was pulled, and what its source calls this state of it: the commit of a hub
+    # repository, the digest of a registry's manifest. None for imports and plain downloads.
+    pulled_name: str | None = None
+    version: str | None = None
     owned: bool = True  # False: blobs are hard links to files outside the store
 
     @property

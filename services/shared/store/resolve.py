@@ -76,7 +76,7 @@ def _by_file(manifests: Iterable[Manifest], text: str) -> list[Manifest]:
     return [
         m
         for m in manifests
-        if (any_folder or ModelName.parse(m.name).repo.lower() == repo.lower())
+        if (any_folder or ModelName.parse(m.name).repo_at.lower() == repo.lower())
         and any(
             f.role is FileRole.MODEL and f.path.rsplit("/", 1)[-1].lower() == file.lower()
             for f in m.files

@@ -30,10 +30,14 @@ class Repository:
     private: bool = False
     downloads: int = 0
     tags: tuple[str, ...] = ()
+    commit: str = COMMIT
 
 
 class Hub(LoopbackServer):
-    """Requests for large files are redirected to `cdn`, if there is one."""
+    """Requests for large files are redirected to `cdn`, if there is one.
+
+    A repository `owner/repo@rev` is what `owner/repo` has at that revision.
+    """
 
     def __init__(self, *, cdn: LoopbackServer | None = None, token: str = "hf_right") -> None:
         super().__init__()
@@ -52,11 +56,16 @@ class Hub(LoopbackServer):
         if parts == ["api", "models"]:
             self._list(request)
         elif parts[:2] == ["api", "models"] and len(parts) >= 4:
-            self._info(request, "/".join(parts[2:4]))
+            self._info(request, "/".join(parts[2:4]), revision=parts[5] if parts[5:] else None)
         elif len(parts) >= 5 and parts[2] == "resolve":
-            self._download(request, "/".join(parts[:2]), "/".join(parts[4:]))
+            name = self._find_commit("/".join(parts[:2]), parts[3])
+            self._download(request, name, "/".join(parts[4:]))
         else:
             request.reply(404, b"{}")
+
+    def _find_commit(self, name: str, commit: str) -> str:
+        names = [key for key, r in self.repositories.items() if r.commit == commit]
+        return next((key for key in names if key.partition("@")[0] == name), name)
 
     def _repository(self, request: Handler, name: str) -> Repository | None:
         repository = self.repositories.get(name)
@@ -88,12 +97,25 @@ class Hub(LoopbackServer):
         body = json.dumps(entries[: int(query.get("limit", ["1000"])[0])]).encode()
         request.reply(200, body, {"Content-Type": "application/json"})
 
-    def _info(self, request: Handler, name: str) -> None:
+    def _info(self, request: Handler, name: str, revision: str | None) -> None:
         repository = self._repository(request, name)
         if repository is None:
             return
+        if revision is not None and revision not in (repository.commit, "main"):
+            names = [f"{name}@{revision}", self._find_commit(name, revision)]
+            known = [self.repositories[n] for n in names if n != name and n in self.repositories]
+            if not known:
+                request.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+                return
+            repository = known[0]
         siblings = [_sibling(path, data) for path, data in repository.files.items()]
-        info = {"_id": "1", "id": name, "modelId": name, "sha": COMMIT, "siblings": siblings}
+        info = {
+            "_id": "1",
+            "id": name,
+            "modelId": name,
+            "sha": repository.commit,
+            "siblings": siblings,
+        }
         body = json.dumps({**info, "gated": "auto" if repository.gated else False}).encode()
         request.reply(200, body, {"Content-Type": "application/json"})
 

@@ -45,6 +45,8 @@ def model_to_dict(manifest: Manifest, context_length: int | None) -> dict[str, A
         "name": manifest.name,
         "digest": manifest.digest,
         "source": manifest.source,
+        "pulled_name": manifest.pulled_name,
+        "version": manifest.version,
         "size_bytes": manifest.size_bytes,
         "format": description.format,
         "architecture": description.architecture,
