@@ -18,7 +18,7 @@ from services.api.access.key_files import KeyFiles, create_key_files
 from services.api.access.key_manager import KeyManager
 from services.api.access.keys import KeyStore
 from services.api.access.principal import Authenticator
-from services.api.admin import cache, keys, pulls, search, status
+from services.api.admin import cache, keys, pulls, search, status, updates
 from services.api.admin import models as admin_models
 from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
@@ -40,7 +40,10 @@ from services.shared import redis_client
 from services.shared.malloc_trim import start_trimming
 from services.shared.store.model_store import ModelStore
 
-_ROUTES = (chat, completions, keys, pulls, admin_models, models, search, cache, status, health)
+_ROUTES = (
+    *(chat, completions, models),
+    *(cache, keys, pulls, admin_models, updates, search, status, health),
+)
 _CORS_HEADERS = (
     "authorization",
     "content-type",

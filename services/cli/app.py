@@ -200,6 +200,23 @@ def cp(
 
 
 @app.command()
+def update(
+    data: Data,
+    name: Annotated[str | None, typer.Argument(help="A model; or give --all.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", "-a", help="All models that were pulled.")
+    ] = False,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Only tell; download nothing.")
+    ] = False,
+) -> None:
+    """Ask the source of a model whether it has a newer version, and download that."""
+    from services.cli.commands import update as command
+
+    command.update(_paths(data), name, every=every, check_only=check_only)
+
+
+@app.command()
 def rm(name: Name, data: Data) -> None:
     """Delete a model and free its disk space."""
     from services.cli.commands import models as command

@@ -9,7 +9,12 @@ import signal
 import sys
 from pathlib import Path
 
-from services.puller.build import build_job_runner, build_search, build_webhook_sender
+from services.puller.build import (
+    build_job_runner,
+    build_search,
+    build_update_check,
+    build_webhook_sender,
+)
 from services.puller.first_start import FirstStart
 from services.puller.maintenance import Maintenance
 from services.puller.search.listener import SearchListener
@@ -125,7 +130,7 @@ def build_search_listener(settings: PullerSettings) -> SearchListener:
     """Build the listener that answers searches in this process."""
     set_hub_timeout()
     client = connect(settings.redis_url, settings.redis_password_file)
-    return SearchListener(client, build_search(settings))
+    return SearchListener(client, build_search(settings), build_update_check(settings))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from services.puller.download.throttle import Hours, Throttle
 from services.puller.job_runner import JobRunner
 from services.puller.pull_model import Puller
 from services.puller.search.search import ModelSearch
+from services.puller.search.update_check import UpdateCheck
 from services.puller.settings import PullerSettings, split_list
 from services.puller.sources.base import ModelSource
 from services.puller.sources.huggingface import HuggingFaceSource
@@ -92,6 +93,15 @@ def build_search(settings: PullerSettings) -> ModelSearch:
         hub if not allowed or HUB_HOST in allowed else None,
         build_sources(settings)[Source.OLLAMA] if not allowed or OLLAMA_HOST in allowed else None,
         prefers_mlx=is_apple_silicon(),
+    )
+
+
+def build_update_check(settings: PullerSettings) -> UpdateCheck:
+    """Build the check for newer versions of the stored models."""
+    return UpdateCheck(
+        ModelStore(settings.models_dir),
+        build_sources(settings),
+        allowed_hosts=parse_allowed_hosts(settings),
     )
 
 

@@ -13,7 +13,7 @@
 | spindll:pulls_ended | list: ids of jobs that have ended, for the webhook; the last 1000 | puller | a day |
 | spindll:pull_bytes:{second} | integer: bytes taken from the budget of a second | puller | 5 s |
 | spindll:pulls_on_demand:{principal} | integer: downloads its requests started this hour | api | an hour |
-| spindll:searches | pub/sub channel for the queries of search.py; not a key | api | none |
+| spindll:searches | pub/sub channel for queries of search.py, updates.py; not a key | api | none |
 | spindll:search_claim:{query} | string: a puller answers this query | puller | 60 s |
 | spindll:search_answer:{query} | list of one: the answer to a query | puller | 60 s or until read |
 | spindll:kv:{name} | the index of stored prompts, see engine/front/cache_index/index.py | engine | 90 days after the last entry |

@@ -7,6 +7,7 @@ pull job:
     puller  SET search_claim:{id} NX    -> one of the pullers gets the query
             RPUSH search_answer:{id}    <- BLPOP by the api
 
+Checks for newer versions of models (updates.py) go the same way; their `type` tells them apart.
 A query that no puller receives leaves no key. An answer that the api does not read expires.
 """
 
@@ -27,7 +28,7 @@ Sort = Literal["downloads", "size", "name"]
 
 
 @resolved
-class SearchQuery(msgspec.Struct, frozen=True, kw_only=True):
+class SearchQuery(msgspec.Struct, frozen=True, kw_only=True, tag="search"):
     """One search."""
 
     id: str

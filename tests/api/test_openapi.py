@@ -18,6 +18,8 @@ BODIES = {
     ("/v1/completions", "post"): "CompletionRequest",
     ("/v1/keys", "post"): "KeyRequest",
     ("/v1/models/{name}/load", "post"): "LoadOptions",
+    ("/v1/models/{name}/copy", "post"): "CopyRequest",
+    ("/v1/models/{name}/update", "post"): "UpdateRequest",
     ("/v1/models/{name}/plan", "post"): "LoadOptions",
     ("/v1/models/{name}/unload", "post"): "UnloadOptions",
     ("/v1/pulls", "post"): "PullRequest",

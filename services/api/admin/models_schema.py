@@ -58,6 +58,12 @@ class CopyRequest(RequestBody):
     target: str = Field(min_length=1, max_length=MAX_NAME_CHARS)
 
 
+class UpdateRequest(RequestBody):
+    """`POST /v1/models/{name}/update`."""
+
+    check_only: bool = False
+
+
 class UnloadOptions(RequestBody):
     """How to unload."""
 

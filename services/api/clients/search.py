@@ -1,4 +1,6 @@
-"""The client for model searches, which the puller runs: the api itself opens no connection outside.
+"""The client for searches and checks for newer versions, which the puller makes.
+
+The api itself opens no connection outside.
 
 The protocol over Redis is described in services/shared/search.py.
 """
@@ -15,6 +17,7 @@ from redis.exceptions import RedisError
 from services.shared import redis_keys
 from services.shared.errors import Unavailable
 from services.shared.search import SEARCH_SECONDS, SearchAnswer, SearchQuery
+from services.shared.updates import UpdateAnswer, UpdateQuery
 
 _RETRY_SECONDS = 5.0
 _POLL_SECONDS = 2  # shorter than the connection's own timeout
@@ -28,19 +31,37 @@ async def run_search(
 
     Unavailable when no puller listens, the search failed, or the answer does not come in time.
     """
-    try:
-        listeners = await connection.publish(redis_keys.SEARCHES, msgspec.json.encode(query))
-        if not listeners:
-            raise _unavailable("no puller is running, and only the puller can search")
-        raw = await _wait_for_answer(connection, query.id, seconds + _GRACE_SECONDS)
-    except RedisError as error:
-        raise _unavailable("searches cannot be made right now") from error
-    if raw is None:
-        raise _unavailable("the puller did not answer the search in time")
+    raw = await _ask(connection, query, seconds, "search")
     answer = msgspec.json.decode(raw, type=SearchAnswer)
     if answer.failed is not None:
         raise _unavailable(answer.failed)
     return answer
+
+
+async def run_update_check(
+    connection: redis.asyncio.Redis, query: UpdateQuery, *, seconds: float = SEARCH_SECONDS
+) -> UpdateAnswer:
+    """What the source of a stored model has now; Unavailable as in `run_search`."""
+    raw = await _ask(connection, query, seconds, "ask for newer versions")
+    answer = msgspec.json.decode(raw, type=UpdateAnswer)
+    if answer.failed is not None:
+        raise _unavailable(answer.failed)
+    return answer
+
+
+async def _ask(
+    connection: redis.asyncio.Redis, query: SearchQuery | UpdateQuery, seconds: float, what: str
+) -> str:
+    try:
+        listeners = await connection.publish(redis_keys.SEARCHES, msgspec.json.encode(query))
+        if not listeners:
+            raise _unavailable(f"no puller is running, and only the puller can {what}")
+        raw = await _wait_for_answer(connection, query.id, seconds + _GRACE_SECONDS)
+    except RedisError as error:
+        raise _unavailable("the puller cannot be asked right now") from error
+    if raw is None:
+        raise _unavailable("the puller did not answer in time")
+    return raw
 
 
 async def _wait_for_answer(

@@ -196,11 +196,11 @@ def _build_head_check(file: RemoteFile, path: Path) -> Callable[[int], None] | N
 def _is_correct(file: RemoteFile, computed: str, partial: PartialFile) -> bool:
     if file.digest is not None:
         return computed == file.digest
-    return file.git_oid is None or _git_oid(partial.path, file.size_bytes) == file.git_oid
+    return file.git_oid is None or compute_git_oid(partial.path, file.size_bytes) == file.git_oid
 
 
-def _git_oid(path: Path, size_bytes: int) -> str:
-    # A git blob's object id: the SHA-1 of a header and the content.
+def compute_git_oid(path: Path, size_bytes: int) -> str:
+    """The object id that git gives to a file: the SHA-1 of a header and the content."""
     sha = hashlib.sha1(f"blob {size_bytes}\0".encode(), usedforsecurity=False)
     with path.open("rb") as reader:
         while data := reader.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Answer the searches of the api: queries arrive on a Redis channel, answers go to Redis lists.
+"""Answer the searches and checks for updates of the api: queries arrive on a Redis channel, answers go to Redis lists.
 
 The threads run in the puller's main process, beside the worker pool, so that no search waits for a
 download. Two searches run at once. A query that waited for too long is dropped.
@@ -15,8 +15,10 @@ import msgspec
 import redis
 
 from services.puller.search.search import ModelSearch
+from services.puller.search.update_check import UpdateCheck
 from services.shared import redis_keys
 from services.shared.search import SEARCH_SECONDS, SearchAnswer, SearchQuery
+from services.shared.updates import UpdateAnswer, UpdateQuery
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +27,26 @@ _RECONNECT_SECONDS = 1.0
 _SEARCH_THREADS = 2
 _MAX_QUEUED = 32
 
+_Query = SearchQuery | UpdateQuery
+_Answer = SearchAnswer | UpdateAnswer
+
 
 class SearchListener:
     """Call `start` and `stop` once each."""
 
     def __init__(
-        self, client: redis.Redis, search: ModelSearch, *, seconds: float = SEARCH_SECONDS
+        self,
+        client: redis.Redis,
+        search: ModelSearch,
+        updates: UpdateCheck,
+        *,
+        seconds: float = SEARCH_SECONDS,
     ) -> None:
         self._redis = client
         self._search = search
+        self._updates = updates
         self._seconds = seconds
-        self._waiting: queue.Queue[tuple[float, SearchQuery]] = queue.Queue(_MAX_QUEUED)
+        self._waiting: queue.Queue[tuple[float, _Query]] = queue.Queue(_MAX_QUEUED)
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -64,7 +75,7 @@ class SearchListener:
 
     def _accept(self, raw: bytes) -> None:
         try:
-            query = msgspec.json.decode(raw, type=SearchQuery)
+            query = msgspec.json.decode(raw, type=_Query)
         except msgspec.DecodeError:
             logger.warning("search query is malformed")
             return
@@ -74,7 +85,7 @@ class SearchListener:
             try:
                 self._waiting.put_nowait((time.monotonic(), query))
             except queue.Full:
-                self._send(query, SearchAnswer(failed="too many searches at once"))
+                self._send(query, _fail(query, "too many searches at once"))
 
     def _answer_queries(self) -> None:
         while not self._stopping.is_set():
@@ -86,14 +97,16 @@ class SearchListener:
             if seconds > 0:
                 self._send(query, self._answer(query, seconds))
 
-    def _answer(self, query: SearchQuery, seconds: float) -> SearchAnswer:
+    def _answer(self, query: _Query, seconds: float) -> _Answer:
         try:
+            if isinstance(query, UpdateQuery):
+                return self._updates.answer(query)
             return self._search.answer(query, seconds=seconds)
         except Exception:  # the listener must survive whatever a hub answers
             logger.exception("a search failed")
-            return SearchAnswer(failed="the search failed for an internal reason")
+            return _fail(query, "the search failed for an internal reason")
 
-    def _send(self, query: SearchQuery, answer: SearchAnswer) -> None:
+    def _send(self, query: _Query, answer: _Answer) -> None:
         key = redis_keys.search_answer(query.id)
         try:
             with self._redis.pipeline() as pipe:
@@ -102,3 +115,8 @@ class SearchListener:
                 pipe.execute()
         except redis.RedisError:
             logger.warning("redis does not answer")
+
+
+def _fail(query: _Query, reason: str) -> _Answer:
+    kind = UpdateAnswer if isinstance(query, UpdateQuery) else SearchAnswer
+    return kind(failed=reason)

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from services.api.clients.search import run_search
-from services.puller.build import build_search
+from services.puller.build import build_search, build_update_check
 from services.puller.search.listener import SearchListener
 from services.puller.settings import PullerSettings
 from services.shared import redis_keys
@@ -34,7 +34,9 @@ async def puller(redis_url: str) -> AsyncIterator[Hub]:
         settings = PullerSettings(
             hf_endpoint=hub.url, hf_token="right", ollama_registry=registry.url
         )
-        listener = SearchListener(client, build_search(settings), seconds=2)
+        listener = SearchListener(
+            client, build_search(settings), build_update_check(settings), seconds=2
+        )
         listener.start()
         await wait_for_listeners(client)
         yield hub
@@ -109,7 +111,7 @@ async def test_a_puller_that_does_not_answer_in_time_is_503(api: Api, redis_url:
         await wait_for_listeners(client)
         query = SearchQuery(id="q1", text="tiny", limit=1)
 
-        with pytest.raises(Unavailable, match="did not answer the search in time"):
+        with pytest.raises(Unavailable, match="did not answer in time"):
             await run_search(api.app.state.redis, query, seconds=-1)
 
 
@@ -156,7 +158,8 @@ async def test_one_of_several_pullers_answers_and_leaves_no_keys_in_redis(
     api: Api, redis_url: str, tmp_path: Path
 ) -> None:
     with redis.Redis.from_url(redis_url) as client:
-        second = SearchListener(client, build_search(PullerSettings(allowed_sources="nowhere")))
+        nowhere = PullerSettings(allowed_sources="nowhere")
+        second = SearchListener(client, build_search(nowhere), build_update_check(nowhere))
         second.start()
         await wait_for_listeners(client, 2)
         answers = await asyncio.gather(*(search(api) for _ in range(6)))
@@ -184,7 +187,7 @@ async def test_an_unexpected_error_in_a_search_is_reported_without_its_message(
             raise RuntimeError("secret")
 
     with redis.Redis.from_url(redis_url) as client:
-        listener = SearchListener(client, Broken())  # type: ignore[arg-type]
+        listener = SearchListener(client, Broken(), Broken())  # type: ignore[arg-type]
         listener.start()
         await wait_for_listeners(client)
         query = SearchQuery(id="q2", text="tiny", limit=1)
