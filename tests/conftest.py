@@ -41,16 +41,20 @@ def redis_binary() -> str:
 
 
 class RedisServer:
-    """A Redis on a unix socket, for one test session. `stop` ends it."""
+    """A Redis on a unix socket. `stop` ends it."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self._socket = directory / "redis.sock"
         self.url = f"unix://{self._socket}?db=0"
-        self._process = subprocess.Popen(
-            [redis_binary(), "--port", "0", "--unixsocket", str(self._socket)]
-            + ["--dir", str(directory), "--save", "", "--appendonly", "no", *arguments],
-            stdout=subprocess.DEVNULL,
-        )
+        self._command = [
+            *(redis_binary(), "--port", "0", "--unixsocket", str(self._socket)),
+            *("--dir", str(directory), "--save", "", "--appendonly", "no", *arguments),
+        ]
+        self.start()
+
+    def start(self) -> None:
+        """Start it; also again, after `kill`, from its append-only file if it has one."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         self._wait()
 
     def _wait(self) -> None:
@@ -75,6 +79,11 @@ class RedisServer:
 
     def stop(self) -> None:
         self._process.terminate()
+        self._process.wait(10)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._process.kill()
         self._process.wait(10)
 
 

@@ -96,12 +96,12 @@ class Throttle:
                     pipe.incrby(key, n_bytes)
                     pipe.expire(key, redis_keys.PULL_BYTES_SECONDS)
                     used = cast("int", pipe.execute()[0])
+                # A chunk larger than a whole second's budget passes as the first of its second.
+                if used <= self._bytes_per_second or used == n_bytes:
+                    return
+                self._redis.decrby(key, n_bytes)
             except redis.RedisError:
                 # An outage of Redis must not stop a download: keep the limit for this thread alone.
                 halt.wait(n_bytes / self._bytes_per_second)
                 return
-            # A chunk larger than a whole second's budget passes as the first of its second.
-            if used <= self._bytes_per_second or used == n_bytes:
-                return
-            self._redis.decrby(key, n_bytes)
             halt.wait(int(now) + 1 - now)

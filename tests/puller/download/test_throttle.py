@@ -66,18 +66,39 @@ def test_a_halted_download_does_not_wait_for_its_budget(redis_url: str) -> None:
     client.close()
 
 
-def test_without_redis_each_thread_keeps_the_limit_alone() -> None:
-    waited: list[float | None] = []
+class RecordingEvent(threading.Event):
+    """Waits for nothing, and remembers for how long it should have."""
 
-    class RecordingEvent(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            waited.append(timeout)
-            return True
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited.append(timeout)
+        return True
+
+
+def test_without_redis_each_thread_keeps_the_limit_alone() -> None:
+    halt = RecordingEvent()
 
     client: Any = redis.Redis(unix_socket_path="/nonexistent/redis.sock")
-    Throttle(client, bytes_per_second=1000).spend(500, RecordingEvent())
+    Throttle(client, bytes_per_second=1000).spend(500, halt)
 
-    assert waited == [0.5]
+    assert halt.waited == [0.5]
+
+
+def test_a_redis_that_fails_while_bytes_are_given_back_stops_no_download(redis_url: str) -> None:
+    halt = RecordingEvent()
+    with redis.Redis.from_url(redis_url) as admin:
+        now = int(time.time())
+        for second in range(now, now + 60):  # the budget of each is used up
+            admin.set(redis_keys.pull_bytes(second), 1000)
+        admin.acl_setuser("half", True, True, keys=["*"], commands=["+@all", "-decrby"])
+        with redis.Redis.from_url(redis_url, username="half", password="x") as client:
+            Throttle(client, bytes_per_second=1000).spend(600, halt)
+        admin.acl_deluser("half")
+
+    assert halt.waited == [0.6]
 
 
 def test_reads_are_small_enough_for_an_even_flow() -> None:
