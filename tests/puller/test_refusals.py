@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -115,3 +116,50 @@ def test_a_repository_of_safetensors_names_the_ggufs_made_from_it(
         "can be pulled instead: big/Model-8B-GGUF, friend/Model-8B-GGUF"
     )
     assert cdn.requests == []
+
+
+@pytest.mark.usefixtures("mlx_engine")
+def test_a_repository_without_a_part_that_its_index_names_is_refused_before_the_download(
+    testbed: PullTestbed, hub: Hub, cdn: LoopbackServer
+) -> None:
+    folder = ROOT / "tests" / "models" / "tiny" / "mlx-f16"
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    names = {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": names}).encode()
+    hub.add("owner/half", files)
+
+    job = testbed.pull("owner/half:latest")
+
+    assert job.state is JobState.FAILED
+    assert job.error == (
+        "the repository is incomplete: its index names 2 files of weights, and"
+        " model-00002-of-00002.safetensors is not there"
+    )
+    assert cdn.requests == []
+
+
+@pytest.mark.usefixtures("mlx_engine")
+def test_an_index_that_is_not_readable_is_refused(testbed: PullTestbed, hub: Hub) -> None:
+    files = {"config.json": b"{}", "m.safetensors": b"x", "model.safetensors.index.json": b"[]"}
+    hub.add("owner/half", files)
+
+    job = testbed.pull("owner/half:latest")
+
+    assert job.error == "the repository's model.safetensors.index.json is not readable"
+
+
+def test_one_part_of_a_split_model_is_refused_after_its_first_bytes(
+    testbed: PullTestbed, hub: Hub, cdn: LoopbackServer
+) -> None:
+    # Its name does not tell that there were three.
+    data = write_gguf({"split.count": 3, "split.no": 0}, tensors=BIG)
+    hub.add("owner/renamed", {"m-Q4_0.gguf": data})
+    cdn.plan.faults = [Fault(path_part="m-Q4_0", stall_at=2 << 20, times=ALWAYS)]
+
+    job = testbed.pull("owner/renamed:Q4_0")
+
+    assert (job.state, job.error) == (
+        JobState.FAILED,
+        "the model has 3 parts, but 1 is present",
+    )
+    assert cdn.sent_bytes < 3 << 20

@@ -189,7 +189,7 @@ def _partial_bytes(path: Path) -> int:
 
 def _build_head_check(file: RemoteFile, path: Path) -> Callable[[int], None] | None:
     if file.role is FileRole.MODEL and file.path.lower().endswith(".gguf"):
-        return HeadCheck(path, file.size_bytes).look
+        return HeadCheck(path, file.size_bytes, parts=file.parts).look
     return None
 
 

@@ -27,6 +27,7 @@ class RemoteFile:
     size_bytes: int
     digest: str | None = None
     git_oid: str | None = None
+    parts: int = 1  # files of weights that the model has in all
 
     @property
     def download_digest(self) -> str:

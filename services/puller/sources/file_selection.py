@@ -22,8 +22,8 @@ and never the model. An imatrix file holds measurements for quantisation and is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from services.puller.formats import engine_support
 from services.puller.sources.base import Format
@@ -63,6 +63,7 @@ _TOKENIZER_FILES = re.compile(
     re.IGNORECASE,
 )
 _CONFIG_FILES = re.compile(r"(.*config|model\.safetensors\.index)\.json", re.IGNORECASE)
+_INDEX_SUFFIX = ".safetensors.index.json"
 _TEMPLATE_FILES = re.compile(
     r"chat_template\.(jinja|json)|chat_templates/[^/]+\.jinja", re.IGNORECASE
 )
@@ -114,6 +115,30 @@ def select_files(paths: Iterable[str], criteria: SelectionCriteria) -> FileSelec
     if ggufs or criteria.format == "gguf":  # 3
         return _select_gguf(paths, ggufs, criteria)
     return _select_mlx(paths)  # 4
+
+
+def find_weight_index(selection: FileSelection) -> str | None:
+    """The file of an MLX selection that lists the files of its weights, if there is one."""
+    paths = [path for _, path in selection.files if path.endswith(_INDEX_SUFFIX)]
+    return paths[0] if selection.format == "mlx" and paths else None
+
+
+def apply_weight_index(
+    selection: FileSelection, paths: Collection[str], weight_map: Mapping[str, str]
+) -> FileSelection:
+    """Select exactly the weights that the repository's index names.
+
+    `weight_map` is the file of each tensor. Raises PullFailed when a file is not among `paths`.
+    """
+    named = set(weight_map.values())
+    if missing := sorted(named - set(paths)):
+        raise PullFailed(
+            f"the repository is incomplete: its index names {len(named)} files of weights, and"
+            f" {missing[0][:100]} is not there"
+        )
+    others = [(role, path) for role, path in selection.files if role is not FileRole.MODEL]
+    weights = [(FileRole.MODEL, path) for path in sorted(named)]
+    return replace(selection, files=(*weights, *others))
 
 
 def parse_quantization(path: str) -> str | None:

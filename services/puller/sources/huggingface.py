@@ -7,9 +7,12 @@ The listing fixes the commit, so that all files are of one version. Weights carr
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx2
+import msgspec
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -19,17 +22,28 @@ from huggingface_hub.errors import (
 )
 
 from services.puller.sources.base import Format, Listing, RemoteFile, ResolveOptions
-from services.puller.sources.file_selection import SelectionCriteria, select_files
+from services.puller.sources.file_selection import (
+    SelectionCriteria,
+    apply_weight_index,
+    find_weight_index,
+    select_files,
+)
 from services.puller.transport.address import Address
-from services.puller.transport.http_client import describe_connection_error, find_wait_seconds
+from services.puller.transport.http_client import (
+    HttpSession,
+    describe_connection_error,
+    find_wait_seconds,
+)
 from services.shared.errors import ModelNotFound, PullFailed, SourceUnavailable
 from services.shared.model_name import DEFAULT_TAG, ModelName
 from services.shared.store.layout import parse_digest
 from services.shared.store.manifest import FileRole
+from services.shared.structs import resolved
 
 _TIMEOUT_SECONDS = 30.0
 _MAX_WAIT_SECONDS = 300.0
 _MAX_FILES = 100_000
+_MAX_INDEX_BYTES = 64 << 20  # an index has a line for each tensor
 GATED = (
     "this repository is gated: accept its terms on its page, "
     "then set SPINDLL_HF_TOKEN to a token that may read it"
@@ -40,6 +54,11 @@ _TOO_LARGE = (
     " then `spindll import --hf`"
 )
 _OID = re.compile(r"[0-9a-f]{40}")
+
+
+@resolved
+class _WeightIndex(msgspec.Struct, frozen=True):
+    weight_map: dict[str, str]
 
 
 class HuggingFaceSource:
@@ -69,8 +88,12 @@ class HuggingFaceSource:
             if not error.details.get("needs_mlx"):
                 raise
             raise PullFailed(f"{error.message}{self._list_alternatives(name)}") from error
+        if (index := find_weight_index(selection)) is not None:
+            file = self._build_remote_file(name.repo, info, FileRole.CONFIG, siblings[index])
+            selection = apply_weight_index(selection, siblings, _fetch_weight_map(file))
+        parts = sum(role is FileRole.MODEL for role, _ in selection.files)
         files = tuple(
-            self._build_remote_file(name.repo, info, role, siblings[path])
+            replace(self._build_remote_file(name.repo, info, role, siblings[path]), parts=parts)
             for role, path in selection.files
         )
         return Listing(
@@ -144,6 +167,28 @@ class HuggingFaceSource:
             digest=digest,
             git_oid=oid if digest is None and oid and _OID.fullmatch(oid) else None,
         )
+
+
+def _fetch_weight_map(file: RemoteFile) -> Mapping[str, str]:
+    """The file of each tensor, from the index of a repository."""
+    session = HttpSession(timeout_seconds=_TIMEOUT_SECONDS)
+    try:
+        with session.get(file.address) as reply:
+            if reply.status == 429 or reply.status >= 500:
+                wait = find_wait_seconds(reply.header, max_seconds=_MAX_WAIT_SECONDS)
+                raise SourceUnavailable(
+                    f"the hub answered HTTP {reply.status}", retry_after_seconds=wait
+                )
+            if reply.status != 200:
+                reason = file.address.refusals.get(reply.status)
+                raise PullFailed(reason or f"the hub answered HTTP {reply.status}")
+            raw = reply.read_all(_MAX_INDEX_BYTES)
+    finally:
+        session.close()
+    try:
+        return msgspec.json.decode(raw, type=_WeightIndex).weight_map
+    except msgspec.DecodeError as error:
+        raise PullFailed(f"the repository's {file.path} is not readable") from error
 
 
 def _to_error(error: HfHubHTTPError) -> PullFailed:

@@ -8,6 +8,7 @@ left out until the engine reads them. The types are those of GetModel in ollama'
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -149,7 +150,7 @@ def build_remote_files(
         )
     if FileRole.MODEL not in counts:
         raise PullFailed("the registry's manifest has no weights")
-    return tuple(files)
+    return tuple(replace(file, parts=counts[FileRole.MODEL]) for file in files)
 
 
 def has_unread_projector(manifest: RegistryManifest) -> bool:

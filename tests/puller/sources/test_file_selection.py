@@ -11,6 +11,8 @@ from services.puller.sources.file_selection import (
     UNQUANTIZED,
     FileSelection,
     SelectionCriteria,
+    apply_weight_index,
+    find_weight_index,
     list_quantizations,
     parse_quantization,
     rank_quantization,
@@ -214,3 +216,23 @@ def test_registry_files_of_a_hub_repository_are_selected() -> None:
         (FileRole.SYSTEM, "system"),
         (FileRole.TEMPLATE, "template"),
     )
+
+
+@pytest.mark.usefixtures("mlx_engine")
+def test_the_index_decides_which_files_are_weights() -> None:
+    paths = [
+        "config.json",
+        "model.safetensors.index.json",
+        *("a.safetensors", "b.safetensors", "adapter.safetensors"),
+    ]
+    selection = select_files(paths, SelectionCriteria())
+
+    chosen = apply_weight_index(selection, paths, {"x": "b.safetensors", "y": "a.safetensors"})
+
+    assert find_weight_index(selection) == "model.safetensors.index.json"
+    assert [path for _, path in chosen.files] == [
+        *("a.safetensors", "b.safetensors"),
+        *("config.json", "model.safetensors.index.json"),
+    ]
+    with pytest.raises(PullFailed, match="names 2 files of weights, and gone"):
+        apply_weight_index(selection, paths, {"x": "a.safetensors", "y": "gone.safetensors"})

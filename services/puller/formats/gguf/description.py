@@ -44,6 +44,16 @@ def check_first_bytes(part: GgufHeader) -> None:
         check_tokenizer(part)
 
 
+def check_part_count(part: GgufHeader, present: int) -> None:
+    """Raise InvalidModelFile unless the model has as many parts as its header says."""
+    claimed = part.integer("split.count") or 1
+    if claimed != present:
+        raise InvalidModelFile(
+            f"the model has {claimed} part{'s' if claimed > 1 else ''}, but {present}"
+            f" {'are' if present > 1 else 'is'} present"
+        )
+
+
 def describe_gguf(parts: Sequence[GgufHeader]) -> Description:
     """Describe a model without its template and chat capabilities, which `describe.py` adds."""
     first = parts[0]
@@ -106,9 +116,8 @@ def _check_towers(part: GgufHeader) -> None:
 
 
 def _check_parts(parts: Sequence[GgufHeader]) -> None:
-    claimed = parts[0].integer("split.count") or 1
-    if claimed != len(parts):
-        raise InvalidModelFile(f"the model has {claimed} parts, but {len(parts)} are present")
+    check_part_count(parts[0], len(parts))
+    claimed = len(parts)
     if claimed == 1:
         return
     numbers = [part.integer("split.no") for part in parts]
