@@ -1,6 +1,6 @@
 # The commands of this repository. `make` alone lists them.
 PYTHON := .venv/bin/python
-CODE := services tests bench spindll
+CODE := services tests bench tools spindll
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test check check-all lint fmt proto env lock soak bench

@@ -13,7 +13,7 @@ MAX_COLUMNS = 120
 MAX_LINES = {"README.md": 60, "docs/decisions": 30}
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _INLINE_CODE = re.compile(r"`([^`\n]+)`")
-_OURS = ("bench", "docker", "docs", "locks", "macos", "protos", "services", "tests")
+_OURS = ("bench", "docker", "docs", "locks", "macos", "protos", "services", "tests", "tools")
 # Letters, digits and what paths are made of; `…`, `*`, `<name>` and NAME stand for something else.
 _PATH = re.compile(rf"(?:{'|'.join(_OURS)})/[A-Za-z0-9_./-]*")
 
