@@ -40,9 +40,10 @@ from services.shared import redis_client
 from services.shared.malloc_trim import start_trimming
 from services.shared.store.model_store import ModelStore
 
+# `models` has paths that match all below /v1/models/, so what is more exact comes before it.
 _ROUTES = (
-    *(chat, completions, models),
-    *(cache, keys, pulls, admin_models, updates, search, status, health),
+    *(chat, completions, keys, pulls, admin_models, updates, models),
+    *(search, cache, status, health),
 )
 _CORS_HEADERS = (
     "authorization",

@@ -184,7 +184,7 @@ def show(name: Name, data: Data) -> None:
     """Show what is known about a stored model, its warnings first."""
     from services.cli.commands import models as command
 
-    command.show(_paths(data), name)
+    command.show(find_paths(data), name)
 
 
 @app.command()
@@ -196,7 +196,7 @@ def cp(
     """Give a model another name too; both share the files."""
     from services.cli.commands import models as command
 
-    command.copy(_paths(data), source, target)
+    command.copy(find_paths(data), source, target)
 
 
 @app.command()
@@ -213,7 +213,7 @@ def update(
     """Ask the source of a model whether it has a newer version, and download that."""
     from services.cli.commands import update as command
 
-    command.update(_paths(data), name, every=every, check_only=check_only)
+    command.update(find_paths(data), name, every=every, check_only=check_only)
 
 
 @app.command()
