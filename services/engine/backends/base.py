@@ -165,7 +165,7 @@ class Backend(Protocol):
         after a `share` that copies, until the next step has done so.
         """
 
-    def load(self, sequence: int, start: int, state: bytes) -> bool:
+    def load(self, sequence: int, start: int, state: bytes | memoryview) -> bool:
         """Append a saved state to a sequence whose length is `start`, the start of what was saved.
 
         False where it does not fit or there is no room; the sequence is dropped then. What another

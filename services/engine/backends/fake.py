@@ -181,7 +181,7 @@ class FakeBackend:
         hashes = self._hashes.get(sequence, [])
         return msgspec.msgpack.encode((start, hashes if is_state else hashes[start:end]))
 
-    def load(self, sequence: int, start: int, state: bytes) -> bool:
+    def load(self, sequence: int, start: int, state: bytes | memoryview) -> bool:
         """See Backend.load."""
         self._check_ids(sequence)
         if start != self.count_held(sequence) or (start and self._window):
@@ -287,7 +287,7 @@ class FakeBackend:
             raise BackendError("sequence id out of range")
 
 
-def _decode_state(state: bytes) -> tuple[int, list[int]]:
+def _decode_state(state: bytes | memoryview) -> tuple[int, list[int]]:
     """Where the state begins, and its hashes; -1 for a damaged one."""
     try:
         return msgspec.msgpack.decode(state, type=tuple[int, list[int]])

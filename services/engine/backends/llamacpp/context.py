@@ -138,7 +138,7 @@ class LlamaContext:
         finally:
             self._lib.llama_memory_seq_rm(self._memory, self._scratch, -1, -1)
 
-    def load(self, sequence: int, start: int, state: bytes) -> bool:
+    def load(self, sequence: int, start: int, state: bytes | memoryview) -> bool:
         """See Backend.load."""
         self._check_copies()
         if start != self._lengths[sequence]:
@@ -210,14 +210,14 @@ class LlamaContext:
             raise BackendError("the sequence's state could not be read")
         return buffer.tobytes()
 
-    def _write_state(self, sequence: int, flags: int, state: bytes) -> bool:
-        source = ctypes.cast(ctypes.c_char_p(state), _BYTES)  # llama.cpp only reads it
+    def _write_state(self, sequence: int, flags: int, state: bytes | memoryview) -> bool:
+        source = np.frombuffer(state, np.uint8).ctypes.data_as(_BYTES)  # llama.cpp only reads it
         read = self._lib.llama_state_seq_set_data_ext(
             self.handle, source, len(state), sequence, flags
         )
         return int(read) == len(state)
 
-    def _load_cells(self, sequence: int, start: int, state: bytes) -> int:
+    def _load_cells(self, sequence: int, start: int, state: bytes | memoryview) -> int:
         """Write a state into an empty sequence; returns its end, 0 where it does not begin there."""
         if not self._write_state(sequence, _WHOLE, state):
             return 0

@@ -24,7 +24,7 @@ class StoredState:
 
     start: int
     end: int
-    state: bytes
+    state: bytes | memoryview
     tier: CacheTier
     seconds: float  # that the computation of the tokens took
 

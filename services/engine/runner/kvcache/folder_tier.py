@@ -89,7 +89,7 @@ class FolderTier:
 
     def read(
         self, name: str, slot: int, key: DerivedKey, part: Part, sealer: FrameSealer
-    ) -> tuple[EntryHeader, bytes] | None:
+    ) -> tuple[EntryHeader, bytes | memoryview] | None:
         """Read and open an entry; None where it cannot be used, which is an event."""
         try:
             with Path(entry_path(self._folder, name)).open("rb", buffering=0) as file:

@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
@@ -57,7 +58,9 @@ class FrameSealer:
             )
             yield sealed
 
-    def open(self, file: io.FileIO, header: EntryHeader, key: DerivedKey, binding: bytes) -> bytes:
+    def open(
+        self, file: io.FileIO, header: EntryHeader, key: DerivedKey, binding: bytes
+    ) -> bytes | memoryview:
         """Read and open what follows the header. Raises BadEntry, and OSError.
 
         Memory for the whole state is taken when its first frame was opened, and so its header, with
@@ -71,16 +74,13 @@ class FrameSealer:
         self._open_frame(file, cipher, associated, first, plain)
         if first.is_last:
             return bytes(plain)
-        state = io.BytesIO()
-        state.seek(header.payload_bytes - 1)
-        state.write(b"\0")  # as long as it will be: nothing is copied when it grows, or below
-        with state.getbuffer() as buffer:
-            buffer[: first.end] = plain
-            for frame in frames:
-                target = buffer[frame.start : frame.end]
-                self._open_frame(file, cipher, associated, frame, target)
-                target.release()
-        return state.getvalue()
+        # numpy asks the kernel for huge pages: otherwise page faults take as long as opening.
+        state = np.empty(header.payload_bytes, np.uint8).data
+        state[: first.end] = plain
+        for frame in frames:
+            target = state[frame.start : frame.end]
+            self._open_frame(file, cipher, associated, frame, target)
+        return state
 
     def _open_frame(
         self,

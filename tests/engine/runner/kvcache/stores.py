@@ -77,7 +77,7 @@ def take_all(store: PromptStore, chain: Chain, *, end: int | None = None) -> lis
     while not fetch.is_over:
         fetch.wait(TIMEOUT)
         if (state := fetch.take()) is not None:
-            states.append(state.state)
+            states.append(bytes(state.state))
     return states
 
 
