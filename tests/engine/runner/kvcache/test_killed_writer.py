@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -28,13 +31,31 @@ ALL_ROUNDS = 200
 COMMAND = [sys.executable, "-m", "tests.engine.runner.kvcache.writing_process"]
 
 
-def kill_while_writing(folder: Path, seed: int, after_seconds: float) -> None:
-    command = [*COMMAND, str(folder), str(seed)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        assert process.stdout.read(1) == b"."  # it has begun to save
+class WritingProcesses:
+    """Starts processes that save, one after the other, and kills them."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [*COMMAND, str(folder)]
+        self._parent = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._parent.communicate(timeout=30)
+
+    def kill_while_writing(self, seed: int, after_seconds: float) -> None:
+        assert self._parent.stdin is not None
+        assert self._parent.stdout is not None
+        self._parent.stdin.write(f"{seed}\n")
+        self._parent.stdin.flush()
+        lines = {self._parent.stdout.readline().strip() for _ in range(2)}
+        (process,) = lines - {"begun"}
         time.sleep(after_seconds)  # any moment will do
-        process.kill()
+        os.kill(int(process), signal.SIGKILL)
+        assert self._parent.stdout.readline() == "ended\n"
 
 
 def check_folder(folder: Path, seed: int) -> int:
@@ -58,11 +79,12 @@ def run_rounds(folder: Path, rounds: range) -> None:
     folder.mkdir(exist_ok=True)
     moments = random.Random(0)
     removed = 0
-    for seed in rounds:
-        kill_while_writing(folder, seed, moments.uniform(0, 0.05))
-        removed += check_folder(folder, seed)
-        for path in entry_files(folder)[::2]:  # the folder does not grow without end
-            path.unlink()
+    with WritingProcesses(folder) as processes:
+        for seed in rounds:
+            processes.kill_while_writing(seed, moments.uniform(0, 0.05))
+            removed += check_folder(folder, seed)
+            for path in entry_files(folder)[::2]:  # the folder does not grow without end
+                path.unlink()
     assert removed > 0  # or no process was killed in the middle of a file
 
 
