@@ -60,6 +60,7 @@ def test_a_state_comes_back_as_it_was(store: PromptStore, tmp_path: Path, size: 
     assert rejections(store) == []
     assert len(data) == HEADER_BYTES + size + TAG_BYTES * max(1, -(-size // MIB))
     assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_every_changed_byte_of_the_header_is_rejected(store: PromptStore, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.engine.runner.kvcache.stores import (
     take_all,
     wait_until_written,
 )
+from tests.waiting import until
 
 NEW_KEY = CacheKey(b"the next epoch..", bytes(range(7, 39)))
 
@@ -178,6 +180,18 @@ def test_never_reads_only(tmp_path: Path) -> None:
 
         assert store.wants(chain, 512) == []
         assert take_all(store, chain) == list(block_states(1).values())
+
+
+def test_a_state_is_released_when_it_is_written(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk") as store:
+        state = make_state(1000)
+        references = sys.getrefcount(state)
+        chain = store.open_chain([KEY], make_tokens(256))
+        store.save(chain, 0, 256, state, seconds=1)
+        wait_until_written(store)
+
+        assert until(lambda: sys.getrefcount(state) == references)
+        assert len(entry_files(tmp_path / "disk")) == 1
 
 
 def test_the_queue_of_the_writer_is_bounded_and_what_waits_is_not_wanted(
