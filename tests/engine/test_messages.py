@@ -6,6 +6,11 @@ import pytest
 
 from services.engine import messages
 from services.engine.core import (
+    CacheKey,
+    CacheNotWritten,
+    CacheRejected,
+    CacheStored,
+    CacheUsed,
     Constraint,
     Counters,
     FinishReason,
@@ -39,6 +44,13 @@ COMMANDS: list[Command] = [
         no_cache=True,
     ),
     messages.Submit(id=2, tokens=(1, 2, 3), sampling=Sampling(), stopping=Stopping()),
+    messages.Submit(
+        id=3,
+        tokens=(1,),
+        sampling=Sampling(),
+        stopping=Stopping(),
+        cache_keys=(CacheKey(b"i" * 16, bytes(range(32))),),
+    ),
     messages.Cancel((1, 2)),
     messages.Tokenize(3, (TextPiece("x"),)),
     messages.Stop(30.0),
@@ -70,11 +82,22 @@ REPORTS: list[Report] = [
             messages.Finished(
                 1, 0, FinishReason.LENGTH, 100, 96, 2, 0.1, 0.2, 0.3, 8, 5, "END", (LOGPROB,)
             ),
+            messages.Finished(
+                3, 0, FinishReason.STOP, 9, 8, 1, 0.1, 0.2, 0.3, stored_tokens=7, tier="ram"
+            ),
             messages.Failed(2, {"code": "engine_busy", "message": "later", "details": {"a": 1}}),
         ]
     ),
     messages.Tokenized(3, (1, 2)),
     messages.Heartbeat(0.0, 1, 2, 3, Counters(steps=5, decode_seconds=1.5)),
+    messages.CacheReport(
+        [
+            CacheStored("0f", b"\xff" * 16, "disk", "block", 1 << 30, 256, 0.5),
+            CacheUsed("0f", "ram"),
+            CacheRejected("0e", "disk", "authentication"),
+            CacheNotWritten("disk", "no space"),
+        ]
+    ),
 ]
 
 

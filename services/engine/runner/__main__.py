@@ -27,6 +27,7 @@ from services.engine.messages import (
     Start,
 )
 from services.engine.runner.build import build_input_processor, open_batcher
+from services.engine.runner.ipc.cache_reporter import CacheReporter
 from services.engine.runner.ipc.command_queue import CommandQueue, read_commands, start_reading
 from services.engine.runner.ipc.dispatcher import Dispatcher
 from services.engine.runner.ipc.heartbeat import start_heartbeat
@@ -83,6 +84,7 @@ def _serve(config: LoadConfig, commands: Iterator[Command], report_writer: Repor
     heartbeat_stopped.set()
     heartbeat_stopped = start_heartbeat(report_writer, loop.build_heartbeat)
     trimming_stopped = start_trimming()
+    cache_reporter = CacheReporter(report_writer, batcher.store) if batcher.store else None
     report_writer.send(Ready(batcher.info))
     logger.info("model loaded", extra={"policy": batcher.info.memory_policy.value})
     try:
@@ -91,6 +93,8 @@ def _serve(config: LoadConfig, commands: Iterator[Command], report_writer: Repor
         trimming_stopped.set()
         heartbeat_stopped.set()
         dispatcher.close()
+        if cache_reporter is not None:
+            cache_reporter.close()
         batcher.close()
 
 

@@ -5,7 +5,7 @@ that over a backend that computes one forward pass at a time; an engine that bat
 itself fits behind the same contract. Text, stop strings and limits are not the batcher's: it gives
 each token to its `Answer`, which reports when it is over.
 
-Everything but `vocabulary` is used on one thread only, the one that opened the batcher.
+Everything but `vocabulary` and `store` is used on one thread only, the one that opened the batcher.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from typing import Protocol
 import msgspec
 
 from services.engine.backends.base import Vocabulary
-from services.engine.core import Counters, FinishReason, Lane, ModelInfo, TokenLogprob
+from services.engine.core import (
+    CacheTier,
+    Counters,
+    FinishReason,
+    Lane,
+    ModelInfo,
+    TokenLogprob,
+)
+from services.engine.runner.kvcache.chain import Chain
+from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.sampling.row import Row
 from services.shared.errors import SpindllError
 
@@ -61,6 +70,7 @@ class BatchRequest:
     deadline: float | None = None  # on the same clock
     is_shareable: bool = True  # may share computed tokens with other requests
     prompt_logprobs: int | None = None  # as `Answer.top_logprobs`, for the tokens of the prompt
+    chain: Chain | None = None  # of the prompt, in the store; None: nothing is stored or fetched
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -71,10 +81,14 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Begun(msgspec.Struct, frozen=True):
-    """The work on the prompt has begun, after the `cached_tokens` that are computed already."""
+    """The work on the prompt has begun, after the `cached_tokens` that are computed already.
+
+    `stored_tokens` of those came from a tier of the prompt cache.
+    """
 
     id: int
     cached_tokens: int
+    stored_tokens: int = 0
 
 
 class PromptScored(msgspec.Struct, frozen=True):
@@ -99,6 +113,9 @@ class Ended(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
     draft_tokens: int = 0
     draft_accepted: int = 0
+    stored_tokens: int = 0  # of the cached ones: those that came from a tier of the prompt cache
+    tier: CacheTier | None = None  # the slowest that they came from
+    saved_seconds: float = 0.0  # that their computation took when they were stored
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -119,11 +136,12 @@ class BatcherState:
     queued: int = 0  # answers
     cells_used: int = 0  # tokens in memory, those of idle sequences included
     failed_steps: int = 0  # in a row
+    saving: int = 0  # computed prompts that still have to be copied for the store
 
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do until a request is added."""
-        return not self.running and not self.queued
+        return not (self.running or self.queued or self.saving)
 
 
 class Batcher(Protocol):
@@ -136,6 +154,10 @@ class Batcher(Protocol):
     @property
     def vocabulary(self) -> Vocabulary:
         """Any thread may use it, until `close`."""
+
+    @property
+    def store(self) -> PromptStore | None:
+        """The store of computed prompts, which `close` does not close. None: nothing is stored."""
 
     @property
     def counters(self) -> Counters:
@@ -151,7 +173,7 @@ class Batcher(Protocol):
         """
 
     def step(self, now: float) -> list[BatchEvent]:
-        """Compute one step, and return what it changed. Call it only while there is work.
+        """Compute one step, and return what it changed. Call it only while it is not idle.
 
         `now` is on the clock of `BatchRequest.arrived_at`, and that of the counters.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from services.engine.backends import open_backend
 from services.engine.backends.base import Backend, OnProgress, Vocabulary
-from services.engine.core import LoadConfig, MemoryPolicy
+from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.runner.batcher import Batcher
+from services.engine.runner.kvcache.identity import build_identity
+from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.requests.input_processor import InputProcessor
 from services.engine.runner.requests.structured_output import (
     ConstraintCompiler,
@@ -13,6 +15,8 @@ from services.engine.runner.requests.structured_output import (
     build_tokenizer,
 )
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
+from services.engine.runner.stepping.prompt_finder import PromptFinder
+from services.engine.runner.stepping.prompt_saver import PromptSaver
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.step_batcher import StepBatcher
 
@@ -23,7 +27,9 @@ def open_batcher(config: LoadConfig, on_progress: OnProgress) -> Batcher:
 
 
 def build_step_batcher(backend: Backend, config: LoadConfig) -> StepBatcher:
-    """Build our own batcher over a backend."""
+    """Build our own batcher over a backend, with the store that the load asks for."""
+    saves_whole = not (backend.info.memory_policy is MemoryPolicy.DENSE and backend.shares_cells)
+    store = open_store(config, backend.info, saves_whole=saves_whole)
     policy = backend.info.memory_policy
     sequence_pool = SequencePool(
         capacity=backend.cells,
@@ -41,8 +47,28 @@ def build_step_batcher(backend: Backend, config: LoadConfig) -> StepBatcher:
         max_queued=config.max_queued,
         target_step_seconds=config.target_step_seconds,
         row_costs=backend.row_costs,
+        stored_prefixes=PromptFinder(store, saves_whole=saves_whole) if store else None,
     )
-    return StepBatcher(backend, scheduler, sequence_pool, speculate=config.speculate)
+    return StepBatcher(
+        backend,
+        scheduler,
+        sequence_pool,
+        speculate=config.speculate,
+        store=store,
+        saver=PromptSaver(backend, sequence_pool, store, saves_whole=saves_whole)
+        if store
+        else None,
+    )
+
+
+def open_store(config: LoadConfig, info: ModelInfo, *, saves_whole: bool) -> PromptStore | None:
+    """Open the store of computed prompts; None where the load has none.
+
+    `saves_whole`: the backend saves whole sequences only; see Backend.save.
+    """
+    if config.cache is None:
+        return None
+    return PromptStore(config.cache, build_identity(config, info), saves_whole=saves_whole)
 
 
 def build_input_processor(batcher: Batcher) -> InputProcessor:
@@ -51,6 +77,7 @@ def build_input_processor(batcher: Batcher) -> InputProcessor:
         batcher.vocabulary,
         build_constraint_compiler(batcher.vocabulary),
         context_length=batcher.info.context_length,
+        store=batcher.store,
     )
 
 

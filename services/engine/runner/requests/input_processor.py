@@ -16,6 +16,8 @@ from services.engine.core import TokenLogprob
 from services.engine.messages import Submit, Tokenize, Tokenized
 from services.engine.runner.batcher import BatchRequest
 from services.engine.runner.errors import build_too_long_error
+from services.engine.runner.kvcache.chain import Chain
+from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.requests.answer import TextAnswer
 from services.engine.runner.requests.structured_output import ConstraintCompiler
 from services.engine.runner.sampling.dry import find_breaker_tokens
@@ -47,10 +49,13 @@ class InputProcessor:
         constraints: ConstraintCompiler,
         *,
         context_length: int,
+        store: PromptStore | None = None,
     ) -> None:
+        """`store`: where computed prompts are stored, if they are."""
         self._vocabulary = vocabulary
         self._constraints = constraints
         self._context_length = context_length
+        self._store = store
 
     def prepare(self, submit: Submit, *, arrived_at: float) -> PreparedRequest:
         """Prepare one request.
@@ -108,8 +113,15 @@ class InputProcessor:
             else arrived_at + submit.deadline_seconds,
             is_shareable=not submit.no_cache,
             prompt_logprobs=(submit.top_logprobs or 0) if submit.prompt_logprobs else None,
+            chain=self._open_chain(submit, prompt),
         )
         return PreparedRequest(submit, request, answers)
+
+    def _open_chain(self, submit: Submit, prompt: list[int]) -> Chain | None:
+        # Where the prompt's own log-probabilities are wanted, all of it must be computed.
+        if self._store is None or submit.no_cache or submit.prompt_logprobs:
+            return None
+        return self._store.open_chain(submit.cache_keys, prompt) if submit.cache_keys else None
 
     def _tokenize_prompt(self, submit: Submit) -> list[int]:
         if submit.tokens is None:

@@ -79,7 +79,9 @@ class OutputProcessor:
             prepared.started_at = now
             prompt_tokens = len(prepared.request.prompt)
             self._counters.prompt_tokens += prompt_tokens
-            self._events.append(Started(event.id, prompt_tokens, event.cached_tokens))
+            self._events.append(
+                Started(event.id, prompt_tokens, event.cached_tokens, event.stored_tokens)
+            )
 
     def _publish_delta(self, answer: TextAnswer) -> None:
         delta: Delta | None = answer.take_delta()
@@ -111,6 +113,9 @@ class OutputProcessor:
                 draft_accepted=event.draft_accepted,
                 stop_string=answer.detokenizer.stop_string,
                 prompt_logprobs=tuple(prepared.prompt_logprobs),
+                stored_tokens=event.stored_tokens,
+                tier=event.tier,
+                saved_seconds=event.saved_seconds,
             )
         )
         # Not by `reason`: that of an answer whose event comes later in this step is set already.

@@ -63,4 +63,7 @@ def build_ended_event(branch: Branch) -> Ended:
         branch.cached_tokens or 0,
         branch.draft_tokens,
         branch.draft_accepted,
+        branch.stored_tokens,
+        branch.tier,
+        branch.saved_seconds,
     )

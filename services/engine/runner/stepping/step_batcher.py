@@ -1,6 +1,6 @@
 """Our own batcher, over a backend that computes one forward pass at a time.
 
-schedule ─► memory operations ─► fill the step ─► run ─► sample ─► apply
+restore ─► schedule ─► memory operations ─► fill the step ─► run ─► sample ─► apply ─► save
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from services.engine.runner.batcher import (
     Waiting,
 )
 from services.engine.runner.errors import build_no_room_error
+from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.stepping.current_requests import CurrentRequests, build_ended_event
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.memory_executor import (
     execute_operations,
     save_checkpoints,
 )
+from services.engine.runner.stepping.prompt_restorer import PromptRestorer
+from services.engine.runner.stepping.prompt_saver import PromptSaver
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.scheduler.step_plan import StepPlan, StepResult
@@ -33,6 +36,12 @@ from services.engine.runner.stepping.step_sampler import StepSampler
 from services.shared.errors import DeadlineExceeded, InternalError
 
 logger = logging.getLogger(__name__)
+
+# Bytes of states that a step copies for the store and from it, or one state if that is larger. They
+# take 1 to 2 ms: other answers must not notice.
+_MAX_COPIED_BYTES = 4 << 20
+_MAX_COPIED_ALONE = 32 << 20  # while nothing is generated; a new request waits for a step
+_WAIT_SECONDS = 0.002
 
 
 class StepBatcher:
@@ -45,9 +54,13 @@ class StepBatcher:
         sequence_pool: SequencePool,
         *,
         speculate: bool,
+        store: PromptStore | None = None,
+        saver: PromptSaver | None = None,
     ) -> None:
+        """`saver` copies computed prompts for the `store` that the scheduler finds them in."""
         self.info = backend.info
         self.vocabulary = backend.vocabulary
+        self.store = store
         self.counters = Counters()
         self._backend = backend
         self._scheduler = scheduler
@@ -55,6 +68,8 @@ class StepBatcher:
         self._propose_draft = Branch.propose_draft if speculate else None
         self._requests = CurrentRequests()
         self._sampler = StepSampler(backend, self._requests)
+        self._restorer = PromptRestorer(backend, scheduler, sequence_pool)
+        self._saver = saver
         self._failed_steps = 0
 
     def add(self, request: BatchRequest) -> None:
@@ -72,6 +87,7 @@ class StepBatcher:
                 deadline=request.deadline,
                 is_shareable=request.is_shareable,
                 wants_prompt_logits=request.prompt_logprobs is not None,
+                chain=request.chain,
             )
         )
         self._requests.add(request)
@@ -90,6 +106,7 @@ class StepBatcher:
 
     def step(self, now: float) -> list[BatchEvent]:
         """See Batcher.step."""
+        copied = self._restore()
         plan = self._scheduler.schedule(now, self._propose_draft)
         lost = execute_operations(self._backend, plan.operations)
         if lost:
@@ -100,6 +117,9 @@ class StepBatcher:
             if self._compute(plan):
                 self.counters.step_seconds += time.monotonic() - now
             self.counters.preemptions = self._scheduler.preemptions
+        copied += self._save(copied)
+        if not plan.chunks and not copied:
+            self._wait()
         return self._requests.take_events()
 
     def read_state(self) -> BatcherState:
@@ -109,6 +129,7 @@ class StepBatcher:
             self._scheduler.queued,
             self._sequence_pool.cells.used,
             self._failed_steps,
+            self._saver.pending if self._saver is not None else 0,
         )
 
     def close(self) -> None:
@@ -134,10 +155,44 @@ class StepBatcher:
                 self._requests.fail(request.id, build_no_room_error())
             return False
         self._count(plan, seconds)
+        if self._saver is not None:
+            self._saver.take_snapshot(plan.chunks, self._scheduler.token_seconds)
         results = self._sampler.sample(plan.chunks)
+        reached = self._saver.find_progress(plan.chunks, results) if self._saver else []
         self._scheduler.apply(plan, StepResult(results, seconds, checkpoints))
         self._sequence_pool.refresh_windows(self._backend.first_position)
+        if self._saver is not None and reached:
+            self._saver.queue(reached)
         return True
+
+    def _restore(self) -> int:
+        """Load what was fetched of prompts; returns the bytes that were copied."""
+        fetching = self._scheduler.admission.fetching
+        if not fetching:
+            return 0
+        self._execute_operations()
+        is_alone = len(fetching) == self._scheduler.running
+        return self._restorer.restore(_MAX_COPIED_ALONE if is_alone else _MAX_COPIED_BYTES)
+
+    def _save(self, copied: int) -> int:
+        """Copy for the store, in a step that has copied so much; returns the bytes."""
+        if self._saver is None or not self._saver.pending:
+            return 0
+        self._execute_operations()
+        most = _MAX_COPIED_BYTES if self._scheduler.running else _MAX_COPIED_ALONE
+        return self._saver.save(most - copied, self._scheduler.token_seconds)
+
+    def _execute_operations(self) -> None:
+        """Execute what was recorded since the step was planned."""
+        operations = self._sequence_pool.take_operations()
+        self._scheduler.admission.restart(execute_operations(self._backend, operations))
+
+    def _wait(self) -> None:
+        """Wait for the store where there is nothing else to do; requests wait no longer for it."""
+        if self._scheduler.admission.fetching:
+            self._restorer.wait(_WAIT_SECONDS)
+        elif self._saver is not None and self._saver.pending:
+            time.sleep(_WAIT_SECONDS)
 
     def _publish(self, plan: StepPlan) -> None:
         """Publish what planning the step has changed."""
@@ -147,7 +202,9 @@ class StepBatcher:
             self._requests.fail(request.id, build_no_room_error())
         for branch in plan.started:
             if not branch.is_done:
-                self._requests.publish(Begun(branch.request.id, branch.cached_tokens or 0))
+                self._requests.publish(
+                    Begun(branch.request.id, branch.cached_tokens or 0, branch.stored_tokens)
+                )
         for id_, position in plan.positions:
             self._requests.publish(Waiting(id_, position))
 

@@ -104,6 +104,14 @@ class SequencePool:
         for sequence in (*self._busy.values(), *self._cached.values()):
             sequence.first = first_position(sequence.id)
 
+    def add_state(
+        self, sequence: PooledSequence, length: int, first_position: Callable[[int], int]
+    ) -> None:
+        """The backend has loaded a state up to `length`; a window holds the end of it only."""
+        self.grow(sequence, length)
+        if self._window:
+            sequence.first = first_position(sequence.id)
+
     def lend(
         self,
         tokens: list[int],
@@ -185,6 +193,15 @@ class SequencePool:
         """Drop those of the sequences that are cached."""
         for sequence in [s for s in self._cached.values() if s.id in ids]:
             self.drop(sequence)
+
+    def holds(self, sequence: PooledSequence, length: int) -> bool:
+        """Whether the sequence was not dropped, and can be continued after `length` tokens."""
+        present = self._busy.get(sequence.id) or self._cached.get(sequence.id)
+        return (
+            present is sequence
+            and sequence.length >= length
+            and self._holds_window(sequence, length)
+        )
 
     def evict(self) -> bool:
         """Drop the least recently used cached sequence; False when there is none."""

@@ -3,7 +3,8 @@
 An admitted branch begins with the longest computed prefix. If a running branch is about to compute
 more of the same tokens, the new one waits for it (it follows that leader) instead of computing them
 a second time. So a prompt that many clients send at once is computed once, and `n` answers share
-their prompt.
+their prompt. Where more of it is stored than is computed, the branch is lent a sequence and waits
+for the states; it leads meanwhile, as if it computed them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from services.engine.runner.stepping.scheduler.request import (
     Branch,
     Following,
 )
+from services.engine.runner.stepping.scheduler.stored_prefixes import StoredPrefixes
 
 _MAX_PASSING_SECONDS = 30.0  # others may pass a branch that waits for cells for so long
 _MAX_PASSERS_TRIED = 4  # in each step
@@ -52,18 +54,29 @@ class AdmissionControl:
     """The running branches. Owns which branch holds a sequence; the scheduler owns the rest."""
 
     def __init__(
-        self, sequence_pool: SequencePool, queue: FairQueue, *, max_sequences: int
+        self,
+        sequence_pool: SequencePool,
+        queue: FairQueue,
+        stored_prefixes: StoredPrefixes | None = None,
+        *,
+        max_sequences: int,
     ) -> None:
         self.running: list[Branch] = []
         self.preemptions = 0
         self._sequence_pool = sequence_pool
         self._queue = queue
+        self._stored_prefixes = stored_prefixes
         self._max_sequences = max_sequences
         self._admissions = 0
         self._started: list[Branch] = []
         # The branch that waits for cells at the head of the queue, and since when.
         self._blocked: tuple[Branch | None, float] = (None, 0.0)
         self._leaders = Leaders()
+
+    @property
+    def fetching(self) -> list[Branch]:
+        """The running branches that wait for states from the store."""
+        return [branch for branch in self.running if branch.fetch is not None]
 
     def admit(self, now: float) -> None:
         """Admit branches from the queue.
@@ -108,6 +121,8 @@ class AdmissionControl:
         self._leaders.remove(branch)
         branch.following = None
         branch.checkpoint_lengths.clear()
+        branch.snapshot_length = 0
+        branch.close_fetch()
         if branch.sequence is not None:
             if is_trusted:
                 self._sequence_pool.give_back(branch.sequence)
@@ -121,11 +136,20 @@ class AdmissionControl:
         restarted = set()
         for branch in self.running:
             if branch.sequence is not None and branch.sequence.id in lost:
-                self._sequence_pool.drop(branch.sequence)
-                branch.sequence = self._lend(branch, None)
-                branch.cached_tokens = 0
+                self.end_fetch(branch, is_lost=True)
                 restarted.add(branch)
         return restarted
+
+    def end_fetch(self, branch: Branch, *, is_lost: bool = False) -> None:
+        """Let a branch compute what was not fetched; all of it if its sequence was lost."""
+        branch.close_fetch()
+        if is_lost:
+            self._begin_again(branch, None)
+            branch.forget_cached()
+        elif not branch.computed:  # it may have given up a computed prefix for a longer stored one
+            self._begin_again(branch, self._find_prefix(branch).match)
+        self._begin_to_compute(branch)
+        self.update_leader(branch)
 
     def preempt(self, branch: Branch) -> None:
         """Send a branch back to the queue; it keeps its tokens."""
@@ -221,15 +245,31 @@ class AdmissionControl:
         self._leaders.add(branch)
 
     def _begin(self, branch: Branch, prefix: _Prefix) -> None:
-        """Let the branch follow its leader, or lend it a sequence."""
+        """Fetch what is stored of the branch, let it follow its leader, or lend it a sequence."""
+        store = self._stored_prefixes
+        if store is not None and (begin_fetch := store.find(branch, prefix.saved_tokens)):
+            branch.sequence = self._lend(branch, store.cut(prefix.match))
+            branch.fetch = begin_fetch(branch.computed)
+            return
         if prefix.following is not None:
             branch.following = prefix.following
             if self._sequence_pool.takes_checkpoints:
                 prefix.following.leader.checkpoint_lengths.add(prefix.following.until)
             return
         branch.sequence = self._lend(branch, prefix.match)
+        self._begin_to_compute(branch)
+
+    def _begin_again(self, branch: Branch, match: Match | None) -> None:
+        """Lend another sequence instead of one that holds nothing, or nothing any more."""
+        assert branch.sequence is not None
+        self._sequence_pool.drop(branch.sequence)
+        branch.sequence = self._lend(branch, match)
+
+    def _begin_to_compute(self, branch: Branch) -> None:
+        if self._stored_prefixes is not None:
+            branch.snapshot_length = self._stored_prefixes.find_snapshot_length(branch)
         if branch.cached_tokens is None:
-            branch.cached_tokens = branch.sequence.length
+            branch.cached_tokens = branch.computed
             self._started.append(branch)
 
     def _lend(self, branch: Branch, match: Match | None) -> PooledSequence:

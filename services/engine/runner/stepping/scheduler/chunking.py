@@ -10,10 +10,17 @@ from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.step_plan import Chunk
 
 _MAX_LOGIT_ROWS = 32  # prompt tokens of a step that get logits; each is a row of the vocabulary
-# A recurrent memory gets a checkpoint this many tokens before the end of a prompt: the next turn
-# of a chat, or the same prompt again, differs only in what the template puts last.
+# A recurrent memory gets a checkpoint this many tokens before the end of a prompt, and the store a
+# snapshot: the next turn of a chat, or the same prompt again, differs only in what the template
+# puts last.
 _CHECKPOINT_BEFORE_END = 8
 _MIN_CHECKPOINT_PROMPT = 64  # tokens; for shorter prompts a checkpoint does not pay
+
+
+def find_cut(branch: Branch) -> int:
+    """The length of the prompt at which its state is kept for others; 0: nowhere."""
+    length = len(branch.request.prompt)
+    return length - _CHECKPOINT_BEFORE_END if length >= _MIN_CHECKPOINT_PROMPT else 0
 
 
 def build_decode_chunks(running: Iterable[Branch]) -> list[Chunk]:
@@ -21,7 +28,7 @@ def build_decode_chunks(running: Iterable[Branch]) -> list[Chunk]:
     return [
         Chunk(branch, len(branch.tokens) - 1, 1, outputs=1)
         for branch in running
-        if branch.following is None and branch.pending == 1
+        if not branch.is_waiting and branch.pending == 1
     ]
 
 
@@ -84,9 +91,9 @@ def _count_to_next_stop(branch: Branch, *, takes_checkpoints: bool) -> int:
     """Tokens up to the next place where a chunk must end."""
     if branch.request.wants_prompt_logits and branch.computed < len(branch.request.prompt):
         return min(branch.pending, _MAX_LOGIT_ROWS)
-    if not takes_checkpoints:
-        return branch.pending
-    stops = (*branch.checkpoint_lengths, _own_checkpoint_length(branch))
+    stops = [branch.snapshot_length]
+    if takes_checkpoints:
+        stops += [*branch.checkpoint_lengths, find_cut(branch)]
     ahead = [stop - branch.computed for stop in stops if stop > branch.computed]
     return min([branch.pending, *ahead])
 
@@ -100,11 +107,6 @@ def _build_chunk(branch: Branch, count: int, *, takes_checkpoints: bool) -> Chun
     ends_at_checkpoint = (
         takes_checkpoints
         and branch.request.is_shareable
-        and (end == _own_checkpoint_length(branch) or end in branch.checkpoint_lengths)
+        and (end == find_cut(branch) or end in branch.checkpoint_lengths)
     )
     return Chunk(branch, start, count, outputs, ends_at_checkpoint=ends_at_checkpoint)
-
-
-def _own_checkpoint_length(branch: Branch) -> int:
-    length = len(branch.request.prompt)
-    return length - _CHECKPOINT_BEFORE_END if length >= _MIN_CHECKPOINT_PROMPT else 0

@@ -37,6 +37,11 @@ class PrefillBudget:
         self._token_seconds: float | None = None
 
     @property
+    def token_seconds(self) -> float | None:
+        """The time that a prompt token takes; None before a prompt was computed."""
+        return self._token_seconds
+
+    @property
     def break_even_rows(self) -> float | None:
         """After so many rows, an idle cell has cost as much as computing its token again.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from services.engine.core import Lane
+from services.engine.core import CacheTier, Lane
+from services.engine.runner.kvcache.chain import Chain
 from services.engine.runner.stepping.drafting.prompt_lookup import PromptLookup
 from services.engine.runner.stepping.kv.pooled_sequence import PooledSequence
 
@@ -27,6 +29,7 @@ class Request:
     deadline: float | None = None  # on the same clock
     is_shareable: bool = True  # may share computed tokens with other requests
     wants_prompt_logits: bool = False
+    chain: Chain | None = None  # of the prompt, in the store; None: nothing is stored or fetched
     serial: int = 0  # order of arrival
     scored_tokens: int = 0  # of the prompt, whose log-probabilities are known
     branches: list[Branch] = field(default_factory=list)
@@ -35,6 +38,13 @@ class Request:
     def is_done(self) -> bool:
         """Whether every answer has ended."""
         return all(branch.is_done for branch in self.branches)
+
+
+class StateFetch(Protocol):
+    """States on their way from the store, of which PromptRestorer knows more."""
+
+    def close(self) -> None:
+        """Wait for no more states. Safe to call twice."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +67,12 @@ class Branch:
     following: Following | None = None
     # Prompt lengths at which followers need a checkpoint; with a recurrent memory only.
     checkpoint_lengths: set[int] = field(default_factory=set)
-    cached_tokens: int | None = None  # of the prompt, when it was first lent a sequence
+    fetch: StateFetch | None = None  # until it is over, the branch computes nothing
+    snapshot_length: int = 0  # of the prompt, at which the store gets the state; 0: nowhere
+    cached_tokens: int | None = None  # of the prompt, when it first began to compute
+    stored_tokens: int = 0  # of those: they came from the store
+    tier: CacheTier | None = None  # the slowest that they came from
+    saved_seconds: float = 0.0  # that their computation took when they were stored
     counted_tokens: int = 0  # of the prompt, computed for this branch at least once
     is_charged: bool = False  # the queue has charged its cost to the principal
     is_done: bool = False
@@ -69,6 +84,11 @@ class Branch:
     def computed(self) -> int:
         """Tokens in memory."""
         return self.sequence.length if self.sequence is not None else 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it holds a place, but waits for what another branch or the store gives it."""
+        return self.following is not None or self.fetch is not None
 
     @property
     def pending(self) -> int:
@@ -87,6 +107,18 @@ class Branch:
     def propose_draft(self, limit: int, min_acceptance: float) -> list[int]:
         """At most so many tokens that may come next; see PromptLookup.propose."""
         return self.prompt_lookup.propose(self.tokens, limit, min_acceptance=min_acceptance)
+
+    def close_fetch(self) -> None:
+        """Wait for no more states, if it does."""
+        if self.fetch is not None:
+            self.fetch.close()
+            self.fetch = None
+
+    def forget_cached(self) -> None:
+        """The tokens that it began with were lost."""
+        self.stored_tokens, self.tier, self.saved_seconds = 0, None, 0.0
+        if self.cached_tokens is not None:
+            self.cached_tokens = 0
 
     def record_draft(self, proposed: int, accepted: int) -> None:
         """Record what came of a draft."""

@@ -37,6 +37,7 @@ from services.engine.runner.stepping.scheduler.step_plan import (
     StepResult,
     count_tokens,
 )
+from services.engine.runner.stepping.scheduler.stored_prefixes import StoredPrefixes
 from services.shared.errors import EngineBusy, InvalidRequest
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Scheduler:
         max_queued: int,
         target_step_seconds: float | None,
         row_costs: RowCosts,
+        stored_prefixes: StoredPrefixes | None = None,
     ) -> None:
         """`max_sequences` limits the running branches, `max_queued` the waiting ones."""
         self._context_length = context_length
@@ -70,7 +72,9 @@ class Scheduler:
         self._row_costs = row_costs
         self._queue = FairQueue()
         self._draft_costs = DraftCosts()
-        self._admission = AdmissionControl(sequence_pool, self._queue, max_sequences=max_sequences)
+        self.admission = AdmissionControl(
+            sequence_pool, self._queue, stored_prefixes, max_sequences=max_sequences
+        )
         self._requests: dict[int, Request] = {}
         self._serial = 0
         self._prefill_shares = PrefillShares()
@@ -79,7 +83,7 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Number of running branches."""
-        return len(self._admission.running)
+        return len(self.admission.running)
 
     @property
     def queued(self) -> int:
@@ -89,7 +93,12 @@ class Scheduler:
     @property
     def preemptions(self) -> int:
         """How often a branch was sent back to the queue."""
-        return self._admission.preemptions
+        return self.admission.preemptions
+
+    @property
+    def token_seconds(self) -> float:
+        """The estimated time that a prompt token takes to compute; 0 before one was measured."""
+        return self._prefill_budget.token_seconds or 0.0
 
     @property
     def is_idle(self) -> bool:
@@ -124,20 +133,13 @@ class Scheduler:
             self._forget(request)
         return request
 
-    def cancel_all(self) -> list[Request]:
-        """Forget and return every request."""
-        requests = list(self._requests.values())
-        for request in requests:
-            self._forget(request)
-        return requests
-
     def schedule(self, now: float, propose_draft: ProposeDraft | None = None) -> StepPlan:
         """Plan the next step. The plan has no chunks when there is nothing to compute."""
         expired = self._expire(now)
-        self._admission.release_followers()
+        self.admission.release_followers()
         if len(self._queue):
-            self._admission.admit(now)
-        started = self._admission.take_started()
+            self.admission.admit(now)
+        started = self.admission.take_started()
         chunks, too_long = self._make_room(self._plan_chunks())
         if propose_draft is not None and not self._sequence_pool.is_recurrent:
             room = min(self._max_step_tokens, self._sequence_pool.cells.free)
@@ -186,7 +188,7 @@ class Scheduler:
         if self._sequence_pool.evict():
             return []
         if self.running > 1:
-            self._admission.preempt(self._youngest())
+            self.admission.preempt(self._youngest())
             return []
         return self._fail([chunk.branch.request for chunk in plan.chunks])
 
@@ -195,7 +197,7 @@ class Scheduler:
 
         Returns the plan without their chunks.
         """
-        restarted = self._admission.restart(lost)
+        restarted = self.admission.restart(lost)
         chunks = [chunk for chunk in plan.chunks if chunk.branch not in restarted]
         return dataclasses.replace(plan, chunks=chunks)
 
@@ -204,9 +206,9 @@ class Scheduler:
         return self._fail([chunk.branch.request for chunk in plan.chunks])
 
     def _plan_chunks(self) -> list[Chunk]:
-        running = self._admission.running
+        running = self.admission.running
         decodes = build_decode_chunks(running)
-        prompts = [b for b in running if b.following is None and b.pending > 1]
+        prompts = [b for b in running if not b.is_waiting and b.pending > 1]
         if not prompts:
             return decodes
         room = self._max_step_tokens - len(decodes)
@@ -232,9 +234,9 @@ class Scheduler:
             if self._sequence_pool.evict():
                 continue
             if self.running == 1:
-                return [], self._fail([self._admission.running[0].request])
+                return [], self._fail([self.admission.running[0].request])
             victim = self._youngest()
-            self._admission.preempt(victim)
+            self.admission.preempt(victim)
             chunks = [chunk for chunk in chunks if chunk.branch is not victim]
         return chunks, []
 
@@ -256,13 +258,13 @@ class Scheduler:
         if checkpoint is not None:
             self._sequence_pool.add_checkpoint(sequence, checkpoint)
         if result.sampled is None or chunk.count > 1:
-            self._admission.update_leader(branch)
+            self.admission.update_leader(branch)
         if result.is_finished:
             self._finish(branch)
 
     def _finish(self, branch: Branch) -> None:
         branch.is_done = True
-        self._admission.release(branch)
+        self.admission.release(branch)
         if branch.request.is_done:
             self._remove(branch.request)
 
@@ -278,8 +280,8 @@ class Scheduler:
             if branch.is_done:
                 continue
             branch.is_done = True
-            if branch in self._admission.running:
-                self._admission.release(branch, is_trusted=is_trusted)
+            if branch in self.admission.running:
+                self.admission.release(branch, is_trusted=is_trusted)
             else:
                 self._queue.remove(branch)
         self._remove(request)
@@ -295,4 +297,4 @@ class Scheduler:
         self._ids_with_deadline.discard(request.id)
 
     def _youngest(self) -> Branch:
-        return max(self._admission.running, key=lambda branch: branch.age)
+        return max(self.admission.running, key=lambda branch: branch.age)

@@ -1,0 +1,62 @@
+"""Decide what is fetched from the store for a branch, and where the store gets a state of it.
+
+A dense memory of shared cells is stored in blocks, so a fetch continues a computed prefix. Other
+memories are stored as whole sequences of one length, which an empty sequence gets.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from services.engine.runner.kvcache.chain import BLOCK_TOKENS
+from services.engine.runner.kvcache.store import PromptStore
+from services.engine.runner.stepping.kv.pooled_sequence import Match
+from services.engine.runner.stepping.scheduler.chunking import find_cut
+from services.engine.runner.stepping.scheduler.request import Branch
+from services.engine.runner.stepping.scheduler.stored_prefixes import BeginFetch
+
+# So many tokens a fetch must save: fewer are computed as fast.
+_MIN_TOKENS_OF_BLOCKS = BLOCK_TOKENS
+_MIN_TOKENS_OF_SNAPSHOT = 64
+
+
+class PromptFinder:
+    """See StoredPrefixes; over a store."""
+
+    def __init__(self, store: PromptStore, *, saves_whole: bool) -> None:
+        """`saves_whole`: whether states are those of whole sequences, not of blocks."""
+        self._store = store
+        self._saves_whole = saves_whole
+
+    def find(self, branch: Branch, computed: int) -> BeginFetch | None:
+        """See StoredPrefixes.find."""
+        chain = branch.request.chain
+        if chain is None:
+            return None
+        end = min(chain.length, len(branch.tokens) - 1)  # the last token must be computed
+        if self._saves_whole:
+            least = computed + _MIN_TOKENS_OF_SNAPSHOT
+        else:
+            least = computed + _MIN_TOKENS_OF_BLOCKS
+        if least > end:
+            return None
+        stored = self._store.find(chain, start=self._align(computed), end=end)
+        if stored is None or stored.length < least:
+            return None
+        return partial(self._store.fetch, chain, stored)
+
+    def cut(self, match: Match | None) -> Match | None:
+        """See StoredPrefixes.cut."""
+        length = self._align(match.length) if match is not None else 0
+        return Match(match.source, length) if match is not None and length else None
+
+    def find_snapshot_length(self, branch: Branch) -> int:
+        """See StoredPrefixes.find_snapshot_length."""
+        chain = branch.request.chain
+        length = find_cut(branch)
+        if chain is None or not self._saves_whole or branch.index > 0 or length <= branch.computed:
+            return 0
+        return length if self._store.wants(chain, length) else 0
+
+    def _align(self, length: int) -> int:
+        return 0 if self._saves_whole else length // BLOCK_TOKENS * BLOCK_TOKENS

@@ -1,0 +1,79 @@
+"""Give the backend the states that were fetched from the store, some bytes in each step."""
+
+from __future__ import annotations
+
+import logging
+
+from services.engine.backends.base import Backend
+from services.engine.backends.errors import BackendError
+from services.engine.runner.kvcache.fetch import Fetch, StoredState
+from services.engine.runner.stepping.kv.sequence_pool import SequencePool
+from services.engine.runner.stepping.memory_executor import execute_operations
+from services.engine.runner.stepping.scheduler.request import Branch
+from services.engine.runner.stepping.scheduler.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+class PromptRestorer:
+    """Continues the branches that fetch. A fetch that fails ends early; the rest is computed."""
+
+    def __init__(self, backend: Backend, scheduler: Scheduler, sequence_pool: SequencePool) -> None:
+        self._backend = backend
+        self._scheduler = scheduler
+        self._sequence_pool = sequence_pool
+
+    def restore(self, max_bytes: int) -> int:
+        """Load the states that are ready, until about `max_bytes` are copied; returns how many.
+
+        No operations on memory may wait. Those that make room are executed here.
+        """
+        copied = 0
+        for branch in self._scheduler.admission.fetching:
+            while copied < max_bytes and (fetch := branch.fetch) is not None:
+                assert isinstance(fetch, Fetch)
+                is_over = fetch.is_over  # before `take`: the last state may come between
+                stored = fetch.take()
+                if stored is not None:
+                    copied += len(stored.state)
+                    self._load(branch, stored)
+                elif is_over:
+                    self._scheduler.admission.end_fetch(branch)
+                else:
+                    break
+        return copied
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the next state of the first branch that fetches; at most so long."""
+        for branch in self._scheduler.admission.fetching[:1]:
+            assert isinstance(branch.fetch, Fetch)
+            branch.fetch.wait(seconds)
+
+    def _load(self, branch: Branch, stored: StoredState) -> None:
+        sequence = branch.sequence
+        assert sequence is not None
+        if stored.start != sequence.length or not self._make_room(stored.end - stored.start):
+            self._scheduler.admission.end_fetch(branch)
+            return
+        try:
+            is_loaded = self._backend.load(sequence.id, stored.start, stored.state)
+        except BackendError as error:
+            logger.warning("a stored state was not loaded", extra={"reason": str(error)})
+            is_loaded = False
+        if not is_loaded:
+            self._scheduler.admission.end_fetch(branch, is_lost=True)
+            return
+        self._sequence_pool.add_state(sequence, stored.end, self._backend.first_position)
+        if branch.cached_tokens is None:
+            branch.stored_tokens += stored.end - stored.start
+            branch.tier = "disk" if "disk" in (branch.tier, stored.tier) else stored.tier
+            branch.saved_seconds += stored.seconds
+
+    def _make_room(self, tokens: int) -> bool:
+        """Evict idle sequences until so many tokens fit; False where they do not."""
+        while self._sequence_pool.cells.free < tokens:
+            if not self._sequence_pool.evict():
+                return False
+            operations = self._sequence_pool.take_operations()
+            self._scheduler.admission.restart(execute_operations(self._backend, operations))
+        return True

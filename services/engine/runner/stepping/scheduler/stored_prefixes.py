@@ -1,0 +1,24 @@
+"""What admission asks of the store of computed prompts; PromptFinder answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from services.engine.runner.stepping.kv.pooled_sequence import Match
+from services.engine.runner.stepping.scheduler.request import Branch, StateFetch
+
+BeginFetch = Callable[[int], StateFetch]  # fetches what was found, from this token on
+
+
+class StoredPrefixes(Protocol):
+    """What the store has of waiting prompts, and wants of running ones."""
+
+    def find(self, branch: Branch, computed: int) -> BeginFetch | None:
+        """Find what is stored beyond the first `computed` tokens; None where fetching does not pay."""
+
+    def cut(self, match: Match | None) -> Match | None:
+        """The part of a computed prefix that a fetch can continue."""
+
+    def find_snapshot_length(self, branch: Branch) -> int:
+        """The length of the prompt at which the store wants the state; 0: nowhere."""

@@ -1,0 +1,51 @@
+"""The runner as a process that stores computed prompts, and one that finds them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from services.engine import messages
+from services.engine.core import CacheStored
+from tests.contracts.storing import ALICE, BOB, build_cache, draw_prompt
+from tests.engine.runner.child_runner import ChildRunner, config, submit
+
+PROMPT = tuple(draw_prompt(random.Random(1), 900))
+STORED = 3 * 256
+
+
+def count_stored(runner: ChildRunner) -> int:
+    """The tokens that the runner has reported to be stored."""
+    reports = [report for report in runner.reports if isinstance(report, messages.CacheReport)]
+    events = [event for report in reports for event in report.events]
+    return sum(event.tokens for event in events if isinstance(event, CacheStored))
+
+
+@pytest.mark.parametrize("end", ["killed", "stopped"])
+def test_a_new_process_finds_what_another_one_computed(tmp_path: Path, end: str) -> None:
+    load = config(cache=build_cache(tmp_path))
+    request = submit(1, tokens=PROMPT, cache_keys=ALICE, realm="alice")
+    with ChildRunner(load) as runner:
+        first = runner.complete(request)
+        if end == "killed":
+            runner.wait_until(lambda: count_stored(runner) >= STORED)
+            runner.process.kill()
+        else:
+            runner.send(messages.Stop(30.0))
+            runner.wait_until(lambda: runner.has_ended)
+            assert runner.process.wait(30.0) == 0
+            assert count_stored(runner) >= STORED
+
+    with ChildRunner(load) as runner:
+        again = runner.complete(request)
+        other = runner.complete(
+            submit(2, tokens=PROMPT, cache_keys=BOB, realm="bob", stopping=request.stopping)
+        )
+
+    assert again.text == first.text == other.text
+    finished = again.finished[0]
+    assert (finished.stored_tokens, finished.tier) == (STORED, "disk")
+    assert finished.saved_seconds > 0
+    assert other.finished[0].cached_tokens == 0
