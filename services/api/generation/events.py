@@ -73,6 +73,9 @@ class Finished(msgspec.Struct, frozen=True):
     completion_tokens: int
     timings: Timings = Timings()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    stored_tokens: int = 0  # of the cached ones: those that were stored in RAM or on disk
+    tier: str | None = None  # the slowest that they came from: "ram" or "disk"
+    saved_seconds: float = 0.0  # that their computation took when they were stored
 
 
 GenerationEvent = Waiting | Started | TextDelta | Finished

@@ -85,6 +85,9 @@ def _read_finished(event: engine_pb2.Event) -> Finished:
             draft_accepted=timings.draft_accepted,
         ),
         prompt_logprobs=_read_logprobs(finished.prompt_logprobs),
+        stored_tokens=finished.stored_tokens,
+        tier=finished.tier if finished.HasField("tier") else None,
+        saved_seconds=finished.saved_seconds,
     )
 
 

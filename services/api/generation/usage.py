@@ -39,6 +39,22 @@ class UsageCounter:
         return sum(f.cached_tokens for f in self._prompts.values())
 
     @property
+    def stored_tokens(self) -> int:
+        """The part of the cached tokens that was stored in RAM or on disk."""
+        return sum(f.stored_tokens for f in self._prompts.values())
+
+    @property
+    def tier(self) -> str | None:
+        """The slowest tier that they came from; None: none of them was stored."""
+        tiers = {f.tier for f in self._prompts.values()} - {None}
+        return "disk" if "disk" in tiers else next(iter(tiers), None)
+
+    @property
+    def saved_seconds(self) -> float:
+        """The time that computing them took when they were stored."""
+        return sum(f.saved_seconds for f in self._prompts.values())
+
+    @property
     def completion_tokens(self) -> int:
         """Tokens of the answers."""
         return sum(f.completion_tokens for f in self._finished)

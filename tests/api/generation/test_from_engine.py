@@ -67,3 +67,13 @@ def test_log_probabilities_are_read_with_the_likeliest_tokens_and_stay_in_order(
             (TokenLogprob(b"a", -1.0, (TokenLogprob(b"y", -2.0),)), TokenLogprob(b"\xc3", -0.5)),
         )
     ]
+
+
+def test_what_was_stored_of_a_prompt_is_read() -> None:
+    event = finished()
+    event.finished.MergeFrom(engine_pb2.Finished(stored_tokens=2, tier="disk", saved_seconds=1.5))
+
+    (end,) = read_events([event], with_logprobs=False)
+
+    assert isinstance(end, Finished)
+    assert (end.stored_tokens, end.tier, end.saved_seconds) == (2, "disk", 1.5)

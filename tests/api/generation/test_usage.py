@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from services.api.generation.events import Finished, FinishReason
@@ -30,3 +31,12 @@ def test_a_prompt_that_one_of_its_answers_computes_is_not_cached(order: Sequence
 
     assert usage.is_complete
     assert (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens) == (20, 4, 12)
+
+
+def test_what_was_stored_of_the_prompts_is_added_up() -> None:
+    usage = UsageCounter(answers_per_prompt=1, answer_count=3)
+    for index, tier in enumerate(("ram", None, "disk")):
+        stored = {"stored_tokens": 8, "tier": tier, "saved_seconds": 1.5} if tier else {}
+        usage.add(msgspec.structs.replace(make_end(index, cached_tokens=9), **stored))
+
+    assert (usage.stored_tokens, usage.tier, usage.saved_seconds) == (16, "disk", 3.0)

@@ -36,6 +36,9 @@ def build_timings(usage: UsageCounter) -> dict[str, Any]:
         "draft_n": usage.draft_tokens,
         "draft_n_accepted": usage.draft_accepted,
         "queue_ms": round(1000 * usage.queue_seconds, 3),
+        "stored_n": usage.stored_tokens,
+        "stored_tier": usage.tier,
+        "saved_ms": round(1000 * usage.saved_seconds, 3),
     }
 
 

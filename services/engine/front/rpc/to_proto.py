@@ -142,6 +142,7 @@ def _fill_event(event: pb.Event, item: SessionEvent) -> None:
         case messages.Started():
             event.started.prompt_tokens = item.prompt_tokens
             event.started.cached_tokens = item.cached_tokens
+            event.started.stored_tokens = item.stored_tokens
         case messages.Queued():
             event.queued.position = item.position
             event.queued.reason = pb.QUEUE_REASON_SLOTS
@@ -180,6 +181,9 @@ def _build_finished(item: messages.Finished) -> pb.Finished:
         ),
         stop_string=item.stop_string,
         prompt_logprobs=_build_logprobs(item.prompt_logprobs),
+        stored_tokens=item.stored_tokens,
+        tier=item.tier,
+        saved_seconds=item.saved_seconds,
     )
 
 

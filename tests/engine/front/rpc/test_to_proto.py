@@ -1,0 +1,29 @@
+"""What the front tells the api of a request."""
+
+from __future__ import annotations
+
+from services.engine import messages
+from services.engine.core import FinishReason
+from services.engine.front.rpc.to_proto import build_frame
+
+
+def test_the_end_of_an_answer_tells_what_was_stored_of_its_prompt() -> None:
+    end = messages.Finished(
+        1,
+        0,
+        FinishReason.STOP,
+        prompt_tokens=900,
+        cached_tokens=800,
+        completion_tokens=3,
+        queue_seconds=0.0,
+        prompt_seconds=0.1,
+        generate_seconds=0.2,
+        stored_tokens=768,
+        tier="disk",
+        saved_seconds=2.5,
+    )
+    events = build_frame([(1, messages.Started(1, 900, 800, 768)), (1, end)]).events
+
+    assert events[0].started.stored_tokens == 768
+    finished = events[1].finished
+    assert (finished.stored_tokens, finished.tier, finished.saved_seconds) == (768, "disk", 2.5)
