@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 TINY_GGUF = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
 
+TINY_MLX = ROOT / "tests" / "models" / "tiny" / "mlx-f16"
+
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:

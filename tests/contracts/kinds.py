@@ -10,7 +10,7 @@ import msgspec
 
 from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import LoadConfig, MemoryPolicy
-from tests.conftest import TINY_GGUF
+from tests.conftest import TINY_GGUF, TINY_MLX
 
 # Errors where numbers are added in another order: of cells with holes between them, or of a step
 # with many rows. They are relative to the spread of the logits, and two to three times what was
@@ -38,21 +38,29 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "hybrid q8_0": ("tiny-hybrid", _Q8_0),
 }
 
+# Of batchers only: MLX batches by itself, so there is no backend below it.
+BATCHER_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    **KINDS,
+    "tiny mlx": ("tiny-mlx", {}),
+    "tiny mlx split": ("tiny-mlx", {"kv_mode": "split"}),
+}
+
 
 def build_config(
     kind: str, folder: Path, synthetic: Callable[[str], Path], **changes: Any
 ) -> LoadConfig:
     """The load of one kind; a fake one gets its behaviour from a file in `folder`."""
-    model, settings = KINDS[kind]
+    model, settings = BATCHER_KINDS[kind]
     is_fake = kind.startswith("fake")
     if is_fake:
         path = folder / f"{model}.json"
         path.write_bytes(msgspec.json.encode(Behaviour(memory_policy=MemoryPolicy(model))))
     else:
-        path = TINY_GGUF if model == "tiny" else synthetic(model)
+        known = {"tiny": TINY_GGUF, "tiny-mlx": TINY_MLX}
+        path = known[model] if model in known else synthetic(model)
     fields: dict[str, Any] = {
         "model_path": str(path),
-        "backend": "fake" if is_fake else "llamacpp",
+        "backend": "fake" if is_fake else "mlx" if model == "tiny-mlx" else "llamacpp",
         "context_length": 1024,
         "max_sequences": 6,
         "batch_tokens": 128,

@@ -1,4 +1,7 @@
-"""Backends compute: llama.cpp and a fake for tests, behind one contract (`base.py`)."""
+"""Backends compute: llama.cpp and a fake for tests, behind one contract (`base.py`).
+
+MLX batches by itself; of it, this folder has all but the batcher.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def open_backend(config: LoadConfig, on_progress: OnProgress) -> Backend:
 
             return FakeBackend.open(config, on_progress)
         case "mlx":
-            raise ModelLoadFailed("this runner has no MLX backend")
+            raise ModelLoadFailed("MLX batches by itself: it is no backend")
 
 
 def estimate(config: LoadConfig) -> ModelInfo:
@@ -34,4 +37,6 @@ def estimate(config: LoadConfig) -> ModelInfo:
 
             return FakeBackend.open(config, lambda _: None).info
         case "mlx":
-            raise ModelLoadFailed("this runner has no MLX backend")
+            from services.engine.backends.mlx.loading import estimate as estimate_mlx
+
+            return estimate_mlx(config)

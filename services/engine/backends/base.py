@@ -74,6 +74,10 @@ class Vocabulary(Protocol):
     def native(self) -> Any | None:
         """llama.cpp's vocabulary, for libraries that read it directly; None for other backends."""
 
+    @property
+    def control_tokens(self) -> tuple[int, ...]:
+        """Tokens that no text of a constraint contains; empty where `native` has them."""
+
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
         """Tokenize the pieces; no part of a literal piece becomes a control token.
 

@@ -18,6 +18,7 @@ class FakeVocabulary:
     size = VOCAB_SIZE
     end_tokens = (END,)
     native = None
+    control_tokens = ()
 
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
         """One token per byte; `add_special` and non-literal `<|turn|>` give the control token."""

@@ -42,6 +42,13 @@ class Answer(Protocol):
     def top_logprobs(self) -> int | None:
         """How many alternatives to report with each token; None: no log-probabilities at all."""
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether `pick` is always the index of the largest number of its row.
+
+        A batcher that samples by itself may then do so, and only `write` the token.
+        """
+
     def pick(self, row: Row) -> int:
         """Choose the next token from a row of logits. Changes nothing, so drafts may be verified.
 

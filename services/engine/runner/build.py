@@ -8,6 +8,7 @@ from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.runner.batcher import Batcher
 from services.engine.runner.kvcache.identity import build_identity
 from services.engine.runner.kvcache.store import PromptStore
+from services.engine.runner.mlx.mlx_batcher import MlxBatcher
 from services.engine.runner.requests.input_processor import InputProcessor
 from services.engine.runner.requests.structured_output import (
     ConstraintCompiler,
@@ -23,6 +24,8 @@ from services.engine.runner.stepping.step_batcher import StepBatcher
 
 def open_batcher(config: LoadConfig, on_progress: OnProgress) -> Batcher:
     """Load a model; the batcher is used on this thread. Raises ModelLoadFailed with a reason."""
+    if config.backend == "mlx":
+        return MlxBatcher.open(config, on_progress)
     return build_step_batcher(open_backend(config, on_progress), config)
 
 
@@ -87,4 +90,8 @@ def build_constraint_compiler(vocabulary: Vocabulary) -> ConstraintCompiler:
     if native is not None:
         return ConstraintCompiler(lambda: build_llamacpp_tokenizer(native, vocabulary.end_tokens))
     pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
-    return ConstraintCompiler(lambda: build_tokenizer(pieces, ends=vocabulary.end_tokens))
+    return ConstraintCompiler(
+        lambda: build_tokenizer(
+            pieces, ends=vocabulary.end_tokens, special=vocabulary.control_tokens
+        )
+    )

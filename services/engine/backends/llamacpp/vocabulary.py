@@ -24,6 +24,8 @@ _PART = 1 << 16  # tokens
 class LlamaVocabulary:
     """The tokens of one model. Valid while the model is loaded."""
 
+    control_tokens = ()  # `native` has them
+
     def __init__(self, lib: ModuleType, handle: Any) -> None:
         self.native = handle
         self._lib = lib

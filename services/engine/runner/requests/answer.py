@@ -47,6 +47,12 @@ class TextAnswer:
         self._min_tokens = stopping.min_tokens
         self._banned_before_min = tuple(self._end_tokens) if stopping.min_tokens else ()
         self._banned = vocabulary.end_tokens if stopping.ignore_eos else ()
+        self.is_greedy = (
+            sampler.is_argmax
+            and constraint is None
+            and not self._banned
+            and not self._banned_before_min
+        )
         self._unsent = ""
         self._unsent_tokens = 0
         self._unsent_logprobs: list[TokenLogprob] = []

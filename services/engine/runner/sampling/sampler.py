@@ -68,6 +68,11 @@ class Sampler:
         self._keeps_all = params.typical_p >= 1.0 and params.top_p >= 1.0 and params.min_p <= 0.0
         self._leaves_logits = self._bias is None and self._penalties.is_off and self._dry.is_off
 
+    @property
+    def is_argmax(self) -> bool:
+        """Whether `pick` is the index of the largest logit, without a constraint and bans."""
+        return self._is_greedy and self._leaves_logits
+
     def pick(
         self,
         logits: Logits | Row,
@@ -82,7 +87,7 @@ class Sampler:
         ban.
         """
         row = Row.of(logits)
-        if self._is_greedy and self._leaves_logits:
+        if self.is_argmax:
             token = int(row.logits.argmax())  # of a NaN, if there is one
             _check(float(row.logits[token]))
             if token not in banned and (constraint is None or constraint.allows(token)):

@@ -67,6 +67,7 @@ class SlowVocabulary:
         self.size = vocabulary.size
         self.end_tokens = vocabulary.end_tokens
         self.native = None
+        self.control_tokens = ()
 
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
         if sum(len(piece.text) for piece in pieces) > 1000:

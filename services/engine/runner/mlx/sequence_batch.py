@@ -1,0 +1,203 @@
+"""The answers in mlx-lm's generator, and the memory that they and the kept prefixes take.
+
+A batch holds as many tokens as its longest sequence, for each of its sequences:
+
+    cells   rows x longest  +  prefixes of earlier answers   <=   what the load was planned for
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.engine.backends.mlx.loading import LoadedModel, free
+from services.engine.backends.mlx.sizes import PREFILL_PROMPTS, PREFILL_TOKENS, count_cells
+from services.engine.core import LoadConfig, MemoryPolicy, TokenLogprob
+from services.engine.runner.batcher import Answer
+from services.engine.runner.mlx.generated_answer import GeneratedAnswer
+from services.engine.runner.mlx.prefix_cache import PrefixCache
+from services.engine.runner.mlx.prompt_scorer import PromptScorer
+from services.engine.runner.stepping.scheduler.request import Branch
+
+_HEADROOM = 16  # tokens that each answer can still take before one must make room
+_NO_LIMIT = 1 << 30  # answers end by themselves
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What one step did."""
+
+    computed: list[tuple[Branch, int]] = field(default_factory=list)  # tokens of prompts
+    read: list[Branch] = field(default_factory=list)  # whose prompt others can continue
+    scored: list[tuple[Branch, list[TokenLogprob]]] = field(default_factory=list)
+
+
+class SequenceBatch:
+    """See the module. The thread of the batcher only."""
+
+    def __init__(self, loaded: LoadedModel, config: LoadConfig) -> None:
+        self.cells = count_cells(config)
+        self._config = config
+        self._loaded = loaded
+        self._answers: dict[int, GeneratedAnswer] = {}  # by the generator's id
+        self._scoring: dict[GeneratedAnswer, PromptScorer] = {}
+        self._prefixes = PrefixCache(loaded.library)
+        self._can_cut = loaded.info.memory_policy is MemoryPolicy.DENSE
+        self._generator: Any = self._make_generator()
+
+    @property
+    def answers(self) -> list[GeneratedAnswer]:
+        """All of them, those whose prompt is scored first included."""
+        return [*self._answers.values(), *self._scoring]
+
+    @property
+    def tokens(self) -> int:
+        """In memory, those of kept prefixes included."""
+        kept = self._prefixes.size_bytes // max(self._loaded.sizes.token_bytes, 1)
+        return sum(len(answer.branch.tokens) for answer in self.answers) + kept
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether the next step would not fit, and one of several answers must leave."""
+        answers = self.answers
+        return len(answers) > 1 and _count_cells(answers, 1) > self.cells
+
+    def has_room(self, branch: Branch) -> bool:
+        """Whether an answer fits beside the others. It always fits alone."""
+        answers = self.answers
+        if not answers:
+            return True
+        longest = max(len(branch.tokens), *(len(a.branch.tokens) for a in answers)) + _HEADROOM
+        rows = len(answers) + 1
+        return rows <= self._config.max_sequences and rows * longest <= self.cells
+
+    def start(self, branch: Branch, answer: Answer, *, score_top: int | None) -> int:
+        """Begin or continue an answer; returns how many of its tokens are computed already.
+
+        `score_top`: score the prompt first, with so many alternatives for each token.
+        """
+        generated = GeneratedAnswer(
+            branch, answer, self._loaded.library.mx, self._loaded.vocabulary.piece
+        )
+        if score_top is not None and len(branch.tokens) > 1:
+            self._scoring[generated] = PromptScorer(self._loaded, branch.tokens, score_top)
+            return 0
+        caches, length = None, 0
+        if branch.request.is_shareable:
+            caches, length = self._prefixes.find(branch.request.realm, branch.tokens)
+        self._insert(generated, caches, length)
+        return length
+
+    def remove(self, branch: Branch) -> None:
+        """Take an answer out and keep what was computed for others. One that is not in is fine."""
+        for scored in [answer for answer in self._scoring if answer.branch is branch]:
+            del self._scoring[scored]
+        for id_ in [i for i, answer in self._answers.items() if answer.branch is branch]:
+            del self._answers[id_]
+            shared = branch.request.is_shareable
+            removed = self._generator.remove([id_], return_prompt_caches=shared)
+            if shared and id_ in removed:
+                caches, tokens = removed[id_]
+                self._prefixes.put(branch.request.realm, tokens, caches)
+
+    def compute(self) -> StepReport:
+        """Compute one step, after which the answers have their next tokens.
+
+        Any exception means that the generator has lost all of its sequences.
+        """
+        report = StepReport()
+        self._shrink_prefixes()
+        with self._loaded.library.mx.stream(self._generator.stream):
+            self._score(report)
+        prompts, tokens = self._generator.next()
+        for response in prompts:
+            self._take_progress(response, report)
+        for response in tokens:
+            if (answer := self._answers.get(response.uid)) is not None:
+                answer.report(response.token, response.logprobs)
+        return report
+
+    def restart(self) -> None:
+        """Forget all answers and prefixes, and begin with a fresh generator."""
+        self._answers.clear()
+        self._scoring.clear()
+        self._prefixes.clear()
+        self._generator.close()
+        self._generator = self._make_generator()
+        free(self._loaded.library)
+
+    def close(self) -> None:
+        """Drop everything that holds memory but the model."""
+        self._answers.clear()
+        self._scoring.clear()
+        self._prefixes.clear()
+        self._generator.close()
+        self._generator = None
+
+    def _make_generator(self) -> Any:
+        generator = self._loaded.library.generator_class(
+            self._loaded.compute_logits,
+            completion_batch_size=self._config.max_sequences,
+            prefill_batch_size=min(PREFILL_PROMPTS, self._config.max_sequences),
+            prefill_step_size=min(self._config.batch_tokens, PREFILL_TOKENS),
+        )
+        self._loaded.limit_memory()
+        return generator
+
+    def _insert(self, answer: GeneratedAnswer, caches: list[Any] | None, length: int) -> None:
+        tokens = answer.branch.tokens
+        (id_,) = self._generator.insert(
+            [tokens[length:]],
+            max_tokens=[_NO_LIMIT],
+            caches=[caches or self._loaded.make_caches()],
+            all_tokens=[tokens[:length]],
+            samplers=[answer.sampler],
+        )
+        self._answers[id_] = answer
+
+    def _score(self, report: StepReport) -> None:
+        """Score a part of the oldest prompt that waits for it."""
+        answer, scorer = next(iter(self._scoring.items()), (None, None))
+        if answer is None or scorer is None:
+            return
+        before = scorer.done
+        report.scored.append((answer.branch, scorer.advance(self._loaded.vocabulary.piece)))
+        report.computed.append((answer.branch, scorer.done - before))
+        if scorer.is_done:
+            del self._scoring[answer]
+            self._insert(answer, scorer.caches, scorer.done)
+
+    def _take_progress(self, response: Any, report: StepReport) -> None:
+        answer = self._answers.get(response.uid)
+        if answer is None:
+            return
+        if response.end_of_prompt:
+            report.computed.append((answer.branch, 1))
+            report.read.append(answer.branch)
+            return
+        done, _ = response.progress
+        report.computed.append((answer.branch, done - answer.read_tokens))
+        answer.read_tokens = done
+        request = answer.branch.request
+        if (
+            response.end_of_segment
+            and request.is_shareable
+            and (request.n > 1 or not self._can_cut)
+        ):
+            # All but the last token: here others can begin, also where caches cannot be cut.
+            caches, tokens = self._generator.extract_cache([response.uid])[response.uid]
+            self._prefixes.put(request.realm, tokens, caches)
+            report.read.append(answer.branch)
+
+    def _shrink_prefixes(self) -> None:
+        sizes = self._loaded.sizes
+        rows = len(self.answers)
+        used = _count_cells(self.answers, 1) * sizes.token_bytes + rows * sizes.sequence_bytes
+        whole = self.cells * sizes.token_bytes + self._config.max_sequences * sizes.sequence_bytes
+        self._prefixes.shrink(whole - used)
+
+
+def _count_cells(answers: list[GeneratedAnswer], more: int) -> int:
+    """The cells of a batch of these answers, each with so many more tokens."""
+    longest = max((len(answer.branch.tokens) for answer in answers), default=0)
+    return len(answers) * (longest + more)

@@ -1,0 +1,282 @@
+"""What the MLX batcher does beyond the contract suite: errors, fairness, memory, equal answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from services.engine.backends.mlx.library import load_library
+from services.engine.core import FinishReason, Sampling, Stopping
+from services.engine.messages import Submit
+from services.engine.runner.mlx.mlx_batcher import MlxBatcher
+from services.shared.errors import EngineBusy
+from tests.conftest import TINY_MLX
+from tests.contracts.batching import BatchRun
+from tests.engine.backends.mlx.mlx_tests import build_config, skip_without_mlx
+from tests.engine.runner.child_runner import (
+    ChildRunner,
+    expected,
+    prompt_for,
+    submit,
+    text_for,
+)
+from tests.models.make_tiny.export_mlx import write_mlx
+
+FACT = "fact-0"
+LONG = "This sentence is repeated to make a prompt that takes several steps to read. " * 20
+GREEDY = Sampling(temperature=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _mlx() -> None:
+    skip_without_mlx()
+
+
+@pytest.fixture
+def make_run() -> Iterator[Callable[..., BatchRun]]:
+    opened: list[MlxBatcher] = []
+
+    def make(folder: Path = TINY_MLX, **changes: Any) -> BatchRun:
+        opened.append(MlxBatcher.open(build_config(folder, **changes), lambda _: None))
+        return BatchRun(opened[-1])
+
+    yield make
+    for batcher in opened:
+        batcher.close()
+
+
+@pytest.fixture
+def run(make_run: Callable[..., BatchRun]) -> BatchRun:
+    return make_run()
+
+
+def build(id_: int, text: str, tokens: int = 8, **changes: Any) -> Submit:
+    stopping = Stopping(max_tokens=tokens, ignore_eos=True)
+    return submit(id_, text, **{"stopping": stopping, "sampling": GREEDY} | changes)
+
+
+@pytest.mark.parametrize(
+    "max_characters",
+    [pytest.param(30, id="short"), pytest.param(10_000, id="all", marks=pytest.mark.slow)],
+)
+def test_known_answers_are_those_of_the_gguf_alone_and_in_a_batch(
+    make_run: Callable[..., BatchRun], max_characters: int
+) -> None:
+    """The answers in expected.json were recorded with llama.cpp on the GGUF."""
+    run = make_run(context_length=4096, max_sequences=8, kv_mode="split", max_queued=128)
+    names = [name for name in sorted(expected()) if len(text_for(name)) <= max_characters]
+    assert len(names) >= 20
+    stopping = Stopping(max_tokens=600)
+
+    def build_all(first: int, **changes: Any) -> list[Submit]:
+        return [
+            submit(first + i, prompt_for(name), stopping=stopping, **changes)
+            for i, name in enumerate(names)
+        ]
+
+    together = run.answer(*build_all(1))
+    again = run.answer(*build_all(2001))
+
+    wanted = [text_for(name) for name in names]
+    for answers in (together, again):
+        assert [answer.text.get(0, "") for answer in answers] == wanted
+    assert all(answer.finished[0].cached_tokens > 0 for answer in again)
+    alone = run.answer_one_by_one(build_all(3001, no_cache=True))
+    assert [answer.text.get(0, "") for answer in alone] == wanted
+
+
+def test_a_greedy_answer_is_the_same_with_our_sampling(run: BatchRun) -> None:
+    fast, ours = run.answer(
+        build(1, LONG[:400], 40, stopping=Stopping(max_tokens=40)),
+        build(2, LONG[:400], 40, stopping=Stopping(max_tokens=40), top_logprobs=1),
+    )
+
+    assert fast.text == ours.text
+    assert not fast.logprobs
+    assert len(ours.logprobs) == ours.finished[0].completion_tokens
+
+
+def test_a_failed_step_costs_its_requests_and_nothing_more(
+    make_run: Callable[..., BatchRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(max_sequences=1)
+    run.add(build(1, "runs"), build(2, "waits"))
+    run.step()
+    batch = run.batcher._batch  # type: ignore[attr-defined]
+    broken = batch._generator
+
+    def fail() -> None:
+        raise RuntimeError("[metal::malloc] Attempting to allocate too much")
+
+    monkeypatch.setattr(broken, "next", fail)
+    run.step()
+
+    assert run.answered[1].error_code == "internal_error"
+    assert run.batcher.read_state().failed_steps == 1
+    assert batch._generator is not broken
+    run.finish()
+    assert run.answered[2].reason is FinishReason.LENGTH
+    assert run.batcher.read_state().failed_steps == 0
+
+
+def test_an_error_in_sampling_costs_its_request_only(run: BatchRun) -> None:
+    nothing = Sampling(temperature=0.0, logit_bias=dict.fromkeys(range(1024), -math.inf))
+    bad, good = run.answer(build(1, "a", sampling=nothing), build(2, "b"))
+
+    assert bad.error_code == "invalid_request"
+    assert good.reason is FinishReason.LENGTH
+
+
+def test_a_bug_in_sampling_costs_its_request_only(
+    run: BatchRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.add(build(1, "a", top_logprobs=1), build(2, "b", top_logprobs=1))
+    (first, _) = (run._output_processor._requests[id_].answers[0] for id_ in (1, 2))
+    monkeypatch.setattr(first, "pick", lambda _: 1 // 0)
+    run.finish()
+
+    assert run.answered[1].error_code == "internal_error"
+    assert run.answered[2].reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("changes", [{}, {"top_logprobs": 1}], ids=["greedy", "our sampling"])
+def test_numbers_that_are_none_end_a_request_with_an_error(
+    make_run: Callable[..., BatchRun], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    for path in TINY_MLX.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(TINY_MLX / "model.safetensors")
+    tensors["model.norm.weight"] = np.full_like(tensors["model.norm.weight"], np.nan)
+    save_file(tensors, tmp_path / "model.safetensors")
+    run = make_run(tmp_path)
+
+    answer = run.answer(submit(1, "a", **changes))[0]
+
+    assert answer.error_code == "internal_error"
+
+
+def test_principals_take_turns(make_run: Callable[..., BatchRun]) -> None:
+    run = make_run(max_sequences=1, max_queued=16)
+    run.add(*(build(i, f"a{i}", 2, principal="alice") for i in range(1, 9)))
+    run.add(build(9, "b", 2, principal="bob"))
+    order: list[int] = []
+    while not run.batcher.read_state().is_idle:
+        run.step()
+        order += [i for i, a in run.answered.items() if a.started is not None and i not in order]
+
+    # A turn is 1024 tokens, of which an answer is taken to need 256.
+    assert order.index(9) == 3
+    assert run.answered[8].positions
+
+
+def test_more_requests_than_may_wait_are_refused(make_run: Callable[..., BatchRun]) -> None:
+    run = make_run(max_queued=2)
+    run.add(build(1, "a"), build(2, "b"))
+    with pytest.raises(EngineBusy):
+        run.add(build(3, "c"))
+    run.batcher.cancel(1)
+    run.batcher.cancel(2)
+
+    assert run.batcher.read_state().is_idle
+
+
+def test_several_answers_read_their_prompt_once(run: BatchRun) -> None:
+    sampling = Sampling(temperature=1.0, seed=3)
+    answer = run.answer(build(1, LONG[:400], n=4, sampling=sampling))[0]
+
+    counters = run.batcher.counters
+    assert len(answer.finished) == 4
+    # Each answer computes the last token of the prompt for itself.
+    assert counters.computed_tokens == answer.finished[0].prompt_tokens + 3
+    cached = [answer.finished[i].cached_tokens for i in range(4)]
+    assert cached == [0, *[answer.finished[0].prompt_tokens - 1] * 3]
+
+
+def test_several_answers_that_may_share_nothing_all_end(run: BatchRun) -> None:
+    answer = run.answer(build(1, "alone", n=3, no_cache=True))[0]
+
+    assert set(answer.finished) == {0, 1, 2}
+    assert run.batcher.read_state().cells_used == 0
+
+
+def test_a_conversation_continues_after_its_last_answer(run: BatchRun) -> None:
+    first = run.answer(build(1, LONG[:300]))[0]
+    second = run.answer(build(2, LONG[:300] + first.text[0] + " Go on."))[0]
+
+    assert second.finished[0].cached_tokens >= first.finished[0].prompt_tokens
+
+
+def test_what_a_cancelled_request_has_read_is_kept(make_run: Callable[..., BatchRun]) -> None:
+    run = make_run(batch_tokens=32)
+    run.add(build(1, LONG[:600]))
+    for _ in range(3):
+        run.step()
+    run.cancel(1)
+    again = run.answer(build(2, LONG[:600]))[0]
+
+    assert again.finished[0].cached_tokens >= 64
+
+
+def test_a_request_may_be_cancelled_while_its_prompt_is_scored(run: BatchRun) -> None:
+    options: dict[str, Any] = {"prompt_logprobs": True, "top_logprobs": 1}
+    run.add(build(1, LONG[:800], **options), build(2, LONG[:400], **options))
+    run.step()
+    run.cancel(1)
+    run.finish()
+
+    assert run.answered[1].reason is FinishReason.CANCELLED
+    assert len(run.answered[2].finished[0].prompt_logprobs) > 128
+
+
+def test_answers_that_do_not_fit_together_take_turns(make_run: Callable[..., BatchRun]) -> None:
+    roomy, small = make_run(context_length=2048), make_run(context_length=256)
+    submits = [build(i, f"{i} " + LONG[:150], 60, no_cache=True) for i in range(1, 5)]
+    wanted = [answer.text for answer in roomy.answer(*submits)]
+
+    assert [answer.text for answer in small.answer(*submits)] == wanted
+    assert small.batcher.counters.preemptions > 0
+    assert roomy.batcher.counters.preemptions == 0
+
+
+def test_closing_gives_the_memory_back() -> None:
+    mx = load_library().mx
+    before = mx.get_active_memory()
+    batcher = MlxBatcher.open(build_config(), lambda _: None)
+    BatchRun(batcher).answer(build(1, "a"))
+    assert mx.get_active_memory() > before + batcher.info.weights_bytes // 2
+    batcher.close()
+
+    assert mx.get_active_memory() <= before + 100_000
+
+
+def test_eight_bit_weights_answer_too(make_run: Callable[..., BatchRun], tmp_path: Path) -> None:
+    tokenizer = (TINY_MLX / "tokenizer.json").read_text(encoding="utf-8")
+    write_mlx(load_file(TINY_MLX / "model.safetensors"), tokenizer, tmp_path, quantised=True)
+    run = make_run(tmp_path)
+    name = min(expected(), key=lambda name: len(prompt_for(name)) + len(text_for(name)))
+
+    assert run.answer(submit(1, prompt_for(name)))[0].text[0] == text_for(name)
+    assert run.batcher.info.weights_bytes < 1_300_000
+
+
+def test_a_runner_process_serves_an_mlx_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = min(expected(), key=lambda name: len(text_for(name)))
+    with ChildRunner(build_config()) as runner:
+        answered = runner.complete(submit(1, prompt_for(name)))
+
+    assert answered.text[0] == text_for(name)
+
+
+def test_a_runner_process_reports_why_a_folder_does_not_load(tmp_path: Path) -> None:
+    from services.engine.messages import LoadFailed
+
+    with ChildRunner(build_config(tmp_path)) as runner:
+        failed = runner.wait_for_first(LoadFailed)
+
+    assert failed.message == "the folder has no config.json"
