@@ -1,0 +1,86 @@
+"""Which JSON a parameter's text stands for, in dialects that write values without quotes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from services.api.parsing.json_copy import find_json_kind
+from services.api.parsing.tool_calls.base import Schema
+from services.api.parsing.tool_calls.shapes.literals import PYTHON, literal_to_json
+
+_MAX_DEPTH = 8  # of references and unions in a schema
+_PYTHON_NAMES = {"True": "true", "False": "false", "None": "null"}
+_KIND_OF_CLASS = {str: "string", bool: "boolean", int: "integer", float: "number"}
+
+
+def find_property(schema: Any, key: str, root: Schema) -> Any:
+    """The schema of a property; None if there is none."""
+    schema = _resolve(schema, root)
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    return properties.get(key) if isinstance(properties, Mapping) else None
+
+
+def find_items(schema: Any, root: Schema) -> Any:
+    """The schema of the items of an array; None if there is none."""
+    schema = _resolve(schema, root)
+    return schema.get("items") if isinstance(schema, Mapping) else None
+
+
+def find_types(schema: Any, root: Schema, depth: int = 0) -> frozenset[str]:
+    """The JSON types that a schema allows; none if it does not say."""
+    schema = _resolve(schema, root)
+    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+        return frozenset()
+    declared = schema.get("type")
+    if isinstance(declared, str):
+        return frozenset({declared})
+    if isinstance(declared, list):
+        return frozenset(kind for kind in declared if isinstance(kind, str))
+    values = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
+    if isinstance(values, list) and values:
+        return frozenset(_KIND_OF_CLASS.get(type(value), "null") for value in values)
+    options = schema.get("anyOf") or schema.get("oneOf")
+    if not isinstance(options, list):
+        return frozenset({"object"} if "properties" in schema else ())
+    return frozenset().union(*(find_types(option, root, depth + 1) for option in options))
+
+
+def text_to_json(text: str, types: Iterable[str]) -> str:
+    """The JSON of a parameter's text: its own text if that is JSON of one of the types.
+
+    A string stays as it is written. So does what cannot be parsed. Python's literals, which some
+    templates write, become JSON.
+    """
+    allowed = frozenset(types)
+    if allowed == {"string"}:
+        return quote(text)
+    value = text.strip()
+    value = _PYTHON_NAMES.get(value, value)
+    kind = find_json_kind(value)
+    if not kind and value[:1] in ("{", "["):
+        value = literal_to_json(value, PYTHON)
+        kind = find_json_kind(value)
+    accepts_strings = "string" in allowed
+    if kind in allowed or (kind == "integer" and "number" in allowed):
+        return value if kind != "string" else quote(text)
+    if kind and not accepts_strings and (allowed or kind != "string"):
+        return value
+    return quote(text)
+
+
+def quote(text: str) -> str:
+    """The text as a JSON string."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _resolve(schema: Any, root: Schema) -> Any:
+    for _ in range(_MAX_DEPTH):
+        reference = schema.get("$ref") if isinstance(schema, Mapping) else None
+        if not isinstance(reference, str) or not reference.startswith("#/"):
+            break
+        schema = root
+        for key in reference[2:].split("/"):
+            schema = schema.get(key) if isinstance(schema, Mapping) else None
+    return schema
