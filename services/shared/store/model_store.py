@@ -93,6 +93,9 @@ class ModelStore:
         Removes those blobs of the replaced model that nothing else refers to. Raises
         InvalidModelName, or InvalidModelFile when a blob is missing or a path is not allowed.
         """
+        self._put(manifest, may_replace=True)
+
+    def _put(self, manifest: Manifest, *, may_replace: bool) -> Manifest:
         check(manifest)
         name = ModelName.parse(manifest.name)
         manifest = msgspec.structs.replace(manifest, name=str(name))
@@ -105,12 +108,24 @@ class ModelStore:
                 self._require_blobs(manifest)
                 views.make_view(self.layout, manifest)
                 replaced = self._manifests.get(name)
+                if not may_replace and (kept := self._find_same(manifest, replaced)) is not None:
+                    return kept
                 durable.move(temporary, path)
                 trashed = self._collector.move_to_trash(replaced)
         finally:
             temporary.unlink(missing_ok=True)
         self._collector.unlink_all(trashed)
         logger.info("model stored", extra={"model": str(name), "bytes": manifest.size_bytes})
+        return manifest
+
+    def _find_same(self, manifest: Manifest, there: Manifest | None) -> Manifest | None:
+        """The model that has this one's name and files already; Conflict when another has it."""
+        if there is not None and there.digest == manifest.digest:
+            return there
+        name = ModelName.parse(manifest.name)
+        if there is not None or self._manifests.find_damaged(name) is not None:
+            raise Conflict(f"there is another model named {manifest.name!r}; delete it first")
+        return None
 
     def copy(self, text: str, new_name: str) -> Manifest:
         """Give a model another name too; both share all blobs.
@@ -120,14 +135,8 @@ class ModelStore:
         name = ModelName.parse(new_name)
         if name.source is Source.URL:
             raise InvalidModelName("a copy has a name, not the address of a download")
-        manifest = msgspec.structs.replace(self.resolve(text), name=str(name))
-        there = self._manifests.get(name)
-        if there is not None and there.digest == manifest.digest:
-            return there
-        if there is not None or self._manifests.find_damaged(name) is not None:
-            raise Conflict(f"there is another model named {str(name)!r}; delete it first")
-        self.put(manifest)
-        return manifest
+        copied = msgspec.structs.replace(self.resolve(text), name=str(name))
+        return self._put(copied, may_replace=False)
 
     def delete(self, text: str) -> DeleteResult:
         """Delete a model and its blobs, except those that another model or a lease needs.

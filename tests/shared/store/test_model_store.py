@@ -307,10 +307,30 @@ def test_a_copy_replaces_no_other_model(store: ModelStore) -> None:
     assert store.list() == [original, other]
 
 
+def test_a_copy_does_not_replace_a_damaged_model(store: ModelStore) -> None:
+    put_model(store, "a:1")
+    put_model(store, "b:1")
+    store.layout.manifest(ModelName.parse("b:1")).write_text("{")
+
+    with pytest.raises(Conflict, match="delete it first"):
+        store.copy("a:1", "b:1")
+
+
 def test_a_copy_may_be_made_again(store: ModelStore) -> None:
     put_model(store, "a:1")
 
     assert store.copy("a:1", "c:1") == store.copy("a:1", "C:1")
+
+
+def test_a_revision_is_found_by_its_own_name_only(store: ModelStore) -> None:
+    old = put_model(store, "owner/repo@v1:Q8_0", {"m.gguf": b"old"})
+
+    assert store.resolve("Owner/repo@V1") == store.resolve("owner/repo@v1/m.gguf") == old
+    for other in ("owner/repo", "owner/repo:Q8_0", "owner/repo/m.gguf", "owner/repo@v2"):
+        with pytest.raises(ModelNotFound):
+            store.resolve(other)
+        with pytest.raises(ModelNotFound):
+            store.delete(other)
 
 
 def test_an_ambiguous_name_deletes_nothing(store: ModelStore) -> None:
