@@ -93,6 +93,7 @@ class PromptRenderer:
             bos_token=description.bos_token,
             eos_token=description.eos_token,
             control_tokens=description.protected_tokens,
+            language=description.template_language,
         )
         tokens = ControlTokens(template, user_defined=description.user_defined_tokens)
         opened = _Opened(description, template, tokens)

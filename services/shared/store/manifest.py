@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from services.shared.structs import resolved
+from services.shared.templates.traits import TemplateLanguage
 
 SCHEMA = 1
 _MAX_TOKEN_TEXT = 256  # characters; longer ones are in no real vocabulary
@@ -69,8 +70,9 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     quantization: str | None = None  # "Q4_K_M", "F16", "4bit"
     base_model: str | None = None
     capabilities: tuple[Capability, ...] = (Capability.COMPLETION,)
-    chat_template: str | None = None  # Jinja; None: completion only
-    template_source: str | None = None  # "gguf", "registry go template", "file", ...
+    chat_template: str | None = None  # None: completion only
+    template_language: TemplateLanguage = "jinja"
+    template_source: str | None = None  # "gguf", "file", "ollama" or "renderer NAME"
     bos_token: str | None = None
     eos_token: str | None = None
     add_bos: bool = False

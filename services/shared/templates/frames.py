@@ -1,7 +1,7 @@
 """Frames between a process that renders and its parent: a length of four bytes, then the bytes.
 
 A request is JSON:
-    {"id": 1, "open": {the arguments of ChatTemplate}, "probe": true}
+    {"id": 1, "open": {"language" and the arguments of ChatTemplate}, "probe": true}
     {"id": 1, "render": {"messages": […], …}}
 An answer is a letter and its data, see Answer. The first frame of a process is empty: it is ready.
 """

@@ -29,7 +29,7 @@ from services.shared.templates.renderer_process import (
     RendererProcess,
     RenderLimits,
 )
-from services.shared.templates.traits import TemplateTraits
+from services.shared.templates.traits import TemplateLanguage, TemplateTraits
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class Template:
     bos_token: str | None
     eos_token: str | None
     control_tokens: tuple[str, ...] = field(repr=False)
+    language: TemplateLanguage = "jinja"
     mark_prefix: str = field(default_factory=make_prefix, repr=False)
     traits: TemplateTraits | None = None  # None until it was probed
     is_valid: bool = True  # False: it cannot be compiled, and the traits have the reason
@@ -67,6 +68,7 @@ class Template:
     def build_open_request(self, *, probe: bool) -> bytes:
         """The frame that opens it in a process."""
         given = {
+            "language": self.language,
             "source": self.source,
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
@@ -105,17 +107,18 @@ class TemplateRenderer:
         bos_token: str | None = None,
         eos_token: str | None = None,
         control_tokens: tuple[str, ...] = (),
+        language: TemplateLanguage = "jinja",
     ) -> Template:
         """Compile and probe a template, or return it from memory.
 
         A template that does not work is returned as well: its traits have a `failure`. Raises
         InvalidModelFile when it exceeds the limits, and Unavailable when this machine is too busy.
         """
-        key = (source, bos_token, eos_token, control_tokens)
+        key = (source, bos_token, eos_token, control_tokens, language)
         with self._changed:
             template = self._templates.get(key)
             if template is None:
-                template = Template(next(self._ids), source, bos_token, eos_token, control_tokens)
+                template = Template(next(self._ids), *key)
                 self._templates[key] = template
                 if len(self._templates) > _MAX_TEMPLATES:
                     self._templates.popitem(last=False)
@@ -260,7 +263,9 @@ class TemplateRenderer:
 def _describe_failure(template: Template, kind: Answer, answer: bytes) -> InvalidModelFile:
     """The error of a template that failed. Neither it nor the log quotes the conversation."""
     if kind is not Answer.FAILED:
-        return InvalidModelFile("the model's chat template renders too long a prompt")
+        return InvalidModelFile(
+            "the model's chat template renders too long a prompt, or takes too many steps"
+        )
     failure = json.loads(answer)
     line, error = failure["line"], failure["kind"]
     fields = {"template": template.digest, "line": line, "error": error}

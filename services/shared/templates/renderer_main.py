@@ -25,7 +25,13 @@ from services.shared.templates.frames import (
     receive_frame,
     send_frame,
 )
-from services.shared.templates.template import ChatTemplate, TemplateFailed
+from services.shared.templates.go_template.chat import GoChatTemplate
+from services.shared.templates.template import (
+    ChatTemplate,
+    RenderedTemplate,
+    TemplateExceeded,
+    TemplateFailed,
+)
 from services.shared.templates.template_probe import find_composed, probe
 
 
@@ -33,7 +39,7 @@ class Renderer:
     """Compiles templates once, and renders them. Templates are known by the parent's ids."""
 
     def __init__(self) -> None:
-        self._templates: dict[int, ChatTemplate] = {}
+        self._templates: dict[int, RenderedTemplate] = {}
 
     def answer(self, frame: bytes) -> tuple[Answer, bytes]:
         """The answer to one request."""
@@ -51,17 +57,20 @@ class Renderer:
             return Answer.INVALID, error.message.encode("utf-8", "replace")
         except InvalidRequest as error:
             return Answer.REFUSED, error.message.encode("utf-8", "replace")
+        except TemplateExceeded:
+            return Answer.TOO_LONG, b""
         except TemplateFailed as error:
             return Answer.FAILED, json.dumps({"kind": error.kind, "line": error.line}).encode()
         except MemoryError:
             return Answer.OUT_OF_MEMORY, b""
 
     def _open(self, id_: int, given: dict[str, Any], wants_probe: bool) -> bytes:  # noqa: FBT001
-        template = self._templates[id_] = ChatTemplate(**given)
+        kind = GoChatTemplate if given.pop("language") == "go" else ChatTemplate
+        template = self._templates[id_] = kind(**given)
         if not wants_probe:
             return b""
         tokens = given.pop("control_tokens")
-        traits = probe(ChatTemplate(**given) if tokens else template)
+        traits = probe(kind(**given) if tokens else template)
         opened = {
             "traits": dataclasses.asdict(traits),
             "marked": template.marked,
@@ -94,6 +103,7 @@ def _warm_up(renderer: Renderer) -> None:
     """Use what is imported late or read from files, while files can be opened."""
     source = "{{ strftime_now('%Z') }}{{ messages | pprint | wordwrap(9) }}{{ lipsum(1) }}{{ nothing.here }}"
     given = {"source": source, "bos_token": "", "eos_token": "", "control_tokens": []}
+    given["language"] = "jinja"
     renderer.answer(json.dumps({"id": 0, "open": given, "probe": True}).encode())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import TemplateSyntaxError, nodes
 
@@ -35,6 +35,22 @@ class TemplateFailed(Exception):
         self.kind = kind
         self.line = line
         self.detail = detail
+
+
+class TemplateExceeded(TemplateFailed):
+    """A render was ended at the limits of the template's own interpreter."""
+
+
+class RenderedTemplate(Protocol):
+    """A template of any language, ready to render. A render may change the variables.
+
+    Raises InvalidRequest when the template refuses the conversation, TemplateFailed when it fails.
+    """
+
+    marked: tuple[str, ...]
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """The text of the prompt."""
 
 
 class ChatTemplate:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.shared.errors import InvalidRequest
-from services.shared.templates.template import ChatTemplate, TemplateFailed
+from services.shared.templates.template import RenderedTemplate, TemplateFailed
 from services.shared.templates.traits import TemplateTraits
 
 Message = Mapping[str, Any]
@@ -57,7 +57,7 @@ _TOOL_DEFINITION = {
 }
 
 
-def probe(template: ChatTemplate) -> TemplateTraits:
+def probe(template: RenderedTemplate) -> TemplateTraits:
     """The traits of a template without marks. One that fails has a `failure`; nothing is raised."""
     plain, failure = _render_question(template)
     prober = _Prober(template, as_parts=failure is not None)
@@ -68,7 +68,7 @@ def probe(template: ChatTemplate) -> TemplateTraits:
 
 
 def find_composed(
-    template: ChatTemplate, traits: TemplateTraits, control_tokens: Iterable[str]
+    template: RenderedTemplate, traits: TemplateTraits, control_tokens: Iterable[str]
 ) -> tuple[str, ...]:
     """The control tokens that a template with marks puts together while it renders.
 
@@ -89,7 +89,7 @@ def find_composed(
     return tuple(token for token in control_tokens if token and token in shown)
 
 
-def _render_question(template: ChatTemplate) -> tuple[str, str | None]:
+def _render_question(template: RenderedTemplate) -> tuple[str, str | None]:
     """A plain question rendered, and why that failed."""
     try:
         plain = template.render(_build_variables([_USER_MESSAGE]))
@@ -105,7 +105,7 @@ def _render_question(template: ChatTemplate) -> tuple[str, str | None]:
 class _Prober:
     """Renders one template. `as_parts`: content must be a list of typed parts."""
 
-    template: ChatTemplate
+    template: RenderedTemplate
     as_parts: bool
 
     def traits(self, plain: str) -> TemplateTraits:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+TemplateLanguage = Literal["jinja", "go"]  # go: Go's text/template with the data of Ollama
 
 # The variables that we set, and what Jinja and we define for every template: a client's variables
 # must not replace them. `self` and `loop` are Jinja's own.

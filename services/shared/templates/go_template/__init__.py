@@ -1,0 +1,1 @@
+"""Go's text/template as Ollama uses it: chat templates that are not Jinja."""
