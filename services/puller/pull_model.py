@@ -65,7 +65,7 @@ class Puller:
             listing, files = self._fetch(name, options, lease, control)
             control.raise_if_interrupted()
             control.set_note("checking the files")
-            description = describe_model(files, self._store.file_path)
+            description = describe_model(files, self._store.file_path, name=name)
             manifest = assemble(self._store, listing, files, description)
             self._store.put(manifest)
         return manifest

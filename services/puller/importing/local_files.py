@@ -97,7 +97,8 @@ def import_model(
     try:
         with store.lease() as lease:
             is_shared = _add_files(store, lease, files, stored, link=link)
-            manifest = assemble(store, listing, stored, describe_model(stored, store.file_path))
+            description = describe_model(stored, store.file_path, name=listing.name)
+            manifest = assemble(store, listing, stored, description)
             manifest = msgspec.structs.replace(manifest, owned=not is_shared)
             store.put(manifest)
     except SpindllError:

@@ -218,51 +218,6 @@ def test_a_vocabulary_alone_is_no_model(tmp_path: Path) -> None:
         describe_gguf_file(tmp_path, tensors=())
 
 
-@pytest.mark.parametrize(
-    ("go_template", "family"),
-    [
-        ("{{ .System }}<|im_start|>user{{ .Prompt }}<|im_end|>", "chatml"),
-        ("<|start_header_id|>user<|end_header_id|>{{ .Prompt }}<|eot_id|>", "llama3"),
-        ("<start_of_turn>user\n{{ .Prompt }}<end_of_turn>", "gemma"),
-        ("[INST] {{ .System }} {{ .Prompt }} [/INST]", "mistral"),
-        ("[INST] <<SYS>>{{ .System }}<</SYS>> {{ .Prompt }} [/INST]", "llama2"),
-        ("<|user|>\n{{ .Prompt }}<|end|>", "phi3"),
-        ("<|user|>\n{{ .Prompt }}</s>", "zephyr"),
-        ("### Instruction:\n{{ .Prompt }}\n### Response:\n", "alpaca"),
-        ("USER: {{ .Prompt }} ASSISTANT:", "vicuna"),
-    ],
-    ids=lambda value: value if " " not in value and "<" not in value else None,
-)
-def test_a_go_template_is_replaced_by_that_of_its_family(
-    tmp_path: Path, go_template: str, family: str
-) -> None:
-    (tmp_path / "m.gguf").write_bytes(write_gguf())
-    (tmp_path / "template").write_text(go_template)
-
-    found = describe_folder(tmp_path, {"template": FileRole.TEMPLATE})
-
-    assert found.template_source == f"{family} family"
-    assert Capability.CHAT in found.capabilities
-    assert "replaces it" in found.warnings[0]
-
-
-def test_an_unknown_go_template_leaves_only_completion(tmp_path: Path) -> None:
-    (tmp_path / "m.gguf").write_bytes(write_gguf())
-    (tmp_path / "template").write_text("{{ .Whatever }}")
-
-    found = describe_folder(tmp_path, {"template": FileRole.TEMPLATE})
-
-    assert found.capabilities == (Capability.COMPLETION,)
-    assert "Go template of an unknown family" in found.warnings[-1]
-
-
-def test_the_template_of_the_gguf_has_precedence(tmp_path: Path) -> None:
-    (tmp_path / "m.gguf").write_bytes(write_gguf({"tokenizer.chat_template": CHATML}))
-    (tmp_path / "template").write_text("[INST]{{ .Prompt }}")
-
-    assert describe_folder(tmp_path, {"template": FileRole.TEMPLATE}).template_source == "gguf"
-
-
 def test_an_mlx_folder_is_described(tmp_path: Path) -> None:
     found = describe_folder(write_mlx(tmp_path))
 

@@ -254,7 +254,8 @@ def test_an_ollama_store_is_imported_with_all_its_layers(store: ModelStore, tmp_
         "MIT",
         False,
     )
-    assert manifest.description.template_source == "chatml family"
+    description = manifest.description
+    assert (description.template_source, description.template_language) == ("ollama", "go")
     theirs = next(f for f in (root / "blobs").iterdir() if f.stat().st_size > 400)
     assert store.model_path(manifest).samefile(theirs)
 
