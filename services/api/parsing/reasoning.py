@@ -1,0 +1,140 @@
+r"""Separates what a model thinks from its answer.
+
+    <think>\nHm. 2 + 2.\n</think>\n\n4.        Reasoning("Hm. 2 + 2."), Content("4.")
+
+Only the start of an answer is searched for the marks: an answer that explains the marks stays as
+it is. The blank space beside the marks belongs to neither part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import lru_cache
+
+from services.api.parsing.parts import Content, Part, Reasoning
+
+_SPACE = " \t\r\n"
+_MAX_TEMPLATES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningMarks:
+    """The texts around what a model thinks."""
+
+    start: str
+    end: str
+
+    def is_opened_by(self, prompt: str) -> bool:
+        """Whether an answer to this prompt begins inside the thinking."""
+        return prompt.rstrip(_SPACE).endswith(self.start.rstrip(_SPACE))
+
+    def is_open_in(self, answer: str) -> bool:
+        """Whether the beginning of an answer, which the model continues, is unfinished thinking."""
+        return answer.lstrip(_SPACE).startswith(self.start) and self.end not in answer
+
+
+# Those of a template are the first of which it writes the start or the end.
+_MARKS: Sequence[ReasoningMarks] = (
+    ReasoningMarks("<|START_THINKING|>", "<|END_THINKING|>"),  # Command R7B, Command A
+    ReasoningMarks("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
+    ReasoningMarks("<|channel>thought\n", "<channel|>"),  # Gemma 4
+    ReasoningMarks("<seed:think>", "</seed:think>"),  # Seed-OSS
+    ReasoningMarks("<mm:think>", "</mm:think>"),  # MiniMax M3
+    ReasoningMarks("◁think▷", "◁/think▷"),  # Kimi-VL
+    ReasoningMarks("[THINK]", "[/THINK]"),  # Magistral, Ministral
+    ReasoningMarks("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]"),  # Apriel
+    ReasoningMarks("<think>", "</think>"),  # DeepSeek, Qwen, GLM, MiniMax M2, Nemotron and others
+)
+
+
+@lru_cache(_MAX_TEMPLATES)
+def find_marks(template: str) -> ReasoningMarks | None:
+    """The marks in the source of a chat template; None for a model that does not think."""
+    # A template spells the line end of a mark as an escape.
+    for marks in _MARKS:
+        if marks.start.rstrip(_SPACE) in template or marks.end in template:
+            return marks
+    return None
+
+
+class _Place(Enum):
+    START = auto()  # nothing but blank space, or a part of the mark, so far
+    THINKING = auto()
+    GAP = auto()  # between the end of the thinking and the answer
+    ANSWER = auto()
+
+
+class ReasoningParser:
+    """Parses one answer; an `OutputParser` that yields Reasoning, then Content.
+
+    `is_open`: the answer begins inside the thinking, because the prompt ends there. A start mark
+    that the model repeats is dropped then.
+    """
+
+    def __init__(self, marks: ReasoningMarks, *, is_open: bool) -> None:
+        self._marks = marks
+        self._is_open = is_open
+        self._place = _Place.START
+        self._has_thought = False
+        self._held = ""
+
+    def feed(self, text: str) -> list[Part]:
+        """The parts that more text has decided."""
+        if self._place is _Place.ANSWER:
+            return [Content(text)] if text else []
+        self._held += text
+        parts: list[Part] = []
+        if self._place is _Place.START:
+            self._search_start()
+        if self._place is _Place.THINKING:
+            self._search_end(parts)
+        if self._place is _Place.GAP:
+            self._held = self._held.lstrip(_SPACE)
+            if self._held:
+                self._place = _Place.ANSWER
+        if self._place is _Place.ANSWER:
+            parts.append(Content(self._held))
+            self._held = ""
+        return parts
+
+    def finish(self) -> list[Part]:
+        """The rest: thinking that was never closed stays thinking."""
+        held, self._held = self._held, ""
+        if self._place is _Place.GAP or not held:
+            return []
+        if self._place is _Place.START and not self._is_open:
+            return [Content(held)]
+        return [Reasoning(held)] if held.strip(_SPACE) else []
+
+    def _search_start(self) -> None:
+        start, found = self._marks.start, self._held.lstrip(_SPACE)
+        if found.startswith(start):
+            self._held = found.removeprefix(start)
+            self._place = _Place.THINKING
+        elif not start.startswith(found):
+            self._place = _Place.THINKING if self._is_open else _Place.ANSWER
+
+    def _search_end(self, parts: list[Part]) -> None:
+        end = self._marks.end
+        before, mark, after = self._held.partition(end)
+        decided = before if mark else before[: len(before) - count_partial(before, end)]
+        text = decided.rstrip(_SPACE)
+        thought = text if self._has_thought else text.lstrip(_SPACE)
+        if thought:
+            self._has_thought = True
+            parts.append(Reasoning(thought))
+        if mark:
+            self._held = after
+            self._place = _Place.GAP
+        else:
+            self._held = self._held[len(text) :]
+
+
+def count_partial(text: str, mark: str) -> int:
+    """How many characters at the end of a text could be the beginning of the mark."""
+    for count in range(min(len(text), len(mark) - 1), 0, -1):
+        if text.endswith(mark[:count]):
+            return count
+    return 0
