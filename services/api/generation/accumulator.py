@@ -9,9 +9,21 @@ from services.api.generation.events import (
     Finished,
     FinishReason,
     GenerationEvent,
+    ReasoningDelta,
     TextDelta,
     TokenLogprob,
+    ToolCallDelta,
+    ToolCallStarted,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a tool; the arguments are JSON text, half of it where the answer was cut off."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +31,8 @@ class Answer:
     """One whole answer."""
 
     text: str
+    reasoning: str
+    calls: tuple[Call, ...]
     reason: FinishReason
     logprobs: tuple[TokenLogprob, ...]
     prompt_logprobs: tuple[TokenLogprob, ...]
@@ -29,6 +43,10 @@ class Accumulator:
 
     def __init__(self, answer_count: int) -> None:
         self._deltas: list[list[TextDelta]] = [[] for _ in range(answer_count)]
+        self._reasoning: list[list[str]] = [[] for _ in range(answer_count)]
+        self._calls: list[list[tuple[ToolCallStarted, list[str]]]] = [
+            [] for _ in range(answer_count)
+        ]
         self._finished: dict[int, Finished] = {}
 
     def add(self, events: Iterable[GenerationEvent]) -> None:
@@ -38,12 +56,23 @@ class Accumulator:
                 self._deltas[event.index].append(event)
             elif isinstance(event, Finished):
                 self._finished[event.index] = event
+            elif isinstance(event, ReasoningDelta):
+                self._reasoning[event.index].append(event.text)
+            elif isinstance(event, ToolCallStarted):
+                self._calls[event.index].append((event, []))
+            elif isinstance(event, ToolCallDelta):
+                self._calls[event.index][event.call][1].append(event.fragment)
 
     def build(self) -> list[Answer]:
         """The answers, once all have ended."""
         return [
             Answer(
                 text="".join(delta.text for delta in deltas),
+                reasoning="".join(self._reasoning[index]),
+                calls=tuple(
+                    Call(start.id, start.name, "".join(fragments))
+                    for start, fragments in self._calls[index]
+                ),
                 reason=self._finished[index].reason,
                 logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
                 prompt_logprobs=self._finished[index].prompt_logprobs,

@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.types import Receive
 
-from services.api.generation.events import Finished, GenerationEvent, TextDelta
+from services.api.generation.events import GenerationEvent, Started, Waiting
 from services.api.generation.service import Generation
 
 
@@ -68,6 +68,6 @@ async def take_until_first_token(generation: Generation) -> list[GenerationEvent
     events: list[GenerationEvent] = []
     async for batch in generation:
         events += batch
-        if not batch or any(isinstance(event, TextDelta | Finished) for event in batch):
+        if not all(isinstance(event, Waiting | Started) for event in batch) or not batch:
             break
     return events

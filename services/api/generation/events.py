@@ -24,6 +24,7 @@ class FinishReason(Enum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"  # the model has called tools, and waits for their results
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -42,7 +43,10 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class Started(msgspec.Struct, frozen=True):
-    """A prompt is being computed."""
+    """A prompt is being computed; `cached_tokens` of its tokens were found."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
@@ -51,6 +55,37 @@ class TextDelta(msgspec.Struct, frozen=True, gc=False):
     index: int
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
+    """More of what the model thinks before it answers."""
+
+    index: int
+    text: str
+
+
+class ToolCallStarted(msgspec.Struct, frozen=True, gc=False):
+    """Call number `call` of an answer, from 0, has begun."""
+
+    index: int
+    call: int
+    id: str
+    name: str
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
+    """More of a call's arguments; all fragments together are one JSON object."""
+
+    index: int
+    call: int
+    fragment: str
+
+
+class ToolCallEnded(msgspec.Struct, frozen=True, gc=False):
+    """A call is complete. One without this event was cut off."""
+
+    index: int
+    call: int
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -76,6 +111,8 @@ class Finished(msgspec.Struct, frozen=True):
     stored_tokens: int = 0  # of the cached ones: those that were stored in RAM or on disk
     tier: str | None = None  # the slowest that they came from: "ram" or "disk"
     saved_seconds: float = 0.0  # that their computation took when they were stored
+    reasoning_tokens: int = 0  # of the completion tokens; see answer_reader.py
 
 
-GenerationEvent = Waiting | Started | TextDelta | Finished
+PartEvent = ReasoningDelta | ToolCallStarted | ToolCallDelta | ToolCallEnded
+GenerationEvent = Waiting | Started | TextDelta | PartEvent | Finished

@@ -17,6 +17,8 @@ from services.api.generation.events import (
     Waiting,
 )
 
+EngineEvent = engine_pb2.Event
+
 _QUEUE_REASONS = {
     engine_pb2.QUEUE_REASON_LOADING: QueueReason.LOADING,
     engine_pb2.QUEUE_REASON_MEMORY: QueueReason.MEMORY,
@@ -54,6 +56,20 @@ def read_events(
             found.append(index)
     merge = _merge_with_logprobs if with_logprobs else _merge
     return [merge(e, deltas[e]) if isinstance(e, int) else e for e in found]
+
+
+def read_each(
+    events: Iterable[engine_pb2.Event], *, with_logprobs: bool
+) -> list[tuple[GenerationEvent, int]]:
+    """The events in order, none merged, each with the number of tokens of its text."""
+    found: list[tuple[GenerationEvent, int]] = []
+    for event in events:
+        if event.HasField("delta"):
+            read = _merge_with_logprobs if with_logprobs else _merge
+            found.append((read(event.index, [event.delta]), event.delta.tokens))
+        else:
+            found.append((_READERS[event.WhichOneof("kind")](event), 0))
+    return found
 
 
 def _merge(index: int, deltas: Sequence[engine_pb2.Delta]) -> TextDelta:
@@ -99,6 +115,6 @@ def _read_logprobs(entries: Iterable[engine_pb2.TokenLogprob]) -> tuple[TokenLog
 
 _READERS: Mapping[str | None, Callable[[engine_pb2.Event], GenerationEvent]] = {
     "queued": _read_waiting,
-    "started": lambda _: Started(),
+    "started": lambda event: Started(event.started.prompt_tokens, event.started.cached_tokens),
     "finished": _read_finished,
 }

@@ -74,6 +74,13 @@ class StructuredOutput:
     source: str
 
 
+class ToolChoice(Enum):
+    """Whether the model calls the tools of the conversation."""
+
+    AUTO = "auto"
+    REQUIRED = "required"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One request of a client: `answers_per_prompt` answers to each of its prompts."""
@@ -86,6 +93,9 @@ class GenerationRequest:
     sampling: Sampling = Sampling()
     stopping: Stopping = Stopping()
     structured_output: StructuredOutput | None = None
+    tool_choice: ToolChoice = ToolChoice.AUTO
+    parallel_tool_calls: bool = True  # False: an answer ends after its first call
+    separates_reasoning: bool = True  # False: thinking stays a part of the text
     top_logprobs: int | None = None  # None: no log-probabilities; 0: only of the chosen token
     prompt_logprobs: bool = False
     lane: Lane = Lane.INTERACTIVE

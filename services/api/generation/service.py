@@ -10,27 +10,25 @@ import asyncio
 import dataclasses
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
 
 from services.api.access.keys import Role
 from services.api.access.principal import Principal
 from services.api.clients.blocking_calls import BlockingCalls
 from services.api.clients.engine import EngineClient
 from services.api.clients.generation_stream import GenerationStream
+from services.api.generation.answer_reader import EventReader
 from services.api.generation.events import Finished, GenerationEvent
-from services.api.generation.from_engine import read_events
+from services.api.generation.from_engine import EngineEvent, read_events
 from services.api.generation.request import GenerationRequest
-from services.api.generation.to_engine import Prompt, build_prompt, build_submit
+from services.api.generation.request_checks import check_request
+from services.api.generation.to_engine import Prompt, build_prompt, build_submit, read_end
 from services.api.generation.usage import UsageCounter
 from services.api.models.pull_on_demand import PullOnDemand
+from services.api.parsing.parser_choice import DialectFinder, choose_parser
+from services.api.parsing.parts import OutputParser
 from services.api.prompts.render import Conversation, PromptRenderer
-from services.shared.errors import (
-    ContextLengthExceeded,
-    DeadlineExceeded,
-    InvalidRequest,
-    SpindllError,
-)
-from services.shared.limits import MAX_CONSTRAINT_CHARS, MAX_SUBMIT_BYTES
+from services.shared.errors import ContextLengthExceeded, DeadlineExceeded, SpindllError
 from services.shared.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -44,9 +42,9 @@ MAX_USER_KEEP_ALIVE_SECONDS = 3600.0
 class Generation:
     """The events of one request: `async for events in generation`, in batches.
 
-    A batch is what arrived since the last one, at most one TextDelta per answer; it is empty after
-    `wake()`. `close()` must be called, and may be called twice: it cancels what still runs, and
-    writes the log line.
+    A batch is what arrived since the last one; it is empty after `wake()`. Without a
+    parser, it has at most one TextDelta per answer. `close()` must be called, and may be called
+    twice: it cancels what still runs, and writes the log line.
     """
 
     def __init__(
@@ -55,6 +53,7 @@ class Generation:
         stream: GenerationStream,
         *,
         model: str,
+        make_parser: Callable[[], OutputParser] | None,
         started_at: float,
     ) -> None:
         self.answer_count = request.answer_count
@@ -63,11 +62,22 @@ class Generation:
         )
         self._request = request
         self._has_logprobs = request.top_logprobs is not None
+        self._reader = self._make_reader(make_parser)
         self._model = model
         self._stream = stream
         self._started_at = started_at
         self._outcome = "cancelled"
         self._is_settled = False
+
+    def _make_reader(self, make_parser: Callable[[], OutputParser] | None) -> EventReader | None:
+        if make_parser is None:
+            return None
+        return EventReader(
+            self.answer_count,
+            make_parser,
+            with_logprobs=self._has_logprobs,
+            is_single_call=not self._request.parallel_tool_calls,
+        )
 
     @property
     def seconds(self) -> float:
@@ -77,7 +87,11 @@ class Generation:
     @property
     def is_over(self) -> bool:
         """Whether the next batch comes at once, and is the last."""
-        return self._stream.is_over
+        return self._stream.is_over or self._is_cut
+
+    @property
+    def _is_cut(self) -> bool:
+        return self._reader is not None and self._reader.is_cut
 
     @property
     def is_abandoned(self) -> bool:
@@ -90,7 +104,25 @@ class Generation:
 
     async def __anext__(self) -> list[GenerationEvent]:
         """The next batch; raises the error that ended the request."""
+        events: list[GenerationEvent] = []
+        while not events:
+            taken = await self._take()
+            if not taken:
+                return []
+            events = self._read(taken)  # none where the parser holds all text back
+        for event in events:
+            if isinstance(event, Finished):
+                self.usage.add(event)
+        if self._is_cut:
+            self._stream.close()
+        return events
+
+    async def _take(self) -> list[EngineEvent]:
+        """The engine's next events; none after a wake-up."""
         stream = self._stream
+        if self._is_cut:
+            self._outcome = "finished"
+            raise StopAsyncIteration
         try:
             taken = await stream.take()
         except SpindllError as error:
@@ -98,16 +130,15 @@ class Generation:
             if isinstance(error, ContextLengthExceeded):
                 error.param = self._request.prompt_field
             raise
-        if not taken:
-            if stream.is_over:
-                self._outcome = "finished"
-                raise StopAsyncIteration
-            return []
-        events = read_events(taken, with_logprobs=self._has_logprobs)
-        for event in events:
-            if isinstance(event, Finished):
-                self.usage.add(event)
-        return events
+        if not taken and stream.is_over:
+            self._outcome = "finished"
+            raise StopAsyncIteration
+        return taken
+
+    def _read(self, taken: list[EngineEvent]) -> list[GenerationEvent]:
+        if self._reader is None:
+            return read_events(taken, with_logprobs=self._has_logprobs)
+        return self._reader.read(taken)
 
     def wake(self) -> None:
         """Let the task that waits for a batch get an empty one."""
@@ -155,12 +186,14 @@ class GenerationService:
         prompts: PromptRenderer,
         engine: EngineClient,
         *,
+        find_dialect: DialectFinder,
         timeout_seconds: float,
         shares_tenant: bool,
     ) -> None:
         self._models = models
         self._prompts = prompts
         self._engine = engine
+        self._find_dialect = find_dialect
         self._timeout_seconds = timeout_seconds
         self._shares_tenant = shares_tenant
         self._renders = BlockingCalls("render", threads=_RENDER_THREADS, max_calls=_MAX_RENDERS)
@@ -172,7 +205,7 @@ class GenerationService:
         DeadlineExceeded; what the engine refuses is raised by the Generation.
         """
         started_at = time.perf_counter()
-        _check_size(request)
+        check_request(request)
         limited = self._apply_limits(request)
         try:
             async with asyncio.timeout(limited.deadline_seconds):
@@ -187,7 +220,31 @@ class GenerationService:
             tenant=self.find_tenant(request.principal),
         )
         stream = await self._engine.generate(submit)
-        return Generation(request, stream, model=manifest.name, started_at=started_at)
+        return Generation(
+            request,
+            stream,
+            model=manifest.name,
+            make_parser=self._choose_parser(manifest, request, prompts[0]),
+            started_at=started_at,
+        )
+
+    def _choose_parser(
+        self, manifest: Manifest, request: GenerationRequest, prompt: Prompt
+    ) -> Callable[[], OutputParser] | None:
+        conversation, template = request.prompt, manifest.description.chat_template
+        # A structured output begins with the first token, so it holds no thinking and no calls.
+        if not isinstance(conversation, Conversation) or request.structured_output is not None:
+            return None
+        assert template is not None  # the prompt was rendered
+        continues = conversation.continue_final_message
+        return choose_parser(
+            template,
+            prompt=read_end(prompt),
+            prefill=conversation.messages[-1]["content"] if continues else None,
+            tools=conversation.tools or (),
+            separates_reasoning=request.separates_reasoning,
+            find_dialect=self._find_dialect,
+        )
 
     def find_tenant(self, principal: Principal) -> str:
         """Whose computed prompts a principal uses."""
@@ -228,35 +285,3 @@ def _subtract_elapsed(request: GenerationRequest, started_at: float) -> Generati
         return request
     left = request.deadline_seconds - (time.perf_counter() - started_at)
     return dataclasses.replace(request, deadline_seconds=max(left, 0.0))
-
-
-def _check_size(request: GenerationRequest) -> None:
-    """InvalidRequest for what the engine would refuse, before it is rendered and copied."""
-    prompt = request.prompt
-    if isinstance(prompt, Conversation):
-        given = [list(prompt.messages), list(prompt.tools or ()), dict(prompt.options)]
-        size = _count_chars(given)
-    else:
-        size = sum(map(len, prompt))
-    if size > MAX_SUBMIT_BYTES:
-        param = request.prompt_field
-        raise InvalidRequest(
-            f"{param} is too long: {size} characters, of at most {MAX_SUBMIT_BYTES}", param=param
-        )
-    output = request.structured_output
-    if output is not None and len(output.source) > MAX_CONSTRAINT_CHARS:
-        name = output.format.value
-        raise InvalidRequest(
-            f"the {name} is too long: {len(output.source)} characters, of at most "
-            f"{MAX_CONSTRAINT_CHARS}",
-            param=name,
-        )
-
-
-def _count_chars(value: Any) -> int:
-    """The characters of all strings in a JSON value, keys included."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(len(key) + _count_chars(item) for key, item in value.items())
-    return sum(map(_count_chars, value)) if isinstance(value, list) else 0

@@ -64,6 +64,12 @@ def build_prompt(prompt: TextOrTokens) -> Prompt:
     return engine_pb2.PromptTokens(ids=prompt)
 
 
+def read_end(prompt: Prompt) -> str:
+    """The end of what the template wrote; empty where the prompt ends with a person's text."""
+    pieces = prompt.pieces if isinstance(prompt, engine_pb2.PromptText) else ()
+    return pieces[-1].text if pieces and not pieces[-1].literal else ""
+
+
 def _set_prompt(message: engine_pb2.Submit | engine_pb2.FurtherPrompt, prompt: Prompt) -> None:
     if isinstance(prompt, engine_pb2.PromptText):
         message.text.CopyFrom(prompt)

@@ -60,6 +60,11 @@ class UsageCounter:
         return sum(f.completion_tokens for f in self._finished)
 
     @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of the answers that are thinking."""
+        return sum(f.reasoning_tokens for f in self._finished)
+
+    @property
     def draft_tokens(self) -> int:
         """Tokens that were guessed."""
         return sum(f.timings.draft_tokens for f in self._finished)

@@ -21,11 +21,17 @@ _MAX_OPENED = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """What to render. `options` are additional variables of the template."""
+    """What to render. `options` are additional variables of the template.
+
+    `is_thinking` and `reasoning_effort` set the variables that the template has for it, unless
+    `options` do; None leaves both to the template.
+    """
 
     messages: Sequence[dict[str, Any]]
     tools: Sequence[dict[str, Any]] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    is_thinking: bool | None = None
+    reasoning_effort: str | None = None  # a word that the template knows, such as "low"
     add_generation_prompt: bool = True
     continue_final_message: bool = False
 
@@ -63,12 +69,12 @@ class PromptRenderer:
         _check_options(conversation.options)
         opened = self._open(description, description.chat_template)
         template, tokens = opened.template, opened.control_tokens
+        traits = template.traits or TemplateTraits(failure=None)
         messages, tools = adapt_conversation(
-            prepend_model_messages(manifest, conversation.messages),
-            conversation.tools,
-            template.traits or TemplateTraits(failure=None),
+            prepend_model_messages(manifest, conversation.messages), conversation.tools, traits
         )
-        variables = _build_variables(tokens, messages, tools, conversation)
+        options = _build_options(conversation, traits)
+        variables = _build_variables(tokens, messages, tools, options, conversation)
         prompt = self._templates.render(template, json.dumps(variables, ensure_ascii=False))
         if conversation.continue_final_message:
             prompt = _cut_at_end(prompt, tokens.end_mark)
@@ -117,10 +123,21 @@ def prepend_model_messages(
     return [*own, *messages[:leading], *map(dict, manifest.messages), *messages[leading:]]
 
 
+def _build_options(conversation: Conversation, traits: TemplateTraits) -> dict[str, Any]:
+    own: dict[str, Any] = {}
+    if conversation.is_thinking is not None:
+        own["enable_thinking"] = conversation.is_thinking
+        own[traits.thinking_switch or "enable_thinking"] = conversation.is_thinking
+    if conversation.reasoning_effort is not None:
+        own["reasoning_effort"] = conversation.reasoning_effort
+    return {**own, **conversation.options}
+
+
 def _build_variables(
     tokens: ControlTokens,
     messages: Sequence[dict[str, Any]],
     tools: Sequence[dict[str, Any]] | None,
+    options: Mapping[str, Any],
     conversation: Conversation,
 ) -> dict[str, Any]:
     escaped = [tokens.escape_message(message) for message in messages]
@@ -128,7 +145,7 @@ def _build_variables(
         escaped[-1] = _append_text(escaped[-1], tokens.end_mark)
     continues = conversation.continue_final_message
     return {
-        **{name: tokens.escape(value) for name, value in conversation.options.items()},
+        **{name: tokens.escape(value) for name, value in options.items()},
         "messages": escaped,
         "tools": None if tools is None else [tokens.escape(tool) for tool in tools],
         "add_generation_prompt": conversation.add_generation_prompt and not continues,

@@ -12,7 +12,14 @@ from starlette.types import Receive, Scope, Send
 
 from services.api.generation.accumulator import Answer, accumulate
 from services.api.generation.client_watch import ClientWatch, take_until_first_token
-from services.api.generation.events import Finished, GenerationEvent, TextDelta, Waiting
+from services.api.generation.events import (
+    Finished,
+    GenerationEvent,
+    PartEvent,
+    Started,
+    TextDelta,
+    Waiting,
+)
 from services.api.generation.service import Generation
 from services.api.streaming.sse import DONE, EventStreamResponse, encode_comment, encode_error
 from services.shared.errors import SpindllError
@@ -29,6 +36,9 @@ class StreamEncoder(Protocol):
 
     def delta(self, delta: TextDelta) -> bytes:
         """More text of one answer. Hot: called for every step of every stream."""
+
+    def part(self, part: PartEvent) -> bytes:
+        """More of the thinking, or of a call. A plain answer has neither."""
 
     def finish(self, finished: Finished) -> bytes:
         """The end of one answer."""
@@ -133,8 +143,10 @@ class _GenerationResponse(EventStreamResponse):
             elif isinstance(event, Waiting):
                 self._waiting = event
                 frames.append(self._encode_status())
-            else:
+            elif isinstance(event, Started):
                 self._waiting = None
+            else:
+                frames.append(self._encoder.part(event))
         return b"".join(frames)
 
     def _encode_status(self) -> bytes:

@@ -22,7 +22,7 @@ def test_every_kind_of_event_is_read() -> None:
         [queued(2), started(), delta("a"), finished("LENGTH")], with_logprobs=False
     ) == [
         Waiting(2, QueueReason.SLOTS),
-        Started(),
+        Started(7, 3),
         TextDelta(0, "a"),
         Finished(
             index=0,

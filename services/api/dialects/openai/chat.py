@@ -35,7 +35,11 @@ async def create_chat_completion(
             request,
             generation,
             lambda answers: build_chat_completion(
-                response_id, body.model, answers, generation.usage
+                response_id,
+                body.model,
+                answers,
+                generation.usage,
+                has_functions=body.has_functions,
             ),
         )
     stream = ChatCompletionStream(
@@ -44,6 +48,7 @@ async def create_chat_completion(
         answer_count=generation.answer_count,
         usage=generation.usage,
         include_usage=body.includes_usage,
+        has_functions=body.has_functions,
     )
     return await respond_with_stream(
         request, generation, stream, keepalive_seconds=api.settings.sse_keepalive_seconds

@@ -77,7 +77,9 @@ class ChatMessage(RequestBody):
     content: Text | None = None
     name: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None  # another name of it
     tool_calls: ToolCalls | None = None
+    function_call: FunctionCall | None = None  # OpenAI's old form of one call
     tool_call_id: str | None = None
 
     @model_validator(mode="after")
@@ -112,10 +114,41 @@ class ChatTool(RequestBody):
 Tools = Annotated[list[ChatTool], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
-class NamedToolChoice(RequestBody):
-    """A `tool_choice` that names one function."""
+class FunctionName(RequestBody):
+    """A function that is named."""
 
-    function: FunctionCall
+    name: str
+
+
+class NamedTool(RequestBody):
+    """One of the tools that are allowed."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class AllowedTools(RequestBody):
+    """Some of the tools."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(max_length=MAX_TOOLS, fail_fast=True)
+
+
+class ToolChoiceObject(RequestBody):
+    """A `tool_choice` that names one function, or leaves some of the tools."""
+
+    type: Literal["function", "allowed_tools"]
+    function: FunctionName | None = None
+    allowed_tools: AllowedTools | None = None
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> ToolChoiceObject:
+        if getattr(self, self.type) is None:
+            raise ValueError(f"{self.type} is required")
+        return self
+
+
+Functions = Annotated[list[FunctionDefinition], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
 class ChatCompletionRequest(GenerationOptions, RefusedChatFields):
@@ -127,10 +160,14 @@ class ChatCompletionRequest(GenerationOptions, RefusedChatFields):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     tools: Tools | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoiceObject | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Functions | None = None  # OpenAI's old form of tools
+    function_call: Literal["none", "auto"] | FunctionName | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: str | None = Field(default=None, max_length=64)
-    enable_thinking: bool | None = None  # a template variable
+    enable_thinking: bool | None = None
+    reasoning_format: Literal["none", "auto", "deepseek"] | None = None  # llama.cpp's
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
@@ -142,4 +179,11 @@ class ChatCompletionRequest(GenerationOptions, RefusedChatFields):
             raise ValueError("continue_final_message excludes add_generation_prompt")
         if self.continue_final_message and self.messages[-1].role != "assistant":
             raise ValueError("continue_final_message needs a last message with the role assistant")
+        if self.functions and self.tools:
+            raise ValueError("functions and tools exclude each other: set one of them")
         return self
+
+    @property
+    def has_functions(self) -> bool:
+        """Whether calls are answered in OpenAI's old form."""
+        return bool(self.functions)

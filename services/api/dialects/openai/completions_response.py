@@ -9,7 +9,7 @@ from services.api.dialects.openai.logprobs_response import build_completion_logp
 from services.api.dialects.openai.response import build_head, build_response
 from services.api.dialects.openai.stream import OpenAIStream
 from services.api.generation.accumulator import Answer
-from services.api.generation.events import TextDelta, TokenLogprob
+from services.api.generation.events import PartEvent, TextDelta, TokenLogprob
 from services.api.generation.usage import UsageCounter
 
 
@@ -41,6 +41,10 @@ class CompletionStream(OpenAIStream):
         return b"".join(
             self.encode_text(index, echo) for index, echo in enumerate(self._echoes) if echo
         )
+
+    def part(self, part: PartEvent) -> bytes:
+        """Never called: a text completion is not taken apart."""
+        raise AssertionError("a text completion has no parser")
 
     def choice_with_logprobs(self, delta: TextDelta) -> dict[str, Any]:
         """One complete choice; its text offsets continue those of the chunk before."""

@@ -21,7 +21,6 @@ NO_EFFECT: Mapping[str, str] = {
     "metadata": "nothing is stored",
     "mirostat_eta": "has none while mirostat is 0",
     "mirostat_tau": "has none while mirostat is 0",
-    "parallel_tool_calls": "calls are not parsed out of answers yet",
     "prediction": "would only make the answer faster",
     "prompt_cache_key": "prompts are found by their text",
     "prompt_cache_options": "prompts are found by their text",
@@ -81,8 +80,6 @@ class RefusedChatFields(RefusedFields):
     """Those of chats alone."""
 
     audio: Annotated[Any, _refuse()] = _because("answers are text")
-    function_call: Annotated[Any, _refuse("none", "auto")] = _because("use tool_choice")
-    functions: Annotated[Any, _refuse([])] = _because("use tools")
     moderation: Annotated[Any, _refuse()] = _because("nothing here moderates")
     modalities: Annotated[Any, _refuse(["text"])] = _because("answers are text")
     web_search_options: Annotated[Any, _refuse()] = _because("nothing here searches the web")

@@ -17,9 +17,12 @@ def build_response(
     usage: UsageCounter,
     build_choice: Callable[[int, Answer], dict[str, Any]],
 ) -> dict[str, Any]:
-    """The response object; `build_choice` makes what a choice has beside its index and its end."""
+    """The response object; `build_choice` makes what a choice has beside its index.
+
+    A choice that names no `finish_reason` has that of the answer.
+    """
     choices = [
-        {"index": index, **build_choice(index, answer), "finish_reason": answer.reason.value}
+        {"index": index, "finish_reason": answer.reason.value, **build_choice(index, answer)}
         for index, answer in enumerate(answers)
     ]
     return {

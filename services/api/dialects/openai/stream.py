@@ -9,7 +9,7 @@ import msgspec
 
 from services.api.dialects.openai.response import build_head
 from services.api.dialects.openai.usage_response import build_timings, build_usage
-from services.api.generation.events import Finished, TextDelta
+from services.api.generation.events import Finished, FinishReason, PartEvent, TextDelta
 from services.api.generation.usage import UsageCounter
 from services.api.streaming import sse
 
@@ -56,6 +56,10 @@ class OpenAIStream(ABC):
     def choice_with_logprobs(self, delta: TextDelta) -> dict[str, Any]:
         """The choice of a delta that carries log-probabilities."""
 
+    @abstractmethod
+    def part(self, part: PartEvent) -> bytes:
+        """A chunk with more of the thinking, or of a call."""
+
     def delta(self, delta: TextDelta) -> bytes:
         """A chunk with the new text; empty while the engine holds text back."""
         if delta.logprobs:
@@ -72,8 +76,17 @@ class OpenAIStream(ABC):
         tail = self._tail
         if not self._include_usage and self._usage.is_complete:
             tail = b',"timings":' + encode(build_timings(self._usage)) + b"}" + sse.END
-        reason = finished.reason.value.encode()
+        reason = self.name_reason(finished.reason).encode()
         return self._head + choice % (finished.index, self.no_text, reason) + tail
+
+    def name_reason(self, reason: FinishReason) -> str:
+        """The `finish_reason` of a choice."""
+        return reason.value
+
+    def encode_delta(self, index: int, delta: dict[str, Any]) -> bytes:
+        """A chunk with any other delta than text."""
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+        return self._head + encode(choice) + b"]" + self._tail
 
     def closing(self) -> bytes:
         """The usage chunk, if the client requested it."""

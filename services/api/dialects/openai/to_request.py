@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from services.api.access.principal import Principal
-from services.api.dialects.openai.chat_schema import ChatCompletionRequest, ChatMessage
+from services.api.dialects.openai.chat_schema import ChatCompletionRequest, ChatMessage, ToolCall
 from services.api.dialects.openai.completions_schema import DEFAULT_MAX_TOKENS, CompletionRequest
 from services.api.dialects.openai.generation_options import GenerationOptions
+from services.api.dialects.openai.tool_options import find_tool_choice, select_tools
 from services.api.generation.request import (
     GenerationRequest,
     Lane,
@@ -43,8 +44,10 @@ def chat_to_request(
     """The request of a chat completion."""
     conversation = Conversation(
         messages=[_message_to_dict(message) for message in body.messages],
-        tools=_select_tools(body),
-        options=_template_options(body),
+        tools=select_tools(body),
+        options=body.chat_template_kwargs or {},
+        is_thinking=_find_thinking(body),
+        reasoning_effort=body.reasoning_effort,
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final_message=bool(body.continue_final_message),
     )
@@ -55,6 +58,10 @@ def chat_to_request(
         prompt=conversation,
         stopping=_build_stopping(body, body.max_completion_tokens or body.max_tokens),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        tool_choice=find_tool_choice(body),
+        # The old form has room for one call.
+        parallel_tool_calls=body.parallel_tool_calls is not False and not body.has_functions,
+        separates_reasoning=body.reasoning_format != "none",
         **_common_options(body),
     )
 
@@ -76,27 +83,14 @@ def completion_to_request(
     )
 
 
-def _select_tools(request: ChatCompletionRequest) -> list[dict[str, Any]] | None:
-    """The tools that the template shows; `tool_choice` may exclude all, or all but one."""
-    if not request.tools or request.tool_choice == "none":
-        return None
-    functions = [tool for tool in request.tools if tool.function is not None]
-    if request.tool_choice is not None and not isinstance(request.tool_choice, str):
-        chosen = request.tool_choice.function.name
-        functions = [t for t in functions if t.function is not None and t.function.name == chosen]
-    return [tool.model_dump(exclude_none=True) for tool in functions] or None
-
-
-def _template_options(request: ChatCompletionRequest) -> dict[str, Any]:
-    """The variables of the template that the client sets."""
-    options = dict(request.chat_template_kwargs or {})
-    if request.enable_thinking is not None:
-        options.setdefault("enable_thinking", request.enable_thinking)
-    if request.reasoning_effort is not None:
-        options.setdefault("reasoning_effort", request.reasoning_effort)
-        if request.reasoning_effort == "none":
-            options.setdefault("enable_thinking", False)
-    return options
+def _find_thinking(body: ChatCompletionRequest) -> bool | None:
+    """Whether the client switches thinking on or off."""
+    given = (body.chat_template_kwargs or {}).get("enable_thinking")
+    if isinstance(given, bool):
+        return given
+    if body.enable_thinking is None and body.reasoning_effort == "none":
+        return False
+    return body.enable_thinking
 
 
 def _message_to_dict(message: ChatMessage) -> dict[str, Any]:
@@ -105,12 +99,15 @@ def _message_to_dict(message: ChatMessage) -> dict[str, Any]:
     result: dict[str, Any] = {"role": role, "content": message.content or ""}
     if message.name is not None:
         result["name"] = message.name
-    if message.reasoning_content is not None:
-        result["reasoning_content"] = message.reasoning_content
+    reasoning = message.reasoning_content or message.reasoning
+    if reasoning is not None:
+        result["reasoning_content"] = reasoning
     if message.tool_call_id is not None:
         result["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
-        result["tool_calls"] = [call.model_dump(exclude_none=True) for call in message.tool_calls]
+    old = [ToolCall(function=message.function_call)] if message.function_call else []
+    calls = [*(message.tool_calls or ()), *old]
+    if calls:
+        result["tool_calls"] = [call.model_dump(exclude_none=True) for call in calls]
     return result
 
 

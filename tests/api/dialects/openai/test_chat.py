@@ -35,6 +35,7 @@ async def test_a_chat_has_the_shape_of_openais_response(api: Api) -> None:
             "completion_tokens": 2,
             "total_tokens": 9,
             "prompt_tokens_details": {"cached_tokens": 3},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
 

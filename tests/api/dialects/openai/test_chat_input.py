@@ -11,13 +11,21 @@ import pytest
 from tests.api.chat_helpers import BODY, PATH, QUESTION, openai_client
 from tests.api.conftest import Api
 
+CALL = "function_call"
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+FUNCTIONS = {"functions": [{"name": "f"}]}
+
+
+def choose(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
 INVALID_BODIES: list[tuple[str, Any, str | None]] = [
     ("no messages", {"model": "tiny"}, "messages"),
     ("empty messages", {**BODY, "messages": []}, "messages"),
     ("no model", {"messages": QUESTION}, "model"),
     ("negative max_tokens", {**BODY, "max_tokens": -2}, "max_tokens"),
     ("no token", {**BODY, "max_tokens": 0}, "max_tokens"),
-    ("functions", {**BODY, "functions": [{"name": "f"}]}, "functions"),
     ("Mirostat", {**BODY, "mirostat": 2}, "mirostat"),
     ("audio", {**BODY, "modalities": ["text", "audio"]}, "modalities"),
     ("text for a number", {**BODY, "temperature": "hot"}, "temperature"),
@@ -59,9 +67,16 @@ INVALID_BODIES: list[tuple[str, Any, str | None]] = [
     ("a body that is a list", [], None),
     (
         "a tool choice of another kind",
-        {**BODY, "tool_choice": {"type": "allowed_tools"}},
-        "tool_choice.function",
+        {**BODY, "tool_choice": {"type": "custom", "custom": {"name": "f"}}},
+        "tool_choice.type",
     ),
+    ("a forced call", {**BODY, "tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
+    ("a forced tool", {**BODY, "tools": TOOLS, "tool_choice": choose("f")}, "tool_choice"),
+    ("a tool that is missing", {**BODY, "tools": TOOLS, "tool_choice": choose("g")}, "tool_choice"),
+    ("a function that is missing", {**BODY, **FUNCTIONS, "function_call": {"name": "g"}}, CALL),
+    ("a forced function", {**BODY, **FUNCTIONS, "function_call": {"name": "f"}}, "tool_choice"),
+    ("functions and tools", {**BODY, **FUNCTIONS, "tools": TOOLS}, None),
+    ("a function without a name", {**BODY, "functions": [{}]}, "functions[0].name"),
     ("tool choice", {**BODY, "tool_choice": "maybe"}, "tool_choice"),
     (
         "reserved variable",
@@ -141,9 +156,9 @@ async def test_what_clients_send_by_default_is_accepted(api: Api, fields: dict[s
 
 async def test_a_refused_field_is_named_with_the_reason(api: Api) -> None:
     async with api.client() as client:
-        answer = await client.post(PATH, json={**BODY, "functions": [{"name": "f"}]})
+        answer = await client.post(PATH, json={**BODY, "mirostat": 2})
 
-    assert answer.json()["error"]["message"] == "functions: is not supported: use tools"
+    assert answer.json()["error"]["message"] == "mirostat: is not supported: there is no Mirostat"
 
 
 async def test_earlier_thinking_is_left_out_of_a_message(api: Api) -> None:

@@ -14,6 +14,7 @@ from services.api.access.principal import Principal
 from services.api.dialects.openai.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.completions_schema import CompletionRequest
 from services.api.dialects.openai.to_request import chat_to_request, completion_to_request
+from services.api.generation.request import ToolChoice
 from services.api.generation.to_engine import build_prompt, build_submit
 from services.api.prompts.render import Conversation
 
@@ -187,6 +188,11 @@ def test_an_answer_with_calls_needs_no_content() -> None:
     ]
 
 
+def allow(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 @pytest.mark.parametrize(
     ("choice", "names"),
     [
@@ -194,6 +200,8 @@ def test_an_answer_with_calls_needs_no_content() -> None:
         ("auto", ["f", "g"]),
         ("none", None),
         ({"type": "function", "function": {"name": "g"}}, ["g"]),
+        (allow("auto", "g"), ["g"]),
+        (allow("required", "g", "f"), ["f", "g"]),
     ],
     ids=str,
 )
@@ -210,14 +218,97 @@ def test_the_template_sees_the_tools_that_may_be_chosen(
     assert (None if found is None else [tool["function"]["name"] for tool in found]) == names
 
 
-def test_reasoning_effort_none_switches_thinking_off() -> None:
-    found = conversation(reasoning_effort="none", chat_template_kwargs={"a": 1})
+@pytest.mark.parametrize(
+    ("choice", "found"),
+    [
+        (None, ToolChoice.AUTO),
+        ("auto", ToolChoice.AUTO),
+        ("none", ToolChoice.AUTO),
+        ("required", ToolChoice.REQUIRED),
+        ({"type": "function", "function": {"name": "f"}}, ToolChoice.REQUIRED),
+        (allow("auto", "f"), ToolChoice.AUTO),
+        (allow("required", "f"), ToolChoice.REQUIRED),
+    ],
+    ids=str,
+)
+def test_a_choice_that_leaves_no_other_answer_than_a_call_forces_it(
+    choice: object, found: ToolChoice
+) -> None:
+    request = chat_to_request(make_request(tools=[TOOL], tool_choice=choice), "t", PRINCIPAL)
 
-    assert found.options == {
-        "a": 1,
-        "reasoning_effort": "none",
-        "enable_thinking": False,
+    assert request.tool_choice is found
+
+
+def test_the_old_functions_are_tools_of_which_one_is_called() -> None:
+    body = make_request(functions=[{"name": "f", "parameters": {}}], function_call="auto")
+    request = chat_to_request(body, "t", PRINCIPAL)
+
+    assert isinstance(request.prompt, Conversation)
+    assert request.prompt.tools == [
+        {"type": "function", "function": {"name": "f", "parameters": {}}}
+    ]
+    assert not request.parallel_tool_calls
+
+
+def test_the_old_form_of_a_call_in_an_earlier_answer_is_a_call() -> None:
+    call = {"name": "f", "arguments": "{}"}
+    found = conversation(
+        messages=[
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": None, "function_call": call},
+            {"role": "function", "name": "f", "content": "r"},
+        ]
+    )
+
+    assert found.messages[1] == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": call}],
     }
+
+
+@pytest.mark.parametrize("given", [None, True, False])
+def test_parallel_calls_are_allowed_by_default(given: bool | None) -> None:
+    request = chat_to_request(make_request(parallel_tool_calls=given), "t", PRINCIPAL)
+
+    assert request.parallel_tool_calls is (given is not False)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_thinking", "effort"),
+    [
+        ({}, None, None),
+        ({"reasoning_effort": "low"}, None, "low"),
+        ({"reasoning_effort": "none"}, False, "none"),
+        ({"reasoning_effort": "none", "enable_thinking": True}, True, "none"),
+        ({"enable_thinking": False}, False, None),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, False, None),
+    ],
+    ids=str,
+)
+def test_thinking_is_switched_by_any_of_the_fields(
+    given: dict[str, Any], is_thinking: bool | None, effort: str | None
+) -> None:
+    found = conversation(**given)
+
+    assert (found.is_thinking, found.reasoning_effort) == (is_thinking, effort)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_earlier_thinking_reaches_the_template_under_one_name(name: str) -> None:
+    answer = {"role": "assistant", "content": "b", name: "a"}
+    found = conversation(messages=[{"role": "user", "content": "hi"}, answer])
+
+    assert found.messages[1] == {"role": "assistant", "content": "b", "reasoning_content": "a"}
+
+
+@pytest.mark.parametrize(("given", "is_separate"), [(None, True), ("auto", True), ("none", False)])
+def test_the_reasoning_format_none_leaves_the_thinking_in_the_text(
+    given: str | None, is_separate: bool
+) -> None:
+    request = chat_to_request(make_request(reasoning_format=given), "t", PRINCIPAL)
+
+    assert request.separates_reasoning is is_separate
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])

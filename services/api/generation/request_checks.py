@@ -1,0 +1,49 @@
+"""What is refused before a model is found and a prompt rendered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.api.generation.request import GenerationRequest, ToolChoice
+from services.api.prompts.render import Conversation
+from services.shared.errors import InvalidRequest
+from services.shared.limits import MAX_CONSTRAINT_CHARS, MAX_SUBMIT_BYTES
+
+
+def check_request(request: GenerationRequest) -> None:
+    """InvalidRequest for what cannot be done, or what the engine would refuse."""
+    _check_size(request)
+    # This is where a constraint that forces a call would be built.
+    if request.tool_choice is ToolChoice.REQUIRED:
+        raise InvalidRequest("tool_choice cannot force a call yet: use auto", param="tool_choice")
+
+
+def _check_size(request: GenerationRequest) -> None:
+    prompt = request.prompt
+    if isinstance(prompt, Conversation):
+        given = [list(prompt.messages), list(prompt.tools or ()), dict(prompt.options)]
+        size = _count_chars(given)
+    else:
+        size = sum(map(len, prompt))
+    if size > MAX_SUBMIT_BYTES:
+        param = request.prompt_field
+        raise InvalidRequest(
+            f"{param} is too long: {size} characters, of at most {MAX_SUBMIT_BYTES}", param=param
+        )
+    output = request.structured_output
+    if output is not None and len(output.source) > MAX_CONSTRAINT_CHARS:
+        name = output.format.value
+        raise InvalidRequest(
+            f"the {name} is too long: {len(output.source)} characters, of at most "
+            f"{MAX_CONSTRAINT_CHARS}",
+            param=name,
+        )
+
+
+def _count_chars(value: Any) -> int:
+    """The characters of all strings in a JSON value, keys included."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(key) + _count_chars(item) for key, item in value.items())
+    return sum(map(_count_chars, value)) if isinstance(value, list) else 0

@@ -1,0 +1,82 @@
+"""Which parser the answers of one request need, if any.
+
+the text of an answer ─► ReasoningParser ─► Content ─► the parser of the tool dialect
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from services.api.parsing.parts import Content, OutputParser, Part
+from services.api.parsing.reasoning import ReasoningMarks, ReasoningParser, find_marks
+
+
+class ToolDialect(Protocol):
+    """How the models of one family write their calls.
+
+    `handles_reasoning`: its parsers yield Reasoning too, because the family writes both in one
+    syntax.
+    """
+
+    @property
+    def handles_reasoning(self) -> bool:
+        """Whether its parsers read the thinking."""
+
+    def open(self, tools: Mapping[str, Mapping[str, Any]]) -> OutputParser:
+        """A parser for one answer; the schema of the arguments by the name of the function."""
+
+
+DialectFinder = Callable[[str], ToolDialect | None]  # by the source of a chat template
+
+
+def choose_parser(
+    template: str,
+    *,
+    prompt: str,
+    prefill: str | None,
+    tools: Sequence[Mapping[str, Any]],
+    separates_reasoning: bool,
+    find_dialect: DialectFinder,
+) -> Callable[[], OutputParser] | None:
+    """What makes a parser for each answer; None where the text needs none.
+
+    `prompt` is its last part at least. `prefill` is the text of the message that the model
+    continues, if it continues one. `tools` are in OpenAI's form.
+    """
+    schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+    dialect = find_dialect(template)
+    if dialect is not None and dialect.handles_reasoning:
+        has_work = bool(tools) or separates_reasoning
+        return (lambda: dialect.open(schemas)) if has_work else None
+    marks = find_marks(template) if separates_reasoning else None
+    if marks is not None and prefill and not marks.is_open_in(prefill):
+        marks = None  # the answer itself has begun
+    if marks is None:
+        return (lambda: dialect.open(schemas)) if tools and dialect is not None else None
+    is_open = bool(prefill) or marks.is_opened_by(prompt)
+    if not tools or dialect is None:
+        return lambda: ReasoningParser(marks, is_open=is_open)
+    return lambda: _BothParser(marks, dialect.open(schemas), is_open=is_open)
+
+
+class _BothParser:
+    """Reasoning first; what remains goes to the parser of calls. A call in thinking is thinking."""
+
+    def __init__(self, marks: ReasoningMarks, calls: OutputParser, *, is_open: bool) -> None:
+        self._reasoning = ReasoningParser(marks, is_open=is_open)
+        self._calls = calls
+
+    def feed(self, text: str) -> list[Part]:
+        """The parts that more text has decided."""
+        return self._parse(self._reasoning.feed(text))
+
+    def finish(self) -> list[Part]:
+        """The parts that were held back."""
+        return [*self._parse(self._reasoning.finish()), *self._calls.finish()]
+
+    def _parse(self, parts: Sequence[Part]) -> list[Part]:
+        result: list[Part] = []
+        for part in parts:
+            result += self._calls.feed(part.text) if isinstance(part, Content) else [part]
+        return result
