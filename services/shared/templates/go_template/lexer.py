@@ -16,6 +16,8 @@ from enum import Enum, auto
 from services.shared.templates.go_template.errors import GoTemplateError
 
 _SPACE = " \t\r\n"
+_BASES = {"0x", "0o", "0b"}
+_INTEGER_LIMIT = 1 << 64
 _MAX_SHOWN = 20  # characters of a template in a message
 
 
@@ -181,12 +183,14 @@ def _unquote(text: str, line: int) -> str:
 
 
 def _parse_number(text: str, line: int) -> int | float:
+    digits = text.replace("_", "")
+    is_integer = digits.lstrip("+-").isdigit() or digits.lstrip("+-")[:2].lower() in _BASES
     try:
-        digits = text.replace("_", "")
-        if digits.lstrip("+-").isdigit():
-            return int(digits)
-        if re.search("[xXoObB]", digits):
-            return int(digits, 0)
-        return float(digits)
+        if not is_integer:
+            return float(digits)
+        number = int(digits, 0 if digits.lstrip("+-")[:2].lower() in _BASES else 10)
     except ValueError as error:
         raise GoTemplateError(f"{text[:_MAX_SHOWN]} is no number", line) from error
+    if abs(number) >= _INTEGER_LIMIT:
+        raise GoTemplateError(f"{text[:_MAX_SHOWN]} is too large", line)
+    return number

@@ -98,7 +98,8 @@ def _convert(verb: str, flags: str, precision: int | None, value: Any) -> str | 
         case "q" if isinstance(value, str):
             return _quote(value)
         case "x" | "X" if isinstance(value, str):
-            return value.encode().hex() if verb == "x" else value.encode().hex().upper()
+            digits = value.encode("utf-8", "replace").hex()
+            return digits if verb == "x" else digits.upper()
     sign = "+" if "+" in flags else " " if " " in flags else ""
     if isinstance(value, int) and not isinstance(value, bool):
         return _convert_integer(verb, f"{sign}#" if "#" in flags else sign, value)

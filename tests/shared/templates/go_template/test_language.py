@@ -129,6 +129,14 @@ def test_printf(call: str, expected: str) -> None:
     assert run("{{ " + call + " }}") == expected
 
 
+def test_half_of_a_character_harms_nothing() -> None:
+    source = (
+        "{{ len . }}{{ slice . 0 1 }}{{ printf `%x %q` . . }}{{ range . }}{{ end }}{{ json . }}"
+    )
+
+    assert run(source, "\ud800").startswith("1?3f")
+
+
 @pytest.mark.parametrize(
     ("source", "line", "message"),
     [
@@ -148,6 +156,7 @@ def test_printf(call: str, expected: str) -> None:
         ("{{ break }}", 1, "`break` stands outside of a range"),
         ("{{ (.A }}", 1, "`)` is missing"),
         ('{{ "a }}', 1, "'\"a }}' is not understood"),
+        ("{{ 0x" + "f" * 5000 + " }}", 1, "0xffffffffffffffffff is too large"),
         (r'{{ "\q" }}', 1, r"\q is no character"),
         ("{{ /* }}", 1, "a comment is not closed by */}}"),
         ("{{ template .A }}", 1, "the name of a template is a string"),
