@@ -94,7 +94,7 @@ def _describe_gguf(
     candidates = order(jinja=jinja, go=go, is_own=is_own)
     described = _with_best(description, candidates)
     renderer = find_renderer(texts.read(FileRole.CONFIG))
-    if renderer is None or Capability.CHAT in described.capabilities:
+    if renderer is None or described.capabilities != (Capability.COMPLETION,):
         return described
     return _with_warning(described, no_renderer(renderer))
 
@@ -169,7 +169,8 @@ def _with_best(description: Description, candidates: Sequence[Candidate]) -> Des
         )
     if choice.failures:
         bare = _with_warning(
-            bare, f"One of its chat templates cannot be used ({choice.failures[0]}); another is."
+            bare,
+            f"One of its chat templates cannot be used ({choice.failures[0]}), so another one is.",
         )
     found = [Capability.COMPLETION, Capability.CHAT]
     found += [Capability.TOOLS] if traits.tools else []

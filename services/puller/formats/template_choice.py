@@ -5,7 +5,8 @@
 3  any other Go template
 
 The first that works is taken. Apart from a person's own, one that cannot show tools, calls and
-results gives way to a later one that can. Ollama's own rule is that of selectedTemplateSource in its server/images.go.
+results gives way to a later one that can. Ollama's own rule is selectedTemplateSource in its
+server/images.go. Pure, apart from the probe that it is given.
 """
 
 from __future__ import annotations
