@@ -38,7 +38,7 @@ class NotingBackend(FakeBackend):
         self.copied += len(state)
         return state
 
-    def load(self, sequence: int, start: int, state: bytes) -> bool:
+    def load(self, sequence: int, start: int, state: bytes | memoryview) -> bool:
         self.copied += len(state)
         return super().load(sequence, start, state[: len(state) - self.padding])
 
