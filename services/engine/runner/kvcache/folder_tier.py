@@ -39,6 +39,10 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FileId = tuple[int, int]  # inode and time of change: another file under the same name differs
 
 
+class EntryLost(Exception):
+    """An entry is not there any more: it was removed, or replaced by another snapshot."""
+
+
 class FolderTier:
     """The entries of one folder. Any thread. Nothing here removes an entry: the front does."""
 
@@ -90,7 +94,10 @@ class FolderTier:
     def read(
         self, name: str, slot: int, key: DerivedKey, part: Part, sealer: FrameSealer
     ) -> tuple[EntryHeader, bytes | memoryview] | None:
-        """Read and open an entry; None where it cannot be used, which is an event."""
+        """Read and open an entry; None where it cannot be used.
+
+        That is an event, unless another snapshot has replaced it since it was found.
+        """
         try:
             with Path(entry_path(self._folder, name)).open("rb", buffering=0) as file:
                 header = EntryHeader.unpack(file.read(HEADER_BYTES))
@@ -103,6 +110,8 @@ class FolderTier:
             return None
         except FileNotFoundError:
             self._events.append(CacheRejected(name, self.tier, "missing"))
+            return None
+        except EntryLost:
             return None
         except OSError:
             self._reject(name, "unreadable")
@@ -122,10 +131,13 @@ class FolderTier:
         return True
 
     def read_chunks(self, name: str) -> Iterable[bytes]:
-        """The bytes of an entry as they are, to copy them. Raises OSError."""
-        with Path(entry_path(self._folder, name)).open("rb", buffering=0) as file:
-            while chunk := file.read(1 << 20):
-                yield chunk
+        """The bytes of an entry as they are, to copy them. Raises EntryLost."""
+        try:
+            with Path(entry_path(self._folder, name)).open("rb", buffering=0) as file:
+                while chunk := file.read(1 << 20):
+                    yield chunk
+        except OSError as error:
+            raise EntryLost from error
 
     def _check_space(self, size: int) -> None:
         stat = os.statvfs(self._folder)
@@ -161,8 +173,11 @@ class FolderTier:
 
 def _check(header: EntryHeader, slot: int, key: DerivedKey, part: Part) -> None:
     tail_tag = key.build_tail_tag(part.content) if part.kind == "snapshot" else bytes(16)
-    expected = (part.kind, slot, part.tokens, key.id, tail_tag)
-    if (header.kind, header.slot, header.tokens, header.key_id, header.tail_tag) != expected:
+    if (header.kind, header.slot, header.key_id) != (part.kind, slot, key.id):
+        raise BadEntry("mismatch")
+    if (header.tokens, header.tail_tag) != (part.tokens, tail_tag):
+        if part.kind == "snapshot":
+            raise EntryLost
         raise BadEntry("mismatch")
 
 

@@ -8,12 +8,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from services.engine.core import CacheEvent, CacheStored
 from services.engine.kv_entry import SLOTS, EntryHeader
 from services.engine.runner.kvcache.chain import Part
-from services.engine.runner.kvcache.folder_tier import FolderTier
+from services.engine.runner.kvcache.folder_tier import EntryLost, FolderTier
 from services.engine.runner.kvcache.keys import DerivedKey
 from services.engine.runner.kvcache.lookup import Entry
 from services.engine.runner.kvcache.policy import choose_slot
@@ -195,9 +196,10 @@ class Writer:
         ram, entry, header = self._ram, copy.entry, copy.header
         if ram is None or ram.has(entry.name) or not ram.is_writable:
             return
-        chunks = entry.tier.read_chunks(entry.name)
-        if ram.write(entry.name, header.file_bytes, self._until_stopped(chunks)):
-            self._report(entry.name, ram, header)
+        chunks = self._until_stopped(entry.tier.read_chunks(entry.name))
+        with suppress(EntryLost):  # evicted meanwhile
+            if ram.write(entry.name, header.file_bytes, chunks):
+                self._report(entry.name, ram, header)
 
     def _report(self, name: str, tier: FolderTier, header: EntryHeader) -> None:
         stored = CacheStored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from services.engine.core import CacheEvent, CacheNotWritten, CacheRejected, CacheStored
+from services.engine.kv_entry import HEADER_BYTES, EntryHeader
 from services.engine.runner.kvcache.folder_tier import FolderTier
 from services.engine.runner.kvcache.store import PromptStore
 from tests.engine.runner.kvcache.stores import (
@@ -22,6 +24,7 @@ from tests.engine.runner.kvcache.stores import (
     make_state,
     make_tokens,
     open_store,
+    rejections,
     save,
     take_all,
     wait_until_written,
@@ -130,6 +133,46 @@ def test_a_folder_that_vanishes_is_a_miss_and_is_not_made_again(tmp_path: Path) 
             CacheNotWritten("disk", "missing folder"),
         ]
         assert not (tmp_path / "disk").exists()
+
+
+def test_a_snapshot_that_is_replaced_after_it_was_found_is_a_miss_and_not_rejected(
+    tmp_path: Path,
+) -> None:
+    """Rejecting would have the front delete the new one."""
+    with open_store(disk=tmp_path / "disk", saves_whole=True) as store:
+        chain = store.open_chain([KEY], TOKENS)
+        store._writer._now = itertools.count(1000.0).__next__
+        save(store, chain, {(0, length): b"%d" % length for length in (1, 2, 3, 4)})
+        found = [store.find(chain, end=length) for length in (1, 2, 3, 4)]
+        save(store, chain, {(0, length): b"%d" % length for length in (5, 6, 7, 8)})
+        for stored in found:
+            assert stored is not None
+            fetch = store.fetch(chain, stored, 0)
+            fetch.wait(30)
+            assert (fetch.take(), fetch.is_failed) == (None, True)
+
+        assert rejections(store) == []
+        assert [take_all(store, chain, end=end) for end in (4, 5, 8)] == [[], [b"5"], [b"8"]]
+
+
+def test_an_entry_that_is_evicted_before_it_is_copied_is_no_fault_of_the_ram(
+    tmp_path: Path,
+) -> None:
+    with open_store(disk=tmp_path / "disk", ram=tmp_path / "ram") as store:
+        chain = store.open_chain([KEY], TOKENS)
+        save(store, chain, {(0, 256): b"state"})
+        with store._writer._changed:  # as if it were busy
+            stored = store.find(chain)
+            assert stored is not None
+            opened = stored.entries[0].tier.read_chunks(stored.entries[0].name)
+            header = EntryHeader.unpack(next(iter(opened))[:HEADER_BYTES])
+            store._writer.copy_to_ram(stored.entries[0], header)
+            for path in entry_files(tmp_path / "disk"):
+                path.unlink()
+        wait_until_written(store)
+
+        assert failures(store) == []
+        assert [path for path in (tmp_path / "ram").rglob("*") if path.is_file()] == []
 
 
 def test_something_else_under_the_name_of_an_entry_is_a_miss(tmp_path: Path) -> None:
