@@ -1,7 +1,7 @@
 """How much memory there is and how much of it is free, measured on the machine.
 
     host    the smaller of the system's available memory and, over the cgroups (v2 or v1) that this
-            process is in, limit - use
+            process is in, limit - use; on a Mac see macos.py
     cudaN   from NVML, one pool for each device that llama.cpp can use. The number is CUDA's, which
             depends on CUDA_VISIBLE_DEVICES; NVML is asked by the device's address on the PCI bus
     others  devices that NVML does not know, or only as a part of a larger one: their free memory
@@ -14,6 +14,7 @@ A cgroup's use includes page cache, which the kernel gives back on demand. It co
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 import psutil
 
 from services.engine.core import HOST, Device
+from services.engine.memory.macos import MacMemory
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -46,7 +48,10 @@ class MemoryProbe(Protocol):
     """Measures the memory of the machine."""
 
     def measure_pools(self) -> tuple[MemoryPool, ...]:
-        """Every pool, the host first. Takes well under a millisecond for each pool."""
+        """Every pool, the host first. Takes well under a millisecond for each pool.
+
+        On a Mac a tool of the system is run, which takes some milliseconds.
+        """
 
     def measure_process(self, pid: int) -> int | None:
         """The bytes of main memory that belong to a process and to no file.
@@ -70,6 +75,7 @@ class SystemProbe:
         cgroups: Path = _CGROUPS,
         own_cgroups: Path = _OWN_CGROUPS,
         open_nvml: Callable[[], Any] | None = None,
+        mac: MacMemory | None = None,
     ) -> None:
         self._devices = [device for device in devices if not device.uses_main_memory]
         self._nvml: Any = (open_nvml or _open_nvml)() if self._devices else None
@@ -77,11 +83,14 @@ class SystemProbe:
         self._pools = {device.name: self._build_pool(device) for device in self._devices}
         self._cgroups = cgroups
         self._own_cgroups = own_cgroups
+        self._mac = mac if mac or sys.platform != "darwin" else MacMemory()
 
     def measure_pools(self) -> tuple[MemoryPool, ...]:
         """See MemoryProbe."""
         memory = psutil.virtual_memory()
         total, free = int(memory.total), int(memory.available)
+        if self._mac is not None:
+            total, free = self._mac.measure(total, free)
         cgroup = read_cgroup_memory(self._cgroups, self._own_cgroups)
         if cgroup is not None:
             total, free = min(total, cgroup[0]), min(free, cgroup[1])
