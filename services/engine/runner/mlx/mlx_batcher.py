@@ -22,6 +22,7 @@ from services.engine.runner.batcher import (
     Written,
 )
 from services.engine.runner.errors import build_too_long_error
+from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.mlx.generated_answer import GeneratedAnswer
 from services.engine.runner.mlx.sequence_batch import SequenceBatch, StepReport
 from services.engine.runner.stepping.current_requests import CurrentRequests, build_ended_event
@@ -48,6 +49,7 @@ class MlxBatcher:
     def __init__(self, loaded: LoadedModel, config: LoadConfig) -> None:
         self.info = loaded.info
         self.vocabulary = loaded.vocabulary
+        self.store: PromptStore | None = None  # what MLX computes is not stored yet
         self.counters = Counters()
         self._library = loaded.library
         self._max_queued = config.max_queued
