@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.shared.templates.go_template.errors import GoTemplateError
@@ -204,6 +204,7 @@ PIECES = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.one_of(st.lists(PIECES, max_size=40).map("".join), st.text(max_size=60)))
 @example("{{" + "(" * (MAX_NESTING + 9))
 @example("{{ " + "9" * 5000 + " }}")
