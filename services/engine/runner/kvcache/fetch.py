@@ -139,13 +139,16 @@ class ReaderPool:
     def _run(self) -> None:
         sealer = FrameSealer()
         while (work := self._next()) is not None:
-            fetch, place, entry = work
-            state = None
-            try:
-                state = self._read(entry, sealer)
-            except Exception:  # the thread serves all later fetches too
-                logger.exception("entry could not be read", extra={"tier": entry.tier.tier})
-            fetch.put(place, state)
+            self._serve(*work, sealer)
+            del work  # else the fetch lives until there is another one
+
+    def _serve(self, fetch: Fetch, place: int, entry: Entry, sealer: FrameSealer) -> None:
+        state = None
+        try:
+            state = self._read(entry, sealer)
+        except Exception:  # the thread serves all later fetches too
+            logger.exception("entry could not be read", extra={"tier": entry.tier.tier})
+        fetch.put(place, state)
 
     def _read(self, entry: Entry, sealer: FrameSealer) -> StoredState | None:
         opened = entry.tier.read(entry.name, entry.slot, entry.key, entry.part, sealer)

@@ -27,6 +27,10 @@ def make_state(size: int, *, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+def make_blocks(count: int) -> dict[tuple[int, int], bytes]:
+    return {(k * 256, k * 256 + 256): make_state(100 + k, seed=k) for k in range(count)}
+
+
 @contextmanager
 def open_store(
     *,

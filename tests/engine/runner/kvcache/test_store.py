@@ -8,11 +8,11 @@ import pytest
 
 from services.engine.core import CacheKey, CacheStored, CacheUsed
 from services.engine.runner.kvcache import writer
-from services.engine.runner.kvcache.fetch import Fetch
 from tests.engine.runner.kvcache.stores import (
     KEY,
     OTHER_KEY,
     entry_files,
+    make_blocks,
     make_state,
     make_tokens,
     open_store,
@@ -25,12 +25,8 @@ from tests.waiting import until
 NEW_KEY = CacheKey(b"the next epoch..", bytes(range(7, 39)))
 
 
-def block_states(count: int) -> dict[tuple[int, int], bytes]:
-    return {(k * 256, k * 256 + 256): make_state(100 + k, seed=k) for k in range(count)}
-
-
 def test_a_growing_chat_writes_and_reads_only_its_blocks(tmp_path: Path) -> None:
-    states = block_states(4)
+    states = make_blocks(4)
     with open_store(disk=tmp_path / "disk") as store:
         chain = store.open_chain([KEY], make_tokens(700))
         assert store.find(chain) is None
@@ -53,7 +49,7 @@ def test_a_growing_chat_writes_and_reads_only_its_blocks(tmp_path: Path) -> None
 def test_blocks_that_the_caller_has_need_not_be_stored(tmp_path: Path) -> None:
     with open_store(disk=tmp_path / "disk") as store:
         chain = store.open_chain([KEY], make_tokens(1024))
-        states = block_states(4)
+        states = make_blocks(4)
         save(store, chain, {part: state for part, state in states.items() if part[0] >= 512})
 
         assert store.find(chain) is None
@@ -110,7 +106,7 @@ def test_what_is_read_on_disk_is_copied_to_ram(tmp_path: Path) -> None:
     disk, ram = tmp_path / "disk", tmp_path / "ram"
     with open_store(disk=disk, ram=ram) as store:
         chain = store.open_chain([KEY], make_tokens(512))
-        states = block_states(2)
+        states = make_blocks(2)
         save(store, chain, states)
         (name, other) = [event.name for event in store.take_events()]  # type: ignore[union-attr]
         assert entry_files(ram) == []
@@ -130,7 +126,7 @@ def test_what_is_read_on_disk_is_copied_to_ram(tmp_path: Path) -> None:
 def test_without_a_disk_entries_are_written_to_ram(tmp_path: Path) -> None:
     with open_store(ram=tmp_path / "ram") as store:
         chain = store.open_chain([KEY], make_tokens(256))
-        save(store, chain, block_states(1))
+        save(store, chain, make_blocks(1))
 
         stored = store.find(chain)
         assert stored is not None
@@ -152,13 +148,13 @@ def test_without_tiers_nothing_is_found_or_wanted() -> None:
 def test_an_older_epoch_is_read_and_written_again_under_the_newest_key(tmp_path: Path) -> None:
     with open_store(disk=tmp_path / "disk") as store:
         tokens = make_tokens(256)
-        save(store, store.open_chain([KEY], tokens), block_states(1))
+        save(store, store.open_chain([KEY], tokens), make_blocks(1))
         rotated = store.open_chain([NEW_KEY, KEY], tokens)
-        assert take_all(store, rotated) == list(block_states(1).values())
+        assert take_all(store, rotated) == list(make_blocks(1).values())
         assert store.wants(rotated, 256) == [(0, 256)]
-        save(store, rotated, block_states(1))
+        save(store, rotated, make_blocks(1))
 
-        assert take_all(store, store.open_chain([NEW_KEY], tokens)) == [*block_states(1).values()]
+        assert take_all(store, store.open_chain([NEW_KEY], tokens)) == [*make_blocks(1).values()]
 
 
 def test_second_use_stores_what_another_request_of_the_tenant_asked_for(tmp_path: Path) -> None:
@@ -174,15 +170,15 @@ def test_second_use_stores_what_another_request_of_the_tenant_asked_for(tmp_path
 
 def test_never_reads_only(tmp_path: Path) -> None:
     with open_store(disk=tmp_path / "disk") as store:
-        save(store, store.open_chain([KEY], make_tokens(256)), block_states(1))
+        save(store, store.open_chain([KEY], make_tokens(256)), make_blocks(1))
     with open_store(disk=tmp_path / "disk", write="never") as store:
         chain = store.open_chain([KEY], make_tokens(512))
 
         assert store.wants(chain, 512) == []
-        assert take_all(store, chain) == list(block_states(1).values())
+        assert take_all(store, chain) == list(make_blocks(1).values())
 
 
-def test_a_state_is_released_when_it_is_written(tmp_path: Path) -> None:
+def test_a_state_is_released_when_it_is_written_and_when_it_is_taken(tmp_path: Path) -> None:
     with open_store(disk=tmp_path / "disk") as store:
         state = make_state(1000)
         references = sys.getrefcount(state)
@@ -192,6 +188,13 @@ def test_a_state_is_released_when_it_is_written(tmp_path: Path) -> None:
 
         assert until(lambda: sys.getrefcount(state) == references)
         assert len(entry_files(tmp_path / "disk")) == 1
+
+        stored = store.find(chain)
+        assert stored is not None
+        fetch = store.fetch(chain, stored, 0)
+        fetch.wait(30)
+        taken = fetch.take()
+        assert until(lambda: sys.getrefcount(taken) == 2)  # of this test alone
 
 
 def test_the_queue_of_the_writer_is_bounded_and_what_waits_is_not_wanted(
@@ -211,73 +214,10 @@ def test_the_queue_of_the_writer_is_bounded_and_what_waits_is_not_wanted(
         assert store.has_room()
 
 
-def test_states_ahead_of_the_batcher_are_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.engine.runner.kvcache.fetch._READ_AHEAD_BYTES", 150)
-    with open_store(disk=tmp_path / "disk") as store:
-        chain = store.open_chain([KEY], make_tokens(256 * 20))
-        states = {(k * 256, k * 256 + 256): make_state(100, seed=k) for k in range(20)}
-        save(store, chain, states)
-        stored = store.find(chain)
-        assert stored is not None
-        fetch = store.fetch(chain, stored, 0)
-        most, taken = 0, []
-        while not fetch.is_over:
-            fetch.wait(30)
-            most = max(most, len(fetch._ready))
-            if (state := fetch.take()) is not None:
-                taken.append(state.state)
-
-        assert taken == list(states.values())
-        assert most <= 4  # two are ready, and each reader was reading one more
-
-
-def test_a_fetch_that_fails_gives_what_is_before_the_failure(tmp_path: Path) -> None:
-    with open_store(disk=tmp_path / "disk") as store:
-        chain = store.open_chain([KEY], make_tokens(1024))
-        states = list(block_states(4).values())
-        save(store, chain, block_states(4))
-        stored = store.find(chain)
-        assert stored is not None
-        Path(tmp_path / "disk", stored.entries[2].name[:2], stored.entries[2].name[2:]).unlink()
-        fetch = store.fetch(chain, stored, 0)
-        taken = []
-        while not fetch.is_over:
-            fetch.wait(30)
-            if (state := fetch.take()) is not None:
-                taken.append(state.state)
-
-        assert taken == states[:2]
-        assert fetch.is_failed
-
-
-def test_a_closed_fetch_is_over_and_holds_nothing(tmp_path: Path) -> None:
-    with open_store(disk=tmp_path / "disk") as store:
-        chain = store.open_chain([KEY], make_tokens(512))
-        save(store, chain, block_states(2))
-        stored = store.find(chain)
-        assert stored is not None
-        fetch = store.fetch(chain, stored, 0)
-        fetch.wait(30)
-        fetch.close()
-        fetch.close()
-
-        assert (fetch.take(), fetch.is_over, fetch._ready, fetch._ready_bytes) == (
-            None,
-            True,
-            {},
-            0,
-        )
-        store.close(30)
-        late: Fetch = store.fetch(chain, stored, 0)
-        assert late.is_over
-
-
 def test_a_store_writes_what_waits_when_it_is_closed(tmp_path: Path) -> None:
     with open_store(disk=tmp_path / "disk") as store:
         chain = store.open_chain([KEY], make_tokens(512))
-        for (start, end), state in block_states(2).items():
+        for (start, end), state in make_blocks(2).items():
             store.save(chain, start, end, state, seconds=1)
         store.close(30)
         store.close(30)
