@@ -128,9 +128,12 @@ def apply_weight_index(
 ) -> FileSelection:
     """Select exactly the weights that the repository's index names.
 
-    `weight_map` is the file of each tensor. Raises PullFailed when a file is not among `paths`.
+    `weight_map` is the file of each tensor. Raises PullFailed when one is not safetensors, or not
+    among `paths`.
     """
     named = set(weight_map.values())
+    if not all(path.endswith(".safetensors") for path in named):
+        raise PullFailed("the repository's index names files that are not safetensors")
     if missing := sorted(named - set(paths)):
         raise PullFailed(
             f"the repository is incomplete: its index names {len(named)} files of weights, and"

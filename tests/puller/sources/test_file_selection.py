@@ -236,3 +236,5 @@ def test_the_index_decides_which_files_are_weights() -> None:
     ]
     with pytest.raises(PullFailed, match="names 2 files of weights, and gone"):
         apply_weight_index(selection, paths, {"x": "a.safetensors", "y": "gone.safetensors"})
+    with pytest.raises(PullFailed, match="not safetensors"):
+        apply_weight_index(selection, [*paths, "m.bin"], {"x": "a.safetensors", "y": "m.bin"})
