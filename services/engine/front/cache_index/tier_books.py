@@ -107,7 +107,7 @@ class TierBooks:
     async def update(self) -> None:
         """Bring the index up to date and evict. Raises OSError where the folder is gone."""
         noted, self._noted = self._noted, []
-        rejected = {event.name for event in noted if isinstance(event, CacheRejected)}
+        rejected = {event.name for event in noted if _is_worthless(event)}
         if rejected:
             await asyncio.to_thread(self.folder.delete, rejected)
         try:
@@ -231,6 +231,11 @@ class TierBooks:
 
     async def _list(self) -> list[FoundEntry]:
         return await asyncio.to_thread(lambda: list(self.folder.list_entries()))
+
+
+def _is_worthless(event: CacheEvent) -> bool:
+    """Whether an entry is to be deleted. What could not be read may be the fault of the system."""
+    return isinstance(event, CacheRejected) and event.reason != "unreadable"
 
 
 def _index_event(event: CacheStored, tag: str) -> IndexedEntry:

@@ -137,6 +137,16 @@ async def test_a_rejected_entry_is_deleted_and_counted_by_reason(tier: Tier) -> 
     assert (status.entries, status.bytes, status.rejected) == (0, 0, {"authentication": 1})
 
 
+async def test_an_entry_that_could_not_be_read_is_kept(tier: Tier) -> None:
+    name = await tier.store()
+    tier.books.note(CacheRejected(name, "disk", "unreadable"))
+    await tier.books.update()
+
+    status = await tier.books.read_status()
+    assert tier.names == {name}
+    assert (status.entries, status.rejected) == (1, {"unreadable": 1})
+
+
 async def test_an_entry_of_a_tenant_that_was_deleted_meanwhile_is_deleted(tier: Tier) -> None:
     del tier.tags[ALICE]
     await tier.store(ALICE)
