@@ -41,6 +41,7 @@ _MAX_COMPILED_CHARS = 256 << 10
 _PROBED_TOKENS = 3
 _MAX_MESSAGE_CHARS = 500
 _MAX_PIECE_BYTES = 16 << 10
+_MAX_FORCED_BYTES = 512  # of a text that must follow; only its next token counts
 _MARKER = b"\x02"
 _SPECIAL = b"\xff"  # no UTF-8 text begins so: llguidance's mark for tokens that match no text
 
@@ -88,7 +89,7 @@ class _LlamaTokenize:
         self.is_exact = b"".join(pieces[token] for token in self._marker).endswith(_MARKER)
 
     def __call__(self, text: bytes) -> list[int]:
-        tokens = self._encode(_MARKER + text)
+        tokens = self._encode(_MARKER + text[:_MAX_FORCED_BYTES])
         size = len(self._marker)
         # Without tokens, nothing is forced: where the marker has joined with the text.
         return tokens[size:] if tokens[:size] == self._marker else []
@@ -233,6 +234,7 @@ def _build_matcher(tokenizer: GrammarTokenizer, constraint: Constraint) -> Gramm
     if len(constraint.source) > max_chars:
         raise InvalidRequest(f"a {constraint.kind} constraint has at most {max_chars} characters")
     matcher = tokenizer.build_matcher(_to_grammar(constraint), _build_limits(constraint.source))
+    matcher.compute_mask()  # finds the text that must follow; the copies for requests have it then
     error = matcher.get_error() or _find_early_error(matcher.copy())
     if error is not None:
         raise _build_error(constraint, error)

@@ -172,3 +172,10 @@ def test_the_mask_of_forced_text_is_the_usual_token(tiny: Vocabulary) -> None:
 
     assert b"".join(map(tiny.piece, tokens)) == b"counts to 100"
     assert len(tokens) < len("counts to 100")
+
+
+def test_a_long_text_that_must_follow_is_written_to_its_end(tiny: Vocabulary) -> None:
+    text = "The capital of France is Paris. Crème brûlée! " * 16
+    written, _ = walk(tiny, Constraint("json_schema", json.dumps({"const": text})), seed=1)
+
+    assert json.loads(written) == text
