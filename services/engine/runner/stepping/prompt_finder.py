@@ -15,9 +15,7 @@ from services.engine.runner.stepping.scheduler.chunking import find_cut
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.stored_prefixes import BeginFetch
 
-# So many tokens a fetch must save: fewer are computed as fast.
-_MIN_TOKENS_OF_BLOCKS = BLOCK_TOKENS
-_MIN_TOKENS_OF_SNAPSHOT = 64
+_MIN_TOKENS = 64  # that a fetch must save: fewer are computed as fast
 
 
 class PromptFinder:
@@ -34,10 +32,7 @@ class PromptFinder:
         if chain is None:
             return None
         end = min(chain.length, len(branch.tokens) - 1)  # the last token must be computed
-        if self._saves_whole:
-            least = computed + _MIN_TOKENS_OF_SNAPSHOT
-        else:
-            least = computed + _MIN_TOKENS_OF_BLOCKS
+        least = computed + _MIN_TOKENS
         if least > end:
             return None
         stored = self._store.find(chain, start=self._align(computed), end=end)

@@ -164,21 +164,18 @@ def test_room_for_a_state_is_made_of_idle_sequences(
 def test_a_computed_prefix_is_continued_with_what_is_stored_behind_it(
     tmp_path: Path, names: list[str], wanted: str
 ) -> None:
+    """From the end of its last whole block on; but not to compute less than 64 tokens less."""
     with storing(tmp_path) as run:
         run.answer(ask(PROMPT[:300], keys=()))
+        run.answer(ask([*PROMPT[:450], 65], realm="other", keys=()))
 
         answered = run.answer(ask(PROMPT))[0]
+        other = run.answer(ask(PROMPT, realm="other"))[0]
 
-        assert list_tokens(answered) == wanted
-        finished = answered.finished[0]
-        assert finished.cached_tokens == 300  # a block is not fetched for 212 tokens
-        assert finished.stored_tokens == 0
-
-    with storing(tmp_path) as run:
-        run.answer(ask(PROMPT[:257], keys=()))
-        longer = run.answer(ask([*PROMPT[:512], *PROMPT[:300]]))[0]
-
-        assert longer.finished[0].cached_tokens == 257
+        assert list_tokens(answered) == list_tokens(other) == wanted
+        finished, unfetched = answered.finished[0], other.finished[0]
+        assert (finished.cached_tokens, finished.stored_tokens) == (512, 256)
+        assert (unfetched.cached_tokens, unfetched.stored_tokens) == (450, 0)
         run.check_cells()
 
 
