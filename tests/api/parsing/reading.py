@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,5 +63,6 @@ def join(parts: Iterable[Part]) -> Answer:
     return answer
 
 
-def read_whole(dialect: Any, text: str, tools: dict[str, Any]) -> Answer:
-    return join(read(dialect.open(tools), [text]))
+def calls_of(answer: Answer) -> list[tuple[str, Any]]:
+    """The whole calls, with their arguments parsed."""
+    return [(call.name, json.loads(call.arguments)) for call in answer.calls if call.is_whole]

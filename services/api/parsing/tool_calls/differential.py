@@ -15,10 +15,12 @@ from services.api.parsing.tool_calls.shapes.named_calls import NamedCalls
 Render = Callable[[Sequence[dict[str, Any]]], str]
 
 _NAME = "probe_function"
+_ID = "abcdefgh1"  # nine letters and digits: Mistral's templates accept nothing else
 _ARGUMENTS = {"probe_key": "probe value"}
 # Its first and last characters begin and end no marker.
 _ANSWER = "\N{SNOWMAN}answer\N{SNOWMAN}"
 _USER = {"role": "user", "content": "question"}
+_HALF_MARKER = re.compile(r"(?:[<\[][^<>\[\]]*)?$")
 _OBJECT = re.compile(r'\{\s*"(?:name|tool_name|function)"\s*:\s*"$')
 
 
@@ -42,15 +44,19 @@ def find_by_rendering(render: Render) -> ToolDialect | None:
     opening = _OBJECT.search(call.before)
     if opening is not None:
         return _build_json(call, call.before[: opening.start()])
-    opens, name_ends = call.before.strip(), call.between.strip() or call.between
+    opens, has_id, before_name = call.before.strip().partition(_ID)
+    name_ends = call.between.strip() or call.between
     if not opens or not name_ends:
         return None
+    id_ = rf"(?P<id>\w*){re.escape(before_name)}" if has_id else ""
     return NamedCalls(
         name="found by rendering",
-        example=f"{call.before}NAME{call.between}ARGUMENTS{call.after}".strip(),
+        example=f"{call.before}NAME{call.between}ARGUMENTS{call.after}".strip().replace(
+            _ID, "{ID}"
+        ),
         opens=opens,
         name_ends=name_ends,
-        header=re.compile(r"\s*(?P<name>[^\s\[\]<>{}]+)\s*"),
+        header=re.compile(rf"\s*{id_}(?P<name>[^\s\[\]<>{{}}]+)\s*"),
         closes=tuple(filter(None, [call.after.strip()])),
     )
 
@@ -58,16 +64,16 @@ def find_by_rendering(render: Render) -> ToolDialect | None:
 def _render_call(render: Render) -> str:
     """What a template writes for a call where it writes the content of an answer."""
     function = {"name": _NAME, "arguments": json.dumps(_ARGUMENTS)}
-    calls = [{"id": "abcdefgh1", "type": "function", "function": function}]
+    calls = [{"id": _ID, "type": "function", "function": function}]
     answered = render([_USER, {"role": "assistant", "content": _ANSWER}])
     called = render([_USER, {"role": "assistant", "content": "", "tool_calls": calls}])
     before, found, after = answered.partition(_ANSWER)
     if not found:
         return ""
     size = _count_common(before, called)
-    # A template may begin an answer in another way when it has calls: a marker is cut nowhere.
-    start = size if size == len(before) else before.rfind("\n", 0, size) + 1
-    return called[start:].removesuffix(after)
+    if size < len(before):  # it begins an answer in another way when that has calls
+        size = len(_HALF_MARKER.sub("", before[:size]))
+    return called[size:].removesuffix(after)
 
 
 def _count_common(first: str, second: str) -> int:

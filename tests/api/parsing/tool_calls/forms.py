@@ -150,6 +150,14 @@ def write_minimax_m3(calls: Calls) -> str:
     return f"{mark}<tool_call>\n{written}{mark}</tool_call>"
 
 
+def write_command_r7b(calls: Calls) -> str:
+    written = ", ".join(
+        dump({"tool_call_id": str(n), "tool_name": name, "parameters": arguments})
+        for n, (name, arguments) in enumerate(calls)
+    )
+    return f"<|START_ACTION|>[{written}]<|END_ACTION|>"
+
+
 def write_lfm2(calls: Calls) -> str:
     def literal(value: Any) -> str:
         return dump(value) if isinstance(value, str) else repr(value)
@@ -203,9 +211,7 @@ FORMS: dict[str, Callable[[Calls], str]] = {
     "phi4": array("<|tool_call|>", "<|/tool_call|>"),
     "firefunction": array(" functools", ""),
     "command-r": array("\nAction:\n```json\n", "\n```", name="tool_name", arguments="parameters"),
-    "command-r7b": array(
-        "<|START_ACTION|>", "<|END_ACTION|>", name="tool_name", arguments="parameters"
-    ),
+    "command-r7b": write_command_r7b,
     "gigachat3": each(
         '<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "@N", "arguments": @A}'
     ),

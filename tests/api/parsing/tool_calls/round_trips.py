@@ -7,6 +7,7 @@ prints the table. It needs the collection of templates beside the checkout.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from services.api.parsing.tool_calls.detect import choose_dialect
 from services.api.prompts.render import Conversation
 from services.shared.errors import SpindllError
 from services.shared.templates.traits import TemplateTraits
-from tests.api.parsing.reading import Answer, join, read
+from tests.api.parsing.reading import calls_of, join, read
 from tests.api.prompts.rendering import get_renderer, make_manifest, render_prompt
 from tests.api.prompts.template_cases import (
     BIG,
@@ -51,6 +52,10 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 
 
+find_manifest = functools.cache(make_manifest)  # an opened template belongs to its manifest
+
+
+@functools.cache
 def read_traits(template: str) -> TemplateTraits:
     templates = get_renderer()._templates
     opened = templates.open(template, bos_token="<s>", eos_token="</s>", control_tokens=())
@@ -73,14 +78,19 @@ def render(template: str, messages: Sequence[dict[str, Any]], *, prompt: bool = 
         add_generation_prompt=prompt,
         options={"datetime": "today", "functions": json.dumps(TOOLS)},
     )
-    pieces = render_prompt(make_manifest(template), conversation).pieces
+    pieces = render_prompt(find_manifest(template), conversation).pieces
     return "".join(piece.text for piece in pieces)
+
+
+@functools.cache
+def render_question(template: str) -> str:
+    return render(template, [USER], prompt=True)
 
 
 def cut_answer(template: str, calls: list[tuple[str, dict[str, Any]]]) -> str:
     """The part of the prompt that the model would have written."""
     written = [make_call(arguments, n, name) for n, (name, arguments) in enumerate(calls, 1)]
-    prompt = render(template, [USER], prompt=True)
+    prompt = render_question(template)
     whole = render(template, [USER, call(*written)])
     common = os.path.commonprefix([prompt, whole])  # noqa: RUF071
     if common != prompt:  # they part inside a marker, as in `<think>` and `<tool_call>`
@@ -88,6 +98,7 @@ def cut_answer(template: str, calls: list[tuple[str, dict[str, Any]]]) -> str:
     return whole[len(common) :]
 
 
+@functools.cache
 def check(template: str, case: str) -> str:
     """`yes`, or what is wrong."""
     tools = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TYPED_TOOLS}
@@ -97,10 +108,6 @@ def check(template: str, case: str) -> str:
         return f"{type(error).__name__}: {error.message}"
     answer = join(read(choose(template).open(tools), [text]))
     return "yes" if calls_of(answer) == CASES[case] else f"{text!r} -> {answer}"
-
-
-def calls_of(answer: Answer) -> list[tuple[str, Any]]:
-    return [(call.name, json.loads(call.arguments)) for call in answer.calls if call.is_whole]
 
 
 def build_table() -> dict[str, dict[str, str]]:

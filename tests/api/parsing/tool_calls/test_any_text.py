@@ -105,7 +105,7 @@ HARD = {
 def test_the_work_grows_with_the_text_and_not_with_its_square(name: str, hard: str) -> None:
     answer = write_answer(name, [[("get_time", {"city": "Rome"})]])
     for before in (answer, answer[: answer.index("Rome")], answer[: answer.index("get_time")]):
-        short, long = (count_work(name, before + HARD[hard] * n) for n in (300, 600))
+        short, long = (count_work(name, before + HARD[hard] * n) for n in (200, 400))
 
         assert long <= short * 2.3
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 
 from services.api.parsing.tool_calls.base import ToolDialect
 from services.api.parsing.tool_calls.detect import DIALECTS
-from tests.api.parsing.reading import Answer, join, read
+from tests.api.parsing.reading import Answer, calls_of, join, read
 from tests.api.parsing.tool_calls.forms import TOOLS, Segment, write_answer
 
 BY_NAME: dict[str, ToolDialect] = {dialect.name: dialect for dialect in DIALECTS}
@@ -137,8 +134,3 @@ def read_both(name: str, text: str) -> tuple[Answer, Answer]:
     """The answer read at once, and character by character."""
     dialect = BY_NAME[name]
     return join(read(dialect.open(TOOLS), [text])), join(read(dialect.open(TOOLS), text))
-
-
-def calls_of(answer: Answer) -> list[tuple[str, Any]]:
-    assert all(call.is_whole for call in answer.calls)
-    return [(call.name, json.loads(call.arguments)) for call in answer.calls]

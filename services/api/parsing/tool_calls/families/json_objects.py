@@ -62,7 +62,7 @@ PHI4 = JsonCalls(
 )
 FIREFUNCTION = JsonCalls(
     name="firefunction",
-    example=f" functools[{_NAME_ARGUMENTS}]",
+    example=f"functools[{_NAME_ARGUMENTS}]",
     opens="functools",
 )
 COMMAND_R = JsonCalls(

@@ -10,6 +10,7 @@ LFM2 = LiteralCalls(
     opens="<|tool_call_start|>",
     brackets=("(", ")"),
     separator="=",
+    comma=", ",
     is_list=True,
     closes="<|tool_call_end|>",
     syntax=PYTHON,
@@ -20,6 +21,7 @@ GEMMA4 = LiteralCalls(
     prefix="call:",
     brackets=("{", "}"),
     separator=":",
+    comma=",",
     closes="<tool_call|>",
     syntax=GEMMA,
 )

@@ -64,7 +64,7 @@ KIMI_K2 = NamedCalls(
 SOLAR = NamedCalls(
     name="solar",
     example=(
-        "<|tool_calls|><|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>NAME<|tool_call:args|>"
+        "<|tool_calls|><|tool_call:begin|>{ID}<|tool_call:name|>NAME<|tool_call:args|>"
         "ARGUMENTS<|tool_call:end|><|calls|>"
     ),
     section=("<|tool_calls|>", "<|calls|>"),
@@ -72,6 +72,7 @@ SOLAR = NamedCalls(
     name_ends="<|tool_call:args|>",
     header=re.compile(r"\s*(?P<id>\w*)<\|tool_call:name\|>" + _PLAIN_NAME.pattern),
     closes=("<|tool_call:end|>",),
+    id_pattern="[a-z0-9]{10}",
     dropped=("<|begin|>assistant", "<|content|>", "<|end|>"),
 )
 FUNCTIONARY31 = NamedCalls(

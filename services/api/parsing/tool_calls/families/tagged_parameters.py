@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from services.api.parsing.tool_calls.shapes.xml_calls import XmlCalls
+from services.api.parsing.tool_calls.shapes.xml_calls import Layout, XmlCalls
 
 QWEN3_CODER = XmlCalls(
     name="qwen3-coder",
@@ -16,7 +16,7 @@ QWEN3_CODER = XmlCalls(
     value_ends="</parameter>",
     closes="</function>",
     trims_newlines=True,
-    layout=("\n", "\n", "\n", "\n"),
+    layout=Layout(in_section="\n", after_name="\n", around_value="\n", after_value="\n"),
 )
 SEED_OSS = XmlCalls(
     name="seed-oss",
@@ -27,7 +27,7 @@ SEED_OSS = XmlCalls(
     key_ends=">",
     value_ends="</parameter>",
     closes="</function>",
-    layout=("\n", "\n", "", "\n"),
+    layout=Layout(in_section="\n", after_name="\n", after_value="\n"),
 )
 GLM4 = XmlCalls(
     name="glm4",
@@ -38,7 +38,7 @@ GLM4 = XmlCalls(
     value_opens="<arg_value>",
     value_ends="</arg_value>",
     closes="</tool_call>",
-    layout=("", "", "", "\n"),
+    layout=Layout(before_value="\n", after_value="\n"),
 )
 _HY = ":opensource>"
 HY3 = XmlCalls(
@@ -51,7 +51,7 @@ HY3 = XmlCalls(
     value_opens=f"<arg_value{_HY}",
     value_ends=f"</arg_value{_HY}",
     closes=f"</tool_call{_HY}",
-    layout=("\n", "\n", "", "\n"),
+    layout=Layout(in_section="\n", after_name="\n", before_value="\n", after_value="\n"),
 )
 MINIMAX_M2 = XmlCalls(
     name="minimax-m2",
@@ -62,7 +62,7 @@ MINIMAX_M2 = XmlCalls(
     key_ends='">',
     value_ends="</parameter>",
     closes="</invoke>",
-    layout=("\n", "\n", "", "\n"),
+    layout=Layout(in_section="\n", after_name="\n", after_value="\n"),
 )
 MUSE = XmlCalls(
     name="muse",
@@ -73,7 +73,7 @@ MUSE = XmlCalls(
     key_ends='">',
     value_ends="</atem:parameter>",
     closes="</atem:invoke>",
-    layout=("\n", "\n", "", "\n"),
+    layout=Layout(in_section="\n", after_name="\n", after_value="\n"),
 )
 MINICPM5 = XmlCalls(
     name="minicpm5",
@@ -96,7 +96,9 @@ KIMI_K3 = XmlCalls(
     attribute_ends='"<|sep|>',
     value_ends="<|close|>argument<|sep|>",
     closes="<|close|>call<|sep|>",
+    has_type_attribute=True,
     unescape=html.unescape,
+    layout=Layout(name_rest=' index="1"'),
     dropped=("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
 )
 
@@ -115,7 +117,7 @@ def _build_dsml(name: str, section: str) -> XmlCalls:
         attribute_ends='">',
         value_ends=f"</{_DSML}parameter>",
         closes=f"</{_DSML}invoke>",
-        layout=("\n", "\n", "", "\n"),
+        layout=Layout(in_section="\n", after_name="\n", after_value="\n"),
     )
 
 

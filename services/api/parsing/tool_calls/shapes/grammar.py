@@ -25,13 +25,20 @@ class TextPart:
 
 
 @dataclass(frozen=True, slots=True)
+class PatternPart:
+    """A text that a regular expression matches."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
 class OptionalPart:
     """Parts that may be left out."""
 
     parts: tuple[GrammarPart, ...]
 
 
-GrammarPart = str | JsonPart | TextPart | OptionalPart
+GrammarPart = str | JsonPart | TextPart | PatternPart | OptionalPart
 
 
 def build_grammar(
@@ -55,6 +62,8 @@ def _build_part(part: GrammarPart, prefix: str, rules: list[str], special: Colle
         return _quote(part, special)
     if isinstance(part, OptionalPart):
         return f"( {_build_sequence(part.parts, prefix, rules, special)} )?"
+    if isinstance(part, PatternPart):
+        return f"/{part.pattern}/"
     rule = f"{prefix}_{len(rules)}"
     if isinstance(part, JsonPart):
         rules.append(f"{rule}: %json {json.dumps(dict(part.schema))}")

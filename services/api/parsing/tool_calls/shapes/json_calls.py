@@ -21,8 +21,8 @@ from services.api.parsing.tool_calls.shapes.grammar import JsonPart, build_gramm
 
 _NAMES = ("name", "tool_name", "function")
 _ARGUMENTS = ("arguments", "parameters")
-_IDS = ("id", "tool_call_id")
-_BARE_KEYS = frozenset({*_NAMES, *_ARGUMENTS, *_IDS, "type"})
+_ID = "id"  # Command-R's `tool_call_id` counts from 0 in every answer: that is none
+_BARE_KEYS = frozenset({*_NAMES, *_ARGUMENTS, _ID, "type"})
 _OBJECT = "{"
 
 
@@ -121,7 +121,7 @@ class JsonCalls:
             return (yield from call.read_arguments(source))
         if not call.is_started and (yield from source.need()) == '"':
             text = yield from _read_string(source)
-            if key in _IDS and text is not None:
+            if key == _ID and text is not None:
                 call.id = text
             elif key in _NAMES:
                 return text is not None and call.start(source, text)

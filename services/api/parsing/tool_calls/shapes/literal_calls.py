@@ -39,6 +39,7 @@ class LiteralCalls:
     prefix: str = ""  # before the name
     brackets: tuple[str, str]  # around the arguments
     separator: str  # between a key and its value
+    comma: str  # between two members
     is_list: bool = False  # calls are in `[…]`, with commas between them
     closes: str
     syntax: Syntax
@@ -61,7 +62,7 @@ class LiteralCalls:
         return open_answer(tools, self)
 
     def describe_call(self, name: str, schema: Schema, special_tokens: Collection[str] = ()) -> str:
-        """See `ToolDialect`. All parameters are written, in the order of the schema."""
+        """See `ToolDialect`. The first parameter is always written."""
         list_opens, list_closes = ("[", "]") if self.is_list else ("", "")
         parts: list[GrammarPart] = [
             f"{self.opens}{list_opens}{self.prefix}{name}{self.brackets[0]}"
@@ -72,11 +73,11 @@ class LiteralCalls:
             member: list[GrammarPart] = [f"{comma}{key}{self.separator}"]
             quote = self.syntax.quotes[0]
             is_text = find_types(value, schema) == {"string"}
-            is_quoted_text = is_text and "enum" not in value
+            is_quoted_text = is_text and "enum" not in value and not self.syntax.escapes
             member += [quote, TextPart(quote)] if is_quoted_text else [JsonPart(value)]
             can_be_left_out = key not in required and comma
             parts += [OptionalPart(tuple(member))] if can_be_left_out else member
-            comma = ","
+            comma = self.comma
         parts.append(f"{self.brackets[1]}{list_closes}{self.closes}")
         return build_grammar(name, parts, special_tokens)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.api.parsing.holdback import Markers
-from services.api.parsing.json_copy import find_json_kind, run_to_end
+from services.api.parsing.json_copy import copy_string, find_json_kind, run_to_end
 from services.api.parsing.text_source import Steps, TextSource
 
 _MAX_DEPTH = 64
@@ -32,7 +32,7 @@ class Syntax:
 
 
 PYTHON = Syntax(quotes=('"', "'"), escapes=True, bare_keys=False)
-GEMMA = Syntax(quotes=('<|"|>', '"'), escapes=False, bare_keys=True)
+GEMMA = Syntax(quotes=('<|"|>',), escapes=False, bare_keys=True)
 
 
 def copy_literal(source: TextSource, emit: Emit, syntax: Syntax, depth: int = 0) -> Steps[bool]:
@@ -45,9 +45,8 @@ def copy_literal(source: TextSource, emit: Emit, syntax: Syntax, depth: int = 0)
         return (yield from copy_members(source, emit, syntax, "}", ":", depth))
     if opened:
         return (yield from _copy_items(source, emit, syntax, "]" if opened == "[" else ")", depth))
-    quote = yield from source.first_literal(syntax.quotes)
-    if quote:
-        return (yield from _copy_string(source, emit, syntax, quote))
+    if (yield from _starts_string(source, syntax)):
+        return (yield from _copy_string(source, emit, syntax))
     word = yield from source.peek_match(_WORD, _MAX_WORD)
     value = _WORDS.get(word, word)
     if find_json_kind(value) in ("", "string"):
@@ -88,9 +87,8 @@ def copy_members(
 
 
 def _copy_key(source: TextSource, emit: Emit, syntax: Syntax, *, is_bare: bool) -> Steps[bool]:
-    quote = yield from source.first_literal(syntax.quotes)
-    if quote:
-        return (yield from _copy_string(source, emit, syntax, quote))
+    if (yield from _starts_string(source, syntax)):
+        return (yield from _copy_string(source, emit, syntax))
     key = yield from source.peek_match(_KEY, _MAX_WORD)
     if not key or not (is_bare or syntax.bare_keys):
         return False
@@ -122,7 +120,15 @@ def _copy_items(
             return False
 
 
-def _copy_string(source: TextSource, emit: Emit, syntax: Syntax, quote: str) -> Steps[bool]:
+def _starts_string(source: TextSource, syntax: Syntax) -> Steps[bool]:
+    char = yield from source.need()
+    return char == '"' or (char != "" and any(quote.startswith(char) for quote in syntax.quotes))
+
+
+def _copy_string(source: TextSource, emit: Emit, syntax: Syntax) -> Steps[bool]:
+    quote = yield from source.first_literal(syntax.quotes)
+    if not quote:  # JSON's own strings are read as well
+        return (yield from source.need()) == '"' and (yield from copy_string(source, emit))
     markers = Markers([quote, "\\"] if syntax.escapes else [quote])
     emit('"')
     while True:

@@ -19,12 +19,17 @@ from services.api.parsing.tool_calls.base import (
     new_openai_id,
 )
 from services.api.parsing.tool_calls.shapes.answer_parser import AnswerParser, Found, read_answer
-from services.api.parsing.tool_calls.shapes.grammar import JsonPart, build_grammar
+from services.api.parsing.tool_calls.shapes.grammar import (
+    GrammarPart,
+    JsonPart,
+    PatternPart,
+    build_grammar,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedCalls:
-    """A dialect of this shape. `example` is a call with NAME and ARGUMENTS in their places.
+    """A dialect of this shape. `example` is a call with NAME, ARGUMENTS and perhaps {ID}.
 
     `header` matches what is between `opens` and `name_ends`, with a group `name` and perhaps `id`.
     """
@@ -40,6 +45,7 @@ class NamedCalls:
     starts_open: bool = False  # the prompt ends with `opens`
     content_name: str = ""  # not a function: content follows
     dropped: tuple[str, ...] = ()
+    id_pattern: str = "[a-zA-Z0-9]{9}"
     new_id: NewId = new_openai_id
     handles_reasoning: bool = False
 
@@ -61,7 +67,10 @@ class NamedCalls:
     def describe_call(self, name: str, schema: Schema, special_tokens: Collection[str] = ()) -> str:
         """See `ToolDialect`."""
         before, after = self.example.replace("NAME", name).split("ARGUMENTS")
-        return build_grammar(name, [before, JsonPart(schema), after], special_tokens)
+        parts: list[GrammarPart] = [JsonPart(schema), after]
+        before_id, has_id, after_id = before.partition("{ID}")
+        start = [before_id, PatternPart(self.id_pattern), after_id] if has_id else [before]
+        return build_grammar(name, [*start, *parts], special_tokens)
 
     def _read(self, source: TextSource, writer: CallWriter) -> Steps[None]:
         if self.starts_open:

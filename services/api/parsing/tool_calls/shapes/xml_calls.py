@@ -38,6 +38,18 @@ _IS_STRING = {"true": True, "string": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What `describe_call` writes between the texts of a call."""
+
+    in_section: str = ""  # after the start of a section and before its end
+    after_name: str = ""
+    before_value: str = ""  # after the end of the key
+    around_value: str = ""
+    after_value: str = ""
+    name_rest: str = ""  # attributes after the name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class XmlCalls:
     """A dialect of this shape. Between the texts below there may be whitespace."""
 
@@ -50,13 +62,14 @@ class XmlCalls:
     key_ends: str
     value_opens: str = ""  # after the end of the key
     attribute_ends: str = ""  # before it is an attribute that says whether the value is a string
+    has_type_attribute: bool = False  # the attribute is a JSON type, and not `true` for strings
     value_ends: str
     closes: str
     trims_newlines: bool = False  # one at each end of a value
     has_cdata: bool = False
     unescape: Callable[[str], str] = str  # of names and keys
     dropped: tuple[str, ...] = ()
-    layout: tuple[str, str, str, str] = ("", "", "", "")  # whitespace, for `describe_call`
+    layout: Layout = Layout()
     new_id: NewId = new_openai_id
     handles_reasoning: bool = False
 
@@ -76,22 +89,33 @@ class XmlCalls:
 
     def describe_call(self, name: str, schema: Schema, special_tokens: Collection[str] = ()) -> str:
         """See `ToolDialect`."""
-        after_section, after_name, around_value, after_value = self.layout
+        layout = self.layout
+        start, end = self.section or ("", "")
         parts: list[GrammarPart] = [
-            f"{self.section[0]}{after_section}" if self.section else "",
-            f"{self.opens}{name}{self.name_ends}{after_name}",
+            f"{start}{layout.in_section}{self.opens}{name}{self.name_ends}",
+            f"{layout.name_rest}{self.name_rest}{layout.after_name}",
         ]
         required = schema.get("required") or ()
         for key, value in (schema.get("properties") or {}).items():
-            is_text = find_types(value, schema) == {"string"} and "enum" not in value
-            attribute = str(is_text).lower() + self.attribute_ends if self.attribute_ends else ""
-            end = around_value + self.value_ends + after_value
-            start = self.key_opens + key + self.key_ends + self.value_opens + attribute
-            member: list[GrammarPart] = [start + around_value]
-            member += [TextPart(end)] if is_text else [JsonPart(value), end]
+            member = self._describe_parameter(key, value, schema)
             parts += member if key in required else [OptionalPart(tuple(member))]
-        parts.append(self.closes + (after_section + self.section[1] if self.section else ""))
+        parts.append(f"{self.closes}{layout.in_section}{end}")
         return build_grammar(name, parts, special_tokens)
+
+    def _describe_parameter(self, key: str, value: Schema, root: Schema) -> list[GrammarPart]:
+        types = find_types(value, root)
+        is_text = types == {"string"} and "enum" not in value
+        attribute = str(types == {"string"}).lower()
+        if self.has_type_attribute:
+            attribute = next(iter(types), "object").replace("integer", "number")
+        layout = self.layout
+        start = "".join(
+            (self.key_opens, key, self.key_ends, layout.before_value, self.value_opens)
+            + ((attribute, self.attribute_ends) if self.attribute_ends else ())
+            + (layout.around_value,)
+        )
+        end = f"{layout.around_value}{self.value_ends}{layout.after_value}"
+        return [start, TextPart(end)] if is_text else [start, JsonPart(value), end]
 
     def read_calls(self, source: TextSource, writer: CallWriter, found: Found) -> Steps[None]:
         """See `MarkedCalls`."""

@@ -1,0 +1,110 @@
+"""The grammar of a call accepts the call as the model writes it, and no call of another type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llguidance
+import pytest
+
+from services.api.parsing.tool_calls.base import ToolDialect
+from services.api.parsing.tool_calls.detect import DIALECTS
+from services.api.parsing.tool_calls.shapes.grammar import JsonPart, build_grammar
+from tests.api.parsing.reading import calls_of, join
+from tests.api.parsing.tool_calls.forms import TOOLS, write_answer
+
+BYTES = llguidance.LLTokenizer("byte")
+BY_NAME: dict[str, ToolDialect] = {dialect.name: dialect for dialect in DIALECTS}
+NAME, SCHEMA = "get_weather", TOOLS["get_weather"]
+FULL = {
+    "city": 'Zürich "x"',
+    "limit": 3,
+    "ratio": 0.5,
+    "hot": True,
+    "ids": [1, 2],
+    "near": {"name": "x", "at": [1.5], "deep": {"ok": True}},
+}
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Paris"}, FULL], ids=["required", "all"])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_the_grammar_accepts_the_models_own_form(name: str, arguments: dict[str, Any]) -> None:
+    if name in NOT_JSON:
+        arguments = {key: arguments[key] for key in arguments if key in ("city", "limit", "ratio")}
+    text = write_call(name, arguments)
+    matcher = open_grammar(BY_NAME[name].describe_call(NAME, SCHEMA))
+
+    accepted = matcher.try_consume_tokens(list(text.encode()))
+
+    assert (text.encode()[:accepted].decode(errors="replace"), matcher.is_accepting()) == (
+        text,
+        True,
+    )
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_the_grammar_rejects_a_value_of_another_type(name: str) -> None:
+    text = write_call(name, {"city": "Paris", "limit": [77]})
+    matcher = open_grammar(BY_NAME[name].describe_call(NAME, SCHEMA))
+
+    assert matcher.try_consume_tokens(list(text.encode())) < text.encode().index(b"77") + 1
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_the_grammar_starts_with_the_trigger(name: str) -> None:
+    trigger = BY_NAME[name].trigger
+    text = write_call(name, {"city": "Paris"})
+
+    assert text.startswith(trigger) or name == "functionary-v3.2"  # its prompt ends with it
+
+
+def test_special_tokens_are_referred_to() -> None:
+    grammar = BY_NAME["hermes"].describe_call("f-1", {"type": "object"}, ["<tool_call>", "[X]"])
+
+    assert grammar.startswith('start: call_f_1\ncall_f_1: <tool_call> "\\n{\\"name\\": \\"f-1\\"')
+
+
+def test_rules_are_named_after_the_function() -> None:
+    grammar = build_grammar("Get Wetter", ["a", JsonPart({"type": "null"})])
+
+    assert grammar.splitlines() == [
+        "start: call_get_wetter",
+        'call_get_wetter: "a" call_get_wetter_0',
+        'call_get_wetter_0: %json {"type": "null"}',
+    ]
+
+
+# They write nested values in forms of their own; the grammar writes JSON, which they read as well.
+NOT_JSON = {"gemma4", "lfm2", "minimax-m3"}
+NESTED = {
+    "gemma4": '<|tool_call>call:get_weather{city:<|"|>X<|"|>,near:{"name": "a \\"b\\""}}<tool_call|>',
+    "lfm2": '<|tool_call_start|>[get_weather(city="X", near={"name": "a \\"b\\""})]<|tool_call_end|>',
+    "minimax-m3": (
+        ']<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="get_weather">]<]minimax[>[<city>X'
+        ']<]minimax[>[</city>]<]minimax[>[<near>{"name": "a \\"b\\""}]<]minimax[>[</near>'
+        "]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_json_inside_another_form_is_written_and_read(name: str) -> None:
+    matcher = open_grammar(BY_NAME[name].describe_call(NAME, SCHEMA))
+    text = NESTED[name]
+
+    accepted = matcher.try_consume_tokens(list(text.encode()))
+    parser = BY_NAME[name].open(TOOLS)
+    answer = join([*parser.feed(text), *parser.finish()])
+
+    assert text[:accepted] == text
+    assert calls_of(answer) == [(NAME, {"city": "X", "near": {"name": 'a "b"'}})]
+
+
+def write_call(name: str, arguments: dict[str, Any]) -> str:
+    text = write_answer(name, [[(NAME, arguments)]])
+    return text.removeprefix("<|message_sep|>").strip()
+
+
+def open_grammar(grammar: str) -> Any:
+    assert llguidance.LLMatcher.validate_grammar(grammar, BYTES) == ""
+    return llguidance.LLMatcher(BYTES, grammar)
