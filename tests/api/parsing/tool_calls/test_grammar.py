@@ -100,6 +100,36 @@ def test_json_inside_another_form_is_written_and_read(name: str) -> None:
     assert calls_of(answer) == [(NAME, {"city": "X", "near": {"name": 'a "b"'}})]
 
 
+ODD: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "unit": {"type": "string", "enum": ["m", "k m"]},
+        "size": {"$ref": "#/$defs/size"},
+        "note": {"type": ["string", "null"]},
+        "any": {},
+        "all": True,
+    },
+    "required": ["unit", "size", "note", "any", "all"],
+    "$defs": {"size": {"type": "integer"}},
+}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_what_the_grammar_of_an_odd_schema_accepts_is_read_as_meant(name: str) -> None:
+    arguments = {"unit": "k m", "size": 12, "note": "x", "any": "y", "all": "z"}
+    text = write_answer(name, [[(NAME, arguments)]]).removeprefix("<|message_sep|>").strip()
+    for letter in "xyz":  # what may be more than a string is JSON there
+        text = text.replace(f'<|"|>{letter}<|"|>', f'"{letter}"')
+    matcher = open_grammar(BY_NAME[name].describe_call(NAME, ODD))
+
+    accepted = matcher.try_consume_tokens(list(text.encode()))
+    parser = BY_NAME[name].open({NAME: ODD})
+    answer = join([*parser.feed(text), *parser.finish()])
+
+    assert (text.encode()[:accepted].decode(), matcher.is_accepting()) == (text, True)
+    assert calls_of(answer) == [(NAME, arguments)]
+
+
 def write_call(name: str, arguments: dict[str, Any]) -> str:
     text = write_answer(name, [[(NAME, arguments)]])
     return text.removeprefix("<|message_sep|>").strip()

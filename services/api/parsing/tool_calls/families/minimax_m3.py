@@ -21,10 +21,9 @@ from services.api.parsing.tool_calls.base import (
 from services.api.parsing.tool_calls.shapes.answer_parser import Found, open_answer
 from services.api.parsing.tool_calls.shapes.grammar import (
     GrammarPart,
-    JsonPart,
     OptionalPart,
-    TextPart,
     build_grammar,
+    describe_plain,
 )
 from services.api.parsing.tool_calls.shapes.schema_types import (
     find_items,
@@ -61,10 +60,8 @@ class TaggedCalls:
         """See `ToolDialect`. Objects and arrays are JSON, which the parser reads as well."""
         parts: list[GrammarPart] = [f'{_OPENS}\n{_INVOKE}{name}">']
         for key, value in (schema.get("properties") or {}).items():
-            is_text = find_types(value, schema) == {"string"} and "enum" not in value
-            end = f"{_MARK}</{key}>"
-            member: list[GrammarPart] = [f"{_MARK}<{key}>"]
-            member += [TextPart(end)] if is_text else [JsonPart(value), end]
+            written, _ = describe_plain(value, schema, f"{_MARK}</{key}>")
+            member: list[GrammarPart] = [f"{_MARK}<{key}>", *written]
             is_required = key in (schema.get("required") or ())
             parts += member if is_required else [OptionalPart(tuple(member))]
         return build_grammar(name, [*parts, f"{_INVOKE_ENDS}\n{_CLOSES}"], special_tokens)

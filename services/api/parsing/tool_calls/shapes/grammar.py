@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from services.api.parsing.tool_calls.base import Schema
+from services.api.parsing.tool_calls.shapes.schema_types import find_types
 
 
 @dataclass(frozen=True, slots=True)
 class JsonPart:
     """A JSON value of a schema."""
 
-    schema: Schema
+    schema: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +34,20 @@ class PatternPart:
 
 
 @dataclass(frozen=True, slots=True)
+class ChoicePart:
+    """One of these texts."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OptionalPart:
     """Parts that may be left out."""
 
     parts: tuple[GrammarPart, ...]
 
 
-GrammarPart = str | JsonPart | TextPart | PatternPart | OptionalPart
+GrammarPart = str | JsonPart | TextPart | PatternPart | ChoicePart | OptionalPart
 
 
 def build_grammar(
@@ -49,6 +58,26 @@ def build_grammar(
     prefix = "call_" + re.sub(r"\W", "_", name.lower(), flags=re.ASCII)
     body = _build_sequence(parts, prefix, rules, special_tokens)
     return "\n".join([f"start: {prefix}", f"{prefix}: {body}", *rules]) + "\n"
+
+
+def describe_json(schema: Any, root: Schema) -> JsonPart:
+    """A value of a part of a schema, with what the part may refer to."""
+    definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
+    return JsonPart({**schema, **definitions} if isinstance(schema, Mapping) else schema)
+
+
+def describe_plain(schema: Any, root: Schema, end: str) -> tuple[list[GrammarPart], bool]:
+    """A value that is written without quotes, and its end; whether it is a string.
+
+    What may be a string or something else is any text: the parser tells which.
+    """
+    types = find_types(schema, root)
+    if types and "string" not in types:
+        return [describe_json(schema, root), end], False
+    values = schema.get("enum") if isinstance(schema, Mapping) else None
+    if types == {"string"} and isinstance(values, list) and all(isinstance(v, str) for v in values):
+        return [ChoicePart(tuple(values)), end], True
+    return [TextPart(end)], True
 
 
 def _build_sequence(
@@ -64,9 +93,11 @@ def _build_part(part: GrammarPart, prefix: str, rules: list[str], special: Colle
         return f"( {_build_sequence(part.parts, prefix, rules, special)} )?"
     if isinstance(part, PatternPart):
         return f"/{part.pattern}/"
+    if isinstance(part, ChoicePart):
+        return f"( {' | '.join(json.dumps(text, ensure_ascii=False) for text in part.texts)} )"
     rule = f"{prefix}_{len(rules)}"
     if isinstance(part, JsonPart):
-        rules.append(f"{rule}: %json {json.dumps(dict(part.schema))}")
+        rules.append(f"{rule}: %json {json.dumps(part.schema)}")
     else:
         rules.append(f"{rule}[suffix={json.dumps(part.end)}]: /(.|\\n)*/")
     return rule

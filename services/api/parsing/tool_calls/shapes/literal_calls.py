@@ -19,10 +19,10 @@ from services.api.parsing.tool_calls.base import (
 from services.api.parsing.tool_calls.shapes.answer_parser import Found, open_answer
 from services.api.parsing.tool_calls.shapes.grammar import (
     GrammarPart,
-    JsonPart,
     OptionalPart,
-    TextPart,
     build_grammar,
+    describe_json,
+    describe_plain,
 )
 from services.api.parsing.tool_calls.shapes.literals import Syntax, copy_members
 from services.api.parsing.tool_calls.shapes.schema_types import find_types
@@ -72,9 +72,10 @@ class LiteralCalls:
         for key, value in (schema.get("properties") or {}).items():
             member: list[GrammarPart] = [f"{comma}{key}{self.separator}"]
             quote = self.syntax.quotes[0]
-            is_text = find_types(value, schema) == {"string"}
-            is_quoted_text = is_text and "enum" not in value and not self.syntax.escapes
-            member += [quote, TextPart(quote)] if is_quoted_text else [JsonPart(value)]
+            if not self.syntax.escapes and find_types(value, schema) == {"string"}:
+                member += [quote, *describe_plain(value, schema, quote)[0]]
+            else:
+                member.append(describe_json(value, schema))
             can_be_left_out = key not in required and comma
             parts += [OptionalPart(tuple(member))] if can_be_left_out else member
             comma = self.comma

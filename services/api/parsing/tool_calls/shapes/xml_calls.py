@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 from services.api.parsing.holdback import Markers
 from services.api.parsing.parts import OutputParser
@@ -19,10 +20,9 @@ from services.api.parsing.tool_calls.base import (
 from services.api.parsing.tool_calls.shapes.answer_parser import Found, open_answer
 from services.api.parsing.tool_calls.shapes.grammar import (
     GrammarPart,
-    JsonPart,
     OptionalPart,
-    TextPart,
     build_grammar,
+    describe_plain,
 )
 from services.api.parsing.tool_calls.shapes.schema_types import (
     find_property,
@@ -102,20 +102,17 @@ class XmlCalls:
         parts.append(f"{self.closes}{layout.in_section}{end}")
         return build_grammar(name, parts, special_tokens)
 
-    def _describe_parameter(self, key: str, value: Schema, root: Schema) -> list[GrammarPart]:
-        types = find_types(value, root)
-        is_text = types == {"string"} and "enum" not in value
-        attribute = str(types == {"string"}).lower()
-        if self.has_type_attribute:
-            attribute = next(iter(types), "object").replace("integer", "number")
+    def _describe_parameter(self, key: str, schema: Any, root: Schema) -> list[GrammarPart]:
         layout = self.layout
-        start = "".join(
-            (self.key_opens, key, self.key_ends, layout.before_value, self.value_opens)
-            + ((attribute, self.attribute_ends) if self.attribute_ends else ())
-            + (layout.around_value,)
-        )
         end = f"{layout.around_value}{self.value_ends}{layout.after_value}"
-        return [start, TextPart(end)] if is_text else [start, JsonPart(value), end]
+        value, is_text = describe_plain(schema, root, end)
+        attribute = str(is_text).lower()
+        if self.has_type_attribute:
+            kind = next(iter(find_types(schema, root)), "object").replace("integer", "number")
+            attribute = "string" if is_text else kind
+        start = (self.key_opens, key, self.key_ends, layout.before_value, self.value_opens)
+        hint = (attribute, self.attribute_ends) if self.attribute_ends else ()
+        return ["".join((*start, *hint, layout.around_value)), *value]
 
     def read_calls(self, source: TextSource, writer: CallWriter, found: Found) -> Steps[None]:
         """See `MarkedCalls`."""
