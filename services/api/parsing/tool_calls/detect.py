@@ -11,6 +11,7 @@ from services.api.parsing.tool_calls.families import (
     tagged_parameters,
 )
 from services.api.parsing.tool_calls.families.harmony import HARMONY
+from services.api.parsing.tool_calls.families.llama3 import LLAMA3
 from services.api.parsing.tool_calls.families.minimax_m3 import MINIMAX_M3
 from services.api.parsing.tool_calls.shapes.either_calls import EitherCalls, MarkedDialect
 from services.shared.templates.traits import TemplateTraits
@@ -54,8 +55,8 @@ _RULES: tuple[tuple[tuple[str, ...], ToolDialect], ...] = (
     (("<|/tool_call|>",), json_objects.PHI4),
     (("<tool_call>",), json_objects.HERMES),
     (("<|tool_call|>",), json_objects.GRANITE3),
-    (("<|start_header_id|>", '"parameters": '), json_objects.LLAMA3),
-    (("<|python_tag|>",), json_objects.LLAMA3),
+    (("<|start_header_id|>", '"parameters": '), LLAMA3),
+    (("<|python_tag|>",), LLAMA3),
 )
 # The form that `services/api/prompts/adapt.py` describes to a model whose template shows no tools.
 GENERIC = json_objects.HERMES

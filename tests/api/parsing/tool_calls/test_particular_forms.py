@@ -90,6 +90,29 @@ def test_a_form_is_read(name: str, text: str, calls: list[Any], content: str) ->
     assert (calls_of(whole), whole.content) == (calls, content)
 
 
+WITH_PYTHON: dict[str, Any] = {**TOOLS, "python": {"properties": {"source": {"type": "string"}}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "tools", "calls"),
+    [
+        ('get_weather.call(city="Paris")', TOOLS, PARIS),
+        ('get_weather.call(city="X", limit=3)', WITH_PYTHON, COUNT),
+        ('print("a\\n")\nx.call(1)', WITH_PYTHON, [("python", {"source": 'print("a\\n")\nx.call(1)'})]),
+        ("1 + 1<|eom_id|>", {"ipython": {}}, [("ipython", {"code": "1 + 1"})]),
+        ("print(1)", TOOLS, []),
+    ],
+)  # fmt: skip
+def test_llama_calls_its_built_in_tools_in_python(
+    text: str, tools: dict[str, Any], calls: list[Any]
+) -> None:
+    whole = join(read(BY_NAME["llama3"].open(tools), [f"<|python_tag|>{text}"]))
+
+    assert whole == join(read(BY_NAME["llama3"].open(tools), f"<|python_tag|>{text}"))
+    assert calls_of(whole) == calls
+    assert whole.content == ("" if calls else f"<|python_tag|>{text}")
+
+
 def test_thinking_that_quotes_a_call_is_thinking() -> None:
     quoted = '<|channel|>commentary to=functions.get_time<|message|>{"a'.replace("<|message|>", " ")
     text = f"<|channel|>analysis<|message|>I write {quoted}<|end|><|start|>assistant"

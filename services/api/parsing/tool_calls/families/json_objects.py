@@ -12,12 +12,6 @@ HERMES = JsonCalls(
     opens="<tool_call>",
     closes="</tool_call>",
 )
-LLAMA3 = JsonCalls(
-    name="llama3",
-    example='{"name": "NAME", "parameters": ARGUMENTS}',
-    opens="<|python_tag|>",
-    is_bare=True,
-)
 MISTRAL_LIST = JsonCalls(
     name="mistral-list",
     example=f"[TOOL_CALLS][{_NAME_ARGUMENTS}]",
