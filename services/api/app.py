@@ -90,7 +90,6 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
             PullOnDemand(catalog, pull_client, settings.pull_on_demand),
             prompts,
             engine,
-            find_dialect=lambda _: None,
             timeout_seconds=settings.request_timeout_seconds,
             shares_tenant=settings.shared_tenant,
         ),

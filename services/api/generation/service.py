@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
 
 from services.api.access.keys import Role
 from services.api.access.principal import Principal
@@ -18,6 +17,7 @@ from services.api.clients.blocking_calls import BlockingCalls
 from services.api.clients.engine import EngineClient
 from services.api.clients.generation_stream import GenerationStream
 from services.api.generation.answer_reader import EventReader
+from services.api.generation.dialect_choice import DialectChoice
 from services.api.generation.events import Finished, GenerationEvent
 from services.api.generation.from_engine import EngineEvent, read_events
 from services.api.generation.request import GenerationRequest
@@ -25,8 +25,7 @@ from services.api.generation.request_checks import check_request
 from services.api.generation.to_engine import Prompt, build_prompt, build_submit, read_end
 from services.api.generation.usage import UsageCounter
 from services.api.models.pull_on_demand import PullOnDemand
-from services.api.parsing.parser_choice import DialectFinder, choose_parser
-from services.api.parsing.parts import OutputParser
+from services.api.parsing.parser_choice import MakeParser, choose_parser
 from services.api.prompts.render import Conversation, PromptRenderer
 from services.shared.errors import ContextLengthExceeded, DeadlineExceeded, SpindllError
 from services.shared.store.manifest import Manifest
@@ -53,7 +52,7 @@ class Generation:
         stream: GenerationStream,
         *,
         model: str,
-        make_parser: Callable[[], OutputParser] | None,
+        make_parser: MakeParser | None,
         started_at: float,
     ) -> None:
         self.answer_count = request.answer_count
@@ -69,7 +68,7 @@ class Generation:
         self._outcome = "cancelled"
         self._is_settled = False
 
-    def _make_reader(self, make_parser: Callable[[], OutputParser] | None) -> EventReader | None:
+    def _make_reader(self, make_parser: MakeParser | None) -> EventReader | None:
         if make_parser is None:
             return None
         return EventReader(
@@ -186,16 +185,15 @@ class GenerationService:
         prompts: PromptRenderer,
         engine: EngineClient,
         *,
-        find_dialect: DialectFinder,
         timeout_seconds: float,
         shares_tenant: bool,
     ) -> None:
         self._models = models
         self._prompts = prompts
         self._engine = engine
-        self._find_dialect = find_dialect
         self._timeout_seconds = timeout_seconds
         self._shares_tenant = shares_tenant
+        self._dialects = DialectChoice(prompts)
         self._renders = BlockingCalls("render", threads=_RENDER_THREADS, max_calls=_MAX_RENDERS)
 
     async def open(self, request: GenerationRequest) -> Generation:
@@ -210,7 +208,7 @@ class GenerationService:
         try:
             async with asyncio.timeout(limited.deadline_seconds):
                 manifest = await self._models.resolve(request.model, request.principal)
-                prompts = await self._build_prompts(manifest, request)
+                prompts, make_parser = await self._prepare(manifest, request)
         except TimeoutError:
             raise DeadlineExceeded("the request's deadline passed before it was prepared") from None
         submit = build_submit(
@@ -224,41 +222,42 @@ class GenerationService:
             request,
             stream,
             model=manifest.name,
-            make_parser=self._choose_parser(manifest, request, prompts[0]),
+            make_parser=make_parser,
             started_at=started_at,
         )
 
-    def _choose_parser(
-        self, manifest: Manifest, request: GenerationRequest, prompt: Prompt
-    ) -> Callable[[], OutputParser] | None:
-        conversation, template = request.prompt, manifest.description.chat_template
+    async def _prepare(
+        self, manifest: Manifest, request: GenerationRequest
+    ) -> tuple[list[Prompt], MakeParser | None]:
+        """The prompts, and what makes the parser of an answer, if one is needed."""
+        prompt = request.prompt
+        if not isinstance(prompt, Conversation):
+            return [build_prompt(each) for each in prompt], None
+        return await self._renders.run(
+            lambda: self._render(manifest, request, prompt), principal=request.principal.id
+        )
+
+    def _render(
+        self, manifest: Manifest, request: GenerationRequest, conversation: Conversation
+    ) -> tuple[list[Prompt], MakeParser | None]:
+        prompt = self._prompts.render(manifest, conversation)
         # A structured output begins with the first token, so it holds no thinking and no calls.
-        if not isinstance(conversation, Conversation) or request.structured_output is not None:
-            return None
-        assert template is not None  # the prompt was rendered
+        if request.structured_output is not None:
+            return [prompt], None
         continues = conversation.continue_final_message
-        return choose_parser(
-            template,
+        make_parser = choose_parser(
+            manifest.description.chat_template or "",
             prompt=read_end(prompt),
             prefill=conversation.messages[-1]["content"] if continues else None,
             tools=conversation.tools or (),
             separates_reasoning=request.separates_reasoning,
-            find_dialect=self._find_dialect,
+            dialect=self._dialects.choose(manifest),
         )
+        return [prompt], make_parser
 
     def find_tenant(self, principal: Principal) -> str:
         """Whose computed prompts a principal uses."""
         return _SHARED_TENANT if self._shares_tenant else principal.tenant or principal.id
-
-    async def _build_prompts(self, manifest: Manifest, request: GenerationRequest) -> list[Prompt]:
-        prompt = request.prompt
-        if not isinstance(prompt, Conversation):
-            return [build_prompt(each) for each in prompt]
-        return [
-            await self._renders.run(
-                lambda: self._prompts.render(manifest, prompt), principal=request.principal.id
-            )
-        ]
 
     def _apply_limits(self, request: GenerationRequest) -> GenerationRequest:
         deadlines = [s for s in (request.deadline_seconds, self._timeout_seconds) if s]

@@ -6,28 +6,13 @@ the text of an answer ─► ReasoningParser ─► Content ─► the parser of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from services.api.parsing.parts import Content, OutputParser, Part
 from services.api.parsing.reasoning import ReasoningMarks, ReasoningParser, find_marks
+from services.api.parsing.tool_calls.base import ToolDialect
 
-
-class ToolDialect(Protocol):
-    """How the models of one family write their calls.
-
-    `handles_reasoning`: its parsers yield Reasoning too, because the family writes both in one
-    syntax.
-    """
-
-    @property
-    def handles_reasoning(self) -> bool:
-        """Whether its parsers read the thinking."""
-
-    def open(self, tools: Mapping[str, Mapping[str, Any]]) -> OutputParser:
-        """A parser for one answer; the schema of the arguments by the name of the function."""
-
-
-DialectFinder = Callable[[str], ToolDialect | None]  # by the source of a chat template
+MakeParser = Callable[[], OutputParser]
 
 
 def choose_parser(
@@ -37,25 +22,24 @@ def choose_parser(
     prefill: str | None,
     tools: Sequence[Mapping[str, Any]],
     separates_reasoning: bool,
-    find_dialect: DialectFinder,
-) -> Callable[[], OutputParser] | None:
+    dialect: ToolDialect,
+) -> MakeParser | None:
     """What makes a parser for each answer; None where the text needs none.
 
     `prompt` is its last part at least. `prefill` is the text of the message that the model
     continues, if it continues one. `tools` are in OpenAI's form.
     """
     schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
-    dialect = find_dialect(template)
-    if dialect is not None and dialect.handles_reasoning:
+    if dialect.handles_reasoning:
         has_work = bool(tools) or separates_reasoning
         return (lambda: dialect.open(schemas)) if has_work else None
     marks = find_marks(template) if separates_reasoning else None
     if marks is not None and prefill and not marks.is_open_in(prefill):
         marks = None  # the answer itself has begun
     if marks is None:
-        return (lambda: dialect.open(schemas)) if tools and dialect is not None else None
+        return (lambda: dialect.open(schemas)) if tools else None
     is_open = bool(prefill) or marks.is_opened_by(prompt)
-    if not tools or dialect is None:
+    if not tools:
         return lambda: ReasoningParser(marks, is_open=is_open)
     return lambda: _BothParser(marks, dialect.open(schemas), is_open=is_open)
 

@@ -61,15 +61,10 @@ class PromptRenderer:
         busy. The first call for a template takes 0.1 s or more, as it starts a process.
         """
         description = manifest.description
-        if description.chat_template is None:
-            raise InvalidRequest(
-                f"{manifest.name} has no chat template: it only completes text (/v1/completions)",
-                param="model",
-            )
         _check_options(conversation.options)
-        opened = self._open(description, description.chat_template)
+        opened = self._open(manifest)
         template, tokens = opened.template, opened.control_tokens
-        traits = template.traits or TemplateTraits(failure=None)
+        traits = self.find_traits(manifest)
         messages, tools = adapt_conversation(
             prepend_model_messages(manifest, conversation.messages), conversation.tools, traits
         )
@@ -83,11 +78,21 @@ class PromptRenderer:
         start = bos if bos and not tokens.starts_with(prompt, bos) else ""
         return engine_pb2.PromptText(pieces=tokens.split(prompt, start=start), add_special=False)
 
+    def find_traits(self, manifest: Manifest) -> TemplateTraits:
+        """What the model's template supports. Raises and takes time as `render` does."""
+        return self._open(manifest).template.traits or TemplateTraits(failure=None)
+
     def close(self) -> None:
         """End the processes that render."""
         self._templates.close()
 
-    def _open(self, description: Description, source: str) -> _Opened:
+    def _open(self, manifest: Manifest) -> _Opened:
+        description, source = manifest.description, manifest.description.chat_template
+        if source is None:
+            raise InvalidRequest(
+                f"{manifest.name} has no chat template: it only completes text (/v1/completions)",
+                param="model",
+            )
         # The catalog returns the same object until the model changes, and hashing thousands of
         # control tokens takes longer than a render.
         with self._lock:

@@ -38,7 +38,7 @@ def make_parser() -> Callable[[], OutputParser]:
         prefill=None,
         tools=[{"function": {"name": "f"}}],
         separates_reasoning=True,
-        find_dialect=lambda _: TagDialect(),
+        dialect=TagDialect(),
     )
     assert made is not None
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from services.api.parsing.parts import CallArguments, CallEnded, CallStarted, Content, Part
@@ -33,6 +33,8 @@ class TagParser:
 class TagDialect:
     """The dialect; `tools` are those it was opened with."""
 
+    name = "tag"
+    trigger = "<call>"
     handles_reasoning = False
 
     def __init__(self) -> None:
@@ -41,6 +43,11 @@ class TagDialect:
     def open(self, tools: Mapping[str, Mapping[str, Any]]) -> TagParser:
         self.tools = tools
         return TagParser()
+
+    def describe_call(
+        self, name: str, schema: Mapping[str, Any], special_tokens: Collection[str] = ()
+    ) -> str:
+        raise AssertionError("nothing is forced here")
 
 
 class OneSyntax(TagDialect):

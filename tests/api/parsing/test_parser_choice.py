@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.api.parsing.parser_choice import ToolDialect, choose_parser
+from services.api.parsing.parser_choice import choose_parser
 from services.api.parsing.parts import (
     CallArguments,
     CallEnded,
@@ -16,6 +16,7 @@ from services.api.parsing.parts import (
     Part,
     Reasoning,
 )
+from services.api.parsing.tool_calls.base import ToolDialect
 from tests.api.parsing.tag_dialect import OneSyntax, TagDialect
 
 SCHEMA = {"type": "object"}
@@ -35,7 +36,7 @@ def choose(
         "separates_reasoning": True,
     }
     options = {**given, **changes}
-    make = choose_parser(template, find_dialect=lambda _: dialect or TagDialect(), **options)
+    make = choose_parser(template, dialect=dialect or TagDialect(), **options)
     return None if make is None else make()
 
 
