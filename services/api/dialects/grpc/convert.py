@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from protos import engine_pb2, spindll_pb2
 from services.api.access.principal import Principal
+from services.api.generation.events import (
+    PartEvent,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallStarted,
+)
 from services.api.generation.request import GenerationRequest, Sampling, Stopping
 from services.api.generation.usage import UsageCounter
 from services.api.prompts.render import Conversation
@@ -45,8 +54,40 @@ def messages_from_proto(messages: Sequence[spindll_pb2.Message]) -> list[dict[st
                 f"messages[{number}].role {message.role!r} is not supported",
                 param=f"messages[{number}].role",
             )
-        result.append({"role": role, "content": message.content})
+        result.append({"role": role, "content": message.content, **_read_rest(message)})
     return result
+
+
+def _read_rest(message: spindll_pb2.Message) -> dict[str, Any]:
+    rest: dict[str, Any] = {"reasoning_content": message.reasoning} if message.reasoning else {}
+    if message.tool_calls:
+        rest["tool_calls"] = [
+            {
+                "type": "function",
+                **({"id": call.id} if call.id else {}),
+                "function": {"name": call.name, "arguments": call.arguments or "{}"},
+            }
+            for call in message.tool_calls
+        ]
+    given = {"tool_call_id": message.tool_call_id, "name": message.name}
+    return {**rest, **{name: text for name, text in given.items() if text}}
+
+
+def tools_from_proto(tools: Sequence[str]) -> list[dict[str, Any]] | None:
+    """Tools in OpenAI's form; InvalidRequest for a text that is not the object of a function."""
+    return [_read_tool(text, f"tools[{number}]") for number, text in enumerate(tools)] or None
+
+
+def _read_tool(text: str, param: str) -> dict[str, Any]:
+    try:
+        function = json.loads(text)
+    except (ValueError, RecursionError):
+        function = None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InvalidRequest(f"{param} is not a JSON object with a name", param=param)
+    if not isinstance(function.get("parameters") or {}, dict):
+        raise InvalidRequest(f"the parameters of {param} are not a JSON schema", param=param)
+    return {"type": "function", "function": function}
 
 
 def chat_to_request(
@@ -58,7 +99,16 @@ def chat_to_request(
         request,
         request_id,
         principal,
-        prompt=Conversation(messages=messages_from_proto(request.messages)),
+        prompt=Conversation(
+            messages=messages_from_proto(request.messages),
+            tools=tools_from_proto(request.tools),
+            is_thinking=request.thinking if request.HasField("thinking") else None,
+            reasoning_effort=request.reasoning_effort or None,
+        ),
+        separates_reasoning=request.separate_reasoning,
+        parallel_tool_calls=(
+            request.parallel_tool_calls or not request.HasField("parallel_tool_calls")
+        ),
         cache_key=request.encryption_key,
     )
 
@@ -70,12 +120,30 @@ def generate_to_request(
     return _build_request(request, request_id, principal, prompt=(request.prompt,))
 
 
+def event_to_proto(event: TextDelta | PartEvent) -> spindll_pb2.ChatResponse | None:
+    """The message for more of the answer; None for what clients need not know."""
+    match event:
+        case TextDelta():
+            return spindll_pb2.ChatResponse(token=event.text) if event.text else None
+        case ReasoningDelta():
+            return spindll_pb2.ChatResponse(reasoning=event.text)
+        case ToolCallStarted():
+            begin = spindll_pb2.ToolCallDelta(index=event.call, id=event.id, name=event.name)
+            return spindll_pb2.ChatResponse(tool_call=begin)
+        case ToolCallDelta():
+            more = spindll_pb2.ToolCallDelta(index=event.call, arguments=event.fragment)
+            return spindll_pb2.ChatResponse(tool_call=more)
+        case ToolCallEnded():
+            return None
+
+
 def usage_to_proto(usage: UsageCounter, *, seconds: float) -> spindll_pb2.UsageStats:
     """The usage in the last message; `seconds` is the whole time that the client waited."""
     return spindll_pb2.UsageStats(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         tokens_per_second=usage.completion_tokens / seconds if seconds > 0 else 0.0,
+        reasoning_tokens=usage.reasoning_tokens,
     )
 
 
@@ -86,6 +154,8 @@ def _build_request(
     *,
     prompt: Conversation | tuple[str, ...],
     cache_key: bytes = b"",
+    separates_reasoning: bool = False,
+    parallel_tool_calls: bool = True,
 ) -> GenerationRequest:
     params = request.params
     given = {field.name: value for field, value in params.ListFields()}
@@ -104,6 +174,8 @@ def _build_request(
             strings=tuple(text for text in params.stop if text),
         ),
         cache_key=cache_key,
+        separates_reasoning=separates_reasoning,
+        parallel_tool_calls=parallel_tool_calls,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import NoReturn
 
 import grpc
@@ -22,7 +23,14 @@ from services.api.dependencies import ApiParts
 from services.api.dialects.grpc import convert
 from services.api.dialects.grpc.calls import Context
 from services.api.dialects.grpc.interceptors import CallInterceptor, principal
-from services.api.generation.events import TextDelta
+from services.api.generation.events import (
+    Finished,
+    FinishReason,
+    PartEvent,
+    Started,
+    TextDelta,
+    Waiting,
+)
 from services.api.generation.request import GenerationRequest
 from services.api.settings import ApiSettings
 from services.shared.errors import NotFound
@@ -33,6 +41,14 @@ _MAX_CALLS_PER_CONNECTION = 256
 _MAX_METADATA_BYTES = 16 << 10
 _HANDSHAKE_SECONDS = 10
 _NOT_SERVED = "is not served over gRPC yet; use the HTTP API"
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end of an answer."""
+
+    usage: spindll_pb2.UsageStats
+    reason: FinishReason
 
 
 async def start_grpc_server(
@@ -88,8 +104,14 @@ class SpindllService(SpindllServicer):
         """Continue a conversation; loads the model if it is not loaded."""
         parsed = convert.chat_to_request(request, _new_id(), principal.get())
         async with aclosing(self._generate(parsed)) as answer:
-            async for token, usage in answer:
-                yield spindll_pb2.ChatResponse(token=token, done=usage is not None, usage=usage)
+            async for event in answer:
+                if isinstance(event, _End):
+                    reason = event.reason.value
+                    yield spindll_pb2.ChatResponse(
+                        done=True, usage=event.usage, finish_reason=reason
+                    )
+                elif (message := convert.event_to_proto(event)) is not None:
+                    yield message
 
     async def Generate(  # noqa: N802
         self, request: spindll_pb2.GenerateRequest, context: Context
@@ -97,8 +119,11 @@ class SpindllService(SpindllServicer):
         """Continue a text without a chat template; loads the model if it is not loaded."""
         parsed = convert.generate_to_request(request, _new_id(), principal.get())
         async with aclosing(self._generate(parsed)) as answer:
-            async for token, usage in answer:
-                yield spindll_pb2.GenerateResponse(token=token, done=usage is not None, usage=usage)
+            async for event in answer:
+                if isinstance(event, _End):
+                    yield spindll_pb2.GenerateResponse(done=True, usage=event.usage)
+                elif isinstance(event, TextDelta) and event.text:
+                    yield spindll_pb2.GenerateResponse(token=event.text)
 
     async def List(  # noqa: N802
         self, request: spindll_pb2.ListRequest, context: Context
@@ -159,15 +184,19 @@ class SpindllService(SpindllServicer):
 
     async def _generate(
         self, request: GenerationRequest
-    ) -> AsyncGenerator[tuple[str, spindll_pb2.UsageStats | None]]:
-        """Each new text, then an empty text with the usage."""
+    ) -> AsyncGenerator[TextDelta | PartEvent | _End]:
+        """Everything that the answer consists of, then its end."""
         generation = await self._parts.generations.open(request)
+        reason = FinishReason.STOP
         try:
             async for events in generation:
                 for event in events:
-                    if isinstance(event, TextDelta) and event.text:
-                        yield event.text, None
-            yield "", convert.usage_to_proto(generation.usage, seconds=generation.seconds)
+                    if isinstance(event, Finished):
+                        reason = event.reason
+                    elif not isinstance(event, Waiting | Started):
+                        yield event
+            usage = convert.usage_to_proto(generation.usage, seconds=generation.seconds)
+            yield _End(usage, reason)
         finally:
             generation.close()
 
