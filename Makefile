@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 CODE := services tests bench tools spindll
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check check-all lint fmt proto env lock soak bench
+.PHONY: help setup test check check-all check-mlx lint fmt proto env lock soak bench
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 11
@@ -25,6 +25,9 @@ test: setup  ## the tests alone; llama.cpp is compiled once if there is no wheel
 
 check-all: check  ## check, then the tests under Python 3.12 and 3.13 where they are installed
 	.ci/other-pythons
+
+check-mlx:  ## the tests of the MLX engine, in a .venv of their own with the extra `mlx`
+	.ci/mlx
 
 fmt:  ## format the code and fix what ruff can fix
 	.venv/bin/ruff format $(CODE)

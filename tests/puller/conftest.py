@@ -101,8 +101,14 @@ def make_testbed(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., PullT
         client.close()
 
 
+@pytest.fixture(autouse=True)
+def _no_mlx_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the extra `mlx` were not installed, whether it is or not."""
+    monkeypatch.setattr(engine_support, "LOADS_MLX", False)
+
+
 @pytest.fixture
-def mlx_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+def mlx_engine(_no_mlx_engine: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if there were an engine for MLX models."""
     monkeypatch.setattr(engine_support, "LOADS_MLX", True)
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
 
 from services.shared.store.manifest import FileRole
 
-# Whether there is a backend for safetensors (MLX).
-LOADS_MLX = False
+# Whether the engine of this environment loads safetensors (MLX): where the extra `mlx` is installed.
+LOADS_MLX = find_spec("mlx_lm") is not None
 
 # GGUF files of a model, beside its weights, that the engine reads. An adapter or a model that needs
 # one would answer differently without it, so it is refused; the others are left out.
 EXTRA_ROLES: frozenset[FileRole] = frozenset()
 
 NO_MLX = (
-    "the model has safetensors (MLX) only, and this version has no engine for them; a GGUF of it"
-    " can be pulled instead"
+    "the model has safetensors (MLX) only, and there is no engine for them here: the extra `mlx` is"
+    " not installed; a GGUF of it can be pulled instead"
 )
 NO_ADAPTERS = (
     "this model is a LoRA adapter on top of another model, which the engine cannot apply; pull a"

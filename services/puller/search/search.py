@@ -48,7 +48,7 @@ KEEP_SECONDS = 600.0
 SIZED_HITS = 5
 _MAX_PARALLEL_CALLS = 8
 
-NO_MLX_ENGINE = "this version has no engine for MLX models"
+NO_MLX_ENGINE = "there is no engine for MLX models here: the extra `mlx` is not installed"
 NO_LIBRARY_SEARCH = (
     "Ollama's library has no search; only an exact name such as qwen3:0.6b finds a model there"
 )

@@ -183,7 +183,7 @@ def test_without_an_engine_for_it_an_mlx_folder_is_refused(
 ) -> None:
     folder = write_mlx(tmp_path / "m")
 
-    with pytest.raises(InvalidModelFile, match="no engine for them"):
+    with pytest.raises(InvalidModelFile, match="no engine for them here"):
         import_folder(store, folder, "mlx-model")
 
 

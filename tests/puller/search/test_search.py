@@ -16,7 +16,12 @@ from huggingface_hub.utils._http import default_client_factory
 from services.puller.build import build_search, build_sources
 from services.puller.search.hits import build_hub_query, parse_registry_name
 from services.puller.search.parallel import run_parallel
-from services.puller.search.search import NO_LIBRARY_SEARCH, ModelSearch, set_hub_timeout
+from services.puller.search.search import (
+    NO_LIBRARY_SEARCH,
+    NO_MLX_ENGINE,
+    ModelSearch,
+    set_hub_timeout,
+)
 from services.puller.sources.base import ResolveOptions
 from services.shared.errors import SourceUnavailable
 from services.shared.model_name import ModelName, Source
@@ -112,9 +117,7 @@ def test_the_name_of_a_hit_pulls_a_file_of_the_reported_size(
 
 
 def test_without_an_engine_for_mlx_a_search_for_it_says_so(search: ModelSearch) -> None:
-    assert ask(search, format="mlx") == SearchAnswer(
-        notes=("this version has no engine for MLX models",)
-    )
+    assert ask(search, format="mlx") == SearchAnswer(notes=(NO_MLX_ENGINE,))
 
 
 @pytest.mark.usefixtures("vision_engine")
