@@ -302,6 +302,7 @@ class PrefillResponse(_message.Message):
 
     TOKENS_CACHED_FIELD_NUMBER: _builtins.int
     tokens_cached: _builtins.int
+    """Of the messages, as the model's template writes them."""
     def __init__(
         self,
         *,

@@ -99,7 +99,7 @@ class SpindllServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Prefill(self, request, context):
-        """UNIMPLEMENTED; the HTTP API has no counterpart yet.
+        """Computes the messages and keeps them, so that a Chat that begins with them answers at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class SpindllStub:
     Chat: _grpc.UnaryStreamMultiCallable[_spindll_pb2.ChatRequest, _spindll_pb2.ChatResponse]
     """Continues a conversation; loads the model if it is not loaded."""
     Prefill: _grpc.UnaryUnaryMultiCallable[_spindll_pb2.PrefillRequest, _spindll_pb2.PrefillResponse]
-    """UNIMPLEMENTED; the HTTP API has no counterpart yet."""
+    """Computes the messages and keeps them, so that a Chat that begins with them answers at once."""
     Pull: _grpc.UnaryStreamMultiCallable[_spindll_pb2.PullRequest, _spindll_pb2.PullProgress]
     """UNIMPLEMENTED; use POST /v1/pulls of the HTTP API."""
     List: _grpc.UnaryUnaryMultiCallable[_spindll_pb2.ListRequest, _spindll_pb2.ListResponse]
@@ -66,7 +66,7 @@ class SpindllAsyncStub(SpindllStub):
     Chat: _aio.UnaryStreamMultiCallable[_spindll_pb2.ChatRequest, _spindll_pb2.ChatResponse]  # type: ignore[assignment]
     """Continues a conversation; loads the model if it is not loaded."""
     Prefill: _aio.UnaryUnaryMultiCallable[_spindll_pb2.PrefillRequest, _spindll_pb2.PrefillResponse]  # type: ignore[assignment]
-    """UNIMPLEMENTED; the HTTP API has no counterpart yet."""
+    """Computes the messages and keeps them, so that a Chat that begins with them answers at once."""
     Pull: _aio.UnaryStreamMultiCallable[_spindll_pb2.PullRequest, _spindll_pb2.PullProgress]  # type: ignore[assignment]
     """UNIMPLEMENTED; use POST /v1/pulls of the HTTP API."""
     List: _aio.UnaryUnaryMultiCallable[_spindll_pb2.ListRequest, _spindll_pb2.ListResponse]  # type: ignore[assignment]
@@ -103,7 +103,7 @@ class SpindllServicer(metaclass=_abc_1.ABCMeta):
         request: _spindll_pb2.PrefillRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_spindll_pb2.PrefillResponse, _abc.Awaitable[_spindll_pb2.PrefillResponse]]:
-        """UNIMPLEMENTED; the HTTP API has no counterpart yet."""
+        """Computes the messages and keeps them, so that a Chat that begins with them answers at once."""
 
     @_abc_1.abstractmethod
     def Pull(

@@ -113,6 +113,23 @@ def chat_to_request(
     )
 
 
+def prefill_to_request(
+    request: spindll_pb2.PrefillRequest, request_id: str, principal: Principal
+) -> GenerationRequest:
+    """The request of a Prefill call: the shortest answer to the messages, without its beginning."""
+    check_encryption_key(request.encryption_key)
+    return GenerationRequest(
+        id=request_id,
+        model=request.model,
+        principal=principal,
+        prompt=Conversation(
+            messages=messages_from_proto(request.messages), add_generation_prompt=False
+        ),
+        stopping=Stopping(max_tokens=1),
+        cache_key=request.encryption_key,
+    )
+
+
 def generate_to_request(
     request: spindll_pb2.GenerateRequest, request_id: str, principal: Principal
 ) -> GenerationRequest:

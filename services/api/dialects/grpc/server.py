@@ -33,7 +33,7 @@ from services.api.generation.events import (
 )
 from services.api.generation.request import GenerationRequest
 from services.api.settings import ApiSettings
-from services.shared.errors import NotFound
+from services.shared.errors import InternalError, NotFound
 from services.shared.limits import MAX_MESSAGE_BYTES
 
 _MAX_CALLS = 1024  # at the same time, of one worker
@@ -167,8 +167,13 @@ class SpindllService(SpindllServicer):
     async def Prefill(  # noqa: N802
         self, request: spindll_pb2.PrefillRequest, context: Context
     ) -> spindll_pb2.PrefillResponse:
-        """Not implemented yet."""
-        return await _abort_unimplemented(context, "Prefill")
+        """Compute a conversation and keep it, so that the chat that continues it begins at once."""
+        parsed = convert.prefill_to_request(request, _new_id(), principal.get())
+        async with aclosing(self._generate(parsed)) as answer:
+            async for event in answer:
+                if isinstance(event, _End):
+                    return spindll_pb2.PrefillResponse(tokens_cached=event.usage.prompt_tokens)
+        raise InternalError("internal error")
 
     async def Pull(  # noqa: N802
         self, request: spindll_pb2.PullRequest, context: Context

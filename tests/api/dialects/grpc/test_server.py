@@ -138,6 +138,19 @@ async def test_the_encryption_key_of_a_chat_reaches_the_engine(served: GrpcApi) 
     assert served.api.engine.submits[0].cache_key == b"k" * 32
 
 
+async def test_a_prefill_computes_the_messages_without_the_answers_beginning(
+    served: GrpcApi,
+) -> None:
+    request = spindll_pb2.PrefillRequest(model="tiny", messages=FRANCE, encryption_key=b"k" * 32)
+    answer = await served.stub.Prefill(request, **served.user())
+    (submit,) = served.api.engine.submits
+
+    assert answer.tokens_cached == 7
+    assert submit.stopping.max_tokens == 1
+    assert submit.cache_key == b"k" * 32
+    assert "".join(piece.text for piece in submit.text.pieces).endswith("<|im_end|>\n")
+
+
 async def test_errors_have_a_status_and_a_code(served: GrpcApi) -> None:
     unknown = spindll_pb2.ChatRequest(model="huge", messages=FRANCE)
     empty = spindll_pb2.ChatRequest(model="tiny")
@@ -238,7 +251,6 @@ async def test_loading_needs_the_admin_key_and_zero_layers_mean_automatic(served
 
 async def test_calls_that_are_not_served_yet_are_unimplemented(served: GrpcApi) -> None:
     calls = [
-        served.stub.Prefill(spindll_pb2.PrefillRequest(), **served.admin()),
         served.stub.Delete(spindll_pb2.DeleteRequest(), **served.admin()),
         served.stub.Pull(spindll_pb2.PullRequest(), **served.admin()),
     ]
