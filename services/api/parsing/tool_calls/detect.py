@@ -88,6 +88,15 @@ def choose_dialect(
     if own is None:
         return GENERIC
     is_adapted = not (traits.tools and traits.tool_calls and traits.tool_results)
-    if is_adapted and isinstance(own, MarkedDialect) and own.markers != GENERIC.markers:
+    if is_adapted and isinstance(own, MarkedDialect) and _is_apart_from_generic(own):
         return EitherCalls(GENERIC, own) if not traits.tools else EitherCalls(own, GENERIC)
     return own
+
+
+def _is_apart_from_generic(dialect: MarkedDialect) -> bool:
+    """Whether no marker of one contains a marker of the other."""
+    return not any(
+        own in generic or generic in own
+        for own in (*dialect.markers, *dialect.dropped)
+        for generic in GENERIC.markers
+    )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from services.api.parsing.tool_calls.detect import (
+    _RULES,
     DIALECTS,
     GENERIC,
     choose_dialect,
@@ -135,6 +136,17 @@ def test_where_only_earlier_calls_are_generic_the_models_own_form_comes_first() 
     traits = TemplateTraits(failure=None, tools=True)
 
     assert choose_dialect("<TOOLCALL>", traits).name == "nemotron-v2 or hermes"
+
+
+@pytest.mark.parametrize("texts", [texts for texts, _ in _RULES], ids=" ".join)
+def test_every_dialect_reads_answers_to_a_prompt_of_the_generic_form(
+    texts: tuple[str, ...],
+) -> None:
+    dialect = choose_dialect(" ".join(texts), SHOWS_NOTHING)
+
+    answer = join(read(dialect.open(TOOLS), "<x> plain {text}"))
+
+    assert answer.content == "<x> plain {text}"
 
 
 def test_an_unknown_template_is_rendered() -> None:

@@ -48,6 +48,7 @@ CASES: list[tuple[str, str, str, list[Any], str]] = [
     ("mistral", "ids", '[TOOL_CALLS]get_weather[CALL_ID]abcdefgh1[ARGS]{"city": "Paris"}', PARIS, ""),
     ("mistral", "spaces", '[TOOL_CALLS] get_weather [ARGS] {"city": "Paris"}', PARIS, ""),
     ("mistral", "a name too many", '[TOOL_CALLS]foo [TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}', PARIS, "[TOOL_CALLS]foo"),
+    ("apertus", "two members", '<|tools_prefix|>[{"get_time": {}, "get_weather": {}}]', [], ": {}}]"),
     ("deepseek-r1", "no fence", f'{OPENED}function<{BAR}tool▁sep{BAR}>get_weather\n{{"city": "Paris"}}<{BAR}tool▁call▁end{BAR}>', PARIS, ""),
     ("deepseek-v3.1", "no section", f'<{BAR}tool▁call▁begin{BAR}>get_weather<{BAR}tool▁sep{BAR}>{{"city": "Paris"}}', PARIS, ""),
     ("deepseek-v3.2", "a number as a string", f'<{DSML}invoke name="get_weather"><{DSML}parameter name="city" string="true">12</{DSML}parameter></{DSML}invoke>', [("get_weather", {"city": "12"})], ""),

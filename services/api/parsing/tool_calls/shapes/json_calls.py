@@ -114,7 +114,8 @@ class JsonCalls:
 
     def _read_member(self, source: TextSource, call: _Call, key: str) -> Steps[bool]:
         if self.is_keyed:
-            return call.start(source, key) and (yield from call.read_arguments(source))
+            is_first = not call.is_started and call.start(source, key)
+            return is_first and (yield from call.read_arguments(source))
         if call.is_bare and not call.is_started and key not in _BARE_KEYS:
             return False
         if key in _ARGUMENTS and not call.has_arguments:
