@@ -105,6 +105,17 @@ class TextSource:
                 return text
         return ""
 
+    def may_follow(self, texts: tuple[str, ...]) -> Steps[bool]:
+        """Whether one of these texts is next, unread, or the text ends before that is certain."""
+        longest = max(map(len, texts))
+        while True:
+            seen = self._text[self._at : self._at + longest]
+            if any(seen.startswith(text) for text in texts):
+                return True
+            if self._is_ended or not any(text.startswith(seen) for text in texts):
+                return any(text.startswith(seen) for text in texts)
+            yield
+
     def spaces(self) -> Steps[None]:
         """Read the whitespace that is next."""
         while True:

@@ -183,6 +183,8 @@ class XmlCalls:
         types = find_types(find_property(schema, key, schema), schema)
         if self.attribute_ends:
             text, end = yield from source.peek_until(Markers([self.attribute_ends]), _MAX_KEY)
+            if not end:
+                return False
             source.take(len(text) + len(end))
             types = frozenset({"string"} if _IS_STRING.get(text) else types - {"string"})
         is_cdata = self.has_cdata and (yield from source.literal(_CDATA[0]))
@@ -220,5 +222,18 @@ class XmlCalls:
             if self.trims_newlines and text.endswith("\n"):
                 text, newline = text[:-1], "\n"
             emit(text)
-            if marker:
+            if marker and not (yield from self._continues(source, marker)):
                 return True
+            newline += source.release() if marker else ""
+
+    def _continues(self, source: TextSource, marker: str) -> Steps[bool]:
+        """Whether a marker in a value, as in code, is a part of it: nothing that may follow does.
+
+        Then the source holds it.
+        """
+        source.hold(marker)
+        yield from source.spaces()
+        if (yield from source.may_follow((self.key_opens, self.closes))):
+            source.release()
+            return False
+        return True
