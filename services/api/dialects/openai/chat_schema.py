@@ -184,6 +184,15 @@ class ChatCompletionRequest(GenerationOptions, RefusedChatFields):
         return self
 
     @property
+    def continues_final_message(self) -> bool:
+        """Whether the model continues the last message: an unfinished answer, as in llama.cpp."""
+        if self.continue_final_message is not None or self.add_generation_prompt:
+            return bool(self.continue_final_message)
+        last = self.messages[-1]
+        has_calls = bool(last.tool_calls or last.function_call)
+        return last.role == "assistant" and bool(last.content) and not has_calls
+
+    @property
     def has_functions(self) -> bool:
         """Whether calls are answered in OpenAI's old form."""
         return bool(self.functions)

@@ -49,7 +49,7 @@ def chat_to_request(
         is_thinking=_find_thinking(body),
         reasoning_effort=body.reasoning_effort,
         add_generation_prompt=body.add_generation_prompt is not False,
-        continue_final_message=bool(body.continue_final_message),
+        continue_final_message=body.continues_final_message,
     )
     return GenerationRequest(
         id=response_id,

@@ -267,6 +267,31 @@ def test_the_old_form_of_a_call_in_an_earlier_answer_is_a_call() -> None:
     }
 
 
+CALLED = {"tool_calls": [{"function": {"name": "f"}}]}
+
+
+@pytest.mark.parametrize(
+    ("last", "given", "continues"),
+    [
+        ({"role": "assistant", "content": "The"}, {}, True),
+        ({"role": "assistant", "content": "The"}, {"add_generation_prompt": False}, True),
+        ({"role": "assistant", "content": "The"}, {"add_generation_prompt": True}, False),
+        ({"role": "assistant", "content": "The"}, {"continue_final_message": False}, False),
+        ({"role": "assistant", "content": "The"}, {"continue_final_message": True}, True),
+        ({"role": "assistant", "content": ""}, {}, False),
+        ({"role": "assistant", "content": "The", **CALLED}, {}, False),
+        ({"role": "user", "content": "hi"}, {}, False),
+    ],
+    ids=str,
+)
+def test_a_last_message_of_the_assistant_is_continued(
+    last: dict[str, Any], given: dict[str, Any], continues: bool
+) -> None:
+    messages = [{"role": "user", "content": "hi"}, last]
+
+    assert conversation(messages=messages, **given).continue_final_message is continues
+
+
 @pytest.mark.parametrize("given", [None, True, False])
 def test_parallel_calls_are_allowed_by_default(given: bool | None) -> None:
     request = chat_to_request(make_request(parallel_tool_calls=given), "t", PRINCIPAL)
