@@ -35,7 +35,8 @@ class PromptFinder:
         least = computed + _MIN_TOKENS
         if least > end:
             return None
-        stored = self._store.find(chain, start=self._align(computed), end=end)
+        start = computed if self._saves_whole else self._align(computed)
+        stored = self._store.find(chain, start=start, end=end)
         if stored is None or stored.length < least:
             return None
         return partial(self._store.fetch, chain, stored)
