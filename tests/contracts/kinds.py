@@ -11,6 +11,7 @@ import msgspec
 from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import LoadConfig, MemoryPolicy
 from tests.conftest import TINY_GGUF, TINY_MLX
+from tests.models.random_mlx import write_random_mlx
 
 # Errors where numbers are added in another order: of cells with holes between them, or of a step
 # with many rows. They are relative to the spread of the logits, and two to three times what was
@@ -43,6 +44,8 @@ BATCHER_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     **KINDS,
     "tiny mlx": ("tiny-mlx", {}),
     "tiny mlx split": ("tiny-mlx", {"kv_mode": "split"}),
+    "window mlx": ("mlx-window", {}),
+    "recurrent mlx": ("mlx-recurrent", {}),
 }
 
 
@@ -51,22 +54,29 @@ def build_config(
 ) -> LoadConfig:
     """The load of one kind; a fake one gets its behaviour from a file in `folder`."""
     model, settings = BATCHER_KINDS[kind]
-    is_fake = kind.startswith("fake")
+    is_fake, is_mlx = kind.startswith("fake"), "mlx" in kind
     if is_fake:
         path = folder / f"{model}.json"
         path.write_bytes(msgspec.json.encode(Behaviour(memory_policy=MemoryPolicy(model))))
     else:
         known = {"tiny": TINY_GGUF, "tiny-mlx": TINY_MLX}
-        path = known[model] if model in known else synthetic(model)
+        path = known[model] if model in known else _make_model(model, folder, synthetic)
     fields: dict[str, Any] = {
         "model_path": str(path),
-        "backend": "fake" if is_fake else "mlx" if model == "tiny-mlx" else "llamacpp",
+        "backend": "fake" if is_fake else "mlx" if is_mlx else "llamacpp",
         "context_length": 1024,
         "max_sequences": 6,
         "batch_tokens": 128,
         "threads": 1,
     }
     return LoadConfig(**fields | settings | changes)
+
+
+def _make_model(model: str, folder: Path, synthetic: Callable[[str], Path]) -> Path:
+    if not model.startswith("mlx"):
+        return synthetic(model)
+    path = folder / model
+    return path if path.exists() else write_random_mlx(model, path)
 
 
 def get_policy(kind: str) -> MemoryPolicy:

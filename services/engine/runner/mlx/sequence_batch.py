@@ -53,8 +53,9 @@ class SequenceBatch:
     @property
     def tokens(self) -> int:
         """In memory, those of kept prefixes included."""
-        kept = self._prefixes.size_bytes // max(self._loaded.sizes.token_bytes, 1)
-        return sum(len(answer.branch.tokens) for answer in self.answers) + kept
+        used = sum(len(answer.branch.tokens) for answer in self.answers)
+        per_token = self._loaded.sizes.token_bytes
+        return used + (self._prefixes.size_bytes // per_token if per_token else 0)
 
     @property
     def is_too_large(self) -> bool:
