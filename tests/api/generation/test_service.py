@@ -162,7 +162,7 @@ async def test_one_key_with_many_slow_renders_does_not_delay_another(
 
 @pytest.mark.parametrize(
     ("is_shared", "own_tenant", "sent"),
-    [(False, "", ""), (False, "team", "team"), (True, "", "all"), (True, "team", "all")],
+    [(False, "", "key_a"), (False, "team", "team"), (True, "", "all"), (True, "team", "all")],
 )
 async def test_a_tenant_is_one_key_unless_keys_share(
     tmp_path: Any,
