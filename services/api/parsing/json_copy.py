@@ -145,13 +145,14 @@ def _measure_escape(source: TextSource) -> Steps[int]:
     return 2 if escape[1:] and escape[1:] in '"\\/bfnrt' else 0
 
 
-def find_json_kind(text: str) -> str:
-    """The JSON schema type of a complete text, or "" if it is not one JSON value."""
+def parse_json(text: str) -> tuple[str, str]:
+    """The JSON schema type of a complete text, and its valid JSON; "" and "" if it is not JSON."""
     source = TextSource()
     source.push(text)
     source.end()
-    kind = run_to_end(copy_json(source, lambda _: None))
-    return kind if not source.unread else ""
+    texts: list[str] = []
+    kind = run_to_end(copy_json(source, texts.append))
+    return (kind, "".join(texts)) if kind and not source.unread else ("", "")
 
 
 def run_to_end(steps: Steps[T]) -> T:

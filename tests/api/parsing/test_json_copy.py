@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.parsing.json_copy import copy_json, find_json_kind, run_to_end
+from services.api.parsing.json_copy import copy_json, parse_json, run_to_end
 from services.api.parsing.text_source import TextSource
 
 VALUES = st.recursive(
@@ -48,7 +48,7 @@ VALUES = st.recursive(
     ],
 )
 def test_the_kind_of_a_text(text: str, kind: str) -> None:
-    assert find_json_kind(text) == kind
+    assert parse_json(text)[0] == kind
 
 
 @given(VALUES, st.booleans(), st.sampled_from([None, 2]))
@@ -69,7 +69,7 @@ def test_it_accepts_what_json_accepts(text: str) -> None:
     else:
         is_json = True
 
-    assert bool(find_json_kind(text.rstrip(" \n"))) == is_json
+    assert bool(parse_json(text.rstrip(" \n"))[0]) == is_json
 
 
 def test_control_characters_in_strings_become_escapes() -> None:

@@ -8,7 +8,12 @@ from typing import Any
 
 Calls = list[tuple[str, dict[str, Any]]]
 Segment = str | Calls
-
+BAR = "\N{FULLWIDTH VERTICAL LINE}"
+NEAR = {
+    "name": {"type": "string"},
+    "at": {"type": "array", "items": {"type": "number"}},
+    "deep": {"type": "object", "properties": {"ok": {"type": "boolean"}}},
+}
 TOOLS: dict[str, Any] = {
     "get_weather": {
         "type": "object",
@@ -18,20 +23,12 @@ TOOLS: dict[str, Any] = {
             "ratio": {"type": "number"},
             "hot": {"type": "boolean"},
             "ids": {"type": "array", "items": {"type": "integer"}},
-            "near": {
-                "type": "object",
-                "properties": {
-                    "name": {"type": "string"},
-                    "at": {"type": "array", "items": {"type": "number"}},
-                    "deep": {"type": "object", "properties": {"ok": {"type": "boolean"}}},
-                },
-            },
+            "near": {"type": "object", "properties": NEAR},
         },
         "required": ["city"],
     },
     "get_time": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
-BAR = "\N{FULLWIDTH VERTICAL LINE}"
 
 
 def dump(value: object) -> str:

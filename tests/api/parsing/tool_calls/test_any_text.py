@@ -58,6 +58,34 @@ def test_the_deltas_do_not_matter(name: str, data: st.DataObject) -> None:
         assert not call.is_whole or isinstance(json.loads(call.arguments), dict)
 
 
+@st.composite
+def damaged_answers(draw: st.DrawFn, name: str) -> str:
+    """An answer with a few characters left out, put in or copied from elsewhere."""
+    text = write_answer(name, ["Text\n", *CALLS])
+    places = st.integers(0, len(text))
+    for start, end, put in draw(st.lists(st.tuples(places, places, PUT_IN), max_size=4)):
+        size = (end - start) % 30
+        text = text[:start] + put + text[start + (0 if put else size) :]
+        text = text[:end] + text[start : start + size] + text[end:]
+    return text
+
+
+PUT_IN = st.sampled_from(["", *'<>/|[]{}":,=\n\\a1 '])
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_damaged_answer_is_read_in_one_way(name: str, data: st.DataObject) -> None:
+    text = data.draw(damaged_answers(name))
+
+    whole = join(read(BY_NAME[name].open(TOOLS), [text]))
+
+    assert join(read(BY_NAME[name].open(TOOLS), text)) == whole
+    for call in whole.calls:
+        assert not call.is_whole or isinstance(json.loads(call.arguments), dict)
+
+
 @pytest.mark.parametrize("name", BY_NAME)
 @settings(max_examples=20, deadline=None)
 @given(text=st.text(max_size=300), tools=st.sampled_from([{}, TOOLS]))

@@ -34,6 +34,7 @@ from services.api.parsing.tool_calls.shapes.schema_types import (
         ("7", {"null", "string"}, '"7"'),
         ('{"a": [1]}', {"object"}, '{"a": [1]}'),
         ("{'a': [True, None]}", {"object"}, '{"a": [true, null]}'),
+        ('{"a": "x\ny"}', {"object"}, '{"a": "x\\ny"}'),
         ("{broken", {"object"}, '"{broken"'),
         ("[1, 2]", {"array"}, "[1, 2]"),
         ("", {"array"}, '""'),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from services.api.parsing.json_copy import copy_json, copy_string, find_json_kind
+from services.api.parsing.json_copy import copy_json, copy_string, parse_json
 from services.api.parsing.parts import OutputParser
 from services.api.parsing.text_source import Steps, TextSource
 from services.api.parsing.tool_calls.base import (
@@ -162,9 +162,10 @@ class _Call:
         texts: list[str] = []
         kind = yield from copy_json(source, texts.append)
         text = {"null": "{}", "string": _parse_string("".join(texts))}.get(kind, "")
-        if find_json_kind(text or "") != "object":
+        kind, arguments = parse_json(text or "")
+        if kind != "object":
             return False
-        self._emit(text or "")
+        self._emit(arguments)
         return True
 
     def end(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.api.parsing.holdback import Markers
-from services.api.parsing.json_copy import copy_string, find_json_kind, run_to_end
+from services.api.parsing.json_copy import copy_string, parse_json, run_to_end
 from services.api.parsing.text_source import Steps, TextSource
 
 _MAX_DEPTH = 64
@@ -49,7 +49,7 @@ def copy_literal(source: TextSource, emit: Emit, syntax: Syntax, depth: int = 0)
         return (yield from _copy_string(source, emit, syntax))
     word = yield from source.peek_match(_WORD, _MAX_WORD)
     value = _WORDS.get(word, word)
-    if find_json_kind(value) in ("", "string"):
+    if parse_json(value)[0] in ("", "string"):
         return False
     source.take(len(word))
     emit(value)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from services.api.parsing.json_copy import find_json_kind
+from services.api.parsing.json_copy import parse_json
 from services.api.parsing.tool_calls.base import Schema
 from services.api.parsing.tool_calls.shapes.literals import PYTHON, literal_to_json
 
@@ -58,15 +58,14 @@ def text_to_json(text: str, types: Iterable[str]) -> str:
         return quote(text)
     value = text.strip()
     value = _PYTHON_NAMES.get(value, value)
-    kind = find_json_kind(value)
+    kind, parsed = parse_json(value)
     if not kind and value[:1] in ("{", "["):
-        value = literal_to_json(value, PYTHON)
-        kind = find_json_kind(value)
+        kind, parsed = parse_json(literal_to_json(value, PYTHON))
     accepts_strings = "string" in allowed
     if kind in allowed or (kind == "integer" and "number" in allowed):
-        return value if kind != "string" else quote(text)
+        return parsed if kind != "string" else quote(text)
     if kind and not accepts_strings and (allowed or kind != "string"):
-        return value
+        return parsed
     return quote(text)
 
 
