@@ -69,13 +69,26 @@ def find_text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_end_tokens(folder: Path, config: Mapping[str, Any]) -> set[int]:
-    """The ids that end an answer; generation_config.json has precedence, as in mlx-lm."""
+    """The ids that end an answer: those of the configuration, and the tokenizer's own.
+
+    generation_config.json has precedence over config.json, as in mlx-lm.
+    """
     generation = read_json(folder, "generation_config.json") or {}
     value = generation.get("eos_token_id")
     if value is None:
         value = find_text_config(config).get("eos_token_id", config.get("eos_token_id"))
     values = value if isinstance(value, list) else [value]
-    return {v for v in values if isinstance(v, int)}
+    return {v for v in values if isinstance(v, int)} | _find_own_end(folder)
+
+
+def _find_own_end(folder: Path) -> set[int]:
+    """The `eos_token` of tokenizer_config.json, which is a string or an object with one."""
+    text = (read_json(folder, "tokenizer_config.json") or {}).get("eos_token")
+    if isinstance(text, dict):
+        text = text.get("content")
+    added = (read_json(folder, "tokenizer.json") or {}).get("added_tokens")
+    tokens = [t for t in added if isinstance(t, dict)] if isinstance(added, list) else []
+    return {t["id"] for t in tokens if t.get("content") == text and isinstance(t.get("id"), int)}
 
 
 def _check_code(*configs: Mapping[str, Any]) -> None:

@@ -157,12 +157,17 @@ class MlxBatcher:
             branch.rank = branch.rank_at(now)
             is_new = branch.cached_tokens is None
             request = self._current.get(branch)
-            is_scored = not is_new or branch.index > 0
-            cached = self._batch.start(
-                branch,
-                self._current.answer_for(branch),
-                score_top=None if is_scored else request.prompt_logprobs,
-            )
+            is_scored = branch.index > 0 or branch.request.scored_tokens >= len(request.prompt) - 1
+            try:
+                cached = self._batch.start(
+                    branch,
+                    self._current.answer_for(branch),
+                    score_top=None if is_scored else request.prompt_logprobs,
+                )
+            except Exception:
+                # It is neither in the queue nor in the batch, so nothing else would end it.
+                self._fail(branch.request, InternalError("internal error"))
+                raise
             if is_new:
                 branch.cached_tokens = min(cached, len(request.prompt))
                 self._current.publish(Begun(request.id, branch.cached_tokens))
@@ -176,8 +181,11 @@ class MlxBatcher:
 
     def _publish(self, report: StepReport) -> None:
         """Publish what a step did to its answers, and let further answers follow."""
-        for branch, entries in report.scored:
-            self._current.publish(PromptScored(branch.request.id, entries))
+        for branch, start, entries in report.scored:
+            # A prompt that was preempted is scored again from its beginning.
+            new = entries[max(branch.request.scored_tokens - start, 0) :]
+            branch.request.scored_tokens += len(new)
+            self._current.publish(PromptScored(branch.request.id, new))
         for branch in report.read:
             for sibling in self._held.pop(branch.request.id, ()):
                 self._queue.add(sibling)
@@ -214,8 +222,8 @@ class MlxBatcher:
         """A step failed: its requests end with an error, and the generator begins anew."""
         lost = {answer.branch.request.id for answer in self._batch.answers}
         self._batch.restart()
-        for id_ in lost:
-            self._fail(self._requests[id_], InternalError("internal error"))
+        for request in [r for r in self._requests.values() if r.id in lost]:
+            self._fail(request, InternalError("internal error"))
 
     def _fail(self, request: Request, error: SpindllError) -> None:
         self._forget(request)

@@ -7,6 +7,7 @@ A batch holds as many tokens as its longest sequence, for each of its sequences:
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ from services.engine.runner.mlx.prefix_cache import PrefixCache
 from services.engine.runner.mlx.prompt_scorer import PromptScorer
 from services.engine.runner.stepping.scheduler.request import Branch
 
+logger = logging.getLogger(__name__)
+
 _HEADROOM = 16  # tokens that each answer can still take before one must make room
 _NO_LIMIT = 1 << 30  # answers end by themselves
 
@@ -29,7 +32,8 @@ class StepReport:
 
     computed: list[tuple[Branch, int]] = field(default_factory=list)  # tokens of prompts
     read: list[Branch] = field(default_factory=list)  # whose prompt others can continue
-    scored: list[tuple[Branch, list[TokenLogprob]]] = field(default_factory=list)
+    # The first computed token of each part of a prompt, and the entries of those that follow.
+    scored: list[tuple[Branch, int, list[TokenLogprob]]] = field(default_factory=list)
 
 
 class SequenceBatch:
@@ -95,11 +99,9 @@ class SequenceBatch:
             del self._scoring[scored]
         for id_ in [i for i, answer in self._answers.items() if answer.branch is branch]:
             del self._answers[id_]
-            shared = branch.request.is_shareable
-            removed = self._generator.remove([id_], return_prompt_caches=shared)
-            if shared and id_ in removed:
-                caches, tokens = removed[id_]
-                self._prefixes.put(branch.request.realm, tokens, caches)
+            if branch.request.is_shareable:
+                self._keep(id_, branch.request.realm)
+            self._generator.remove([id_])
 
     def compute(self) -> StepReport:
         """Compute one step, after which the answers have their next tokens.
@@ -156,13 +158,22 @@ class SequenceBatch:
         )
         self._answers[id_] = answer
 
+    def _keep(self, id_: int, realm: str) -> None:
+        """Keep what was computed of a sequence; where that fails, others compute it again."""
+        try:
+            caches, tokens = self._generator.extract_cache([id_])[id_]
+            self._prefixes.put(realm, tokens, caches)
+        except Exception:
+            logger.exception("prefix not kept")
+
     def _score(self, report: StepReport) -> None:
         """Score a part of the oldest prompt that waits for it."""
         answer, scorer = next(iter(self._scoring.items()), (None, None))
         if answer is None or scorer is None:
             return
         before = scorer.done
-        report.scored.append((answer.branch, scorer.advance(self._loaded.vocabulary.piece)))
+        entries = scorer.advance(self._loaded.vocabulary.piece)
+        report.scored.append((answer.branch, before, entries))
         report.computed.append((answer.branch, scorer.done - before))
         if scorer.is_done:
             del self._scoring[answer]
@@ -186,8 +197,7 @@ class SequenceBatch:
             and (request.n > 1 or not self._can_cut)
         ):
             # All but the last token: here others can begin, also where caches cannot be cut.
-            caches, tokens = self._generator.extract_cache([response.uid])[response.uid]
-            self._prefixes.put(request.realm, tokens, caches)
+            self._keep(response.uid, request.realm)
             report.read.append(answer.branch)
 
     def _shrink_prefixes(self) -> None:

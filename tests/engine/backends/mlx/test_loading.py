@@ -117,7 +117,7 @@ def test_a_missing_file_is_named(folder: Path, name: str, reason: str) -> None:
     ("name", "reason"),
     [
         ("config.json", "not valid JSON"),
-        ("tokenizer.json", "damaged"),
+        ("tokenizer.json", "not valid JSON"),
         ("model.safetensors", "damaged or incomplete"),
     ],
 )
@@ -126,6 +126,12 @@ def test_a_truncated_file_is_named(folder: Path, name: str, reason: str) -> None
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     assert_refused(folder, reason)
+
+
+def test_a_tokenizer_of_an_unknown_kind_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+    assert_refused(folder, "unknown kind")
 
 
 def test_a_tensor_of_another_shape_is_refused(folder: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from services.engine.backends import open_backend
 from services.engine.backends.base import Vocabulary
+from services.engine.backends.mlx.folder import read_end_tokens
 from services.engine.backends.mlx.vocabulary import MlxVocabulary
 from services.engine.core import LoadConfig, TextPiece
 from tests.conftest import TINY_GGUF, TINY_MLX
@@ -74,6 +75,11 @@ def test_pieces_are_tokenized_alike(gguf: Vocabulary, mlx: Vocabulary) -> None:
 def test_tokens_have_the_same_bytes_and_ends(gguf: Vocabulary, mlx: Vocabulary) -> None:
     assert (mlx.size, mlx.end_tokens) == (gguf.size, gguf.end_tokens)
     assert [mlx.piece(i) for i in range(mlx.size)] == [gguf.piece(i) for i in range(gguf.size)]
+
+
+def test_the_tokenizers_own_end_ends_answers_too() -> None:
+    assert read_end_tokens(TINY_MLX, {}) == {1017}
+    assert read_end_tokens(TINY_MLX, {"eos_token_id": [1015]}) == {1015, 1017}
 
 
 def test_control_tokens_are_those_that_no_text_contains(mlx: Vocabulary) -> None:
