@@ -33,6 +33,7 @@ from services.engine.runner.requests.output_processor import OutputProcessor
 KEYS = (CacheKey(b"k" * 16, b"s" * 32),)
 NEW_TOKENS = 64  # of the second turn
 ANSWER_TOKENS = 32
+TAIL_TOKENS = 24  # behind the whole blocks of a prompt: they are always computed
 CALM_STEPS = 60
 NEIGHBOUR = 1  # its request id
 _TIMEOUT_SECONDS = 60.0
@@ -218,6 +219,13 @@ def build_config(model: Path, tokens: int, disk: Path, ram: Path) -> LoadConfig:
     )
 
 
+def add_results(results: dict[str, list[float]], measured: dict[str, float]) -> None:
+    """Add the results of a part of a round, and print them."""
+    for name, value in measured.items():
+        results.setdefault(name, []).append(value)
+        print(f"{name:32} {value:12.3f}", flush=True)
+
+
 def main() -> None:
     """Run the rounds, and print the medians."""
     parser = argparse.ArgumentParser(description="What stored prompts save and cost.")
@@ -235,12 +243,9 @@ def main() -> None:
     ):
         config = build_config(model, arguments.tokens, Path(disk), Path(ram))
         for _ in range(arguments.rounds):
-            prompts = [draw_prompt(draw, arguments.tokens) for _ in range(3)]
-            measured = measure_first_tokens(config, *prompts[:2])
-            measured |= measure_neighbour(config, prompts[2], draw_prompt(draw, 32))
-            for name, value in measured.items():
-                results.setdefault(name, []).append(value)
-                print(f"{name:32} {value:12.3f}", flush=True)
+            prompts = [draw_prompt(draw, arguments.tokens + TAIL_TOKENS) for _ in range(3)]
+            add_results(results, measure_first_tokens(config, *prompts[:2]))
+            add_results(results, measure_neighbour(config, prompts[2], draw_prompt(draw, 32)))
     print(f"\nmedians of {arguments.rounds} rounds, {arguments.tokens} tokens")
     for name, values in results.items():
         print(f"{name:32} {median(values):12.3f}")
