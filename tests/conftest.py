@@ -111,7 +111,7 @@ def redis_url(redis_server: RedisServer) -> str:
 def synthetic_model(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     """A function from a preset of tests/models/shapes.py to its GGUF, made once per checkout.
 
-    tiny-dense, tiny-window, tiny-recurrent and tiny-hybrid are small; the rest is for benchmarks.
+    Those whose names begin with `tiny` are small; the rest is for benchmarks.
     """
     from tests.models import synthetic
 

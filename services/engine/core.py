@@ -194,6 +194,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     context_length: int  # tokens of one sequence at most
     trained_context_length: int
+    # Longer sequences may get other positions (LongRoPE), from their first token on; 0: none do.
+    short_context_length: int = 0
     max_sequences: int
     memory_policy: MemoryPolicy
     window: int = 0  # tokens of the sliding attention window; 0 without one

@@ -39,6 +39,7 @@ class Shape:
     kv_heads: int = 0
     head_size: int = 0
     window: int = 0
+    short_context: int = 0  # longer ones get other positions (LongRoPE); 0: none
     attention_every: int = 1  # in a hybrid, every n-th layer is attention, the others recurrent
     rope_base: float = 1e6
     epsilon: float = 1e-6
@@ -97,6 +98,7 @@ PRESETS: dict[str, Shape] = {
         epsilon=1e-5,
     ),
     "tiny-dense": _TINY,
+    "tiny-longrope": replace(_TINY, kind=Kind.LLAMA, short_context=512),
     "tiny-window": replace(_TINY, kind=Kind.GEMMA3, layers=6, window=128),
     "tiny-recurrent": replace(_TINY, kind=Kind.MAMBA, feed_forward=0, heads=0, kv_heads=0),
     "tiny-hybrid": replace(_TINY, kind=Kind.JAMBA, layers=4, attention_every=2),
@@ -133,7 +135,11 @@ def list_tensors(shape: Shape) -> Iterator[Tensor]:
         yield from (_list_recurrent if shape.is_recurrent(layer) else _list_attention)(shape, at)
         if shape.feed_forward:
             yield from _list_feed_forward(shape, at)
-    if shape.kind is Kind.LLAMA:
+    if shape.short_context:
+        for name, last in (("short", 1.0), ("long", 16.0)):
+            factors = np.linspace(1.0, last, shape.head_size // 2, dtype=np.float32)
+            yield Tensor(f"rope_factors_{name}.weight", factors.shape, values=factors)
+    elif shape.kind is Kind.LLAMA:
         factors = llama3_frequency_factors(shape.head_size, shape.rope_base)
         yield Tensor("rope_freqs.weight", factors.shape, values=factors)
 

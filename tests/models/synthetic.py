@@ -144,6 +144,9 @@ def _add_dimensions(writer: gguf.GGUFWriter, shape: Shape) -> None:
     if shape.kind is not Kind.JAMBA:  # Jamba has no positions
         writer.add_rope_freq_base(shape.rope_base)
         writer.add_rope_dimension_count(shape.head_size)
+    if shape.short_context:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+        writer.add_rope_scaling_orig_ctx_len(shape.short_context)
     if shape.window:
         writer.add_sliding_window(shape.window)
 

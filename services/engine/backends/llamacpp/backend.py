@@ -83,6 +83,7 @@ def build_model_info(
         vocab_size=model.vocabulary.size,
         context_length=context.context_length,
         trained_context_length=model.trained_context_length,
+        short_context_length=model.short_context_length,
         max_sequences=config.max_sequences,
         memory_policy=policy,
         window=model.window,

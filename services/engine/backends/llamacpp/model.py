@@ -54,16 +54,18 @@ class LlamaModel:
     @property
     def architecture(self) -> str:
         """`general.architecture` of the header."""
-        buffer = bytes(128)
-        count = self._lib.llama_model_meta_val_str(
-            self.handle, b"general.architecture", buffer, len(buffer)
-        )
-        return buffer[: max(count, 0)].decode("utf-8", "replace")
+        return self._read_header("general.architecture")
 
     @property
     def trained_context_length(self) -> int:
         """Context length for which the model was trained, in tokens."""
         return int(self._lib.llama_model_n_ctx_train(self.handle))
+
+    @property
+    def short_context_length(self) -> int:
+        """Where a longer context is chosen, llama.cpp may take other factors for all positions."""
+        original = self._read_header(f"{self.architecture}.rope.scaling.original_context_length")
+        return int(original) if original.isdecimal() else self.trained_context_length
 
     @property
     def layers(self) -> int:
@@ -85,6 +87,12 @@ class LlamaModel:
         if self.handle is not None:
             self._lib.llama_model_free(self.handle)
             self.handle = None
+
+    def _read_header(self, key: str) -> str:
+        """A value of the header as text; empty where there is none."""
+        buffer = bytes(128)
+        count = self._lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer[: max(count, 0)].decode("utf-8", "replace")
 
 
 def _load(lib: ModuleType, config: LoadConfig, on_progress: OnProgress, *, dry: bool) -> Any:

@@ -22,6 +22,7 @@ class _Identity(msgspec.Struct, frozen=True):
     kv_mode: str
     memory_policy: str
     window: int
+    has_long_positions: bool
 
 
 def build_identity(config: LoadConfig, info: ModelInfo) -> bytes:
@@ -42,5 +43,6 @@ def build_identity(config: LoadConfig, info: ModelInfo) -> bytes:
         config.kv_mode,
         info.memory_policy.value,
         info.window,
+        0 < info.short_context_length < info.context_length,
     )
     return hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).digest()

@@ -39,6 +39,7 @@ INFO = ModelInfo(
         {"architecture": "qwen3"},
         {"memory_policy": MemoryPolicy.WINDOW},
         {"window": 128},
+        {"short_context_length": 2048},
     ],
     ids=" ".join,
 )
@@ -56,7 +57,9 @@ def test_states_of_another_kind_are_not_found(change: dict[str, object]) -> None
 def test_what_leaves_states_alike_keeps_them() -> None:
     cache = CacheConfig(model_digest="sha256:model", ram_folder="/dev/shm/kv", write="never")
     config = msgspec.structs.replace(CONFIG, context_length=8192, threads=3, cache=cache)
-    info = msgspec.structs.replace(INFO, context_length=8192, max_sequences=8)
+    info = msgspec.structs.replace(
+        INFO, context_length=8192, short_context_length=8192, max_sequences=8
+    )
 
     assert build_identity(config, info) == build_identity(CONFIG, INFO)
     assert len(build_identity(config, info)) == 32
