@@ -23,10 +23,13 @@ true only once a frame was opened. docs/reference/prompt-memory.md has the whole
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import io
 import os
 import re
+import stat
 import struct
 import time
 from contextlib import suppress
@@ -44,6 +47,8 @@ SLOTS = 4  # snapshots of one node
 _MAGIC = b"spindlkv"
 _HEADER = struct.Struct("<8sHBBI16s16s16sQQf16s")
 HEADER_BYTES = _HEADER.size
+_MAX_SECONDS = 1e6  # that computing an entry may take: more would disorder what is evicted next
+_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC  # a pipe would wait for a writer
 _KINDS: tuple[CacheKind, ...] = get_args(CacheKind)
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _ENTRY = re.compile(r"[0-9a-f]{62}")
@@ -109,6 +114,8 @@ class EntryHeader:
         if not 1 <= kind <= len(_KINDS) or slot >= SLOTS:
             raise BadEntry("format")
         payload_bytes, created, seconds, tail_tag = rest
+        if not 0 <= seconds <= _MAX_SECONDS:  # also NaN
+            raise BadEntry("format")
         return cls(
             kind=_KINDS[kind - 1],
             slot=slot,
@@ -123,9 +130,21 @@ class EntryHeader:
         )
 
 
+def open_entry(path: Path) -> io.FileIO:
+    """Open an entry to read it. Raises BadEntry for a link, pipe or folder, else OSError."""
+    try:
+        descriptor = os.open(path, _OPEN)
+    except OSError as error:
+        raise (BadEntry("format") if error.errno == errno.ELOOP else error) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadEntry("format")
+    return io.FileIO(descriptor)
+
+
 def read_header(path: Path) -> EntryHeader:
     """Read an entry's header. Raises BadEntry, also where the size of the file is another one."""
-    with path.open("rb", buffering=0) as file:
+    with open_entry(path) as file:
         header = EntryHeader.unpack(file.read(HEADER_BYTES))
         if os.fstat(file.fileno()).st_size != header.file_bytes:
             raise BadEntry("size")
@@ -173,14 +192,16 @@ def remove_stale_temporary_files(folder: Path, *, older_than_seconds: float) -> 
 
 def _is_stale(path: Path, older_than_seconds: float) -> bool:
     try:
-        with path.open("rb") as file:
-            age = time.time() - os.fstat(file.fileno()).st_mtime
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            except OSError:
-                return age > older_than_seconds
-            return True
+        descriptor = os.open(path, _OPEN)
     except OSError:
         return False  # gone meanwhile, or not ours
+    try:
+        age = time.time() - os.fstat(descriptor).st_mtime
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return age > older_than_seconds
+    finally:
+        os.close(descriptor)
+    return True

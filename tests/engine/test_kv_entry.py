@@ -58,6 +58,16 @@ def test_a_header_of_another_kind_is_refused(place: int, value: int, reason: str
     assert error.value.reason == reason
 
 
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 1e30])
+def test_a_header_of_impossible_seconds_is_refused(seconds: float) -> None:
+    """The index orders entries by them."""
+    data = bytearray(HEADER.pack())
+    data[80:84] = struct.pack("<f", seconds)
+
+    with pytest.raises(BadEntry, match="format"):
+        EntryHeader.unpack(bytes(data))
+
+
 def test_a_header_is_read_only_from_a_file_of_its_size(tmp_path: Path) -> None:
     path = tmp_path / "entry"
     path.write_bytes(HEADER.pack() + bytes(5 + 16))

@@ -9,7 +9,10 @@ To delete a file that is being read is harmless: its reader has it open.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +46,8 @@ class TierFolder:
     def __init__(self, path: Path, tier: CacheTier) -> None:
         """Makes the folder, readable by its owner alone. Raises OSError."""
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if tier == "ram":
+            _claim(path)
         self.path = path
         self.tier = tier
         self.id = _read_or_make_id(path / _ID_FILE)
@@ -50,14 +55,15 @@ class TierFolder:
     def list_entries(self) -> Iterator[FoundEntry]:
         """Every entry; a file that is none is deleted."""
         for directory in sorted(self.path.glob("??")):
-            for path in sorted(directory.iterdir()):
+            for path in _list(directory):
                 name = parse_entry_path(path)
                 if name is None:
                     continue
                 try:
                     yield FoundEntry(name, read_header(path), path.stat().st_mtime)
                 except BadEntry:
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # a folder is not ours to delete
+                        path.unlink()
                 except OSError:
                     continue  # deleted meanwhile
 
@@ -70,6 +76,21 @@ class TierFolder:
     def sweep(self) -> int:
         """Remove what dead writers left; returns how many files."""
         return remove_stale_temporary_files(self.path, older_than_seconds=_STALE_SECONDS)
+
+
+def _claim(path: Path) -> None:
+    """See that a folder is this user's. In /dev/shm everybody may make one, or a link, before us."""
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "not a folder of this user", str(path))
+    path.chmod(0o700)
+
+
+def _list(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
 
 
 def _read_or_make_id(path: Path) -> str:

@@ -25,6 +25,7 @@ from services.engine.kv_entry import (
     BadEntry,
     EntryHeader,
     entry_path,
+    open_entry,
     read_header,
     temporary_path,
 )
@@ -99,7 +100,7 @@ class FolderTier:
         That is an event, unless another snapshot has replaced it since it was found.
         """
         try:
-            with Path(entry_path(self._folder, name)).open("rb", buffering=0) as file:
+            with open_entry(Path(entry_path(self._folder, name))) as file:
                 header = EntryHeader.unpack(file.read(HEADER_BYTES))
                 if os.fstat(file.fileno()).st_size != header.file_bytes:
                     raise BadEntry("size")
@@ -133,10 +134,10 @@ class FolderTier:
     def read_chunks(self, name: str) -> Iterable[bytes]:
         """The bytes of an entry as they are, to copy them. Raises EntryLost."""
         try:
-            with Path(entry_path(self._folder, name)).open("rb", buffering=0) as file:
+            with open_entry(Path(entry_path(self._folder, name))) as file:
                 while chunk := file.read(1 << 20):
                     yield chunk
-        except OSError as error:
+        except (BadEntry, OSError) as error:
             raise EntryLost from error
 
     def _check_space(self, size: int) -> None:

@@ -185,9 +185,30 @@ def test_something_else_under_the_name_of_an_entry_is_a_miss(tmp_path: Path) -> 
         store.take_events()
 
         assert take_all(store, chain) == []
-        assert [getattr(event, "reason", None) for event in store.take_events()] == ["unreadable"]
+        assert [getattr(event, "reason", None) for event in store.take_events()] == ["format"]
         save(store, chain, {(0, 256): b"state"})
         assert failures(store) == [CacheNotWritten("disk", "error")]
+
+
+def test_a_pipe_under_the_name_of_an_entry_is_a_miss_at_once(tmp_path: Path) -> None:
+    """Whoever opens it to read waits for a writer: the thread of the engine, or a reader."""
+    with open_store(disk=tmp_path / "disk", saves_whole=True) as store:
+        chain = store.open_chain([KEY], TOKENS)
+        save(store, chain, {(0, 300): b"state"})
+        stored = store.find(chain)
+        assert stored is not None
+        (path,) = entry_files(tmp_path / "disk")
+        path.unlink()
+        os.mkfifo(path)
+        store.take_events()
+
+        fetch = store.fetch(chain, stored, 0)
+        fetch.wait(30)
+        assert (fetch.take(), fetch.is_failed) == (None, True)
+        assert rejections(store) == ["format"]
+    with open_store(disk=tmp_path / "disk", saves_whole=True) as store:
+        assert store.find(store.open_chain([KEY], TOKENS)) is None
+        assert rejections(store) == ["format"]
 
 
 @pytest.mark.parametrize("jump", [-1e9, 1e9, -4e9], ids=["back", "ahead", "before 1970"])
