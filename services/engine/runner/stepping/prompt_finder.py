@@ -26,16 +26,16 @@ class PromptFinder:
         self._store = store
         self._saves_whole = saves_whole
 
-    def find(self, branch: Branch, computed: int) -> BeginFetch | None:
+    def find(self, branch: Branch, *, computed: int, saved: int) -> BeginFetch | None:
         """See StoredPrefixes.find."""
         chain = branch.request.chain
         if chain is None:
             return None
         end = min(chain.length, len(branch.tokens) - 1)  # the last token must be computed
-        least = computed + _MIN_TOKENS
+        least = saved + _MIN_TOKENS
         if least > end:
             return None
-        start = computed if self._saves_whole else self._align(computed)
+        start = saved if self._saves_whole else self._align(computed)
         stored = self._store.find(chain, start=start, end=end)
         if stored is None or stored.length < least:
             return None

@@ -36,7 +36,7 @@ class _Job:
     sequence: PooledSequence
     chain: Chain
     length: int
-    start: int  # what is before it was fetched, or belongs to an earlier job
+    start: int  # what is before it belongs to an earlier job
     parts: deque[tuple[int, int]] | None = None
 
 
@@ -130,7 +130,7 @@ class PromptSaver:
                 self._jobs.append(_Job(sequence, chain, sequence.length, start))
             elif is_first and not self._saves_whole:
                 length = len(branch.request.prompt)
-                self._jobs.append(_Job(sequence, chain, length, branch.stored_tokens))
+                self._jobs.append(_Job(sequence, chain, length, start=0))
         while len(self._jobs) > _MAX_JOBS:
             self._jobs.popleft()
 

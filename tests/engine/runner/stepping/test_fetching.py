@@ -10,6 +10,8 @@ import pytest
 
 from services.engine.core import CacheRejected, FinishReason, Lane, MemoryPolicy
 from services.engine.runner.batcher import Failed
+from services.engine.runner.kvcache.fetch import Fetch
+from services.engine.runner.stepping.step_batcher import StepBatcher
 from tests.contracts.storing import BLOCK, draw_prompt
 from tests.engine.runner.stepping.storing_batcher import (
     StoringRun,
@@ -198,4 +200,46 @@ def test_all_answers_of_a_request_share_what_is_fetched(
 
         assert list(answered.text.values()) == [wanted] * 3
         assert run.batcher.counters.computed_tokens < 700 - 512 + 10
+        run.check_cells()
+
+
+def test_one_that_could_follow_fetches_all_of_the_longer_prefix_that_is_stored(
+    tmp_path: Path,
+) -> None:
+    """Not only what comes after its leader's prefix, which its own sequence does not have."""
+    longer = [*PROMPT, *draw_prompt(random.Random(9), 700)]
+    with storing(tmp_path) as run:
+        run.answer(ask(longer))
+    with storing(tmp_path, context_length=4096) as run:
+        leader, other = ask([*PROMPT, *draw_prompt(random.Random(8), 100)]), ask(longer)
+        run.answer(leader, other)
+
+        assert run.answered[leader.id].finished[0].stored_tokens == 512
+        assert run.answered[other.id].finished[0].stored_tokens == 1280
+        assert run.batcher.counters.computed_tokens == (800 - 512) + (1400 - 1280)
+        run.check_cells()
+
+
+def test_what_is_fetched_twice_counts_once(
+    tmp_path: Path, names: list[str], wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A branch that yields its place after a part of its fetch loses what that had brought."""
+    with storing(tmp_path, max_sequences=1, context_length=1024) as run:
+        slow = begin_to_fetch(run, lane=Lane.BATCH)
+        assert isinstance(run.batcher, StepBatcher)
+        (branch,) = run.batcher._scheduler.admission.running
+        while not branch.computed:
+            assert isinstance(branch.fetch, Fetch)
+            branch.fetch.wait(30)
+            run.batcher._restorer.restore(1)
+        assert branch.computed == BLOCK
+        monkeypatch.setattr(branch.fetch, "take", lambda: None)  # the rest is slow
+        fast = ask(draw_prompt(random.Random(2), 900), lane=Lane.INTERACTIVE)
+        run.add(fast)
+        run.finish()
+
+        assert run.batcher.counters.preemptions == 1
+        assert list_tokens(run.answered[slow]) == wanted
+        finished = run.answered[slow].finished[0]
+        assert (finished.cached_tokens, finished.stored_tokens) == (512, 512)
         run.check_cells()

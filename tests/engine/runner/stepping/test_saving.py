@@ -179,3 +179,18 @@ def test_random_histories_with_a_store_give_the_answers_of_each_request_alone(
                 if finished.reason.value == "length":
                     assert wanted[prompt] == list_tokens(run.answered[id_])
     assert stored > 500
+
+
+def test_a_block_that_was_evicted_before_others_is_saved_again(tmp_path: Path) -> None:
+    """It is in memory, so only those behind it are fetched; without it they are of no use later."""
+    with storing(tmp_path) as run:
+        run.answer(ask(PROMPT))
+        first, second, *_ = [tmp_path / "disk" / name[:2] / name[2:] for name in run.stop()]
+    with storing(tmp_path) as run:
+        run.answer(ask(PROMPT[:600], keys=()))
+        first.unlink()
+        second.unlink()
+        assert run.answer(ask(PROMPT))[0].finished[0].stored_tokens == 1280 - 512
+
+    assert first.exists()
+    assert second.exists()

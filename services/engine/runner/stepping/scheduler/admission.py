@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 from services.engine.runner.stepping.kv.pooled_sequence import Match, PooledSequence
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
-from services.engine.runner.stepping.scheduler.following import Leaders
+from services.engine.runner.stepping.scheduler.following import Leaders, Prefix
 from services.engine.runner.stepping.scheduler.places import (
     choose_victim,
     find_worst_ranks,
@@ -26,28 +25,12 @@ from services.engine.runner.stepping.scheduler.places import (
 from services.engine.runner.stepping.scheduler.request import (
     ASSUMED_ANSWER_TOKENS,
     Branch,
-    Following,
 )
 from services.engine.runner.stepping.scheduler.stored_prefixes import StoredPrefixes
 
 _MAX_PASSING_SECONDS = 30.0  # others may pass a branch that waits for cells for so long
 _MAX_PASSERS_TRIED = 4  # in each step
 _HEADROOM = 16  # cells that each running branch can still take before one must make room
-
-
-@dataclass(slots=True)
-class _Prefix:
-    """Where a branch begins: after a computed prefix, or after one that its leader computes."""
-
-    match: Match | None
-    following: Following | None
-
-    @property
-    def saved_tokens(self) -> int:
-        """Tokens that the branch need not compute."""
-        if self.following is not None:
-            return self.following.until
-        return self.match.length if self.match is not None else 0
 
 
 class AdmissionControl:
@@ -215,7 +198,7 @@ class AdmissionControl:
             self.preempt(other)
         return True
 
-    def _fits(self, branch: Branch, prefix: _Prefix, staying: Sequence[Branch]) -> bool:
+    def _fits(self, branch: Branch, prefix: Prefix, staying: Sequence[Branch]) -> bool:
         """Whether its tokens fit beside the cells that the others hold and are about to take."""
         if not staying:
             return True
@@ -244,10 +227,14 @@ class AdmissionControl:
         self._begin(branch, self._find_prefix(branch))
         self._leaders.add(branch)
 
-    def _begin(self, branch: Branch, prefix: _Prefix) -> None:
+    def _begin(self, branch: Branch, prefix: Prefix) -> None:
         """Fetch what is stored of the branch, let it follow its leader, or lend it a sequence."""
         store = self._stored_prefixes
-        if store is not None and (begin_fetch := store.find(branch, prefix.saved_tokens)):
+        if branch.cached_tokens is None and prefix.computed < branch.stored_tokens:
+            branch.forget_cached()  # it was preempted while it fetched, and that is gone
+        if store is not None and (
+            begin_fetch := store.find(branch, computed=prefix.computed, saved=prefix.saved_tokens)
+        ):
             branch.sequence = self._lend(branch, store.cut(prefix.match))
             branch.fetch = begin_fetch(branch.computed)
             return
@@ -281,18 +268,18 @@ class AdmissionControl:
             realm=branch.request.realm,
         )
 
-    def _find_prefix(self, branch: Branch) -> _Prefix:
+    def _find_prefix(self, branch: Branch) -> Prefix:
         if not branch.request.is_shareable or branch.request.wants_prompt_logits:
-            return _Prefix(None, None)
+            return Prefix(None, None)
         match = self._sequence_pool.find(branch.tokens, realm=branch.request.realm)
         if not self._sequence_pool.can_share_prefixes:
-            return _Prefix(match, None)
+            return Prefix(match, None)
         following = self._leaders.find(
             branch,
             computed=match.length if match is not None else 0,
             before=branch.admission_number or self._admissions + 1,
         )
-        return _Prefix(match, following)
+        return Prefix(match, following)
 
 
 def _estimate_cells(branch: Branch) -> int:

@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from services.engine.runner.stepping.kv.pooled_sequence import Match
 from services.engine.runner.stepping.kv.prefix_tree import BLOCK, PrefixForest
 from services.engine.runner.stepping.scheduler.request import Branch, Following
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Where a branch begins: after a computed prefix, or after one that its leader computes."""
+
+    match: Match | None
+    following: Following | None
+
+    @property
+    def computed(self) -> int:
+        """Tokens that are in memory."""
+        return self.match.length if self.match is not None else 0
+
+    @property
+    def saved_tokens(self) -> int:
+        """Tokens that the branch need not compute."""
+        return self.following.until if self.following is not None else self.computed
 
 
 class Leaders:

@@ -14,8 +14,11 @@ BeginFetch = Callable[[int], StateFetch]  # fetches what was found, from this to
 class StoredPrefixes(Protocol):
     """What the store has of waiting prompts, and wants of running ones."""
 
-    def find(self, branch: Branch, computed: int) -> BeginFetch | None:
-        """Find what is stored beyond the first `computed` tokens; None where fetching does not pay."""
+    def find(self, branch: Branch, *, computed: int, saved: int) -> BeginFetch | None:
+        """Find what is stored behind the first `computed` tokens, which are in memory.
+
+        None where it does not pay: `saved` tokens need not be computed anyway.
+        """
 
     def cut(self, match: Match | None) -> Match | None:
         """The part of a computed prefix that a fetch can continue."""
