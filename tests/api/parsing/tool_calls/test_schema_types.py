@@ -60,6 +60,8 @@ def test_a_text_becomes_json_of_its_type(text: str, types: set[str], expected: s
         ({"$ref": "#/$defs/size"}, {"integer"}),
         ({"properties": {}}, {"object"}),
         ({"$ref": "#/$defs/loop"}, set()),
+        ({"$ref": "#/$defs/tree"}, {"string"}),
+        ({"anyOf": [{}, {"properties": {}}, {"type": []}], "properties": {}}, {"object"}),
         ({"anyOf": "nonsense"}, set()),
         ({"type": 3}, set()),
         ({}, set()),
@@ -68,7 +70,14 @@ def test_a_text_becomes_json_of_its_type(text: str, types: set[str], expected: s
     ],
 )
 def test_the_types_of_a_schema(schema: Any, types: set[str]) -> None:
-    root = {"$defs": {"size": {"type": "integer"}, "loop": {"$ref": "#/$defs/loop"}}}
+    tree = [{"$ref": "#/$defs/tree"}] * 50  # to a depth of 8, ten million million schemas
+    root = {
+        "$defs": {
+            "size": {"type": "integer"},
+            "loop": {"$ref": "#/$defs/loop"},
+            "tree": {"anyOf": [{"type": "string"}, *tree]},
+        }
+    }
 
     assert find_types(schema, root) == types
 

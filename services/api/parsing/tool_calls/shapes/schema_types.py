@@ -10,7 +10,8 @@ from services.api.parsing.json_copy import parse_json
 from services.api.parsing.tool_calls.base import Schema
 from services.api.parsing.tool_calls.shapes.literals import PYTHON, literal_to_json
 
-_MAX_DEPTH = 8  # of references and unions in a schema
+_MAX_REFERENCES = 8  # that follow each other
+_MAX_OPTIONS = 1000  # of unions, those inside others included
 _PYTHON_NAMES = {"True": "true", "False": "false", "None": "null"}
 _KIND_OF_CLASS = {str: "string", bool: "boolean", int: "integer", float: "number"}
 
@@ -28,11 +29,22 @@ def find_items(schema: Any, root: Schema) -> Any:
     return schema.get("items") if isinstance(schema, Mapping) else None
 
 
-def find_types(schema: Any, root: Schema, depth: int = 0) -> frozenset[str]:
+def find_types(schema: Any, root: Schema) -> frozenset[str]:
     """The JSON types that a schema allows; none if it does not say."""
-    schema = _resolve(schema, root)
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
-        return frozenset()
+    found: set[str] = set()
+    options, seen = [schema], set[int]()
+    # Each schema once, and not too many: references make an endless tree of a few unions.
+    while options and len(seen) < _MAX_OPTIONS:
+        option = _resolve(options.pop(), root)
+        if isinstance(option, Mapping) and id(option) not in seen:
+            seen.add(id(option))
+            own = _find_own_types(option)
+            found |= own
+            options += () if own else _find_options(option)
+    return frozenset(found)
+
+
+def _find_own_types(schema: Schema) -> frozenset[str]:
     declared = schema.get("type")
     if isinstance(declared, str):
         return frozenset({declared})
@@ -41,10 +53,13 @@ def find_types(schema: Any, root: Schema, depth: int = 0) -> frozenset[str]:
     values = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
     if isinstance(values, list) and values:
         return frozenset(_KIND_OF_CLASS.get(type(value), "null") for value in values)
+    is_object = "properties" in schema and not _find_options(schema)
+    return frozenset({"object"} if is_object else ())
+
+
+def _find_options(schema: Schema) -> list[Any]:
     options = schema.get("anyOf") or schema.get("oneOf")
-    if not isinstance(options, list):
-        return frozenset({"object"} if "properties" in schema else ())
-    return frozenset().union(*(find_types(option, root, depth + 1) for option in options))
+    return options[:_MAX_OPTIONS] if isinstance(options, list) else []
 
 
 def text_to_json(text: str, types: Iterable[str]) -> str:
@@ -75,7 +90,7 @@ def quote(text: str) -> str:
 
 
 def _resolve(schema: Any, root: Schema) -> Any:
-    for _ in range(_MAX_DEPTH):
+    for _ in range(_MAX_REFERENCES):
         reference = schema.get("$ref") if isinstance(schema, Mapping) else None
         if not isinstance(reference, str) or not reference.startswith("#/"):
             break
