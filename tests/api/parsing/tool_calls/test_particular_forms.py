@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from services.api.parsing.parts import CallStarted
@@ -65,6 +66,8 @@ CASES: list[tuple[str, str, str, list[Any], str]] = [
     ("glm4", "a key that is not declared", "<tool_call>get_time\n<arg_key>n</arg_key>\n<arg_value>3</arg_value>\n</tool_call>", [("get_time", {"n": 3})], ""),
     ("lfm2", "Python's quotes", "<|tool_call_start|>[get_weather(city='it\\'s', hot=True, ids=[1, 2,],)]<|tool_call_end|>", [("get_weather", {"city": "it's", "hot": True, "ids": [1, 2]})], ""),
     ("lfm2", "quotes that are not escaped", "<|tool_call_start|>[get_weather(city='it's me')]<|tool_call_end|>", [("get_weather", {"city": "it's me"})], ""),
+    ("lfm2", "a surrogate pair", r"<|tool_call_start|>[get_weather(city='\ud83d\ude00')]<|tool_call_end|>", [("get_weather", {"city": "😀"})], ""),
+    ("hermes", "half of a surrogate pair", r"""<tool_call>{"id": "\ud800", "name": "get_weather", "arguments": "{\"city\": \"\ud800\"}"}</tool_call>""", [("get_weather", {"city": "\ufffd"})], ""),
     ("lfm2", "no list", "<|tool_call_start|>get_time()<|tool_call_end|>", [("get_time", {})], ""),
     ("gemma4", "quoted keys", '<|tool_call>call:get_weather{<|"|>city<|"|>:<|"|>Paris<|"|>}<tool_call|>', PARIS, ""),
     ("minicpm5", "no CDATA", '<function name="get_weather"><param name="city">Paris</param></function>', PARIS, ""),
@@ -160,6 +163,19 @@ def test_an_id_has_the_form_that_the_template_wants(name: str, form: str) -> Non
     ids = [part.id for part in parts if isinstance(part, CallStarted)]
 
     assert [bool(re.fullmatch(form, id_)) for id_ in ids] == [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hermes", r'<tool_call>{"id": "\udc00", "name": "get_time", "arguments": {}}</tool_call>'),
+        ("lfm2", r"<|tool_call_start|>[get_time(a='\udc00')]<|tool_call_end|>"),
+    ],
+)
+def test_half_a_surrogate_pair_can_be_sent(name: str, text: str) -> None:
+    parts = read(BY_NAME[name].open(TOOLS), [text])
+
+    assert msgspec.json.encode(parts)
 
 
 def test_made_up_ids_differ() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ _ARGUMENTS = ("arguments", "parameters")
 _ID = "id"  # Command-R's `tool_call_id` counts from 0 in every answer: that is none
 _BARE_KEYS = frozenset({*_NAMES, *_ARGUMENTS, _ID, "type"})
 _OBJECT = "{"
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,4 +198,5 @@ def _parse_string(text: str) -> str | None:
         value = json.loads(text)
     except ValueError:
         return None
-    return value if isinstance(value, str) else None
+    # An escape may stand for half of a surrogate pair, which cannot be sent.
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else None

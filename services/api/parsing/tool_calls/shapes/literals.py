@@ -145,7 +145,7 @@ def _copy_string(source: TextSource, emit: Emit, syntax: Syntax) -> Steps[bool]:
             escaped = yield from _read_escape(source)
             if escaped is None:
                 return False
-            emit(json.dumps(escaped, ensure_ascii=False)[1:-1])
+            emit(json.dumps(escaped)[1:-1])  # as an escape: it may be half of a surrogate pair
 
 
 def _ends_string(source: TextSource, syntax: Syntax) -> Steps[bool]:
