@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
+
+SPACES = " \t\r\n"
+MAX_HELD_SPACES = 64  # that may be dropped before a marker; more of them are text
 
 
 class Markers:
@@ -21,11 +25,11 @@ class Markers:
         self._search = re.compile("|".join(map(re.escape, unique)))
         self._starts = frozenset(text[0] for text in unique)
         self._prefixes = frozenset(text[:n] for text in unique for n in range(1, len(text)))
-        self._longest = max(map(len, unique))
+        self.longest = max(map(len, unique))
 
-    def search(self, text: str, start: int = 0) -> re.Match[str] | None:
-        """The first marker in the text from `start` on."""
-        return self._search.search(text, start)
+    def search(self, text: str, start: int = 0, end: int = sys.maxsize) -> re.Match[str] | None:
+        """The first marker in the text from `start` to `end`."""
+        return self._search.search(text, start, end)
 
     def count_held(self, text: str, start: int = 0) -> int:
         """The length of the longest end of `text[start:]` that could still become a marker.
@@ -33,7 +37,12 @@ class Markers:
         The text must not contain a marker from `start` on. Looks at fewer characters than the
         longest marker has.
         """
-        for position in range(max(start, len(text) - self._longest + 1), len(text)):
+        for position in range(max(start, len(text) - self.longest + 1), len(text)):
             if text[position] in self._starts and text[position:] in self._prefixes:
                 return len(text) - position
         return 0
+
+
+def count_held_spaces(text: str) -> int:
+    """How many characters of white space at the end of a text are held, as a marker may follow."""
+    return min(len(text) - len(text.rstrip(SPACES)), MAX_HELD_SPACES)

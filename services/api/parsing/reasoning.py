@@ -3,7 +3,8 @@ r"""Separates what a model thinks from its answer.
     <think>\nHm. 2 + 2.\n</think>\n\n4.        Reasoning("Hm. 2 + 2."), Content("4.")
 
 Only the start of an answer is searched for the marks: an answer that explains the marks stays as
-it is. The blank space beside the marks belongs to neither part.
+it is. The blank space beside the marks, up to MAX_HELD_SPACES of it before one, belongs to neither
+part.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
 
+from services.api.parsing.holdback import MAX_HELD_SPACES, SPACES, count_held_spaces
 from services.api.parsing.parts import Content, Part, Reasoning
 
-_SPACE = " \t\r\n"
 _MAX_TEMPLATES = 64
 
 
@@ -28,11 +29,11 @@ class ReasoningMarks:
 
     def is_opened_by(self, prompt: str) -> bool:
         """Whether an answer to this prompt begins inside the thinking."""
-        return prompt.rstrip(_SPACE).endswith(self.start.rstrip(_SPACE))
+        return prompt.rstrip(SPACES).endswith(self.start.rstrip(SPACES))
 
     def is_open_in(self, answer: str) -> bool:
         """Whether the beginning of an answer, which the model continues, is unfinished thinking."""
-        return answer.lstrip(_SPACE).startswith(self.start) and self.end not in answer
+        return answer.lstrip(SPACES).startswith(self.start) and self.end not in answer
 
 
 # Those of a template are the first of which it writes the start or the end.
@@ -54,7 +55,7 @@ def find_marks(template: str) -> ReasoningMarks | None:
     """The marks in the source of a chat template; None for a model that does not think."""
     # A template spells the line end of a mark as an escape.
     for marks in _MARKS:
-        if marks.start.rstrip(_SPACE) in template or marks.end in template:
+        if marks.start.rstrip(SPACES) in template or marks.end in template:
             return marks
     return None
 
@@ -91,7 +92,7 @@ class ReasoningParser:
         if self._place is _Place.THINKING:
             self._search_end(parts)
         if self._place is _Place.GAP:
-            self._held = self._held.lstrip(_SPACE)
+            self._held = self._held.lstrip(SPACES)
             if self._held:
                 self._place = _Place.ANSWER
         if self._place is _Place.ANSWER:
@@ -106,22 +107,25 @@ class ReasoningParser:
             return []
         if self._place is _Place.START and not self._is_open:
             return [Content(held)]
-        return [Reasoning(held)] if held.strip(_SPACE) else []
+        return [Reasoning(held)] if held.strip(SPACES) else []
 
     def _search_start(self) -> None:
-        start, found = self._marks.start, self._held.lstrip(_SPACE)
-        if found.startswith(start):
+        start, found = self._marks.start, self._held.lstrip(SPACES)
+        if self._is_open:
+            self._held = found
+        is_near = len(self._held) - len(found) <= MAX_HELD_SPACES
+        if is_near and found.startswith(start):
             self._held = found.removeprefix(start)
             self._place = _Place.THINKING
-        elif not start.startswith(found):
+        elif not is_near or not start.startswith(found):
             self._place = _Place.THINKING if self._is_open else _Place.ANSWER
 
     def _search_end(self, parts: list[Part]) -> None:
         end = self._marks.end
         before, mark, after = self._held.partition(end)
         decided = before if mark else before[: len(before) - count_partial(before, end)]
-        text = decided.rstrip(_SPACE)
-        thought = text if self._has_thought else text.lstrip(_SPACE)
+        text = decided[: len(decided) - count_held_spaces(decided)]
+        thought = text if self._has_thought else text.lstrip(SPACES)
         if thought:
             self._has_thought = True
             parts.append(Reasoning(thought))

@@ -138,7 +138,9 @@ class TextSource:
     def peek_until(self, markers: Markers, limit: int) -> Steps[tuple[str, str]]:
         """The text before the next marker and the marker, unread; two "" if none is that near."""
         while True:
-            match = markers.search(self._text, self._at)
+            # Not beyond: a delta may be long, and this is called for each of its markers.
+            end = self._at + limit + markers.longest
+            match = markers.search(self._text, self._at, end)
             if match and match.start() - self._at <= limit:
                 return self._text[self._at : match.start()], match[0]
             held = markers.count_held(self._text, self._at)

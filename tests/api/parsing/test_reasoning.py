@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.api.parsing.holdback import MAX_HELD_SPACES
 from services.api.parsing.parts import Content, Part, Reasoning
 from services.api.parsing.reasoning import ReasoningMarks, ReasoningParser, find_marks
 from tests.api.prompts.template_cases import COLLECTION
@@ -46,6 +47,9 @@ CASES = {
     "an end alone": ("a</think>b", "a</think>b"),
     "blank lines in the thinking": ("<think>a\n\n\nb \n</think>c", "{a\n\n\nb}c"),
     "what looks like the end": ("<think>a </ b </thin c</think>d", "{a </ b </thin c}d"),
+    "much space before the start": (" " * 65 + "<think>a</think>b", " " * 65 + "<think>a</think>b"),
+    "much space before the end": ("<think>a" + " " * 70 + "</think>b", "{a" + " " * 6 + "}b"),
+    "much space in empty thinking": ("<think>" + " " * 70 + "</think>b", "b"),
     "umlauts": ("<think>é ü</think>ß", "{é ü}ß"),
     "nothing": ("", ""),
 }
@@ -57,6 +61,8 @@ OPEN_CASES = {
     "never closed": ("Hm. 2 + 2", "{Hm. 2 + 2}"),
     "half of the start": ("<thi", "{<thi}"),
     "only blank space": ("\n \n", ""),
+    "much space": (" " * 99 + "a", "{a}"),
+    "much space before the mark": (" " * 99 + "<think>a</think>b", "{a}b"),
 }
 
 
@@ -169,3 +175,19 @@ def test_the_marks_of_real_templates(name: str, start: str | None) -> None:
     marks = find_marks((COLLECTION / f"{name}.jinja").read_text())
 
     assert (None if marks is None else marks.start) == start
+
+
+@pytest.mark.parametrize("before", ["", "<think>a", "<think>a</think>"])
+def test_white_space_without_an_end_is_not_kept(before: str) -> None:
+    parser = ReasoningParser(THINK, is_open=False)
+    parser.feed(before)
+
+    sent = [part for _ in range(100) for part in parser.feed(" " * 10)]
+    rest = parser.finish()
+
+    assert before.endswith("</think>") or count_characters(sent) >= 1000 - MAX_HELD_SPACES
+    assert count_characters(rest) <= MAX_HELD_SPACES
+
+
+def count_characters(parts: Iterable[Part]) -> int:
+    return sum(len(part.text) for part in parts if isinstance(part, Reasoning | Content))

@@ -6,13 +6,10 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.api.parsing.holdback import Markers
+from services.api.parsing.holdback import SPACES, Markers, count_held_spaces
 from services.api.parsing.parts import Part
 from services.api.parsing.text_source import Steps, TextSource
 from services.api.parsing.tool_calls.base import CallWriter, NewId, Tools
-
-MAX_DROPPED_SPACES = 64  # before a call; more of them are content
-_SPACES = " \t\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +93,13 @@ def read_answer(source: TextSource, writer: CallWriter, *dialects: MarkedCalls) 
         yield from dialect_of[marker].read_calls(source, writer, found)
         if source.is_holding:
             held = source.release()
-            spaces = _write_content(writer, held.lstrip(_SPACES) if writer.calls > calls else held)
+            spaces = _write_content(writer, held.lstrip(SPACES) if writer.calls > calls else held)
         else:
             yield from source.spaces()
 
 
 def _write_content(writer: CallWriter, text: str) -> str:
     """Write the text without the whitespace at its end, and return that: a call may follow."""
-    size = min(len(text) - len(text.rstrip(_SPACES)), MAX_DROPPED_SPACES)
+    size = count_held_spaces(text)
     writer.content(text[: len(text) - size])
     return text[len(text) - size :]
