@@ -72,7 +72,9 @@ class BlockingCalls:
         own_calls = len(self._queues.get(principal, ()))
         if longest == principal or len(self._queues[longest]) <= own_calls + 1:
             raise error
-        self._queues[longest].pop().result.set_exception(error)
+        last = self._queues[longest].pop()
+        if not last.result.done():  # its caller may have left, and not have run since
+            last.result.set_exception(error)
 
     def _start_next(self) -> None:
         while self._queues and self._running < self._threads:

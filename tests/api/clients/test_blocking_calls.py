@@ -109,6 +109,21 @@ async def test_a_principal_that_takes_all_places_gives_one_to_another() -> None:
     assert [isinstance(end, Unavailable) for end in ends] == [False, False, True, False, True]
 
 
+async def test_a_caller_that_has_just_left_gives_its_place_to_another() -> None:
+    renderer = Renderer(max_calls=4)
+    alice = [renderer.send("alice", f"a{number}") for number in range(3)]
+    await asyncio.sleep(0)
+    alice[-1].cancel()
+    bob = renderer.calls.run(lambda: 7, principal="bob")
+    waiting = bob.send(None)  # now, before the cancelled task runs
+    renderer.gate.set()
+    await asyncio.gather(renderer.blocker, *alice, return_exceptions=True)
+    bob.close()
+
+    assert waiting is not None
+    assert renderer.ran == ["blocker", "a0", "a1"]
+
+
 async def test_a_client_that_leaves_while_its_render_waits_is_removed() -> None:
     renderer = Renderer()
     leaving = [renderer.send("alice", f"a{number}") for number in range(3)]
