@@ -20,6 +20,9 @@ _ARGUMENTS = {"probe_key": "probe value"}
 # Its first and last characters begin and end no marker.
 _ANSWER = "\N{SNOWMAN}answer\N{SNOWMAN}"
 _USER = {"role": "user", "content": "question"}
+# Characters of a call with what is around it. A model's file may come from anybody: a marker is
+# searched for in every answer, and the arguments at every brace.
+_MAX_CALL = 1024
 _HALF_MARKER = re.compile(r"(?:[<\[][^<>\[\]]*)?$")
 _OBJECT = re.compile(r'\{\s*"(?:name|tool_name|function)"\s*:\s*"$')
 
@@ -73,7 +76,8 @@ def _render_call(render: Render) -> str:
     size = _count_common(before, called)
     if size < len(before):  # it begins an answer in another way when that has calls
         size = len(_HALF_MARKER.sub("", before[:size]))
-    return called[size:].removesuffix(after)
+    call = called[size:].removesuffix(after)
+    return call if len(call) <= _MAX_CALL else ""
 
 
 def _count_common(first: str, second: str) -> int:

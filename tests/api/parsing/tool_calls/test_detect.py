@@ -66,7 +66,18 @@ def test_the_form_of_an_unknown_template_is_found(form: str) -> None:
     assert json.dumps("get_time")[1:-1] in dialect.describe_call("get_time", {})
 
 
-@pytest.mark.parametrize("form", ["", "@N", "@A", "@N(@A)"[:2], "<call>@N with city</call>"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "",
+        "@N",
+        "@A",
+        "@N(@A)"[:2],
+        "<call>@N with city</call>",
+        pytest.param(f"<{'x' * 2000}>@N[[@A]]", id="a marker that is too long"),
+        pytest.param(f"<fn>@N{'{' * 2000}@A]]", id="much between the name and the arguments"),
+    ],
+)
 def test_a_template_without_a_known_form_has_no_dialect(form: str) -> None:
     assert find_by_rendering(render_with(form)) is None
 
