@@ -18,7 +18,7 @@
        84  tail tag        16   of a snapshot; zeros for a block
 
 The header is not secret. It is authenticated with each frame behind it, so what a header tells is
-true only once a frame was opened. docs/reference/prompt-memory.md has the whole format.
+true only once a frame was opened. docs/reference/prompt-cache.md has the whole format.
 """
 
 from __future__ import annotations
