@@ -13,9 +13,9 @@ import psutil
 from services.engine.core import CacheTier
 from services.engine.front.cache_index.index import CacheIndex
 from services.engine.front.cache_index.keyring import Keyring
-from services.engine.front.cache_index.prompt_cache import PromptCache, WritePolicy
-from services.engine.front.cache_index.tier_books import TierBooks
+from services.engine.front.cache_index.prompt_cache import PromptCache
 from services.engine.front.cache_index.tier_folder import TierFolder
+from services.engine.front.cache_index.tier_manager import TierManager
 from services.engine.memory.budget import compute_cache_bytes, parse_cache_size
 from services.engine.settings import EngineSettings
 from services.shared.errors import InvalidSettings
@@ -48,7 +48,7 @@ def build_prompt_cache(settings: EngineSettings) -> PromptCache:
         settings.redis_url, settings.redis_password_file, timeout_seconds=_REDIS_TIMEOUT_SECONDS
     )
     tiers = [
-        TierBooks(
+        TierManager(
             folder,
             CacheIndex(connection, folder.id),
             keyring.find_tag,
@@ -59,14 +59,17 @@ def build_prompt_cache(settings: EngineSettings) -> PromptCache:
     ]
     free = parse_cache_size(settings.cache_min_free)
     total = shutil.disk_usage(folders[-1][0].path).total
-    policy = WritePolicy(
-        write=settings.cache_write, min_free_bytes=compute_cache_bytes(free, total)
+    return PromptCache(
+        keyring,
+        tiers,
+        connection,
+        write=settings.cache_write,
+        min_free_bytes=compute_cache_bytes(free, total),
     )
-    return PromptCache(keyring, tiers, policy, connection)
 
 
 def _ram_folder(settings: EngineSettings) -> Path:
-    """A folder of this user and this data directory: the file system is everybody's."""
+    """A folder of this user and this data directory: all users write to that file system."""
     data = hashlib.sha256(str(settings.data_dir).encode()).hexdigest()[:16]
     return settings.cache_ram_folder / f"spindll-{os.getuid()}-{data}"
 

@@ -11,8 +11,8 @@ keyed hashes: Redis tells nothing about prompts, and cannot confirm a guess.
 
 The priority of an entry is `floor + seconds saved per MiB`, renewed at each use (greedy-dual-size);
 of equal ones, the one that was used last is higher.
-What is valuable stays long, and what is not used falls behind as the floor rises. To find the next
-one takes O(tenants), to record a use O(log n).
+What saves much time stays long, and what is not used falls behind as the floor rises. Finding the
+next one takes O(tenants), recording a use O(log n).
 
 Files are the truth, and no answer depends on the index. A lost index is rebuilt from the files.
 """
@@ -114,23 +114,23 @@ class CacheIndex:
         return int(await self._redis.hlen(self._key("entries")))
 
     async def find_victims(
-        self, excess: int, tenants: Iterable[str], *, most: int
+        self, excess: int, tenants: Iterable[str], *, max_entries: int
     ) -> list[IndexedEntry]:
-        """The entries of lowest priority, `excess` bytes of them but at most `most` entries.
+        """The entries of lowest priority, `excess` bytes of them but at most `max_entries`.
 
         Only those of these tenants. Raises the floor to the highest of their priorities.
         """
         candidates: list[tuple[float, str]] = []
         for tenant in tenants:
             lowest: list[tuple[str, float]] = await self._redis.zrange(
-                self._rank(tenant), 0, most - 1, withscores=True
+                self._rank(tenant), 0, max_entries - 1, withscores=True
             )  # type: ignore[assignment]
             candidates += [(score, name) for name, score in lowest]
         candidates.sort()
-        known = await self._get([name for _, name in candidates[:most]])
+        known = await self._get([name for _, name in candidates[:max_entries]])
         victims: list[IndexedEntry] = []
         floor = 0.0
-        for score, name in candidates[:most]:
+        for score, name in candidates[:max_entries]:
             if excess <= 0:
                 break
             if (entry := known.get(name)) is not None:

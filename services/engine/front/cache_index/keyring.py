@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from services.engine.core import CacheKey
 from services.shared.errors import InvalidSettings
+from services.shared.store.durable import sync, sync_folder
 
 MAX_EPOCHS = 4  # of a tenant; what older ones sealed is no longer read
 _KEY_BYTES = 32
@@ -112,7 +113,7 @@ class Keyring:
             self._path(tag).unlink()
         except FileNotFoundError:
             return False
-        _sync_folder(self._tenants_folder)
+        sync_folder(self._tenants_folder)
         return True
 
     def find_tag(self, key_id: bytes) -> str | None:
@@ -162,7 +163,7 @@ class Keyring:
                 _link_first(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        _sync_folder(self._tenants_folder)
+        sync_folder(self._tenants_folder)
         self._keys.pop(tag, None)
 
     def _path(self, tag: str) -> Path:
@@ -192,7 +193,7 @@ def _read_or_make_master(path: Path) -> bytes:
             _link_first(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     master = path.read_bytes()
     if len(master) != _KEY_BYTES:
         raise InvalidSettings(f"{path} is not a key of {_KEY_BYTES} bytes: remove or restore it")
@@ -210,12 +211,4 @@ def _write_secret(path: Path, data: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(file.fileno())

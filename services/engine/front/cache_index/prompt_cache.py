@@ -1,7 +1,7 @@
 """The front's part in the prompt cache: keys for requests, budgets, deletion.
 
     request ─► open_realm ─► the realm and the keys that its runner gets
-    runner  ─► CacheReport ─► note ─► (once a second) the books of the tier
+    runner  ─► CacheReport ─► note ─► (once a second) the index of the tier
 
 Event loop only.
 """
@@ -14,14 +14,13 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import redis.asyncio
 
 from services.engine.core import CacheConfig, CacheEvent, CacheKey, CacheWrite
 from services.engine.front.cache_index.keyring import Keyring
-from services.engine.front.cache_index.tier_books import TierBooks, TierStatus
 from services.engine.front.cache_index.tier_folder import FoundEntry
+from services.engine.front.cache_index.tier_manager import TierManager, TierStatus
 from services.engine.kv_entry import compute_model_tag
 
 logger = logging.getLogger(__name__)
@@ -30,34 +29,32 @@ _FLUSH_SECONDS = 1.0
 _SWEEP_SECONDS = 600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WritePolicy:
-    """When a runner stores a prompt."""
-
-    write: CacheWrite = "always"
-    min_free_bytes: int = 0  # that writing leaves free on the disk
-
-
 class PromptCache:
     """See the module. Without tiers nothing is stored, and realms are the tenants."""
 
     def __init__(
         self,
         keyring: Keyring | None = None,
-        tiers: Sequence[TierBooks] = (),
-        policy: WritePolicy | None = None,
+        tiers: Sequence[TierManager] = (),
         connection: redis.asyncio.Redis | None = None,
+        *,
+        write: CacheWrite = "always",
+        min_free_bytes: int = 0,
     ) -> None:
-        """`connection`: what the books use; it is closed with the cache."""
+        """`connection`: that of the tiers' indexes; it is closed with the cache.
+
+        `write` and `min_free_bytes` are for the runners, see CacheConfig.
+        """
         self._keyring = keyring
         self._tiers = {tier.folder.tier: tier for tier in tiers}
-        self._policy = policy or WritePolicy()
         self._connection = connection
+        self._write = write
+        self._min_free_bytes = min_free_bytes
         self._stopped = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to keep the books."""
+        """Begin to keep the indexes and budgets."""
         if self._tiers:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="prompt cache")
 
@@ -79,8 +76,8 @@ class PromptCache:
             model_digest=model_digest,
             disk_folder=folders.get("disk"),
             ram_folder=folders.get("ram"),
-            write=self._policy.write,
-            min_free_bytes=self._policy.min_free_bytes,
+            write=self._write,
+            min_free_bytes=self._min_free_bytes,
         )
 
     def open_realm(self, tenant: str, private_key: bytes = b"") -> tuple[str, tuple[CacheKey, ...]]:
@@ -180,4 +177,4 @@ class PromptCache:
             except OSError as error:
                 logger.warning("stored prompts not counted", extra={"reason": error.strerror})
             except Exception:
-                logger.exception("books of the prompt cache")
+                logger.exception("tier not updated", extra={"tier": tier.folder.tier})

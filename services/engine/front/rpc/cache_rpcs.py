@@ -6,7 +6,7 @@ import math
 
 from protos import engine_pb2 as pb
 from services.engine.front.cache_index.prompt_cache import PromptCache
-from services.engine.front.cache_index.tier_books import TierStatus
+from services.engine.front.cache_index.tier_manager import TierStatus
 from services.engine.front.models.manifest_cache import ManifestCache
 from services.shared.errors import InternalError, InvalidRequest
 

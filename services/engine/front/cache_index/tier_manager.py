@@ -1,8 +1,8 @@
-"""The books of one tier: what runners report goes to the index, and what is over the budget goes.
+"""Manage one tier: record in the index what runners report, and evict what is over the budget.
 
 The index is rebuilt from the files where it is not complete: at the first start, after Redis lost
 it or did not answer, or when too much was reported at once. Without Redis the budget is kept from
-the files alone: the folder is listed every minute, and what was unused longest goes.
+the files alone: the folder is listed every minute, and what was unused longest is evicted.
 
 Event loop only; files are touched in threads.
 """
@@ -54,7 +54,7 @@ class TierStatus:
     tenants: Mapping[str, int]
 
 
-class TierBooks:
+class TierManager:
     """See the module."""
 
     def __init__(
@@ -73,7 +73,7 @@ class TierBooks:
         self._budget_bytes = budget_bytes
         self._tenant_bytes = tenant_bytes
         self._noted: list[CacheStored | CacheUsed | CacheRejected] = []
-        self._is_sound = False  # every event since the last rebuild is in the index
+        self._is_index_current = False  # every event since the last rebuild is in the index
         self._listed_at = -float("inf")
         self._hits = 0
         self._stored = 0
@@ -102,24 +102,24 @@ class TierBooks:
         if len(self._noted) < _MAX_NOTED:
             self._noted.append(event)
         else:
-            self._is_sound = False
+            self._is_index_current = False
 
     async def update(self) -> None:
         """Bring the index up to date and evict. Raises OSError where the folder is gone."""
         noted, self._noted = self._noted, []
-        rejected = {event.name for event in noted if _is_worthless(event)}
+        rejected = {event.name for event in noted if _must_be_deleted(event)}
         if rejected:
             await asyncio.to_thread(self.folder.delete, rejected)
         try:
-            if not self._is_sound or (noted and not await self._index.is_complete()):
-                await self._make_sound()
+            if not self._is_index_current or (noted and not await self._index.is_complete()):
+                await self._complete_index()
             await self._record(noted, rejected)
             if noted:
                 await self._evict()
         except RedisError as error:
-            if self._is_sound:
+            if self._is_index_current:
                 logger.warning("no index of stored prompts", extra={"reason": str(error)})
-            self._is_sound = False
+            self._is_index_current = False
             await self._evict_by_files()
 
     async def delete(self, matches: Callable[[FoundEntry], bool]) -> tuple[int, int]:
@@ -131,7 +131,7 @@ class TierBooks:
         try:
             await self._index.remove(names)
         except RedisError:
-            self._is_sound = False
+            self._is_index_current = False
         return len(chosen), sum(entry.header.file_bytes for entry in chosen)
 
     async def read_status(self) -> TierStatus:
@@ -154,13 +154,13 @@ class TierBooks:
             tenants=tenants,
         )
 
-    async def _make_sound(self) -> None:
+    async def _complete_index(self) -> None:
         """An index that an earlier front completed is taken as it is."""
         is_first = self._listed_at == -float("inf")
         if not (is_first and await self._index.is_complete()):
             await self._rebuild()
         self._listed_at = 0.0
-        self._is_sound = True
+        self._is_index_current = True
 
     async def _record(
         self,
@@ -192,7 +192,7 @@ class TierBooks:
             if excess <= 0:
                 return
             excess += int(limit * _SLACK)
-            victims = await self._index.find_victims(excess, tenants, most=_AT_ONCE)
+            victims = await self._index.find_victims(excess, tenants, max_entries=_AT_ONCE)
             if not victims:  # the sums are not those of the entries any more
                 await self._rebuild()
                 return
@@ -233,7 +233,7 @@ class TierBooks:
         return await asyncio.to_thread(lambda: list(self.folder.list_entries()))
 
 
-def _is_worthless(event: CacheEvent) -> bool:
+def _must_be_deleted(event: CacheEvent) -> bool:
     """Whether an entry is to be deleted. What could not be read may be the fault of the system."""
     return isinstance(event, CacheRejected) and event.reason != "unreadable"
 

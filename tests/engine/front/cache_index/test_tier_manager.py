@@ -1,4 +1,4 @@
-"""The books of a tier against real files and a real Redis."""
+"""The manager of a tier against real files and a real Redis."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import redis.asyncio
 
 from services.engine.core import CacheRejected, CacheStored, CacheUsed
 from services.engine.front.cache_index.index import CacheIndex
-from services.engine.front.cache_index.tier_books import TierBooks
 from services.engine.front.cache_index.tier_folder import TierFolder
+from services.engine.front.cache_index.tier_manager import TierManager
 from services.engine.kv_entry import read_header
 from services.shared.redis_client import connect_async
 from tests.engine.front.cache_index.stored_files import list_names, store_entry
@@ -23,7 +23,7 @@ ENTRY_BYTES = 100 + 1000 + 16  # header, payload, tag
 
 
 class Tier:
-    """A folder with its books; `restart` is a new front over the same folder and Redis."""
+    """A folder with its manager; `restart` is a new front over the same folder and Redis."""
 
     def __init__(self, path: Path, redis_url: str, *, entries: int, per_tenant: int) -> None:
         self.path = path
@@ -40,20 +40,20 @@ class Tier:
         folder = TierFolder(self.path, "disk")
         connection = connect_async(url or self._url, timeout_seconds=1)
         self.connections.append(connection)
-        self.books = TierBooks(
+        self.manager = TierManager(
             folder, CacheIndex(connection, folder.id), self.tags.get, **self._sizes
         )
 
     async def store(self, key_id: bytes = ALICE, *, seconds: float = 1.0) -> str:
         """What a runner does: write an entry and report it."""
         name = store_entry(self.path, key_id, seconds=seconds)
-        self.books.note(CacheStored(name, key_id, "disk", "block", ENTRY_BYTES, 256, seconds))
-        await self.books.update()
+        self.manager.note(CacheStored(name, key_id, "disk", "block", ENTRY_BYTES, 256, seconds))
+        await self.manager.update()
         return name
 
     async def use(self, name: str) -> None:
-        self.books.note(CacheUsed(name, "disk"))
-        await self.books.update()
+        self.manager.note(CacheUsed(name, "disk"))
+        await self.manager.update()
 
     @property
     def names(self) -> set[str]:
@@ -75,7 +75,7 @@ async def test_entries_are_counted_for_their_tenants(tier: Tier) -> None:
     for key in (ALICE, ALICE, BOB):
         await tier.store(key)
 
-    status = await tier.books.read_status()
+    status = await tier.manager.read_status()
     assert (status.entries, status.stored) == (3, 3)
     assert status.tenants == {"alice": 2 * ENTRY_BYTES, "bob": ENTRY_BYTES}
     assert status.bytes == 3 * ENTRY_BYTES
@@ -83,10 +83,10 @@ async def test_entries_are_counted_for_their_tenants(tier: Tier) -> None:
 
 async def test_an_entry_that_is_written_again_counts_once(tier: Tier) -> None:
     name = await tier.store()
-    tier.books.note(CacheStored(name, ALICE, "disk", "block", ENTRY_BYTES, 256, 1.0))
-    await tier.books.update()
+    tier.manager.note(CacheStored(name, ALICE, "disk", "block", ENTRY_BYTES, 256, 1.0))
+    await tier.manager.update()
 
-    assert (await tier.books.read_status()).bytes == ENTRY_BYTES
+    assert (await tier.manager.read_status()).bytes == ENTRY_BYTES
 
 
 async def test_over_the_budget_the_entry_goes_that_saves_least_per_byte(tier: Tier) -> None:
@@ -121,7 +121,7 @@ async def test_a_tenant_above_its_share_evicts_its_own(tmp_path: Path, redis_url
     for _ in range(8):
         await tier.store(ALICE)
 
-    sizes = (await tier.books.read_status()).tenants
+    sizes = (await tier.manager.read_status()).tenants
     await tier.close()
     assert theirs in tier.names
     assert sizes["alice"] <= 3 * ENTRY_BYTES
@@ -129,20 +129,20 @@ async def test_a_tenant_above_its_share_evicts_its_own(tmp_path: Path, redis_url
 
 async def test_a_rejected_entry_is_deleted_and_counted_by_reason(tier: Tier) -> None:
     name = await tier.store()
-    tier.books.note(CacheRejected(name, "disk", "authentication"))
-    await tier.books.update()
+    tier.manager.note(CacheRejected(name, "disk", "authentication"))
+    await tier.manager.update()
 
-    status = await tier.books.read_status()
+    status = await tier.manager.read_status()
     assert tier.names == set()
     assert (status.entries, status.bytes, status.rejected) == (0, 0, {"authentication": 1})
 
 
 async def test_an_entry_that_could_not_be_read_is_kept(tier: Tier) -> None:
     name = await tier.store()
-    tier.books.note(CacheRejected(name, "disk", "unreadable"))
-    await tier.books.update()
+    tier.manager.note(CacheRejected(name, "disk", "unreadable"))
+    await tier.manager.update()
 
-    status = await tier.books.read_status()
+    status = await tier.manager.read_status()
     assert tier.names == {name}
     assert (status.entries, status.rejected) == (1, {"unreadable": 1})
 
@@ -160,7 +160,7 @@ async def test_a_new_front_takes_a_complete_index_as_it_is(tier: Tier) -> None:
     tier.restart()
     await tier.store()
 
-    assert (await tier.books.read_status()).entries == 2
+    assert (await tier.manager.read_status()).entries == 2
 
 
 async def test_a_lost_index_is_rebuilt_from_the_files(tier: Tier, redis_url: str) -> None:
@@ -169,7 +169,7 @@ async def test_a_lost_index_is_rebuilt_from_the_files(tier: Tier, redis_url: str
     client.flushall()
     await tier.store(ALICE)
 
-    status = await tier.books.read_status()
+    status = await tier.manager.read_status()
     assert names < tier.names
     assert status.tenants == {"alice": ENTRY_BYTES, "bob": 3 * ENTRY_BYTES}
 
@@ -188,7 +188,7 @@ async def test_without_redis_the_budget_is_kept_by_the_files(tier: Tier) -> None
     old = [store_entry(tier.path, ALICE, unused_seconds=500 - n) for n in range(8)]
     new = [store_entry(tier.path, ALICE) for _ in range(8)]
     tier.restart("redis://127.0.0.1:1/0")
-    await tier.books.update()
+    await tier.manager.update()
 
     assert set(new) < tier.names
     assert len(tier.names) == 10
@@ -198,35 +198,35 @@ async def test_without_redis_the_budget_is_kept_by_the_files(tier: Tier) -> None
 async def test_what_was_stored_while_redis_was_away_is_in_the_index_afterwards(tier: Tier) -> None:
     await tier.store()
     tier.restart("redis://127.0.0.1:1/0")
-    broken = tier.books._index
+    broken = tier.manager._index
     tier.restart()
-    await tier.books.update()
-    working, tier.books._index = tier.books._index, broken
+    await tier.manager.update()
+    working, tier.manager._index = tier.manager._index, broken
     await tier.store()
-    tier.books._index = working
+    tier.manager._index = working
     await tier.store()
 
-    assert (await tier.books.read_status()).entries == 3
+    assert (await tier.manager.read_status()).entries == 3
 
 
 async def test_a_new_folder_has_an_index_of_its_own(tier: Tier, tmp_path: Path) -> None:
     await tier.store()
-    assert (await tier.books.read_status()).entries == 1
+    assert (await tier.manager.read_status()).entries == 1
     tier.path = tmp_path / "other"
     tier.restart()
-    await tier.books.update()
+    await tier.manager.update()
 
-    assert (await tier.books.read_status()).entries == 0
+    assert (await tier.manager.read_status()).entries == 0
 
 
 async def test_deletion_by_header_keeps_the_books_right(tier: Tier) -> None:
     mine, theirs = await tier.store(ALICE), await tier.store(BOB)
-    deleted = await tier.books.delete(lambda entry: entry.header.key_id == ALICE)
+    deleted = await tier.manager.delete(lambda entry: entry.header.key_id == ALICE)
 
     assert deleted == (1, ENTRY_BYTES)
     assert tier.names == {theirs}
     assert mine not in tier.names
-    assert (await tier.books.read_status()).tenants == {"bob": ENTRY_BYTES}
+    assert (await tier.manager.read_status()).tenants == {"bob": ENTRY_BYTES}
 
 
 def test_the_header_that_tests_write_is_one(tmp_path: Path) -> None:
