@@ -1,4 +1,4 @@
-"""The `cache` commands: what is stored of computed prompts, deletion, new keys."""
+"""The `cache` commands: what the prompt cache holds, deletion, new keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.cli.data_option import Data, find_paths
 
 app = typer.Typer(
     name="cache",
-    help="Show what is stored of computed prompts; delete it, or change its keys.",
+    help="Show what the prompt cache holds; delete it, or change its keys.",
     invoke_without_command=True,
 )
 
@@ -30,9 +30,12 @@ def show(context: typer.Context, data: Data) -> None:
 def clear(
     data: Data,
     tenant: Tenant = None,
-    model: Annotated[str | None, typer.Option("--model", help="Of one model.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Of one model; by default of all.")
+    ] = None,
     days: Annotated[
-        float | None, typer.Option("--unused-days", min=0, help="What was not used for so long.")
+        float | None,
+        typer.Option("--unused-days", min=0, help="Only what was not used for so many days."),
     ] = None,
 ) -> None:
     """Delete stored prompts. Those of a tenant are then unreadable, copies included."""
@@ -43,7 +46,7 @@ def clear(
 
 @app.command()
 def rotate(data: Data, tenant: Tenant = None) -> None:
-    """Seal what is stored from now on with new keys. What is there stays readable."""
+    """Encrypt what is stored from now on with new keys. What is there stays readable."""
     from services.cli.commands import cache as command
 
     command.rotate(find_paths(data), tenant)

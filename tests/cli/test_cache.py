@@ -15,8 +15,8 @@ from tests.api.conftest import Api, make_manifest, put_model, running_api
 from tests.fakes.scripted_engine import ScriptedEngine
 
 
-def run(api: Api, *arguments: str) -> Result:
-    environment = {"SPINDLL_URL": api.url, "SPINDLL_API_KEY": api.admin_key}
+def run(api: Api, *arguments: str, key: str | None = None) -> Result:
+    environment = {"SPINDLL_URL": api.url, "SPINDLL_API_KEY": key or api.admin_key}
     return CliRunner().invoke(app, ["cache", *arguments], env=environment)
 
 
@@ -46,6 +46,14 @@ def test_a_tier_is_one_line_with_what_went_wrong() -> None:
         "disk", "2.5 MB", "10.0 GB", "7", "9", "3",
         "1 rejected (authentication), not written: no space",
     ]  # fmt: skip
+
+
+async def test_a_user_key_shows_the_bytes_of_its_own_tenant(api: Api) -> None:
+    shown = await asyncio.to_thread(run, api, key=api.user_key)
+
+    assert shown.exit_code == 0, shown.exception
+    assert "disk" in shown.stdout
+    assert "10.0 GB" in shown.stdout
 
 
 async def test_the_commands_show_clear_and_rotate(api: Api) -> None:

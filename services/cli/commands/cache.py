@@ -1,4 +1,4 @@
-"""`cache`: what the server stores of computed prompts."""
+"""`cache`: the prompt cache of the server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def show(paths: StackPaths) -> None:
     table = new_table("TIER", "USED", "OF", "ENTRIES", "STORED", "USES", "NOTE")
     for tier in tiers:
         table.add_row(*format_row(tier))
-    print_table(table, "no prompts are stored: SPINDLL_CACHE_DISK is off")
+    print_table(
+        table, "no prompts are stored: the cache is off, or the engine cannot use its folder"
+    )
 
 
 def clear(paths: StackPaths, *, tenant: str | None, model: str | None, days: float | None) -> None:
@@ -36,24 +38,22 @@ def clear(paths: StackPaths, *, tenant: str | None, model: str | None, days: flo
 
 
 def rotate(paths: StackPaths, tenant: str | None) -> None:
-    """Begin to seal with new keys."""
+    """Encrypt with new keys from now on."""
     query = "" if tenant is None else f"?{urlencode({'tenant': tenant})}"
     with ApiClient(find_connection(paths)) as api:
         api.post(f"/v1/cache/rotate{query}", {})
-    print("new entries get new keys")
+    print("what is stored from now on has new keys")
 
 
 def format_row(tier: JsonObject) -> list[str]:
-    """The cells of a tier's line."""
-    notes = [f"{count} rejected ({reason})" for reason, count in tier["rejected"].items()]
-    if tier["not_written"]:
+    """The cells of a tier's line. A user key is shown the bytes of its tenant alone."""
+    notes = [f"{count} rejected ({reason})" for reason, count in tier.get("rejected", {}).items()]
+    if tier.get("not_written"):
         notes.append(f"not written: {tier['not_written']}")
     return [
         str(tier["name"]),
         format_size(tier["bytes"]),
         format_size(tier["budget_bytes"]),
-        str(tier["entries"]),
-        str(tier["stored"]),
-        str(tier["hits"]),
+        *(str(tier.get(name, "-")) for name in ("entries", "stored", "hits")),
         ", ".join(notes),
     ]
