@@ -1,4 +1,4 @@
-"""What an innocent stream notices of hostile clients: the gaps between its tokens, calm and attacked.
+"""Measure the gaps between the tokens of one key's stream, calm and under another key's attacks.
 
     ./spindll up --detach --data /tmp/attacks --workers 1
     .venv/bin/python -m bench.attacks --data /tmp/attacks
@@ -141,15 +141,17 @@ def find_p95(gaps: list[float]) -> float:
     return statistics.quantiles(gaps, n=20)[-1] if len(gaps) > 1 else float("inf")
 
 
-async def measure(url: str, innocent: str, hostile: str, seconds: float, only: str) -> None:
+async def measure(url: str, stream_key: str, attack_key: str, seconds: float, only: str) -> None:
     context = multiprocessing.get_context("spawn")
-    async with open_client(url, innocent) as client:
+    async with open_client(url, stream_key) as client:
         await read_gaps(client, 1.0)
         calm = find_p95(await read_gaps(client, seconds))
         print(f"{'calm':46} p95 {1000 * calm:7.2f} ms", flush=True)
         for name in (name for name in ATTACKS if only in name):
             statuses: Any = context.Queue()
-            process = context.Process(target=attack, args=(url, hostile, name, seconds, statuses))
+            process = context.Process(
+                target=attack, args=(url, attack_key, name, seconds, statuses)
+            )
             process.start()
             gaps = await read_gaps(client, seconds)
             found = await asyncio.to_thread(statuses.get, True, 120)
@@ -172,11 +174,13 @@ def main() -> None:
     parser.add_argument("--only", default="", help="attacks with this text in their names")
     options = parser.parse_args()
     secrets = options.data / "secrets"
-    innocent, hostile = (
+    stream_key, attack_key = (
         (secrets / f"{role}.key").read_text().strip() for role in ("admin", "user")
     )
     asyncio.run(
-        measure(URL.format(port=options.port), innocent, hostile, options.seconds, options.only)
+        measure(
+            URL.format(port=options.port), stream_key, attack_key, options.seconds, options.only
+        )
     )
 
 

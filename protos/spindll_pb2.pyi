@@ -188,7 +188,7 @@ class ChatResponse(_message.Message):
 
     @_builtins.property
     def tool_call(self) -> Global___ToolCallDelta:
-        """The begin of a call, or more of its arguments; only if the request has tools."""
+        """The beginning of a call, or more of its arguments; only if the request has tools."""
 
     def __init__(
         self,

@@ -207,7 +207,7 @@ def update(
         bool, typer.Option("--all", "-a", help="All models that were pulled.")
     ] = False,
     check_only: Annotated[
-        bool, typer.Option("--check", help="Only tell; download nothing.")
+        bool, typer.Option("--check", help="Only say so; download nothing.")
     ] = False,
 ) -> None:
     """Ask the source of a model whether it has a newer version, and download that."""

@@ -174,7 +174,7 @@ def temporary_path(folder: str, name: str) -> str:
 
 
 def remove_stale_temporary_files(folder: Path, *, older_than_seconds: float) -> int:
-    """Remove what dead writers left in a folder of entries; returns how many files.
+    """Remove what killed writers left in a folder of entries; returns how many files.
 
     A file that its writer still holds is kept. Where the file system has no locks, only files that
     are older than this are removed.

@@ -22,7 +22,7 @@ class UpdateQuery(msgspec.Struct, frozen=True, kw_only=True, tag="update"):
 class UpdateAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What the source has now."""
 
-    newest_version: str | None = None  # as in the manifest; None: the source has the model no more
+    newest_version: str | None = None  # as in the manifest; None: the source no longer has it
     is_newer: bool = False  # a pull would change the model's files
     download_bytes: int = 0  # what a pull would download
     note: str | None = None  # a sentence when the source refuses the model

@@ -51,7 +51,7 @@ def listed_to_dict(listed: ListedKey) -> dict[str, Any]:
 
 
 def key_to_dict(key: ApiKey) -> dict[str, Any]:
-    """A key without its text, which nobody but its holder has."""
+    """A key without its text, which only its holder has."""
     return {
         "id": key.id,
         "object": "key",

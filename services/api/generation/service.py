@@ -41,9 +41,9 @@ MAX_USER_KEEP_ALIVE_SECONDS = 3600.0
 class Generation:
     """The events of one request: `async for events in generation`, in batches.
 
-    A batch is what arrived since the last one; it is empty after `wake()`. Without a
-    parser, it has at most one TextDelta per answer. `close()` must be called, and may be called
-    twice: it cancels what still runs, and writes the log line.
+    A batch is what arrived since the last one; it is empty after `wake()`. Without a parser, it has
+    at most one TextDelta per answer. `close()` must be called, and may be called twice: it cancels
+    what still runs, and writes the log line.
     """
 
     def __init__(

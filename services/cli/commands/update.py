@@ -52,4 +52,4 @@ def describe_update(answer: JsonObject) -> str:
     size = formatting.format_size(answer["download_bytes"])
     job = answer.get("pull")
     queued = f"; downloading (job {str(job['id'])[:8]})" if job else ""
-    return f"{answer['id']}: newer version there, {size} to download{queued}"
+    return f"{answer['id']}: a newer version is there, {size} to download{queued}"

@@ -1,4 +1,6 @@
-"""Answer the searches and checks for updates of the api: queries arrive on a Redis channel, answers go to Redis lists.
+"""Answer the searches and the checks for newer versions that the api asks for.
+
+Queries arrive on a Redis channel, answers go to Redis lists.
 
 The threads run in the puller's main process, beside the worker pool, so that no search waits for a
 download. Two searches run at once. A query that waited for too long is dropped.

@@ -214,7 +214,7 @@ async def test_the_command_tells_about_every_model_that_was_pulled(
     for model in (HUB_MODEL, REGISTRY_MODEL):
         await asyncio.to_thread(puller.pull, model)
     puller.hub.add("owner/tiny", {**FILES, "system": b"!"}, commit=NEW_COMMIT)
-    newer = "owner/tiny:Q8_0: newer version there, 1 B to download"
+    newer = "owner/tiny:Q8_0: a newer version is there, 1 B to download"
 
     assert await run_command(api, "--all", "--check") == (0, [newer, "tiny:f16: up to date"])
     status, [line] = await run_command(api, HUB_MODEL)

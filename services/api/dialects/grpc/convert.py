@@ -116,7 +116,7 @@ def chat_to_request(
 def prefill_to_request(
     request: spindll_pb2.PrefillRequest, request_id: str, principal: Principal
 ) -> GenerationRequest:
-    """The request of a Prefill call: the shortest answer to the messages, without its beginning."""
+    """The request of a Prefill call: it computes the messages, and generates one token."""
     check_encryption_key(request.encryption_key)
     return GenerationRequest(
         id=request_id,

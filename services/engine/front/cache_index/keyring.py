@@ -6,7 +6,7 @@
     data key = HKDF-SHA256(master key, salt of the epoch, tenant)
 
 The salts are random, so a tenant whose file is removed has lost its data keys for good: what was
-sealed with them is unreadable from then on, wherever a copy of it lies. A new epoch changes the key
+sealed with them is unreadable from then on, wherever a copy of it is. A new epoch changes the key
 of new entries; older ones are read with the older epochs until those are dropped.
 
 A tag is a keyed hash, so that neither file names nor Redis name tenants. Several engines that share
@@ -117,7 +117,7 @@ class Keyring:
         return True
 
     def find_tag(self, key_id: bytes) -> str | None:
-        """The tag of the tenant that a key belongs to; None where it is nobody's any more."""
+        """The tag of the tenant that a key belongs to; None where it has none any more."""
         if key_id not in self._tags:
             for path in self._tenants_folder.glob("*.json"):
                 self._read(path.stem)

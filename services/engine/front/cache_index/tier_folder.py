@@ -1,4 +1,4 @@
-"""The folder of one tier: its id, its files, and what deletes them. Blocking; for threads.
+"""The folder of one tier: its id and its files, which are listed and deleted here. Blocks.
 
     FOLDER/.tier               32 hex digits, made with the folder
     FOLDER/<2 hex>/<62 hex>    an entry (kv_entry.py)
@@ -33,7 +33,7 @@ _STALE_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class FoundEntry:
-    """An entry that lies in the folder."""
+    """An entry of the folder."""
 
     name: str
     header: EntryHeader
@@ -74,7 +74,7 @@ class TierFolder:
                 Path(entry_path(str(self.path), name)).unlink(missing_ok=True)
 
     def sweep(self) -> int:
-        """Remove what dead writers left; returns how many files."""
+        """Remove what killed writers left; returns how many files."""
         return remove_stale_temporary_files(self.path, older_than_seconds=_STALE_SECONDS)
 
 

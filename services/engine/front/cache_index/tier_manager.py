@@ -36,7 +36,7 @@ _MAX_NOTED = 20_000  # events that wait for the index
 _AT_ONCE = 256  # entries of one command
 _SLACK = 0.05  # of the limit: freed beyond what is needed, so that not each entry evicts one
 
-FindTag = Callable[[bytes], str | None]  # the tenant of a key id; None where it is nobody's
+FindTag = Callable[[bytes], str | None]  # the tenant of a key id; None where it has none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +213,7 @@ class TierManager:
         await asyncio.to_thread(self.folder.delete, victims)
 
     async def _rebuild(self) -> None:
-        """Make the index name exactly the files; entries that are nobody's are deleted."""
+        """Make the index name exactly the files; entries of no tenant are deleted."""
         found = [(entry, self._find_tag(entry.header.key_id)) for entry in await self._list()]
         indexed = [_index_file(entry, tag) for entry, tag in found if tag is not None]
         await self._index.clear()

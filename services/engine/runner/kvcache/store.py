@@ -18,7 +18,7 @@ from services.engine.runner.kvcache.policy import WritePolicy
 from services.engine.runner.kvcache.writer import Writer
 
 _READERS = 2
-_MAX_EVENTS = 1 << 16  # the oldest are lost when nobody takes them
+_MAX_EVENTS = 1 << 16  # the oldest are lost when none is taken
 
 
 @dataclass(frozen=True, slots=True, eq=False)

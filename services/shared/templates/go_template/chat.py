@@ -108,7 +108,7 @@ class GoChatTemplate:
         }
 
     def _render_turns(self, messages: Iterable[Record], thinking: Mapping[str, Any]) -> str:
-        """A run for each turn: a system text, a question and an answer, each of which may lack."""
+        """A run for each turn: a system text, a question and an answer, any of which may be missing."""
         budget = Budget()
         parts: list[str] = []
         turn = {"System": "", "Prompt": "", "Response": ""}

@@ -13,4 +13,4 @@ class GoTemplateError(Exception):
 
 
 class LimitExceeded(GoTemplateError):
-    """A render takes more steps, or makes more text, than any honest one."""
+    """A render takes more steps, or makes more text, than it may."""

@@ -174,7 +174,7 @@ async def test_a_lost_index_is_rebuilt_from_the_files(tier: Tier, redis_url: str
     assert status.tenants == {"alice": ENTRY_BYTES, "bob": 3 * ENTRY_BYTES}
 
 
-async def test_a_rebuild_deletes_what_is_nobodys_or_no_entry(tier: Tier) -> None:
+async def test_a_rebuild_deletes_entries_of_no_tenant_and_other_files(tier: Tier) -> None:
     orphan = store_entry(tier.path, b"x" * 16)
     torn = store_entry(tier.path, ALICE)
     (tier.path / torn[:2] / torn[2:]).write_bytes(b"spindlkv")
@@ -219,7 +219,7 @@ async def test_a_new_folder_has_an_index_of_its_own(tier: Tier, tmp_path: Path) 
     assert (await tier.manager.read_status()).entries == 0
 
 
-async def test_deletion_by_header_keeps_the_books_right(tier: Tier) -> None:
+async def test_deletion_by_header_leaves_the_index_right(tier: Tier) -> None:
     mine, theirs = await tier.store(ALICE), await tier.store(BOB)
     deleted = await tier.manager.delete(lambda entry: entry.header.key_id == ALICE)
 
