@@ -36,6 +36,7 @@ _RULES: tuple[tuple[tuple[str, ...], ToolDialect], ...] = (
     (("<tool_call>", "<arg_key>"), tagged_parameters.GLM4),
     (('<function name="', '<param name="'), tagged_parameters.MINICPM5),
     (("<|tool_call>", "call:"), literal_values.GEMMA4),
+    (("<start_function_call>",), literal_values.FUNCTION_GEMMA_CALLS),
     (("<|tool_call_start|>",), literal_values.LFM2),
     (("<|tool_list_start|>",), literal_values.LFM2),
     (("List of tools: [", "<|im_start|>"), literal_values.LFM2),

@@ -166,17 +166,17 @@ def write_lfm2(calls: Calls) -> str:
     return f"<|tool_call_start|>[{written}]<|tool_call_end|>"
 
 
-def write_gemma4(calls: Calls) -> str:
+def gemma(quote: str, before: str, after: str) -> Callable[[Calls], str]:
     def literal(value: Any) -> str:
         if isinstance(value, str):
-            return f'<|"|>{value}<|"|>'
+            return f"{quote}{value}{quote}"
         if isinstance(value, dict):
             return "{" + ",".join(f"{k}:{literal(v)}" for k, v in value.items()) + "}"
         if isinstance(value, list):
             return "[" + ",".join(map(literal, value)) + "]"
         return dump(value)
 
-    return "".join(f"<|tool_call>call:{n}{literal(a)}<tool_call|>" for n, a in calls)
+    return lambda calls: "".join(f"{before}call:{n}{literal(a)}{after}" for n, a in calls)
 
 
 def write_minicpm5(calls: Calls) -> str:
@@ -262,7 +262,8 @@ FORMS: dict[str, Callable[[Calls], str]] = {
     "deepseek-v4": write_dsml("tool_calls"),
     "minimax-m3": write_minimax_m3,
     "lfm2": write_lfm2,
-    "gemma4": write_gemma4,
+    "gemma4": gemma('<|"|>', "<|tool_call>", "<tool_call|>"),
+    "functiongemma": gemma("<escape>", "<start_function_call>", "<end_function_call>"),
 }
 
 

@@ -75,8 +75,12 @@ def test_rules_are_named_after_the_function() -> None:
 
 
 # They write nested values in forms of their own; the grammar writes JSON, which they read as well.
-NOT_JSON = {"gemma4", "lfm2", "minimax-m3"}
+NOT_JSON = {"functiongemma", "gemma4", "lfm2", "minimax-m3"}
 NESTED = {
+    "functiongemma": (
+        "<start_function_call>call:get_weather{city:<escape>X<escape>,"
+        'near:{"name": "a \\"b\\""}}<end_function_call>'
+    ),
     "gemma4": '<|tool_call>call:get_weather{city:<|"|>X<|"|>,near:{"name": "a \\"b\\""}}<tool_call|>',
     "lfm2": '<|tool_call_start|>[get_weather(city="X", near={"name": "a \\"b\\""})]<|tool_call_end|>',
     "minimax-m3": (
@@ -119,7 +123,8 @@ def test_what_the_grammar_of_an_odd_schema_accepts_is_read_as_meant(name: str) -
     arguments = {"unit": "k m", "size": 12, "note": "x", "any": "y", "all": "z"}
     text = write_answer(name, [[(NAME, arguments)]]).removeprefix("<|message_sep|>").strip()
     for letter in "xyz":  # what may be more than a string is JSON there
-        text = text.replace(f'<|"|>{letter}<|"|>', f'"{letter}"')
+        for quote in ('<|"|>', "<escape>"):
+            text = text.replace(f"{quote}{letter}{quote}", f'"{letter}"')
     matcher = open_grammar(BY_NAME[name].describe_call(NAME, ODD))
 
     accepted = matcher.try_consume_tokens(list(text.encode()))

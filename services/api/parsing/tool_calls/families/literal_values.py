@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.api.parsing.tool_calls.shapes.literal_calls import LiteralCalls
-from services.api.parsing.tool_calls.shapes.literals import GEMMA, PYTHON
+from services.api.parsing.tool_calls.shapes.literals import FUNCTION_GEMMA, GEMMA, PYTHON
 
 LFM2 = LiteralCalls(
     name="lfm2",
@@ -24,4 +24,14 @@ GEMMA4 = LiteralCalls(
     comma=",",
     closes="<tool_call|>",
     syntax=GEMMA,
+)
+FUNCTION_GEMMA_CALLS = LiteralCalls(
+    name="functiongemma",
+    opens="<start_function_call>",
+    prefix="call:",
+    brackets=("{", "}"),
+    separator=":",
+    comma=",",
+    closes="<end_function_call>",
+    syntax=FUNCTION_GEMMA,
 )

@@ -33,6 +33,7 @@ class Syntax:
 
 PYTHON = Syntax(quotes=('"', "'"), escapes=True, bare_keys=False)
 GEMMA = Syntax(quotes=('<|"|>',), escapes=False, bare_keys=True)
+FUNCTION_GEMMA = Syntax(quotes=("<escape>",), escapes=False, bare_keys=True)
 
 
 def copy_literal(source: TextSource, emit: Emit, syntax: Syntax, depth: int = 0) -> Steps[bool]:
