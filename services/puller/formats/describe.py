@@ -26,6 +26,7 @@ from services.puller.formats.template_choice import (
     is_written_by_person,
     no_renderer,
     order,
+    renderer_candidate,
 )
 from services.shared.errors import InvalidModelFile
 from services.shared.model_name import ModelName
@@ -91,9 +92,10 @@ def _describe_gguf(
     go = texts.find_go_template()
     manifest = texts.read(FileRole.REGISTRY_MANIFEST)
     is_own = is_written_by_person(name, manifest.encode() if manifest else None)
-    candidates = order(jinja=jinja, go=go, is_own=is_own)
-    described = _with_best(description, candidates)
     renderer = find_renderer(texts.read(FileRole.CONFIG))
+    ours = renderer_candidate(renderer, description.parameter_count)
+    candidates = order(jinja=jinja, go=go, renderer=ours, is_own=is_own)
+    described = _with_best(description, candidates)
     if renderer is None or described.capabilities != (Capability.COMPLETION,):
         return described
     return _with_warning(described, no_renderer(renderer))

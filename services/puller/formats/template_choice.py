@@ -1,8 +1,9 @@
-"""Choose among the chat templates that come with a model of Ollama: Jinja or Go.
+"""Choose among the chat templates of a model of Ollama: Jinja, Go, or ours for its renderer.
 
 1  a Go template that a person wrote: that of a model made on this machine, or of a user's account
 2  the Jinja template in the GGUF or beside it
-3  any other Go template
+3  our Jinja template for the renderer that the model names (`renderers/`)
+4  without such a renderer, any other Go template
 
 The first that works is taken. Apart from a person's own, one that cannot show tools, calls and
 results gives way to a later one that can. Ollama's own rule is selectedTemplateSource in its
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from services.puller.formats.renderers.renderer_table import find_template
 from services.shared.model_name import HUB_HOST, LIBRARY, OLLAMA_HOST, ModelName
 from services.shared.structs import resolved
 from services.shared.templates.traits import TemplateLanguage, TemplateTraits
@@ -66,11 +68,18 @@ def order(
     *,
     jinja: Candidate | None = None,
     go: Candidate | None = None,
+    renderer: Candidate | None = None,
     is_own: bool,
 ) -> list[Candidate]:
-    """The templates of a model in the order of preference. `is_own`: a person wrote the Go one."""
+    """The templates of a model in the order of preference. `is_own`: a person wrote the Go one.
+
+    Beside a renderer, Ollama does not read its library's Go template, and writes `{{ .Prompt }}`
+    where a person gave none.
+    """
+    if go is not None and renderer is not None and (not is_own or _is_placeholder(go)):
+        go = None
     own = replace(go, is_own=True) if is_own and go is not None else None
-    found = (own, jinja, None if own else go)
+    found = (own, jinja, renderer, None if own else go)
     return [candidate for candidate in found if candidate is not None]
 
 
@@ -100,12 +109,22 @@ def find_renderer(config: str | None) -> str | None:
         return None
 
 
+def renderer_candidate(name: str | None, parameter_count: int | None) -> Candidate | None:
+    """Our template for a renderer, if there is one."""
+    source = find_template(name, parameter_count) if name else None
+    return Candidate(source, f"renderer {name}") if source is not None else None
+
+
 def no_renderer(name: str) -> str:
-    """The warning for a model that has nothing but such a name."""
+    """The warning for a model that has nothing but the name of a renderer that we do not know."""
     return (
         f"Its prompt format is only in Ollama's program, under the name {name[:40]!r}; pull a GGUF of"
         " it from Hugging Face to chat with it."
     )
+
+
+def _is_placeholder(go: Candidate) -> bool:
+    return "".join(go.source.split()) == "{{.Prompt}}"
 
 
 def _has_tool_round_trip(traits: TemplateTraits) -> bool:

@@ -1,4 +1,4 @@
-"""Which of a model's chat templates is used: Jinja, or the Go template of Ollama."""
+"""Which of a model's chat templates is used: Jinja, the Go template of Ollama, or ours."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 
 from services.puller.formats.describe import describe_model
+from services.puller.formats.renderers.renderer_table import find_template
 from services.puller.formats.template_choice import Candidate, is_written_by_person, order
 from services.shared.model_name import ModelName
 from services.shared.store.manifest import Capability, Description, FileRole, StoredFile
 from tests.puller.formats.gguf.writer import write_gguf
 
 JINJA = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+JINJA_TOOLS = (
+    "{{ tools | tojson if tools }}{% for m in messages %}<|im_start|>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c | tojson }}{% endfor %}{% endfor %}"
+)
 GO = "{{ if .System }}[S]{{ .System }}{{ end }}[U]{{ .Prompt }}[A]"
 GO_TOOLS = (
     "{{ if .Tools }}{{ .Tools }}{{ end }}{{ range .Messages }}[{{ .Role }}]{{ .Content }}"
@@ -148,15 +153,55 @@ def test_an_unreadable_manifest_says_nothing_about_the_template(manifest: bytes 
 
 
 @pytest.mark.parametrize("go", [None, "{{ .Prompt }}"])
-def test_a_model_with_only_the_name_of_a_renderer_says_where_to_get_another(
+def test_a_model_with_only_the_name_of_an_unknown_renderer_says_where_to_get_another(
     tmp_path: Path, go: str | None
 ) -> None:
-    found = describe(tmp_path, go=go, jinja=None, config=b'{"renderer": "glm-4.7"}')
+    found = describe(tmp_path, go=go, jinja=None, config=b'{"renderer": "tomorrow"}')
 
     assert found.capabilities == (Capability.COMPLETION,)
-    assert "only in Ollama's program, under the name 'glm-4.7'" in found.warnings[-1]
+    assert "only in Ollama's program, under the name 'tomorrow'" in found.warnings[-1]
 
 
-@pytest.mark.parametrize("config", [b'{"renderer": "glm-4.7"}', b"{", b'{"renderer": 3}', b"{}"])
-def test_a_renderer_does_not_matter_where_a_template_is(tmp_path: Path, config: bytes) -> None:
+@pytest.mark.parametrize("name", ["m", "ollama.com/someone/m"])
+@pytest.mark.parametrize("go", [None, "{{ .Prompt }}\n"])
+def test_a_model_with_only_the_name_of_a_known_renderer_gets_our_template(
+    tmp_path: Path, go: str | None, name: str
+) -> None:
+    config = b'{"renderer": "glm-4.7"}'
+    found = describe(tmp_path, go=go, jinja=None, name=name, config=config)
+
+    assert found.chat_template == find_template("glm-4.7")
+    assert (found.template_language, found.template_source) == ("jinja", "renderer glm-4.7")
+    assert set(found.capabilities) == {
+        Capability.COMPLETION,
+        Capability.CHAT,
+        Capability.TOOLS,
+        Capability.THINKING,
+    }
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("go", "jinja", "name", "source"),
+    [
+        (GO, None, "m", "renderer glm-4.7"),
+        (GO, None, "ollama.com/someone/m", "ollama"),
+        (None, JINJA, "m", "renderer glm-4.7"),
+        (None, JINJA_TOOLS, "m", "gguf"),
+    ],
+    ids=["Go of the library", "Go of a person", "Jinja without tools", "Jinja with tools"],
+)
+def test_our_template_comes_after_a_persons_and_the_makers(
+    tmp_path: Path, go: str | None, jinja: str | None, name: str, source: str
+) -> None:
+    config = b'{"renderer": "glm-4.7"}'
+    found = describe(tmp_path, go=go, jinja=jinja, name=name, config=config)
+
+    assert found.template_source == source
+
+
+@pytest.mark.parametrize("config", [b'{"renderer": "tomorrow"}', b"{", b'{"renderer": 3}', b"{}"])
+def test_an_unknown_renderer_does_not_matter_where_a_template_is(
+    tmp_path: Path, config: bytes
+) -> None:
     assert describe(tmp_path, go=None, jinja=JINJA, config=config).warnings == ()
