@@ -189,6 +189,13 @@ def test_functiongemma_gets_the_form_of_googles_page() -> None:
 
 
 @pytest.mark.parametrize("renderer", FORMATS)
+def test_our_template_continues_an_answer(renderer: str) -> None:
+    prompt = render(read_own(renderer), messages=[USER, ANSWER], continue_final_message=True)
+
+    assert prompt.endswith("AnswerWords")
+
+
+@pytest.mark.parametrize("renderer", FORMATS)
 def test_protecting_tokens_does_not_change_our_prompt(renderer: str) -> None:
     source = read_own(renderer)
     # As if every tag were a control token.
