@@ -607,11 +607,22 @@ class Constraint(_message.Message):
     REGEX_FIELD_NUMBER: _builtins.int
     LARK_FIELD_NUMBER: _builtins.int
     GBNF_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    TRIGGER_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
     """the schema as JSON text; "{}" allows any JSON"""
     regex: _builtins.str
     lark: _builtins.str
+    """special tokens have the names of services/shared/grammar_tokens.py"""
     gbnf: _builtins.str
+    before: _builtins.str
+    """A Lark grammar of what comes first, e.g. of thinking. Empty: nothing does."""
+    @_builtins.property
+    def trigger(self) -> Global___Trigger:
+        """Absent: all of the answer is constrained. Else what the constraint matches begins with this
+        text; it may come several times or never, and the rest of the answer is free.
+        """
+
     def __init__(
         self,
         *,
@@ -619,16 +630,55 @@ class Constraint(_message.Message):
         regex: _builtins.str = ...,
         lark: _builtins.str = ...,
         gbnf: _builtins.str = ...,
+        before: _builtins.str = ...,
+        trigger: Global___Trigger | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gbnf", b"gbnf", "json_schema", b"json_schema", "kind", b"kind", "lark", b"lark", "regex", b"regex"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trigger", b"_trigger", "gbnf", b"gbnf", "json_schema", b"json_schema", "kind", b"kind", "lark", b"lark", "regex", b"regex", "trigger", b"trigger"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gbnf", b"gbnf", "json_schema", b"json_schema", "kind", b"kind", "lark", b"lark", "regex", b"regex"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trigger", b"_trigger", "before", b"before", "gbnf", b"gbnf", "json_schema", b"json_schema", "kind", b"kind", "lark", b"lark", "regex", b"regex", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__trigger: _TypeAlias = _typing.Literal["trigger"]  # noqa: Y015
+    _WhichOneofArgType__trigger: _TypeAlias = _typing.Literal["_trigger", b"_trigger"]  # noqa: Y015
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["json_schema", "regex", "lark", "gbnf"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trigger) -> _WhichOneofReturnType__trigger | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
+
+@_typing.final
+class Trigger(_message.Message):
+    """A text that is not within the thinking at the start of an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    THINKING_START_FIELD_NUMBER: _builtins.int
+    THINKING_END_FIELD_NUMBER: _builtins.int
+    IS_THINKING_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    thinking_start: _builtins.str
+    """empty: the model does not think"""
+    thinking_end: _builtins.str
+    is_thinking: _builtins.bool
+    """from the first token on, without the start"""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        thinking_start: _builtins.str = ...,
+        thinking_end: _builtins.str = ...,
+        is_thinking: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_thinking", b"is_thinking", "text", b"text", "thinking_end", b"thinking_end", "thinking_start", b"thinking_start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trigger: _TypeAlias = Trigger  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):

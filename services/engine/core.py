@@ -89,11 +89,24 @@ class Stopping(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     ignore_eos: bool = False
 
 
+class Trigger(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Where an answer begins to be constrained: at a text that is not within its thinking."""
+
+    text: str
+    thinking_start: str = ""  # empty: the model does not think
+    thinking_end: str = ""
+    is_thinking: bool = False  # from the first token on, without the start
+
+
 class Constraint(msgspec.Struct, frozen=True, array_like=True):
     """What the answer must match."""
 
     kind: Literal["json_schema", "regex", "lark", "gbnf"]
     source: str
+    before: str = ""  # a Lark grammar of what comes first, e.g. of thinking
+    # What the constraint matches begins with this text, and may come several times or never; the
+    # rest of the answer is free. None: all of the answer is constrained.
+    trigger: Trigger | None = None
 
 
 class TextPiece(msgspec.Struct, frozen=True, array_like=True):

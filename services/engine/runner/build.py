@@ -9,12 +9,12 @@ from services.engine.runner.batcher import Batcher
 from services.engine.runner.kvcache.identity import build_identity
 from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.mlx.mlx_batcher import MlxBatcher
-from services.engine.runner.requests.input_processor import InputProcessor
-from services.engine.runner.requests.structured_output import (
-    ConstraintCompiler,
+from services.engine.runner.requests.grammar_tokenizers import (
     build_llamacpp_tokenizer,
     build_tokenizer,
 )
+from services.engine.runner.requests.input_processor import InputProcessor
+from services.engine.runner.requests.structured_output import ConstraintCompiler
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.prompt_finder import PromptFinder
 from services.engine.runner.stepping.prompt_saver import PromptSaver

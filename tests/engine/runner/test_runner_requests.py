@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from services.engine import messages
-from services.engine.core import Constraint, FinishReason, Sampling, Stopping, TextPiece
+from services.engine.core import Constraint, FinishReason, Sampling, Stopping, TextPiece, Trigger
 from tests.engine.runner.child_runner import ChildRunner, config, prompt_for, submit, text_for
 
 
@@ -110,6 +111,23 @@ def test_an_answer_follows_its_constraint(shared_runner: ChildRunner, ids: Itera
         assert colour in ("red", "green", "blue")
         assert len(number) == 3
         assert number.isdigit()
+
+
+def test_a_constraint_with_a_trigger_binds_only_what_follows_it(
+    shared_runner: ChildRunner, ids: Iterator[int]
+) -> None:
+    prompt = prompt_for("fact-0")
+    free = shared_runner.complete(submit(next(ids), prompt))
+    bound = Constraint("lark", 'start: "is#" /[0-9]{3}/', "", Trigger(text="is"))
+    never = Constraint("regex", "never", "", Trigger(text="never"))
+
+    answered = shared_runner.complete(
+        submit(next(ids), prompt, constraint=bound, stopping=Stopping(max_tokens=40))
+    )
+    unbound = shared_runner.complete(submit(next(ids), prompt, constraint=never))
+
+    assert free.text == unbound.text == {0: "Paris."}
+    assert re.fullmatch(r"Paris#\d{3}.+", answered.text[0], re.DOTALL)
 
 
 def test_a_deeply_nested_constraint_does_not_end_the_runner(

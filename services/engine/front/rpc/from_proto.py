@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from protos import engine_pb2 as pb
 from services.engine import messages
-from services.engine.core import CacheKey, Constraint, Lane, Sampling, Stopping, TextPiece
+from services.engine.core import CacheKey, Constraint, Lane, Sampling, Stopping, TextPiece, Trigger
 from services.engine.front.models.client_request import ClientRequest, RequestListener
 from services.engine.front.models.model_settings import ModelSettings, validate_model_settings
 from services.engine.front.rpc.model_defaults import ModelDefaults
@@ -175,7 +175,19 @@ def parse_constraint(message: pb.Constraint) -> Constraint | None:
     source: str = getattr(message, kind)
     if not source:
         raise InvalidRequest(f"the {kind} is empty", param=kind)
-    return Constraint(kind, source)
+    trigger = _parse_trigger(message.trigger) if message.HasField("trigger") else None
+    return Constraint(kind, source, message.before, trigger)
+
+
+def _parse_trigger(message: pb.Trigger) -> Trigger:
+    if not message.text:
+        raise InvalidRequest("the trigger of the constraint is empty", param="trigger")
+    return Trigger(
+        text=message.text,
+        thinking_start=message.thinking_start,
+        thinking_end=message.thinking_end,
+        is_thinking=message.is_thinking,
+    )
 
 
 def parse_model_settings(message: pb.ModelSettings) -> ModelSettings:

@@ -3,7 +3,8 @@
     logits ─► sampler (constraint, bans) ─► token ─► end token? ─► text ─► delta
 
 An answer ends at an end token, a stop string or a stop token id, or when its constraint is
-complete, max_tokens is reached or the context is full. This code runs once per token of every
+complete, max_tokens is reached or the context is full. A constraint with a trigger ends no answer:
+it begins where the text shows the trigger, and is over when it is complete. This code runs once per token of every
 answer, so the constructor computes what does not change.
 """
 
@@ -13,6 +14,7 @@ from services.engine.backends.base import Vocabulary
 from services.engine.core import FinishReason, TokenLogprob
 from services.engine.messages import Delta, Submit
 from services.engine.runner.requests.detokenizer import Detokenizer
+from services.engine.runner.requests.lazy_constraint import LazyConstraint
 from services.engine.runner.requests.structured_output import ConstraintState
 from services.engine.runner.sampling.row import Row
 from services.engine.runner.sampling.sampler import Sampler
@@ -29,7 +31,7 @@ class TextAnswer:
         sampler: Sampler,
         *,
         max_tokens: int,
-        constraint: ConstraintState | None = None,
+        constraint: ConstraintState | LazyConstraint | None = None,
     ) -> None:
         """`max_tokens`: the request's own limit, or what the context leaves if that is less."""
         stopping = submit.stopping
@@ -42,7 +44,9 @@ class TextAnswer:
         self._id = submit.id
         self._sampler = sampler
         self._max_tokens = max_tokens
-        self._constraint = constraint
+        self._lazy = constraint if isinstance(constraint, LazyConstraint) else None
+        self._constraint = None if isinstance(constraint, LazyConstraint) else constraint
+        self._piece = vocabulary.piece
         self._end_tokens = frozenset((*vocabulary.end_tokens, *stopping.token_ids))
         self._min_tokens = stopping.min_tokens
         self._banned_before_min = tuple(self._end_tokens) if stopping.min_tokens else ()
@@ -80,6 +84,8 @@ class TextAnswer:
             self._unsent_logprobs.append(logprob)
         if self._constraint is not None:
             self._constraint.accept(token)
+        if self._lazy is not None:
+            self._follow(self._lazy, token)
         if self.detokenizer.stop_string is not None or (
             self._constraint is not None and self._constraint.is_finished
         ):
@@ -87,6 +93,13 @@ class TextAnswer:
         elif self.completion_tokens >= self._max_tokens:
             self.end(FinishReason.LENGTH)
         return True
+
+    def _follow(self, lazy: LazyConstraint, token: int) -> None:
+        """Begin the constraint at its trigger, and end it when it is complete."""
+        if self._constraint is None:
+            self._constraint = lazy.watch(self._piece(token))
+        if self._constraint is not None and self._constraint.is_finished:
+            self._constraint = None
 
     def take_delta(self) -> Delta | None:
         """Text, tokens and log-probabilities since the last delta; None while there is no text."""

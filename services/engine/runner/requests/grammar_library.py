@@ -30,7 +30,10 @@ import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
+from services.shared.grammar_tokens import read_token_name
+
 Tokenize = Callable[[bytes], Sequence[int]]
+SPECIAL = b"\xff"  # no UTF-8 text begins so: llguidance's mark for tokens that match no text
 
 _MAX_ERROR_BYTES = 1000
 # llguidance compiles by recursion: 4 KB for each level of a grammar, its references included. Where
@@ -140,6 +143,7 @@ class GrammarTokenizer:
         self.vocab_size = len(tokens)
         self.ends = tuple(ends)
         self._tokenize = None if tokenize is None else _to_c(tokenize)
+        self._spellings = _find_spellings(tokens)
         lengths = np.fromiter(map(len, tokens), np.uint32, len(tokens))
         more_ends = np.array(self.ends[1:], np.uint32)
         init = _TokenizerInit(
@@ -162,6 +166,20 @@ class GrammarTokenizer:
     def __del__(self) -> None:
         if self._handle is not None:
             self._library.llg_free_tokenizer(self._handle)
+
+    def spell(self, text: bytes) -> list[int] | None:
+        """Tokens of a text: special ones where it has their texts, and one for each other byte.
+
+        None if the vocabulary lacks a byte.
+        """
+        tokens = []
+        while text:
+            size = next(n for n in range(len(text), -1, -1) if text[:n] in self._spellings or not n)
+            if not size:
+                return None
+            tokens.append(self._spellings[text[:size]])
+            text = text[size:]
+        return tokens
 
     def build_matcher(self, grammar: str, limits: Limits | None = None) -> GrammarMatcher:
         """Compile a grammar, as `llguidance.grammar_from` returns it.
@@ -228,6 +246,16 @@ def _call_with_large_stack(function: Callable[[], int]) -> int:
             finally:
                 threading.stack_size(before)
         return called.result()
+
+
+def _find_spellings(tokens: Sequence[bytes]) -> dict[bytes, int]:
+    """The tokens of single bytes and the special ones, by their texts."""
+    spellings = {token: id_ for id_, token in enumerate(tokens) if len(token) == 1}
+    for id_, token in enumerate(tokens):
+        if token.startswith(SPECIAL) and len(token) > 1:
+            name = token[1:].decode(errors="replace")
+            spellings[read_token_name(name).encode()] = id_
+    return spellings
 
 
 def _to_c(tokenize: Tokenize) -> ctypes._CFunctionType:

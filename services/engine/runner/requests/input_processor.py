@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from services.engine.backends.base import Vocabulary
-from services.engine.core import TokenLogprob
+from services.engine.core import Constraint, TokenLogprob
 from services.engine.messages import Submit, Tokenize, Tokenized
 from services.engine.runner.batcher import BatchRequest
 from services.engine.runner.errors import build_too_long_error
 from services.engine.runner.kvcache.chain import Chain
 from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.requests.answer import TextAnswer
-from services.engine.runner.requests.structured_output import ConstraintCompiler
+from services.engine.runner.requests.lazy_constraint import LazyConstraint
+from services.engine.runner.requests.structured_output import ConstraintCompiler, ConstraintState
 from services.engine.runner.sampling.dry import find_breaker_tokens
 from services.engine.runner.sampling.sampler import Sampler
 from services.shared.errors import InternalError, InvalidRequest, SpindllError, to_wire
@@ -151,8 +152,12 @@ class InputProcessor:
                 breakers=self._breakers if sampling.dry_multiplier else (),
             ),
             max_tokens=max_tokens,
-            constraint=None if constraint is None else self._constraints.compile(constraint),
+            constraint=None if constraint is None else self._compile(constraint),
         )
+
+    def _compile(self, constraint: Constraint) -> ConstraintState | LazyConstraint:
+        state = self._constraints.compile(constraint)
+        return state if constraint.trigger is None else LazyConstraint(state, constraint.trigger)
 
     @cached_property
     def _breakers(self) -> frozenset[int]:

@@ -9,8 +9,13 @@ expression: both are cheap, whatever their number.
 
 from __future__ import annotations
 
+import json
+
 from services.shared.errors import InvalidRequest
 from services.shared.limits import MAX_CONSTRAINT_CHOICES
+
+_SCHEMA = ": %json "
+_OPTIONAL = ")?"
 
 
 def check_schema(schema: dict[str, object]) -> None:
@@ -29,6 +34,20 @@ def check_schema(schema: dict[str, object]) -> None:
 def check_gbnf(source: str) -> None:
     """Raise InvalidRequest if the grammar has too many alternatives."""
     _check(source.count("|"), "alternatives")
+
+
+def check_lark(source: str) -> None:
+    """Raise InvalidRequest if a rule has too many optional parts, or a schema too many choices.
+
+    Rules count one by one: calls of many tools are alternatives that differ in their first words.
+    """
+    decoder = json.JSONDecoder()
+    for line in source.splitlines():
+        rule, found, rest = line.partition(_SCHEMA)
+        _check(rule.count(_OPTIONAL), "optional parameters")
+        schema = decoder.raw_decode(rest)[0] if found else None
+        if isinstance(schema, dict):
+            check_schema(schema)
 
 
 def _check(count: int, what: str) -> None:

@@ -8,12 +8,11 @@ work, not time; the limits below bound what the grammar of one request may cost 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Self
 
 import llguidance
 import numpy as np
@@ -25,11 +24,8 @@ from services.engine.runner.requests.grammar_library import (
     GrammarTokenizer,
     Limits,
 )
-from services.engine.runner.requests.schema_choices import check_gbnf, check_schema
+from services.engine.runner.requests.schema_choices import check_gbnf, check_lark, check_schema
 from services.shared.errors import InternalError, InvalidRequest
-
-if TYPE_CHECKING:
-    import llama_cpp
 
 _MAX_SOURCE_CHARS = 1 << 20  # of a constraint's source
 _MAX_GBNF_CHARS = 64 << 10  # its translation takes time in the square of its rules
@@ -40,10 +36,6 @@ _MAX_COMPILED = 16
 _MAX_COMPILED_CHARS = 256 << 10
 _PROBED_TOKENS = 3
 _MAX_MESSAGE_CHARS = 500
-_MAX_PIECE_BYTES = 16 << 10
-_MAX_FORCED_BYTES = 512  # of a text that must follow; only its next token counts
-_MARKER = b"\x02"
-_SPECIAL = b"\xff"  # no UTF-8 text begins so: llguidance's mark for tokens that match no text
 
 # Work to compile a constraint, in llguidance's unit: by the length of its source, because 25 rules
 # that double each other cost as much as a schema of 100 KB.
@@ -56,87 +48,6 @@ _MAX_FUEL = 5_000_000
 _JSON_OPTIONS: llguidance._lib.JsonCompileOptions = {
     "whitespace_pattern": r"[ \t]?|\r?\n{1,2}[ \t]{0,20}",
 }
-
-
-def build_llamacpp_tokenizer(
-    vocab: llama_cpp.llama_vocab_p, ends: Collection[int]
-) -> GrammarTokenizer:
-    """Build the tokenizer for a vocabulary of llama.cpp, which must outlive it.
-
-    Takes about a second for 150k tokens, in which other threads continue. Raises InvalidRequest
-    where the model has no end token, as does `build_tokenizer`.
-    """
-    _require_end(ends)
-    pieces, special = _read_pieces(vocab)
-    tokenize = _LlamaTokenize(vocab, pieces)
-    return GrammarTokenizer(
-        _mark_special(pieces, {*special, *ends}),
-        ends=sorted(ends),
-        tokenize=tokenize if tokenize.is_exact else None,
-    )
-
-
-class _LlamaTokenize:
-    """Tokenizes a text within an answer, where llama.cpp would add a space or a begin token.
-
-    So the text is tokenized behind a marker, a control character, whose tokens are removed. A
-    word-piece vocabulary cannot spell one: `is_exact` is False.
-    """
-
-    def __init__(self, vocab: llama_cpp.llama_vocab_p, pieces: Sequence[bytes]) -> None:
-        self._vocab = vocab
-        self._marker = self._encode(_MARKER)
-        self.is_exact = b"".join(pieces[token] for token in self._marker).endswith(_MARKER)
-
-    def __call__(self, text: bytes) -> list[int]:
-        tokens = self._encode(_MARKER + text[:_MAX_FORCED_BYTES])
-        size = len(self._marker)
-        # Without tokens, nothing is forced: where the marker has joined with the text.
-        return tokens[size:] if tokens[:size] == self._marker else []
-
-    def _encode(self, text: bytes) -> list[int]:
-        import llama_cpp
-
-        room = len(text) + 8
-        tokens = (ctypes.c_int32 * room)()
-        count = llama_cpp.llama_tokenize(self._vocab, text, len(text), tokens, room, False, False)
-        return tokens[: max(count, 0)]
-
-
-def _read_pieces(vocab: llama_cpp.llama_vocab_p) -> tuple[list[bytes], set[int]]:
-    """The bytes of every token, and the tokens that match no text."""
-    import llama_cpp
-
-    buffer = ctypes.create_string_buffer(_MAX_PIECE_BYTES)
-    pieces: list[bytes] = []
-    special: set[int] = set()
-    for token in range(llama_cpp.llama_vocab_n_tokens(vocab)):
-        length = llama_cpp.llama_token_to_piece(vocab, token, buffer, len(buffer), 0, True)
-        piece = ctypes.string_at(buffer, max(length, 0))
-        attributes = llama_cpp.llama_vocab_get_attr(vocab, token)
-        if attributes & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL or (
-            attributes & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
-            and piece.startswith(b"<")
-            and piece.endswith(b">")
-        ):
-            special.add(token)
-        pieces.append(piece)
-    return pieces, special
-
-
-def build_tokenizer(
-    pieces: Sequence[bytes], *, ends: Collection[int], special: Collection[int] = ()
-) -> GrammarTokenizer:
-    """Build the tokenizer for a vocabulary given as bytes by token id.
-
-    `special` tokens match no text. The usual tokens of a text are not known, so masks permit all.
-    """
-    _require_end(ends)
-    return GrammarTokenizer(_mark_special(pieces, {*special, *ends}), ends=sorted(ends))
-
-
-def _mark_special(pieces: Sequence[bytes], special: Collection[int]) -> list[bytes]:
-    return [_SPECIAL + piece if token in special else piece for token, piece in enumerate(pieces)]
 
 
 class ConstraintCompiler:
@@ -181,6 +92,7 @@ class ConstraintState:
 
     def __init__(self, matcher: GrammarMatcher, tokenizer: GrammarTokenizer) -> None:
         self._matcher = matcher
+        self._tokenizer = tokenizer
         self._vocab_size = tokenizer.vocab_size
         self._ends = frozenset(tokenizer.ends)
 
@@ -210,6 +122,20 @@ class ConstraintState:
         self._check()
         return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
 
+    def copy(self) -> Self:
+        """A state of its own at the same position."""
+        return type(self)(self._matcher.copy(), self._tokenizer)
+
+    def try_text(self, text: bytes) -> bool:
+        """Append a text, which may end within a character; False if it does not fit.
+
+        Afterwards the state is of no use if it did not.
+        """
+        tokens = self._tokenizer.spell(text)
+        return tokens is not None and all(
+            self._matcher.allows(token) and self._matcher.consume(token) for token in tokens
+        )
+
     def accept(self, token: int) -> None:
         """Append a token, which `allows` permits."""
         if self._matcher.is_stopped() and token in self._ends:
@@ -224,16 +150,17 @@ class ConstraintState:
             raise InvalidRequest(f"the answer cannot follow its constraint: {_shorten(error)}")
 
 
-def _require_end(ends: Collection[int]) -> None:
-    if not ends:
-        raise InvalidRequest("this model has no end token, so its answers cannot be constrained")
-
-
 def _build_matcher(tokenizer: GrammarTokenizer, constraint: Constraint) -> GrammarMatcher:
+    """Compile a constraint. With a trigger, the matcher has consumed the trigger's text."""
     max_chars = _MAX_GBNF_CHARS if constraint.kind == "gbnf" else _MAX_SOURCE_CHARS
     if len(constraint.source) > max_chars:
         raise InvalidRequest(f"a {constraint.kind} constraint has at most {max_chars} characters")
-    matcher = tokenizer.build_matcher(_to_grammar(constraint), _build_limits(constraint.source))
+    grammar = _to_grammar(constraint)
+    if constraint.before:
+        grammar = _put_before(constraint.before, grammar)
+    matcher = tokenizer.build_matcher(grammar, _build_limits(constraint.source))
+    if constraint.trigger is not None and matcher.get_error() is None:
+        _consume_text(matcher, tokenizer, constraint.trigger.text)
     matcher.compute_mask()  # finds the text that must follow; the copies for requests have it then
     error = matcher.get_error() or _find_early_error(matcher.copy())
     if error is not None:
@@ -273,11 +200,31 @@ def _to_grammar(constraint: Constraint) -> str:
             return llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=_JSON_OPTIONS)
         if constraint.kind == "gbnf":
             check_gbnf(constraint.source)
+        if constraint.kind == "lark":
+            check_lark(constraint.source)
         return llguidance.grammar_from(constraint.kind, constraint.source)
     except RecursionError as error:
         raise _build_error(constraint, "nested too deeply") from error
     except ValueError as error:
         raise _build_error(constraint, str(error)) from error
+
+
+def _put_before(before: str, grammar: str) -> str:
+    """A grammar, as `grammar_from` returns it, after one in Lark; each has its own names."""
+    is_json = grammar.startswith("{")
+    answer = json.loads(grammar)["grammars"][0] if is_json else {"lark_grammar": grammar}
+    parts = [
+        {"lark_grammar": "start: @before @answer"},
+        {"name": "before", "lark_grammar": before},
+        {**answer, "name": "answer"},
+    ]
+    return json.dumps({"grammars": parts})
+
+
+def _consume_text(matcher: GrammarMatcher, tokenizer: GrammarTokenizer, text: str) -> None:
+    tokens = tokenizer.spell(text.encode())
+    if tokens is None or not all(map(matcher.consume, tokens)):
+        raise InvalidRequest(f"no answer of the grammar begins with its trigger {text!r}")
 
 
 def _parse_schema(source: str) -> dict[str, object]:

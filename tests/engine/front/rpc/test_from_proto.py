@@ -6,7 +6,7 @@ import pytest
 
 from protos import engine_pb2 as pb
 from services.engine import messages
-from services.engine.core import CacheKey, Constraint, Lane, Sampling, TextPiece
+from services.engine.core import CacheKey, Constraint, Lane, Sampling, TextPiece, Trigger
 from services.engine.front.models.model_settings import ModelSettings
 from services.engine.front.rpc.from_proto import parse_model_settings, parse_submit
 from services.engine.front.rpc.model_defaults import ModelDefaults, parse_model_defaults
@@ -54,7 +54,13 @@ def test_every_field_of_a_request_is_parsed() -> None:
             tokens=pb.PromptTokens(ids=[1, 2]),
             sampling=pb.Sampling(seed=2**64 - 1, logit_bias={5: -100.0}, repeat_last_n=0),
             stopping=pb.Stopping(max_tokens=3, min_tokens=2, strings=["x"], token_ids=[9]),
-            constraint=pb.Constraint(regex="a+"),
+            constraint=pb.Constraint(
+                regex="a+",
+                before='start: "b"',
+                trigger=pb.Trigger(
+                    text="a", thinking_start="<t>", thinking_end="</t>", is_thinking=True
+                ),
+            ),
             n=3,
             top_logprobs=0,
             lane=pb.LANE_BATCH,
@@ -69,7 +75,8 @@ def test_every_field_of_a_request_is_parsed() -> None:
     assert (submit.tokens, submit.pieces, submit.n, submit.top_logprobs) == ((1, 2), None, 3, 0)
     assert submit.sampling == Sampling(seed=2**64 - 1, logit_bias={5: -100.0}, repeat_last_n=0)
     assert (submit.stopping.strings, submit.stopping.token_ids) == (("x",), (9,))
-    assert submit.constraint == Constraint("regex", "a+")
+    trigger = Trigger(text="a", thinking_start="<t>", thinking_end="</t>", is_thinking=True)
+    assert submit.constraint == Constraint("regex", "a+", 'start: "b"', trigger)
     assert (submit.lane, submit.principal, submit.deadline_seconds) == (Lane.BATCH, "key", 1.5)
     assert submit.realm == "key+"
     assert submit.prompt_logprobs
@@ -135,6 +142,7 @@ def test_a_models_stop_strings_are_added_unless_the_end_token_is_ignored() -> No
         ({"stopping": pb.Stopping(strings=["x"] * 257)}, "stop"),
         ({"stopping": pb.Stopping(max_tokens=1, min_tokens=2)}, "min_tokens"),
         ({"constraint": pb.Constraint(regex="")}, "regex"),
+        ({"constraint": pb.Constraint(regex="a", trigger=pb.Trigger())}, "trigger"),
         ({"text": None}, "prompt"),
         ({"text": None, "tokens": pb.PromptTokens()}, "prompt"),
         ({"text": None, "tokens": pb.PromptTokens(ids=[2**31])}, "prompt"),

@@ -19,8 +19,9 @@ from services.engine.runner.ipc.command_queue import CommandQueue, LoopCommand
 from services.engine.runner.ipc.dispatcher import Dispatcher
 from services.engine.runner.ipc.report_writer import ReportWriter
 from services.engine.runner.requests.grammar_library import GrammarTokenizer
+from services.engine.runner.requests.grammar_tokenizers import build_tokenizer
 from services.engine.runner.requests.input_processor import InputProcessor, PreparedRequest
-from services.engine.runner.requests.structured_output import ConstraintCompiler, build_tokenizer
+from services.engine.runner.requests.structured_output import ConstraintCompiler
 from tests.engine.runner.child_runner import TIMEOUT_SECONDS, fake_config, submit
 
 LETTERS = Constraint("regex", "[a-z]+")

@@ -13,7 +13,8 @@ import pytest
 
 from services.engine.core import Constraint
 from services.engine.runner.requests.grammar_library import GrammarMatcher, GrammarTokenizer
-from services.engine.runner.requests.structured_output import ConstraintCompiler, build_tokenizer
+from services.engine.runner.requests.grammar_tokenizers import build_tokenizer
+from services.engine.runner.requests.structured_output import ConstraintCompiler
 
 VOCABULARY = 50_000
 TIMEOUT_SECONDS = 30.0

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from services.engine.backends import open_backend
+from services.engine.runner.requests.grammar_tokenizers import build_tokenizer
 from services.engine.runner.requests.input_processor import InputProcessor
-from services.engine.runner.requests.structured_output import ConstraintCompiler, build_tokenizer
+from services.engine.runner.requests.structured_output import ConstraintCompiler
 from services.shared.errors import InvalidRequest
 from services.shared.limits import MAX_PROMPT_LOGPROBS
 from tests.engine.runner.child_runner import fake_config, submit

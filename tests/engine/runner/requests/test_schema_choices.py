@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from services.engine.core import Constraint
-from services.engine.runner.requests.schema_choices import check_gbnf, check_schema
-from services.engine.runner.requests.structured_output import ConstraintCompiler, build_tokenizer
+from services.engine.runner.requests.grammar_tokenizers import build_tokenizer
+from services.engine.runner.requests.schema_choices import check_gbnf, check_lark, check_schema
+from services.engine.runner.requests.structured_output import ConstraintCompiler
 from services.shared.errors import InvalidRequest
 from services.shared.limits import MAX_CONSTRAINT_CHOICES
 
@@ -56,6 +57,16 @@ def test_a_grammar_may_have_as_many_alternatives() -> None:
     check_gbnf("root ::= " + " | ".join(["x"] * MAX_CONSTRAINT_CHOICES))
     with pytest.raises(InvalidRequest, match="alternatives"):
         check_gbnf("root ::= " + " | ".join(["x"] * (MANY + 1)))
+
+
+def test_the_schemas_and_the_optional_parts_of_a_grammar_are_counted() -> None:
+    check_lark(f"start: a\na: %json {json.dumps(make_object(MAX_CONSTRAINT_CHOICES))}\n")
+    for source in (
+        f"start: a\na: %json {json.dumps(make_object(MANY))}\n",
+        "start: " + '( "x" )? ' * MANY,
+    ):
+        with pytest.raises(InvalidRequest, match="too many optional"):
+            compile_constraint("lark", source)
 
 
 def compile_constraint(kind: Any, source: str) -> None:

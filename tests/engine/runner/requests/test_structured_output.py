@@ -13,11 +13,8 @@ import pytest
 
 from services.engine.core import Constraint, Sampling
 from services.engine.runner.requests.grammar_library import GrammarTokenizer
-from services.engine.runner.requests.structured_output import (
-    ConstraintCompiler,
-    ConstraintState,
-    build_tokenizer,
-)
+from services.engine.runner.requests.grammar_tokenizers import build_tokenizer
+from services.engine.runner.requests.structured_output import ConstraintCompiler, ConstraintState
 from services.engine.runner.sampling.sampler import Sampler
 from services.shared.errors import InternalError, InvalidRequest
 

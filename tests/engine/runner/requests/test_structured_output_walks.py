@@ -15,10 +15,8 @@ import pytest
 
 from services.engine.backends.llamacpp.library import load_library
 from services.engine.core import Constraint, Sampling
-from services.engine.runner.requests.structured_output import (
-    ConstraintCompiler,
-    build_llamacpp_tokenizer,
-)
+from services.engine.runner.requests.grammar_tokenizers import build_llamacpp_tokenizer
+from services.engine.runner.requests.structured_output import ConstraintCompiler
 from services.engine.runner.sampling.sampler import Sampler
 from tests.conftest import TINY_GGUF
 
