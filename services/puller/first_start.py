@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.puller.importing.local_files import import_file
+from services.puller.importing.local_files import import_file, import_folder
 from services.shared.errors import SpindllError
 from services.shared.model_name import ModelName
 from services.shared.pulls.commands import JobCommands
@@ -41,7 +41,8 @@ class FirstStart:
         if path is None or TINY in self._read_record():
             return
         try:
-            import_file(self._store, path, TINY)
+            import_model = import_folder if path.is_dir() else import_file
+            import_model(self._store, path, TINY)
         except (SpindllError, OSError):
             logger.warning("the tiny model was not imported", exc_info=True)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,55 @@ def test_other_build_options_have_another_build_identity(
     assert build_identity(root) != plain
 
 
+@pytest.mark.parametrize(
+    ("changed", "is_current"), [("mlx.lock", False), ("dev.lock", True)], ids=["mlx", "dev"]
+)
+def test_a_set_up_with_mlx_follows_the_lock_file_of_mlx(
+    root: Path, changed: str, is_current: bool
+) -> None:
+    finish_set_up(root)
+    assert not venv_state.is_current(root, mlx=True)
+    venv_state.mark_finished(root, dev=False, mlx=True, cmake_args="", llama="")
+    assert venv_state.is_current(root, mlx=True)
+    lock = root / "locks" / changed
+    lock.write_text(lock.read_text() + "\n")
+
+    assert venv_state.is_current(root) is is_current
+
+
+def test_with_mlx_no_compiler_is_needed(root: Path) -> None:
+    result = spindll(
+        root,
+        *("setup", "--mlx"),
+        CC="no-such-cc",
+        CXX="no-such-c++",
+        PIP_NO_INDEX="1",
+        PIP_CONFIG_FILE=os.devnull,
+        HOME=str(root),
+    )
+
+    assert result.returncode == 1  # only the packages, which are not there, stop it
+    assert "must be compiled" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(
+        "spindll: the package index has no build for this platform"
+    )
+
+
+def test_the_lock_files_of_one_environment_have_the_same_versions() -> None:
+    locked = {
+        name: set(re.findall(r"^(\S+)==(\S+)", text, re.MULTILINE))
+        for name in ("local.lock", "dev.lock", "mlx.lock")
+        for text in [(ROOT / "locks" / name).read_text()]
+    }
+
+    for other in ("local.lock", "dev.lock"):
+        both = {name for name, _ in locked["mlx.lock"]} & {name for name, _ in locked[other]}
+        assert len(both) > 20
+        assert {(name, v) for name, v in locked["mlx.lock"] if name in both} == {
+            (name, v) for name, v in locked[other] if name in both
+        }
+
+
 def test_a_missing_interpreter_makes_the_set_up_out_of_date(root: Path) -> None:
     finish_set_up(root)
     venv_state.venv_python(root).unlink()
@@ -157,7 +207,7 @@ def test_setup_shows_its_help_and_makes_nothing(root: Path, option: str) -> None
     result = spindll(root, "setup", option)
 
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("usage: ./spindll setup [--dev]\n")
+    assert result.stdout.startswith("usage: ./spindll setup [--dev] [--mlx]\n")
     assert not (root / ".venv").exists()
 
 

@@ -1,4 +1,4 @@
-"""`python -m services.cli.install [--dev] [--then ARGUMENTS…]`: make .venv, then run a command."""
+"""`python -m services.cli.install [--dev] [--mlx] [--then ARGUMENTS…]`: make .venv, then run a command."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from services.cli.install.setup_errors import SetupError
 
 ROOT = Path(__file__).resolve().parents[3]
 HELP = """\
-usage: ./spindll setup [--dev]
+usage: ./spindll setup [--dev] [--mlx]
 
 Make .venv, or bring it up to date. Every command does so by itself when it is needed.
 
   --dev       with the packages that tests and checks need
+  --mlx       with MLX; llama-cpp-python only where there is a wheel of it or CMAKE_ARGS is set
   -h, --help  show this text
 """
 
@@ -36,14 +37,14 @@ def main(arguments: Sequence[str]) -> int:
     if "-h" in own or "--help" in own:
         print(HELP, end="")
         return 0
-    if unknown := [word for word in own if word != "--dev"]:
+    if unknown := [word for word in own if word not in ("--dev", "--mlx")]:
         usage = HELP.splitlines()[0]
         print(f"spindll setup: unknown argument {unknown[0]} ({usage})", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, _on_sigterm)
     progress = ProgressLine()
     try:
-        _set_up(progress, dev="--dev" in own)
+        _set_up(progress, dev="--dev" in own, mlx="--mlx" in own)
     except SetupError as failure:
         progress.clear()
         progress.print_line(f"spindll: {failure}")
@@ -61,16 +62,17 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _set_up(progress: ProgressLine, *, dev: bool) -> None:
+def _set_up(progress: ProgressLine, *, dev: bool, mlx: bool) -> None:
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
     with _setup_lock(build / "setup.lock", progress):
         state = venv_state.read(ROOT)
         # The last requested build options stay: a later set-up must not silently undo a GPU build.
         os.environ.setdefault("CMAKE_ARGS", state.get("cmake_args", ""))
-        if venv_state.is_current(ROOT, dev=dev) and state.get("llama") == build_identity(ROOT):
+        is_current = venv_state.is_current(ROOT, dev=dev, mlx=mlx)
+        if is_current and state.get("llama") == build_identity(ROOT):
             return
-        Setup(ROOT, progress, CommandRunner(build / "setup.log", progress)).run(dev=dev)
+        Setup(ROOT, progress, CommandRunner(build / "setup.log", progress)).run(dev=dev, mlx=mlx)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class LlamaWheel:
             + ["--only-binary", ":all:", *links, "--dest", str(self._wheels), self._requirement]
         )
         found = self._wheel()
-        self._progress.end("found" if found else "not found, so it will be compiled")
+        self._progress.end("found" if found else "not found")
         return found
 
     def require_compiler(self) -> None:

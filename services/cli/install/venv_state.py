@@ -13,6 +13,7 @@ from pathlib import Path
 
 LOCKS = ("local.lock", "llama.lock", "redis.lock")
 DEV_LOCKS = ("dev.lock", "llama.lock", "redis.lock")
+MLX_LOCKS = ("mlx.lock",)
 
 _STATE_FILE = "spindll-setup.json"
 _OWNER_MARK = "spindll-made-this"
@@ -28,11 +29,16 @@ def venv_python(root: Path) -> Path:
     return venv_dir(root) / "bin" / "python"
 
 
-def is_current(root: Path, *, dev: bool = False) -> bool:
-    """Whether all packages of the lock files are installed, and the interpreter still exists."""
+def is_current(root: Path, *, dev: bool = False, mlx: bool = False) -> bool:
+    """Whether all packages of the lock files are installed, and the interpreter still exists.
+
+    An environment that was made with MLX must have the MLX of the present lock file.
+    """
     state = read(root)
     wanted = fingerprint(root, LOCKS)
     if state.get("local") != wanted or not os.access(str(venv_python(root)), os.X_OK):
+        return False
+    if (mlx or "mlx" in state) and state.get("mlx") != fingerprint(root, MLX_LOCKS):
         return False
     return not dev or state.get("dev") == fingerprint(root, DEV_LOCKS)
 
@@ -51,8 +57,8 @@ def mark_as_ours(root: Path) -> None:
 def read(root: Path) -> dict[str, str]:
     """The state that the last set-up wrote, with these keys.
 
-    `local` and `dev` are fingerprints of lock files, `cmake_args` are the build options and `llama`
-    identifies the build of llama.cpp.
+    `local`, `dev` and `mlx` are fingerprints of lock files, `cmake_args` are the build options and
+    `llama` identifies the build of llama.cpp; it is empty where there is none.
     """
     try:
         found = json.loads((venv_dir(root) / _STATE_FILE).read_text())
@@ -61,19 +67,23 @@ def read(root: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def mark_started(root: Path, *, dev: bool, cmake_args: str) -> None:
+def mark_started(root: Path, *, dev: bool, cmake_args: str, mlx: bool = False) -> None:
     """Record that a set-up has started: its options are kept, nothing counts as installed."""
     state = {"cmake_args": cmake_args}
     if dev:
         state["dev"] = "under way"
+    if mlx:
+        state["mlx"] = "under way"
     _save(root, state)
 
 
-def mark_finished(root: Path, *, dev: bool, cmake_args: str, llama: str) -> None:
-    """Record that everything is installed. `llama` identifies the build of llama.cpp."""
+def mark_finished(root: Path, *, dev: bool, cmake_args: str, llama: str, mlx: bool = False) -> None:
+    """Record that everything is installed. `llama` identifies the build of llama.cpp, if any."""
     state = {"local": fingerprint(root, LOCKS), "cmake_args": cmake_args, "llama": llama}
     if dev:
         state["dev"] = fingerprint(root, DEV_LOCKS)
+    if mlx:
+        state["mlx"] = fingerprint(root, MLX_LOCKS)
     _save(root, state)
 
 

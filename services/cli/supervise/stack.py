@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from services.cli.options import StackOptions
@@ -27,7 +28,7 @@ from services.cli.supervise.state_machine import ServicePolicy
 from services.shared.redis_users import HEALTH_USER, REDIS_FOLDER
 
 ROOT = Path(__file__).resolve().parents[3]
-TINY_MODEL = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
+TINY_MODELS = ROOT / "tests" / "models" / "tiny"
 KILL_AFTER_DRAIN_SECONDS = 5.0
 
 # In the environment of every process of a stack, with its data directory as the value. It shows
@@ -61,8 +62,8 @@ def build_environment(
         environment["SPINDLL_REDIS_URL"] = redis_server.url(paths, service)
         environment["SPINDLL_REDIS_PASSWORD_FILE"] = str(redis_server.password_file(paths, service))
     environment.setdefault("SPINDLL_DRAIN_SECONDS", f"{options.drain_seconds:g}")
-    if TINY_MODEL.exists():
-        environment.setdefault("SPINDLL_TINY_MODEL", str(TINY_MODEL))
+    if (tiny := find_tiny_model()).exists():
+        environment.setdefault("SPINDLL_TINY_MODEL", str(tiny))
     environment |= {
         "SPINDLL_DATA_DIR": str(options.data_dir),
         "SPINDLL_ENGINE_ADDRESS": f"unix:{paths.engine_socket}",
@@ -78,6 +79,12 @@ def build_environment(
         environment["SPINDLL_API_WORKERS"] = str(options.workers)
     own = {name: value for name, value in environment.items() if is_for_service(name, service)}
     return {**own, STACK_VARIABLE: str(options.data_dir)}
+
+
+def find_tiny_model() -> Path:
+    """The tiny model in the format that the engine of this environment loads."""
+    is_mlx_only = find_spec("llama_cpp") is None and find_spec("mlx_lm") is not None
+    return TINY_MODELS / ("mlx-f16" if is_mlx_only else "tiny-f16.gguf")
 
 
 def build_services(

@@ -14,14 +14,20 @@ import msgspec
 import pynvml
 
 from services.engine.backends.llamacpp import devices
+from services.engine.backends.llamacpp.library import load_library
 from services.engine.gpu import Gpu, GpuReport
+from services.shared.errors import ModelLoadFailed
 
 _LIBCUDA = "libcuda.so.1"
 _LIBCUDART = ("libcudart.so.13", "libcudart.so.12")
 
 
 def build_report() -> GpuReport:
-    """Ask llama.cpp, NVML and the CUDA driver."""
+    """Ask llama.cpp, NVML and the CUDA driver. Without llama.cpp, as on a Mac, no GPU matters."""
+    try:
+        load_library()
+    except ModelLoadFailed:
+        return GpuReport()
     driver, gpus, nvml_error = read_nvml()
     has_libcuda, cuda_error, driver_cuda = read_driver()
     return GpuReport(

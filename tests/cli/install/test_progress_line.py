@@ -42,11 +42,12 @@ def test_an_elapsed_time_is_in_seconds_or_minutes(seconds: float, expected: str)
         (["ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE"], 1, "does not have the hash in the lock file"),
         (["c++: fatal error: Killed signal terminated program cc1plus"], 1, "ran out of memory"),
         (["ERROR: No matching distribution found for x==1"], 1, "no build for this platform"),
+        (["xcode-select: note: no developer tools were found"], 1, "xcode-select --install"),
         (["one", "error: something new", "two"], 1, "error: something new"),
         (["nothing to see"], 3, "exit status 3"),
         ([], -9, "signal 9"),
     ],
-    ids=["disk", "network", "hashes", "memory", "platform", "unknown", "silent", "killed"],
+    ids=["disk", "network", "hashes", "memory", "platform", "xcode", "unknown", "silent", "killed"],
 )  # fmt: skip
 def test_a_failure_is_explained(output: list[str], status: int, expected: str) -> None:
     assert expected in explain(output, status)

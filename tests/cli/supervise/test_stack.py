@@ -9,8 +9,9 @@ import pytest
 from services.api.settings import ApiSettings
 from services.cli.options import StackOptions
 from services.cli.paths import StackPaths
+from services.cli.supervise import stack
 from services.cli.supervise.service_variables import SETTINGS
-from services.cli.supervise.stack import STACK_VARIABLE, build_services
+from services.cli.supervise.stack import STACK_VARIABLE, build_services, find_tiny_model
 from services.engine.settings import EngineSettings
 from services.puller.settings import PullerSettings
 from services.shared.settings import SharedSettings
@@ -38,6 +39,25 @@ def test_with_a_redis_url_no_redis_is_started() -> None:
     assert [service.name for service in services] == ["engine", "puller", "api"]
     assert {s.environment["SPINDLL_REDIS_URL"] for s in services} == set(OWN_REDIS.values())
     assert {s.policy.needs for s in services} == {()}
+
+
+@pytest.mark.parametrize(
+    ("installed", "expected"),
+    [
+        ({"llama_cpp"}, "tiny-f16.gguf"),
+        ({"llama_cpp", "mlx_lm"}, "tiny-f16.gguf"),
+        ({"mlx_lm"}, "mlx-f16"),
+        (set(), "tiny-f16.gguf"),
+    ],
+    ids=["llama", "both", "mlx", "none"],
+)
+def test_the_tiny_model_has_the_format_that_can_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], expected: str
+) -> None:
+    monkeypatch.setattr(stack, "find_spec", lambda name: name if name in installed else None)
+
+    assert find_tiny_model().name == expected
+    assert find_tiny_model().exists()
 
 
 def test_the_environment_of_a_service() -> None:

@@ -68,3 +68,14 @@ def test_the_process_writes_a_report_about_this_machine() -> None:
 
     assert bool(report.driver) == Path("/dev/nvidiactl").exists()
     assert bool(report.driver) != bool(report.nvml_error)
+
+
+def test_without_llama_cpp_there_is_nothing_to_report() -> None:
+    program = (
+        "import runpy, sys; sys.modules['llama_cpp'] = None\n"
+        "runpy.run_module('services.engine.runner.gpu_report', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, check=True)
+
+    assert msgspec.json.decode(result.stdout, type=GpuReport) == GpuReport()

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from services.engine.backends.llamacpp.compute_modules import load_compute_modules
+from services.shared.errors import ModelLoadFailed
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,16 @@ _callbacks: list[Any] = []  # llama.cpp holds pointers to them
 
 @cache
 def load_library() -> ModuleType:
-    """Import the binding module and register its compute backends, once per process."""
-    import llama_cpp
+    """Import the binding module and register its compute backends, once per process.
+
+    Raises ModelLoadFailed where the binding is not installed.
+    """
+    try:
+        import llama_cpp
+    except ModuleNotFoundError as error:
+        raise ModelLoadFailed(
+            "llama-cpp-python is not installed here: GGUF models need it"
+        ) from error
 
     callback = llama_cpp.llama_log_callback(_on_log)
     _callbacks.append(callback)
