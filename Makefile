@@ -1,6 +1,6 @@
 # The commands of this repository. `make` alone lists them.
 PYTHON := .venv/bin/python
-CODE := services tests bench tools spindll
+CODE := services tests bench tools macos spindll
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test check check-all check-mlx lint fmt proto env lock soak bench

@@ -6,6 +6,7 @@ runs is copied and then truncated in place; the service continues to append at t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -30,6 +31,16 @@ def rotate_in_place(path: Path) -> bool:
     shutil.copyfile(path, _rotated_path(path, 1))
     os.truncate(path, 0)
     return True
+
+
+def rotate_all(folder: Path) -> None:
+    """Rotate the large logs of a folder in place; one that cannot be rotated stays as it is.
+
+    The supervisor's own is among them: a detached one and launchd's keep it open all the time.
+    """
+    for path in sorted(folder.glob("*.log")):
+        with contextlib.suppress(OSError):
+            rotate_in_place(path)
 
 
 def size(path: Path) -> int:

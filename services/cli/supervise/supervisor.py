@@ -194,9 +194,7 @@ class StackSupervisor:
         """Rotate large logs, and replace a guard that was killed."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            for service in self._services.values():
-                with contextlib.suppress(OSError):
-                    await asyncio.to_thread(logfiles.rotate_in_place, service.log)
+            await asyncio.to_thread(logfiles.rotate_all, self._paths.logs_dir)
             self._guard.ensure_alive()
 
     async def _sleep_until(self, deadline: float | None) -> None:

@@ -55,6 +55,25 @@ def test_a_log_that_grows_while_it_is_open_is_truncated_in_place(
     assert (log.read_text(), (tmp_path / "api.log.1").read_text()) == ("22", "1111")
 
 
+def test_every_large_log_of_a_folder_is_rotated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logfiles, "MAX_BYTES", 3)
+    for name in ("api.log", "supervisor.log"):
+        (tmp_path / name).write_text("1111")
+    (tmp_path / "redis.log").write_text("1")
+    (tmp_path / "lost.log").symlink_to(tmp_path / "nowhere")
+
+    logfiles.rotate_all(tmp_path)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir() if p.exists()} == {
+        "api.log": "",
+        "api.log.1": "1111",
+        "redis.log": "1",
+        "supervisor.log": "",
+        "supervisor.log.1": "1111",
+    }
+
+
 @pytest.mark.parametrize(
     ("since", "lines"), [(0, ["b", "c"]), (4, ["c"]), (6, []), (99, ["b", "c"])]
 )

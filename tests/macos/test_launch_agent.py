@@ -1,0 +1,88 @@
+"""The agent of launchd: what is in its file, whatever the paths are."""
+
+from __future__ import annotations
+
+import os
+import plistlib
+
+from macos import launch_agent
+from tests.macos.conftest import Mac
+
+# `man launchd.plist`. A key that launchd does not know is ignored in silence.
+KEYS = {
+    "EnvironmentVariables": dict,
+    "ExitTimeOut": int,
+    "KeepAlive": dict,
+    "Label": str,
+    "ProcessType": str,
+    "ProgramArguments": list,
+    "RunAtLoad": bool,
+    "SoftResourceLimits": dict,
+    "StandardErrorPath": str,
+    "StandardOutPath": str,
+    "ThrottleInterval": int,
+    "Umask": int,
+    "WorkingDirectory": str,
+}
+
+
+def test_the_template_has_keys_of_launchd_with_their_types() -> None:
+    template = plistlib.loads(launch_agent.TEMPLATE.read_bytes())
+
+    assert {key: type(value) for key, value in template.items()} == KEYS
+    assert template["Label"] == launch_agent.TEMPLATE.stem
+
+
+def test_the_installed_agent_is_whole_with_any_characters_in_paths(mac: Mac) -> None:
+    data = mac.home / 'da<ta & "models"'
+    result = mac.launcher(
+        *("install", "--data", str(data), "--port=8090", "--grpc-port", "0"),
+        SPINDLL_PULL_HOURS="22-6",
+        SPINDLL_REDIS_URL="redis://:secret@10.0.0.1:6379/0",
+        SPINDLL_PULL_WEBHOOK_URL="https://example.org/hook?signature=1",
+        SPINDLL_LOG_LEVEL="",
+    )
+
+    assert result.stderr.splitlines() == [
+        "SPINDLL_PULL_WEBHOOK_URL looks like a secret and is not written to the agent",
+        "SPINDLL_REDIS_URL looks like a secret and is not written to the agent",
+    ]
+    log = str(data / "logs" / "supervisor.log")
+    assert mac.agent == {
+        "Label": "local.spindll",
+        "ProgramArguments": [
+            *("/bin/sh", str(mac.root / "macos" / "spindll"), "run"),
+            *("--port", "8090", "--grpc-port", "0"),
+        ],
+        "WorkingDirectory": str(mac.root),
+        "EnvironmentVariables": {
+            "PATH": f"{mac.bin}:/opt/homebrew/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "SPINDLL_DATA_DIR": str(data),
+            "SPINDLL_PULL_HOURS": "22-6",
+        },
+        "RunAtLoad": True,
+        "KeepAlive": {"SuccessfulExit": False},
+        "ThrottleInterval": 30,
+        "ProcessType": "Interactive",
+        "ExitTimeOut": 90,
+        "SoftResourceLimits": {"NumberOfFiles": 8192},
+        "Umask": 0o077,
+        "StandardOutPath": log,
+        "StandardErrorPath": log,
+    }
+
+
+def test_the_address_of_an_agent_is_one_to_connect_to() -> None:
+    def url(*options: str) -> str:
+        return launch_agent.read_url({"ProgramArguments": ["/bin/sh", "spindll", "run", *options]})
+
+    assert url() == "http://127.0.0.1:8080"
+    assert url("--host", "::", "--port", "1") == "http://127.0.0.1:1"
+    assert url("--host", "fd00::1") == "http://[fd00::1]:8080"
+
+
+def test_the_agent_keeps_every_environment_of_this_process_out() -> None:
+    settings, _ = launch_agent.choose_settings(os.environ | {"SPINDLL_THREADS": "2"})
+
+    assert settings["SPINDLL_THREADS"] == "2"
+    assert {name for name in settings if not name.startswith("SPINDLL_")} == set()
