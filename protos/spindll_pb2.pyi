@@ -512,7 +512,7 @@ class ListResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     PREFER_FORMAT_FIELD_NUMBER: _builtins.int
     prefer_format: _builtins.str
-    """The format that suits the server's platform: mlx on macOS, else gguf."""
+    """The format that suits the server: mlx on Apple silicon with MLX installed, else gguf."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelInfo]: ...
     def __init__(

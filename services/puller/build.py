@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import sys
-
 import redis
 from huggingface_hub import HfApi
 
@@ -22,6 +19,7 @@ from services.puller.sources.ollama import OllamaSource
 from services.puller.sources.registry_auth import OllamaKey
 from services.puller.sources.url import UrlSource
 from services.puller.webhook import Webhook, WebhookSender
+from services.shared.mlx_support import prefers_mlx
 from services.shared.model_name import HUB_HOST, OLLAMA_HOST, Source, canonical_host
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore
@@ -69,7 +67,7 @@ def build_sources(settings: PullerSettings) -> dict[Source, ModelSource]:
             signer=OllamaKey(key_file) if key_file else None,
         ),
         Source.HUB: HuggingFaceSource(
-            settings.hf_endpoint, token=settings.hub_token, prefers_mlx=is_apple_silicon()
+            settings.hf_endpoint, token=settings.hub_token, prefers_mlx=prefers_mlx()
         ),
         Source.URL: UrlSource(plain_http_hosts=plain_http_hosts),
     }
@@ -92,7 +90,7 @@ def build_search(settings: PullerSettings) -> ModelSearch:
     return ModelSearch(
         hub if not allowed or HUB_HOST in allowed else None,
         build_sources(settings)[Source.OLLAMA] if not allowed or OLLAMA_HOST in allowed else None,
-        prefers_mlx=is_apple_silicon(),
+        prefers_mlx=prefers_mlx(),
     )
 
 
@@ -112,8 +110,3 @@ def build_throttle(settings: PullerSettings, client: redis.Redis) -> Throttle:
         bytes_per_second=settings.pull_max_bytes_per_second,
         hours=Hours.parse(settings.pull_hours) if settings.pull_hours else None,
     )
-
-
-def is_apple_silicon() -> bool:
-    """Whether MLX, the faster backend of Apple silicon, runs on this machine."""
-    return sys.platform == "darwin" and platform.machine() == "arm64"

@@ -219,6 +219,21 @@ class TestPlainDownload:
         assert not any(b"SECRET" in text for text in stored)
 
 
+@pytest.mark.usefixtures("mlx_engine")
+def test_a_width_in_bits_never_selects_weights_of_another_width(
+    testbed: PullTestbed, hub: Hub
+) -> None:
+    files = {path.name: path.read_bytes() for path in TINY_MLX.iterdir()}
+    hub.add("owner/tiny-8bit", files)
+    other = testbed.pull("owner/tiny-8bit:4bit")
+    same = testbed.pull("owner/tiny-8bit:8bit")
+
+    assert other.state is JobState.FAILED
+    assert other.error is not None
+    assert other.error.startswith("a repository has MLX weights of one width, and tiny-8bit does")
+    assert (same.state, same.error) == (JobState.DONE, None)
+
+
 def test_a_template_that_never_ends_ends_the_job(testbed: PullTestbed, hub: Hub) -> None:
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     hub.add("owner/evil", {"evil-Q8_0.gguf": write_gguf({"tokenizer.chat_template": endless})})

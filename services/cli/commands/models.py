@@ -78,6 +78,7 @@ def format_details(model: JsonObject) -> list[str]:
         ("version", model.get("version")),
         ("size", _size(model.get("size_bytes"))),
         ("format", model.get("format")),
+        ("served by", model.get("backend")),
         ("architecture", model.get("architecture")),
         ("base model", model.get("base_model")),
         ("parameters", _count(model.get("parameter_count"))),

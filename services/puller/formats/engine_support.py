@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from importlib.util import find_spec
 
+from services.shared.mlx_support import has_mlx
 from services.shared.store.manifest import FileRole
 
 # Whether the engine of this environment loads safetensors (MLX): where the extra `mlx` is installed.
-LOADS_MLX = find_spec("mlx_lm") is not None
+LOADS_MLX = has_mlx()
 
 # GGUF files of a model, beside its weights, that the engine reads. An adapter or a model that needs
 # one would answer differently without it, so it is refused; the others are left out.

@@ -40,6 +40,10 @@ QUANTIZATION_ORDER = (
 )
 # fmt: on
 UNQUANTIZED = ("f16", "bf16", "f32")
+BOTH_FORMATS = (
+    "The repository has GGUF files too. The MLX ones were selected, which are preferred on Apple"
+    " silicon; `:gguf` after the name selects the others."
+)
 _PROJECTOR_ORDER = ("f16", "bf16", "f32", "q8_0")
 _RANK = {label: rank for rank, label in enumerate(QUANTIZATION_ORDER)}
 _RANK.update({label: len(QUANTIZATION_ORDER) + 1 + i for i, label in enumerate(UNQUANTIZED)})
@@ -110,7 +114,10 @@ def select_files(paths: Iterable[str], criteria: SelectionCriteria) -> FileSelec
     is_mlx_preferred = criteria.format is None and prefers_mlx and _is_mlx(paths)
     if criteria.file is not None:  # 1
         return _select_gguf(paths, ggufs, criteria)
-    if criteria.format == "mlx" or is_mlx_preferred:  # 2
+    if is_mlx_preferred:  # 2
+        notes = (BOTH_FORMATS,) if ggufs else ()
+        return replace(_select_mlx(paths), warnings=notes)
+    if criteria.format == "mlx":  # 2
         return _select_mlx(paths)
     if ggufs or criteria.format == "gguf":  # 3
         return _select_gguf(paths, ggufs, criteria)

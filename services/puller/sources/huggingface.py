@@ -145,7 +145,15 @@ class HuggingFaceSource:
             return SelectionCriteria(file=name.file)
         if tag in ("mlx", "gguf"):
             return SelectionCriteria(format="mlx" if tag == "mlx" else "gguf")
-        if tag == DEFAULT_TAG or tag.endswith("bit"):
+        if tag.endswith("bit"):
+            # A repository has MLX weights of one width. Never another one than requested.
+            if tag not in name.model.lower():
+                raise PullFailed(
+                    f"a repository has MLX weights of one width, and {name.model} does not name"
+                    f" {tag}: `spindll search {name.model} --format mlx` finds the others"
+                )
+            return SelectionCriteria(format="mlx")
+        if tag == DEFAULT_TAG:
             return SelectionCriteria(format=fmt, prefers_mlx=self._prefers_mlx)
         return SelectionCriteria(quantization=name.tag, format="gguf")
 

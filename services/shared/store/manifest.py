@@ -83,6 +83,11 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()  # sentences for the operator, each with a remedy
 
     @property
+    def backend(self) -> Literal["llamacpp", "mlx"]:
+        """The backend of the engine that serves the model: its format decides."""
+        return "mlx" if self.format == "mlx" else "llamacpp"
+
+    @property
     def protected_tokens(self) -> tuple[str, ...]:
         """Every text that a client must not be able to turn into a token, each once."""
         named = filter(None, (self.bos_token, self.eos_token))

@@ -171,7 +171,13 @@ def test_weights_tokenizer_and_config_of_an_mlx_repository_are_selected_but_no_c
 def test_the_request_or_the_platform_decides_between_two_formats(
     criteria: SelectionCriteria, expected: str
 ) -> None:
-    assert select_files([*MLX, "m-Q4_0.gguf"], criteria).format == expected
+    selection = select_files([*MLX, "m-Q4_0.gguf"], criteria)
+    is_explained = bool(selection.warnings)
+
+    assert (selection.format, is_explained) == (
+        expected,
+        criteria == SelectionCriteria(prefers_mlx=True),
+    )
 
 
 @pytest.mark.usefixtures("mlx_engine")

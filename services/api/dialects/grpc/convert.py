@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from services.api.generation.usage import UsageCounter
 from services.api.prompts.render import Conversation
 from services.shared.errors import InvalidRequest
 from services.shared.limits import CACHE_KEY_BYTES
+from services.shared.mlx_support import prefers_mlx
 from services.shared.store.manifest import FileRole, Manifest
 
 _DEFAULT_MAX_TOKENS = 512  # as in the original Spindll
@@ -221,7 +221,7 @@ def models_to_proto(
     """Every model, with the facts that model pickers show, and the context that it may use."""
     return spindll_pb2.ListResponse(
         models=[_model_to_proto(m, context_lengths[m.name] or 0) for m in manifests],
-        prefer_format="mlx" if sys.platform == "darwin" else "gguf",
+        prefer_format="mlx" if prefers_mlx() else "gguf",
     )
 
 

@@ -49,6 +49,7 @@ def model_to_dict(manifest: Manifest, context_length: int | None) -> dict[str, A
         "version": manifest.version,
         "size_bytes": manifest.size_bytes,
         "format": description.format,
+        "backend": description.backend,
         "architecture": description.architecture,
         "quantization": description.quantization,
         "parameter_count": description.parameter_count,

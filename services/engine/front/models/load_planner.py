@@ -183,7 +183,7 @@ def build_load_config(
         value = getattr(settings, name)
         return getattr(defaults, name) if value is None else value
 
-    backend = "mlx" if manifest.description.format == "mlx" else "llamacpp"
+    backend = manifest.description.backend
     return msgspec.convert(
         {
             **{name: choose(name) for name in _OVERRIDABLE_FIELDS},

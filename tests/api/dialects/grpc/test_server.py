@@ -230,6 +230,7 @@ async def test_list_and_status_report_models_and_memory(served: GrpcApi) -> None
     assert [(m.name, m.format, m.context_length) for m in listed.models] == [
         ("tiny:latest", "gguf", 256)
     ]
+    assert listed.prefer_format == "gguf"  # MLX is not installed, or this is no Mac
     assert status.models[0].memory_used == 2**33
     assert (status.memory.total_ram, status.memory.used_ram) == (10, 6)
 

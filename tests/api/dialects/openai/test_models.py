@@ -29,7 +29,7 @@ async def test_a_model_has_the_fields_that_model_pickers_show(api: Api) -> None:
     assert (model["context_length"], model["max_model_len"]) == (256, 256)
     assert model["trained_context_length"] == 512
     assert model["capabilities"] == ["chat", "completion"]
-    assert model["format"] == "gguf"
+    assert (model["format"], model["backend"]) == ("gguf", "llamacpp")
 
 
 async def test_models_are_listed_while_the_engine_is_away(api: Api) -> None:
