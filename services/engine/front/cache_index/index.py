@@ -20,10 +20,11 @@ Files are the truth, and no answer depends on the index. A lost index is rebuilt
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 import redis.asyncio
+from redis.asyncio.client import Pipeline
 
 from services.engine.core import CacheKind
 from services.shared import redis_keys
@@ -66,20 +67,26 @@ class CacheIndex:
         await self._redis.set(self._key("complete"), 1, ex=INDEX_SECONDS)
 
     async def add(self, entries: Sequence[IndexedEntry]) -> None:
-        """Add entries; known ones are replaced."""
-        if not entries:
+        """Add entries; known ones are replaced, and of equal names the last one counts."""
+        by_name = {entry.name: entry for entry in entries}
+        if not by_name:
             return
-        known = await self._get([entry.name for entry in entries])
         floor = await self._read_floor()
-        async with self._redis.pipeline() as pipe:
-            for entry in entries:
+
+        async def change(pipe: Pipeline) -> None:
+            known = await self._get(by_name, pipe)
+            tenants = {str(tenant) for tenant in await pipe.hkeys(self._key("bytes"))}
+            pipe.multi()  # type: ignore[no-untyped-call]
+            for entry in by_name.values():
                 if (old := known.get(entry.name)) is not None:
                     pipe.hincrby(self._key("bytes"), old.tenant, -old.size_bytes)
                 pipe.hset(self._key("entries"), entry.name, msgspec.json.encode(entry).decode())
                 pipe.zadd(self._rank(entry.tenant), {entry.name: _prioritise(floor, entry)})
                 pipe.hincrby(self._key("bytes"), entry.tenant, entry.size_bytes)
-            self._renew(pipe, {entry.tenant for entry in entries})
-            await pipe.execute()
+                tenants.add(entry.tenant)
+            self._renew(pipe, tenants)  # all: one without its rank could not be evicted
+
+        await self._change(change)
 
     async def touch(self, names: Collection[str]) -> None:
         """Record that entries were used; unknown ones are ignored."""
@@ -94,15 +101,17 @@ class CacheIndex:
 
     async def remove(self, names: Collection[str]) -> None:
         """Remove entries whose files are gone; unknown ones are ignored."""
-        known = await self._get(names)
-        if not known:
-            return
-        async with self._redis.pipeline() as pipe:
+
+        async def change(pipe: Pipeline) -> None:
+            known = await self._get(names, pipe)
+            pipe.multi()  # type: ignore[no-untyped-call]
             for name, entry in known.items():
                 pipe.hdel(self._key("entries"), name)
                 pipe.zrem(self._rank(entry.tenant), name)
                 pipe.hincrby(self._key("bytes"), entry.tenant, -entry.size_bytes)
-            await pipe.execute()
+
+        if names:
+            await self._change(change)
 
     async def read_bytes(self) -> dict[str, int]:
         """The bytes of each tenant, by tag."""
@@ -149,11 +158,20 @@ class CacheIndex:
         names = [self._key(name) for name in ("entries", "bytes", "complete")]
         await self._redis.delete(*names, *(self._rank(str(tenant)) for tenant in tenants))
 
-    async def _get(self, names: Collection[str]) -> Mapping[str, IndexedEntry]:
+    async def _change(self, change: Callable[[Pipeline], Awaitable[None]]) -> None:
+        """Change entries as one transaction, again if another front has changed some meanwhile.
+
+        Else both would count the same bytes.
+        """
+        await self._redis.transaction(change, self._key("entries"))
+
+    async def _get(
+        self, names: Collection[str], connection: redis.asyncio.Redis | None = None
+    ) -> Mapping[str, IndexedEntry]:
         if not names:
             return {}
         ordered = list(dict.fromkeys(names))
-        packed = await self._redis.hmget(self._key("entries"), ordered)
+        packed = await (connection or self._redis).hmget(self._key("entries"), ordered)
         return {
             str(name): msgspec.json.decode(value, type=IndexedEntry)
             for name, value in zip(ordered, packed, strict=True)
@@ -163,7 +181,7 @@ class CacheIndex:
     async def _read_floor(self) -> float:
         return float(await self._redis.get(self._key("floor")) or 0.0)
 
-    def _renew(self, pipe: redis.asyncio.client.Pipeline, tenants: Iterable[str]) -> None:
+    def _renew(self, pipe: Pipeline, tenants: Iterable[str]) -> None:
         keys = [self._key(name) for name in ("entries", "bytes", "floor", "complete")]
         for key in (*keys, *map(self._rank, tenants)):
             pipe.expire(key, INDEX_SECONDS)

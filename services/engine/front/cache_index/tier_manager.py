@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
@@ -107,14 +107,15 @@ class TierManager:
     async def update(self) -> None:
         """Bring the index up to date and evict. Raises OSError where the folder is gone."""
         noted, self._noted = self._noted, []
-        rejected = {event.name for event in noted if _must_be_deleted(event)}
+        rejected = _find_worthless(noted)
         if rejected:
             await asyncio.to_thread(self.folder.delete, rejected)
         try:
-            if not self._is_index_current or (noted and not await self._index.is_complete()):
+            is_begun = not self._is_index_current or (noted and not await self._index.is_complete())
+            if is_begun:
                 await self._complete_index()
             await self._record(noted, rejected)
-            if noted:
+            if noted or is_begun:  # the budget may be smaller than it was before
                 await self._evict()
         except RedisError as error:
             if self._is_index_current:
@@ -233,9 +234,18 @@ class TierManager:
         return await asyncio.to_thread(lambda: list(self.folder.list_entries()))
 
 
-def _must_be_deleted(event: CacheEvent) -> bool:
-    """Whether an entry is to be deleted. What could not be read may be the fault of the system."""
-    return isinstance(event, CacheRejected) and event.reason != "unreadable"
+def _find_worthless(events: Iterable[CacheEvent]) -> set[str]:
+    """The entries to delete, by the last word on each.
+
+    What could not be read may be the fault of the system.
+    """
+    worthless: set[str] = set()
+    for event in events:
+        if isinstance(event, CacheRejected) and event.reason != "unreadable":
+            worthless.add(event.name)
+        elif isinstance(event, CacheStored):
+            worthless.discard(event.name)
+    return worthless
 
 
 def _index_event(event: CacheStored, tag: str) -> IndexedEntry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import redis
 import redis.asyncio
 
 from services.engine.core import CacheRejected, CacheStored, CacheUsed
-from services.engine.front.cache_index.index import CacheIndex
+from services.engine.front.cache_index.index import CacheIndex, IndexedEntry
 from services.engine.front.cache_index.tier_folder import TierFolder
 from services.engine.front.cache_index.tier_manager import TierManager
 from services.engine.kv_entry import read_header
@@ -87,6 +88,64 @@ async def test_an_entry_that_is_written_again_counts_once(tier: Tier) -> None:
     await tier.manager.update()
 
     assert (await tier.manager.read_status()).bytes == ENTRY_BYTES
+
+
+async def test_an_entry_that_is_reported_twice_at_once_counts_once(tier: Tier) -> None:
+    """As a snapshot that replaces another one within a second."""
+    await tier.manager.update()
+    name = store_entry(tier.path, ALICE)
+    for _ in range(2):
+        tier.manager.note(CacheStored(name, ALICE, "disk", "snapshot", ENTRY_BYTES, 256, 1.0))
+    await tier.manager.update()
+
+    assert (await tier.manager.read_status()).bytes == ENTRY_BYTES
+
+
+async def test_two_fronts_that_add_or_remove_the_same_entry_count_it_once(tier: Tier) -> None:
+    index = tier.manager._index
+    kept, gone = (
+        IndexedEntry(name * 64, "alice", "block", ENTRY_BYTES, 256, 1.0, 0) for name in "ab"
+    )
+    await asyncio.gather(*(index.add([kept, gone]) for _ in range(4)))
+    assert await index.read_bytes() == {"alice": 2 * ENTRY_BYTES}
+    await asyncio.gather(*(index.remove([gone.name]) for _ in range(4)))
+
+    assert await index.read_bytes() == {"alice": ENTRY_BYTES}
+
+
+async def test_an_entry_that_is_stored_again_after_it_was_missed_stays(tier: Tier) -> None:
+    name = store_entry(tier.path, ALICE)
+    tier.manager.note(CacheRejected(name, "disk", "missing"))
+    tier.manager.note(CacheStored(name, ALICE, "disk", "block", ENTRY_BYTES, 256, 1.0))
+    await tier.manager.update()
+
+    assert tier.names == {name}
+    assert (await tier.manager.read_status()).entries == 1
+
+
+async def test_a_smaller_budget_holds_from_the_start(tmp_path: Path, redis_url: str) -> None:
+    tier = Tier(tmp_path / "kv", redis_url, entries=10, per_tenant=10)
+    for _ in range(8):
+        await tier.store()
+    smaller = Tier(tmp_path / "kv", redis_url, entries=4, per_tenant=4)
+    await smaller.books.update()
+
+    assert len(smaller.names) <= 4
+    await tier.close()
+    await smaller.close()
+
+
+async def test_a_tenant_that_stores_nothing_stays_evictable(tier: Tier, redis_url: str) -> None:
+    """The index of a folder that is gone expires; that of one in use does not, in part."""
+    await tier.store(ALICE)
+    client = redis.Redis.from_url(redis_url, decode_responses=True)
+    for key in client.keys(f"*{tier.manager.folder.id}*"):
+        client.expire(key, 1000)
+    await tier.store(BOB)
+
+    keys = client.keys(f"*{tier.manager.folder.id}:rank:*")
+    assert len(keys) == 2
+    assert all(client.ttl(key) > 1000 for key in keys)
 
 
 async def test_over_the_budget_the_entry_goes_that_saves_least_per_byte(tier: Tier) -> None:
