@@ -106,6 +106,7 @@ class FolderTier:
                     raise BadEntry("size")
                 _check(header, slot, key, part)
                 state = sealer.open(file, header, key, part.binding)
+                _mark_used(file.fileno())
         except BadEntry as error:
             self._reject(name, error.reason)
             return None
@@ -180,6 +181,12 @@ def _check(header: EntryHeader, slot: int, key: DerivedKey, part: Part) -> None:
         if part.kind == "snapshot":
             raise EntryLost
         raise BadEntry("mismatch")
+
+
+def _mark_used(descriptor: int) -> None:
+    """Let the time of the file be that of its last use, which decides what is deleted by age."""
+    with suppress(OSError):  # a read-only disk
+        os.utime(descriptor)
 
 
 def _lock(descriptor: int) -> None:

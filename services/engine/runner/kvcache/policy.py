@@ -30,11 +30,11 @@ class WritePolicy:
         self._max_remembered = max_remembered
         self._asked: OrderedDict[bytes, None] = OrderedDict()
 
-    def wants(self, key_id: bytes, content: bytes) -> bool:
+    def wants(self, name_key: bytes, content: bytes) -> bool:
         """Whether to store this part of one more request, which is remembered."""
         if self._write != "second_use":
             return self._write == "always"
-        asked = key_id + content  # what one tenant asks for says nothing about another
+        asked = name_key + content  # what one tenant asks for says nothing about another
         was_asked = asked in self._asked
         self._asked[asked] = None
         self._asked.move_to_end(asked)

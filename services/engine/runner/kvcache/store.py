@@ -129,7 +129,7 @@ class PromptStore:
         key = chain.keys[0]  # what an older key sealed is written again: its epoch ends
         if part.content not in chain.decisions:
             with self._lock:
-                chain.decisions[part.content] = self._policy.wants(key.id, part.content)
+                chain.decisions[part.content] = self._policy.wants(key.name_key, part.content)
         if not chain.decisions[part.content] or self._writer.is_pending(key, part):
             return False
         if part.kind == "block":

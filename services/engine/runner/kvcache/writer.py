@@ -85,14 +85,14 @@ class Writer:
 
     def is_pending(self, key: DerivedKey, part: Part) -> bool:
         """Whether this part waits to be written, or is being written."""
-        return (key.id, part.content) in self._pending
+        return (key.name_key, part.content) in self._pending
 
     def save(self, key: DerivedKey, part: Part, state: bytes, seconds: float) -> None:
         """Queue a state."""
         with self._changed:
             if self._is_closed or self.is_pending(key, part):
                 return
-            self._pending.add((key.id, part.content))
+            self._pending.add((key.name_key, part.content))
             self._queued_bytes += len(state)
             self._saves.append(_Save(key, part, state, seconds))
             self._changed.notify_all()
@@ -149,7 +149,7 @@ class Writer:
             if isinstance(work, _Copy):
                 self._copying.discard(work.entry.name)
             else:
-                self._pending.discard((work.key.id, work.part.content))
+                self._pending.discard((work.key.name_key, work.part.content))
                 self._queued_bytes -= len(work.state)
             self._changed.notify_all()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from pathlib import Path
@@ -63,6 +64,35 @@ def test_blocks_that_the_caller_has_need_not_be_stored(tmp_path: Path) -> None:
         assert (state.tier, state.seconds) == ("disk", 1.5)
         assert fetch.is_over
         assert not fetch.is_failed
+
+
+def test_the_time_of_a_file_is_that_of_its_last_use(tmp_path: Path) -> None:
+    """The front deletes by it what was unused for long."""
+    with open_store(disk=tmp_path / "disk") as store:
+        chain = store.open_chain([KEY], make_tokens(512))
+        save(store, chain, make_blocks(2))
+        for path in entry_files(tmp_path / "disk"):
+            os.utime(path, (1e9, 1e9))
+        assert take_all(store, chain, end=256) == [make_blocks(1)[0, 256]]
+
+        times = sorted(path.stat().st_mtime for path in entry_files(tmp_path / "disk"))
+        assert times[0] == 1e9 < times[1]
+
+
+def test_private_keys_of_one_tenant_do_not_meet(tmp_path: Path) -> None:
+    """They have one id, and so a prompt of one is no second use, nor a copy, for the other."""
+    one, two = (CacheKey(KEY.id, bytes([n] * 32)) for n in (1, 2))
+    with open_store(disk=tmp_path / "disk") as store:
+        chains = [store.open_chain([key], make_tokens(256)) for key in (one, two)]
+        with store._writer._changed:  # as if it were busy
+            for chain in chains:
+                assert store.wants(chain, 256) == [(0, 256)]
+                store.save(chain, 0, 256, b"state", seconds=1)
+        wait_until_written(store)
+        assert [take_all(store, chain) for chain in chains] == [[b"state"]] * 2
+    with open_store(disk=tmp_path / "other", write="second_use") as store:
+        assert store.wants(store.open_chain([one], make_tokens(256)), 256) == []
+        assert store.wants(store.open_chain([two], make_tokens(256)), 256) == []
 
 
 def test_snapshots_are_found_at_any_length(tmp_path: Path) -> None:
