@@ -49,8 +49,8 @@ class AnswerReader:
         self._is_single_call = is_single_call
         self._reasoning_tokens = 0
         self._undecided_tokens = 0
-        self._undecided_logprobs: tuple[TokenLogprob, ...] = ()
-        self._was_thinking = False
+        self._undecided_logprobs: list[TokenLogprob] = []
+        self._last: Part | None = None
         self._has_calls = False
 
     def read(self, delta: TextDelta, tokens: int) -> list[GenerationEvent]:
@@ -66,8 +66,10 @@ class AnswerReader:
         """The rest of the text, and the end."""
         self.is_finished = True
         events = [] if self.is_cut else self._take(self._parser.finish())
-        if self._was_thinking:
+        if isinstance(self._last, Reasoning):
             self._reasoning_tokens += self._undecided_tokens
+        elif isinstance(self._last, Content) and self._undecided_logprobs:
+            events.append(TextDelta(self._index, "", tuple(self._undecided_logprobs)))
         is_called = self._has_calls and finished.reason is FinishReason.STOP
         reason = FinishReason.TOOL_CALLS if is_called or self.is_cut else finished.reason
         end = msgspec.structs.replace(
@@ -111,10 +113,10 @@ class AnswerReader:
         if thought:
             share = thought / sum(map(_count_chars, parts))
             self._reasoning_tokens += round(self._undecided_tokens * share)
-        self._was_thinking = isinstance(parts[-1], Reasoning)
+        self._last = parts[-1]
         has_content = any(isinstance(part, Content) for part in parts)
-        logprobs = self._undecided_logprobs if has_content else ()
-        self._undecided_tokens, self._undecided_logprobs = 0, ()
+        logprobs = tuple(self._undecided_logprobs) if has_content else ()
+        self._undecided_tokens, self._undecided_logprobs = 0, []
         return logprobs
 
     def _convert(self, part: Part) -> GenerationEvent:

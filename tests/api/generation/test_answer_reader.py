@@ -112,11 +112,29 @@ def test_the_tokens_of_a_merged_delta_are_split_by_characters() -> None:
     assert read_end(merged, finished()).reasoning_tokens == 6
 
 
-def test_log_probabilities_stay_with_the_content() -> None:
-    def token(text: str) -> engine_pb2.Event:
-        logprob = engine_pb2.TokenLogprob(text=text.encode(), logprob=-1.0)
-        return delta(text, logprobs=[logprob])
+def token(text: str, written: str | None = None) -> engine_pb2.Event:
+    logprob = engine_pb2.TokenLogprob(text=text.encode(), logprob=-1.0)
+    return delta(text if written is None else written, logprobs=[logprob])
 
+
+@pytest.mark.parametrize("text", ["a", "<think>a</think>b"])
+def test_the_log_probability_of_a_stop_string_is_not_lost(text: str) -> None:
+    """Its token adds no text. Without tools and thinking, its log-probability is there, too."""
+    reader = make_reader(with_logprobs=True)
+    events = reader.read([token(text), token("STOP", ""), finished()])
+
+    found = [entry for e in events if isinstance(e, TextDelta) for entry in e.logprobs]
+    assert found == [TokenLogprob(text.encode(), -1.0), TokenLogprob(b"STOP", -1.0)]
+
+
+@pytest.mark.parametrize("text", ["<think>a", CALL])
+def test_a_stop_string_after_thinking_or_a_call_is_no_content(text: str) -> None:
+    events = make_reader(with_logprobs=True).read([token(text), token("STOP", ""), finished()])
+
+    assert not any(isinstance(event, TextDelta) for event in events)
+
+
+def test_log_probabilities_stay_with_the_content() -> None:
     reader = make_reader(with_logprobs=True)
     texts = ["<think>", "a", "</think>", "b", "c", CALL]
     events = reader.read([*map(token, texts), finished()])
