@@ -12,6 +12,7 @@ import httpx
 
 from services.cli.connection import Connection
 from services.cli.errors import CommandError
+from services.cli.formatting import printable
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 RESPONSE_TIMEOUT_SECONDS = 60.0
@@ -76,7 +77,7 @@ class ApiClient:
                 chunk: JsonObject = json.loads(line.removeprefix("data: "))
                 if "error" in chunk:
                     message = chunk["error"].get("message", "the answer was cut off")
-                    raise CommandError(str(message))
+                    raise CommandError(printable(str(message)))
                 yield chunk
 
     def _request(
@@ -116,6 +117,5 @@ def _json_object(response: httpx.Response) -> JsonObject:
 def _error_from(response: httpx.Response) -> CommandError:
     error = _json_object(response).get("error")
     message = error.get("message") if isinstance(error, dict) else None
-    return CommandError(
-        str(message or f"the server answered {response.status_code} {response.reason_phrase}")
-    )
+    status = f"the server answered {response.status_code} {response.reason_phrase}"
+    return CommandError(printable(str(message or status)))

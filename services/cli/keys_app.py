@@ -46,7 +46,9 @@ def create(
 
 @app.command()
 def revoke(
-    key: Annotated[str, typer.Argument(help="The first characters of a key's id, or its name.")],
+    key: Annotated[
+        str, typer.Argument(help="A key's id, its first 4 digits or more, or its name.")
+    ],
     data: Data,
 ) -> None:
     """End a key; within two seconds no process accepts it."""

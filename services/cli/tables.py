@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from services.cli.formatting import printable
 
 
 def new_table(*columns: str) -> Table:
@@ -14,6 +18,11 @@ def new_table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, no_wrap=True)
     return table
+
+
+def add_row(table: Table, cells: Iterable[str]) -> None:
+    """Add a row. The cells are texts of strangers, in which nothing is markup."""
+    table.add_row(*(Text(printable(cell)) for cell in cells))
 
 
 def print_table(table: Table, empty_text: str) -> None:

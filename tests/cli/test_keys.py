@@ -62,17 +62,39 @@ def test_any_other_lifetime_is_refused(text: str) -> None:
 
 def test_a_key_is_found_by_the_start_of_its_id_or_by_its_name() -> None:
     keys = [
-        KEY | {"id": "key_ab1", "name": "alice"},
-        KEY | {"id": "key_ab2", "name": "bob"},
-        KEY | {"id": "key_cd3", "name": "bob"},
+        KEY | {"id": "key_abab00000001", "name": "alice"},
+        KEY | {"id": "key_abab00000002", "name": "bob"},
+        KEY | {"id": "key_cdef00000003", "name": "bob"},
+        KEY | {"id": "key_eeee00000004", "name": "key_cdef00000003"},
     ]
 
-    assert find_key(keys, "key_c")["id"] == "key_cd3"
-    assert find_key(keys, "cd")["id"] == "key_cd3"
-    assert find_key(keys, "alice")["id"] == "key_ab1"
-    for text, words in (("ab", "several"), ("bob", "several"), ("zz", "no key")):
-        with pytest.raises(CommandError, match=words):
-            find_key(keys, text)
+    for text in ("key_cdef", "cdef0", "key_cdef00000003", "cdef00000003"):
+        assert find_key(keys, text) == keys[2]
+    assert find_key(keys, "alice") == keys[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("abab", "several"),
+        ("bob", "several"),
+        ("zzzz", "no key"),
+        ("", "no key"),
+        ("key_", "no key"),
+        ("ee", "no key"),  # it may be the name of a key that was revoked
+        ("cafe", "several"),
+    ],
+)
+def test_a_text_that_names_no_key_or_several_ends_none(text: str, words: str) -> None:
+    keys = [
+        KEY | {"id": "key_abab00000001", "name": "bob"},
+        KEY | {"id": "key_abab00000002", "name": "bob"},
+        KEY | {"id": "key_eeee00000004", "name": "carol"},
+        KEY | {"id": "key_cafe00000005", "name": "dave"},
+        KEY | {"id": "key_dddd00000006", "name": "cafe"},
+    ]
+    with pytest.raises(CommandError, match=words):
+        find_key(keys, text)
 
 
 async def run(api: Api, *arguments: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from services.cli.api_client import ApiClient, JsonObject
 from services.cli.connection import find_connection
 from services.cli.formatting import format_size
 from services.cli.paths import StackPaths
-from services.cli.tables import new_table, print_table
+from services.cli.tables import add_row, new_table, print_table
 
 _DAY_SECONDS = 86_400
 
@@ -19,7 +19,7 @@ def show(paths: StackPaths) -> None:
         tiers = api.get("/v1/cache")["tiers"]
     table = new_table("TIER", "USED", "OF", "ENTRIES", "STORED", "USES", "NOTE")
     for tier in tiers:
-        table.add_row(*format_row(tier))
+        add_row(table, format_row(tier))
     print_table(
         table, "no prompts are stored: the cache is off, or the engine cannot use its folder"
     )

@@ -13,9 +13,10 @@ from services.cli.api_client import ApiClient, JsonObject
 from services.cli.connection import find_connection
 from services.cli.errors import CommandError
 from services.cli.paths import StackPaths
-from services.cli.tables import new_table, print_table
+from services.cli.tables import add_row, new_table, print_table
 
 _LIFETIME = re.compile(r"(\d+)([mhd])")
+_MIN_ID_DIGITS = 4
 _UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86400}
 
 
@@ -25,7 +26,7 @@ def list_keys(paths: StackPaths) -> None:
         keys = _fetch_keys(api)
     table = new_table("ID", "NAME", "ROLE", "TENANT", "CREATED", "EXPIRES", "LAST USED")
     for key in keys:
-        table.add_row(*format_row(key, now=time.time()))
+        add_row(table, format_row(key, now=time.time()))
     print_table(table, "no keys")
 
 
@@ -46,7 +47,7 @@ def revoke(paths: StackPaths, text: str) -> None:
     with ApiClient(find_connection(paths)) as api:
         key = find_key(_fetch_keys(api), text)
         api.delete(f"/v1/keys/{key['id']}")
-    print(f"revoked {key['name']} ({key['id']})")
+    print(formatting.printable(f"revoked {key['name']} ({key['id']})"))
 
 
 def parse_lifetime(text: str) -> int:
@@ -58,12 +59,18 @@ def parse_lifetime(text: str) -> int:
 
 
 def find_key(keys: Sequence[JsonObject], text: str) -> JsonObject:
-    """The key that a text names: the start of an id, with or without its prefix, or a name.
+    """The key that a text names: an id, or a name or the start of an id of at least 4 digits.
 
-    Raises CommandError when there is none, or several.
+    An id may be without its `key_`. Raises CommandError when there is none, or several: a short
+    name of a key that is gone must not end another key.
     """
-    starts = (text, f"key_{text}")
-    found = [key for key in keys if str(key["id"]).startswith(starts) or key["name"] == text]
+    start = f"key_{text.removeprefix('key_')}"
+    is_start = len(start) >= len("key_") + _MIN_ID_DIGITS
+    found = [key for key in keys if key["id"] == start] or [
+        key
+        for key in keys
+        if key["name"] == text or (is_start and str(key["id"]).startswith(start))
+    ]
     if not found:
         raise CommandError(f"no key has the id or the name {text!r}; `keys list` shows them")
     if len(found) > 1:

@@ -8,7 +8,7 @@ from services.cli import formatting
 from services.cli.api_client import ApiClient, JsonObject, model_path
 from services.cli.connection import find_connection
 from services.cli.paths import StackPaths
-from services.cli.tables import new_table, print_table
+from services.cli.tables import add_row, new_table, print_table
 
 
 def list_models(paths: StackPaths) -> None:
@@ -17,7 +17,7 @@ def list_models(paths: StackPaths) -> None:
         models = api.get("/v1/models")["data"]
     table = new_table("MODEL", "SIZE", "ARCHITECTURE", "QUANTISATION", "CONTEXT", "CAN")
     for model in models:
-        table.add_row(*format_row(model))
+        add_row(table, format_row(model))
     print_table(table, "no models yet; `pull NAME` downloads one")
 
 
@@ -52,7 +52,7 @@ def loaded(paths: StackPaths) -> None:
         models = (api.get("/v1/status").get("engine") or {}).get("models", [])
     table = new_table("MODEL", "STATE", "MEMORY", "CONTEXT", "RUNNING", "QUEUED")
     for model in models:
-        table.add_row(*format_loaded_row(model))
+        add_row(table, format_loaded_row(model))
     print_table(table, "no model is loaded")
 
 

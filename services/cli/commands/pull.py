@@ -19,11 +19,13 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 
 from services.cli.api_client import ApiClient, JsonObject
 from services.cli.commands.pulls import describe_state
 from services.cli.connection import find_connection
 from services.cli.errors import CommandError
+from services.cli.formatting import printable
 from services.cli.paths import StackPaths
 
 POLL_SECONDS = 0.25
@@ -55,13 +57,13 @@ def _print_result(job: JsonObject) -> None:
     if job["state"] != "done":
         raise CommandError(f"{job['model']}: {job.get('error') or job['state']}")
     for warning in job.get("warnings") or ():
-        print(f"warning: {warning}", file=sys.stderr)
+        print(printable(f"warning: {warning}"), file=sys.stderr)
     print(f"{job['model']} is ready")
 
 
 def _watch(api: ApiClient, job: JsonObject) -> JsonObject:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -75,10 +77,10 @@ def _watch(api: ApiClient, job: JsonObject) -> JsonObject:
             if reported != (job["state"], job.get("note")):
                 reported = (job["state"], job.get("note"))
                 if line := state_line(job, now=time.time()):
-                    bars.console.print(line, highlight=False, markup=False)
+                    bars.console.print(Text(printable(line)))
             for label, done, total in progress_rows(job):
                 if label not in shown:
-                    shown[label] = bars.add_task(label, total=total)
+                    shown[label] = bars.add_task(printable(label), total=total)
                 bars.update(shown[label], completed=done, total=total)
     return job
 

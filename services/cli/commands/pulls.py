@@ -10,7 +10,7 @@ from services.cli.api_client import ApiClient, JsonObject
 from services.cli.connection import find_connection
 from services.cli.errors import CommandError
 from services.cli.paths import StackPaths
-from services.cli.tables import new_table, print_table
+from services.cli.tables import add_row, new_table, print_table
 
 SHOWN_STATES = ("running", "queued", "paused", "failed")
 _ID_CHARS = 8
@@ -23,7 +23,7 @@ def list_pulls(paths: StackPaths, *, show_all: bool) -> None:
     table = new_table("ID", "MODEL", "STATE", "DONE", "SPEED", "LEFT", "WHY")
     for job in jobs:
         if show_all or job["state"] in SHOWN_STATES:
-            table.add_row(*format_row(job, now=time.time()))
+            add_row(table, format_row(job, now=time.time()))
     print_table(table, "no downloads; `pulls --all` shows those that are done")
 
 
@@ -32,7 +32,7 @@ def act(paths: StackPaths, text: str, action: str) -> None:
     with ApiClient(find_connection(paths)) as api:
         job = find_job(_fetch_jobs(api), text)
         job = api.post(f"/v1/pulls/{job['id']}/{action}", {})
-    print(f"{job['model']}: {describe_state(job, now=time.time())}")
+    print(formatting.printable(f"{job['model']}: {describe_state(job, now=time.time())}"))
 
 
 def set_priority(paths: StackPaths, text: str, priority: int) -> None:

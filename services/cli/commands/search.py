@@ -9,7 +9,7 @@ from services.cli import formatting
 from services.cli.api_client import ApiClient, JsonObject
 from services.cli.connection import find_connection
 from services.cli.paths import StackPaths
-from services.cli.tables import new_table, print_table
+from services.cli.tables import add_row, new_table, print_table
 
 _FITS = {"yes": "yes", "no": "no"}
 
@@ -20,10 +20,10 @@ def search(paths: StackPaths, query: str, *, limit: int, format: str | None, sor
         answer = api.get(search_path(query, limit=limit, format=format, sort=sort))
     table = new_table("PULL", "SOURCE", "FORMAT", "SIZE", "FITS", "DOWNLOADS", "QUANTISATIONS")
     for hit in answer["data"]:
-        table.add_row(*format_row(hit))
+        add_row(table, format_row(hit))
     print_table(table, f"nothing found for {query!r}")
     for note in collect_notes(answer):
-        print(note, file=sys.stderr)
+        print(formatting.printable(note), file=sys.stderr)
 
 
 def search_path(query: str, *, limit: int, format: str | None, sort: str) -> str:  # noqa: A002

@@ -25,7 +25,7 @@ def status(paths: StackPaths) -> None:
         print(line)
     print("ready: a chat would succeed" if is_ready else f"not ready: {missing}")
     for problem in problems:
-        print(f"problem: {problem}")
+        print(formatting.printable(f"problem: {problem}"))
     if not is_ready:
         raise typer.Exit(1)
 
