@@ -18,7 +18,7 @@ from services.api.parsing.tool_calls.base import (
     Tools,
     new_openai_id,
 )
-from services.api.parsing.tool_calls.shapes.answer_parser import Found, open_answer
+from services.api.parsing.tool_calls.shapes.answer_parser import Found, open_answer, read_section
 from services.api.parsing.tool_calls.shapes.grammar import (
     GrammarPart,
     OptionalPart,
@@ -68,18 +68,13 @@ class TaggedCalls:
 
     def read_calls(self, source: TextSource, writer: CallWriter, found: Found) -> Steps[None]:
         """See `MarkedCalls`."""
-        if found.marker == _OPENS:
-            yield from source.spaces()
-            if not (yield from source.literal(_INVOKE)):
-                return
-        while (yield from _read_call(source, writer)):
-            source.hold()
-            yield from source.spaces()
-            if (yield from source.literal(_CLOSES)):
-                source.release()
-                return
-            if not (yield from source.literal(_INVOKE)):
-                return
+        yield from read_section(
+            source,
+            found,
+            lambda: _read_call(source, writer),
+            opens=_INVOKE,
+            section_ends=_CLOSES,
+        )
 
 
 def _read_call(source: TextSource, writer: CallWriter) -> Steps[bool]:

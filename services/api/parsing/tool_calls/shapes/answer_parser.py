@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -96,6 +96,33 @@ def read_answer(source: TextSource, writer: CallWriter, *dialects: MarkedCalls) 
             spaces = _write_content(writer, held.lstrip(SPACES) if writer.calls > calls else held)
         else:
             yield from source.spaces()
+
+
+def read_section(
+    source: TextSource,
+    found: Found,
+    read_call: Callable[[], Steps[bool]],
+    *,
+    opens: str,
+    section_ends: str,
+) -> Steps[None]:
+    """Read calls that follow each other, alone or in a section.
+
+    `read_call` reads one after its `opens`, and tells whether it was whole. `section_ends` is empty
+    where there are no sections.
+    """
+    if found.marker != opens:
+        yield from source.spaces()
+        if not (yield from source.literal(opens)):
+            return
+    while (yield from read_call()):
+        source.hold()
+        yield from source.spaces()
+        if section_ends and (yield from source.literal(section_ends)):
+            source.release()
+            return
+        if not (yield from source.literal(opens)):
+            return
 
 
 def _write_content(writer: CallWriter, text: str) -> str:

@@ -18,7 +18,12 @@ from services.api.parsing.tool_calls.base import (
     Tools,
     new_openai_id,
 )
-from services.api.parsing.tool_calls.shapes.answer_parser import AnswerParser, Found, read_answer
+from services.api.parsing.tool_calls.shapes.answer_parser import (
+    AnswerParser,
+    Found,
+    read_answer,
+    read_section,
+)
 from services.api.parsing.tool_calls.shapes.grammar import (
     GrammarPart,
     JsonPart,
@@ -82,18 +87,13 @@ class NamedCalls:
 
     def read_calls(self, source: TextSource, writer: CallWriter, found: Found) -> Steps[None]:
         """See `MarkedCalls`."""
-        if found.marker != self.opens:
-            yield from source.spaces()
-            if not (yield from source.literal(self.opens)):
-                return
-        while (yield from self._read_call(source, writer)):
-            source.hold()
-            yield from source.spaces()
-            if self.section and (yield from source.literal(self.section[1])):
-                source.release()
-                return
-            if not (yield from source.literal(self.opens)):
-                return
+        yield from read_section(
+            source,
+            found,
+            lambda: self._read_call(source, writer),
+            opens=self.opens,
+            section_ends=self.section[1] if self.section else "",
+        )
 
     def _read_call(self, source: TextSource, writer: CallWriter) -> Steps[bool]:
         """Read a call after `opens`; whether it was whole."""
