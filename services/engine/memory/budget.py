@@ -3,7 +3,7 @@
 A memory pool is main memory (`host`) or the memory of one accelerator (`cuda0`, ...). The budget
 applies to the primary pools: the accelerators where there are any, else main memory. Pools that the
 budget does not set, and every pool under `auto`, leave `compute_system_reserve` to the rest of the
-machine.
+machine. The sizes of the prompt cache are written in the same way, and are parsed here too.
 """
 
 from __future__ import annotations
@@ -37,17 +37,7 @@ def parse_budget(text: str) -> Budget:
 
     Raises InvalidSettings for anything else.
     """
-    text = text.strip()
-    if text.lower() == "auto":
-        return Budget()
-    if (match := _PERCENT.fullmatch(text)) and 0 < float(match[1]) <= 100:
-        return Budget(fraction=float(match[1]) / 100)
-    if (match := _SIZE.fullmatch(text)) and (size := _parse_size(match)) >= _MIB:
-        return Budget(size_bytes=size)
-    raise InvalidSettings(
-        f"{text!r} is not a memory budget: write 'auto', a share such as '80%', "
-        "or a size of at least 1M such as '8G'"
-    )
+    return _parse(text, "a memory budget: write 'auto'")
 
 
 def parse_cache_size(text: str) -> Budget:
@@ -57,12 +47,7 @@ def parse_cache_size(text: str) -> Budget:
     """
     if text.strip().lower() in ("off", "0"):
         return Budget(size_bytes=0)
-    try:
-        return parse_budget(text)
-    except InvalidSettings as error:
-        raise InvalidSettings(
-            error.message.replace("memory budget: write", "size: write 'off',")
-        ) from error
+    return _parse(text, "a size: write 'off', 'auto'")
 
 
 def compute_cache_bytes(size: Budget, total_bytes: int) -> int:
@@ -108,6 +93,20 @@ def compute_system_reserve(pool: MemoryPool) -> int:
     if pool.name == HOST:
         return min(max(pool.total_bytes // 10, 256 * _MIB), 4096 * _MIB)
     return min(max(pool.total_bytes // 20, 128 * _MIB), 1024 * _MIB)
+
+
+def _parse(text: str, what: str) -> Budget:
+    """`what` continues the message about a wrong text."""
+    text = text.strip()
+    if text.lower() == "auto":
+        return Budget()
+    if (match := _PERCENT.fullmatch(text)) and 0 < float(match[1]) <= 100:
+        return Budget(fraction=float(match[1]) / 100)
+    if (match := _SIZE.fullmatch(text)) and (size := _parse_size(match)) >= _MIB:
+        return Budget(size_bytes=size)
+    raise InvalidSettings(
+        f"{text!r} is not {what}, a share such as '80%', or a size of at least 1M such as '8G'"
+    )
 
 
 def _parse_size(match: re.Match[str]) -> int:

@@ -1,3 +1,5 @@
+"""Fetching ahead of the batcher: bounded, in order, up to what cannot be read."""
+
 from __future__ import annotations
 
 from pathlib import Path
