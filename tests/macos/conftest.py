@@ -111,7 +111,7 @@ def mac(tmp_path: Path) -> Mac:
     mac.bin.mkdir()
     mac.home.mkdir()
     for name in PROGRAMS:
-        mac.add_program(name, f'#!/bin/sh\nexec {sys.executable} "{STAND_IN}" "$0" "$@"\n')
+        mac.add_program(name, f'#!/bin/sh\nexec {sys.executable} -I -S "{STAND_IN}" "$0" "$@"\n')
     # Python answers for another processor; apart from that it is this one.
     mac.add_program(
         "python3.13",

@@ -118,6 +118,24 @@ def test_stop_start_and_uninstall(mac: Mac) -> None:
     assert mac.launcher("status").stderr == "spindll: not installed: run macos/spindll install\n"
 
 
+@pytest.mark.parametrize("command", ["stop", "logs", "open", "status"])
+def test_a_python_that_was_removed_is_named(mac: Mac, command: str) -> None:
+    mac.launcher("install")
+    (mac.bin / "python3.13").unlink()
+    result = mac.launcher(command)
+
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith("spindll: needs Python 3.11, 3.12 or 3.13")
+
+
+def test_an_agent_whose_stack_cannot_be_stopped_is_removed_all_the_same(mac: Mac) -> None:
+    mac.launcher("install")
+    (mac.folder / "exit status of down").touch()
+
+    assert mac.launcher("uninstall").returncode == 0
+    assert not (mac.folder / "agent.plist").exists()
+
+
 def test_only_a_data_directory_is_deleted(mac: Mac) -> None:
     mac.launcher("install")
     result = mac.launcher("uninstall", "--models")
