@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import plistlib
 
 from macos import launch_agent
@@ -81,8 +80,19 @@ def test_the_address_of_an_agent_is_one_to_connect_to() -> None:
     assert url("--host", "fd00::1") == "http://[fd00::1]:8080"
 
 
-def test_the_agent_keeps_every_environment_of_this_process_out() -> None:
-    settings, _ = launch_agent.choose_settings(os.environ | {"SPINDLL_THREADS": "2"})
+def test_only_settings_that_are_no_secrets_are_kept() -> None:
+    environment = {
+        "HTTPS_PROXY": "http://proxy:3128",
+        "SPINDLL_DATA_DIR": "/data",
+        "SPINDLL_HF_TOKEN": "hf_abc",
+        "SPINDLL_HF_TOKEN_FILE": "/data/token",
+        "SPINDLL_HF_ENDPOINT": "https://mirror.example",
+    }
 
-    assert settings["SPINDLL_THREADS"] == "2"
-    assert {name for name in settings if not name.startswith("SPINDLL_")} == set()
+    assert launch_agent.choose_settings(environment) == (
+        {
+            "SPINDLL_HF_TOKEN_FILE": "/data/token",
+            "SPINDLL_HF_ENDPOINT": "https://mirror.example",
+        },
+        ["SPINDLL_HF_TOKEN"],
+    )
