@@ -658,12 +658,15 @@ class Trigger(_message.Message):
     THINKING_START_FIELD_NUMBER: _builtins.int
     THINKING_END_FIELD_NUMBER: _builtins.int
     IS_THINKING_FIELD_NUMBER: _builtins.int
+    ONLY_AT_START_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     thinking_start: _builtins.str
     """empty: the model does not think"""
     thinking_end: _builtins.str
     is_thinking: _builtins.bool
     """from the first token on, without the start"""
+    only_at_start: _builtins.bool
+    """nothing but thinking and blank space may come before it"""
     def __init__(
         self,
         *,
@@ -671,10 +674,11 @@ class Trigger(_message.Message):
         thinking_start: _builtins.str = ...,
         thinking_end: _builtins.str = ...,
         is_thinking: _builtins.bool = ...,
+        only_at_start: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_thinking", b"is_thinking", "text", b"text", "thinking_end", b"thinking_end", "thinking_start", b"thinking_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_thinking", b"is_thinking", "only_at_start", b"only_at_start", "text", b"text", "thinking_end", b"thinking_end", "thinking_start", b"thinking_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

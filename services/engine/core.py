@@ -96,6 +96,7 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     thinking_start: str = ""  # empty: the model does not think
     thinking_end: str = ""
     is_thinking: bool = False  # from the first token on, without the start
+    only_at_start: bool = False  # nothing but thinking and blank space may come before it
 
 
 class Constraint(msgspec.Struct, frozen=True, array_like=True):

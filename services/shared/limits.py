@@ -17,6 +17,9 @@ MAX_CONSTRAINT_CHARS = 1 << 18  # of a JSON schema, regular expression or gramma
 # Optional properties and alternatives of a schema, alternatives of a grammar. Beyond about 700 at one
 # place llguidance gives up while it answers.
 MAX_CONSTRAINT_CHOICES = 1024
+# White space in JSON that a schema describes, as in llama.cpp's own converter: enough to indent, but
+# too little for a weak model to produce nothing else.
+JSON_WHITESPACE = r"[ \t]?|\r?\n{1,2}[ \t]{0,20}"
 MAX_DEADLINE_SECONDS = 1e9
 MAX_TEMPERATURE = 100
 MAX_TOP_K = 1 << 30

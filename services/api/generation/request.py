@@ -64,6 +64,7 @@ class OutputFormat(Enum):
     JSON_SCHEMA = "json_schema"
     REGEX = "regex"
     GBNF = "gbnf"
+    LARK = "lark"
 
 
 @dataclass(frozen=True, slots=True)

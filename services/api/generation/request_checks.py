@@ -13,9 +13,12 @@ from services.shared.limits import MAX_CONSTRAINT_CHARS, MAX_SUBMIT_BYTES
 def check_request(request: GenerationRequest) -> None:
     """InvalidRequest for what cannot be done, or what the engine would refuse."""
     _check_size(request)
-    # This is where a constraint that forces a call would be built.
-    if request.tool_choice is ToolChoice.REQUIRED:
-        raise InvalidRequest("tool_choice cannot force a call yet: use auto", param="tool_choice")
+    if request.tool_choice is ToolChoice.REQUIRED and not _has_tools(request):
+        raise InvalidRequest("tool_choice needs tools to choose from", param="tool_choice")
+
+
+def _has_tools(request: GenerationRequest) -> bool:
+    return isinstance(request.prompt, Conversation) and bool(request.prompt.tools)
 
 
 def _check_size(request: GenerationRequest) -> None:

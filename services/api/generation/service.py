@@ -10,22 +10,28 @@ import asyncio
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 
-from services.api.access.keys import Role
 from services.api.access.principal import Principal
 from services.api.clients.blocking_calls import BlockingCalls
 from services.api.clients.engine import EngineClient
 from services.api.clients.generation_stream import GenerationStream
+from services.api.generation.answer_constraint import (
+    AnswerConstraint,
+    build_constraint,
+    find_special_tokens,
+)
 from services.api.generation.answer_reader import EventReader
 from services.api.generation.dialect_choice import DialectChoice
 from services.api.generation.events import Finished, GenerationEvent
 from services.api.generation.from_engine import EngineEvent, read_events
 from services.api.generation.request import GenerationRequest
 from services.api.generation.request_checks import check_request
+from services.api.generation.time_limits import limit_keep_alive, subtract_elapsed
 from services.api.generation.to_engine import Prompt, build_prompt, build_submit, read_end
 from services.api.generation.usage import UsageCounter
 from services.api.models.pull_on_demand import PullOnDemand
-from services.api.parsing.parser_choice import MakeParser, choose_parser
+from services.api.parsing.parser_choice import MakeParser, choose_parser, find_thinking
 from services.api.prompts.render import Conversation, PromptRenderer
 from services.shared.errors import ContextLengthExceeded, DeadlineExceeded, SpindllError
 from services.shared.store.manifest import Manifest
@@ -35,7 +41,6 @@ logger = logging.getLogger(__name__)
 _RENDER_THREADS = 2
 _MAX_RENDERS = 1024
 _SHARED_TENANT = "all"
-MAX_USER_KEEP_ALIVE_SECONDS = 3600.0
 
 
 class Generation:
@@ -172,6 +177,15 @@ class Generation:
         )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What a request needs besides its options. `make_parser`: None where answers are plain."""
+
+    prompts: Sequence[Prompt]
+    constraint: AnswerConstraint | None = None
+    make_parser: MakeParser | None = None
+
+
 class GenerationService:
     """Opens the generations of one worker.
 
@@ -208,12 +222,13 @@ class GenerationService:
         try:
             async with asyncio.timeout(limited.deadline_seconds):
                 manifest = await self._models.resolve(request.model, request.principal)
-                prompts, make_parser = await self._prepare(manifest, request)
+                prepared = await self._prepare(manifest, request)
         except TimeoutError:
             raise DeadlineExceeded("the request's deadline passed before it was prepared") from None
         submit = build_submit(
-            _subtract_elapsed(limited, started_at),
-            prompts,
+            subtract_elapsed(limited, started_at),
+            prepared.prompts,
+            prepared.constraint,
             model=manifest.name,
             tenant=self.find_tenant(request.principal),
         )
@@ -222,38 +237,48 @@ class GenerationService:
             request,
             stream,
             model=manifest.name,
-            make_parser=make_parser,
+            make_parser=prepared.make_parser,
             started_at=started_at,
         )
 
-    async def _prepare(
-        self, manifest: Manifest, request: GenerationRequest
-    ) -> tuple[list[Prompt], MakeParser | None]:
-        """The prompts, and what makes the parser of an answer, if one is needed."""
+    async def _prepare(self, manifest: Manifest, request: GenerationRequest) -> _Prepared:
         prompt = request.prompt
         if not isinstance(prompt, Conversation):
-            return [build_prompt(each) for each in prompt], None
+            output = request.structured_output
+            return _Prepared(
+                [build_prompt(each) for each in prompt],
+                None if output is None else AnswerConstraint(output),
+            )
         return await self._renders.run(
             lambda: self._render(manifest, request, prompt), principal=request.principal.id
         )
 
     def _render(
         self, manifest: Manifest, request: GenerationRequest, conversation: Conversation
-    ) -> tuple[list[Prompt], MakeParser | None]:
+    ) -> _Prepared:
         prompt = self._prompts.render(manifest, conversation)
-        # A structured output begins with the first token, so it holds no thinking and no calls.
-        if request.structured_output is not None:
-            return [prompt], None
+        template = manifest.description.chat_template or ""
+        dialect = self._dialects.choose(manifest)
+        end = read_end(prompt)
         continues = conversation.continue_final_message
-        make_parser = choose_parser(
-            manifest.description.chat_template or "",
-            prompt=read_end(prompt),
-            prefill=conversation.messages[-1]["content"] if continues else None,
-            tools=conversation.tools or (),
-            separates_reasoning=request.separates_reasoning,
-            dialect=self._dialects.choose(manifest),
+        prefill = conversation.messages[-1]["content"] if continues else None
+        constraint = build_constraint(
+            request,
+            conversation,
+            dialect,
+            find_thinking(template, end, prefill),
+            find_special_tokens(manifest.description),
         )
-        return [prompt], make_parser
+        is_structured = constraint is not None and constraint.output is request.structured_output
+        make_parser = choose_parser(
+            template,
+            prompt=end,
+            prefill=prefill,
+            tools=() if is_structured else conversation.tools or (),  # its answers are no calls
+            separates_reasoning=request.separates_reasoning,
+            dialect=dialect,
+        )
+        return _Prepared([prompt], constraint, make_parser)
 
     def find_tenant(self, principal: Principal) -> str:
         """Whose computed prompts a principal uses."""
@@ -266,21 +291,3 @@ class GenerationService:
             deadline_seconds=min(deadlines, default=None),
             keep_alive_seconds=limit_keep_alive(request.keep_alive_seconds, request.principal.role),
         )
-
-
-def limit_keep_alive(seconds: float | None, role: Role) -> float | None:
-    """How long a request may keep its model: a user not for ever, since that is the admin's choice.
-
-    That a user does not unload it early either is the engine's part, which knows how long it stays.
-    """
-    if seconds is None or role is Role.ADMIN:
-        return seconds
-    return MAX_USER_KEEP_ALIVE_SECONDS if seconds < 0 else min(seconds, MAX_USER_KEEP_ALIVE_SECONDS)
-
-
-def _subtract_elapsed(request: GenerationRequest, started_at: float) -> GenerationRequest:
-    """The request with what is left of its time; the engine counts from the arrival there."""
-    if request.deadline_seconds is None:
-        return request
-    left = request.deadline_seconds - (time.perf_counter() - started_at)
-    return dataclasses.replace(request, deadline_seconds=max(left, 0.0))

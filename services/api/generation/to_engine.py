@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from protos import engine_pb2
 from services.api.access.keys import Role
+from services.api.generation.answer_constraint import AnswerConstraint
 from services.api.generation.request import (
     GenerationRequest,
     Lane,
     Sampling,
     Stopping,
-    StructuredOutput,
     TextOrTokens,
 )
 
@@ -29,7 +29,12 @@ Prompt = engine_pb2.PromptText | engine_pb2.PromptTokens
 
 
 def build_submit(
-    request: GenerationRequest, prompts: Sequence[Prompt], *, model: str, tenant: str
+    request: GenerationRequest,
+    prompts: Sequence[Prompt],
+    constraint: AnswerConstraint | None = None,
+    *,
+    model: str,
+    tenant: str,
 ) -> engine_pb2.Submit:
     """The submit for a request; `model` is the canonical name. The engine client sets the ids."""
     submit = engine_pb2.Submit(
@@ -49,8 +54,8 @@ def build_submit(
         sampling=_build_sampling(request.sampling),
         stopping=_build_stopping(request.stopping),
     )
-    if request.structured_output is not None:
-        submit.constraint.CopyFrom(_build_constraint(request.structured_output))
+    if constraint is not None:
+        submit.constraint.CopyFrom(_build_constraint(constraint))
     _set_prompt(submit, prompts[0])
     for prompt in prompts[1:]:
         _set_prompt(submit.further_prompts.add(), prompt)
@@ -93,7 +98,11 @@ def _build_stopping(stopping: Stopping) -> engine_pb2.Stopping:
     )
 
 
-def _build_constraint(output: StructuredOutput) -> engine_pb2.Constraint:
-    constraint = engine_pb2.Constraint()
-    setattr(constraint, output.format.value, output.source)
-    return constraint
+def _build_constraint(constraint: AnswerConstraint) -> engine_pb2.Constraint:
+    message = engine_pb2.Constraint(before=constraint.before)
+    setattr(message, constraint.output.format.value, constraint.output.source)
+    trigger = constraint.trigger
+    if trigger is not None:
+        fields = {f.name: getattr(trigger, f.name) for f in dataclasses.fields(trigger)}
+        message.trigger.CopyFrom(engine_pb2.Trigger(**fields))
+    return message

@@ -33,15 +33,26 @@ def choose_parser(
     if dialect.handles_reasoning:
         has_work = bool(tools) or separates_reasoning
         return (lambda: dialect.open(schemas)) if has_work else None
-    marks = find_marks(template) if separates_reasoning else None
-    if marks is not None and prefill and not marks.is_open_in(prefill):
-        marks = None  # the answer itself has begun
-    if marks is None:
+    thinking = find_thinking(template, prompt, prefill) if separates_reasoning else None
+    if thinking is None:
         return (lambda: dialect.open(schemas)) if tools else None
-    is_open = bool(prefill) or marks.is_opened_by(prompt)
+    marks, is_open = thinking
     if not tools:
         return lambda: ReasoningParser(marks, is_open=is_open)
     return lambda: _BothParser(marks, dialect.open(schemas), is_open=is_open)
+
+
+def find_thinking(
+    template: str, prompt: str, prefill: str | None
+) -> tuple[ReasoningMarks, bool] | None:
+    """The marks of what a model thinks before it answers, and whether the answer begins inside.
+
+    None where it does not think, or where the message that it continues has begun the answer.
+    """
+    marks = find_marks(template)
+    if marks is None or (prefill and not marks.is_open_in(prefill)):
+        return None
+    return marks, bool(prefill) or marks.is_opened_by(prompt)
 
 
 class _BothParser:

@@ -9,14 +9,22 @@ part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
 
 from services.api.parsing.holdback import MAX_HELD_SPACES, SPACES, count_held_spaces
 from services.api.parsing.parts import Content, Part, Reasoning
+from services.api.parsing.tool_calls.shapes.grammar import (
+    GrammarPart,
+    OptionalPart,
+    PatternPart,
+    TextPart,
+    build_grammar,
+)
 
+_GAP = r"[ \t\r\n]{1,4}"
 _MAX_TEMPLATES = 64
 
 
@@ -58,6 +66,19 @@ def find_marks(template: str) -> ReasoningMarks | None:
         if marks.start.rstrip(SPACES) in template or marks.end in template:
             return marks
     return None
+
+
+def describe_thinking(
+    marks: ReasoningMarks, special_tokens: Collection[str], *, is_open: bool
+) -> str:
+    """A Lark grammar of what is thought before an answer, up to the answer.
+
+    `is_open`: the answer begins inside the thinking, which else may be left out.
+    """
+    thinking: list[GrammarPart] = [TextPart(marks.end), OptionalPart((PatternPart(_GAP),))]
+    if not is_open:
+        thinking = [OptionalPart((marks.start, *thinking))]
+    return build_grammar("thinking", thinking, special_tokens)
 
 
 class _Place(Enum):

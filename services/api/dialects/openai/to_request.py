@@ -9,7 +9,11 @@ from services.api.access.principal import Principal
 from services.api.dialects.openai.chat_schema import ChatCompletionRequest, ChatMessage, ToolCall
 from services.api.dialects.openai.completions_schema import DEFAULT_MAX_TOKENS, CompletionRequest
 from services.api.dialects.openai.generation_options import GenerationOptions
-from services.api.dialects.openai.tool_options import find_tool_choice, select_tools
+from services.api.dialects.openai.tool_options import (
+    find_tool_choice,
+    names_function,
+    select_tools,
+)
 from services.api.generation.request import (
     GenerationRequest,
     Lane,
@@ -59,8 +63,10 @@ def chat_to_request(
         stopping=_build_stopping(body, body.max_completion_tokens or body.max_tokens),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         tool_choice=find_tool_choice(body),
-        # The old form has room for one call.
-        parallel_tool_calls=body.parallel_tool_calls is not False and not body.has_functions,
+        # The old form has room for one call, and who names a function wants one call of it.
+        parallel_tool_calls=body.parallel_tool_calls is not False
+        and not body.has_functions
+        and not names_function(body),
         separates_reasoning=body.reasoning_format != "none",
         **_common_options(body),
     )

@@ -40,6 +40,14 @@ def find_tool_choice(body: ChatCompletionRequest) -> ToolChoice:
     return ToolChoice.AUTO if is_free else ToolChoice.REQUIRED
 
 
+def names_function(body: ChatCompletionRequest) -> bool:
+    """Whether the client names the one function to call."""
+    _, choice = _find_choice(body)
+    return isinstance(choice, FunctionName) or (
+        isinstance(choice, ToolChoiceObject) and choice.function is not None
+    )
+
+
 _Choice = str | ToolChoiceObject | FunctionName | None
 
 

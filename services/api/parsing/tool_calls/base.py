@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import string
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from services.api.parsing.parts import (
     CallArguments,
@@ -43,7 +43,10 @@ class ToolDialect(Protocol):
 
     @property
     def trigger(self) -> str:
-        """The text that begins a call, where a lazy constraint starts; "" if there is none."""
+        """The text that begins a call, where a lazy constraint starts; "" if there is none.
+
+        One that is JSON itself begins a call only at the start of an answer.
+        """
 
     def open(self, tools: Tools) -> OutputParser:
         """A parser for one answer. Without tools it accepts any name; see `CallWriter.knows`."""
@@ -54,6 +57,14 @@ class ToolDialect(Protocol):
         Texts of `special_tokens`, the control tokens of the model, become references to tokens.
         Rules are named after the function, so that the grammars of several tools can be joined.
         """
+
+
+@runtime_checkable
+class ThinkingDialect(ToolDialect, Protocol):
+    """A dialect whose syntax includes the thinking."""
+
+    def describe_before(self, special_tokens: Collection[str] = (), *, is_call: bool) -> str:
+        """A Lark grammar of all that may come before a call, or before the text of an answer."""
 
 
 def new_openai_id(_index: int, _name: str) -> str:

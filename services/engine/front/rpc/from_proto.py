@@ -187,6 +187,7 @@ def _parse_trigger(message: pb.Trigger) -> Trigger:
         thinking_start=message.thinking_start,
         thinking_end=message.thinking_end,
         is_thinking=message.is_thinking,
+        only_at_start=message.only_at_start,
     )
 
 

@@ -167,14 +167,16 @@ class GrammarTokenizer:
         if self._handle is not None:
             self._library.llg_free_tokenizer(self._handle)
 
-    def spell(self, text: bytes) -> list[int] | None:
+    def spell(self, text: bytes, *, with_special: bool = True) -> list[int] | None:
         """Tokens of a text: special ones where it has their texts, and one for each other byte.
 
         None if the vocabulary lacks a byte.
         """
         tokens = []
         while text:
-            size = next(n for n in range(len(text), -1, -1) if text[:n] in self._spellings or not n)
+            longest = len(text) if with_special else 1
+            found = (n for n in range(longest, 0, -1) if text[:n] in self._spellings)
+            size = next(found, 0)
             if not size:
                 return None
             tokens.append(self._spellings[text[:size]])
@@ -224,6 +226,12 @@ class GrammarMatcher:
         """Whether the token may follow; False after an error."""
         tokens = (c_uint32 * 1)(token)
         return bool(self._library.llg_matcher_validate_tokens(self._handle, tokens, 1) == 1)
+
+    def allows_all(self, tokens: Sequence[int]) -> bool:
+        """Whether these tokens may follow, one after the other."""
+        array = (c_uint32 * len(tokens))(*tokens)
+        count = self._library.llg_matcher_validate_tokens(self._handle, array, len(tokens))
+        return bool(count == len(tokens))
 
     def consume(self, token: int) -> bool:
         """Advance by one token; False after an error."""

@@ -26,6 +26,7 @@ from services.engine.runner.requests.grammar_library import (
 )
 from services.engine.runner.requests.schema_choices import check_gbnf, check_lark, check_schema
 from services.shared.errors import InternalError, InvalidRequest
+from services.shared.limits import JSON_WHITESPACE
 
 _MAX_SOURCE_CHARS = 1 << 20  # of a constraint's source
 _MAX_GBNF_CHARS = 64 << 10  # its translation takes time in the square of its rules
@@ -43,11 +44,7 @@ _FUEL = 200_000
 _FUEL_PER_CHAR = 20
 _MAX_FUEL = 5_000_000
 
-# The same as llama.cpp's own converter: enough space to indent JSON, but too little for a weak
-# model to produce nothing else.
-_JSON_OPTIONS: llguidance._lib.JsonCompileOptions = {
-    "whitespace_pattern": r"[ \t]?|\r?\n{1,2}[ \t]{0,20}",
-}
+_JSON_OPTIONS: llguidance._lib.JsonCompileOptions = {"whitespace_pattern": JSON_WHITESPACE}
 
 
 class ConstraintCompiler:
@@ -127,14 +124,11 @@ class ConstraintState:
         return type(self)(self._matcher.copy(), self._tokenizer)
 
     def try_text(self, text: bytes) -> bool:
-        """Append a text, which may end within a character; False if it does not fit.
-
-        Afterwards the state is of no use if it did not.
-        """
+        """Append a text, which may end within a character; False if it does not fit."""
         tokens = self._tokenizer.spell(text)
-        return tokens is not None and all(
-            self._matcher.allows(token) and self._matcher.consume(token) for token in tokens
-        )
+        if tokens is None or not self._matcher.allows_all(tokens):
+            return False
+        return all(map(self._matcher.consume, tokens))
 
     def accept(self, token: int) -> None:
         """Append a token, which `allows` permits."""
@@ -222,9 +216,13 @@ def _put_before(before: str, grammar: str) -> str:
 
 
 def _consume_text(matcher: GrammarMatcher, tokenizer: GrammarTokenizer, text: str) -> None:
-    tokens = tokenizer.spell(text.encode())
-    if tokens is None or not all(map(matcher.consume, tokens)):
-        raise InvalidRequest(f"no answer of the grammar begins with its trigger {text!r}")
+    """Advance by the text, whether the grammar writes it by special tokens or letter by letter."""
+    for with_special in (True, False):
+        tokens = tokenizer.spell(text.encode(), with_special=with_special) or ()
+        if tokens and matcher.allows_all(tokens):
+            all(map(matcher.consume, tokens))
+            return
+    raise InvalidRequest(f"no answer of the grammar begins with its trigger {text!r}")
 
 
 def _parse_schema(source: str) -> dict[str, object]:

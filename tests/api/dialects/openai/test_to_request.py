@@ -14,6 +14,7 @@ from services.api.access.principal import Principal
 from services.api.dialects.openai.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.completions_schema import CompletionRequest
 from services.api.dialects.openai.to_request import chat_to_request, completion_to_request
+from services.api.generation.answer_constraint import AnswerConstraint
 from services.api.generation.request import ToolChoice
 from services.api.generation.to_engine import build_prompt, build_submit
 from services.api.prompts.render import Conversation
@@ -29,7 +30,10 @@ def make_request(**changes: Any) -> ChatCompletionRequest:
 
 def submit(**changes: Any) -> engine_pb2.Submit:
     request = chat_to_request(make_request(**changes), "t", PRINCIPAL)
-    return build_submit(request, [engine_pb2.PromptText()], model="m:latest", tenant="")
+    output = request.structured_output
+    constraint = None if output is None else AnswerConstraint(output)
+    prompt = engine_pb2.PromptText()
+    return build_submit(request, [prompt], constraint, model="m:latest", tenant="")
 
 
 def conversation(**changes: Any) -> Conversation:
@@ -118,7 +122,7 @@ SCHEMA_TEXT = json.dumps(SCHEMA, ensure_ascii=False)
     ids=str,
 )
 def test_a_response_format_or_grammar_becomes_a_constraint(
-    given: dict[str, Any], sent: dict[str, str] | None
+    given: dict[str, Any], sent: dict[str, Any] | None
 ) -> None:
     found = submit(**given)
 

@@ -8,6 +8,7 @@ import llguidance
 import pytest
 
 from services.api.parsing.tool_calls.base import ToolDialect
+from services.api.parsing.tool_calls.call_grammar import describe_calls
 from services.api.parsing.tool_calls.detect import DIALECTS
 from services.api.parsing.tool_calls.shapes.grammar import JsonPart, build_grammar
 from tests.api.parsing.reading import calls_of, join
@@ -15,6 +16,7 @@ from tests.api.parsing.tool_calls.forms import TOOLS, write_answer
 
 BYTES = llguidance.LLTokenizer("byte")
 BY_NAME: dict[str, ToolDialect] = {dialect.name: dialect for dialect in DIALECTS}
+ONE_CALL = {"harmony", "functionary-v3.2"}
 NAME, SCHEMA = "get_weather", TOOLS["get_weather"]
 FULL = {
     "city": 'Zürich "x"',
@@ -55,23 +57,66 @@ def test_the_grammar_starts_with_the_trigger(name: str) -> None:
     trigger = BY_NAME[name].trigger
     text = write_call(name, {"city": "Paris"})
 
-    assert text.startswith(trigger) or name == "functionary-v3.2"  # its prompt ends with it
+    assert text.startswith(trigger)
 
 
 def test_special_tokens_are_referred_to() -> None:
     grammar = BY_NAME["hermes"].describe_call("f-1", {"type": "object"}, ["<tool_call>", "[X]"])
 
-    assert grammar.startswith('start: call_f_1\ncall_f_1: <tool_call> "\\n{\\"name\\": \\"f-1\\"')
+    assert ': <tool_call> "\\n{\\"name\\": \\"f-1\\", ' in grammar
+
+
+def test_a_special_token_that_is_no_tag_has_a_quoted_name() -> None:
+    grammar = BY_NAME["mistral"].describe_call("f", {}, ["[TOOL_CALLS]", "[ARGS]"])
+
+    assert 'call_f: <%5BTOOL_CALLS%5D> "f" <%5BARGS%5D> part_0_call_f' in grammar
+
+
+def test_a_special_token_ends_a_text() -> None:
+    grammar = BY_NAME["glm4"].describe_call(
+        "f", {"properties": {"a": {"type": "string"}}, "required": ["a"]}, ["</arg_value>"]
+    )
+
+    assert "part_0_call_f </arg_value>" in grammar
+    assert "\npart_0_call_f: /(.|\\n)*/\n" in grammar
 
 
 def test_rules_are_named_after_the_function() -> None:
-    grammar = build_grammar("Get Wetter", ["a", JsonPart({"type": "null"})])
+    grammar = build_grammar("get_wetter", ["a", JsonPart({"type": "null"})])
 
     assert grammar.splitlines() == [
         "start: call_get_wetter",
-        'call_get_wetter: "a" call_get_wetter_0',
-        'call_get_wetter_0: %json {"type": "null"}',
+        'call_get_wetter: "a" part_0_call_get_wetter',
+        'part_0_call_get_wetter: %json {"type": "null"}',
     ]
+
+
+def test_functions_with_similar_names_have_different_rules() -> None:
+    names = ["get", "Get", "a-b", "a_b", "a.b", "get_0"]
+    rules = {build_grammar(name, ["x"]).splitlines()[0] for name in names}
+
+    assert len(rules) == len(names)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_several_calls_are_joined_so_that_they_are_read_back(name: str) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tools = {"get_weather": schema, "NAME": schema, "ARGUMENTS-2": schema}
+    described = dict.fromkeys(tools, (schema, True))
+    text = "\n".join(
+        write_answer(name, [[(each, {"city": "X"})]]).removeprefix("<|message_sep|>").strip()
+        for each in (list(tools)[:1] if name in ONE_CALL else tools)
+    )
+    matcher = open_grammar(describe_calls(BY_NAME[name], described, (), has_several=True))
+    accepted = matcher.try_consume_tokens(list(text.encode()))
+    parser = BY_NAME[name].open(tools)
+    answer = join([*parser.feed(text), *parser.finish()])
+
+    assert (text.encode()[:accepted].decode(errors="replace"), matcher.is_accepting()) == (
+        text,
+        True,
+    )
+    assert len(calls_of(answer)) == text.count("X")
 
 
 # They write nested values in forms of their own; the grammar writes JSON, which they read as well.

@@ -18,7 +18,13 @@ from services.api.parsing.parts import OutputParser
 from services.api.parsing.text_source import Steps, TextSource
 from services.api.parsing.tool_calls.base import CallWriter, NewId, Schema, Tools, new_openai_id
 from services.api.parsing.tool_calls.shapes.answer_parser import AnswerParser
-from services.api.parsing.tool_calls.shapes.grammar import JsonPart, build_grammar
+from services.api.parsing.tool_calls.shapes.grammar import (
+    GrammarPart,
+    JsonPart,
+    OptionalPart,
+    TextPart,
+    build_grammar,
+)
 
 _MAX_HEADER = 256
 _START, _MESSAGE = "<|start|>", "<|message|>"
@@ -47,6 +53,16 @@ class Harmony:
         """See `ToolDialect`."""
         before = f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>"
         return build_grammar(name, [before, JsonPart(schema), "<|call|>"], special_tokens)
+
+    def describe_before(self, special_tokens: Collection[str] = (), *, is_call: bool) -> str:
+        """See `ThinkingDialect`."""
+        thinking: list[GrammarPart] = [
+            "<|channel|>analysis<|message|>",
+            TextPart("<|end|>"),
+            "<|start|>assistant",
+        ]
+        answer = "" if is_call else "<|channel|>final<|message|>"
+        return build_grammar("before", [OptionalPart(tuple(thinking)), answer], special_tokens)
 
 
 def _read_messages(source: TextSource, writer: CallWriter) -> Steps[None]:

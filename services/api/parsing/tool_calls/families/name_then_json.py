@@ -51,7 +51,7 @@ DEEPSEEK_V31 = NamedCalls(
 KIMI_K2 = NamedCalls(
     name="kimi-k2",
     example=(
-        "<|tool_calls_section_begin|><|tool_call_begin|>functions.NAME:0"
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.NAME:{ID}"
         "<|tool_call_argument_begin|>ARGUMENTS<|tool_call_end|><|tool_calls_section_end|>"
     ),
     section=("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
@@ -59,6 +59,7 @@ KIMI_K2 = NamedCalls(
     name_ends="<|tool_call_argument_begin|>",
     header=re.compile(r"\s*(?P<id>(?:functions\.)?(?P<name>[^\s:<>]+)(?::\d+)?)\s*"),
     closes=("<|tool_call_end|>",),
+    id_pattern="[0-9]",
     new_id=new_kimi_id,
 )
 SOLAR = NamedCalls(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from services.api.parsing.tool_calls.base import Schema
 from services.api.parsing.tool_calls.shapes.schema_types import find_types
+from services.shared.grammar_tokens import name_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class OptionalPart:
     parts: tuple[GrammarPart, ...]
 
 
+_ANY_TEXT = r"/(.|\n)*/"
 GrammarPart = str | JsonPart | TextPart | PatternPart | ChoicePart | OptionalPart
 
 
@@ -56,13 +59,16 @@ def build_grammar(
     """The grammar of these parts, one after the other; its rules are named after the function."""
     rules: list[str] = []
     prefix = "call_" + re.sub(r"\W", "_", name.lower(), flags=re.ASCII)
+    if not re.fullmatch(r"[a-z0-9_]+", name):  # names that differ only there need other rules
+        prefix += f"_{zlib.crc32(name.encode()):08x}"
     body = _build_sequence(parts, prefix, rules, special_tokens)
     return "\n".join([f"start: {prefix}", f"{prefix}: {body}", *rules]) + "\n"
 
 
 def describe_json(schema: Any, root: Schema) -> JsonPart:
     """A value of a part of a schema, with what the part may refer to."""
-    definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
+    shared = ("$defs", "definitions", "x-guidance")
+    definitions = {key: root[key] for key in shared if key in root}
     return JsonPart({**schema, **definitions} if isinstance(schema, Mapping) else schema)
 
 
@@ -95,12 +101,27 @@ def _build_part(part: GrammarPart, prefix: str, rules: list[str], special: Colle
         return f"/{part.pattern}/"
     if isinstance(part, ChoicePart):
         return f"( {' | '.join(json.dumps(text, ensure_ascii=False) for text in part.texts)} )"
-    rule = f"{prefix}_{len(rules)}"
+    rule = f"part_{len(rules)}_{prefix}"
     if isinstance(part, JsonPart):
         rules.append(f"{rule}: %json {json.dumps(part.schema)}")
-    else:
-        rules.append(f"{rule}[suffix={json.dumps(part.end)}]: /(.|\\n)*/")
-    return rule
+        return rule
+    return _build_text(rule, part.end, rules, special)
+
+
+def _build_text(rule: str, end: str, rules: list[str], special: Collection[str]) -> str:
+    token = _find_first(end, special)
+    if token is None or end[: end.index(token)].strip():
+        rules.append(f"{rule}[suffix={json.dumps(end, ensure_ascii=False)}]: {_ANY_TEXT}")
+        return rule
+    # No text matches a special token, so it ends the text by itself. White space before it, which
+    # the parser drops, would be read as text.
+    rules.append(f"{rule}: {_ANY_TEXT}")
+    return f"{rule} {_quote(end[end.index(token) :], special)}"
+
+
+def _find_first(text: str, special: Collection[str]) -> str | None:
+    found = [token for token in special if token and token in text]
+    return min(found, key=lambda token: (text.index(token), -len(token)), default=None)
 
 
 def _quote(text: str, special: Collection[str]) -> str:
@@ -110,13 +131,7 @@ def _quote(text: str, special: Collection[str]) -> str:
         return json.dumps(text, ensure_ascii=False) if text else ""
     pieces = re.split("(" + "|".join(map(re.escape, tokens)) + ")", text)
     return " ".join(
-        _refer(piece) if piece in tokens else json.dumps(piece, ensure_ascii=False)
+        name_token(piece) if piece in tokens else json.dumps(piece, ensure_ascii=False)
         for piece in pieces
         if piece
     )
-
-
-def _refer(token: str) -> str:
-    """A reference to a special token; llguidance writes the name of one between `<` and `>`."""
-    is_name = re.fullmatch(r"<[^<>\s]+>", token)
-    return token if is_name else json.dumps(token, ensure_ascii=False)

@@ -18,7 +18,11 @@ from services.api.parsing.tool_calls.base import (
     new_openai_id,
 )
 from services.api.parsing.tool_calls.shapes.answer_parser import Found, open_answer
-from services.api.parsing.tool_calls.shapes.grammar import JsonPart, build_grammar
+from services.api.parsing.tool_calls.shapes.grammar import (
+    GrammarPart,
+    JsonPart,
+    build_grammar,
+)
 
 _NAMES = ("name", "tool_name", "function")
 _ARGUMENTS = ("arguments", "parameters")
@@ -46,7 +50,7 @@ class JsonCalls:
     @property
     def trigger(self) -> str:
         """See `ToolDialect`."""
-        return "" if self.is_bare else self.opens
+        return self.example.partition("NAME")[0] if self.is_bare else self.opens
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -59,8 +63,9 @@ class JsonCalls:
 
     def describe_call(self, name: str, schema: Schema, special_tokens: Collection[str] = ()) -> str:
         """See `ToolDialect`."""
-        before, after = self.example.replace("NAME", name).split("ARGUMENTS")
-        return build_grammar(name, [before, JsonPart(schema), after], special_tokens)
+        before, after = self.example.split("ARGUMENTS")
+        parts: list[GrammarPart] = [before.replace("NAME", name), JsonPart(schema), after]
+        return build_grammar(name, parts, special_tokens)
 
     def read_calls(self, source: TextSource, writer: CallWriter, found: Found) -> Steps[None]:
         """See `MarkedCalls`."""

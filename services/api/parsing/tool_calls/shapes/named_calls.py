@@ -57,6 +57,8 @@ class NamedCalls:
     @property
     def trigger(self) -> str:
         """See `ToolDialect`."""
+        if self.starts_open:
+            return ""
         return self.section[0] if self.section else self.opens
 
     @property
@@ -71,7 +73,8 @@ class NamedCalls:
 
     def describe_call(self, name: str, schema: Schema, special_tokens: Collection[str] = ()) -> str:
         """See `ToolDialect`."""
-        before, after = self.example.replace("NAME", name).split("ARGUMENTS")
+        before, after = self.example.split("ARGUMENTS")
+        before = before.replace("NAME", name)
         parts: list[GrammarPart] = [JsonPart(schema), after]
         before_id, has_id, after_id = before.partition("{ID}")
         start = [before_id, PatternPart(self.id_pattern), after_id] if has_id else [before]

@@ -1,0 +1,148 @@
+"""What the engine makes sure of while it writes an answer: its structure, or a call of a tool.
+
+structured output            thinking, then the structure
+tool_choice that forces      thinking, then calls
+tools with `strict`          free text; where a call begins, the rest of the call
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.api.generation.request import (
+    GenerationRequest,
+    OutputFormat,
+    StructuredOutput,
+    ToolChoice,
+)
+from services.api.parsing.reasoning import ReasoningMarks, describe_thinking
+from services.api.parsing.tool_calls.base import ThinkingDialect, ToolDialect
+from services.api.parsing.tool_calls.call_grammar import describe_calls, find_written
+from services.api.prompts.render import Conversation
+from services.shared.errors import InvalidRequest
+from services.shared.store.manifest import Description
+
+_NAME = re.compile(r"[\w.:/-]{1,128}")
+
+Thinking = tuple[ReasoningMarks, bool]  # as of `find_thinking`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """The text where a constraint begins; the fields are those of the engine's message."""
+
+    text: str
+    thinking_start: str = ""
+    thinking_end: str = ""
+    is_thinking: bool = False
+    only_at_start: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerConstraint:
+    """What every answer must match; `before` is a Lark grammar of what may come first."""
+
+    output: StructuredOutput
+    before: str = ""
+    trigger: Trigger | None = None  # None: from the start
+
+
+def build_constraint(
+    request: GenerationRequest,
+    conversation: Conversation,
+    dialect: ToolDialect,
+    thinking: Thinking | None,
+    special_tokens: Collection[str],
+) -> AnswerConstraint | None:
+    """The constraint of a chat; None where its answers are free.
+
+    InvalidRequest where the model's form of calls cannot be enforced.
+    """
+    tools = conversation.tools or ()
+    is_forced = request.tool_choice is ToolChoice.REQUIRED
+    is_free = request.structured_output is None and not any(map(_is_strict, tools))
+    if is_free and not is_forced:
+        return None
+    marks = "" if thinking is None else thinking[0].start + thinking[0].end
+    special = find_written(dialect, special_tokens, also=marks)
+    if request.structured_output is not None and not is_forced:
+        # Text that is not taken apart holds the structure alone.
+        may_think = request.separates_reasoning
+        before = _describe_before(dialect, thinking, special, conversation) if may_think else ""
+        return AnswerConstraint(request.structured_output, before)
+    has_several = is_forced and request.parallel_tool_calls
+    grammar = describe_calls(dialect, _read_tools(tools), special, has_several=has_several)
+    output = StructuredOutput(OutputFormat.LARK, grammar)
+    if not is_forced:
+        return AnswerConstraint(output, trigger=_build_trigger(dialect, thinking))
+    before = _describe_before(dialect, thinking, special, conversation, is_call=True)
+    return AnswerConstraint(output, before)
+
+
+def find_special_tokens(description: Description) -> tuple[str, ...]:
+    """The texts of the tokens that the engine matches with no text of a grammar."""
+    ends = filter(None, (description.eos_token, *description.stop_tokens))
+    # As in the engine: grammar_tokenizers.py
+    marks = [t for t in description.user_defined_tokens if t.startswith("<") and t.endswith(">")]
+    more = marks if description.format == "gguf" else ()
+    return tuple(dict.fromkeys((*description.control_tokens, *ends, *more)))
+
+
+def _describe_before(
+    dialect: ToolDialect,
+    thinking: Thinking | None,
+    special: Collection[str],
+    conversation: Conversation,
+    *,
+    is_call: bool = False,
+) -> str:
+    if isinstance(dialect, ThinkingDialect):
+        return dialect.describe_before(special, is_call=is_call)
+    if thinking is None:
+        return ""
+    marks, is_open = thinking
+    if conversation.is_thinking is False and not is_open:
+        return ""
+    return describe_thinking(marks, special, is_open=is_open)
+
+
+def _build_trigger(dialect: ToolDialect, thinking: Thinking | None) -> Trigger:
+    if not dialect.trigger:
+        raise InvalidRequest(
+            f"strict cannot be enforced for a model that writes calls as {dialect.name}, unless "
+            "tool_choice forces a call",
+            param="tools",
+        )
+    marks, is_open = thinking or (None, False)
+    return Trigger(
+        text=dialect.trigger,
+        thinking_start=marks.start if marks else "",
+        thinking_end=marks.end if marks else "",
+        is_thinking=is_open,
+        only_at_start=dialect.trigger.startswith("{"),
+    )
+
+
+def _is_strict(tool: Mapping[str, Any]) -> bool:
+    return tool["function"].get("strict") is True
+
+
+def _read_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[dict[str, Any], bool]]:
+    """The schema of each function, and whether it is strict."""
+    found: dict[str, tuple[dict[str, Any], bool]] = {}
+    for tool in tools:
+        function = tool["function"]
+        name, schema = function["name"], function.get("parameters") or {}
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"a call of {name[:128]!r} cannot be enforced: a name has at most 128 letters, "
+                "digits, and _ . : / -",
+                param="tools",
+            )
+        if not isinstance(schema.get("properties") or {}, dict):
+            raise InvalidRequest(f"properties of {name!r} is not an object", param="tools")
+        found[name] = (schema, _is_strict(tool))
+    return found

@@ -1,0 +1,224 @@
+"""Answers that the engine forces: calls of tools, and JSON of generated schemas; the tiny model.
+
+pydantic, which shares no code with the engine, makes the schemas and validates the answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletion
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from tests.flows.stack import RunningStack
+from tests.flows.test_tools import ONE_CITY, SUM, TWO_CITIES, WEATHER, build, read_cities
+
+SCHEMAS = 200
+CLIENTS = 8
+WORDS = ("city", "sky", "größe", "when", "n", "is_ok", "tags", "x-y", "note", "kind")
+
+
+class Strict(BaseModel):
+    """No other members, no conversions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class GetWeather(Strict):
+    """Get the weather in a city."""
+
+    city: str = Field(max_length=20)
+    unit: Literal["C", "F"]
+
+
+class GetTime(Strict):
+    """Get the time in a zone."""
+
+    offset: int = Field(ge=-12, le=14)
+
+
+class Search(Strict):
+    """Search the web."""
+
+    words: list[Annotated[str, Field(max_length=12)]] = Field(min_length=1, max_length=2)
+    limit: int | None = Field(ge=1, le=9)
+
+
+TOOLS: dict[str, type[BaseModel]] = {
+    "GetWeather": GetWeather,
+    "GetTime": GetTime,
+    "Search": Search,
+}
+
+
+def describe(strict: bool = False) -> list[Any]:
+    tools = [openai.pydantic_function_tool(model) for model in TOOLS.values()]
+    for tool in tools:
+        tool["function"]["strict"] = strict
+    return list(tools)
+
+
+def check_calls(message: Any) -> list[str]:
+    """The names of the calls, whose arguments are valid."""
+    calls = message.tool_calls or []
+    for call in calls:
+        TOOLS[call.function.name].model_validate_json(call.function.arguments)
+    return [call.function.name for call in calls]
+
+
+def choose_type(rng: random.Random, depth: int) -> Any:
+    """A type of pydantic's, with bounds that a schema tells."""
+    leaves: list[Any] = [
+        (str, Field(max_length=rng.randint(0, 12))),
+        (str, Field(pattern=r"^[a-f]{2}-\d{1,3}$")),
+        (int, Field(ge=rng.randint(-99, 0), le=rng.randint(1, 999))),
+        (float, Field(ge=-1, le=1)),
+        (bool, ...),
+        (Literal["a", 'b "c"', "ü\n"], ...),
+        (int | None, Field(ge=0, le=9)),
+        (Enum("Colour", {"RED": "red", "BLUE": "blue"}), Field(strict=False)),
+    ]
+    kind = rng.randint(0, 9)
+    if depth and kind == 8:
+        item = choose_model(rng, depth - 1)
+        return list[item], Field(max_length=2)  # type: ignore[valid-type]
+    if depth and kind == 9:
+        return choose_model(rng, depth - 1), ...
+    return leaves[kind % len(leaves)]
+
+
+def choose_model(rng: random.Random, depth: int = 2) -> type[BaseModel]:
+    fields: dict[str, Any] = {
+        f"f{number}": (annotation, _alias(field, name))
+        for number, name in enumerate(rng.sample(WORDS, rng.randint(1, 4)))
+        for annotation, field in [choose_type(rng, depth)]
+    }
+    model: type[BaseModel] = create_model(f"M{rng.getrandbits(32)}", __base__=Strict, **fields)
+    return model
+
+
+def _alias(field: Any, name: str) -> Any:
+    found = Field() if field is ... else field
+    found.alias = found.validation_alias = found.serialization_alias = name
+    return found
+
+
+async def ask_all(stack: RunningStack, bodies: list[dict[str, Any]]) -> list[ChatCompletion]:
+    """The answers, a few at a time."""
+    turn = asyncio.Semaphore(CLIENTS)
+    async with openai.AsyncOpenAI(
+        base_url=f"{stack.url}/v1", api_key=stack.key, max_retries=0
+    ) as client:
+
+        async def ask(body: dict[str, Any]) -> ChatCompletion:
+            async with turn:
+                answer: ChatCompletion = await client.chat.completions.create(**body)
+                return answer
+
+        return await asyncio.gather(*map(ask, bodies))
+
+
+def test_every_answer_is_json_of_its_schema(stack: RunningStack) -> None:
+    models = [choose_model(random.Random(seed)) for seed in range(SCHEMAS)]
+    bodies = [
+        build(
+            "Give me JSON.",
+            temperature=1,
+            seed=seed,
+            max_tokens=500,
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "m", "schema": model.model_json_schema(), "strict": True},
+            },
+        )
+        for seed, model in enumerate(models)
+    ]
+    answers = asyncio.run(ask_all(stack, bodies))
+
+    for model, answer in zip(models, answers, strict=True):
+        assert answer.choices[0].finish_reason == "stop"
+        model.model_validate_json(answer.choices[0].message.content or "")
+
+
+@pytest.mark.parametrize(
+    ("question", "parallel"),
+    [(ONE_CITY, False), (TWO_CITIES, True), (SUM, False), ("Tell me a story.", False)],
+)
+def test_required_is_a_call_of_one_of_the_tools(
+    stack: RunningStack, question: str, parallel: bool
+) -> None:
+    body = build(
+        question,
+        tools=describe(),
+        tool_choice="required",
+        parallel_tool_calls=parallel,
+        max_tokens=150,
+    )
+    with stack.openai() as client:
+        answer = client.chat.completions.create(**body).choices[0]
+        with client.chat.completions.stream(**body) as stream:
+            streamed = stream.get_final_completion().choices[0]
+
+    names = check_calls(answer.message)
+    assert names == check_calls(streamed.message) != []
+    assert (answer.finish_reason, answer.message.content) == ("tool_calls", None)
+    assert parallel or len(names) == 1
+
+
+def test_a_named_function_is_called_once_whatever_the_question(stack: RunningStack) -> None:
+    choice: Any = {"type": "function", "function": {"name": "GetTime"}}
+    body = build(TWO_CITIES, tools=describe(), tool_choice=choice, max_tokens=150)
+    with stack.openai() as client:
+        answer = client.chat.completions.create(**body).choices[0]
+
+    assert check_calls(answer.message) == ["GetTime"]
+
+
+def test_a_call_that_the_model_begins_by_itself_is_strict(stack: RunningStack) -> None:
+    """The model knows a city alone, and would call by the name that it was taught."""
+    body = build(ONE_CITY, max_tokens=150)
+    with stack.openai() as client:
+        free = client.chat.completions.create(**body, tools=[WEATHER]).choices[0]
+        tools: Any = describe(strict=True)
+        strict = client.chat.completions.create(**body, tools=tools).choices[0]
+        answer = client.chat.completions.create(
+            **build("What is the capital of France?"), tools=tools
+        ).choices[0]
+
+    assert read_cities(free.message) == ["Lima"]
+    assert check_calls(strict.message) != []
+    assert answer.message.content == "Paris."
+
+
+def test_thinking_comes_before_a_structure_and_apart_from_it(stack: RunningStack) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "m", "schema": {"const": 42}}}
+    with stack.openai() as client:
+        for opens in (False, True):
+            answer = client.chat.completions.create(
+                **build(SUM, response_format=schema, max_tokens=200),
+                extra_body={"chat_template_kwargs": {"open_thinking": opens}},
+            ).choices[0]
+
+            assert json.loads(answer.message.content or "") == 42
+            assert "42" in getattr(answer.message, "reasoning", "")
+
+
+def test_a_keyword_that_cannot_be_enforced_is_named(stack: RunningStack) -> None:
+    parameters = {"type": "object", "properties": {"a": {"not": {"const": 1}}}}
+    function = {"name": "f", "parameters": parameters}
+    strict: Any = {"type": "function", "function": {**function, "strict": True}}
+    tool: Any = {"type": "function", "function": function}
+    with stack.openai() as client:
+        with pytest.raises(openai.BadRequestError, match="not"):
+            client.chat.completions.create(**build("Hi", tools=[strict]))
+        loose = client.chat.completions.create(
+            **build("Hi", tools=[tool], tool_choice="required", max_tokens=20)
+        )
+
+    assert loose.choices[0].message.tool_calls
