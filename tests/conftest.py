@@ -117,3 +117,12 @@ def synthetic_model(request: pytest.FixtureRequest) -> Callable[[str], Path]:
 
     folder = request.config.cache.mkdir("models")
     return lambda preset: synthetic.make_cached(preset, folder)
+
+
+@pytest.fixture(scope="session")
+def pooling_model(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """A function from a name of tests/models/poolers.py to its GGUF, made once per checkout."""
+    from tests.models import poolers
+
+    folder = request.config.cache.mkdir("models")
+    return lambda name: poolers.make_cached(name, folder)

@@ -16,6 +16,7 @@ import numpy as np
 
 from bench.gpu.scale import Scale
 from bench.load import percentile
+from services.engine import backends
 from services.engine.backends.base import Outcome
 from services.engine.backends.llamacpp.backend import LlamaBackend
 from services.engine.backends.llamacpp.library import load_library
@@ -55,10 +56,11 @@ def build_config(
 def open_backend(config: LoadConfig, *, ubatch: int | None = None) -> Iterator[LlamaBackend]:
     """Load a model; `ubatch` replaces the number of tokens that are computed at once."""
     if ubatch is None:
-        backend = LlamaBackend.open(config, lambda _: None)
+        backend = backends.open_backend(config, lambda _: None)
     else:
         with mock.patch(f"{_SETTINGS}._UBATCH", ubatch):
-            backend = LlamaBackend.open(config, lambda _: None)
+            backend = backends.open_backend(config, lambda _: None)
+    assert isinstance(backend, LlamaBackend)
     try:
         yield backend
     finally:

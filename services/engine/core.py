@@ -198,6 +198,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     target_step_seconds: float | None = None
     max_queued: int = 256
     speculate: bool = True
+    embeds: bool = False  # open the context for embeddings and ranking with the model
     cache: CacheConfig | None = None  # None: computed prompts are not stored
 
 
@@ -250,6 +251,8 @@ class Counters(msgspec.Struct, kw_only=True, array_like=True):
     preemptions: int = 0
     draft_tokens: int = 0
     draft_accepted: int = 0
+    embedded_texts: int = 0  # and ranked ones
+    embedded_tokens: int = 0
 
 
 class CacheStored(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -81,13 +81,35 @@ class Tokenize(msgspec.Struct, frozen=True, tag=True):
     add_special: bool = False
 
 
+class EmbedInput(msgspec.Struct, frozen=True, array_like=True):
+    """One text, or its tokens."""
+
+    text: str = ""
+    tokens: tuple[int, ...] | None = None
+
+
+class Embed(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Compute one vector for each input, or score each for a query.
+
+    The answer is an `Embedded` with the same id. A `Cancel` with the id stops it.
+    """
+
+    id: int
+    inputs: tuple[EmbedInput, ...]
+    query: str | None = None  # the inputs are documents to rank for it
+    truncate: bool = False  # shorten an input that is too long; otherwise it is an error
+    dimensions: int = 0  # the first so many numbers of each vector, normalised; 0: all
+    normalize: bool = True  # to length 1
+    principal: str = ""  # for fairness
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """Accept no more requests, finish the running ones within the time, then exit with 0."""
 
     drain_seconds: float = 0.0
 
 
-Command = Start | Submit | Cancel | Tokenize | Stop
+Command = Start | Submit | Cancel | Tokenize | Embed | Stop
 
 
 # ---- reports, from the runner
@@ -183,6 +205,23 @@ class Tokenized(msgspec.Struct, frozen=True, tag=True):
     error: dict[str, object] | None = None
 
 
+class Embedded(msgspec.Struct, frozen=True, tag=True):
+    """The vectors of an `Embed`, or an error as `to_wire` returns it."""
+
+    id: int
+    dimensions: int = 0
+    vectors: bytes = b""  # float32, little-endian: one row of `dimensions` for each input
+    tokens: tuple[int, ...] = ()  # of each input, with the control tokens
+    is_probability: bool = False  # of scores: they are in 0 to 1
+    error: dict[str, object] | None = None
+
+
+class MemoryAdded(msgspec.Struct, frozen=True, tag=True):
+    """The runner has created the context for embeddings after its load."""
+
+    pool_bytes: dict[str, int]  # by memory pool
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     """The runner is alive.
 
@@ -203,7 +242,17 @@ class CacheReport(msgspec.Struct, frozen=True, tag=True):
     events: list[CacheEvent]
 
 
-Report = Progress | Ready | LoadFailed | StepReport | Tokenized | Heartbeat | CacheReport
+Report = (
+    Progress
+    | Ready
+    | LoadFailed
+    | StepReport
+    | Tokenized
+    | Embedded
+    | MemoryAdded
+    | Heartbeat
+    | CacheReport
+)
 
 _encoder = msgspec.msgpack.Encoder()
 command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

@@ -16,6 +16,7 @@ import msgspec
 from bench.gpu.measuring import Case, Measuring
 from bench.gpu.raw import build_config, compute_prompt
 from bench.gpu.scale import Scale
+from services.engine.backends import open_backend
 from services.engine.backends.llamacpp.backend import LlamaBackend
 from services.engine.backends.llamacpp.dry_run import dry_run
 from services.engine.core import HOST, LoadConfig
@@ -76,7 +77,8 @@ def _promise(config: LoadConfig) -> dict[str, float]:
 def _load(config: LoadConfig) -> dict[str, float]:
     """The free bytes of each pool after a load and its first steps, and the time of the load."""
     began = time.perf_counter()
-    backend = LlamaBackend.open(config, lambda _: None)
+    backend = open_backend(config, lambda _: None)
+    assert isinstance(backend, LlamaBackend)
     seconds = time.perf_counter() - began
     compute_prompt(backend, 0, min(config.context_length // 2, len(backend.step.tokens)))
     free = measure_free_bytes(SystemProbe())

@@ -15,13 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.engine.backends.errors import BackendError
 from services.engine.core import ModelInfo, RowCosts, TextPiece
+
+if TYPE_CHECKING:
+    from services.engine.backends.pooling import PooledModel
 
 Ints = NDArray[np.int32]
 Logits = NDArray[np.float32]
@@ -98,6 +101,10 @@ class Backend(Protocol):
     @property
     def vocabulary(self) -> Vocabulary:
         """Any thread may use it, until `close`."""
+
+    @property
+    def pooled(self) -> PooledModel | None:
+        """For embeddings and ranking; None where this backend computes none."""
 
     @property
     def step(self) -> Step:

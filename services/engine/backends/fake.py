@@ -47,6 +47,7 @@ class FakeBackend:
         self._is_recurrent = policy is MemoryPolicy.RECURRENT
         self._window = self._behaviour.window if policy is MemoryPolicy.WINDOW else 0
         self.vocabulary = FakeVocabulary()
+        self.pooled = None
         self.step = Step.with_capacity(max_step_tokens)
         self.cells = cells
         self.shares_cells = True

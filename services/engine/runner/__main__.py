@@ -33,6 +33,7 @@ from services.engine.runner.ipc.dispatcher import Dispatcher
 from services.engine.runner.ipc.heartbeat import start_heartbeat
 from services.engine.runner.ipc.report_writer import ReportWriter
 from services.engine.runner.loop import EngineLoop
+from services.engine.runner.pooling.embedding_processor import EmbeddingProcessor
 from services.shared.errors import ModelLoadFailed
 from services.shared.logs import set_up_logs
 from services.shared.malloc_trim import start_trimming
@@ -79,8 +80,10 @@ def _serve(config: LoadConfig, commands: Iterator[Command], report_writer: Repor
     start_reading(commands, command_queue, dispatcher.dispatch)
     heartbeat_stopped = start_heartbeat(report_writer, _build_loading_heartbeat)
     batcher = open_batcher(config, _build_progress_callback(report_writer))
-    loop = EngineLoop(batcher, command_queue, report_writer)
-    dispatcher.open(build_input_processor(batcher))
+    loop = EngineLoop(batcher, command_queue, report_writer, max_queued=config.max_queued)
+    dispatcher.open(
+        build_input_processor(batcher), EmbeddingProcessor(batcher.vocabulary, batcher.pooled)
+    )
     heartbeat_stopped.set()
     heartbeat_stopped = start_heartbeat(report_writer, loop.build_heartbeat)
     trimming_stopped = start_trimming()

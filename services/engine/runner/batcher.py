@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 
 from services.engine.backends.base import Vocabulary
+from services.engine.backends.pooling import PooledModel
 from services.engine.core import (
     CacheTier,
     Counters,
@@ -161,6 +162,10 @@ class Batcher(Protocol):
     @property
     def vocabulary(self) -> Vocabulary:
         """Any thread may use it, until `close`."""
+
+    @property
+    def pooled(self) -> PooledModel | None:
+        """For embeddings and ranking; None where the batcher's model computes none."""
 
     @property
     def store(self) -> PromptStore | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from services.engine.backends import open_backend
+from services.engine.backends import open_model
 from services.engine.backends.base import Backend, OnProgress, Vocabulary
+from services.engine.backends.pooling import Encoder
 from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.runner.batcher import Batcher
 from services.engine.runner.kvcache.identity import build_identity
 from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.mlx.mlx_batcher import MlxBatcher
+from services.engine.runner.pooling.encoder_batcher import EncoderBatcher
 from services.engine.runner.requests.grammar_tokenizers import (
     build_llamacpp_tokenizer,
     build_tokenizer,
@@ -26,7 +28,10 @@ def open_batcher(config: LoadConfig, on_progress: OnProgress) -> Batcher:
     """Load a model; the batcher is used on this thread. Raises ModelLoadFailed with a reason."""
     if config.backend == "mlx":
         return MlxBatcher.open(config, on_progress)
-    return build_step_batcher(open_backend(config, on_progress), config)
+    model = open_model(config, on_progress)
+    if isinstance(model, Encoder):
+        return EncoderBatcher(model)
+    return build_step_batcher(model, config)
 
 
 def build_step_batcher(backend: Backend, config: LoadConfig) -> StepBatcher:

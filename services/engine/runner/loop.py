@@ -14,6 +14,8 @@ from services.engine.runner.batcher import Batcher, BatcherState
 from services.engine.runner.errors import build_unloading_error
 from services.engine.runner.ipc.command_queue import CommandQueue, Hangup
 from services.engine.runner.ipc.report_writer import ReportWriter
+from services.engine.runner.pooling.embedding_processor import PreparedEmbedding
+from services.engine.runner.pooling.embeddings import Embeddings
 from services.engine.runner.requests.input_processor import PreparedRequest
 from services.engine.runner.requests.output_processor import OutputProcessor
 from services.shared.errors import SpindllError
@@ -24,15 +26,27 @@ _MAX_FAILURES = 3  # failed steps in a row; a new process is then more likely to
 
 
 class EngineLoop:
-    """Runs until the front hangs up or sends Stop, or until the batcher fails repeatedly."""
+    """Runs until the front hangs up or sends Stop, or until the batcher fails repeatedly.
+
+    Each turn computes one step of the answers and one batch of the embeddings, where there are any.
+    """
 
     def __init__(
-        self, batcher: Batcher, command_queue: CommandQueue, report_writer: ReportWriter
+        self,
+        batcher: Batcher,
+        command_queue: CommandQueue,
+        report_writer: ReportWriter,
+        *,
+        max_queued: int = 256,
     ) -> None:
+        """`max_queued`: requests for embeddings; the batcher has a limit of its own."""
         self._batcher = batcher
         self._command_queue = command_queue
         self._report_writer = report_writer
         self._output_processor = OutputProcessor(batcher.counters)
+        self._embeddings = Embeddings(
+            batcher.pooled, batcher.counters, report_writer.send, max_queued=max_queued
+        )
         # The heartbeat thread reads these two.
         self._busy_since: float | None = None
         self._state = BatcherState()
@@ -49,14 +63,16 @@ class EngineLoop:
             if self._stop_at is not None and self._is_drained(self._stop_at):
                 self._refuse_all()
                 return 0
-            if self._state.failed_steps >= _MAX_FAILURES:
+            failed_steps = max(self._state.failed_steps, self._embeddings.failed_steps)
+            if failed_steps >= _MAX_FAILURES:
                 logger.error("too many failed steps", extra={"failed_steps": _MAX_FAILURES})
                 return 1
-            is_idle = self._state.is_idle
-            if not is_idle:
+            if not self._state.is_idle:
                 self._step()
             self._report_writer.post(self._output_processor.take_events())
-            if is_idle:
+            if not self._embeddings.is_idle:
+                self._embed()
+            elif self._state.is_idle:
                 self._command_queue.wait()
 
     def build_heartbeat(self) -> Heartbeat:
@@ -65,17 +81,20 @@ class EngineLoop:
         return Heartbeat(
             busy_seconds=0.0 if since is None else time.monotonic() - since,
             running=state.running,
-            queued=state.queued,
+            queued=state.queued + self._embeddings.queued,
             cells_used=state.cells_used,
             counters=self._batcher.counters,
         )
 
-    def _handle(self, command: PreparedRequest | Cancel | Stop) -> None:
+    def _handle(self, command: PreparedRequest | PreparedEmbedding | Cancel | Stop) -> None:
         match command:
             case PreparedRequest():
                 self._add(command)
+            case PreparedEmbedding():
+                self._embeddings.add(command, is_stopping=self._stop_at is not None)
             case Cancel():
                 for id_ in command.ids:
+                    self._embeddings.cancel(id_)
                     self._output_processor.cancel(self._batcher.cancel(id_), time.monotonic())
             case Stop():
                 self._stop_at = time.monotonic() + command.drain_seconds
@@ -96,12 +115,20 @@ class EngineLoop:
         self._output_processor.process(events, began_at=began_at, ended_at=time.monotonic())
         self._busy_since = None
 
+    def _embed(self) -> None:
+        """Compute one batch of embeddings; the front watches how long that takes."""
+        self._busy_since = time.monotonic()
+        self._embeddings.step()
+        self._busy_since = None
+
     def _is_drained(self, stop_at: float) -> bool:
-        return self._state.is_idle or time.monotonic() >= stop_at
+        is_idle = self._state.is_idle and self._embeddings.is_idle
+        return is_idle or time.monotonic() >= stop_at
 
     def _refuse_all(self) -> None:
         """Fail the requests that did not finish within the drain time."""
         for id_ in self._output_processor.ids:
             self._batcher.cancel(id_)
             self._output_processor.fail(id_, build_unloading_error())
+        self._embeddings.refuse_all()
         self._report_writer.post(self._output_processor.take_events())

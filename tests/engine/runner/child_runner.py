@@ -158,6 +158,21 @@ class ChildRunner:
         self.send(request)
         return self.wait_for_answer(request.id, request.n)
 
+    def embed(self, command: messages.Embed) -> messages.Embedded:
+        """Send it, and wait for its report."""
+        self.send(command)
+        return self.wait_for_embedded(command.id)
+
+    def wait_for_embedded(self, id_: int) -> messages.Embedded:
+        def find() -> messages.Embedded | None:
+            found = (r for r in self.reports if isinstance(r, messages.Embedded) and r.id == id_)
+            return next(found, None)
+
+        self.wait_until(lambda: find() is not None or self.has_ended)
+        report = find()
+        assert report is not None, f"no vectors for {id_}"
+        return report
+
     def wait_until(self, is_true: Any) -> None:
         deadline = time.monotonic() + TIMEOUT_SECONDS
         with self._changed:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from services.engine.backends.base import OnProgress, Step
+from services.engine.backends.base import Step
 from services.engine.backends.llamacpp.context import LlamaContext
-from services.engine.backends.llamacpp.library import capture_log, load_library
 from services.engine.backends.llamacpp.model import LlamaModel
-from services.engine.backends.llamacpp.settings import count_offloaded_layers, place_layers
-from services.engine.backends.llamacpp.sizes import Sizes, parse_sizes
-from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo, RowCosts
+from services.engine.backends.llamacpp.pooled import LlamaPooledModel
+from services.engine.core import MemoryPolicy, ModelInfo, RowCosts
 
 # A row looks at the mask of every cell in use, in every layer and for every head: 6 144 idle cells
 # made steps 11 to 16 % longer (1 to 16 rows, 2 threads, shape of Qwen2.5-0.5B).
@@ -18,8 +16,11 @@ _MASK_LOOK_SECONDS = 2e-9
 class LlamaBackend:
     """A GGUF model and one context."""
 
-    def __init__(self, model: LlamaModel, context: LlamaContext, info: ModelInfo) -> None:
+    def __init__(
+        self, model: LlamaModel, context: LlamaContext, pooled: LlamaPooledModel, info: ModelInfo
+    ) -> None:
         self.info = info
+        self.pooled = pooled
         self.vocabulary = model.vocabulary
         self.step: Step = context.step
         self.sequence_id_count = context.sequence_id_count
@@ -43,57 +44,11 @@ class LlamaBackend:
         self.save = context.save
         self.load = context.load
 
-    @classmethod
-    def open(cls, config: LoadConfig, on_progress: OnProgress) -> LlamaBackend:
-        """Read the weights, create the context, find the memory policy. Raises ModelLoadFailed."""
-        lib = load_library()
-        with capture_log() as lines:
-            model = LlamaModel(lib, config, on_progress)
-            try:
-                context = LlamaContext(lib, model, config)
-            except BaseException:
-                model.close()
-                raise
-        policy = _probe_policy(model, context)
-        return cls(
-            model,
-            context,
-            build_model_info(model, context, config, policy, parse_sizes(lines, config.devices)),
-        )
-
     def close(self) -> None:
-        """Free context and weights. Safe to call twice."""
+        """Free contexts and weights. Safe to call twice."""
+        self.pooled.close()
         self._context.close()
         self._model.close()
-
-
-def build_model_info(
-    model: LlamaModel,
-    context: LlamaContext,
-    config: LoadConfig,
-    policy: MemoryPolicy,
-    sizes: Sizes,
-) -> ModelInfo:
-    """Describe a load or a dry run for the front."""
-    import llama_cpp
-
-    layers = place_layers(config, model.layers)
-    return ModelInfo(
-        architecture=model.architecture,
-        vocab_size=model.vocabulary.size,
-        context_length=context.context_length,
-        trained_context_length=model.trained_context_length,
-        short_context_length=model.short_context_length,
-        max_sequences=config.max_sequences,
-        memory_policy=policy,
-        window=model.window,
-        gpu_layers=count_offloaded_layers(config, model.layers),
-        backend=f"llama.cpp {llama_cpp.__version__}",
-        weights_bytes=model.weights_bytes,
-        kv_bytes=sizes.kv_bytes,
-        compute_bytes=sizes.compute_bytes,
-        pool_bytes=sizes.pool_bytes(weights_bytes=model.weights_bytes, layers=layers),
-    )
 
 
 def _build_row_costs(model: LlamaModel, context: LlamaContext, info: ModelInfo) -> RowCosts:
@@ -107,15 +62,3 @@ def _build_row_costs(model: LlamaModel, context: LlamaContext, info: ModelInfo) 
         prompt_seconds=0.05,
         idle_cell_seconds=_MASK_LOOK_SECONDS * looks if has_idle_cells else 0.0,
     )
-
-
-def read_policy(model: LlamaModel) -> MemoryPolicy:
-    """The memory policy that the model's header suggests."""
-    if model.is_recurrent:
-        return MemoryPolicy.RECURRENT
-    return MemoryPolicy.WINDOW if model.window > 0 else MemoryPolicy.DENSE
-
-
-def _probe_policy(model: LlamaModel, context: LlamaContext) -> MemoryPolicy:
-    """Find the policy by testing the memory, because the architecture may be one we do not know."""
-    return read_policy(model) if context.can_cut() else MemoryPolicy.RECURRENT

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from services.engine.backends.base import Ints, Logits, Outcome, Step, computed_row
 from services.engine.backends.errors import BackendError
+from services.engine.backends.llamacpp.batch import build_batch
 from services.engine.backends.llamacpp.failures import build_load_error
 from services.engine.backends.llamacpp.library import capture_log
-from services.engine.backends.llamacpp.model import ENCODER_REASON, LlamaModel
+from services.engine.backends.llamacpp.model import LlamaModel
 from services.engine.backends.llamacpp.settings import build_context_parameters
 from services.engine.core import LoadConfig
-from services.shared.errors import ModelLoadFailed
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,13 @@ _NOT_IN_CELLS = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
 
 
+class NoMemoryError(Exception):
+    """The model is an encoder: it has no memory to generate with.
+
+    llama.cpp counts BERT and its relatives as decoders; only their contexts tell.
+    """
+
+
 class LlamaContext:
     """The memory of one model, and computation in it. One thread only."""
 
@@ -40,9 +47,9 @@ class LlamaContext:
         self._lib = lib
         self.handle = _create(lib, model, config)
         self._memory = lib.llama_get_memory(self.handle)
-        if not self._memory:  # llama.cpp counts BERT and the like as decoders, but they have none
+        if not self._memory:
             lib.llama_free(self.handle)
-            raise ModelLoadFailed(ENCODER_REASON)
+            raise NoMemoryError
         self._vocab_size = model.vocabulary.size
         params = build_context_parameters(lib, config, is_recurrent=model.is_recurrent)
         self.max_outputs = int(params.n_outputs_max)
@@ -61,7 +68,7 @@ class LlamaContext:
         self.context_length = int(lib.llama_n_ctx_seq(self.handle))
         self.step = Step.with_capacity(int(params.n_batch))
         self._positions: Ints = np.zeros(len(self.step.tokens), np.int32)
-        self._batch, self._sequence_ids = _build_batch(lib, self.step, self._positions)
+        self._batch, self._sequence_ids = build_batch(lib, self.step, self._positions)
         self._outputs = 0
         self._rows: NDArray[np.float32] = np.zeros((0, self._vocab_size), np.float32)
         self._rows_address = 0
@@ -246,31 +253,3 @@ def _create(lib: ModuleType, model: LlamaModel, config: LoadConfig) -> Any:
         logger.error("llama.cpp could not create the context", extra={"lines": lines[-4:]})
         raise build_load_error(lines)
     return handle
-
-
-def _build_batch(
-    lib: ModuleType, step: Step, positions: Ints
-) -> tuple[Any, tuple[Ints, NDArray[np.uint64]]]:
-    """Build a llama_batch over the step's own arrays, so that slicing numpy arrays fills it.
-
-    Every token has one sequence: `seq_id[i]` points at `step.sequences[i]`. The second result is
-    the arrays that only llama.cpp reads; keep it as long as the batch.
-    """
-    capacity = len(step.tokens)
-    counts = np.ones(capacity, np.int32)
-    pointers = step.sequences.ctypes.data + 4 * np.arange(capacity, dtype=np.uint64)
-    field = dict(lib.llama_batch._fields_)
-
-    def point_to(array: NDArray[Any], name: str) -> Any:
-        return ctypes.cast(array.ctypes.data, field[name])
-
-    batch = lib.llama_batch(
-        n_tokens=0,
-        token=point_to(step.tokens, "token"),
-        embd=None,
-        pos=point_to(positions, "pos"),
-        n_seq_id=point_to(counts, "n_seq_id"),
-        seq_id=point_to(pointers, "seq_id"),
-        logits=point_to(step.wants_logits, "logits"),
-    )
-    return batch, (counts, pointers)

@@ -12,11 +12,8 @@ from services.engine.backends.llamacpp.library import capture_log
 from services.engine.backends.llamacpp.settings import build_model_parameters
 from services.engine.backends.llamacpp.vocabulary import LlamaVocabulary
 from services.engine.core import LoadConfig
-from services.shared.errors import ModelLoadFailed
 
 logger = logging.getLogger(__name__)
-
-ENCODER_REASON = "this model does not generate text: it is an encoder"
 
 
 class LlamaModel:
@@ -29,9 +26,8 @@ class LlamaModel:
         self._lib = lib
         self.handle = _load(lib, config, on_progress, dry=dry)
         self.vocabulary = LlamaVocabulary(lib, lib.llama_model_get_vocab(self.handle))
-        if not lib.llama_model_has_decoder(self.handle):
-            self.close()
-            raise ModelLoadFailed(ENCODER_REASON)
+        # Of BERT and its relatives only a context tells, see NoMemoryError.
+        self.is_encoder = not lib.llama_model_has_decoder(self.handle)
 
     @property
     def is_recurrent(self) -> bool:
@@ -54,7 +50,7 @@ class LlamaModel:
     @property
     def architecture(self) -> str:
         """`general.architecture` of the header."""
-        return self._read_header("general.architecture")
+        return self._read("general.architecture") or ""
 
     @property
     def trained_context_length(self) -> int:
@@ -64,8 +60,8 @@ class LlamaModel:
     @property
     def short_context_length(self) -> int:
         """Where a longer context is chosen, llama.cpp may take other factors for all positions."""
-        original = self._read_header(f"{self.architecture}.rope.scaling.original_context_length")
-        return int(original) if original.isdecimal() else self.trained_context_length
+        original = self.read_number("rope.scaling.original_context_length")
+        return self.trained_context_length if original is None else original
 
     @property
     def layers(self) -> int:
@@ -82,17 +78,25 @@ class LlamaModel:
         """Total size of the tensors."""
         return int(self._lib.llama_model_size(self.handle))
 
+    def read_text(self, key: str) -> str | None:
+        """A value of the header under the name of the architecture, as text; None without one."""
+        return self._read(f"{self.architecture}.{key}")
+
+    def read_number(self, key: str) -> int | None:
+        """As `read_text`, of a whole number."""
+        text = self.read_text(key)
+        return int(text) if text is not None and text.isdecimal() else None
+
+    def _read(self, key: str) -> str | None:
+        buffer = bytes(128)
+        count = self._lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return None if count < 0 else buffer[:count].decode("utf-8", "replace")
+
     def close(self) -> None:
         """Free the weights. Safe to call twice."""
         if self.handle is not None:
             self._lib.llama_model_free(self.handle)
             self.handle = None
-
-    def _read_header(self, key: str) -> str:
-        """A value of the header as text; empty where there is none."""
-        buffer = bytes(128)
-        count = self._lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
-        return buffer[: max(count, 0)].decode("utf-8", "replace")
 
 
 def _load(lib: ModuleType, config: LoadConfig, on_progress: OnProgress, *, dry: bool) -> Any:

@@ -15,6 +15,7 @@ import msgspec
 
 from services.engine import messages
 from services.engine.messages import HEADER, MAX_FRAME_BYTES, Cancel, Command, Stop
+from services.engine.runner.pooling.embedding_processor import PreparedEmbedding
 from services.engine.runner.requests.input_processor import PreparedRequest
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Hangup:
     """The front has closed the connection: the runner has nothing left to do."""
 
 
-LoopCommand = PreparedRequest | Cancel | Stop | Hangup
+LoopCommand = PreparedRequest | PreparedEmbedding | Cancel | Stop | Hangup
 
 
 class CommandQueue:

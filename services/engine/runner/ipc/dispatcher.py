@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from services.engine.messages import (
     Cancel,
     Command,
+    Embed,
+    Embedded,
     Failed,
     Start,
     Stop,
@@ -19,19 +21,26 @@ from services.engine.messages import (
 )
 from services.engine.runner.ipc.command_queue import CommandQueue
 from services.engine.runner.ipc.report_writer import ReportWriter
-from services.engine.runner.requests.input_processor import InputProcessor
+from services.engine.runner.pooling.embedding_processor import (
+    EmbeddingProcessor,
+    PreparedEmbedding,
+    count_characters,
+)
+from services.engine.runner.requests.input_processor import InputProcessor, PreparedRequest
 from services.shared.errors import EngineBusy, SpindllError, to_wire
 
 _THREADS = 2  # one long preparation does not delay all others
 _QUICK_LENGTH = 16 << 10  # characters, which take 10 ms to tokenize, or tokens
 _MAX_LENGTH = 256 << 20  # of all prompts in preparation together
 
+_Work = Submit | Tokenize | Embed
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Preparation:
     """A command that another thread prepares."""
 
-    command: Submit | Tokenize
+    command: _Work
     arrived_at: float  # on the monotonic clock
     length: int
 
@@ -59,6 +68,7 @@ class Dispatcher:
         self._max_queued = max_queued
         self._max_length = max_length
         self._input_processor: InputProcessor | None = None
+        self._embedding_processor: EmbeddingProcessor | None = None
         self._opened = threading.Event()
         self._in_use = threading.Lock()  # held while the reading thread handles a command
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="preparation")
@@ -66,8 +76,13 @@ class Dispatcher:
         self._in_preparation: set[_Preparation] = set()
         self._held_back: list[tuple[set[_Preparation], Cancel | Stop]] = []
 
-    def open(self, input_processor: InputProcessor) -> None:
+    def open(
+        self,
+        input_processor: InputProcessor,
+        embedding_processor: EmbeddingProcessor | None = None,
+    ) -> None:
         """The model is loaded: accept requests."""
+        self._embedding_processor = embedding_processor
         self._input_processor = input_processor
         self._opened.set()
 
@@ -84,7 +99,7 @@ class Dispatcher:
         """Pass the command on to the loop, or handle it here."""
         if isinstance(command, Start):
             raise ValueError("a runner loads one model, once")
-        if isinstance(command, Submit | Tokenize):
+        if isinstance(command, Submit | Tokenize | Embed):
             self._opened.wait()
         with self._in_use:
             if isinstance(command, Cancel):
@@ -95,7 +110,7 @@ class Dispatcher:
             elif self._input_processor is not None:  # else the process is ending
                 self._handle(self._input_processor, command)
 
-    def _handle(self, input_processor: InputProcessor, command: Submit | Tokenize) -> None:
+    def _handle(self, input_processor: InputProcessor, command: _Work) -> None:
         preparation = _Preparation(command, time.monotonic(), _measure(command))
         if _is_quick(preparation):
             self._prepare(input_processor, preparation)
@@ -119,9 +134,7 @@ class Dispatcher:
             self._report_writer.send(input_processor.tokenize(command))
         else:
             try:
-                self._command_queue.put(
-                    input_processor.prepare(command, arrived_at=preparation.arrived_at)
-                )
+                self._command_queue.put(self._build(input_processor, command, preparation))
             except SpindllError as error:
                 self._fail(command, error)
         with self._order:
@@ -130,13 +143,24 @@ class Dispatcher:
             for behind, later in held_back:
                 self._hold_back(later, behind - {preparation})
 
+    def _build(
+        self,
+        input_processor: InputProcessor,
+        command: Submit | Embed,
+        preparation: _Preparation,
+    ) -> PreparedRequest | PreparedEmbedding:
+        if isinstance(command, Submit):
+            return input_processor.prepare(command, arrived_at=preparation.arrived_at)
+        assert self._embedding_processor is not None
+        return self._embedding_processor.prepare(command)
+
     def _cancel(self, cancel: Cancel) -> None:
         """Queue a Cancel for the loop: for each request in preparation, behind that request."""
         with self._order:
             preparing = {
                 preparation.command.id: preparation
                 for preparation in self._in_preparation
-                if isinstance(preparation.command, Submit)
+                if isinstance(preparation.command, Submit | Embed)
             }
             for id_ in preparing.keys() & cancel.ids:
                 self._hold_back(Cancel((id_,)), {preparing[id_]})
@@ -151,15 +175,19 @@ class Dispatcher:
         else:
             self._command_queue.put(command)
 
-    def _fail(self, command: Submit | Tokenize, error: SpindllError) -> None:
+    def _fail(self, command: _Work, error: SpindllError) -> None:
         if isinstance(command, Tokenize):
             self._report_writer.send(Tokenized(command.id, error=to_wire(error)))
+        elif isinstance(command, Embed):
+            self._report_writer.send(Embedded(command.id, error=to_wire(error)))
         else:
             self._report_writer.post([Failed(command.id, to_wire(error))])
 
 
-def _measure(command: Submit | Tokenize) -> int:
-    """The length of a prompt, in characters or tokens."""
+def _measure(command: _Work) -> int:
+    """The length of a prompt or of all texts, in characters or tokens."""
+    if isinstance(command, Embed):
+        return count_characters(command.inputs) + len(command.query or "")
     if isinstance(command, Submit) and command.tokens is not None:
         return len(command.tokens)
     return sum(len(piece.text) for piece in command.pieces or ())
@@ -168,7 +196,7 @@ def _measure(command: Submit | Tokenize) -> int:
 def _is_quick(preparation: _Preparation) -> bool:
     """Whether the reading thread prepares the command itself."""
     command = preparation.command
-    is_plain = isinstance(command, Tokenize) or (
+    is_plain = not isinstance(command, Submit) or (
         command.constraint is None and not command.sampling.dry_multiplier
     )
     return is_plain and preparation.length <= _QUICK_LENGTH

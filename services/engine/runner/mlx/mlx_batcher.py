@@ -49,6 +49,7 @@ class MlxBatcher:
     def __init__(self, loaded: LoadedModel, config: LoadConfig) -> None:
         self.info = loaded.info
         self.vocabulary = loaded.vocabulary
+        self.pooled = None
         self.store: PromptStore | None = None  # what MLX computes is not stored yet
         self.counters = Counters()
         self._library = loaded.library

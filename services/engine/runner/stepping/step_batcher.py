@@ -60,6 +60,7 @@ class StepBatcher:
         """`saver` copies computed prompts for the `store` that the scheduler finds them in."""
         self.info = backend.info
         self.vocabulary = backend.vocabulary
+        self.pooled = backend.pooled
         self.store = store
         self.counters = Counters()
         self._backend = backend

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from services.engine.backends import open_backend
 from services.engine.backends.base import Outcome
 from services.engine.backends.llamacpp.backend import LlamaBackend
 from services.engine.backends.llamacpp.library import load_library
@@ -23,7 +24,8 @@ from tests.conftest import TINY_GGUF
 def loaded(path: Path = TINY_GGUF, **settings: Any) -> Iterator[LlamaBackend]:
     fields = {"context_length": 256, "max_sequences": 4, "threads": 1} | settings
     config = LoadConfig(model_path=str(path), backend="llamacpp", **fields)
-    backend = LlamaBackend.open(config, lambda _: None)
+    backend = open_backend(config, lambda _: None)
+    assert isinstance(backend, LlamaBackend)
     try:
         yield backend
     finally:

@@ -1,0 +1,1 @@
+"""Embeddings and ranking: texts are prepared, batched and computed between two steps."""

@@ -1,0 +1,218 @@
+"""Batch the texts of many requests for one pooled context.
+
+Each `step` is one bounded piece of work: texts of several requests that fit a batch together, or a
+part of a longer text. The loop computes one between two steps of the answers, so neither waits for
+the other. Principals get equal numbers of tokens: the one that got the fewest goes next.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from services.engine.backends.pooling import PooledContext, PooledModel, PoolingFacts, Vectors
+from services.engine.core import Counters
+from services.shared.errors import EngineBusy, InternalError, SpindllError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class EmbeddingRequest:
+    """The texts of one request, and the rows that are computed so far."""
+
+    id: int
+    texts: list[list[int]]  # tokens; none is empty
+    principal: str = ""  # for fairness
+    rows: list[Vectors | None] = field(default_factory=list)
+    next_text: int = 0  # the first that was not begun
+    missing: int = 0
+
+    def __post_init__(self) -> None:
+        self.rows = [None] * len(self.texts)
+        self.missing = len(self.texts)
+
+
+class Embedded(msgspec.Struct, frozen=True):
+    """All rows of a request, in the order of its texts."""
+
+    request: EmbeddingRequest
+    rows: Vectors
+
+
+class EmbeddingFailed(msgspec.Struct, frozen=True):
+    """The whole request has ended with an error."""
+
+    request: EmbeddingRequest
+    error: SpindllError
+
+
+EmbeddingEvent = Embedded | EmbeddingFailed
+
+
+@dataclass(slots=True, eq=False)
+class _Text:
+    """One text of the present batch, or the one that is computed in parts."""
+
+    request: EmbeddingRequest
+    index: int
+    done: int = 0  # tokens computed
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.request.texts[self.index]
+
+
+class EmbeddingBatcher:
+    """See the module. On the thread that opened the backend."""
+
+    def __init__(
+        self,
+        model: PooledModel,
+        counters: Counters,
+        *,
+        max_queued: int,
+        on_opened: Callable[[PooledContext], None] = lambda _: None,
+    ) -> None:
+        """`on_opened` is called when the first request has created the context.
+
+        Counts texts, tokens and the time of computing in `counters`.
+        """
+        self.failed_steps = 0  # in a row
+        self._model = model
+        self._facts: PoolingFacts = model.facts
+        self._counters = counters
+        self._max_queued = max_queued
+        self._on_opened = on_opened
+        self._waiting: dict[str, deque[EmbeddingRequest]] = {}  # by principal; none is empty
+        self._served: dict[str, int] = {}  # tokens, of those that wait
+        self._requests: dict[int, EmbeddingRequest] = {}
+        self._partial: _Text | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do until a request is added."""
+        return not self._requests
+
+    @property
+    def queued(self) -> int:
+        """The requests that have not ended."""
+        return len(self._requests)
+
+    @property
+    def ids(self) -> list[int]:
+        """The requests that have not ended."""
+        return list(self._requests)
+
+    def add(self, request: EmbeddingRequest) -> None:
+        """Queue a request. Raises EngineBusy."""
+        if len(self._requests) >= self._max_queued:
+            raise EngineBusy("too many requests are waiting already, try again later")
+        self._requests[request.id] = request
+        if request.principal not in self._waiting:
+            # One that was idle has saved up nothing.
+            self._served[request.principal] = min(self._served.values(), default=0)
+        self._waiting.setdefault(request.principal, deque()).append(request)
+
+    def cancel(self, request_id: int) -> None:
+        """Forget a request. An unknown id is fine."""
+        request = self._requests.pop(request_id, None)
+        if request is None:
+            return
+        if self._partial is not None and self._partial.request is request:
+            self._partial = None
+        self._remove_waiting(request)
+
+    def step(self) -> list[EmbeddingEvent]:
+        """Compute one batch, and return the requests that it ended. Only while it is not idle."""
+        try:
+            context = self._open()
+        except SpindllError as error:
+            return self._fail_all(error)
+        batch = [self._partial] if self._partial is not None else list(self._take_batch())
+        self._partial = None
+        began = time.monotonic()
+        try:
+            rows = self._compute(context, batch)
+        except Exception:
+            logger.exception("embedding failed", extra={"texts": len(batch)})
+            self.failed_steps += 1
+            failed = {text.request.id: text.request for text in batch}
+            return [self._fail(request) for request in failed.values()]
+        self._counters.decode_seconds += time.monotonic() - began
+        self.failed_steps = 0
+        return [] if rows is None else list(self._store(batch, rows))
+
+    def _open(self) -> PooledContext:
+        was_open = self._model.is_open
+        context = self._model.open()
+        if not was_open:
+            self._on_opened(context)
+        return context
+
+    def _take_batch(self) -> Iterator[_Text]:
+        """The next texts, fair between principals: as many as fit, or one that is longer."""
+        room, count = self._facts.batch_tokens, 0
+        while self._waiting and count < self._facts.max_texts:
+            principal = min(self._waiting, key=lambda name: self._served[name])
+            request = self._waiting[principal][0]
+            length = len(request.texts[request.next_text])
+            if count and length > room:
+                return
+            room, count = room - length, count + 1
+            yield _Text(request, request.next_text)
+            request.next_text += 1
+            self._served[principal] += length
+            if request.next_text == len(request.texts):
+                self._remove_waiting(request)
+
+    def _compute(self, context: PooledContext, batch: list[_Text]) -> Vectors | None:
+        """The rows of a batch; None where a long text has more parts."""
+        first = batch[0]
+        if first.done == 0:
+            context.clear()
+        if len(batch) > 1 or not self._facts.takes_parts:
+            rows = context.run([text.tokens for text in batch])
+            self._counters.embedded_tokens += sum(len(text.tokens) for text in batch)
+            return rows
+        end = min(first.done + self._facts.batch_tokens, len(first.tokens))
+        rows = context.run([first.tokens[first.done : end]])
+        self._counters.embedded_tokens += end - first.done
+        first.done = end
+        if end == len(first.tokens):
+            return rows
+        self._partial = first
+        return None
+
+    def _store(self, batch: list[_Text], rows: Vectors) -> Iterator[EmbeddingEvent]:
+        self._counters.embedded_texts += len(batch)
+        for text, row in zip(batch, rows, strict=True):
+            request = text.request
+            request.rows[text.index] = row
+            request.missing -= 1
+            if not request.missing:
+                del self._requests[request.id]
+                yield Embedded(request, np.stack([row for row in request.rows if row is not None]))
+
+    def _fail(self, request: EmbeddingRequest) -> EmbeddingFailed:
+        self.cancel(request.id)
+        return EmbeddingFailed(request, InternalError("internal error"))
+
+    def _fail_all(self, error: SpindllError) -> list[EmbeddingEvent]:
+        requests = list(self._requests.values())
+        for request in requests:
+            self.cancel(request.id)
+        return [EmbeddingFailed(request, error) for request in requests]
+
+    def _remove_waiting(self, request: EmbeddingRequest) -> None:
+        waiting = self._waiting.get(request.principal, deque())
+        if request in waiting:
+            waiting.remove(request)
+            if not waiting:
+                del self._waiting[request.principal], self._served[request.principal]
