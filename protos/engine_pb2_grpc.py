@@ -64,6 +64,16 @@ class EngineStub:
                 request_serializer=protos_dot_engine__pb2.TokenizeRequest.SerializeToString,
                 response_deserializer=protos_dot_engine__pb2.TokenizeResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/spindll.engine.Engine/Embed',
+                request_serializer=protos_dot_engine__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=protos_dot_engine__pb2.EmbedResponse.FromString,
+                _registered_method=True)
+        self.Rerank = channel.unary_unary(
+                '/spindll.engine.Engine/Rerank',
+                request_serializer=protos_dot_engine__pb2.RerankRequest.SerializeToString,
+                response_deserializer=protos_dot_engine__pb2.RerankResponse.FromString,
+                _registered_method=True)
         self.ContextLengths = channel.unary_unary(
                 '/spindll.engine.Engine/ContextLengths',
                 request_serializer=protos_dot_engine__pb2.ContextLengthsRequest.SerializeToString,
@@ -139,6 +149,21 @@ class EngineServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """One vector for each input. Loads the model if it is not loaded. A cancelled call is computed no
+        further.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rerank(self, request, context):
+        """How well each document answers a query, by a ranking model. As Embed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ContextLengths(self, request, context):
         """How many tokens a request to each of these models may have. Loads nothing.
         """
@@ -207,6 +232,16 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.Tokenize,
                     request_deserializer=protos_dot_engine__pb2.TokenizeRequest.FromString,
                     response_serializer=protos_dot_engine__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=protos_dot_engine__pb2.EmbedRequest.FromString,
+                    response_serializer=protos_dot_engine__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Rerank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rerank,
+                    request_deserializer=protos_dot_engine__pb2.RerankRequest.FromString,
+                    response_serializer=protos_dot_engine__pb2.RerankResponse.SerializeToString,
             ),
             'ContextLengths': grpc.unary_unary_rpc_method_handler(
                     servicer.ContextLengths,
@@ -396,6 +431,60 @@ class Engine:
             '/spindll.engine.Engine/Tokenize',
             protos_dot_engine__pb2.TokenizeRequest.SerializeToString,
             protos_dot_engine__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spindll.engine.Engine/Embed',
+            protos_dot_engine__pb2.EmbedRequest.SerializeToString,
+            protos_dot_engine__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rerank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spindll.engine.Engine/Rerank',
+            protos_dot_engine__pb2.RerankRequest.SerializeToString,
+            protos_dot_engine__pb2.RerankResponse.FromString,
             options,
             channel_credentials,
             insecure,

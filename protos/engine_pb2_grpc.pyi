@@ -54,6 +54,12 @@ class EngineStub:
     """What loading this model would do now. Changes nothing."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_engine_pb2.TokenizeRequest, _engine_pb2.TokenizeResponse]
     """The token ids of a text for a model. Loads the model if it is not loaded."""
+    Embed: _grpc.UnaryUnaryMultiCallable[_engine_pb2.EmbedRequest, _engine_pb2.EmbedResponse]
+    """One vector for each input. Loads the model if it is not loaded. A cancelled call is computed no
+    further.
+    """
+    Rerank: _grpc.UnaryUnaryMultiCallable[_engine_pb2.RerankRequest, _engine_pb2.RerankResponse]
+    """How well each document answers a query, by a ranking model. As Embed."""
     ContextLengths: _grpc.UnaryUnaryMultiCallable[_engine_pb2.ContextLengthsRequest, _engine_pb2.ContextLengthsResponse]
     """How many tokens a request to each of these models may have. Loads nothing."""
     CacheStatus: _grpc.UnaryUnaryMultiCallable[_engine_pb2.CacheStatusRequest, _engine_pb2.CacheStatusResponse]
@@ -87,6 +93,12 @@ class EngineAsyncStub(EngineStub):
     """What loading this model would do now. Changes nothing."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_engine_pb2.TokenizeRequest, _engine_pb2.TokenizeResponse]  # type: ignore[assignment]
     """The token ids of a text for a model. Loads the model if it is not loaded."""
+    Embed: _aio.UnaryUnaryMultiCallable[_engine_pb2.EmbedRequest, _engine_pb2.EmbedResponse]  # type: ignore[assignment]
+    """One vector for each input. Loads the model if it is not loaded. A cancelled call is computed no
+    further.
+    """
+    Rerank: _aio.UnaryUnaryMultiCallable[_engine_pb2.RerankRequest, _engine_pb2.RerankResponse]  # type: ignore[assignment]
+    """How well each document answers a query, by a ranking model. As Embed."""
     ContextLengths: _aio.UnaryUnaryMultiCallable[_engine_pb2.ContextLengthsRequest, _engine_pb2.ContextLengthsResponse]  # type: ignore[assignment]
     """How many tokens a request to each of these models may have. Loads nothing."""
     CacheStatus: _aio.UnaryUnaryMultiCallable[_engine_pb2.CacheStatusRequest, _engine_pb2.CacheStatusResponse]  # type: ignore[assignment]
@@ -153,6 +165,24 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.TokenizeResponse, _abc.Awaitable[_engine_pb2.TokenizeResponse]]:
         """The token ids of a text for a model. Loads the model if it is not loaded."""
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _engine_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.EmbedResponse, _abc.Awaitable[_engine_pb2.EmbedResponse]]:
+        """One vector for each input. Loads the model if it is not loaded. A cancelled call is computed no
+        further.
+        """
+
+    @_abc_1.abstractmethod
+    def Rerank(
+        self,
+        request: _engine_pb2.RerankRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.RerankResponse, _abc.Awaitable[_engine_pb2.RerankResponse]]:
+        """How well each document answers a query, by a ranking model. As Embed."""
 
     @_abc_1.abstractmethod
     def ContextLengths(

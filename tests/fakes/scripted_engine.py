@@ -10,6 +10,7 @@ The steps of a script are events without a request id, which are sent as they ar
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -90,6 +91,7 @@ class ScriptedEngine(EngineServicer):
         self.sessions = 0
         self.is_accepting = True
         self.context_length = 256
+        self.ranks_in_probabilities = False
         self.problems: list[str] = []
         self.lacks_required_gpu = False
         self.unary_error: SpindllError | None = None
@@ -214,6 +216,23 @@ class ScriptedEngine(EngineServicer):
 
     async def Tokenize(self, request: engine_pb2.TokenizeRequest, context: Context) -> Any:  # noqa: N802
         return await self._unary(request, context, engine_pb2.TokenizeResponse(ids=[1]))
+
+    async def Embed(self, request: engine_pb2.EmbedRequest, context: Context) -> Any:  # noqa: N802
+        """Each vector is (3, 4, its number), cut to the dimensions; each input has 5 tokens."""
+        count, size = len(request.inputs), request.dimensions or 3
+        rows = [(3.0, 4.0, float(number))[:size] for number in range(count)]
+        vectors = b"".join(struct.pack(f"<{size}f", *row) for row in rows)
+        answer = engine_pb2.EmbedResponse(vectors=vectors, dimensions=size, tokens=[5] * count)
+        return await self._unary(request, context, answer)
+
+    async def Rerank(self, request: engine_pb2.RerankRequest, context: Context) -> Any:  # noqa: N802
+        """The score of a document is its length, less 3; each pair has 7 tokens."""
+        answer = engine_pb2.RerankResponse(
+            scores=[len(document) - 3 for document in request.documents],
+            is_probability=self.ranks_in_probabilities,
+            tokens=[7] * len(request.documents),
+        )
+        return await self._unary(request, context, answer)
 
     async def ContextLengths(  # noqa: N802
         self, request: engine_pb2.ContextLengthsRequest, context: Context

@@ -17,6 +17,7 @@ import asyncio
 import os
 import signal
 import socket
+import struct
 import sys
 from pathlib import Path
 
@@ -136,6 +137,8 @@ class ScriptedRunner:
                         [self.build_finished(a, FinishReason.CANCELLED) for a in ended]
                     )
                 )
+        elif isinstance(command, messages.Embed):
+            self.embed(command)
         elif isinstance(command, messages.Tokenize):
             text = "".join(piece.text for piece in command.pieces)
             if "!bad" in text:
@@ -143,6 +146,21 @@ class ScriptedRunner:
                 self.send(messages.Tokenized(command.id, error=error))
             else:
                 self.send(messages.Tokenized(command.id, tuple(len(word) for word in text.split())))
+
+    def embed(self, command: messages.Embed) -> None:
+        """The vector of a text is its length; a text "!wait" is never answered."""
+        texts = [text.text for text in command.inputs]
+        if "!wait" in texts:
+            return
+        self.send(messages.MemoryAdded({"host": 1 << 20}))
+        self.send(
+            messages.Embedded(
+                command.id,
+                dimensions=1,
+                vectors=struct.pack(f"<{len(texts)}f", *map(len, texts)),
+                tokens=tuple(len(text.split()) for text in texts),
+            )
+        )
 
     async def run_steps(self) -> None:
         while True:

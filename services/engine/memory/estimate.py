@@ -134,6 +134,14 @@ def raise_reserve(footprint: Footprint, host_bytes: int) -> Footprint:
     return msgspec.structs.replace(footprint, reserve_bytes=reserve)
 
 
+def add_reserve(footprint: Footprint, more: Mapping[str, int]) -> Footprint:
+    """The footprint with more bytes of some pools."""
+    reserve = dict(footprint.reserve_bytes)
+    for name, size in more.items():
+        reserve[name] = reserve.get(name, 0) + size
+    return msgspec.structs.replace(footprint, reserve_bytes=reserve)
+
+
 def interpolate_footprint(smaller: Footprint, larger: Footprint, context_length: int) -> Footprint:
     """The footprint for a context between those of the two, which are of the same load."""
     part = (context_length - smaller.context_length) / (
@@ -219,6 +227,7 @@ def compute_estimate_key(digest: str, config: LoadConfig) -> str:
         config.cache_type_v,
         config.kv_mode,
         config.flash_attention,
+        config.embeds,
     )
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 

@@ -39,7 +39,7 @@ from services.engine.memory.estimate import (
 )
 from services.engine.memory.estimate_cache import EstimateCache
 from services.shared.limits import CacheType, KvMode
-from services.shared.store.manifest import Manifest
+from services.shared.store.manifest import Capability, Manifest
 
 MIN_CONTEXT = 512
 MIN_USEFUL_CONTEXT = 4096
@@ -54,6 +54,8 @@ _OVERRIDABLE_FIELDS = (
     "kv_mode",
     "flash_attention",
 )
+
+_POOLED = frozenset({Capability.EMBEDDINGS, Capability.RERANK})
 
 PathResolver = Callable[[Manifest], Awaitable[Path]]  # the file or folder that the backend opens
 
@@ -194,6 +196,7 @@ def build_load_config(
             "target_step_seconds": defaults.target_step_seconds,
             "speculate": defaults.speculate,
             "max_queued": defaults.max_queued,
+            "embeds": not _POOLED.isdisjoint(manifest.description.capabilities),
         },
         LoadConfig,
     )

@@ -25,7 +25,7 @@ from services.engine.front.models.model_settings import ModelSettings
 from services.engine.front.models.residency import Residency, ResidencyRules, has_residency_left
 from services.engine.front.models.runner_requests import RunnerRequests
 from services.engine.front.process.launcher import RunnerHandle, RunnerLauncher, error_from_report
-from services.engine.memory.estimate import Footprint, raise_reserve
+from services.engine.memory.estimate import Footprint, add_reserve, raise_reserve
 from services.engine.memory.probe import MemoryProbe, measure_free_bytes
 from services.shared.errors import ModelLoadFailed, SpindllError
 from services.shared.store.manifest import Manifest
@@ -195,6 +195,14 @@ class LoadedModel:
         finally:
             self._on_requests_finished(self)
 
+    async def embed(self, command: messages.Embed) -> messages.Embedded:
+        """The vectors of texts, from the runner. RunnerDied, and what RunnerRequests.embed raises."""
+        assert self.runner is not None
+        try:
+            return await self._running.embed(self.runner, command)
+        finally:
+            self._on_requests_finished(self)
+
     async def wait_until_idle(self) -> None:
         """Wait until the runner has no request."""
         await self._running.wait_until_idle()
@@ -217,8 +225,10 @@ class LoadedModel:
                 self._on_requests_finished(self)
         elif isinstance(report, messages.Heartbeat):
             self._on_heartbeat(report)
-        elif isinstance(report, messages.Tokenized):
-            self._running.on_tokenized(report)
+        elif isinstance(report, messages.Tokenized | messages.Embedded):
+            self._running.on_reply(report)
+        elif isinstance(report, messages.MemoryAdded):
+            self._on_memory_added(report)
         elif isinstance(report, messages.Progress):
             self.load_progress = report.fraction
         elif self._loaded is not None and not self._loaded.done():
@@ -234,6 +244,11 @@ class LoadedModel:
             # What its requests take counts too, such as their grammars. It is hardly given back.
             used_bytes = self._probe.measure_process(self.runner.pid)
             self.footprint = raise_reserve(self.footprint, used_bytes or 0)
+
+    def _on_memory_added(self, report: messages.MemoryAdded) -> None:
+        """Count the context for embeddings that was created after the load."""
+        if self.footprint is not None:
+            self.footprint = add_reserve(self.footprint, report.pool_bytes)
 
     def on_exit(self, reason: str) -> None:
         """The runner's process has ended, by itself or because it was stopped."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from services.engine import messages
 from services.engine.core import TextPiece
 from services.engine.front.models.client_request import ClientRequest
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
@@ -108,6 +109,11 @@ class ModelManager:
         """The token ids of a text; loads the model if it is not loaded."""
         model = await self.load_and_wait(manifest)
         return await model.tokenize(pieces, add_special=add_special)
+
+    async def embed(self, manifest: Manifest, command: messages.Embed) -> messages.Embedded:
+        """The vectors or scores of texts; loads the model if it is not loaded."""
+        model = await self.load_and_wait(manifest)
+        return await model.embed(command)
 
     async def preview_load(self, manifest: Manifest, settings: ModelSettings) -> LoadPreview:
         """What loading the model with these settings would do, and why. Changes nothing."""

@@ -2,6 +2,7 @@
 
     submit   ──► events of its steps ──► the last event, or fail_all
     tokenize ──► Tokenized                             or fail_all
+    embed    ──► Embedded                              or fail_all
 
 The runner itself belongs to the model, which passes it to the methods that send a command. Event
 loop only.
@@ -10,7 +11,10 @@ loop only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
 
 from services.engine import messages
 from services.engine.core import TextPiece
@@ -18,25 +22,28 @@ from services.engine.front.models.client_request import ClientRequest
 from services.engine.front.process.launcher import RunnerHandle
 from services.shared.errors import SpindllError, from_wire
 
+R = TypeVar("R", messages.Tokenized, messages.Embedded)
+
 
 class RunnerRequests:
     """See the module."""
 
     def __init__(self) -> None:
         self._running: dict[int, ClientRequest] = {}
-        self._tokenizing: dict[int, asyncio.Future[tuple[int, ...]]] = {}
+        self._tokenizing: dict[int, asyncio.Future[messages.Tokenized]] = {}
+        self._embedding: dict[int, asyncio.Future[messages.Embedded]] = {}
         self._idle: asyncio.Future[None] | None = None
         self._last_id = 1
 
     @property
     def running_count(self) -> int:
         """The requests that have not ended; texts to tokenize are not among them."""
-        return len(self._running)
+        return len(self._running) + len(self._embedding)
 
     @property
     def is_empty(self) -> bool:
         """Whether the runner has neither a request nor a text to tokenize."""
-        return not (self._running or self._tokenizing)
+        return not (self._running or self._embedding or self._tokenizing)
 
     def submit(self, runner: RunnerHandle, request: ClientRequest, now: float) -> None:
         """Give a request to the runner."""
@@ -52,33 +59,43 @@ class RunnerRequests:
     def fail_all(self, runner: RunnerHandle | None, error: SpindllError) -> int:
         """End all with an error; how many requests were running. `runner` is None if it ended."""
         running, self._running = self._running, {}
+        embedding, self._embedding = self._embedding, {}
+        tokenizing, self._tokenizing = self._tokenizing, {}
         self._wake_idle_waiters()
-        if running and runner is not None:
-            runner.send(messages.Cancel(tuple(running)))
+        if (running or embedding) and runner is not None:
+            runner.send(messages.Cancel((*running, *embedding)))
         for request in running.values():
             request.fail(error)
-        tokenizing, self._tokenizing = self._tokenizing, {}
-        for result in tokenizing.values():
-            if not result.done():
-                result.set_exception(error)
-        return len(running)
+        _fail_all(embedding.values(), error)
+        _fail_all(tokenizing.values(), error)
+        return len(running) + len(embedding)
 
     async def tokenize(
         self, runner: RunnerHandle, pieces: Sequence[TextPiece], *, add_special: bool
     ) -> tuple[int, ...]:
         """The token ids of a text, from the runner. InvalidRequest, or the error of `fail_all`."""
         runner_id = self._new_id()
-        result: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
-        self._tokenizing[runner_id] = result
-        runner.send(messages.Tokenize(runner_id, tuple(pieces), add_special))
+        command = messages.Tokenize(runner_id, tuple(pieces), add_special)
+        return (await _ask(runner, command, self._tokenizing)).ids
+
+    async def embed(self, runner: RunnerHandle, command: messages.Embed) -> messages.Embedded:
+        """The vectors of texts, from the runner; sets the id of the command.
+
+        InvalidRequest, ContextLengthExceeded, EngineBusy, InsufficientMemory, or the error of
+        `fail_all`. Cancelling the caller stops the work.
+        """
+        command = msgspec.structs.replace(command, id=self._new_id())
         try:
-            return await result
+            return await _ask(runner, command, self._embedding)
+        except asyncio.CancelledError:
+            runner.send(messages.Cancel((command.id,)))
+            raise
         finally:
-            self._tokenizing.pop(runner_id, None)
+            self._wake_idle_waiters()
 
     async def wait_until_idle(self) -> None:
         """Wait until no request is running."""
-        while self._running:
+        while self.running_count:
             if self._idle is None or self._idle.done():
                 self._idle = asyncio.get_running_loop().create_future()
             # Shared by all callers: one that stops waiting must not cancel it for the others.
@@ -96,24 +113,53 @@ class RunnerRequests:
             if request.has_ended:
                 del running[event.id]
                 has_ended = True
-        if has_ended and not running:
+        if has_ended:
             self._wake_idle_waiters()
         return has_ended
 
-    def on_tokenized(self, report: messages.Tokenized) -> None:
-        """Give the ids of a text, or its error, to the caller that waits for them."""
-        result = self._tokenizing.get(report.id)
-        if result is None or result.done():
-            return
-        if report.error is not None:
-            result.set_exception(from_wire(report.error))
+    def on_reply(self, report: messages.Tokenized | messages.Embedded) -> None:
+        """Give the ids or vectors of texts, or their error, to the caller that waits for them."""
+        if isinstance(report, messages.Tokenized):
+            _answer(report, self._tokenizing)
         else:
-            result.set_result(report.ids)
+            _answer(report, self._embedding)
 
     def _wake_idle_waiters(self) -> None:
-        if self._idle is not None and not self._idle.done():
+        is_idle = not self.running_count
+        if is_idle and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
     def _new_id(self) -> int:
         self._last_id += 1
         return self._last_id
+
+
+async def _ask(
+    runner: RunnerHandle,
+    command: messages.Tokenize | messages.Embed,
+    waiting: dict[int, asyncio.Future[R]],
+) -> R:
+    """Send a command that is answered by one report."""
+    result: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+    waiting[command.id] = result
+    runner.send(command)
+    try:
+        return await result
+    finally:
+        waiting.pop(command.id, None)
+
+
+def _fail_all(waiting: Iterable[asyncio.Future[R]], error: SpindllError) -> None:
+    for result in waiting:
+        if not result.done():
+            result.set_exception(error)
+
+
+def _answer(report: R, waiting: dict[int, asyncio.Future[R]]) -> None:
+    result = waiting.get(report.id)
+    if result is None or result.done():
+        return
+    if report.error is not None:
+        result.set_exception(from_wire(report.error))
+    else:
+        result.set_result(report)

@@ -1,20 +1,16 @@
 """The gRPC server of the engine: one method for each rpc of engine.proto.
 
-Errors of a session are sent as events. An error of a unary call is sent as a gRPC status, with our
-own error in the trailing metadata `spindll-error` (see engine.proto).
+Errors of a session are sent as events, those of unary calls as answering.py says.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any, NoReturn, TypeVar
-from urllib.parse import quote
+from typing import Any
 
-import grpc
 from grpc import aio
 
 from protos import engine_pb2 as pb
@@ -27,45 +23,12 @@ from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
 from services.engine.front.models.pool import ModelPool
 from services.engine.front.rpc import from_proto, to_proto
+from services.engine.front.rpc.answering import answer
 from services.engine.front.rpc.cache_rpcs import CacheRpcs
+from services.engine.front.rpc.embedding_rpcs import EmbeddingRpcs
 from services.engine.front.rpc.session import Session
-from services.shared.errors import (
-    Cancelled,
-    Conflict,
-    DeadlineExceeded,
-    EngineBusy,
-    InsufficientMemory,
-    InternalError,
-    InvalidModelName,
-    InvalidRequest,
-    ModelLoadFailed,
-    ModelNotFound,
-    NotAuthenticated,
-    NotFound,
-    PermissionDenied,
-    SpindllError,
-    Unavailable,
-    to_wire,
-)
+from services.shared.errors import InvalidModelName, ModelNotFound
 from services.shared.limits import MAX_MESSAGE_BYTES
-
-ERROR_KEY = "spindll-error"
-
-# An error has the status of the first class here that it is an instance of.
-GRPC_STATUS: dict[type[SpindllError], grpc.StatusCode] = {
-    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
-    NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
-    NotFound: grpc.StatusCode.NOT_FOUND,
-    EngineBusy: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    InsufficientMemory: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ModelLoadFailed: grpc.StatusCode.FAILED_PRECONDITION,
-    Conflict: grpc.StatusCode.FAILED_PRECONDITION,
-    Unavailable: grpc.StatusCode.UNAVAILABLE,
-    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Cancelled: grpc.StatusCode.CANCELLED,
-    SpindllError: grpc.StatusCode.INTERNAL,
-}
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -78,8 +41,6 @@ _OPTIONS = [
     # Two engines on one port would share its clients: the second engine must fail instead.
     ("grpc.so_reuseport", 0),
 ]
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +65,7 @@ class EngineServer(EngineServicer):
         self._manifests = manifests
         self._prompt_cache = prompt_cache
         self._cache_rpcs = CacheRpcs(prompt_cache, manifests)
+        self._embedding_rpcs = EmbeddingRpcs(manager, manifests)
         self._sessions: set[Session] = set()
         self._server = aio.server(options=_OPTIONS)
         add_EngineServicer_to_server(self, self._server)
@@ -144,59 +106,71 @@ class EngineServer(EngineServicer):
 
     async def Load(self, request: pb.LoadRequest, context: Any) -> pb.LoadResponse:  # noqa: N802
         """See engine.proto."""
-        return await _answer(self._load(request), context)
+        return await answer(self._load(request), context)
 
     async def Unload(  # noqa: N802
         self, request: pb.UnloadRequest, context: Any
     ) -> pb.UnloadResponse:
         """See engine.proto."""
-        return await _answer(self._unload(request), context)
+        return await answer(self._unload(request), context)
 
     async def Loaded(  # noqa: N802
         self, request: pb.LoadedRequest, context: Any
     ) -> pb.LoadedResponse:
         """See engine.proto."""
-        return await _answer(self._loaded(), context)
+        return await answer(self._loaded(), context)
 
     async def Plan(self, request: pb.PlanRequest, context: Any) -> pb.PlanResponse:  # noqa: N802
         """See engine.proto."""
-        return await _answer(self._plan(request), context)
+        return await answer(self._plan(request), context)
 
     async def Tokenize(  # noqa: N802
         self, request: pb.TokenizeRequest, context: Any
     ) -> pb.TokenizeResponse:
         """See engine.proto."""
-        return await _answer(self._tokenize(request), context)
+        return await answer(self._tokenize(request), context)
+
+    async def Embed(  # noqa: N802
+        self, request: pb.EmbedRequest, context: Any
+    ) -> pb.EmbedResponse:
+        """See engine.proto."""
+        return await answer(self._embedding_rpcs.embed(request), context)
+
+    async def Rerank(  # noqa: N802
+        self, request: pb.RerankRequest, context: Any
+    ) -> pb.RerankResponse:
+        """See engine.proto."""
+        return await answer(self._embedding_rpcs.rerank(request), context)
 
     async def ContextLengths(  # noqa: N802
         self, request: pb.ContextLengthsRequest, context: Any
     ) -> pb.ContextLengthsResponse:
         """See engine.proto."""
-        return await _answer(self._context_lengths(request), context)
+        return await answer(self._context_lengths(request), context)
 
     async def CacheStatus(  # noqa: N802
         self, request: pb.CacheStatusRequest, context: Any
     ) -> pb.CacheStatusResponse:
         """See engine.proto."""
-        return await _answer(self._cache_rpcs.read_status(request), context)
+        return await answer(self._cache_rpcs.read_status(request), context)
 
     async def DeleteCache(  # noqa: N802
         self, request: pb.DeleteCacheRequest, context: Any
     ) -> pb.DeleteCacheResponse:
         """See engine.proto."""
-        return await _answer(self._cache_rpcs.delete(request), context)
+        return await answer(self._cache_rpcs.delete(request), context)
 
     async def RotateCacheKeys(  # noqa: N802
         self, request: pb.RotateCacheKeysRequest, context: Any
     ) -> pb.RotateCacheKeysResponse:
         """See engine.proto."""
-        return await _answer(self._cache_rpcs.rotate_keys(request), context)
+        return await answer(self._cache_rpcs.rotate_keys(request), context)
 
     async def Health(  # noqa: N802
         self, request: pb.HealthRequest, context: Any
     ) -> pb.HealthResponse:
         """See engine.proto."""
-        return await _answer(self._health(), context)
+        return await answer(self._health(), context)
 
     async def _load(self, request: pb.LoadRequest) -> pb.LoadResponse:
         manifest = await self._manifests.resolve(request.model)
@@ -260,11 +234,6 @@ class EngineServer(EngineServicer):
         return [*self._gpu.problems, *self._pool.list_problems()]
 
 
-def to_grpc_status(error: SpindllError) -> grpc.StatusCode:
-    """The gRPC status that an error is sent with."""
-    return next(status for cls, status in GRPC_STATUS.items() if isinstance(error, cls))
-
-
 async def read_frames(session: Session, frames: AsyncIterator[pb.ClientFrame]) -> None:
     """Pass the frames of the stream on. A failure ends the session: it would be deaf otherwise."""
     try:
@@ -275,21 +244,3 @@ async def read_frames(session: Session, frames: AsyncIterator[pb.ClientFrame]) -
         session.close()
     else:
         session.finish()
-
-
-async def _answer(work: Awaitable[T], context: Any) -> T:
-    """Return the answer, or end the call with our error."""
-    try:
-        return await work
-    except SpindllError as error:
-        failure = error
-    except Exception:
-        logger.exception("unexpected error in an rpc")
-        failure = InternalError("internal error")
-    return await _abort(context, failure)
-
-
-async def _abort(context: Any, error: SpindllError) -> NoReturn:
-    wire = quote(json.dumps(to_wire(error)))
-    await context.abort(to_grpc_status(error), error.message, ((ERROR_KEY, wire),))
-    raise AssertionError("context.abort has not raised")

@@ -205,4 +205,6 @@ def _build_counters(counters: Counters) -> pb.RunnerCounters:
         preemptions=counters.preemptions,
         draft_tokens=counters.draft_tokens,
         draft_accepted=counters.draft_accepted,
+        embedded_texts=counters.embedded_texts,
+        embedded_tokens=counters.embedded_tokens,
     )

@@ -15,7 +15,8 @@ import pytest
 from grpc import aio
 
 from protos import engine_pb2 as pb
-from services.engine.front.rpc.server import GRPC_STATUS, read_frames, to_grpc_status
+from services.engine.front.rpc.answering import GRPC_STATUS, to_grpc_status
+from services.engine.front.rpc.server import read_frames
 from services.engine.front.rpc.session import Session
 from services.shared.errors import every_error
 from services.shared.store.manifest import Description
