@@ -24,7 +24,8 @@ from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
 from services.api.dependencies import ApiParts
 from services.api.dialects.grpc.server import start_grpc_server
-from services.api.dialects.openai import chat, completions, models
+from services.api.dialects.openai import chat, completions, embeddings, models, rerank
+from services.api.generation.embeddings import EmbeddingService
 from services.api.generation.service import GenerationService
 from services.api.middleware.access_log import AccessLogMiddleware
 from services.api.middleware.authentication import AuthenticationMiddleware
@@ -42,7 +43,7 @@ from services.shared.store.model_store import ModelStore
 
 # `models` has paths that match all below /v1/models/, so what is more exact comes before it.
 _ROUTES = (
-    *(chat, completions, keys, pulls, admin_models, updates, models),
+    *(chat, completions, embeddings, rerank, keys, pulls, admin_models, updates, models),
     *(search, cache, status, health),
 )
 _CORS_HEADERS = (
@@ -80,6 +81,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
     )
     catalog = Catalog(store, pull_client, engine)
     prompts = PromptRenderer()
+    pull_on_demand = PullOnDemand(catalog, pull_client, settings.pull_on_demand)
     parts = ApiParts(
         settings=settings,
         engine=engine,
@@ -87,11 +89,14 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
         pulls=pull_client,
         prompts=prompts,
         generations=GenerationService(
-            PullOnDemand(catalog, pull_client, settings.pull_on_demand),
+            pull_on_demand,
             prompts,
             engine,
             timeout_seconds=settings.request_timeout_seconds,
             shares_tenant=settings.shared_tenant,
+        ),
+        embeddings=EmbeddingService(
+            pull_on_demand, engine, timeout_seconds=settings.request_timeout_seconds
         ),
         parse_budget=ParseBudget(),
         keys=KeyManager(connection, key_files),

@@ -16,6 +16,7 @@ from services.api.access.key_manager import KeyManager
 from services.api.access.principal import Principal, require_admin
 from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
+from services.api.generation.embeddings import EmbeddingService
 from services.api.generation.service import GenerationService
 from services.api.models.catalog import Catalog
 from services.api.parse_budget import ParseBudget
@@ -35,6 +36,7 @@ class ApiParts:
     pulls: PullClient
     prompts: PromptRenderer
     generations: GenerationService
+    embeddings: EmbeddingService
     parse_budget: ParseBudget
     keys: KeyManager
 

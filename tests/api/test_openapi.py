@@ -23,6 +23,9 @@ BODIES = {
     ("/v1/models/{name}/plan", "post"): "LoadOptions",
     ("/v1/models/{name}/unload", "post"): "UnloadOptions",
     ("/v1/pulls", "post"): "PullRequest",
+    ("/v1/embeddings", "post"): "EmbeddingRequestBody",
+    ("/v1/rerank", "post"): "RerankRequestBody",
+    ("/rerank", "post"): "RerankRequestBody",
     ("/v1/pulls/{job_id}/priority", "post"): "PriorityRequest",
 }
 

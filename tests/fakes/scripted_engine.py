@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -92,6 +92,7 @@ class ScriptedEngine(EngineServicer):
         self.is_accepting = True
         self.context_length = 256
         self.ranks_in_probabilities = False
+        self.embed_hook: Callable[[engine_pb2.EmbedRequest, Context], Awaitable[Any]] | None = None
         self.problems: list[str] = []
         self.lacks_required_gpu = False
         self.unary_error: SpindllError | None = None
@@ -219,6 +220,8 @@ class ScriptedEngine(EngineServicer):
 
     async def Embed(self, request: engine_pb2.EmbedRequest, context: Context) -> Any:  # noqa: N802
         """Each vector is (3, 4, its number), cut to the dimensions; each input has 5 tokens."""
+        if self.embed_hook is not None:
+            return await self.embed_hook(request, context)
         count, size = len(request.inputs), request.dimensions or 3
         rows = [(3.0, 4.0, float(number))[:size] for number in range(count)]
         vectors = b"".join(struct.pack(f"<{size}f", *row) for row in rows)

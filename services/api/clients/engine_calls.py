@@ -58,6 +58,14 @@ class EngineCalls:
         answer = await _call(self._stub.ContextLengths(request, timeout=_UNARY_SECONDS))
         return answer.context_lengths
 
+    async def embed(self, request: engine_pb2.EmbedRequest) -> engine_pb2.EmbedResponse:
+        """One vector for each input; loads the model. Cancelling the caller stops the work."""
+        return await _call(self._stub.Embed(request, timeout=self._load_timeout_seconds))
+
+    async def rerank(self, request: engine_pb2.RerankRequest) -> engine_pb2.RerankResponse:
+        """A score for each document. As `embed`."""
+        return await _call(self._stub.Rerank(request, timeout=self._load_timeout_seconds))
+
     async def list_loaded(self) -> engine_pb2.LoadedResponse:
         """The loaded models, and the memory they take."""
         return await _call(self._stub.Loaded(engine_pb2.LoadedRequest(), timeout=_UNARY_SECONDS))

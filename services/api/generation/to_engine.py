@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from protos import engine_pb2
 from services.api.access.keys import Role
 from services.api.generation.answer_constraint import AnswerConstraint
+from services.api.generation.embedding_request import EmbeddingRequest, RankingRequest
 from services.api.generation.request import (
     GenerationRequest,
     Lane,
@@ -62,6 +63,28 @@ def build_submit(
     return submit
 
 
+def build_embed(request: EmbeddingRequest, *, model: str) -> engine_pb2.EmbedRequest:
+    """The call for a request; `model` is the canonical name."""
+    return engine_pb2.EmbedRequest(
+        model=model,
+        inputs=[_build_input(text) for text in request.inputs],
+        truncate=request.truncate,
+        dimensions=request.dimensions or 0,
+        principal=request.principal.id,
+    )
+
+
+def build_rerank(request: RankingRequest, *, model: str) -> engine_pb2.RerankRequest:
+    """As `build_embed`."""
+    return engine_pb2.RerankRequest(
+        model=model,
+        query=request.query,
+        documents=request.documents,
+        truncate=request.truncate,
+        principal=request.principal.id,
+    )
+
+
 def build_prompt(prompt: TextOrTokens) -> Prompt:
     """A prompt without a chat template."""
     if isinstance(prompt, str):
@@ -73,6 +96,12 @@ def read_end(prompt: Prompt) -> str:
     """The end of what the template wrote; empty where the prompt ends with a person's text."""
     pieces = prompt.pieces if isinstance(prompt, engine_pb2.PromptText) else ()
     return pieces[-1].text if pieces and not pieces[-1].literal else ""
+
+
+def _build_input(text: TextOrTokens) -> engine_pb2.EmbedInput:
+    if isinstance(text, str):
+        return engine_pb2.EmbedInput(text=text)
+    return engine_pb2.EmbedInput(tokens=engine_pb2.PromptTokens(ids=text))
 
 
 def _set_prompt(message: engine_pb2.Submit | engine_pb2.FurtherPrompt, prompt: Prompt) -> None:

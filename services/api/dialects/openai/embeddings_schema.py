@@ -1,0 +1,90 @@
+"""The bodies of `POST /v1/embeddings` and of the routes that rank."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from services.api.dialects.openai.generation_options import TokenId
+from services.api.request_body import RequestBody
+from services.shared.limits import MAX_EMBEDDING_TEXTS
+
+_MAX_DIMENSIONS = 1 << 16
+
+Text = Annotated[str, Field(min_length=1)]
+Tokens = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+
+
+def _wrap_single_input(value: object) -> object:
+    """A list of inputs: a single text, or a single list of token ids, becomes a list of one."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
+        return [value]
+    return value
+
+
+def _read_text(value: object) -> object:
+    """Cohere's documents may be objects with a text."""
+    return value.get("text") if isinstance(value, dict) else value
+
+
+Inputs = Annotated[
+    Annotated[
+        list[Text | Tokens], Field(min_length=1, max_length=MAX_EMBEDDING_TEXTS, fail_fast=True)
+    ],
+    BeforeValidator(_wrap_single_input),
+]
+Documents = Annotated[
+    list[Annotated[str, BeforeValidator(_read_text)]],
+    Field(min_length=1, max_length=MAX_EMBEDDING_TEXTS, fail_fast=True),
+]
+
+
+class EmbeddingRequestBody(RequestBody):
+    """OpenAI's request for embeddings."""
+
+    model: str = Field(min_length=1)
+    input: Inputs
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(default=None, ge=1, le=_MAX_DIMENSIONS)
+    truncate: bool | None = Field(
+        default=None, description="Shorten a text that is too long for the model, instead of a 400."
+    )
+
+
+class RerankRequestBody(RequestBody):
+    """A request to rank: with `documents` in the shape of Jina and Cohere, with `texts` in TEI's."""
+
+    model: str | None = Field(
+        default=None, description="May be absent where exactly one stored model ranks."
+    )
+    query: str = Field(min_length=1)
+    documents: Documents | None = None
+    top_n: int | None = Field(default=None, ge=1)
+    return_documents: bool | None = None
+    texts: Documents | None = None
+    raw_scores: bool | None = None
+    return_text: bool | None = None
+    truncate: bool | None = Field(
+        default=None, description="Shorten a document that is too long. Default: with `documents`."
+    )
+    truncation_direction: Literal["Right", "right"] | None = None
+    rank_fields: Any = Field(default=None, description="Refused: documents are texts.")
+    max_tokens_per_doc: Any = Field(default=None, description="Refused: the model sets it.")
+    max_chunks_per_doc: Any = Field(default=None, description="Refused: there are no chunks.")
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> RerankRequestBody:
+        if (self.documents is None) == (self.texts is None):
+            raise ValueError("either documents or texts is required")
+        for name in ("rank_fields", "max_tokens_per_doc", "max_chunks_per_doc"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is not supported")
+        return self
+
+    @property
+    def is_tei(self) -> bool:
+        """Whether the request and its answer have the shape of text-embeddings-inference."""
+        return self.texts is not None

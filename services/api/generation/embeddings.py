@@ -1,0 +1,141 @@
+"""Embeddings and ranking, the same for every dialect: resolve the model, ask the engine, log.
+
+Nothing of it is kept in any cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from services.api.clients.engine import EngineClient
+from services.api.generation.embedding_request import EmbeddingRequest, RankingRequest
+from services.api.generation.to_engine import build_embed, build_rerank
+from services.api.models.pull_on_demand import PullOnDemand
+from services.shared.errors import DeadlineExceeded, InvalidRequest
+from services.shared.limits import MAX_SUBMIT_BYTES
+from services.shared.store.manifest import Capability, Manifest
+
+logger = logging.getLogger(__name__)
+
+# No key of a GGUF says that the beginning of a vector is a vector too. These architectures are
+# used by models alone that were trained so: EmbeddingGemma, Jina v3, Nomic v2, Qwen3-Embedding.
+_SHORTENED_ARCHITECTURES = frozenset({"gemma-embedding", "jina-bert-v3", "nomic-bert-moe", "qwen3"})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Vectors of length 1."""
+
+    vectors: list[bytes]  # float32, little-endian
+    dimensions: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Scores in the order of the documents; a larger one is better."""
+
+    raw_scores: list[float]
+    scores: list[float]  # in 0 to 1
+    prompt_tokens: int
+
+
+class EmbeddingService:
+    """See the module. `timeout_seconds`: the service's own limit; 0: none."""
+
+    def __init__(
+        self, models: PullOnDemand, engine: EngineClient, *, timeout_seconds: float
+    ) -> None:
+        self._models = models
+        self._engine = engine
+        self._timeout_seconds = timeout_seconds
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Compute the vectors. Raises the errors of the model's name and of the engine."""
+        _check_size(sum(map(len, request.inputs)), "input")
+        began = time.perf_counter()
+        embeddings = await self._limit(self._embed(request))
+        _log(request, len(request.inputs), embeddings.prompt_tokens, began)
+        return embeddings
+
+    async def rank(self, request: RankingRequest) -> Ranking:
+        """Score the documents. Raises the errors of the model's name and of the engine."""
+        _check_size(len(request.query) + sum(map(len, request.documents)), "documents")
+        began = time.perf_counter()
+        ranking = await self._limit(self._rank(request))
+        _log(request, len(request.documents), ranking.prompt_tokens, began)
+        return ranking
+
+    async def _embed(self, request: EmbeddingRequest) -> Embeddings:
+        manifest = await self._models.resolve(request.model, request.principal)
+        if request.dimensions is not None:
+            _check_dimensions(manifest, request.dimensions)
+        response = await self._engine.embed(build_embed(request, model=manifest.name))
+        size = 4 * response.dimensions
+        rows = range(0, len(response.vectors), size)
+        vectors = [response.vectors[start : start + size] for start in rows]
+        return Embeddings(vectors, response.dimensions, sum(response.tokens))
+
+    async def _rank(self, request: RankingRequest) -> Ranking:
+        manifest = await self._models.resolve(request.model, request.principal)
+        response = await self._engine.rerank(build_rerank(request, model=manifest.name))
+        raw = list(response.scores)
+        scores = raw if response.is_probability else [_to_probability(score) for score in raw]
+        return Ranking(raw, scores, sum(response.tokens))
+
+    async def _limit(self, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_seconds or None):
+                return await work
+        except TimeoutError:
+            raise DeadlineExceeded("the request's deadline passed") from None
+
+
+def _check_size(size: int, param: str) -> None:
+    """Here too, because a larger message would break the call instead of being answered."""
+    if size > MAX_SUBMIT_BYTES:
+        raise InvalidRequest(
+            f"{param} is too long: {size} characters, of at most {MAX_SUBMIT_BYTES}", param=param
+        )
+
+
+def _check_dimensions(manifest: Manifest, dimensions: int) -> None:
+    """InvalidRequest where the model was not trained for shorter vectors."""
+    description = manifest.description
+    if dimensions == description.embedding_length:
+        return
+    is_made_for_it = Capability.EMBEDDINGS in description.capabilities
+    if not (is_made_for_it and description.architecture in _SHORTENED_ARCHITECTURES):
+        raise InvalidRequest(
+            "this model was not trained for shorter vectors: leave dimensions out",
+            param="dimensions",
+        )
+
+
+def _to_probability(logit: float) -> float:
+    """The logistic function; written so that no exponential overflows."""
+    if logit >= 0:
+        return 1 / (1 + math.exp(-logit))
+    return math.exp(logit) / (1 + math.exp(logit))
+
+
+def _log(request: EmbeddingRequest | RankingRequest, texts: int, tokens: int, began: float) -> None:
+    logger.info(
+        "embedding",
+        extra={
+            "id": request.id,
+            "model": request.model,
+            "principal": request.principal.id,
+            "texts": texts,
+            "prompt_tokens": tokens,
+            "seconds": round(time.perf_counter() - began, 4),
+        },
+    )
