@@ -184,7 +184,8 @@ def test_a_call_that_the_model_begins_by_itself_is_strict(stack: RunningStack) -
     """The model knows a city alone, and would call by the name that it was taught."""
     body = build(ONE_CITY, max_tokens=150)
     with stack.openai() as client:
-        free = client.chat.completions.create(**body, tools=[WEATHER]).choices[0]
+        loose: Any = [WEATHER]
+        free = client.chat.completions.create(**body, tools=loose).choices[0]
         tools: Any = describe(strict=True)
         strict = client.chat.completions.create(**body, tools=tools).choices[0]
         answer = client.chat.completions.create(

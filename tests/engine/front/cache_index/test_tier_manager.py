@@ -128,7 +128,7 @@ async def test_a_smaller_budget_holds_from_the_start(tmp_path: Path, redis_url: 
     for _ in range(8):
         await tier.store()
     smaller = Tier(tmp_path / "kv", redis_url, entries=4, per_tenant=4)
-    await smaller.books.update()
+    await smaller.manager.update()
 
     assert len(smaller.names) <= 4
     await tier.close()
