@@ -30,6 +30,7 @@ from services.engine.core import CacheKind
 from services.shared import redis_keys
 
 INDEX_SECONDS = 90 * 24 * 3600  # the index of a folder that is gone is forgotten after that
+_AT_ONCE = 500  # entries of one answer
 _MIB = 1 << 20
 _RECENCY = 1e-9  # per second: decides between equal values only
 
@@ -121,6 +122,11 @@ class CacheIndex:
     async def count(self) -> int:
         """The number of entries."""
         return int(await self._redis.hlen(self._key("entries")))
+
+    async def read_names(self) -> set[str]:
+        """The names of all entries, read in parts: there may be very many."""
+        entries = self._redis.hscan_iter(self._key("entries"), count=_AT_ONCE)
+        return {str(name) async for name, _ in entries}
 
     async def find_victims(
         self, excess: int, tenants: Iterable[str], *, max_entries: int

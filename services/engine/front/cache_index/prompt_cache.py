@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import redis.asyncio
 
@@ -159,21 +159,20 @@ class PromptCache:
     async def _run(self) -> None:
         swept_at = -float("inf")
         while True:
-            if time.monotonic() - swept_at >= _SWEEP_SECONDS:
-                swept_at = time.monotonic()
-                for tier in self._tiers.values():
-                    await asyncio.to_thread(tier.folder.sweep)
             is_last = self._stopped.is_set()
-            await self._update()
+            await self._for_each_tier(TierManager.update)
             if is_last:
                 return
+            if time.monotonic() - swept_at >= _SWEEP_SECONDS:
+                swept_at = time.monotonic()
+                await self._for_each_tier(TierManager.sweep)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), _FLUSH_SECONDS)
 
-    async def _update(self) -> None:
+    async def _for_each_tier(self, action: Callable[[TierManager], Awaitable[None]]) -> None:
         for tier in self._tiers.values():
             try:
-                await tier.update()
+                await action(tier)
             except OSError as error:
                 logger.warning("stored prompts not counted", extra={"reason": error.strerror})
             except Exception:

@@ -52,20 +52,22 @@ class TierFolder:
         self.tier = tier
         self.id = _read_or_make_id(path / _ID_FILE)
 
-    def list_entries(self) -> Iterator[FoundEntry]:
-        """Every entry; a file that is none is deleted."""
+    def list_names(self) -> Iterator[str]:
+        """The names of all entries; their files are not opened."""
         for directory in sorted(self.path.glob("??")):
-            for path in _list(directory):
-                name = parse_entry_path(path)
-                if name is None:
-                    continue
-                try:
-                    yield FoundEntry(name, read_header(path), path.stat().st_mtime)
-                except BadEntry:
-                    with contextlib.suppress(OSError):  # a folder is not ours to delete
-                        path.unlink()
-                except OSError:
-                    continue  # deleted meanwhile
+            yield from filter(None, map(parse_entry_path, _list(directory)))
+
+    def list_entries(self, names: Iterable[str] | None = None) -> Iterator[FoundEntry]:
+        """These entries, or all; a file that is none is deleted."""
+        for name in self.list_names() if names is None else names:
+            path = Path(entry_path(str(self.path), name))
+            try:
+                yield FoundEntry(name, read_header(path), path.stat().st_mtime)
+            except BadEntry:
+                with contextlib.suppress(OSError):  # a folder is not ours to delete
+                    path.unlink()
+            except OSError:
+                continue  # deleted meanwhile
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete entries; missing ones are fine."""

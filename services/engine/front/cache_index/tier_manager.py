@@ -1,8 +1,9 @@
 """Manage one tier: record in the index what runners report, and evict what is over the budget.
 
 The index is rebuilt from the files where it is not complete: at the first start, after Redis lost
-it or did not answer, or when too much was reported at once. Without Redis the budget is kept from
-the files alone: the folder is listed every minute, and what was unused longest is evicted.
+it or did not answer, or when too much was reported at once. Every ten minutes the names in both are
+compared. Without Redis the budget is kept from the files alone: the folder is listed every minute,
+and what was unused longest is evicted.
 
 Event loop only; files are touched in threads.
 """
@@ -123,6 +124,22 @@ class TierManager:
             self._is_index_current = False
             await self._evict_by_files()
 
+    async def sweep(self) -> None:
+        """Remove what dead writers left, and bring the index and the files together again.
+
+        A runner or a front that was killed did not report the last entries that it wrote.
+        """
+        await asyncio.to_thread(self.folder.sweep)
+        try:
+            indexed = await self._index.read_names() if self._is_index_current else None
+            if indexed is not None:  # read first: what is stored meanwhile will be reported
+                present = await asyncio.to_thread(lambda: set(self.folder.list_names()))
+                await self._index.remove(indexed - present)
+                await self._add_files(await self._list(present - indexed))
+                await self._evict()
+        except RedisError:
+            self._is_index_current = False
+
     async def delete(self, matches: Callable[[FoundEntry], bool]) -> tuple[int, int]:
         """Delete the entries that match; how many, and their bytes."""
         entries = await self._list()
@@ -214,24 +231,29 @@ class TierManager:
         await asyncio.to_thread(self.folder.delete, victims)
 
     async def _rebuild(self) -> None:
-        """Make the index name exactly the files; entries of no tenant are deleted."""
-        found = [(entry, self._find_tag(entry.header.key_id)) for entry in await self._list()]
-        indexed = [_index_file(entry, tag) for entry, tag in found if tag is not None]
+        """Make the index name exactly the files; entries that are nobody's are deleted."""
+        entries = await self._list()
         await self._index.clear()
+        await self._add_files(entries)
+        await self._index.set_complete()
+        logger.info("stored prompts indexed", extra={"entries": len(entries)})
+
+    async def _add_files(self, entries: Sequence[FoundEntry]) -> None:
+        """Add entries to the index by their headers; those that are nobody's are deleted."""
+        found = [(entry, self._find_tag(entry.header.key_id)) for entry in entries]
+        indexed = [_index_file(entry, tag) for entry, tag in found if tag is not None]
         for start in range(0, len(indexed), _AT_ONCE):
             await self._index.add(indexed[start : start + _AT_ONCE])
         orphans = [entry.name for entry, tag in found if tag is None]
         await asyncio.to_thread(self.folder.delete, orphans)
-        await self._index.set_complete()
-        logger.info("stored prompts indexed", extra={"entries": len(indexed)})
 
     async def _remove(self, names: Collection[str]) -> None:
         if names:
             await asyncio.to_thread(self.folder.delete, names)
             await self._index.remove(names)
 
-    async def _list(self) -> list[FoundEntry]:
-        return await asyncio.to_thread(lambda: list(self.folder.list_entries()))
+    async def _list(self, names: Collection[str] | None = None) -> list[FoundEntry]:
+        return await asyncio.to_thread(lambda: list(self.folder.list_entries(names)))
 
 
 def _find_worthless(events: Iterable[CacheEvent]) -> set[str]:

@@ -148,6 +148,32 @@ async def test_a_tenant_that_stores_nothing_stays_evictable(tier: Tier, redis_ur
     assert all(client.ttl(key) > 1000 for key in keys)
 
 
+async def test_a_sweep_counts_what_a_killed_runner_did_not_report(tier: Tier) -> None:
+    kept = await tier.store(ALICE)
+    gone = await tier.store(ALICE)
+    unreported = store_entry(tier.path, BOB)
+    orphan = store_entry(tier.path, b"x" * 16)
+    (tier.path / gone[:2] / gone[2:]).unlink()
+    tier.restart()
+    await tier.manager.update()
+    await tier.manager.sweep()
+
+    status = await tier.manager.read_status()
+    assert tier.names == {kept, unreported}
+    assert orphan not in tier.names
+    assert (status.entries, status.tenants) == (2, {"alice": ENTRY_BYTES, "bob": ENTRY_BYTES})
+
+
+async def test_a_sweep_without_redis_removes_partial_files(tier: Tier) -> None:
+    partial = tier.path / "ab" / f"{'0' * 62}.{'0' * 16}.tmp"
+    partial.parent.mkdir(exist_ok=True)
+    partial.touch()
+    tier.restart("redis://127.0.0.1:1/0")
+    await tier.manager.sweep()
+
+    assert not partial.exists()
+
+
 async def test_over_the_budget_the_entry_goes_that_saves_least_per_byte(tier: Tier) -> None:
     cheap = await tier.store(seconds=0.1)
     names = [await tier.store(seconds=5.0) for _ in range(10)]
