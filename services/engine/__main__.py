@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 
@@ -66,6 +67,7 @@ async def _stop(engine: Engine, drain_seconds: float, stop_requested: asyncio.Ev
 
 def main() -> int:
     """Run the front; the exit status. See the module."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the master key would be in it
     settings = read_settings(EngineSettings)
     set_up_logs("engine", level=settings.log_level, fmt=settings.log_format)
     is_fake = settings.engine_backend == "fake"

@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -102,8 +103,12 @@ def _serve(config: LoadConfig, commands: Iterator[Command], report_writer: Repor
 
 
 def _set_up_child_process() -> None:
-    """End when the front ends; ignore a Ctrl-C, which the terminal sends to the whole group."""
+    """End when the front ends; ignore a Ctrl-C, which the terminal sends to the whole group.
+
+    And leave no core dump: it would have prompts and keys in it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Otherwise a failed assertion in ggml first starts a debugger, which takes seconds.
     os.environ["GGML_NO_BACKTRACE"] = "1"
     if sys.platform == "linux":

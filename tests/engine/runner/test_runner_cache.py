@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import resource
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from services.engine import messages
 from services.engine.core import CacheStored
 from tests.contracts.storing import ALICE, BOB, build_cache, draw_prompt
-from tests.engine.runner.child_runner import ChildRunner, config, submit
+from tests.engine.runner.child_runner import ChildRunner, config, fake_config, submit
 
 PROMPT = tuple(draw_prompt(random.Random(1), 900))
 STORED = 3 * 256
@@ -49,3 +52,16 @@ def test_a_new_process_finds_what_another_one_computed(tmp_path: Path, end: str)
     assert (finished.stored_tokens, finished.tier) == (STORED, "disk")
     assert finished.saved_seconds > 0
     assert other.finished[0].cached_tokens == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil reads limits there only")
+def test_a_runner_leaves_no_core_dump() -> None:
+    """Prompts and keys would be in it, in clear, on a disk."""
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        with ChildRunner(fake_config()) as runner:
+            runner.wait_for_first(messages.Ready)
+            assert psutil.Process(runner.process.pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
