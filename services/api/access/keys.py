@@ -149,11 +149,12 @@ class KeyStore:
         ids = self._used & {key.id for key in self._keys.values()}
         self._used = set()
         if ids:
+            # One command: while it runs, every request waits for this read.
             now = f"{time.time():.0f}"
+            uses = [text for id_ in ids for text in (id_, now)]
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(_REDIS_SECONDS):
-                    for id_ in ids:
-                        await self._redis.hset(redis_keys.API_KEYS_USED, id_, now)
+                    await self._redis.hset(redis_keys.API_KEYS_USED, items=uses)
 
     def _parse(self, records: Mapping[str, str]) -> dict[str, ApiKey]:
         """The valid records by hash; any other is skipped, with a warning the first time."""

@@ -171,6 +171,22 @@ async def test_the_last_use_of_a_key_is_saved_with_the_next_read(
     assert float(used["key_alice"]) >= int(before)
 
 
+async def test_the_last_uses_of_many_keys_are_saved_at_once(
+    connection: redis.asyncio.Redis,
+) -> None:
+    keys = [f"{ALICE}{number}" for number in range(20)]
+    digests = [await put_record(connection, key, id=f"key_{key}") for key in keys]
+    store = KeyStore(connection, cache_seconds=30)
+    for digest in digests:
+        await store.find(digest)
+    await connection.config_resetstat()
+    store._read_at -= 30
+    await store.find(digests[0])
+
+    assert len(await connection.hgetall(redis_keys.API_KEYS_USED)) == 20
+    assert (await connection.info("commandstats"))["cmdstat_hset"]["calls"] == 1
+
+
 class SlowRedis(redis.asyncio.Redis):
     """Holds an answer back, once it was read, until `gate` is set."""
 
