@@ -1,6 +1,6 @@
 """Survey Ollama's library: which models would load here, and where their prompt format is.
 
-    python -m tools.survey_ollama                      the 150 most popular models, as the library's page lists them
+    python -m tools.survey_ollama                      the first 150 models of the library's page
     python -m tools.survey_ollama --names names.txt    one name per line, such as qwen3:0.6b
     python -m tools.survey_ollama --limit 20 --out build/survey
 
@@ -31,6 +31,7 @@ from services.puller.formats.gguf.description import check_first_bytes, check_pa
 from services.puller.formats.gguf.header import GgufHeader, read_header
 from services.puller.formats.gguf.reading import HeaderIncomplete
 from services.puller.formats.lint import lint_gguf
+from services.puller.formats.template_choice import find_renderer
 from services.puller.settings import PullerSettings, split_list
 from services.puller.sources.base import Listing, RemoteFile, ResolveOptions
 from services.puller.sources.ollama import OllamaSource
@@ -46,7 +47,6 @@ from services.shared.errors import (
 from services.shared.model_name import OLLAMA_HOST, ModelName
 from services.shared.settings import read_settings
 from services.shared.store.manifest import FileRole
-from services.shared.structs import resolved
 from tools.survey_table import Finding, write_tables
 
 MAX_HEADER_BYTES = 16 << 20
@@ -58,11 +58,6 @@ _MAX_WAIT_SECONDS = 300.0
 _TRIES = 3
 # The address of a model of the library, in the page that lists them.
 _LIBRARY_LINK = re.compile(r'href="/library/([A-Za-z0-9][A-Za-z0-9._-]*)"')
-
-
-@resolved
-class _Config(msgspec.Struct, frozen=True):
-    renderer: str = ""
 
 
 def survey_model(source: OllamaSource, name: ModelName) -> Finding:
@@ -208,13 +203,8 @@ def _read_finding(path: Path) -> Finding | None:
 
 
 def _read_renderer(listing: Listing) -> str:
-    for file in listing.inline_files:
-        if file.role is FileRole.CONFIG:
-            try:
-                return msgspec.json.decode(file.data, type=_Config).renderer
-            except msgspec.DecodeError:
-                return ""
-    return ""
+    configs = (file.data for file in listing.inline_files if file.role is FileRole.CONFIG)
+    return find_renderer(next(configs, b"").decode(errors="replace")) or ""
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

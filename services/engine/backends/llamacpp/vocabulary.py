@@ -7,14 +7,14 @@ use it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.engine.backends.text_pieces import join_plain
 from services.engine.core import TextPiece
 
 _INT32 = ctypes.POINTER(ctypes.c_int32)
@@ -55,7 +55,7 @@ class LlamaVocabulary:
         second half starts with one.
         """
         ids: list[int] = []
-        for text, is_literal in _join_plain(pieces):
+        for text, is_literal in join_plain(pieces):
             ids += self._encode(text, add_special=add_special and not ids, parse=not is_literal)
         return ids
 
@@ -88,15 +88,6 @@ class LlamaVocabulary:
             if count >= 0:
                 return _to_list(ids[:count])
             room = -count
-
-
-def _join_plain(pieces: Iterable[TextPiece]) -> Iterator[tuple[str, bool]]:
-    """The texts to tokenize, and whether they are literal."""
-    for is_literal, group in groupby(pieces, key=lambda piece: piece.literal):
-        if is_literal:
-            yield from ((piece.text, True) for piece in group)
-        else:
-            yield "".join(piece.text for piece in group), False
 
 
 def _to_list(ids: NDArray[np.int32]) -> list[int]:

@@ -10,12 +10,12 @@ any text, and special ones only where the text is not literal.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from services.engine.backends.mlx.folder import read_json
+from services.engine.backends.text_pieces import join_plain
 from services.engine.core import TextPiece
 from services.shared.errors import ModelLoadFailed
 
@@ -48,7 +48,7 @@ class MlxVocabulary:
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
         """See Vocabulary.tokenize. Adjacent plain pieces are one text; literal ones are not."""
         ids: list[int] = []
-        for text, is_literal in _join_plain(pieces):
+        for text, is_literal in join_plain(pieces):
             tokenizer = self._literal if is_literal else self._plain
             encoded = tokenizer.encode(text, add_special_tokens=add_special and not ids)
             ids += encoded.ids
@@ -106,12 +106,3 @@ def _build_byte_table() -> dict[str, bytes]:
     others = (byte for byte in range(256) if byte not in printable)
     table = {chr(byte): bytes([byte]) for byte in printable}
     return table | {chr(0x100 + index): bytes([byte]) for index, byte in enumerate(others)}
-
-
-def _join_plain(pieces: Iterable[TextPiece]) -> Iterator[tuple[str, bool]]:
-    """The texts to tokenize, and whether they are literal."""
-    for is_literal, group in groupby(pieces, key=lambda piece: piece.literal):
-        if is_literal:
-            yield from ((piece.text, True) for piece in group)
-        else:
-            yield "".join(piece.text for piece in group), False
