@@ -138,7 +138,7 @@ def test_a_chat_stores_only_its_new_blocks(tmp_path: Path) -> None:
         assert run.backend.saved == [(n, n + BLOCK) for n in range(0, 1280, BLOCK)]
 
 
-def test_a_prompt_is_stored_that_is_wanted_by_nobody_but_its_tenant(tmp_path: Path) -> None:
+def test_nothing_is_copied_of_requests_without_keys_or_with_no_cache(tmp_path: Path) -> None:
     with storing(tmp_path) as run:
         run.answer(ask(PROMPT, keys=()), ask(PROMPT, no_cache=True))
 
