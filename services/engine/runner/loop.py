@@ -118,7 +118,7 @@ class EngineLoop:
     def _embed(self) -> None:
         """Compute one batch of embeddings; the front watches how long that takes."""
         self._busy_since = time.monotonic()
-        self._embeddings.step()
+        self._embeddings.step(is_alone=self._state.is_idle)
         self._busy_since = None
 
     def _is_drained(self, stop_at: float) -> bool:

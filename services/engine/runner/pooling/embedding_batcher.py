@@ -2,7 +2,8 @@
 
 Each `step` is one bounded piece of work: texts of several requests that fit a batch together, or a
 part of a longer text. The loop computes one between two steps of the answers, so neither waits for
-the other. Principals get equal numbers of tokens: the one that got the fewest goes next.
+the other; while there are answers, a batch is as large as the time for it allows, by the speed of
+the batches before. Principals get equal numbers of tokens: the one that got the fewest goes next.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from services.engine.core import Counters
 from services.shared.errors import EngineBusy, InternalError, SpindllError
 
 logger = logging.getLogger(__name__)
+
+_SECONDS_BESIDE_ANSWERS = 0.05  # as much as prompt work may lengthen a step on a processor
+_MIN_TOKENS = 32  # a smaller batch costs almost as much
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +83,7 @@ class EmbeddingBatcher:
         *,
         max_queued: int,
         on_opened: Callable[[PooledContext], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`on_opened` is called when the first request has created the context.
 
@@ -90,6 +95,8 @@ class EmbeddingBatcher:
         self._counters = counters
         self._max_queued = max_queued
         self._on_opened = on_opened
+        self._clock = clock
+        self._token_seconds = 0.0  # of the last batch
         self._waiting: dict[str, deque[EmbeddingRequest]] = {}  # by principal; none is empty
         self._served: dict[str, int] = {}  # tokens, of those that wait
         self._requests: dict[int, EmbeddingRequest] = {}
@@ -129,23 +136,29 @@ class EmbeddingBatcher:
             self._partial = None
         self._remove_waiting(request)
 
-    def step(self) -> list[EmbeddingEvent]:
-        """Compute one batch, and return the requests that it ended. Only while it is not idle."""
+    def step(self, *, is_alone: bool = True) -> list[EmbeddingEvent]:
+        """Compute one batch, and return the requests that it ended. Only while it is not idle.
+
+        `is_alone`: no answer waits for the end of the batch.
+        """
         try:
             context = self._open()
         except SpindllError as error:
             return self._fail_all(error)
-        batch = [self._partial] if self._partial is not None else list(self._take_batch())
+        room = self._facts.batch_tokens if is_alone else self._find_room()
+        batch = [self._partial] if self._partial is not None else list(self._take_batch(room))
         self._partial = None
-        began = time.monotonic()
+        before, began = self._counters.embedded_tokens, self._clock()
         try:
-            rows = self._compute(context, batch)
+            rows = self._compute(context, batch, room)
         except Exception:
             logger.exception("embedding failed", extra={"texts": len(batch)})
             self.failed_steps += 1
             failed = {text.request.id: text.request for text in batch}
             return [self._fail(request) for request in failed.values()]
-        self._counters.decode_seconds += time.monotonic() - began
+        seconds = self._clock() - began
+        self._counters.decode_seconds += seconds
+        self._token_seconds = seconds / (self._counters.embedded_tokens - before)
         self.failed_steps = 0
         return [] if rows is None else list(self._store(batch, rows))
 
@@ -156,9 +169,17 @@ class EmbeddingBatcher:
             self._on_opened(context)
         return context
 
-    def _take_batch(self) -> Iterator[_Text]:
+    def _find_room(self) -> int:
+        """The tokens of a batch that answers wait for."""
+        most = self._facts.batch_tokens
+        if self._token_seconds <= 0:
+            return min(_MIN_TOKENS, most)
+        fitting = int(_SECONDS_BESIDE_ANSWERS / self._token_seconds)
+        return min(max(fitting, _MIN_TOKENS), most)
+
+    def _take_batch(self, room: int) -> Iterator[_Text]:
         """The next texts, fair between principals: as many as fit, or one that is longer."""
-        room, count = self._facts.batch_tokens, 0
+        count = 0
         while self._waiting and count < self._facts.max_texts:
             principal = min(self._waiting, key=lambda name: self._served[name])
             request = self._waiting[principal][0]
@@ -172,7 +193,7 @@ class EmbeddingBatcher:
             if request.next_text == len(request.texts):
                 self._remove_waiting(request)
 
-    def _compute(self, context: PooledContext, batch: list[_Text]) -> Vectors | None:
+    def _compute(self, context: PooledContext, batch: list[_Text], room: int) -> Vectors | None:
         """The rows of a batch; None where a long text has more parts."""
         first = batch[0]
         if first.done == 0:
@@ -181,7 +202,7 @@ class EmbeddingBatcher:
             rows = context.run([text.tokens for text in batch])
             self._counters.embedded_tokens += sum(len(text.tokens) for text in batch)
             return rows
-        end = min(first.done + self._facts.batch_tokens, len(first.tokens))
+        end = min(first.done + room, len(first.tokens))
         rows = context.run([first.tokens[first.done : end]])
         self._counters.embedded_tokens += end - first.done
         first.done = end

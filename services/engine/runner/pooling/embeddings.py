@@ -68,11 +68,14 @@ class Embeddings:
         if self._batcher is not None and self._commands.pop(request_id, None) is not None:
             self._batcher.cancel(request_id)
 
-    def step(self) -> None:
-        """Compute one batch, and report the requests that it ended. Only while it is not idle."""
+    def step(self, *, is_alone: bool) -> None:
+        """Compute one batch, and report the requests that it ended. Only while it is not idle.
+
+        `is_alone`: no answer waits for the end of the batch.
+        """
         assert self._batcher is not None
         assert self._model is not None
-        for event in self._batcher.step():
+        for event in self._batcher.step(is_alone=is_alone):
             command = self._commands.pop(event.request.id)
             if isinstance(event, Embedded):
                 report = build_report(command, event.request, event.rows, self._model.facts)

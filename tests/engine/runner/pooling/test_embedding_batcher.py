@@ -38,6 +38,7 @@ class SummingModel:
         self.pool_bytes: Mapping[str, int] = {"host": 1}
         self.batches: list[list[int]] = []  # the lengths of the parts of each
         self.error: Exception | None = None
+        self.now = 0.0  # in seconds: a token takes a millisecond
         self._texts: dict[int, list[int]] = {}
 
     def open(self) -> SummingModel:
@@ -50,6 +51,7 @@ class SummingModel:
         if self.error is not None:
             raise self.error
         self.batches.append([len(part) for part in parts])
+        self.now += 0.001 * sum(self.batches[-1])
         for number, part in enumerate(parts):
             self._texts.setdefault(number, []).extend(part)
         rows = [(sum(self._texts[n]), len(self._texts[n])) for n in range(len(parts))]
@@ -113,6 +115,18 @@ def test_a_long_text_is_computed_at_once_where_parts_have_no_meaning() -> None:
     run(make(model, (1, [25], "a"), (2, [1, 1], "a")))
 
     assert model.batches == [[25], [1, 1]]
+
+
+def test_beside_answers_a_batch_is_as_large_as_its_time_allows() -> None:
+    """The first one is small; at a millisecond for a token, 50 tokens then take 50 ms."""
+    model = SummingModel(batch_tokens=512, max_tokens=1000)
+    batcher = EmbeddingBatcher(model, Counters(), max_queued=9, clock=lambda: model.now)
+    batcher.add(request(1, [400]))
+    for _ in range(3):
+        batcher.step(is_alone=False)
+    batcher.step(is_alone=True)
+
+    assert model.batches == [[32], [50], [50], [268]]
 
 
 def test_principals_get_equal_numbers_of_tokens() -> None:
