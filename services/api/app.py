@@ -24,7 +24,7 @@ from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
 from services.api.dependencies import ApiParts
 from services.api.dialects.grpc.server import start_grpc_server
-from services.api.dialects.openai import chat, completions, embeddings, models, rerank
+from services.api.dialects.openai import chat, completions, embeddings, models, rerank, tokens
 from services.api.generation.embeddings import EmbeddingService
 from services.api.generation.service import GenerationService
 from services.api.middleware.access_log import AccessLogMiddleware
@@ -43,7 +43,7 @@ from services.shared.store.model_store import ModelStore
 
 # `models` has paths that match all below /v1/models/, so what is more exact comes before it.
 _ROUTES = (
-    *(chat, completions, embeddings, rerank, keys, pulls, admin_models, updates, models),
+    *(chat, completions, embeddings, rerank, tokens, keys, pulls, admin_models, updates, models),
     *(search, cache, status, health),
 )
 _CORS_HEADERS = (

@@ -66,6 +66,11 @@ class EngineCalls:
         """A score for each document. As `embed`."""
         return await _call(self._stub.Rerank(request, timeout=self._load_timeout_seconds))
 
+    async def tokenize(self, request: engine_pb2.TokenizeRequest) -> list[int]:
+        """The token ids of a text; loads the model."""
+        answer = await _call(self._stub.Tokenize(request, timeout=self._load_timeout_seconds))
+        return list(answer.ids)
+
     async def list_loaded(self) -> engine_pb2.LoadedResponse:
         """The loaded models, and the memory they take."""
         return await _call(self._stub.Loaded(engine_pb2.LoadedRequest(), timeout=_UNARY_SECONDS))

@@ -7,7 +7,7 @@ import asyncio
 from starlette.types import Receive
 
 from services.api.generation.events import GenerationEvent, Started, Waiting
-from services.api.generation.service import Generation
+from services.api.generation.generation import Generation
 
 
 class ClientWatch:

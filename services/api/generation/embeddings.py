@@ -5,20 +5,18 @@ Nothing of it is kept in any cache.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from services.api.clients.engine import EngineClient
 from services.api.generation.embedding_request import EmbeddingRequest, RankingRequest
+from services.api.generation.request_checks import check_size
+from services.api.generation.time_limits import limit_time
 from services.api.generation.to_engine import build_embed, build_rerank
 from services.api.models.pull_on_demand import PullOnDemand
-from services.shared.errors import DeadlineExceeded, InvalidRequest
-from services.shared.limits import MAX_SUBMIT_BYTES
+from services.shared.errors import InvalidRequest
 from services.shared.store.manifest import Capability, Manifest
 
 logger = logging.getLogger(__name__)
@@ -26,8 +24,6 @@ logger = logging.getLogger(__name__)
 # No key of a GGUF says that the beginning of a vector is a vector too. These architectures are
 # used by models alone that were trained so: EmbeddingGemma, Jina v3, Nomic v2, Qwen3-Embedding.
 _SHORTENED_ARCHITECTURES = frozenset({"gemma-embedding", "jina-bert-v3", "nomic-bert-moe", "qwen3"})
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +56,19 @@ class EmbeddingService:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Compute the vectors. Raises the errors of the model's name and of the engine."""
-        _check_size(sum(map(len, request.inputs)), "input")
+        check_size(sum(map(len, request.inputs)), "input")
         began = time.perf_counter()
-        embeddings = await self._limit(self._embed(request))
+        async with limit_time(self._timeout_seconds):
+            embeddings = await self._embed(request)
         _log(request, len(request.inputs), embeddings.prompt_tokens, began)
         return embeddings
 
     async def rank(self, request: RankingRequest) -> Ranking:
         """Score the documents. Raises the errors of the model's name and of the engine."""
-        _check_size(len(request.query) + sum(map(len, request.documents)), "documents")
+        check_size(len(request.query) + sum(map(len, request.documents)), "documents")
         began = time.perf_counter()
-        ranking = await self._limit(self._rank(request))
+        async with limit_time(self._timeout_seconds):
+            ranking = await self._rank(request)
         _log(request, len(request.documents), ranking.prompt_tokens, began)
         return ranking
 
@@ -90,21 +88,6 @@ class EmbeddingService:
         raw = list(response.scores)
         scores = raw if response.is_probability else [_to_probability(score) for score in raw]
         return Ranking(raw, scores, sum(response.tokens))
-
-    async def _limit(self, work: Awaitable[T]) -> T:
-        try:
-            async with asyncio.timeout(self._timeout_seconds or None):
-                return await work
-        except TimeoutError:
-            raise DeadlineExceeded("the request's deadline passed") from None
-
-
-def _check_size(size: int, param: str) -> None:
-    """Here too, because a larger message would break the call instead of being answered."""
-    if size > MAX_SUBMIT_BYTES:
-        raise InvalidRequest(
-            f"{param} is too long: {size} characters, of at most {MAX_SUBMIT_BYTES}", param=param
-        )
 
 
 def _check_dimensions(manifest: Manifest, dimensions: int) -> None:

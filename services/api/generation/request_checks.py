@@ -21,6 +21,14 @@ def _has_tools(request: GenerationRequest) -> bool:
     return isinstance(request.prompt, Conversation) and bool(request.prompt.tools)
 
 
+def check_size(size: int, param: str) -> None:
+    """InvalidRequest for texts of so many characters that the engine would refuse them."""
+    if size > MAX_SUBMIT_BYTES:
+        raise InvalidRequest(
+            f"{param} is too long: {size} characters, of at most {MAX_SUBMIT_BYTES}", param=param
+        )
+
+
 def _check_size(request: GenerationRequest) -> None:
     prompt = request.prompt
     if isinstance(prompt, Conversation):
@@ -28,11 +36,7 @@ def _check_size(request: GenerationRequest) -> None:
         size = _count_chars(given)
     else:
         size = sum(map(len, prompt))
-    if size > MAX_SUBMIT_BYTES:
-        param = request.prompt_field
-        raise InvalidRequest(
-            f"{param} is too long: {size} characters, of at most {MAX_SUBMIT_BYTES}", param=param
-        )
+    check_size(size, request.prompt_field)
     output = request.structured_output
     if output is not None and len(output.source) > MAX_CONSTRAINT_CHARS:
         name = output.format.value

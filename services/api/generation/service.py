@@ -15,25 +15,28 @@ from collections.abc import Sequence
 from services.api.access.principal import Principal
 from services.api.clients.blocking_calls import BlockingCalls
 from services.api.clients.engine import EngineClient
-from services.api.clients.generation_stream import GenerationStream
 from services.api.generation.answer_constraint import (
     AnswerConstraint,
     build_constraint,
     find_special_tokens,
 )
-from services.api.generation.answer_reader import EventReader
 from services.api.generation.dialect_choice import DialectChoice
-from services.api.generation.events import Finished, GenerationEvent
-from services.api.generation.from_engine import EngineEvent, read_events
+from services.api.generation.generation import Generation
 from services.api.generation.request import GenerationRequest
-from services.api.generation.request_checks import check_request
-from services.api.generation.time_limits import limit_keep_alive, subtract_elapsed
-from services.api.generation.to_engine import Prompt, build_prompt, build_submit, read_end
-from services.api.generation.usage import UsageCounter
+from services.api.generation.request_checks import check_request, check_size
+from services.api.generation.time_limits import limit_keep_alive, limit_time, subtract_elapsed
+from services.api.generation.to_engine import (
+    Prompt,
+    build_prompt,
+    build_submit,
+    build_text,
+    build_tokenize,
+    read_end,
+)
 from services.api.models.pull_on_demand import PullOnDemand
 from services.api.parsing.parser_choice import MakeParser, choose_parser, find_thinking
 from services.api.prompts.render import Conversation, PromptRenderer
-from services.shared.errors import ContextLengthExceeded, DeadlineExceeded, SpindllError
+from services.shared.errors import DeadlineExceeded
 from services.shared.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -41,140 +44,6 @@ logger = logging.getLogger(__name__)
 _RENDER_THREADS = 2
 _MAX_RENDERS = 1024
 _SHARED_TENANT = "all"
-
-
-class Generation:
-    """The events of one request: `async for events in generation`, in batches.
-
-    A batch is what arrived since the last one; it is empty after `wake()`. Without a parser, it has
-    at most one TextDelta per answer. `close()` must be called, and may be called twice: it cancels
-    what still runs, and writes the log line.
-    """
-
-    def __init__(
-        self,
-        request: GenerationRequest,
-        stream: GenerationStream,
-        *,
-        model: str,
-        make_parser: MakeParser | None,
-        started_at: float,
-    ) -> None:
-        self.answer_count = request.answer_count
-        self.usage = UsageCounter(
-            answers_per_prompt=request.answers_per_prompt, answer_count=request.answer_count
-        )
-        self._request = request
-        self._has_logprobs = request.top_logprobs is not None
-        self._reader = self._make_reader(make_parser)
-        self._model = model
-        self._stream = stream
-        self._started_at = started_at
-        self._outcome = "cancelled"
-        self._is_settled = False
-
-    def _make_reader(self, make_parser: MakeParser | None) -> EventReader | None:
-        if make_parser is None:
-            return None
-        return EventReader(
-            self.answer_count,
-            make_parser,
-            with_logprobs=self._has_logprobs,
-            is_single_call=not self._request.parallel_tool_calls,
-        )
-
-    @property
-    def seconds(self) -> float:
-        """Since the request was opened."""
-        return time.perf_counter() - self._started_at
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the next batch comes at once, and is the last."""
-        return self._stream.is_over or self._is_cut
-
-    @property
-    def _is_cut(self) -> bool:
-        return self._reader is not None and self._reader.is_cut
-
-    @property
-    def is_abandoned(self) -> bool:
-        """Whether the client has disconnected."""
-        return self._stream.is_abandoned
-
-    def __aiter__(self) -> Generation:
-        """The batches of events."""
-        return self
-
-    async def __anext__(self) -> list[GenerationEvent]:
-        """The next batch; raises the error that ended the request."""
-        events: list[GenerationEvent] = []
-        while not events:
-            taken = await self._take()
-            if not taken:
-                return []
-            events = self._read(taken)  # none where the parser holds all text back
-        for event in events:
-            if isinstance(event, Finished):
-                self.usage.add(event)
-        if self._is_cut:
-            self._stream.close()
-        return events
-
-    async def _take(self) -> list[EngineEvent]:
-        """The engine's next events; none after a wake-up."""
-        stream = self._stream
-        if self._is_cut:
-            self._outcome = "finished"
-            raise StopAsyncIteration
-        try:
-            taken = await stream.take()
-        except SpindllError as error:
-            self._outcome = error.code
-            if isinstance(error, ContextLengthExceeded):
-                error.param = self._request.prompt_field
-            raise
-        if not taken and stream.is_over:
-            self._outcome = "finished"
-            raise StopAsyncIteration
-        return taken
-
-    def _read(self, taken: list[EngineEvent]) -> list[GenerationEvent]:
-        if self._reader is None:
-            return read_events(taken, with_logprobs=self._has_logprobs)
-        return self._reader.read(taken)
-
-    def wake(self) -> None:
-        """Let the task that waits for a batch get an empty one."""
-        self._stream.wake()
-
-    def abandon(self) -> None:
-        """Cancel because the client has disconnected; the next batch then raises Cancelled."""
-        self._stream.abandon()
-
-    def close(self) -> None:
-        """Cancel what still runs, and settle."""
-        self._stream.close()
-        if not self._is_settled:
-            self._is_settled = True
-            self._log()
-
-    def _log(self) -> None:
-        usage = self.usage
-        logger.info(
-            "generation",
-            extra={
-                "id": self._request.id,
-                "model": self._model,
-                "principal": self._request.principal.id,
-                "outcome": "finished" if usage.is_complete else self._outcome,
-                "prompt_tokens": usage.prompt_tokens,
-                "cached_tokens": usage.cached_tokens,
-                "completion_tokens": usage.completion_tokens,
-                "queue_seconds": round(usage.queue_seconds, 4),
-                "seconds": round(self.seconds, 4),
-            },
-        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -240,6 +109,24 @@ class GenerationService:
             make_parser=prepared.make_parser,
             started_at=started_at,
         )
+
+    async def count_prompt_tokens(self, request: GenerationRequest) -> int:
+        """The tokens that the prompt of a conversation has. Raises what `open` and its events do."""
+        check_request(request)
+        async with limit_time(self._timeout_seconds):
+            manifest = await self._models.resolve(request.model, request.principal)
+            (prompt,) = (await self._prepare(manifest, request)).prompts
+            return len(await self._engine.tokenize(build_tokenize(prompt, model=manifest.name)))
+
+    async def tokenize(
+        self, model: str, text: str, principal: Principal, *, add_special: bool, parse_special: bool
+    ) -> list[int]:
+        """The token ids of a text; with `parse_special`, control tokens in it are such."""
+        check_size(len(text), "content")
+        async with limit_time(self._timeout_seconds):
+            manifest = await self._models.resolve(model, principal)
+            prompt = build_text(text, add_special=add_special, parse_special=parse_special)
+            return await self._engine.tokenize(build_tokenize(prompt, model=manifest.name))
 
     async def _prepare(self, manifest: Manifest, request: GenerationRequest) -> _Prepared:
         prompt = request.prompt

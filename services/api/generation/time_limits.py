@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from services.api.access.keys import Role
 from services.api.generation.request import GenerationRequest
+from services.shared.errors import DeadlineExceeded
 
 MAX_USER_KEEP_ALIVE_SECONDS = 3600.0
+
+
+@asynccontextmanager
+async def limit_time(seconds: float) -> AsyncIterator[None]:
+    """Raise DeadlineExceeded in the block after this time; 0: no limit."""
+    try:
+        async with asyncio.timeout(seconds or None):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("the request's deadline passed") from None
 
 
 def limit_keep_alive(seconds: float | None, role: Role) -> float | None:

@@ -85,6 +85,18 @@ def build_rerank(request: RankingRequest, *, model: str) -> engine_pb2.RerankReq
     )
 
 
+def build_tokenize(prompt: Prompt, *, model: str) -> engine_pb2.TokenizeRequest:
+    """The call for the tokens of a text; `model` is the canonical name."""
+    assert isinstance(prompt, engine_pb2.PromptText)  # the others are token ids already
+    return engine_pb2.TokenizeRequest(model=model, text=prompt)
+
+
+def build_text(text: str, *, add_special: bool, parse_special: bool) -> Prompt:
+    """A text as it stands."""
+    piece = engine_pb2.TextPiece(text=text, literal=not parse_special)
+    return engine_pb2.PromptText(pieces=[piece], add_special=add_special)
+
+
 def build_prompt(prompt: TextOrTokens) -> Prompt:
     """A prompt without a chat template."""
     if isinstance(prompt, str):

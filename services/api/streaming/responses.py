@@ -20,7 +20,7 @@ from services.api.generation.events import (
     TextDelta,
     Waiting,
 )
-from services.api.generation.service import Generation
+from services.api.generation.generation import Generation
 from services.api.streaming.sse import DONE, EventStreamResponse, encode_comment, encode_error
 from services.shared.errors import SpindllError
 
