@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 import time
 from collections.abc import Sequence
 
@@ -38,8 +37,6 @@ from services.api.parsing.parser_choice import MakeParser, choose_parser, find_t
 from services.api.prompts.render import Conversation, PromptRenderer
 from services.shared.errors import DeadlineExceeded
 from services.shared.store.manifest import Manifest
-
-logger = logging.getLogger(__name__)
 
 _RENDER_THREADS = 2
 _MAX_RENDERS = 1024

@@ -28,6 +28,7 @@ from redis.asyncio.client import Pipeline
 
 from services.engine.core import CacheKind
 from services.shared import redis_keys
+from services.shared.structs import resolved
 
 INDEX_SECONDS = 90 * 24 * 3600  # the index of a folder that is gone is forgotten after that
 _AT_ONCE = 500  # entries of one answer
@@ -35,6 +36,7 @@ _MIB = 1 << 20
 _RECENCY = 1e-9  # per second: decides between equal values only
 
 
+@resolved
 class IndexedEntry(msgspec.Struct, frozen=True, array_like=True):
     """What the index knows of an entry."""
 

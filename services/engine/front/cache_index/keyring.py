@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from services.engine.core import CacheKey
 from services.shared.errors import InvalidSettings
 from services.shared.store.durable import sync, sync_folder
+from services.shared.structs import resolved
 
 MAX_EPOCHS = 4  # of a tenant; what older ones sealed is no longer read
 _KEY_BYTES = 32
@@ -46,6 +47,7 @@ class _Epoch(msgspec.Struct, frozen=True):
     created: int  # seconds since 1970
 
 
+@resolved
 class _TenantFile(msgspec.Struct, frozen=True):
     tenant: str
     epochs: tuple[_Epoch, ...]  # newest first
