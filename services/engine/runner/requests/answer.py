@@ -4,8 +4,8 @@
 
 An answer ends at an end token, a stop string or a stop token id, or when its constraint is
 complete, max_tokens is reached or the context is full. A constraint with a trigger ends no answer:
-it begins where the text shows the trigger, and is over when it is complete. This code runs once per token of every
-answer, so the constructor computes what does not change.
+it begins where the text shows the trigger, and is over when it is complete. This code runs once per
+token of every answer, so the constructor computes what does not change.
 """
 
 from __future__ import annotations

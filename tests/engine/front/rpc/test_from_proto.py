@@ -58,7 +58,11 @@ def test_every_field_of_a_request_is_parsed() -> None:
                 regex="a+",
                 before='start: "b"',
                 trigger=pb.Trigger(
-                    text="a", thinking_start="<t>", thinking_end="</t>", is_thinking=True
+                    text="a",
+                    thinking_start="<t>",
+                    thinking_end="</t>",
+                    is_thinking=True,
+                    only_at_start=True,
                 ),
             ),
             n=3,
@@ -75,7 +79,13 @@ def test_every_field_of_a_request_is_parsed() -> None:
     assert (submit.tokens, submit.pieces, submit.n, submit.top_logprobs) == ((1, 2), None, 3, 0)
     assert submit.sampling == Sampling(seed=2**64 - 1, logit_bias={5: -100.0}, repeat_last_n=0)
     assert (submit.stopping.strings, submit.stopping.token_ids) == (("x",), (9,))
-    trigger = Trigger(text="a", thinking_start="<t>", thinking_end="</t>", is_thinking=True)
+    trigger = Trigger(
+        text="a",
+        thinking_start="<t>",
+        thinking_end="</t>",
+        is_thinking=True,
+        only_at_start=True,
+    )
     assert submit.constraint == Constraint("regex", "a+", 'start: "b"', trigger)
     assert (submit.lane, submit.principal, submit.deadline_seconds) == (Lane.BATCH, "key", 1.5)
     assert submit.realm == "key+"

@@ -102,6 +102,17 @@ def test_a_trigger_in_thinking_does_not_count(
     assert (watch(lazy, text, size) is not None) == begins
 
 
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [("<tool>", True), ("\n <tool>", True), ("<t>a</t>\n<tool>", True), ("a <tool>", False)],
+)
+def test_a_trigger_may_count_only_at_the_start(text: str, begins: bool) -> None:
+    lazy = build_lazy(thinking_start="<t>", thinking_end="</t>", only_at_start=True)
+
+    assert (watch(lazy, text) is not None) == begins
+    assert watch(lazy, "<tool>") is None
+
+
 def test_a_trigger_may_be_a_special_token() -> None:
     lazy = build_lazy('start: <%5BCALL%5D> "x" <call>', text="[CALL]")
     state = lazy.watch(SPECIAL[BRACKETS])
@@ -110,6 +121,13 @@ def test_a_trigger_may_be_a_special_token() -> None:
     assert [state.allows(token) for token in (ord("y"), BRACKETS, ord("x"))] == [0, 0, 1]
     state.accept(ord("x"))
     assert [state.allows(token) for token in (ord("<"), CALL)] == [0, 1]
+
+
+def test_a_trigger_that_the_grammar_spells_is_found_though_it_is_a_special_token() -> None:
+    state = build_lazy('start: "<call>" "x"', text="<call>").watch(SPECIAL[CALL])
+
+    assert state is not None
+    assert accept(state, "xx") == 1
 
 
 def test_a_grammar_must_begin_with_its_trigger() -> None:
