@@ -49,7 +49,7 @@ async def delete_cache(
         float | None, Query(ge=0, allow_inf_nan=False, description="Unused for so many seconds.")
     ] = None,
 ) -> dict[str, Any]:
-    """Delete stored prompts. Those of a whole tenant are unreadable at once, copies included."""
+    """Delete stored prompts. All those of a tenant, or of everyone, are unreadable at once."""
     chosen = _choose_tenant(api, principal, tenant)
     if chosen is None and not everyone:
         raise InvalidRequest("name a tenant, or say all=true", param="tenant")

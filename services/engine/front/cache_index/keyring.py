@@ -118,6 +118,14 @@ class Keyring:
         sync_folder(self._tenants_folder)
         return True
 
+    def forget_all(self) -> None:
+        """Destroy the keys of every tenant."""
+        self._keys.clear()
+        self._tags.clear()
+        for path in self._tenants_folder.glob("*.json"):
+            path.unlink(missing_ok=True)
+        _sync_folder(self._tenants_folder)
+
     def find_tag(self, key_id: bytes) -> str | None:
         """The tag of the tenant that a key belongs to; None where it has none any more."""
         if key_id not in self._tags:

@@ -122,8 +122,8 @@ class PromptCache:
     ) -> tuple[int, int]:
         """Delete what matches all that is given; how many entries, and their bytes.
 
-        Where only a tenant is given, its keys are destroyed first, so that copies of its entries
-        are unreadable too.
+        Where only a tenant is given, or nothing, the keys are destroyed first, so that copies of
+        the entries, and what runners have in memory, are unreadable too.
         """
         keyring = self._keyring
         if keyring is None:
@@ -132,9 +132,12 @@ class PromptCache:
         model = None if model_digest is None else compute_model_tag(model_digest)
         before = None if older_than_seconds is None else time.time() - older_than_seconds
         destroyed: set[bytes] = set()
-        if tenant is not None and model is None and before is None:
-            destroyed = {key.id for key in keyring.get(tenant)}
-            keyring.forget(tenant)
+        if model is None and before is None:
+            if tenant is None:
+                keyring.forget_all()
+            else:
+                destroyed = {key.id for key in keyring.get(tenant)}
+                keyring.forget(tenant)
 
         def matches(entry: FoundEntry) -> bool:
             id_ = entry.header.key_id

@@ -52,6 +52,20 @@ async def test_a_deleted_tenant_begins_a_new_realm(cache: PromptCache, tmp_path:
     assert cache.open_realm("alice")[0] != realm
 
 
+async def test_deleting_all_begins_new_realms_with_new_keys(
+    cache: PromptCache, tmp_path: Path
+) -> None:
+    before = {tenant: cache.open_realm(tenant) for tenant in ("alice", "bob")}
+    for _, keys in before.values():
+        store_entry(tmp_path / "kvcache", keys[0].id)
+
+    assert (await cache.delete())[0] == 2
+    for tenant, (realm, keys) in before.items():
+        new_realm, new_keys = cache.open_realm(tenant)
+        assert new_realm != realm
+        assert not {key.secret for key in keys} & {key.secret for key in new_keys}
+
+
 async def test_deletion_by_model_and_age_keeps_the_keys(cache: PromptCache, tmp_path: Path) -> None:
     folder = tmp_path / "kvcache"
     realm, keys = cache.open_realm("alice")
