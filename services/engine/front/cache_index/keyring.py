@@ -15,12 +15,13 @@ a cache share this folder too. Small local files, read on the event loop.
 
 from __future__ import annotations
 
+import fcntl
 import hmac
 import os
 import secrets
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -96,13 +97,15 @@ class Keyring:
     def rotate(self, tenant: str) -> None:
         """Begin a new epoch of a tenant."""
         tag = self.tag(tenant)
-        self._write(tag, tenant, self._read_file(tag))
+        with self._locked():
+            self._write(tag, tenant, self._read_file(tag))
 
     def rotate_all(self) -> None:
         """Begin a new epoch of every tenant."""
-        for path in self._tenants_folder.glob("*.json"):
-            if (file := _decode(path)) is not None:
-                self._write(path.stem, file.tenant, file.epochs)
+        with self._locked():
+            for path in self._tenants_folder.glob("*.json"):
+                if (file := _decode(path)) is not None:
+                    self._write(path.stem, file.tenant, file.epochs)
 
     def forget(self, tenant: str) -> bool:
         """Destroy a tenant's keys; whether there were any."""
@@ -111,20 +114,22 @@ class Keyring:
         self._keys.pop(tag, None)
         for key in keys or ():
             self._tags.pop(key.id, None)
-        try:
-            self._path(tag).unlink()
-        except FileNotFoundError:
-            return False
-        sync_folder(self._tenants_folder)
+        with self._locked():
+            try:
+                self._path(tag).unlink()
+            except FileNotFoundError:
+                return False
+            sync_folder(self._tenants_folder)
         return True
 
     def forget_all(self) -> None:
         """Destroy the keys of every tenant."""
         self._keys.clear()
         self._tags.clear()
-        for path in self._tenants_folder.glob("*.json"):
-            path.unlink(missing_ok=True)
-        _sync_folder(self._tenants_folder)
+        with self._locked():
+            for path in self._tenants_folder.glob("*.json"):
+                path.unlink(missing_ok=True)
+            sync_folder(self._tenants_folder)
 
     def find_tag(self, key_id: bytes) -> str | None:
         """The tag of the tenant that a key belongs to; None where it has none any more."""
@@ -175,6 +180,14 @@ class Keyring:
             partial.unlink(missing_ok=True)
         sync_folder(self._tenants_folder)
         self._keys.pop(tag, None)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Change keys alone: the rotation of one engine could bring back what another destroys."""
+        with (self._tenants_folder / ".lock").open("ab") as file:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _path(self, tag: str) -> Path:
         return self._tenants_folder / f"{tag}.json"

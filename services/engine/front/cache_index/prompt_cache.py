@@ -107,7 +107,7 @@ class PromptCache:
 
     async def read_status(self) -> list[TierStatus]:
         """What each tier holds."""
-        return [await tier.read_status() for tier in self._tiers.values()]
+        return list(await asyncio.gather(*(tier.read_status() for tier in self._tiers.values())))
 
     def tag(self, tenant: str) -> str:
         """The name of a tenant in `TierStatus.tenants`."""
@@ -147,7 +147,7 @@ class PromptCache:
                 return False
             return before is None or entry.used_at < before
 
-        deleted = [await tier.delete(matches) for tier in self._tiers.values()]
+        deleted = await asyncio.gather(*(tier.delete(matches) for tier in self._tiers.values()))
         return sum(count for count, _ in deleted), sum(size for _, size in deleted)
 
     def rotate_keys(self, tenant: str | None) -> None:

@@ -52,6 +52,27 @@ def test_a_new_epoch_comes_first_and_the_older_ones_stay(tmp_path: Path) -> None
     assert first not in keyring.get("alice")
 
 
+def test_a_rotation_does_not_bring_back_keys_that_another_engine_destroys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyring = Keyring(tmp_path)
+    old = keyring.get("alice")[0]
+    forgetting = threading.Thread(target=lambda: Keyring(tmp_path).forget("alice"))
+    read = keyring._read_file
+
+    def read_slowly(tag: str) -> object:
+        epochs = read(tag)
+        forgetting.start()
+        forgetting.join(0.2)
+        return epochs
+
+    monkeypatch.setattr(keyring, "_read_file", read_slowly)
+    keyring.rotate("alice")
+    forgetting.join()
+
+    assert old not in Keyring(tmp_path).get("alice")
+
+
 def test_a_forgotten_tenant_gets_keys_that_nothing_was_sealed_with(tmp_path: Path) -> None:
     keyring = Keyring(tmp_path)
     old = keyring.get("alice")[0]

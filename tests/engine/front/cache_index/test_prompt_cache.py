@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -50,6 +51,24 @@ async def test_a_deleted_tenant_begins_a_new_realm(cache: PromptCache, tmp_path:
     assert (entries, size) == (1, 1116)
     assert list_names(tmp_path / "kvcache") == {kept}
     assert cache.open_realm("alice")[0] != realm
+
+
+async def test_tiers_are_asked_at_the_same_time(tmp_path: Path, redis_url: str) -> None:
+    """Each may wait for a Redis that does not answer, and the api does not wait for ever."""
+    settings = make_settings(tmp_path, redis_url, cache_ram="10M", cache_ram_folder=tmp_path)
+    cache = build_prompt_cache(settings)
+    both = asyncio.Barrier(2)
+
+    async def wait(*_: object) -> tuple[int, int]:
+        await both.wait()
+        return 1, 10
+
+    for tier in cache._tiers.values():
+        tier.read_status = tier.delete = wait  # type: ignore[method-assign, assignment]
+    async with asyncio.timeout(30):
+        assert len(await cache.read_status()) == 2
+        assert await cache.delete(tenant="alice") == (2, 20)
+    await cache.close()
 
 
 async def test_deleting_all_begins_new_realms_with_new_keys(
