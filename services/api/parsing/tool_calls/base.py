@@ -93,6 +93,7 @@ class CallWriter:
         self.tools = tools
         self._new_id = new_id
         self._index = -1
+        self._ids: set[str] = set()
         self._parts: list[Part] = []
         self._texts: list[str] = []
         self._build: Callable[[str], Part] = Content
@@ -118,10 +119,12 @@ class CallWriter:
         self._write(Reasoning, text)
 
     def start(self, name: str, id_: str = "") -> None:
-        """Begin a call; the id is made up if the model wrote none."""
+        """Begin a call; the id is made up if the model wrote none, or one that it wrote before."""
         self._flush()
         self._index += 1
-        id_ = id_ or self._new_id(self._index, name)
+        if not id_ or id_ in self._ids:
+            id_ = self._new_id(self._index, name)
+        self._ids.add(id_)
         self._parts.append(CallStarted(index=self._index, id=id_, name=name))
 
     def arguments(self, text: str) -> None:

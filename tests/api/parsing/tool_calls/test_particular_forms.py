@@ -186,6 +186,17 @@ def test_made_up_ids_differ() -> None:
     assert len({part.id for part in parts if isinstance(part, CallStarted)}) == 2
 
 
+def test_an_id_that_the_model_repeats_is_replaced() -> None:
+    """Clients find the call of a result by its id."""
+    text = '<tool_call>{"id": "call_0", "name": "get_time", "arguments": {}}</tool_call>'
+
+    parts = read(BY_NAME["hermes"].open(TOOLS), [text + text])
+
+    first, second = (part.id for part in parts if isinstance(part, CallStarted))
+    assert first == "call_0"
+    assert re.fullmatch(r"call_[A-Za-z0-9]{24}", second)
+
+
 def test_the_models_own_id_is_kept() -> None:
     text = '[TOOL_CALLS]get_weather[CALL_ID]abcdefgh1[ARGS]{"city": "Paris"}'
 
