@@ -38,25 +38,32 @@ def build_messages(messages: Iterable[Message]) -> tuple[str, list[Record]]:
     calls of the second; here they are kept.
     """
     systems: list[str] = []
-    collated: list[dict[str, Any]] = []
+    turns: list[list[dict[str, Any]]] = []
     names: dict[str, str] = {}
     for message in messages:
         fields = _read_message(message, names)
         if fields["Role"] == "system":
             systems.append(fields["Content"])
-        if collated and fields["Role"] == collated[-1]["Role"] != "tool":
-            _append(collated[-1], fields)
+        if turns and fields["Role"] == turns[-1][0]["Role"] != "tool":
+            turns[-1].append(fields)
         else:
-            collated.append(fields)
-    return "\n\n".join(systems), [_build_message(fields) for fields in collated]
+            turns.append([fields])
+    return "\n\n".join(systems), [_build_message(_merge(turn)) for turn in turns]
 
 
-def _append(before: dict[str, Any], fields: Mapping[str, Any]) -> None:
-    if fields["Content"]:
-        before["Content"] += "\n\n" + fields["Content"]
-    calls = [*before["ToolCalls"], *fields["ToolCalls"]]
-    before["ToolCalls"] = [_number_call(call, number) for number, call in enumerate(calls)]
-    before["Thinking"] = before["Thinking"] or fields["Thinking"]
+def _merge(turn: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The fields of the messages of one turn, as those of one message."""
+    first, *others = turn
+    if not others:
+        return first
+    more = "".join("\n\n" + fields["Content"] for fields in others if fields["Content"])
+    calls = [call for fields in turn for call in fields["ToolCalls"]]
+    return {
+        **first,
+        "Content": first["Content"] + more,
+        "ToolCalls": [_number_call(call, number) for number, call in enumerate(calls)],
+        "Thinking": next((f["Thinking"] for f in turn if f["Thinking"]), ""),
+    }
 
 
 def _read_message(message: Message, names: dict[str, str]) -> dict[str, Any]:

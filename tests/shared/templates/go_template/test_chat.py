@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
 from services.shared.errors import InvalidModelFile
 from services.shared.templates.go_template.chat import GoChatTemplate
+from services.shared.templates.go_template.messages import build_messages
 from services.shared.templates.marks import build_mark
 from services.shared.templates.template import MAX_SOURCE, TemplateFailed
 from services.shared.templates.template_probe import find_composed, probe
@@ -214,6 +216,25 @@ def test_calls_of_neighbouring_answers_are_kept() -> None:
     source = "{{ range .Messages }}{{ range .ToolCalls }}{{ .Function.Index }}{{ end }},{{ end }}"
 
     assert render(source, messages) == ",01,"
+
+
+def test_the_work_for_neighbours_grows_with_their_number_and_not_with_its_square() -> None:
+    def count_calls(messages: int) -> int:
+        calls = 0
+
+        def count(_frame: object, event: str, _argument: object) -> None:
+            nonlocal calls
+            calls += event == "call"
+
+        old = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            build_messages([CALL] * messages)
+        finally:
+            sys.setprofile(old)
+        return calls
+
+    assert count_calls(200) < 2.3 * count_calls(100)
 
 
 def test_a_tool_keeps_what_ollama_does_not_know() -> None:
