@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "macos" / "local.spindll.plist"
 
-# What must not be written to the agent, which tools of launchd show to everybody: tokens, and
+# What must not be written to the agent, which tools of launchd show to all users: tokens, and
 # addresses with a password or a signature.
 _SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|SECRET)$")
 _SECRET_VALUE = re.compile(r"://[^/]*@|://.*\?")
