@@ -81,7 +81,7 @@ class TierFolder:
 
 
 def _claim(path: Path) -> None:
-    """See that a folder is this user's. In /dev/shm everybody may make one, or a link, before us."""
+    """See that a folder is this user's. In /dev/shm any user may make one, or a link, before us."""
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, "not a folder of this user", str(path))

@@ -125,7 +125,7 @@ class TierManager:
             await self._evict_by_files()
 
     async def sweep(self) -> None:
-        """Remove what dead writers left, and bring the index and the files together again.
+        """Remove what killed writers left, and bring the index and the files together again.
 
         A runner or a front that was killed did not report the last entries that it wrote.
         """
@@ -231,7 +231,7 @@ class TierManager:
         await asyncio.to_thread(self.folder.delete, victims)
 
     async def _rebuild(self) -> None:
-        """Make the index name exactly the files; entries that are nobody's are deleted."""
+        """Make the index name exactly the files; entries of no tenant are deleted."""
         entries = await self._list()
         await self._index.clear()
         await self._add_files(entries)
@@ -239,7 +239,7 @@ class TierManager:
         logger.info("stored prompts indexed", extra={"entries": len(entries)})
 
     async def _add_files(self, entries: Sequence[FoundEntry]) -> None:
-        """Add entries to the index by their headers; those that are nobody's are deleted."""
+        """Add entries to the index by their headers; those of no tenant are deleted."""
         found = [(entry, self._find_tag(entry.header.key_id)) for entry in entries]
         indexed = [_index_file(entry, tag) for entry, tag in found if tag is not None]
         for start in range(0, len(indexed), _AT_ONCE):

@@ -1,4 +1,4 @@
-"""What the engine is told to force, and that the answer is read as what was forced."""
+"""What the engine is asked to force, and that the answer is read as what was forced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a tier, also where somebody else has put things into it, or in its place."""
+"""The folder of a tier, also where another user has put things into it, or in its place."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_is_no_entry_hides_no_entry(tmp_path: Path) -> None:
     (tmp_path / "00").touch()
     (tmp_path / NAME[:2] / NAME[2:]).mkdir(parents=True)
     target = tmp_path / "target"
-    target.write_bytes(b"of somebody else")
+    target.write_bytes(b"of another user")
     (tmp_path / "ab" / ("1" * 62)).symlink_to(target)
 
     assert list_names(folder) == [kept]
