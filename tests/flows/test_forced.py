@@ -1,27 +1,16 @@
-"""Answers that the engine forces: calls of tools, and JSON of generated schemas; the tiny model.
-
-pydantic, which shares no code with the engine, makes the schemas and validates the answers.
-"""
+"""Answers that the engine forces, with the tiny model; pydantic validates the arguments."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import random
-from enum import Enum
 from typing import Annotated, Any, Literal
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletion
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field
 
 from tests.flows.stack import RunningStack
 from tests.flows.test_tools import ONE_CITY, SUM, TWO_CITIES, WEATHER, build, read_cities
-
-SCHEMAS = 200
-CLIENTS = 8
-WORDS = ("city", "sky", "größe", "when", "n", "is_ok", "tags", "x-y", "note", "kind")
 
 
 class Strict(BaseModel):
@@ -72,83 +61,9 @@ def check_calls(message: Any) -> list[str]:
     return [call.function.name for call in calls]
 
 
-def choose_type(rng: random.Random, depth: int) -> Any:
-    """A type of pydantic's, with bounds that a schema tells."""
-    leaves: list[Any] = [
-        (str, Field(max_length=rng.randint(0, 12))),
-        (str, Field(pattern=r"^[a-f]{2}-\d{1,3}$")),
-        (int, Field(ge=rng.randint(-99, 0), le=rng.randint(1, 999))),
-        (float, Field(ge=-1, le=1)),
-        (bool, ...),
-        (Literal["a", 'b "c"', "ü\n"], ...),
-        (int | None, Field(ge=0, le=9)),
-        (Enum("Colour", {"RED": "red", "BLUE": "blue"}), Field(strict=False)),
-    ]
-    kind = rng.randint(0, 9)
-    if depth and kind == 8:
-        item = choose_model(rng, depth - 1)
-        return list[item], Field(max_length=2)  # type: ignore[valid-type]
-    if depth and kind == 9:
-        return choose_model(rng, depth - 1), ...
-    return leaves[kind % len(leaves)]
-
-
-def choose_model(rng: random.Random, depth: int = 2) -> type[BaseModel]:
-    fields: dict[str, Any] = {
-        f"f{number}": (annotation, _alias(field, name))
-        for number, name in enumerate(rng.sample(WORDS, rng.randint(1, 4)))
-        for annotation, field in [choose_type(rng, depth)]
-    }
-    model: type[BaseModel] = create_model(f"M{rng.getrandbits(32)}", __base__=Strict, **fields)
-    return model
-
-
-def _alias(field: Any, name: str) -> Any:
-    found = Field() if field is ... else field
-    found.alias = found.validation_alias = found.serialization_alias = name
-    return found
-
-
-async def ask_all(stack: RunningStack, bodies: list[dict[str, Any]]) -> list[ChatCompletion]:
-    """The answers, a few at a time."""
-    turn = asyncio.Semaphore(CLIENTS)
-    async with openai.AsyncOpenAI(
-        base_url=f"{stack.url}/v1", api_key=stack.key, max_retries=0
-    ) as client:
-
-        async def ask(body: dict[str, Any]) -> ChatCompletion:
-            async with turn:
-                answer: ChatCompletion = await client.chat.completions.create(**body)
-                return answer
-
-        return await asyncio.gather(*map(ask, bodies))
-
-
-def test_every_answer_is_json_of_its_schema(stack: RunningStack) -> None:
-    models = [choose_model(random.Random(seed)) for seed in range(SCHEMAS)]
-    bodies = [
-        build(
-            "Give me JSON.",
-            temperature=1,
-            seed=seed,
-            max_tokens=500,
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"name": "m", "schema": model.model_json_schema(), "strict": True},
-            },
-        )
-        for seed, model in enumerate(models)
-    ]
-    answers = asyncio.run(ask_all(stack, bodies))
-
-    for model, answer in zip(models, answers, strict=True):
-        assert answer.choices[0].finish_reason == "stop"
-        model.model_validate_json(answer.choices[0].message.content or "")
-
-
 @pytest.mark.parametrize(
     ("question", "parallel"),
-    [(ONE_CITY, False), (TWO_CITIES, True), (SUM, False), ("Tell me a story.", False)],
+    [(ONE_CITY, False), (TWO_CITIES, True), ("Count to 10.", False), ("Tell me a story.", False)],
 )
 def test_required_is_a_call_of_one_of_the_tools(
     stack: RunningStack, question: str, parallel: bool
@@ -181,11 +96,9 @@ def test_a_named_function_is_called_once_whatever_the_question(stack: RunningSta
 
 
 def test_a_call_that_the_model_begins_by_itself_is_strict(stack: RunningStack) -> None:
-    """The model knows a city alone, and would call by the name that it was taught."""
     body = build(ONE_CITY, max_tokens=150)
     with stack.openai() as client:
-        loose: Any = [WEATHER]
-        free = client.chat.completions.create(**body, tools=loose).choices[0]
+        free = client.chat.completions.create(**build(ONE_CITY, tools=[WEATHER])).choices[0]
         tools: Any = describe(strict=True)
         strict = client.chat.completions.create(**body, tools=tools).choices[0]
         answer = client.chat.completions.create(
@@ -216,7 +129,7 @@ def test_a_keyword_that_cannot_be_enforced_is_named(stack: RunningStack) -> None
     strict: Any = {"type": "function", "function": {**function, "strict": True}}
     tool: Any = {"type": "function", "function": function}
     with stack.openai() as client:
-        with pytest.raises(openai.BadRequestError, match="not"):
+        with pytest.raises(openai.BadRequestError, match=r'Unimplemented keys: \["not"\]'):
             client.chat.completions.create(**build("Hi", tools=[strict]))
         loose = client.chat.completions.create(
             **build("Hi", tools=[tool], tool_choice="required", max_tokens=20)
