@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import redis.asyncio
 
-from services.engine.core import CacheConfig, CacheEvent, CacheKey, CacheWrite
+from services.engine.core import CacheConfig, CacheEvent, CacheKey, CacheUsed, CacheWrite
 from services.engine.front.cache_index.keyring import Keyring
 from services.engine.front.cache_index.tier_folder import FoundEntry
 from services.engine.front.cache_index.tier_manager import TierManager, TierStatus
@@ -100,10 +100,11 @@ class PromptCache:
         return realm, keys
 
     def note(self, events: Sequence[CacheEvent]) -> None:
-        """Take what a runner reports."""
+        """Take what a runner reports. What is used in one tier is in use in the others too."""
         for event in events:
-            if (tier := self._tiers.get(event.tier)) is not None:
-                tier.note(event)
+            for name, tier in self._tiers.items():
+                if name == event.tier or isinstance(event, CacheUsed):
+                    tier.note(event)
 
     async def read_status(self) -> list[TierStatus]:
         """What each tier holds."""

@@ -82,7 +82,7 @@ class TierManager:
         self._not_written: str | None = None
 
     def note(self, event: CacheEvent) -> None:
-        """Take an event of this tier."""
+        """Take an event of this tier, or a use in another one, which has a copy."""
         match event:
             case CacheNotWritten():
                 if self._not_written != event.reason:
@@ -96,7 +96,7 @@ class TierManager:
                 self._stored += 1
                 self._not_written = None
             case CacheUsed():
-                self._hits += 1
+                self._hits += event.tier == self.folder.tier
             case CacheRejected():
                 self._rejected[event.reason] += 1
                 logger.warning("stored prompt rejected", extra={"reason": event.reason})
@@ -194,7 +194,10 @@ class TierManager:
                 else:
                     entries.append(_index_event(event, tag))
         await self._index.add(entries)
-        await self._index.touch({event.name for event in noted if isinstance(event, CacheUsed)})
+        used = {event.name: event.tier for event in noted if isinstance(event, CacheUsed)}
+        await self._index.touch(used)
+        elsewhere = [name for name, tier in used.items() if tier != self.folder.tier]
+        await asyncio.to_thread(self.folder.mark_used, elsewhere)
         await self._remove(orphans)
 
     async def _evict(self) -> None:

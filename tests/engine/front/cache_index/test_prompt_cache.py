@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from services.engine.core import CacheStored, CacheUsed
 from services.engine.front.cache_index.build import build_prompt_cache
 from services.engine.front.cache_index.prompt_cache import PromptCache
+from services.engine.front.cache_index.tier_books import TierBooks
 from services.engine.settings import EngineSettings
 from tests.engine.front.cache_index.stored_files import list_names, store_entry
 
@@ -68,6 +70,39 @@ async def test_tiers_are_asked_at_the_same_time(tmp_path: Path, redis_url: str) 
     async with asyncio.timeout(30):
         assert len(await cache.read_status()) == 2
         assert await cache.delete(tenant="alice") == (2, 20)
+    await cache.close()
+
+
+async def test_what_is_read_in_ram_is_in_use_on_the_disk_too(
+    tmp_path: Path, redis_url: str
+) -> None:
+    """Else the disk evicts what is used most, and it is lost with the RAM."""
+    settings = make_settings(
+        tmp_path, redis_url, cache_disk="1M", cache_ram="10M", cache_ram_folder=tmp_path
+    )
+    cache = build_prompt_cache(settings)
+    id_ = cache.open_realm("alice")[1][0].id
+
+    async def store() -> str:
+        folder = tmp_path / "kvcache"
+        name = store_entry(folder, id_, payload_bytes=100_000, unused_seconds=5000)
+        cache.note([CacheStored(name, id_, "disk", "block", 100_116, 256, 1.0)])
+        await cache._for_each_tier(TierBooks.update)
+        return name
+
+    used = await store()
+    for _ in range(30):
+        await store()
+        cache.note([CacheUsed(used, "ram")])
+        await cache._for_each_tier(TierBooks.update)
+
+    assert used in list_names(tmp_path / "kvcache")
+    await cache.delete(older_than_seconds=1000)
+    assert list_names(tmp_path / "kvcache") == {used}
+    assert {status.tier: status.hits for status in await cache.read_status()} == {
+        "ram": 30,
+        "disk": 0,
+    }
     await cache.close()
 
 
