@@ -11,7 +11,7 @@ import pytest
 from services.engine.core import CacheStored, CacheUsed
 from services.engine.front.cache_index.build import build_prompt_cache
 from services.engine.front.cache_index.prompt_cache import PromptCache
-from services.engine.front.cache_index.tier_books import TierBooks
+from services.engine.front.cache_index.tier_manager import TierManager
 from services.engine.settings import EngineSettings
 from tests.engine.front.cache_index.stored_files import list_names, store_entry
 
@@ -87,14 +87,14 @@ async def test_what_is_read_in_ram_is_in_use_on_the_disk_too(
         folder = tmp_path / "kvcache"
         name = store_entry(folder, id_, payload_bytes=100_000, unused_seconds=5000)
         cache.note([CacheStored(name, id_, "disk", "block", 100_116, 256, 1.0)])
-        await cache._for_each_tier(TierBooks.update)
+        await cache._for_each_tier(TierManager.update)
         return name
 
     used = await store()
     for _ in range(30):
         await store()
         cache.note([CacheUsed(used, "ram")])
-        await cache._for_each_tier(TierBooks.update)
+        await cache._for_each_tier(TierManager.update)
 
     assert used in list_names(tmp_path / "kvcache")
     await cache.delete(older_than_seconds=1000)
