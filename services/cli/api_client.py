@@ -24,7 +24,7 @@ class ApiClient:
     """The API of one stack. A context manager, which closes the connection."""
 
     def __init__(self, connection: Connection) -> None:
-        self._url = connection.url
+        self.url = connection.url
         self._http = httpx.Client(
             base_url=connection.url,
             headers={"Authorization": f"Bearer {connection.key}"} if connection.key else None,
@@ -94,11 +94,11 @@ class ApiClient:
         try:
             yield
         except httpx.ConnectError as error:
-            raise CommandError(f"cannot connect to {self._url}") from error
+            raise CommandError(f"cannot connect to {self.url}") from error
         except httpx.TimeoutException as error:
-            raise CommandError(f"{self._url} did not respond in time") from error
+            raise CommandError(f"{self.url} did not respond in time") from error
         except httpx.HTTPError as error:
-            raise CommandError(f"the connection to {self._url} was lost") from error
+            raise CommandError(f"the connection to {self.url} was lost") from error
 
 
 def model_path(name: str) -> str:

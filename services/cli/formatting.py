@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 
 def format_size(size_bytes: float) -> str:
     """A size as `1.1 GB`; units are powers of ten, as disks and registries use them."""
@@ -23,3 +27,8 @@ def format_duration(seconds: float) -> str:
 def printable(text: str) -> str:
     """One line of text without control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Text without control characters, except for line ends and tabs."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import threading
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from services.cli.api_client import ApiClient, model_path
 from services.cli.app import app
 from services.cli.commands.models import format_details, format_loaded_row, format_row
 from services.cli.commands.pull import progress_rows
-from services.cli.commands.run import build_request, delta_text
+from services.cli.commands.run import build_request, delta_text, run
 from services.cli.connection import Connection, find_connection
 from services.cli.errors import CommandError
 from services.cli.options import StackOptions
@@ -102,6 +104,7 @@ def test_a_refused_connection_is_reported_with_the_url() -> None:
     assert error.value.message == f"cannot connect to {url}"
 
 
+NO_OPTIONS: dict[str, Any] = {"system": None, "max_tokens": None, "temperature": None}
 ANSWERS: dict[str, tuple[int, str, str]] = {
     "/v1/refused": (403, "application/json", '{"error":{"message":"not yours"}}'),
     "/v1/broken": (502, "text/html", "<html>"),
@@ -110,7 +113,7 @@ ANSWERS: dict[str, tuple[int, str, str]] = {
         "text/event-stream",
         (
             ": queued\n\n"
-            'data: {"choices":[{"delta":{"content":"Pa"}}]}\n\n'
+            'data: {"choices":[{"delta":{"content":"Pa\\u001b"}}]}\n\n'
             'data: {"error":{"message":"the model ended"}}\n\n'
             "data: [DONE]\n\n"
         ),
@@ -163,9 +166,34 @@ def test_an_error_response_is_reported_with_its_message(
 def test_an_error_inside_a_stream_is_raised_after_the_text_before_it(api: ApiClient) -> None:
     chunks = api.stream_chat({"model": "tiny"})
 
-    assert delta_text(next(chunks)) == "Pa"
+    assert delta_text(next(chunks)) == "Pa\x1b"
     with pytest.raises(CommandError, match="the model ended"):
         next(chunks)
+
+
+def test_an_answer_keeps_its_lines_and_no_commands_of_a_terminal() -> None:
+    text = "a\tb\n\x1b]0;title\x07\r\x9b1m ü\N{ZERO WIDTH JOINER}"
+
+    shown = formatting.printable_lines(text)
+
+    assert shown == "a\tb\n\ufffd]0;title\ufffd\ufffd\ufffd1m ü\N{ZERO WIDTH JOINER}"
+
+
+def test_only_a_terminal_gets_a_changed_answer(
+    api: ApiClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPINDLL_URL", str(api.url))
+    monkeypatch.setenv("SPINDLL_API_KEY", "sk-x")
+    written = io.StringIO()
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w", encoding="utf-8") as terminal:
+        for stdout in (terminal, written):
+            with contextlib.redirect_stdout(stdout), pytest.raises(CommandError):
+                run(StackPaths(tmp_path), "tiny", "hi", **NO_OPTIONS)
+        shown = os.read(master, 100).decode()
+    os.close(master)
+
+    assert (shown, written.getvalue()) == ("Pa\ufffd", "Pa\x1b")
 
 
 def test_a_model_name_is_quoted_in_a_path() -> None:

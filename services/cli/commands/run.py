@@ -9,6 +9,7 @@ import typer
 from services.cli.api_client import ApiClient
 from services.cli.connection import find_connection
 from services.cli.errors import CommandError
+from services.cli.formatting import printable_lines
 from services.cli.paths import StackPaths
 
 
@@ -29,9 +30,11 @@ def run(
         body = build_request(
             name, text, system=system, max_tokens=max_tokens, temperature=temperature
         )
+        # A terminal would obey a model; a file or a pipe gets the answer as it is.
+        shown = printable_lines if sys.stdout.isatty() else str
         try:
             for chunk in api.stream_chat(body):
-                print(delta_text(chunk), end="", flush=True)
+                print(shown(delta_text(chunk)), end="", flush=True)
         except KeyboardInterrupt as error:
             print()
             raise typer.Exit(130) from error
