@@ -1,7 +1,7 @@
 """A minimal use of llama.cpp, as a reference for the engine: one prompt, one sequence, greedy.
 
 It does not use the code of `services.engine`, so that a bug there is not repeated here. Only the
-choice of compute modules is the engine's, so that both compute with the same code.
+library is opened by the engine, so that both compute with the same code.
 """
 
 from __future__ import annotations
@@ -9,34 +9,21 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from services.engine.backends.llamacpp.compute_modules import load_compute_modules, uses_amx
+from services.engine.backends.llamacpp.compute_modules import uses_amx
+from services.engine.backends.llamacpp.library import load_library
 
 BATCH_TOKENS = 512
 
 
-@cache
 def library() -> ModuleType:
-    """The bindings, with the log disabled and the compute modules registered."""
-    import llama_cpp
-
-    llama_cpp.llama_log_set(_ignore_log(), None)
-    load_compute_modules(Path(llama_cpp.__file__).parent / "lib")
-    llama_cpp.llama_backend_init()
-    return llama_cpp
-
-
-@cache  # C keeps only a pointer, so the callback must stay alive
-def _ignore_log() -> Any:
-    import llama_cpp
-
-    return llama_cpp.llama_log_callback(lambda level, text, data: None)
+    """The bindings, opened by the engine: a process has one callback for llama.cpp's log."""
+    return load_library()
 
 
 class ReferenceModel:
