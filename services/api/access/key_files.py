@@ -8,11 +8,11 @@ second. A reader never sees a partial key. A key that could be guessed is not ac
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
 
 from services.api.access.keys import ApiKey, Role, build_key_id, hash_key, new_key
+from services.shared.secret_files import create_secret
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def create_key_files(secrets_dir: Path) -> None:
         path = _path_for(secrets_dir, role)
         if path.exists():
             _warn_if_readable_by_others(path)
-        elif _create(path, f"{new_key()}\n"):
+        elif create_secret(path, f"{new_key()}\n".encode()):
             logger.info("key created", extra={"role": role.value})
 
 
@@ -117,36 +117,6 @@ def _read_version(path: Path) -> _Version:
     except OSError:
         return None
     return (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size)
-
-
-def _create(path: Path, text: str) -> bool:
-    """Create the file with its text at once; False when another process created it first."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        return _publish(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _publish(draft: Path, path: Path) -> bool:
-    try:
-        # A link fails where a rename would replace: two starting processes must agree on one key.
-        path.hardlink_to(draft)
-    except FileExistsError:
-        return False
-    except OSError:
-        # SMB and exFAT have no hard links. Two processes that get here at the same moment agree
-        # too, because each reads the file again when the other replaces it.
-        if path.exists():
-            return False
-        draft.replace(path)
-    return True
 
 
 def _warn_if_readable_by_others(path: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
 
-from services.api.parsing.holdback import MAX_HELD_SPACES, SPACES, count_held_spaces
+from services.api.parsing.holdback import MAX_HELD_SPACES, SPACES, Markers, count_held_spaces
 from services.api.parsing.parts import Content, Part, Reasoning
 from services.api.parsing.tool_calls.shapes.grammar import (
     GrammarPart,
@@ -97,6 +97,7 @@ class ReasoningParser:
 
     def __init__(self, marks: ReasoningMarks, *, is_open: bool) -> None:
         self._marks = marks
+        self._ends = Markers([marks.end])
         self._is_open = is_open
         self._place = _Place.START
         self._has_thought = False
@@ -144,7 +145,7 @@ class ReasoningParser:
     def _search_end(self, parts: list[Part]) -> None:
         end = self._marks.end
         before, mark, after = self._held.partition(end)
-        decided = before if mark else before[: len(before) - count_partial(before, end)]
+        decided = before if mark else before[: len(before) - self._ends.count_held(before)]
         text = decided[: len(decided) - count_held_spaces(decided)]
         thought = text if self._has_thought else text.lstrip(SPACES)
         if thought:
@@ -155,11 +156,3 @@ class ReasoningParser:
             self._place = _Place.GAP
         else:
             self._held = self._held[len(text) :]
-
-
-def count_partial(text: str, mark: str) -> int:
-    """How many characters at the end of a text could be the beginning of the mark."""
-    for count in range(min(len(text), len(mark) - 1), 0, -1):
-        if text.endswith(mark[:count]):
-            return count
-    return 0

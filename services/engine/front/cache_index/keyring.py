@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import hmac
 import os
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,7 +29,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from services.engine.core import CacheKey
 from services.shared.errors import InvalidSettings
-from services.shared.store.durable import sync, sync_folder
+from services.shared.secret_files import create_secret, replace_secret
+from services.shared.store.durable import sync_folder
 from services.shared.structs import resolved
 
 MAX_EPOCHS = 4  # of a tenant; what older ones sealed is no longer read
@@ -169,15 +169,11 @@ class Keyring:
         newest = _Epoch(os.urandom(_ID_BYTES), os.urandom(_KEY_BYTES), int(time.time()))
         file = _TenantFile(tenant, (newest, *epochs)[:MAX_EPOCHS])
         path = self._path(tag)
-        partial = path.with_name(f".{secrets.token_hex(8)}.partial")
-        _write_secret(partial, msgspec.json.encode(file))
-        try:
-            if epochs:
-                partial.replace(path)
-            else:
-                _link_first(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        data = msgspec.json.encode(file)
+        if epochs:
+            replace_secret(path, data)
+        else:
+            create_secret(path, data)
         sync_folder(self._tenants_folder)
         self._keys.pop(tag, None)
 
@@ -210,28 +206,9 @@ def _derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
 
 def _read_or_make_master(path: Path) -> bytes:
     if not path.exists():
-        partial = path.with_name(f".{secrets.token_hex(8)}.partial")
-        _write_secret(partial, os.urandom(_KEY_BYTES))
-        try:
-            _link_first(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        create_secret(path, os.urandom(_KEY_BYTES))
         sync_folder(path.parent)
     master = path.read_bytes()
     if len(master) != _KEY_BYTES:
         raise InvalidSettings(f"{path} is not a key of {_KEY_BYTES} bytes: remove or restore it")
     return master
-
-
-def _link_first(partial: Path, path: Path) -> None:
-    """Give a file its name unless another process has just given that name to its own."""
-    with suppress(FileExistsError):
-        path.hardlink_to(partial)
-
-
-def _write_secret(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        sync(file.fileno())

@@ -25,7 +25,11 @@ from services.engine.runner.errors import build_too_long_error
 from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.mlx.generated_answer import GeneratedAnswer
 from services.engine.runner.mlx.sequence_batch import SequenceBatch, StepReport
-from services.engine.runner.stepping.current_requests import CurrentRequests, build_ended_event
+from services.engine.runner.stepping.current_requests import (
+    CurrentRequests,
+    build_ended_event,
+    build_request,
+)
 from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.shared.errors import (
@@ -78,20 +82,9 @@ class MlxBatcher:
         if self._queued + n > max(self._max_queued, n):
             raise EngineBusy(f"{self._queued} requests are waiting already, try again later")
         self._serial += 1
-        known = Request(
-            request.id,
-            request.prompt,
-            max_length=min(request.max_length, context),
-            n=n,
-            lane=request.lane,
-            principal=request.principal,
-            realm=request.realm,
-            arrived_at=request.arrived_at,
-            deadline=request.deadline,
-            is_shareable=request.is_shareable,
-            wants_prompt_logits=request.prompt_logprobs is not None,
-            serial=self._serial,
-        )
+        known = build_request(request)
+        known.max_length = min(request.max_length, context)
+        known.serial = self._serial
         known.branches = [Branch(known, index, list(request.prompt)) for index in range(n)]
         self._requests[request.id] = known
         self._held[request.id] = known.branches[1:]

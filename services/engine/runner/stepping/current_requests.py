@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from services.engine.runner.batcher import Answer, BatchEvent, BatchRequest, Ended, Failed
-from services.engine.runner.stepping.scheduler.request import Branch
+from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.shared.errors import SpindllError
+
+
+def build_request(request: BatchRequest) -> Request:
+    """The scheduler's view of a request."""
+    return Request(
+        request.id,
+        request.prompt,
+        max_length=request.max_length,
+        n=len(request.answers),
+        lane=request.lane,
+        principal=request.principal,
+        realm=request.realm,
+        arrived_at=request.arrived_at,
+        deadline=request.deadline,
+        is_shareable=request.is_shareable,
+        wants_prompt_logits=request.prompt_logprobs is not None,
+        chain=request.chain,
+    )
 
 
 class CurrentRequests:

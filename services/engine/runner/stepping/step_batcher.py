@@ -20,7 +20,11 @@ from services.engine.runner.batcher import (
 )
 from services.engine.runner.errors import build_no_room_error
 from services.engine.runner.kvcache.store import PromptStore
-from services.engine.runner.stepping.current_requests import CurrentRequests, build_ended_event
+from services.engine.runner.stepping.current_requests import (
+    CurrentRequests,
+    build_ended_event,
+    build_request,
+)
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.memory_executor import (
     execute_operations,
@@ -28,7 +32,7 @@ from services.engine.runner.stepping.memory_executor import (
 )
 from services.engine.runner.stepping.prompt_restorer import PromptRestorer
 from services.engine.runner.stepping.prompt_saver import PromptSaver
-from services.engine.runner.stepping.scheduler.request import Branch, Request
+from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.scheduler.step_plan import StepPlan, StepResult
 from services.engine.runner.stepping.step_builder import fill_step
@@ -75,22 +79,7 @@ class StepBatcher:
 
     def add(self, request: BatchRequest) -> None:
         """See Batcher.add."""
-        self._scheduler.add(
-            Request(
-                request.id,
-                request.prompt,
-                max_length=request.max_length,
-                n=len(request.answers),
-                lane=request.lane,
-                principal=request.principal,
-                realm=request.realm,
-                arrived_at=request.arrived_at,
-                deadline=request.deadline,
-                is_shareable=request.is_shareable,
-                wants_prompt_logits=request.prompt_logprobs is not None,
-                chain=request.chain,
-            )
-        )
+        self._scheduler.add(build_request(request))
         self._requests.add(request)
 
     def cancel(self, request_id: int) -> list[Ended]:

@@ -64,18 +64,9 @@ def copy_members(
     emit("{")
     is_first = True
     while True:
-        yield from source.spaces()
-        if (yield from source.literal(end)):
-            emit("}")
-            return True
-        if not is_first:
-            if not (yield from source.literal(",")):
-                return False
-            yield from source.spaces()
-            if (yield from source.literal(end)):
-                emit("}")
-                return True
-            emit(", ")
+        is_over = yield from _begin_part(source, emit, end, "}", is_first=is_first)
+        if is_over is not None:
+            return is_over
         is_first = False
         if not (yield from _copy_key(source, emit, syntax, is_bare=separator == "=")):
             return False
@@ -104,21 +95,35 @@ def _copy_items(
     emit("[")
     is_first = True
     while True:
-        yield from source.spaces()
-        if (yield from source.literal(end)):
-            emit("]")
-            return True
-        if not is_first:
-            if not (yield from source.literal(",")):
-                return False
-            yield from source.spaces()
-            if (yield from source.literal(end)):
-                emit("]")
-                return True
-            emit(", ")
+        is_over = yield from _begin_part(source, emit, end, "]", is_first=is_first)
+        if is_over is not None:
+            return is_over
         is_first = False
         if not (yield from copy_literal(source, emit, syntax, depth + 1)):
             return False
+
+
+def _begin_part(
+    source: TextSource, emit: Emit, end: str, closes: str, *, is_first: bool
+) -> Steps[bool | None]:
+    """Read up to the next part of a list or an object; None where there is one.
+
+    Otherwise whether it ended as it should; a comma may stand before the end.
+    """
+    yield from source.spaces()
+    if (yield from source.literal(end)):
+        emit(closes)
+        return True
+    if is_first:
+        return None
+    if not (yield from source.literal(",")):
+        return False
+    yield from source.spaces()
+    if (yield from source.literal(end)):
+        emit(closes)
+        return True
+    emit(", ")
+    return None
 
 
 def _starts_string(source: TextSource, syntax: Syntax) -> Steps[bool]:

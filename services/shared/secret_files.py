@@ -1,0 +1,49 @@
+"""Files with keys: only their owner may read them, and a reader never sees a partial one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from services.shared.store.durable import sync
+
+
+def create_secret(path: Path, data: bytes) -> bool:
+    """Create the file with its bytes at once; False when another process created it first."""
+    with _draft(path, data) as draft:
+        try:
+            # A link fails where a rename would replace: two starting processes must agree on one key.
+            path.hardlink_to(draft)
+        except FileExistsError:
+            return False
+        except OSError:
+            # SMB and exFAT have no hard links. Two processes that get here at the same moment agree
+            # too, because each reads the file again when the other replaces it.
+            if path.exists():
+                return False
+            draft.replace(path)
+        return True
+
+
+def replace_secret(path: Path, data: bytes) -> None:
+    """Give the file new bytes at once."""
+    with _draft(path, data) as draft:
+        draft.replace(path)
+
+
+@contextlib.contextmanager
+def _draft(path: Path, data: bytes) -> Iterator[Path]:
+    """A file beside `path` with these bytes on the disk; it is gone after the block."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            sync(file.fileno())
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
