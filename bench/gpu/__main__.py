@@ -4,6 +4,8 @@ python -m bench.gpu                     build what is missing, then measure; at 
 python -m bench.gpu --out FOLDER        results there; a run is continued from there or from
                                         bench/results
 python -m bench.gpu --only steps pace   some items only
+python -m bench.gpu --where kv_mode=split model=llama3.1-8b:Q4_K_M
+                                        of items whose cases have these fields, those cases only
 python -m bench.gpu --build             the build alone; also without a GPU, with --architecture
 python -m bench.gpu --dry               all items on the CPU with a tiny model: does it work?
 """
@@ -69,7 +71,7 @@ def _measure(arguments: argparse.Namespace, deadline: float) -> int:
     from bench.gpu.call import run_units
     from bench.gpu.results_file import open_progress
     from bench.gpu.scale import DRY, GPU
-    from bench.gpu.units import ITEMS, list_units
+    from bench.gpu.units import ITEMS, list_units, select_units
 
     scale = DRY if arguments.dry else GPU
     unknown = sorted(set(arguments.only) - set(ITEMS))
@@ -78,7 +80,11 @@ def _measure(arguments: argparse.Namespace, deadline: float) -> int:
     metadata: dict[str, Any] = machine.describe_run(["python", "-m", "bench.gpu", *sys.argv[1:]])
     metadata |= {"device": "CPU" if arguments.dry else _describe_device(), "is_dry": arguments.dry}
     progress = open_progress(arguments.out, _RESULTS, metadata, is_fresh=arguments.fresh)
-    units = list_units([item for item in ITEMS if item in (arguments.only or ITEMS)], scale)
+    items = [item for item in ITEMS if item in (arguments.only or ITEMS)]
+    try:
+        units = select_units(list_units(items, scale), arguments.where)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     try:
         left = run_units(units, progress, deadline=deadline, is_dry=arguments.dry)
     finally:
@@ -121,6 +127,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=9.0, help="of this call; default: 9")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder of the results")
     parser.add_argument("--only", nargs="+", default=[], metavar="ITEM")
+    parser.add_argument("--where", nargs="+", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--fresh", action="store_true", help="begin anew, with a new file")
     parser.add_argument("--build", action="store_true", help="build, and do not measure")
     parser.add_argument("--architecture", help="compute capability to build for, such as 90")

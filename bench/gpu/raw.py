@@ -14,6 +14,7 @@ from unittest import mock
 
 import numpy as np
 
+from bench.gpu.devices import find_devices
 from bench.gpu.scale import Scale
 from bench.load import percentile
 from services.engine import backends
@@ -47,6 +48,7 @@ def build_config(
         kv_mode=kv_mode,
         max_sequences=sequences,
         gpu_layers=scale.gpu_layers,
+        devices=tuple(d.name for d in find_devices()[:1]) if scale.gpu_layers else (),
         threads=scale.threads,
         flash_attention=flash_attention,
     )
@@ -62,6 +64,8 @@ def open_backend(config: LoadConfig, *, ubatch: int | None = None) -> Iterator[L
             backend = backends.open_backend(config, lambda _: None)
     assert isinstance(backend, LlamaBackend)
     try:
+        if config.gpu_layers and not backend.info.gpu_layers:
+            raise RuntimeError("no layer is on a GPU")
         yield backend
     finally:
         backend.close()

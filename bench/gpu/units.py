@@ -54,3 +54,19 @@ def list_units(items: Iterable[str], scale: Scale) -> list[Unit]:
         module = load_item(item)
         units += [Unit(item, case, module.NEEDS_STACK) for case in module.list_cases(scale)]
     return units
+
+
+def select_units(units: Iterable[Unit], conditions: Iterable[str]) -> list[Unit]:
+    """The units that meet each of the conditions FIELD=VALUE, or lack its field.
+
+    Raises ValueError for a condition that no unit meets.
+    """
+    selected = list(units)
+    for condition in conditions:
+        field, _, value = condition.partition("=")
+        values = {str(unit.case[field]) for unit in selected if field in unit.case}
+        if value not in values:
+            known = ", ".join(sorted(values)) or "no unit has this field"
+            raise ValueError(f"no case has {condition!r}; {field}: {known}")
+        selected = [u for u in selected if str(u.case.get(field, value)) == value]
+    return selected

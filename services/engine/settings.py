@@ -73,7 +73,7 @@ class EngineSettings(SharedSettings):
         default="unified",
         description="unified: all requests of a model share one KV memory, and prompts that begin "
         "alike share its cells. split: each of `SPINDLL_MAX_SEQUENCES` has a context of its own; "
-        "may be faster on a GPU with many requests.",
+        "faster on a GPU with more than 16 long answers at a time.",
     )
     flash_attention: bool | None = Field(
         default=None, description="Flash attention; empty: where the backend supports it."

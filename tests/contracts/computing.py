@@ -48,6 +48,7 @@ def drop_all(backend: Backend) -> None:
 def assert_same(one: Logits, other: Logits, tolerance: float) -> None:
     """Equal logits, up to this part of their standard deviation."""
     spread = float(other.std())
-    assert float((one - other).std()) <= tolerance * spread
+    error = float((one - other).std()) / spread
+    assert error <= tolerance
     # The best token may be another one only where the two are as close as that.
     assert float(other.max() - other[int(one.argmax())]) <= 5 * tolerance * spread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ from services.engine.core import LoadConfig, MemoryPolicy
 from tests.conftest import TINY_GGUF, TINY_MLX
 from tests.models.random_mlx import write_random_mlx
 
+# Of llama.cpp's models; -1: all. A machine with a GPU runs these suites on it with `GPU_LAYERS=-1`.
+_GPU_LAYERS = int(os.environ.get("GPU_LAYERS", "0"))
 # Errors where numbers are added in another order: of cells with holes between them, or of a step
 # with many rows. They are relative to the spread of the logits, and two to three times what was
 # measured. One wrong token in the middle of the text changes the logits of the models with random
 # weights by 0.05 and more. The trained model is less sensitive, and closer.
 _TOLERANCES = {"tiny": 0.003, "tiny q8_0": 0.005, "window q8_0": 0.06, "hybrid q8_0": 0.06}
 _TOLERANCE = 0.03
+# A GPU multiplies in another way for each number of rows.
+_GPU_TOLERANCE, _GPU_LOGPROB_TOLERANCE = 0.06, 0.2
 _Q8_0: dict[str, Any] = {"cache_type_k": "q8_0", "cache_type_v": "q8_0"}
 
 # Each kind: a model, or the memory policy of a fake one, and the settings of its load.
@@ -69,6 +74,8 @@ def build_config(
         "batch_tokens": 128,
         "threads": 1,
     }
+    if _GPU_LAYERS and not (is_fake or is_mlx):
+        fields |= {"gpu_layers": _GPU_LAYERS, "devices": ("cuda0",)}
     return LoadConfig(**fields | settings | changes)
 
 
@@ -90,10 +97,14 @@ def get_policy(kind: str) -> MemoryPolicy:
 
 def get_tolerance(kind: str) -> float:
     """How far logits that should be equal may differ, as a part of their standard deviation."""
+    if _GPU_LAYERS:
+        return _GPU_TOLERANCE
     model, is_quantised = kind.split(maxsplit=1)[0], kind.endswith("q8_0")
     return _TOLERANCES.get(f"{model} q8_0" if is_quantised else model, _TOLERANCE)
 
 
 def get_logprob_tolerance(kind: str) -> float:
     """How far two log-probabilities may differ that should be equal."""
+    if _GPU_LAYERS:
+        return _GPU_LOGPROB_TOLERANCE
     return 0.1 if kind.endswith("q8_0") else 0.04

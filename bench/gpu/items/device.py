@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+from bench.gpu.devices import open_probe
 from bench.gpu.measuring import Case, Measuring
 from bench.gpu.scale import Scale
 from services.engine.backends.llamacpp.library import load_library
-from services.engine.memory.probe import SystemProbe
 
 NAME = "device"
 NEEDS_STACK = False
@@ -25,7 +25,7 @@ def run(_case: Case, measuring: Measuring) -> None:
     supports = bool(lib.llama_supports_gpu_offload())
     results.add_note(f"- llama.cpp: {lib.llama_print_system_info().decode().strip()}")
     results.add_note(f"- toolkit: {_read_toolkit()}")
-    for pool in SystemProbe().measure_pools():
+    for pool in open_probe().measure_pools():
         label = f"{pool.name} {pool.label}".strip()
         results.add(
             NAME,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bench.gpu.devices import open_probe
 from bench.gpu.measuring import Case, Measuring, Relabelled
 from bench.gpu.scale import Scale
 from bench.scenarios import swap
 from services.engine.core import HOST
-from services.engine.memory.probe import SystemProbe, measure_free_bytes
+from services.engine.memory.probe import measure_free_bytes
 
 NAME = "eviction"
 NEEDS_STACK = True
@@ -19,9 +20,9 @@ def list_cases(scale: Scale) -> list[Case]:
 def run(case: Case, measuring: Measuring) -> None:
     plan = measuring.build_plan(str(case["model"]), needs_second=True)
     results = Relabelled(target=measuring.results, scenario=f"{NAME} {case['model']}")
-    before = measure_free_bytes(SystemProbe())
+    before = measure_free_bytes(open_probe())
     swap.run(plan, results)
-    after = measure_free_bytes(SystemProbe())
+    after = measure_free_bytes(open_probe())
     for pool in before:
         if pool != HOST:
             left = (before[pool] - after[pool]) / 2**20

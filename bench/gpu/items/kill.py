@@ -10,6 +10,7 @@ import time
 import psutil
 
 from bench.answer import parse_recording
+from bench.gpu.devices import open_probe
 from bench.gpu.measuring import Case, Measuring
 from bench.gpu.scale import Scale
 from bench.load import send_request
@@ -18,7 +19,7 @@ from bench.scenarios.plan import warm_up
 from bench.servers.start import SPINDLL, RunningServer, start_servers
 from bench.wire import Recording, record
 from services.engine.core import HOST
-from services.engine.memory.probe import SystemProbe, measure_free_bytes
+from services.engine.memory.probe import measure_free_bytes
 
 NAME = "kill"
 NEEDS_STACK = True
@@ -40,7 +41,7 @@ def run(case: Case, measuring: Measuring) -> None:
     with start_servers((SPINDLL,), options, plan.peers, plan.workdir) as servers:
         server = servers[0]
         warm_up(server)
-        before = measure_free_bytes(SystemProbe())
+        before = measure_free_bytes(open_probe())
         for round_number in range(measuring.scale.rounds):
             error_seconds, recovery_seconds = asyncio.run(_kill_mid_answer(server))
             measuring.results.add(
@@ -51,7 +52,7 @@ def run(case: Case, measuring: Measuring) -> None:
                 error_after_ms=1000 * error_seconds,
                 next_answer_after_ms=1000 * recovery_seconds,
             )
-        after = measure_free_bytes(SystemProbe())
+        after = measure_free_bytes(open_probe())
         for pool in before:
             if pool != HOST:
                 left = (before[pool] - after[pool]) / 2**20

@@ -5,14 +5,12 @@ Each load has a process of its own, like a runner, so that everything it took co
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import msgspec
 
+from bench.gpu.devices import open_probe, run_alone
 from bench.gpu.measuring import Case, Measuring
 from bench.gpu.raw import build_config, compute_prompt
 from bench.gpu.scale import Scale
@@ -20,7 +18,7 @@ from services.engine.backends import open_backend
 from services.engine.backends.llamacpp.backend import LlamaBackend
 from services.engine.backends.llamacpp.dry_run import dry_run
 from services.engine.core import HOST, LoadConfig
-from services.engine.memory.probe import SystemProbe, measure_free_bytes
+from services.engine.memory.probe import measure_free_bytes
 
 NAME = "offload"
 NEEDS_STACK = False
@@ -35,11 +33,11 @@ def list_cases(scale: Scale) -> list[Case]:
 
 def run(case: Case, measuring: Measuring) -> None:
     config = _build_config(measuring.make_model(str(case["model"])), int(case["cells"]), measuring)
-    promised = _run_alone(_promise, config)
-    before = measure_free_bytes(SystemProbe())
-    loaded = _run_alone(_load, config)
+    promised = run_alone(_promise, config)
+    before = measure_free_bytes(open_probe())
+    loaded = run_alone(_load, config)
     seconds = loaded.pop(_SECONDS)
-    after = measure_free_bytes(SystemProbe())
+    after = measure_free_bytes(open_probe())
     for pool, free in before.items():
         if pool == HOST and len(before) > 1:
             continue  # the rest of the machine moves it more than this load does
@@ -62,14 +60,6 @@ def _build_config(model: Path, cells: int, measuring: Measuring) -> LoadConfig:
     return msgspec.structs.replace(config, flash_attention=None)
 
 
-def _run_alone(
-    function: Callable[[LoadConfig], dict[str, float]], config: LoadConfig
-) -> dict[str, float]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as processes:
-        return processes.submit(function, config).result()
-
-
 def _promise(config: LoadConfig) -> dict[str, float]:
     return dict(dry_run(config).pool_bytes)
 
@@ -81,6 +71,6 @@ def _load(config: LoadConfig) -> dict[str, float]:
     assert isinstance(backend, LlamaBackend)
     seconds = time.perf_counter() - began
     compute_prompt(backend, 0, min(config.context_length // 2, len(backend.step.tokens)))
-    free = measure_free_bytes(SystemProbe())
+    free = measure_free_bytes(open_probe())
     backend.close()
     return {**free, _SECONDS: seconds}

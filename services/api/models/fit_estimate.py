@@ -5,7 +5,7 @@ is cautious, and uses the numbers of the engine's own (services/shared/memory_as
 
     need = files + KV of 4096 tokens at 128 KiB each        as an 8B model with f16 keys and values
                  + compute, a tenth of the files, >= 128 MiB
-                 + 192 MiB for the process, and 512 MiB for the driver's context on accelerators
+                 + 192 MiB for the process, and 640 MiB for the driver's context on accelerators
 
 It is compared with the room there would be with no other model loaded, since idle models are
 unloaded when another needs their memory:

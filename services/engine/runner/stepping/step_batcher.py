@@ -106,7 +106,7 @@ class StepBatcher:
             fill_step(self._backend.step, plan.chunks)
             if self._compute(plan):
                 self.counters.step_seconds += time.monotonic() - now
-            self.counters.preemptions = self._scheduler.preemptions
+            self.counters.preemptions = self._scheduler.admission.preemptions
         copied += self._save(copied)
         if not plan.chunks and not copied:
             self._wait()

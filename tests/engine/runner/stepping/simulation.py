@@ -44,6 +44,7 @@ class Simulation:
         drafts: bool = False,
         target_step_seconds: float | None = 0.05,
         break_even_rows: int | None = None,
+        shares_cells: bool = True,
         behaviour: Behaviour | None = None,
     ) -> None:
         self.backend = FakeBackend(
@@ -58,6 +59,7 @@ class Simulation:
             policy=self.backend.info.memory_policy,
             window=self.backend.info.window,
             takes_checkpoints=self.backend.takes_checkpoints,
+            shares_cells=shares_cells,
             break_even_rows=break_even_rows,
         )
         self.scheduler = Scheduler(

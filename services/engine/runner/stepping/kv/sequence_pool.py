@@ -15,6 +15,7 @@ backend is asked after each step.
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -56,7 +57,7 @@ class SequencePool:
         self.shares_cells = shares_cells
         self.is_recurrent = policy is MemoryPolicy.RECURRENT  # only exact states can be shared
         self._window = window
-        self._free_ids = list(range(id_count - 1, -1, -1))
+        self._free_ids = list(range(id_count))  # a heap; see docs/decisions/009
         self._busy: dict[int, PooledSequence] = {}
         self._cached: OrderedDict[int, PooledSequence] = OrderedDict()  # least recently used first
         self._prefixes = PrefixForest(self._read_tokens)
@@ -92,10 +93,9 @@ class SequencePool:
             return self._holds_window(self._get(id_), min(length, limit))
 
         found = self._prefixes.find(realm, tokens, is_intact if self._window else None)
-        if found is None:
+        if found is None or (length := min(found[1], limit)) <= 0:
             return None
-        length = min(found[1], limit)
-        return Match(self._get(found[0]), length) if length > 0 else None
+        return Match(self._get(found[0]), length)
 
     def refresh_windows(self, first_position: Callable[[int], int]) -> None:
         """Call this after each step: read what a sliding-window memory still holds."""
@@ -186,7 +186,7 @@ class SequencePool:
         self._prefixes.remove(sequence.realm, sequence.id)
         self.cells.release(sequence.leaf)
         self._checkpoint_bytes -= sum(map(len, sequence.checkpoints.values()))
-        self._free_ids.append(sequence.id)
+        heapq.heappush(self._free_ids, sequence.id)
         self._operations.append(Drop(sequence.id))
 
     def drop_cached(self, ids: Collection[int]) -> None:
@@ -281,7 +281,7 @@ class SequencePool:
             source_id = match.source.id if match else None
             victim = next(other for id_, other in self._cached.items() if id_ != source_id)
             self.drop(victim)
-        return self._free_ids.pop()
+        return heapq.heappop(self._free_ids)
 
     def _holds_window(self, sequence: PooledSequence, length: int) -> bool:
         """Whether the sequence can be continued after its first `length` tokens."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from operator import attrgetter
 
 from services.engine.core import RowCosts
 from services.engine.runner.errors import build_too_long_error
@@ -91,11 +92,6 @@ class Scheduler:
         return len(self._queue)
 
     @property
-    def preemptions(self) -> int:
-        """How often a branch was sent back to the queue."""
-        return self.admission.preemptions
-
-    @property
     def token_seconds(self) -> float:
         """The estimated time that a prompt token takes to compute; 0 before one was measured."""
         return self._prefill_budget.token_seconds or 0.0
@@ -146,6 +142,8 @@ class Scheduler:
             chunks = add_drafts(
                 chunks, propose_draft, room - count_tokens(chunks), self._draft_costs
             )
+        if not self._sequence_pool.shares_cells:  # computed together while ids ascend by one
+            chunks.sort(key=attrgetter("branch.sequence.id"))
         return StepPlan(
             operations=self._sequence_pool.take_operations(),
             chunks=chunks,

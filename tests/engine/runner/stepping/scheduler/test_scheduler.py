@@ -155,7 +155,7 @@ def test_when_cells_run_out_the_youngest_waits_and_its_text_stays_the_same() -> 
 
     simulation.run()
 
-    assert simulation.scheduler.preemptions > 0
+    assert simulation.scheduler.admission.preemptions > 0
     assert {r.id: tuple(simulation.answers[r.id][0]) for r in requests} == {
         r.id: expected(r) for r in requests
     }
@@ -171,7 +171,7 @@ def test_cached_sequences_are_evicted_before_a_branch_is_preempted() -> None:
     simulation.add(request(2, "new " * 25, 5))
     simulation.run()
 
-    assert simulation.scheduler.preemptions == 0
+    assert simulation.scheduler.admission.preemptions == 0
     assert simulation.ended == {1: "done", 2: "done"}
 
 
@@ -262,3 +262,35 @@ def test_prompt_logits_use_only_the_rows_that_the_backend_reserved() -> None:
     assert all(sum(c.outputs for c in plan.chunks) <= 32 for plan in sizes)
     simulation.run()
     assert set(simulation.ended.values()) == {"done"}
+
+
+def test_rows_of_a_split_memory_ascend_by_sequence_and_ids_have_few_gaps() -> None:
+    # llama.cpp computes rows of separate memories together only while their ids ascend by one.
+    simulation = Simulation(cells=4096, max_sequences=8, shares_cells=False)
+    for id_, answer in enumerate((4, 40, 4, 40, 40)):
+        simulation.add(request(id_, f"{id_}" * 20, answer, is_shareable=False))
+    while len(simulation.ended) < 2:
+        simulation.step()
+    for id_ in (10, 11):  # they get the ids of those that ended
+        simulation.add(request(id_, f"{id_}" * 20, 40, is_shareable=False))
+
+    orders = []
+    for _ in range(6):
+        plan = simulation.step()
+        orders.append([chunk.branch.sequence.id for chunk in plan.chunks if chunk.branch.sequence])
+
+    assert orders == [[0, 1, 2, 3, 4]] * 6
+
+
+def test_rows_of_a_shared_memory_stay_in_the_order_of_the_requests() -> None:
+    simulation = Simulation(cells=4096, max_sequences=8)
+    for id_, answer in enumerate((4, 40, 40)):
+        simulation.add(request(id_, f"{id_}" * 20, answer, is_shareable=False))
+    while not simulation.ended:
+        simulation.step()
+    simulation.add(request(10, "10" * 20, 40, is_shareable=False))
+    simulation.step()
+
+    plan = simulation.step()
+
+    assert [chunk.branch.request.id for chunk in plan.chunks] == [1, 2, 10]

@@ -27,7 +27,7 @@ def test_one_request_behind_fifty_of_another_principal_starts_at_the_next_step()
         steps += 1
 
     assert steps == 1
-    assert simulation.scheduler.preemptions == 1  # a branch of the flood lost its place
+    assert simulation.scheduler.admission.preemptions == 1  # a branch of the flood lost its place
 
 
 def test_preempted_requests_keep_their_text() -> None:
@@ -84,7 +84,7 @@ def test_a_batch_request_ends_while_interactive_ones_never_stop() -> None:
         assert simulation.now < 60
 
     assert tuple(simulation.answers[1][0]) == expected(batch)
-    assert simulation.scheduler.preemptions < 10
+    assert simulation.scheduler.admission.preemptions < 10
 
 
 def test_interactive_requests_that_waited_long_do_not_displace_each_other() -> None:
@@ -95,7 +95,7 @@ def test_interactive_requests_that_waited_long_do_not_displace_each_other() -> N
 
     simulation.run()
 
-    assert simulation.scheduler.preemptions == 0
+    assert simulation.scheduler.admission.preemptions == 0
 
 
 def test_short_questions_pass_a_prompt_that_waits_for_cells() -> None:
@@ -186,7 +186,7 @@ def test_taking_places_from_its_own_principal_gives_no_claim_to_those_of_another
     simulation.run()
 
     assert set(simulation.ended.values()) == {"done"}
-    assert simulation.scheduler.preemptions < 20
+    assert simulation.scheduler.admission.preemptions < 20
 
 
 def test_chats_beside_a_batch_answer_do_not_keep_a_large_prompt_waiting(
