@@ -90,6 +90,7 @@ def build_worker_pool(settings: PullerSettings) -> WorkerPool:
     return WorkerPool(
         maintenance,
         workers=settings.pull_workers,
+        job_queue=job_queue,
         first_start=provision_models,
         heartbeat_file=settings.heartbeat_file,
     )

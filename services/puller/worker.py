@@ -3,7 +3,8 @@
 A fork would only cost memory, and on macOS a fork after Objective-C has started crashes. A
 `kill -9` ends the job together with the worker; the worker pool notices it and queues the job
 again. SIGTERM returns the running job to the queue at once, instead of finishing a long download.
-When the worker pool dies, standard input ends, and the worker ends too.
+When the worker pool dies, standard input ends, and the worker ends too. A worker without work ends
+after a minute.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _HEARTBEAT_SECONDS = 15
 _MAINTENANCE_SECONDS = 60
+IDLE_SECONDS = 60  # then the worker ends, because it takes 50 MiB
 
 
 class PullTicket(Job):
@@ -143,7 +145,9 @@ def main() -> None:
         raise SystemExit(2) from error
     if "--burst" not in sys.argv:
         exit_with_parent()
-    build_worker(client, runner).work(burst="--burst" in sys.argv, logging_level="WARNING")
+    build_worker(client, runner).work(
+        burst="--burst" in sys.argv, logging_level="WARNING", max_idle_time=IDLE_SECONDS
+    )
 
 
 if __name__ == "__main__":

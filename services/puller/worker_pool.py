@@ -1,6 +1,8 @@
-"""Keep the worker processes running, and run the maintenance that repairs what dead ones left.
+"""Start workers while jobs wait, and run the maintenance that repairs what dead ones left.
 
-    python -m services.puller ─► N * services.puller.worker      stdin is a pipe: its end means stop
+    python -m services.puller ─► 0..N * services.puller.worker   stdin is a pipe: its end means stop
+
+A worker ends by itself when it had nothing to do for a while.
 
 This process does not pull models itself, so no model file can crash it.
 """
@@ -20,6 +22,7 @@ import redis
 
 from services.puller.job_runner import build_lease_owner_prefix
 from services.puller.maintenance import Maintenance
+from services.shared.pulls.job_queue import JobQueue
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ _SHUTDOWN_SECONDS = 10.0
 
 @dataclass(slots=True)
 class _Slot:
-    """The place of one worker; `process` is None until the worker is started again."""
+    """The place of one worker; `process` is None while it has none."""
 
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
@@ -42,18 +45,20 @@ class _Slot:
 
 
 class WorkerPool:
-    """Owns the worker processes. `run` returns after `stop`."""
+    """Owns the worker processes, `workers` at most. `run` returns after `stop`."""
 
     def __init__(
         self,
         maintenance: Maintenance,
         *,
         workers: int,
+        job_queue: JobQueue,
         first_start: Callable[[], None],
         heartbeat_file: Path | None = None,
         command: tuple[str, ...] = (sys.executable, "-m", "services.puller.worker"),
     ) -> None:
         self._maintenance = maintenance
+        self._job_queue = job_queue
         self._first_start: Callable[[], None] | None = first_start
         self._heartbeat_file = heartbeat_file
         self._command = command
@@ -66,13 +71,14 @@ class WorkerPool:
         self._stopping.set()
 
     def run(self) -> None:
-        """Start the workers, restart dead ones and run the maintenance until stopped."""
+        """Start workers for waiting tickets and run the maintenance until stopped."""
         maintain_at = sweep_at = 0.0
         try:
             while not self._stopping.is_set():
                 now = time.monotonic()
-                any_died = self._restart_workers(now)
-                if any_died or now >= maintain_at:
+                any_ended = self._collect_ended(now)
+                self._run_safely(lambda: self._start_workers(time.monotonic()))
+                if any_ended or now >= maintain_at:
                     self._write_heartbeat()
                     self._run_safely(self._maintain)
                     maintain_at = now + _MAINTENANCE_SECONDS
@@ -83,19 +89,28 @@ class WorkerPool:
         finally:
             self._stop_workers()
 
-    def _restart_workers(self, now: float) -> bool:
-        any_died = False
+    def _collect_ended(self, now: float) -> bool:
+        any_ended = False
         for slot in self._slots:
             if slot.process is not None and slot.process.poll() is not None:
-                any_died = True
+                any_ended = True
                 self._handle_exit(slot, slot.process, now)
-            if slot.process is None and now >= slot.start_at:
-                slot.process = subprocess.Popen(self._command, stdin=subprocess.PIPE)
-                slot.started_at = now
-        return any_died
+        return any_ended
+
+    def _start_workers(self, now: float) -> None:
+        """Start one for each waiting ticket that no starting worker is about to take."""
+        free = [slot for slot in self._slots if slot.process is None and now >= slot.start_at]
+        if not free or not (waiting := self._job_queue.count_waiting()):
+            return
+        started = sum(slot.process is not None for slot in self._slots)
+        starting = max(0, started - self._job_queue.count_workers())
+        for slot in free[: max(0, waiting - starting)]:
+            slot.process = subprocess.Popen(self._command, stdin=subprocess.PIPE)
+            slot.started_at = now
 
     def _handle_exit(self, slot: _Slot, process: subprocess.Popen[bytes], now: float) -> None:
-        logger.warning("worker ended", extra={"pid": process.pid, "status": process.returncode})
+        if process.returncode:
+            logger.warning("worker ended", extra={"pid": process.pid, "status": process.returncode})
         self._dead_owners.add(build_lease_owner_prefix(process.pid))
         slot.failures = 0 if now - slot.started_at > _STABLE_SECONDS else slot.failures + 1
         slot.start_at = now + min(0.1 * 2**slot.failures, _MAX_BACKOFF_SECONDS)

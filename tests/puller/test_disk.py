@@ -21,7 +21,7 @@ from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.oci import Registry, sha256_digest
 from tests.fakes.registries.server import LoopbackServer
 from tests.puller.conftest import PullTestbed
-from tests.puller.test_processes import wait_for
+from tests.puller.processes import wait_for
 
 TINY = TINY_GGUF.read_bytes()
 OTHER = TINY[:-1] + bytes([TINY[-1] ^ 1])  # as large, with another digest

@@ -20,7 +20,7 @@ from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.oci import sha256_digest
 from tests.fakes.registries.server import LoopbackServer
 from tests.puller.conftest import PullTestbed
-from tests.puller.test_processes import wait_for
+from tests.puller.processes import wait_for
 
 DIGEST = sha256_digest(TINY_GGUF.read_bytes())
 STALL_AT = 100_000

@@ -7,10 +7,8 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import pytest
@@ -24,42 +22,7 @@ from tests.fakes.registries.oci import Registry, sha256_digest
 from tests.fakes.registries.server import LoopbackServer
 from tests.puller.conftest import PullTestbed
 from tests.puller.formats.gguf.writer import TENSORS, TensorSpec, write_gguf
-
-WAIT_SECONDS = 60
-
-T = TypeVar("T")
-
-
-class PullerProcess:
-    """`python -m services.puller` with its workers."""
-
-    def __init__(self, testbed: PullTestbed, **settings: str) -> None:
-        variables = {
-            "DATA_DIR": str(testbed.settings.data_dir),
-            "REDIS_URL": testbed.settings.redis_url,
-            "OLLAMA_REGISTRY": testbed.settings.ollama_registry,
-            "PULL_RESERVE_BYTES": "0",
-            "PULL_WORKERS": "1",
-            "LOG_LEVEL": "WARNING",
-            **settings,
-        }
-        environment = {**os.environ, **{f"SPINDLL_{k}": v for k, v in variables.items()}}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.puller"], cwd=ROOT, env=environment
-        )
-
-    def workers(self) -> list[psutil.Process]:
-        try:
-            return psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-
-    def stop(self) -> int:
-        children = self.workers()
-        self.process.terminate()
-        status = self.process.wait(20)
-        assert psutil.wait_procs(children, timeout=10)[1] == []
-        return status
+from tests.puller.processes import PullerProcess, wait_for, wait_for_end, wait_until_running
 
 
 @pytest.fixture
@@ -74,27 +37,6 @@ def start(testbed: PullTestbed) -> Iterator[Callable[..., PullerProcess]]:
     for puller in started:
         if puller.process.poll() is None:
             puller.stop()
-
-
-def wait_for(condition: Callable[[], T | None], seconds: float = WAIT_SECONDS) -> T:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "the condition was not met in time"
-        time.sleep(0.02)
-    return found
-
-
-def wait_for_end(testbed: PullTestbed, job: PullJob) -> PullJob:
-    return wait_for(lambda: j if (j := testbed.job_store.get(job.id)).state.has_ended else None)
-
-
-def wait_until_running(testbed: PullTestbed, job: PullJob, min_bytes: int = 1) -> PullJob:
-    def running_job() -> PullJob | None:
-        now = testbed.job_store.get(job.id)
-        has_bytes = now.downloaded_bytes >= min_bytes
-        return now if now.state is JobState.RUNNING and has_bytes else None
-
-    return wait_for(running_job)
 
 
 def wait_for_attempt(testbed: PullTestbed, job: PullJob, attempt: int) -> None:
@@ -122,8 +64,7 @@ def test_the_first_start_imports_the_tiny_model_and_pulls_the_named_ones(
     assert [m.name for m in testbed.store.list()] == ["tiny:f16", "tiny:latest"]
     testbed.store.delete("tiny:latest")
     assert puller.stop() == 0
-    again = start(TINY_MODEL=str(TINY_GGUF), MODELS="tiny:f16")
-    wait_for(again.workers)
+    start(TINY_MODEL=str(TINY_GGUF), MODELS="tiny:f16")
     job = testbed.submit("tiny:f16")
     wait_for_end(testbed, job)
 
@@ -188,15 +129,35 @@ def test_a_stopped_puller_returns_its_job_to_the_queue(
 
 
 def test_workers_end_when_the_worker_pool_is_killed(
-    testbed: PullTestbed, start: Callable[..., PullerProcess]
+    testbed: PullTestbed, start: Callable[..., PullerProcess], cdn: LoopbackServer
 ) -> None:
+    cdn.plan.faults = [
+        Fault(path_part=sha256_digest(TINY_GGUF.read_bytes()), stall_at=0, times=ALWAYS)
+    ]
     puller = start(PULL_WORKERS="2")
+    for name in ("tiny:f16", "tiny:latest"):
+        testbed.submit(name)
     workers = wait_for(lambda: w if len(w := puller.workers()) == 2 else None)
 
     puller.process.kill()
     puller.process.wait()
 
     assert psutil.wait_procs(workers, timeout=20)[1] == []
+
+
+def test_a_worker_runs_only_while_there_is_work(
+    testbed: PullTestbed, start: Callable[..., PullerProcess], tmp_path: Path
+) -> None:
+    heartbeat = tmp_path / "alive"
+    puller = start(PULL_WORKERS="2", HEARTBEAT_FILE=str(heartbeat))
+    wait_for(heartbeat.exists)
+    before = puller.workers()
+
+    job = wait_for_end(testbed, testbed.submit("tiny:f16"))
+
+    assert before == []
+    assert job.state is JobState.DONE
+    assert puller.workers()
 
 
 def test_a_job_whose_workers_keep_dying_fails(

@@ -16,7 +16,7 @@ from tests.fakes.registries.oci import Registry, sha256_digest
 from tests.fakes.registries.server import LoopbackServer
 from tests.puller.conftest import PullTestbed
 from tests.puller.formats.gguf.writer import TENSORS, TensorSpec, write_gguf
-from tests.puller.test_processes import PullerProcess, wait_for, wait_for_end, wait_until_running
+from tests.puller.processes import PullerProcess, wait_for, wait_for_end, wait_until_running
 
 SIZE = 40 << 20  # three pieces
 AOF = ("--appendonly", "yes", "--appendfsync", "always")

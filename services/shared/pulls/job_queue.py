@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import cast
 
 import redis
-from rq import Queue
+from rq import Queue, Worker
 from rq.serializers import JSONSerializer
 
 from services.shared import redis_keys
@@ -51,6 +51,14 @@ class JobQueue:
             keys=[self.queue.key],
             args=[ticket_id(job.id, job.ticket), job.priority, redis_keys.pull("")],
         )
+
+    def count_waiting(self) -> int:
+        """How many tickets wait for a worker."""
+        return self._redis.llen(self.queue.key)
+
+    def count_workers(self) -> int:
+        """How many workers take tickets, or died without leaving."""
+        return int(Worker.count(queue=self.queue))
 
     def list_waiting(self) -> frozenset[str]:
         """The ids of the pull jobs that have a ticket in the queue."""

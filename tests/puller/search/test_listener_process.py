@@ -11,7 +11,7 @@ from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.hub import Hub
 from tests.fakes.registries.server import LoopbackServer
 from tests.puller.conftest import PullTestbed
-from tests.puller.test_processes import PullerProcess, wait_for
+from tests.puller.processes import PullerProcess, wait_for
 
 
 def test_a_search_does_not_wait_behind_a_download(
