@@ -211,7 +211,7 @@ class Submit(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     FURTHER_PROMPTS_FIELD_NUMBER: _builtins.int
     KEEP_ALIVE_ONLY_EXTENDS_FIELD_NUMBER: _builtins.int
-    CACHE_KEY_FIELD_NUMBER: _builtins.int
+    PRIVATE_CACHE_KEY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Chosen by the client, which uses each id once in a session."""
     trace_id: _builtins.str
@@ -241,7 +241,7 @@ class Submit(_message.Message):
     """
     keep_alive_only_extends: _builtins.bool
     """Ignore keep_alive_seconds where it would unload the model earlier than without this request."""
-    cache_key: _builtins.bytes
+    private_cache_key: _builtins.bytes
     """32 bytes that only the person who asks knows: what this prompt computes is found only by
     requests with the same key, and what is stored of it is sealed with it. Empty: no such key.
     """
@@ -281,11 +281,11 @@ class Submit(_message.Message):
         tenant: _builtins.str = ...,
         further_prompts: _abc.Iterable[Global___FurtherPrompt] | None = ...,
         keep_alive_only_extends: _builtins.bool = ...,
-        cache_key: _builtins.bytes = ...,
+        private_cache_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "keep_alive_seconds", b"keep_alive_seconds", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_top_logprobs", b"_top_logprobs", "cache_key", b"cache_key", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "further_prompts", b"further_prompts", "keep_alive_only_extends", b"keep_alive_only_extends", "keep_alive_seconds", b"keep_alive_seconds", "lane", b"lane", "model", b"model", "n", b"n", "no_cache", b"no_cache", "principal", b"principal", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "tenant", b"tenant", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "further_prompts", b"further_prompts", "keep_alive_only_extends", b"keep_alive_only_extends", "keep_alive_seconds", b"keep_alive_seconds", "lane", b"lane", "model", b"model", "n", b"n", "no_cache", b"no_cache", "principal", b"principal", "private_cache_key", b"private_cache_key", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "tenant", b"tenant", "text", b"text", "tokens", b"tokens", "top_logprobs", b"top_logprobs", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__constraint: _TypeAlias = _typing.Literal["constraint"]  # noqa: Y015
     _WhichOneofArgType__constraint: _TypeAlias = _typing.Literal["_constraint", b"_constraint"]  # noqa: Y015

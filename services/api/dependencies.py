@@ -23,7 +23,7 @@ from services.api.parse_budget import ParseBudget
 from services.api.prompts.render import PromptRenderer
 from services.api.settings import ApiSettings
 from services.shared.errors import InvalidRequest, NotAuthenticated
-from services.shared.limits import CACHE_KEY_BYTES
+from services.shared.limits import PRIVATE_CACHE_KEY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def _require_admin(principal: Annotated[Principal, Depends(_require_user)]) -> P
     return principal
 
 
-def _read_cache_key(
+def _read_private_cache_key(
     x_spindll_cache_key: Annotated[
         str | None,
         Header(
@@ -69,13 +69,13 @@ def _read_cache_key(
     with contextlib.suppress(ValueError):
         key = (
             bytes.fromhex(text)
-            if len(text) == 2 * CACHE_KEY_BYTES
+            if len(text) == 2 * PRIVATE_CACHE_KEY_BYTES
             else b64decode(text, validate=True)
         )
-        if len(key) == CACHE_KEY_BYTES:
+        if len(key) == PRIVATE_CACHE_KEY_BYTES:
             return key
     raise InvalidRequest(
-        f"X-Spindll-Cache-Key must be {CACHE_KEY_BYTES} bytes as hexadecimal digits or base64",
+        f"X-Spindll-Cache-Key must be {PRIVATE_CACHE_KEY_BYTES} bytes as hexadecimal digits or base64",
         param="X-Spindll-Cache-Key",
     )
 
@@ -87,6 +87,6 @@ def _get_parts(request: Request) -> ApiParts:
 
 
 RequireUser = Annotated[Principal, Depends(_require_user)]
-PrivateCacheKey = Annotated[bytes, Depends(_read_cache_key)]
+PrivateCacheKey = Annotated[bytes, Depends(_read_private_cache_key)]
 RequireAdmin = Annotated[Principal, Depends(_require_admin)]
 Parts = Annotated[ApiParts, Depends(_get_parts)]

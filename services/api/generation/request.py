@@ -103,7 +103,7 @@ class GenerationRequest:
     deadline_seconds: float | None = None
     keep_alive_seconds: float | None = None  # negative: the model stays loaded; 0: unload when idle
     use_cache: bool = True
-    cache_key: bytes = b""  # 32 bytes that only the client knows; empty: none
+    private_cache_key: bytes = b""  # 32 bytes that only the client knows; empty: none
 
     @property
     def prompt_field(self) -> str:

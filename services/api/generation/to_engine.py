@@ -46,7 +46,7 @@ def build_submit(
         n=request.answers_per_prompt,
         lane=_LANES[request.lane],
         no_cache=not request.use_cache,
-        cache_key=request.cache_key,
+        private_cache_key=request.private_cache_key,
         prompt_logprobs=request.prompt_logprobs,
         top_logprobs=request.top_logprobs,
         deadline_seconds=request.deadline_seconds,

@@ -76,7 +76,7 @@ async def test_a_private_key_reaches_the_engine(api: Api, key: str) -> None:
         )
 
     assert response.status_code == 200
-    assert api.engine.submits[0].cache_key == b"k" * 32
+    assert api.engine.submits[0].private_cache_key == b"k" * 32
 
 
 @pytest.mark.parametrize("key", ["", "6b" * 31, "6b" * 33, "zz" * 32, "a2s=", "k" * 32])

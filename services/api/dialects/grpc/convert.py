@@ -20,7 +20,7 @@ from services.api.generation.request import GenerationRequest, Sampling, Stoppin
 from services.api.generation.usage import UsageCounter
 from services.api.prompts.render import Conversation
 from services.shared.errors import InvalidRequest
-from services.shared.limits import CACHE_KEY_BYTES
+from services.shared.limits import PRIVATE_CACHE_KEY_BYTES
 from services.shared.mlx_support import prefers_mlx
 from services.shared.store.manifest import FileRole, Manifest
 
@@ -35,9 +35,9 @@ _GPU_KINDS = frozenset({"cuda", "metal"})
 
 def check_encryption_key(key: bytes) -> None:
     """InvalidRequest unless the key is empty or 32 bytes: a mistake must not turn encryption off."""
-    if len(key) not in (0, CACHE_KEY_BYTES):
+    if len(key) not in (0, PRIVATE_CACHE_KEY_BYTES):
         raise InvalidRequest(
-            f"encryption_key must be empty or {CACHE_KEY_BYTES} bytes, not {len(key)}",
+            f"encryption_key must be empty or {PRIVATE_CACHE_KEY_BYTES} bytes, not {len(key)}",
             param="encryption_key",
         )
 
@@ -109,7 +109,7 @@ def chat_to_request(
         parallel_tool_calls=(
             request.parallel_tool_calls or not request.HasField("parallel_tool_calls")
         ),
-        cache_key=request.encryption_key,
+        private_cache_key=request.encryption_key,
     )
 
 
@@ -126,7 +126,7 @@ def prefill_to_request(
             messages=messages_from_proto(request.messages), add_generation_prompt=False
         ),
         stopping=Stopping(max_tokens=1),
-        cache_key=request.encryption_key,
+        private_cache_key=request.encryption_key,
     )
 
 
@@ -170,7 +170,7 @@ def _build_request(
     principal: Principal,
     *,
     prompt: Conversation | tuple[str, ...],
-    cache_key: bytes = b"",
+    private_cache_key: bytes = b"",
     separates_reasoning: bool = False,
     parallel_tool_calls: bool = True,
 ) -> GenerationRequest:
@@ -190,7 +190,7 @@ def _build_request(
             max_tokens=max_tokens if max_tokens >= 0 else None,
             strings=tuple(text for text in params.stop if text),
         ),
-        cache_key=cache_key,
+        private_cache_key=private_cache_key,
         separates_reasoning=separates_reasoning,
         parallel_tool_calls=parallel_tool_calls,
     )

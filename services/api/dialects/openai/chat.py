@@ -23,12 +23,12 @@ async def create_chat_completion(
     body: Annotated[ChatCompletionRequest, Depends(parse_body_as(ChatCompletionRequest))],
     api: Parts,
     principal: RequireUser,
-    cache_key: PrivateCacheKey,
+    private_cache_key: PrivateCacheKey,
 ) -> Response:
     """Continue a conversation."""
     response_id = f"chatcmpl-{secrets.token_hex(12)}"
     generation = await api.generations.open(
-        chat_to_request(body, response_id, principal, cache_key)
+        chat_to_request(body, response_id, principal, private_cache_key)
     )
     if not body.stream:
         return await respond_with_body(

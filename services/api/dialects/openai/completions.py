@@ -23,12 +23,12 @@ async def create_completion(
     body: Annotated[CompletionRequest, Depends(parse_body_as(CompletionRequest))],
     api: Parts,
     principal: RequireUser,
-    cache_key: PrivateCacheKey,
+    private_cache_key: PrivateCacheKey,
 ) -> Response:
     """Continue one or several prompts."""
     response_id = f"cmpl-{secrets.token_hex(12)}"
     generation = await api.generations.open(
-        completion_to_request(body, response_id, principal, cache_key)
+        completion_to_request(body, response_id, principal, private_cache_key)
     )
     echoes = _build_echoes(body)
     if not body.stream:

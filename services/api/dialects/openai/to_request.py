@@ -43,7 +43,10 @@ _SAMPLING_FIELDS = (
 
 
 def chat_to_request(
-    body: ChatCompletionRequest, response_id: str, principal: Principal, cache_key: bytes = b""
+    body: ChatCompletionRequest,
+    response_id: str,
+    principal: Principal,
+    private_cache_key: bytes = b"",
 ) -> GenerationRequest:
     """The request of a chat completion."""
     conversation = Conversation(
@@ -58,7 +61,7 @@ def chat_to_request(
     return GenerationRequest(
         id=response_id,
         principal=principal,
-        cache_key=cache_key,
+        private_cache_key=private_cache_key,
         prompt=conversation,
         stopping=_build_stopping(body, body.max_completion_tokens or body.max_tokens),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
@@ -73,14 +76,17 @@ def chat_to_request(
 
 
 def completion_to_request(
-    body: CompletionRequest, response_id: str, principal: Principal, cache_key: bytes = b""
+    body: CompletionRequest,
+    response_id: str,
+    principal: Principal,
+    private_cache_key: bytes = b"",
 ) -> GenerationRequest:
     """The request of a text completion."""
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     return GenerationRequest(
         id=response_id,
         principal=principal,
-        cache_key=cache_key,
+        private_cache_key=private_cache_key,
         prompt=tuple(p if isinstance(p, str) else tuple(p) for p in body.prompt),
         stopping=_build_stopping(body, max_tokens),
         top_logprobs=body.logprobs,

@@ -26,7 +26,7 @@ from services.engine.front.rpc.sampling_ranges import (
     Range,
 )
 from services.shared.errors import InvalidRequest
-from services.shared.limits import CACHE_KEY_BYTES, MAX_STOP_STRINGS
+from services.shared.limits import MAX_STOP_STRINGS, PRIVATE_CACHE_KEY_BYTES
 
 _LANES: dict[int, Lane] = {
     pb.LANE_UNSPECIFIED: Lane.INTERACTIVE,
@@ -96,9 +96,11 @@ def parse_submit(
     if lane is None:
         raise InvalidRequest(f"there is no lane {message.lane}", param="lane")
     pieces, tokens = _parse_prompt(message)
-    if len(message.cache_key) not in (0, CACHE_KEY_BYTES):
-        raise InvalidRequest(f"a cache key has {CACHE_KEY_BYTES} bytes", param="cache_key")
-    realm, cache_keys = open_realm(message.tenant or message.principal, message.cache_key)
+    if len(message.private_cache_key) not in (0, PRIVATE_CACHE_KEY_BYTES):
+        raise InvalidRequest(
+            f"a private cache key has {PRIVATE_CACHE_KEY_BYTES} bytes", param="private_cache_key"
+        )
+    realm, cache_keys = open_realm(message.tenant or message.principal, message.private_cache_key)
     constraint = parse_constraint(message.constraint) if message.HasField("constraint") else None
     return messages.Submit(
         id=0,

@@ -135,7 +135,7 @@ async def test_the_encryption_key_of_a_chat_reaches_the_engine(served: GrpcApi) 
     request = spindll_pb2.ChatRequest(model="tiny", messages=FRANCE, encryption_key=b"k" * 32)
     _ = [a async for a in served.stub.Chat(request, **served.user())]
 
-    assert served.api.engine.submits[0].cache_key == b"k" * 32
+    assert served.api.engine.submits[0].private_cache_key == b"k" * 32
 
 
 async def test_a_prefill_computes_the_messages_without_the_answers_beginning(
@@ -147,7 +147,7 @@ async def test_a_prefill_computes_the_messages_without_the_answers_beginning(
 
     assert answer.tokens_cached == 7
     assert submit.stopping.max_tokens == 1
-    assert submit.cache_key == b"k" * 32
+    assert submit.private_cache_key == b"k" * 32
     assert "".join(piece.text for piece in submit.text.pieces).endswith("<|im_end|>\n")
 
 

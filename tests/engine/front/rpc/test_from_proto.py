@@ -224,7 +224,7 @@ def test_a_load_setting_out_of_range_is_refused_and_named(
 
 
 def test_a_private_key_goes_into_the_realm_and_its_keys_reach_the_runner() -> None:
-    submit = parse_for_tests(message(tenant="alice", cache_key=b"k" * 32), NO_DEFAULTS)
+    submit = parse_for_tests(message(tenant="alice", private_cache_key=b"k" * 32), NO_DEFAULTS)
 
     assert submit.realm == "alice+" + "k" * 32
     assert [key.id for key in submit.cache_keys] == [b"i" * 16]
@@ -236,5 +236,5 @@ def test_a_request_that_may_not_be_cached_gets_no_keys() -> None:
 
 @pytest.mark.parametrize("length", [1, 31, 33])
 def test_a_private_key_of_another_length_is_refused(length: int) -> None:
-    with pytest.raises(InvalidRequest, match="a cache key has 32 bytes"):
-        parse_for_tests(message(cache_key=b"k" * length), NO_DEFAULTS)
+    with pytest.raises(InvalidRequest, match="a private cache key has 32 bytes"):
+        parse_for_tests(message(private_cache_key=b"k" * length), NO_DEFAULTS)
