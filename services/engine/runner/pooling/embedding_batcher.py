@@ -28,7 +28,7 @@ _MIN_TOKENS = 32  # a smaller batch costs almost as much
 
 
 @dataclass(slots=True, eq=False)
-class EmbeddingRequest:
+class PoolingRequest:
     """The texts of one request, and the rows that are computed so far."""
 
     id: int
@@ -43,28 +43,28 @@ class EmbeddingRequest:
         self.missing = len(self.texts)
 
 
-class Embedded(msgspec.Struct, frozen=True):
+class PoolingFinished(msgspec.Struct, frozen=True):
     """All rows of a request, in the order of its texts."""
 
-    request: EmbeddingRequest
+    request: PoolingRequest
     rows: Vectors
 
 
-class EmbeddingFailed(msgspec.Struct, frozen=True):
+class PoolingFailed(msgspec.Struct, frozen=True):
     """The whole request has ended with an error."""
 
-    request: EmbeddingRequest
+    request: PoolingRequest
     error: SpindllError
 
 
-EmbeddingEvent = Embedded | EmbeddingFailed
+PoolingEvent = PoolingFinished | PoolingFailed
 
 
 @dataclass(slots=True, eq=False)
 class _Text:
     """One text of the present batch, or the one that is computed in parts."""
 
-    request: EmbeddingRequest
+    request: PoolingRequest
     index: int
     done: int = 0  # tokens computed
 
@@ -97,9 +97,9 @@ class EmbeddingBatcher:
         self._on_opened = on_opened
         self._clock = clock
         self._token_seconds = 0.0  # of the last batch
-        self._waiting: dict[str, deque[EmbeddingRequest]] = {}  # by principal; none is empty
+        self._waiting: dict[str, deque[PoolingRequest]] = {}  # by principal; none is empty
         self._served: dict[str, int] = {}  # tokens, of those that wait
-        self._requests: dict[int, EmbeddingRequest] = {}
+        self._requests: dict[int, PoolingRequest] = {}
         self._partial: _Text | None = None
 
     @property
@@ -117,7 +117,7 @@ class EmbeddingBatcher:
         """The requests that have not ended."""
         return list(self._requests)
 
-    def add(self, request: EmbeddingRequest) -> None:
+    def add(self, request: PoolingRequest) -> None:
         """Queue a request. Raises EngineBusy."""
         if len(self._requests) >= self._max_queued:
             raise EngineBusy("too many requests are waiting already, try again later")
@@ -136,7 +136,7 @@ class EmbeddingBatcher:
             self._partial = None
         self._remove_waiting(request)
 
-    def step(self, *, is_alone: bool = True) -> list[EmbeddingEvent]:
+    def step(self, *, is_alone: bool = True) -> list[PoolingEvent]:
         """Compute one batch, and return the requests that it ended. Only while it is not idle.
 
         `is_alone`: no answer waits for the end of the batch.
@@ -211,7 +211,7 @@ class EmbeddingBatcher:
         self._partial = first
         return None
 
-    def _store(self, batch: list[_Text], rows: Vectors) -> Iterator[EmbeddingEvent]:
+    def _store(self, batch: list[_Text], rows: Vectors) -> Iterator[PoolingEvent]:
         self._counters.embedded_texts += len(batch)
         for text, row in zip(batch, rows, strict=True):
             request = text.request
@@ -219,19 +219,21 @@ class EmbeddingBatcher:
             request.missing -= 1
             if not request.missing:
                 del self._requests[request.id]
-                yield Embedded(request, np.stack([row for row in request.rows if row is not None]))
+                yield PoolingFinished(
+                    request, np.stack([row for row in request.rows if row is not None])
+                )
 
-    def _fail(self, request: EmbeddingRequest) -> EmbeddingFailed:
+    def _fail(self, request: PoolingRequest) -> PoolingFailed:
         self.cancel(request.id)
-        return EmbeddingFailed(request, InternalError("internal error"))
+        return PoolingFailed(request, InternalError("internal error"))
 
-    def _fail_all(self, error: SpindllError) -> list[EmbeddingEvent]:
+    def _fail_all(self, error: SpindllError) -> list[PoolingEvent]:
         requests = list(self._requests.values())
         for request in requests:
             self.cancel(request.id)
-        return [EmbeddingFailed(request, error) for request in requests]
+        return [PoolingFailed(request, error) for request in requests]
 
-    def _remove_waiting(self, request: EmbeddingRequest) -> None:
+    def _remove_waiting(self, request: PoolingRequest) -> None:
         waiting = self._waiting.get(request.principal, deque())
         if request in waiting:
             waiting.remove(request)

@@ -18,7 +18,7 @@ from services.engine.backends.base import Vocabulary
 from services.engine.backends.pooling import PairFormat, PooledModel, PoolingFacts, Vectors
 from services.engine.core import TextPiece
 from services.engine.messages import Embed, EmbedInput
-from services.engine.runner.pooling.embedding_batcher import EmbeddingRequest
+from services.engine.runner.pooling.embedding_batcher import PoolingRequest
 from services.shared.errors import (
     ContextLengthExceeded,
     InternalError,
@@ -37,7 +37,7 @@ class PreparedEmbedding:
     """A request that is ready for the loop, with the command that it came in."""
 
     command: Embed
-    request: EmbeddingRequest
+    request: PoolingRequest
 
 
 class EmbeddingProcessor:
@@ -78,7 +78,7 @@ class EmbeddingProcessor:
         else:
             texts = self._build_pairs(command.query, command, facts)
         return PreparedEmbedding(
-            command, EmbeddingRequest(command.id, texts, principal=command.principal)
+            command, PoolingRequest(command.id, texts, principal=command.principal)
         )
 
     def _read_text(self, text: EmbedInput, facts: PoolingFacts, command: Embed) -> list[int]:
@@ -136,7 +136,7 @@ class EmbeddingProcessor:
 
 
 def build_report(
-    command: Embed, request: EmbeddingRequest, rows: Vectors, facts: PoolingFacts
+    command: Embed, request: PoolingRequest, rows: Vectors, facts: PoolingFacts
 ) -> messages.Embedded:
     """The report of what was computed, with the vectors as the command asks for them."""
     rows = _shape_vectors(rows, command) if command.query is None else rows[:, :1]

@@ -8,7 +8,7 @@ from services.engine import messages
 from services.engine.backends.pooling import PooledContext, PooledModel
 from services.engine.core import Counters
 from services.engine.runner.errors import build_unloading_error
-from services.engine.runner.pooling.embedding_batcher import Embedded, EmbeddingBatcher
+from services.engine.runner.pooling.embedding_batcher import EmbeddingBatcher, PoolingFinished
 from services.engine.runner.pooling.embedding_processor import PreparedEmbedding, build_report
 from services.shared.errors import SpindllError, to_wire
 
@@ -77,7 +77,7 @@ class Embeddings:
         assert self._model is not None
         for event in self._batcher.step(is_alone=is_alone):
             command = self._commands.pop(event.request.id)
-            if isinstance(event, Embedded):
+            if isinstance(event, PoolingFinished):
                 report = build_report(command, event.request, event.rows, self._model.facts)
                 self._send(report)
             else:

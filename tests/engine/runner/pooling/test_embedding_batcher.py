@@ -12,11 +12,11 @@ from services.engine.backends.errors import BackendError
 from services.engine.backends.pooling import PoolingFacts, Vectors
 from services.engine.core import Counters
 from services.engine.runner.pooling.embedding_batcher import (
-    Embedded,
     EmbeddingBatcher,
-    EmbeddingEvent,
-    EmbeddingFailed,
-    EmbeddingRequest,
+    PoolingEvent,
+    PoolingFailed,
+    PoolingFinished,
+    PoolingRequest,
 )
 from services.shared.errors import EngineBusy, InsufficientMemory
 
@@ -71,12 +71,12 @@ def make(
     return batcher
 
 
-def request(id_: int, lengths: list[int], principal: str = "") -> EmbeddingRequest:
-    return EmbeddingRequest(id_, [[id_] * length for length in lengths], principal)
+def request(id_: int, lengths: list[int], principal: str = "") -> PoolingRequest:
+    return PoolingRequest(id_, [[id_] * length for length in lengths], principal)
 
 
-def run(batcher: EmbeddingBatcher) -> list[EmbeddingEvent]:
-    events: list[EmbeddingEvent] = []
+def run(batcher: EmbeddingBatcher) -> list[PoolingEvent]:
+    events: list[PoolingEvent] = []
     while not batcher.is_idle:
         events += batcher.step()
     return events
@@ -87,7 +87,7 @@ def test_texts_of_several_requests_are_computed_together_while_they_fit() -> Non
     events = run(make(model, (1, [3, 4], "a"), (2, [2, 5], "a")))
 
     assert model.batches == [[3, 4, 2], [5]]
-    done = [event for event in events if isinstance(event, Embedded)]
+    done = [event for event in events if isinstance(event, PoolingFinished)]
     assert [(event.request.id, event.rows.tolist()) for event in done] == [
         (1, [[3, 3], [4, 4]]),
         (2, [[4, 2], [10, 5]]),
@@ -106,7 +106,7 @@ def test_a_long_text_is_computed_in_parts_and_has_the_row_of_the_whole() -> None
     (event,) = run(make(model, (1, [25], "a")))
 
     assert model.batches == [[10], [10], [5]]
-    assert isinstance(event, Embedded)
+    assert isinstance(event, PoolingFinished)
     assert event.rows.tolist() == [[25, 25]]
 
 
@@ -172,7 +172,7 @@ def test_a_failed_batch_fails_its_requests_only() -> None:
     model.error = None
     (done,) = run(batcher)
 
-    assert isinstance(failed, EmbeddingFailed)
+    assert isinstance(failed, PoolingFailed)
     assert (failed.request.id, failed.error.code) == (1, "internal_error")
     assert (done.request.id, batcher.failed_steps) == (2, 0)
 
@@ -182,7 +182,7 @@ def test_a_context_that_does_not_fit_memory_fails_the_requests_with_that_reason(
     model.error = InsufficientMemory("not enough memory")
     events = run(make(model, (1, [9], "a"), (2, [9], "b")))
 
-    assert [event.error.code for event in events if isinstance(event, EmbeddingFailed)] == [
+    assert [event.error.code for event in events if isinstance(event, PoolingFailed)] == [
         "insufficient_memory"
     ] * 2
 
