@@ -36,7 +36,8 @@ from services.puller.settings import PullerSettings, split_list
 from services.puller.sources.base import Listing, RemoteFile, ResolveOptions
 from services.puller.sources.ollama import OllamaSource
 from services.puller.transport.address import Address
-from services.puller.transport.http_client import HttpSession, Reply, find_wait_seconds
+from services.puller.transport.busy import find_busy_error
+from services.puller.transport.http_client import HttpSession, Reply
 from services.shared.errors import (
     InvalidModelFile,
     InvalidModelName,
@@ -54,7 +55,6 @@ _FIRST_LOOK_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 18
 _MAX_PAGE_BYTES = 8 << 20
 _TIMEOUT_SECONDS = 30.0
-_MAX_WAIT_SECONDS = 300.0
 _TRIES = 3
 # The address of a model of the library, in the page that lists them.
 _LIBRARY_LINK = re.compile(r'href="/library/([A-Za-z0-9][A-Za-z0-9._-]*)"')
@@ -109,11 +109,8 @@ def fetch_header(file: RemoteFile) -> GgufHeader:
     wanted = min(MAX_HEADER_BYTES, file.size_bytes)
     try:
         with session.get(file.address, {"Range": f"bytes=0-{wanted - 1}"}) as reply:
-            if reply.status == 429 or reply.status >= 500:
-                wait = find_wait_seconds(reply.header, max_seconds=_MAX_WAIT_SECONDS)
-                raise SourceUnavailable(
-                    f"the registry answered HTTP {reply.status}", retry_after_seconds=wait
-                )
+            if busy := find_busy_error("the registry", reply.status, reply.header):
+                raise busy
             if reply.status not in (200, 206):
                 raise PullFailed(f"the registry answered HTTP {reply.status} for the weights")
             return _read_head(reply, wanted, file.size_bytes)

@@ -103,14 +103,16 @@ def test_an_outage_postpones_a_job_until_the_source_answers(
     assert (done.state, done.note, done.not_before) == (JobState.DONE, None, None)
 
 
-@pytest.mark.parametrize("where", ["the registry", "the content network"])
+@pytest.mark.parametrize("where", ["the registry", "its tokens", "the content network"])
 def test_a_source_that_asks_for_minutes_frees_its_worker(
     testbed: PullTestbed, registry: Registry, cdn: LoopbackServer, where: str
 ) -> None:
     server, path = {
         "the registry": (registry, "/manifests/"),
+        "its tokens": (registry, "/v2/token"),
         "the content network": (cdn, sha256_digest(TINY_GGUF.read_bytes())),
     }[where]
+    registry.token = "t0ken" if where == "its tokens" else None
     server.plan.faults = [
         Fault(path_part=path, status=429, rate_limit='"api";r=0;t=287', times=ALWAYS)
     ]

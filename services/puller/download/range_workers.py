@@ -18,7 +18,8 @@ from services.puller.download.progress import DownloadProgress
 from services.puller.download.retry import RetryPolicy, RetryState, StallDetector
 from services.puller.download.throttle import Throttle
 from services.puller.transport.address import Address
-from services.puller.transport.http_client import HttpSession, Reply, find_wait_seconds, has_origin
+from services.puller.transport.busy import find_wait_seconds, is_busy
+from services.puller.transport.http_client import HttpSession, Reply, has_origin
 from services.puller.transport.range_response import (
     BodyKind,
     ContentChanged,
@@ -243,7 +244,7 @@ def _read_response(reply: Reply) -> RangeResponse:
 
 
 def _raise_if_busy(reply: Reply, retry_policy: RetryPolicy) -> None:
-    if reply.status != 429 and reply.status < 500:
+    if not is_busy(reply.status):
         return
     wait = find_wait_seconds(reply.header, max_seconds=retry_policy.max_retry_after_seconds)
     if wait is not None:

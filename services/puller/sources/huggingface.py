@@ -29,11 +29,8 @@ from services.puller.sources.file_selection import (
     select_files,
 )
 from services.puller.transport.address import Address
-from services.puller.transport.http_client import (
-    HttpSession,
-    describe_connection_error,
-    find_wait_seconds,
-)
+from services.puller.transport.busy import find_busy_error
+from services.puller.transport.http_client import HttpSession, describe_connection_error
 from services.shared.errors import ModelNotFound, PullFailed, SourceUnavailable
 from services.shared.model_name import DEFAULT_TAG, ModelName
 from services.shared.store.layout import parse_digest
@@ -41,7 +38,6 @@ from services.shared.store.manifest import FileRole
 from services.shared.structs import resolved
 
 _TIMEOUT_SECONDS = 30.0
-_MAX_WAIT_SECONDS = 300.0
 _MAX_FILES = 100_000
 _MAX_INDEX_BYTES = 64 << 20  # an index has a line for each tensor
 GATED = (
@@ -182,11 +178,8 @@ def _fetch_weight_map(file: RemoteFile) -> Mapping[str, str]:
     session = HttpSession(timeout_seconds=_TIMEOUT_SECONDS)
     try:
         with session.get(file.address) as reply:
-            if reply.status == 429 or reply.status >= 500:
-                wait = find_wait_seconds(reply.header, max_seconds=_MAX_WAIT_SECONDS)
-                raise SourceUnavailable(
-                    f"the hub answered HTTP {reply.status}", retry_after_seconds=wait
-                )
+            if busy := find_busy_error("the hub", reply.status, reply.header):
+                raise busy
             if reply.status != 200:
                 reason = file.address.refusals.get(reply.status)
                 raise PullFailed(reason or f"the hub answered HTTP {reply.status}")
@@ -201,9 +194,8 @@ def _fetch_weight_map(file: RemoteFile) -> Mapping[str, str]:
 
 def _to_error(error: HfHubHTTPError) -> PullFailed:
     status = error.response.status_code
-    if status == 429 or status >= 500:
-        wait = find_wait_seconds(error.response.headers.get, max_seconds=_MAX_WAIT_SECONDS)
-        return SourceUnavailable(f"the hub answered HTTP {status}", retry_after_seconds=wait)
+    if busy := find_busy_error("the hub", status, error.response.headers.get):
+        return busy
     if status in (401, 403):
         return PullFailed(_REFUSED)
     return PullFailed(f"the hub answered HTTP {status}")

@@ -29,14 +29,10 @@ from services.puller.sources.oci_manifest import (
 from services.puller.sources.registry_auth import TokenSigner, fetch_token
 from services.puller.sources.republished import list_replacements
 from services.puller.transport.address import Address
-from services.puller.transport.http_client import HttpSession, Reply, find_wait_seconds
+from services.puller.transport.busy import find_busy_error
+from services.puller.transport.http_client import HttpSession, Reply
 from services.puller.transport.range_response import describe_refusal
-from services.shared.errors import (
-    InvalidRequest,
-    ModelNotFound,
-    PullFailed,
-    SourceUnavailable,
-)
+from services.shared.errors import InvalidRequest, ModelNotFound, PullFailed
 from services.shared.model_name import OLLAMA_HOST, ModelName
 from services.shared.store.manifest import FileRole
 from services.shared.structs import resolved
@@ -192,9 +188,5 @@ def _check_manifest_reply(reply: Reply, name: ModelName) -> None:
 
 
 def _to_error(reply: Reply) -> PullFailed:
-    if reply.status == 429 or reply.status >= 500:
-        wait = find_wait_seconds(reply.header, max_seconds=300.0)
-        return SourceUnavailable(
-            f"the registry answered HTTP {reply.status}", retry_after_seconds=wait
-        )
-    return PullFailed(describe_refusal(reply.status))
+    busy = find_busy_error("the registry", reply.status, reply.header)
+    return busy or PullFailed(describe_refusal(reply.status))

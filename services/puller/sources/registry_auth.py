@@ -26,9 +26,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from services.puller.transport.address import Address
+from services.puller.transport.busy import find_busy_error
 from services.puller.transport.http_client import HttpSession
 from services.puller.transport.range_response import describe_refusal
-from services.shared.errors import InvalidSettings, PullFailed, SourceUnavailable
+from services.shared.errors import InvalidSettings, PullFailed
 from services.shared.structs import resolved
 
 _PARAMETER = re.compile(r'([a-zA-Z]+)=(?:"([^"]*)"|([^\s,]*))')
@@ -76,8 +77,8 @@ def fetch_token(
     url = build_token_url(registry_url, challenge, nonce=secrets.token_urlsafe(16), now=time.time())
     proof = {"Authorization": signer.authorization("GET", url)} if signer else None
     with session.get(Address(url, proof), {"Accept": "application/json"}) as reply:
-        if reply.status == 429 or reply.status >= 500:
-            raise SourceUnavailable(f"the registry answered HTTP {reply.status}")
+        if busy := find_busy_error("the registry", reply.status, reply.header):
+            raise busy
         if reply.status != 200:
             raise PullFailed(describe_refusal(401))
         try:

@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 
 from services.puller.sources.base import Listing, RemoteFile, ResolveOptions
 from services.puller.transport.address import Address
-from services.puller.transport.http_client import HttpSession, find_wait_seconds
+from services.puller.transport.busy import find_busy_error
+from services.puller.transport.http_client import HttpSession
 from services.puller.transport.range_response import describe_refusal
-from services.shared.errors import InvalidRequest, PullFailed, SourceUnavailable
+from services.shared.errors import InvalidRequest, PullFailed
 from services.shared.model_name import ModelName
 from services.shared.store.manifest import FileRole
 
@@ -54,11 +55,8 @@ def _fetch_size(url: str) -> int:
                     return int(match[1])
             if reply.status == 200 and reply.content_length is not None:
                 return reply.content_length
-            if reply.status == 429 or reply.status >= 500:
-                wait = find_wait_seconds(reply.header, max_seconds=300.0)
-                raise SourceUnavailable(
-                    f"the server answered HTTP {reply.status}", retry_after_seconds=wait
-                )
+            if busy := find_busy_error("the server", reply.status, reply.header):
+                raise busy
             if reply.status not in (200, 206):
                 raise PullFailed(describe_refusal(reply.status))
             raise PullFailed("the server does not report the size of the file")

@@ -14,11 +14,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import re
 import socket
 import ssl
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Self
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
@@ -32,8 +31,6 @@ MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONNECT_SECONDS = 10.0
 _NOT_VALID_NOW = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED
-# draft-ietf-httpapi-ratelimit-headers, as the hub sends it: remaining requests, seconds to reset.
-_RATE_LIMIT = re.compile(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
 _CONNECTION_ERRORS = (http.client.HTTPException, OSError, ValueError)
 
 
@@ -250,19 +247,6 @@ def _describe_certificate_error(host: str, verify_code: int) -> str:
 def tls_context() -> ssl.SSLContext:
     """What this process trusts: SSL_CERT_FILE, else what the system trusts, as the hub's client."""
     return httpx2.create_ssl_context()
-
-
-def find_wait_seconds(header: Callable[[str], str | None], *, max_seconds: float) -> float | None:
-    """How long a busy source asks to wait, up to the maximum; None when it does not say.
-
-    `header` returns a header of the response. Retry-After counts first, and a date in it as the
-    maximum. The hub names the end of its quota's window in `RateLimit: "api";r=0;t=287` instead.
-    """
-    text = header("retry-after")
-    if text is not None:
-        return min(float(text), max_seconds) if text.strip().isdecimal() else max_seconds
-    limit = _RATE_LIMIT.search(header("ratelimit") or "")
-    return min(float(limit[1]), max_seconds) if limit else None
 
 
 def has_origin(url: str, other: str) -> bool:

@@ -120,21 +120,3 @@ def test_https_goes_through_the_tunnel_of_a_proxy_with_a_password(
         session.close()
 
     assert proxy.targets == [f"127.0.0.1:{server.port}"]
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({"retry-after": "7"}, 7.0),
-        ({"retry-after": "9999"}, 300.0),
-        ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, 300.0),
-        ({"ratelimit": '"resolvers";r=0;t=287'}, 287.0),
-        ({"ratelimit": '"api";r=12;t=55'}, None),
-        ({}, None),
-    ],
-    ids=["seconds", "too many", "a date", "the hub's window", "requests left", "nothing"],
-)
-def test_a_busy_source_says_how_long_to_wait(
-    headers: dict[str, str], seconds: float | None
-) -> None:
-    assert http_client.find_wait_seconds(headers.get, max_seconds=300.0) == seconds
