@@ -14,7 +14,6 @@ user is off. Source of the syntax: https://redis.io/docs/latest/operate/oss_and_
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import sys
 from collections.abc import Iterable, Mapping
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.shared import redis_keys
+from services.shared.secret_files import replace_secret
 
 HEALTH_USER = "health"
 REDIS_FOLDER = "redis"
@@ -92,7 +92,9 @@ USERS: Mapping[str, RedisUser] = {
 def write_users(folder: Path) -> None:
     """Make the passwords that are missing, and write the users of this version for Redis."""
     passwords = {name: _ensure_password(_password_file(folder, name)) for name in USERS}
-    _write(folder / REDIS_FOLDER / ACL_FILE, "".join(f"{line}\n" for line in acl_lines(passwords)))
+    _replace(
+        folder / REDIS_FOLDER / ACL_FILE, "".join(f"{line}\n" for line in acl_lines(passwords))
+    )
 
 
 def acl_lines(passwords: Mapping[str, str]) -> Iterable[str]:
@@ -125,22 +127,13 @@ def _ensure_password(path: Path) -> str:
     except FileNotFoundError:
         pass
     password = secrets.token_hex(_PASSWORD_BYTES)
-    _write(path, password)
+    _replace(path, password)
     return password
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace a file atomically. Its group may read it: Redis runs as a user of its own."""
+def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o640)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchmod(descriptor, 0o640)  # whatever the umask
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    replace_secret(path, text.encode(), mode=0o640)  # the group too: Redis runs as another user
 
 
 if __name__ == "__main__":

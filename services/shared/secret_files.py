@@ -1,4 +1,7 @@
-"""Files with keys: only their owner may read them, and a reader never sees a partial one."""
+"""Files with keys and passwords: a reader never sees a partial one.
+
+Only their owner may read them, unless another mode is asked for.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,11 @@ def create_secret(path: Path, data: bytes) -> bool:
         return True
 
 
-def replace_secret(path: Path, data: bytes) -> None:
-    """Give the file new bytes at once."""
+def replace_secret(path: Path, data: bytes, *, mode: int | None = None) -> None:
+    """Give the file new bytes at once, and this mode whatever the umask."""
     with _draft(path, data) as draft:
+        if mode is not None:
+            draft.chmod(mode)
         draft.replace(path)
 
 
