@@ -14,7 +14,7 @@ import sys
 
 from services.engine.front.build import Engine, build_engine, read_model_settings_by_name
 from services.engine.front.gpu_check import GpuCheck, check_gpu
-from services.engine.front.models.model_settings import ModelSettings
+from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.watchdog import Watchdog
 from services.engine.settings import EngineSettings
 from services.shared.errors import InvalidRequest

@@ -2,7 +2,7 @@
 
 Plain data without behaviour, as msgspec structs, which the messages between the two processes carry
 as they are (messages.py). Every option has a value here: front/rpc/from_proto.py and
-front/models/load_planner.py have filled in the defaults.
+front/models/planning/load_planner.py have filled in the defaults.
 """
 
 from __future__ import annotations

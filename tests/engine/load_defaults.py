@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.engine.front.models.load_planner import LoadDefaults
+from services.engine.front.models.planning.load_planner import LoadDefaults
 
 
 def make_load_defaults(**changes: Any) -> LoadDefaults:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.engine.core import Device, LoadConfig
-from services.engine.front.models.model_settings import (
+from services.engine.front.models.planning.model_settings import (
     ModelSettings,
     ModelSettingsRegistry,
     read_model_settings,

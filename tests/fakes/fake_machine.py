@@ -27,7 +27,10 @@ from services.engine.core import (
 )
 from services.engine.front.models.client_request import ClientRequest, QueuePosition
 from services.engine.front.models.manager import ModelManager
-from services.engine.front.models.model_settings import ModelSettings, ModelSettingsRegistry
+from services.engine.front.models.planning.model_settings import (
+    ModelSettings,
+    ModelSettingsRegistry,
+)
 from services.engine.front.models.pool import ModelPool
 from services.engine.front.models.residency import ResidencyRules
 from services.engine.memory.budget import Budget

@@ -15,7 +15,10 @@ from services.api.dialects.openai.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.to_request import chat_to_request
 from services.api.generation.to_engine import build_submit
 from services.engine.front.cache_index.prompt_cache import PromptCache
-from services.engine.front.models.model_settings import ModelSettings, validate_model_settings
+from services.engine.front.models.planning.model_settings import (
+    ModelSettings,
+    validate_model_settings,
+)
 from services.engine.front.rpc.from_proto import parse_model_settings, parse_submit
 from services.engine.front.rpc.model_defaults import parse_model_defaults
 from services.engine.front.rpc.sampling_ranges import SAMPLING_RANGES

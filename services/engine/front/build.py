@@ -12,10 +12,10 @@ from services.engine.core import Device
 from services.engine.front.cache_index.build import build_prompt_cache
 from services.engine.front.cache_index.prompt_cache import PromptCache
 from services.engine.front.gpu_check import GpuCheck
-from services.engine.front.models.load_planner import LoadDefaults
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
-from services.engine.front.models.model_settings import (
+from services.engine.front.models.planning.load_planner import LoadDefaults
+from services.engine.front.models.planning.model_settings import (
     ModelSettings,
     ModelSettingsRegistry,
     read_model_settings,

@@ -21,7 +21,7 @@ from enum import Enum
 from services.engine import messages
 from services.engine.core import LoadConfig, ModelInfo, TextPiece
 from services.engine.front.models.client_request import ClientRequest, WaitingRequests
-from services.engine.front.models.model_settings import ModelSettings
+from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.models.residency import Residency, ResidencyRules, has_residency_left
 from services.engine.front.models.runner_requests import RunnerRequests
 from services.engine.front.process.launcher import RunnerHandle, RunnerLauncher, error_from_report

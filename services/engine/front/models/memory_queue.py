@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from services.engine.front.models.client_request import QueueReason
-from services.engine.front.models.device_choice import Room
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
+from services.engine.front.models.planning.device_choice import Room
 from services.engine.front.models.residency import ResidencyRules, is_in_grace
 from services.engine.memory.budget import Budget, compute_pool_limits, sum_primary_bytes
 from services.engine.memory.estimate import Footprint, find_fitting_context

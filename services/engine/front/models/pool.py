@@ -14,11 +14,18 @@ from services.engine.core import CacheConfig, Device
 from services.engine.front.models.client_request import ClientRequest, QueueReason
 from services.engine.front.models.crash_backoff import CrashBackoff
 from services.engine.front.models.lifecycle import ModelLifecycle
-from services.engine.front.models.load_planner import LoadDefaults, LoadPlanner, PathResolver
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.loader import ModelLoader
 from services.engine.front.models.memory_queue import LoadPreview, MemoryQueue, MemoryTotals
-from services.engine.front.models.model_settings import ModelSettings, ModelSettingsRegistry
+from services.engine.front.models.planning.load_planner import (
+    LoadDefaults,
+    LoadPlanner,
+    PathResolver,
+)
+from services.engine.front.models.planning.model_settings import (
+    ModelSettings,
+    ModelSettingsRegistry,
+)
 from services.engine.front.models.residency import ResidencyRules
 from services.engine.front.process.launcher import RunnerLauncher
 from services.engine.front.tasks import TaskSet

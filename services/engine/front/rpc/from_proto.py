@@ -15,7 +15,10 @@ from protos import engine_pb2 as pb
 from services.engine import messages
 from services.engine.core import CacheKey, Constraint, Lane, Sampling, Stopping, TextPiece, Trigger
 from services.engine.front.models.client_request import ClientRequest, RequestListener
-from services.engine.front.models.model_settings import ModelSettings, validate_model_settings
+from services.engine.front.models.planning.model_settings import (
+    ModelSettings,
+    validate_model_settings,
+)
 from services.engine.front.rpc.model_defaults import ModelDefaults
 from services.engine.front.rpc.sampling_ranges import (
     DEADLINE_SECONDS_RANGE,

@@ -12,7 +12,7 @@ from services.engine.front.models.loaded_model import (
     ModelState,
     is_shorter,
 )
-from services.engine.front.models.model_settings import ModelSettings
+from services.engine.front.models.planning.model_settings import ModelSettings
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, running_pool
 from tests.virtual_time import run_virtually
 

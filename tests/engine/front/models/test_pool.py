@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from services.engine.front.models.client_request import QueuePosition, QueueReason
-from services.engine.front.models.model_settings import ModelSettings
+from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.models.residency import ResidencyRules
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, RunningPool, running_pool
 from tests.virtual_time import run_virtually

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.engine.front.models.model_settings import ModelSettings
+from services.engine.front.models.planning.model_settings import ModelSettings
 from services.shared.errors import InvalidSettings
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, RunningPool, running_pool
 from tests.virtual_time import run_virtually

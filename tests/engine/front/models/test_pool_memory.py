@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.engine.front.models.model_settings import ModelSettings
+from services.engine.front.models.planning.model_settings import ModelSettings
 from services.shared.errors import Unavailable
 from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, running_pool

@@ -7,7 +7,7 @@ import pytest
 from protos import engine_pb2 as pb
 from services.engine import messages
 from services.engine.core import CacheKey, Constraint, Lane, Sampling, TextPiece, Trigger
-from services.engine.front.models.model_settings import ModelSettings
+from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.rpc.from_proto import parse_model_settings, parse_submit
 from services.engine.front.rpc.model_defaults import ModelDefaults, parse_model_defaults
 from services.shared.errors import InvalidRequest

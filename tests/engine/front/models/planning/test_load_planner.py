@@ -11,10 +11,10 @@ import pytest
 
 from services.engine import messages
 from services.engine.core import Device, LoadConfig, MemoryPolicy, ModelInfo
-from services.engine.front.models.device_choice import Room
-from services.engine.front.models.load_estimator import PlannedLoad
-from services.engine.front.models.load_planner import LoadPlanner
-from services.engine.front.models.model_settings import ModelSettings
+from services.engine.front.models.planning.device_choice import Room
+from services.engine.front.models.planning.load_estimator import PlannedLoad
+from services.engine.front.models.planning.load_planner import LoadPlanner
+from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.process.launcher import RunnerHandle
 from services.engine.memory.estimate_cache import EstimateCache
 from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES, PROCESS_BYTES

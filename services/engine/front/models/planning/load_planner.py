@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from services.engine.core import HOST, Device, LoadConfig
-from services.engine.front.models.device_choice import (
+from services.engine.front.models.planning.device_choice import (
     Room,
     apply_device_settings,
     find_largest,
@@ -29,8 +29,12 @@ from services.engine.front.models.device_choice import (
     place,
     split,
 )
-from services.engine.front.models.load_estimator import LoadEstimator, PlannedLoad, RoomMaker
-from services.engine.front.models.model_settings import ModelSettings
+from services.engine.front.models.planning.load_estimator import (
+    LoadEstimator,
+    PlannedLoad,
+    RoomMaker,
+)
+from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.process.launcher import RunnerLauncher
 from services.engine.memory.estimate import (
     Footprint,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from services.engine.core import Device, LoadConfig
-from services.engine.front.models.model_settings import ModelSettings
+from services.engine.front.models.planning.model_settings import ModelSettings
 from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES
 
 _SHARE_BYTES = 1 << 30

@@ -1,0 +1,1 @@
+"""How a model would be loaded: its settings, its devices, its memory. Starts nothing."""
