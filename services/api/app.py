@@ -37,8 +37,8 @@ from services.api.parse_budget import ParseBudget
 from services.api.process.shutdown import Shutdown
 from services.api.prompts.render import PromptRenderer
 from services.api.settings import ApiSettings
-from services.shared import redis_client
 from services.shared.malloc_trim import start_trimming
+from services.shared.redis import redis_client
 from services.shared.store.model_store import ModelStore
 
 # `models` has paths that match all below /v1/models/, so what is more exact comes before it.

@@ -3,7 +3,7 @@
 DATA/run/      stack.lock (held while any process of the stack runs), stack.json, sockets
 DATA/logs/     one log per service, and the supervisor's log
 DATA/redis/    Redis' append-only file
-DATA/redis-users/  the passwords of Redis' users, see services/shared/redis_users.py
+DATA/redis-users/  the passwords of Redis' users, see services/shared/redis/redis_users.py
 DATA/secrets/  admin.key and user.key, which the api creates
 """
 

@@ -28,7 +28,7 @@ from services.shared.logs import set_up_logs
 from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore
-from services.shared.redis_client import connect
+from services.shared.redis.redis_client import connect
 from services.shared.settings import read_settings
 from services.shared.store.model_store import ModelStore
 

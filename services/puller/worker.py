@@ -30,7 +30,7 @@ from services.puller.settings import PullerSettings
 from services.shared.errors import InvalidSettings
 from services.shared.logs import set_up_logs
 from services.shared.pulls.job import QUEUE
-from services.shared.redis_client import connect
+from services.shared.redis.redis_client import connect
 from services.shared.settings import read_settings
 
 logger = logging.getLogger(__name__)

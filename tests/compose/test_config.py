@@ -10,7 +10,7 @@ import pytest
 from services.api.settings import ApiSettings
 from services.engine.settings import EngineSettings
 from services.puller.settings import PullerSettings
-from services.shared import redis_users
+from services.shared.redis import redis_users
 from services.shared.settings import SharedSettings
 from tests.compose.conftest import (
     ALL_SERVICES,
@@ -188,7 +188,7 @@ def test_the_users_are_written_where_the_services_look(config: Config) -> None:
     folder = "/data/redis-users"
     mounts = {mount["source"]: mount["target"] for mount in secrets["volumes"]}
 
-    assert secrets["command"] == ["python", "-m", "services.shared.redis_users", folder]
+    assert secrets["command"] == ["python", "-m", "services.shared.redis.redis_users", folder]
     assert mounts == {
         "redis-users": f"{folder}/redis",
         **{f"{name}-redis-secret": f"{folder}/{name}" for name in OWN_SERVICES},

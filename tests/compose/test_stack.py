@@ -25,7 +25,7 @@ QUESTION = "What is the capital of France?"
 ANSWER = "Paris."
 CONNECT_TO_REDIS = (
     "from pathlib import Path\n"
-    "from services.shared.redis_client import connect\n"
+    "from services.shared.redis.redis_client import connect\n"
     "redis = connect('redis://puller@redis:6379/0', Path('/data/redis-secret/password'))\n"
 )
 KEPT = "spindll:pull_bytes:1"  # a key that this user may set

@@ -12,9 +12,9 @@ import pytest
 from services.puller.build import build_job_runner
 from services.puller.job_runner import JobRunner
 from services.puller.maintenance import Maintenance
-from services.shared import redis_keys
 from services.shared.pulls.job import JobState, PullJob, StopRequest
 from services.shared.pulls.partials import remove_partials
+from services.shared.redis import redis_keys
 from tests.conftest import TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.oci import sha256_digest

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from services.api.errors import HTTP_STATUS
-from services.shared import errors, redis_keys
+from services.shared import errors
 from services.shared.pulls import job
+from services.shared.redis import redis_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = {"api", "engine", "puller"}

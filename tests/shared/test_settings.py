@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.shared.redis_client import url_with_password
+from services.shared.redis.redis_client import url_with_password
 from services.shared.settings import SharedSettings, read_settings
 
 

@@ -27,8 +27,8 @@ from services.api.access.keys import (
     new_key,
     parse_record,
 )
-from services.shared import redis_keys
 from services.shared.errors import Conflict, NotFound, Unavailable
+from services.shared.redis import redis_keys
 
 logger = logging.getLogger(__name__)
 

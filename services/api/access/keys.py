@@ -21,8 +21,8 @@ import msgspec
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from services.shared import redis_keys
 from services.shared.errors import Unavailable
+from services.shared.redis import redis_keys
 from services.shared.structs import resolved
 
 logger = logging.getLogger(__name__)

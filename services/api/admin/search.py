@@ -14,7 +14,7 @@ from services.api.clients.search import run_search
 from services.api.dependencies import ApiParts, Parts, RequireUser
 from services.api.models.fit_estimate import MachineMemory
 from services.shared.errors import InvalidRequest, SpindllError
-from services.shared.search import MAX_HITS, MAX_TEXT, Format, SearchQuery, Sort
+from services.shared.puller_rpc.search import MAX_HITS, MAX_TEXT, Format, SearchQuery, Sort
 
 router = APIRouter()
 

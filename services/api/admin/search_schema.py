@@ -11,7 +11,7 @@ from services.api.models.fit_estimate import (
     estimate_fit,
     estimate_memory_bytes,
 )
-from services.shared.search import SearchHit
+from services.shared.puller_rpc.search import SearchHit
 
 
 def hit_to_dict(hit: SearchHit, memory: MachineMemory | None) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from services.api.dependencies import Parts, RequireAdmin
 from services.api.request_body import parse_body_as
 from services.shared.errors import Conflict
 from services.shared.model_name import DEFAULT_TAG, ModelName, Source
+from services.shared.puller_rpc.updates import UpdateQuery
 from services.shared.store.manifest import Manifest
-from services.shared.updates import UpdateQuery
 
 router = APIRouter()
 

@@ -11,13 +11,13 @@ import redis
 
 from services.api.clients.blocking_calls import BlockingCalls
 from services.api.clients.job_poller import JobPoller
-from services.shared import redis_keys
 from services.shared.errors import Conflict, JobNotFound, Unavailable
 from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job import JobState, PullJob
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore, new_job
 from services.shared.pulls.partials import remove_partials
+from services.shared.redis import redis_keys
 from services.shared.store.model_store import ModelStore
 
 MAX_DELETED = 10_000

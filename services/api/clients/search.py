@@ -2,7 +2,7 @@
 
 The api itself opens no connection outside.
 
-The protocol over Redis is described in services/shared/search.py.
+The protocol over Redis is described in services/shared/puller_rpc/search.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import msgspec
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from services.shared import redis_keys
 from services.shared.errors import Unavailable
-from services.shared.search import SEARCH_SECONDS, SearchAnswer, SearchQuery
-from services.shared.updates import UpdateAnswer, UpdateQuery
+from services.shared.puller_rpc.search import SEARCH_SECONDS, SearchAnswer, SearchQuery
+from services.shared.puller_rpc.updates import UpdateAnswer, UpdateQuery
+from services.shared.redis import redis_keys
 
 _RETRY_SECONDS = 5.0
 _POLL_SECONDS = 2  # shorter than the connection's own timeout

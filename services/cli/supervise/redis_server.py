@@ -15,7 +15,7 @@ from pathlib import Path
 
 from services.cli.errors import CommandError
 from services.cli.paths import StackPaths
-from services.shared import redis_users
+from services.shared.redis import redis_users
 
 
 def server_binary() -> str:

@@ -25,7 +25,7 @@ from services.cli.supervise.checks.probes import (
 from services.cli.supervise.service_variables import is_for_service
 from services.cli.supervise.state_file import connect_host
 from services.cli.supervise.state_machine import ServicePolicy
-from services.shared.redis_users import HEALTH_USER, REDIS_FOLDER
+from services.shared.redis.redis_users import HEALTH_USER, REDIS_FOLDER
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY_MODELS = ROOT / "tests" / "models" / "tiny"

@@ -15,8 +15,8 @@ from typing import cast
 
 import redis
 
-from services.shared import redis_keys
 from services.shared.errors import InvalidSettings
+from services.shared.redis import redis_keys
 
 _HOURS = re.compile(r"([01]?\d|2[0-3])(?::([0-5]\d))?-([01]?\d|2[0-3])(?::([0-5]\d))?")
 _POLL_SECONDS = 30.0

@@ -20,7 +20,7 @@ from services.puller.sources.file_selection import (
 )
 from services.shared.errors import InvalidModelName, PullFailed
 from services.shared.model_name import DEFAULT_TAG, OLLAMA_HOST, ModelName, Source
-from services.shared.search import SearchHit
+from services.shared.puller_rpc.search import SearchHit
 from services.shared.store.manifest import FileRole
 from services.shared.structs import resolved
 

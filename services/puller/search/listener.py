@@ -18,9 +18,9 @@ import redis
 
 from services.puller.search.search import ModelSearch
 from services.puller.search.update_check import UpdateCheck
-from services.shared import redis_keys
-from services.shared.search import SEARCH_SECONDS, SearchAnswer, SearchQuery
-from services.shared.updates import UpdateAnswer, UpdateQuery
+from services.shared.puller_rpc.search import SEARCH_SECONDS, SearchAnswer, SearchQuery
+from services.shared.puller_rpc.updates import UpdateAnswer, UpdateQuery
+from services.shared.redis import redis_keys
 
 logger = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ from services.puller.search.recent_results import RecentResults
 from services.puller.sources.base import Format, ModelSource, ResolveOptions
 from services.shared.errors import ModelNotFound, SourceUnavailable, SpindllError
 from services.shared.model_name import ModelName
-from services.shared.search import SearchAnswer, SearchHit, SearchQuery, sorted_hits
+from services.shared.puller_rpc.search import SearchAnswer, SearchHit, SearchQuery, sorted_hits
 
 logger = logging.getLogger(__name__)
 

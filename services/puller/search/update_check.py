@@ -19,9 +19,9 @@ from services.puller.sources.base import (
 )
 from services.shared.errors import SourceUnavailable, SpindllError
 from services.shared.model_name import ModelName, Source
+from services.shared.puller_rpc.updates import UpdateAnswer, UpdateQuery
 from services.shared.store.manifest import FileRole, Manifest, StoredFile
 from services.shared.store.model_store import ModelStore
-from services.shared.updates import UpdateAnswer, UpdateQuery
 
 
 class UpdateCheck:

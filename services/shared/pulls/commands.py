@@ -12,7 +12,6 @@ import hashlib
 import msgspec
 import redis
 
-from services.shared import redis_keys
 from services.shared.errors import Conflict, JobNotFound
 from services.shared.pulls import lua
 from services.shared.pulls.job import (
@@ -25,6 +24,7 @@ from services.shared.pulls.job import (
     to_hash,
 )
 from services.shared.pulls.job_store import JobStore
+from services.shared.redis import redis_keys
 
 
 class JobCommands:

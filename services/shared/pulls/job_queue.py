@@ -15,9 +15,9 @@ import redis
 from rq import Queue, Worker
 from rq.serializers import JSONSerializer
 
-from services.shared import redis_keys
 from services.shared.pulls import lua
 from services.shared.pulls.job import PULL_MODEL, QUEUE, PullJob, parse_ticket_id, ticket_id
+from services.shared.redis import redis_keys
 
 KEEP_TICKET_SECONDS = 600
 

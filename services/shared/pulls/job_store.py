@@ -24,7 +24,6 @@ from typing import Any, cast
 import msgspec
 import redis
 
-from services.shared import redis_keys
 from services.shared.errors import JobNotFound
 from services.shared.pulls import lua
 from services.shared.pulls.job import (
@@ -37,6 +36,7 @@ from services.shared.pulls.job import (
     flatten,
     from_hash,
 )
+from services.shared.redis import redis_keys
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import redis
 import redis.asyncio
 
 from services.api.access.keys import REFRESH_SECONDS, ApiKey, KeyStore, Role, hash_key
-from services.shared import redis_keys
 from services.shared.errors import Unavailable
-from services.shared.redis_client import connect_async
+from services.shared.redis import redis_keys
+from services.shared.redis.redis_client import connect_async
 from tests.api.conftest import Api
 from tests.conftest import RedisServer
 

@@ -16,7 +16,7 @@ from services.api.access.key_files import KeyFiles, create_key_files
 from services.api.access.keys import KeyStore, Role
 from services.api.access.principal import Authenticator, extract_key
 from services.shared.errors import NotAuthenticated, Unavailable
-from services.shared.redis_client import connect_async
+from services.shared.redis.redis_client import connect_async
 from tests.api.access.test_keys import ALICE, count_reads, put_record
 from tests.conftest import RedisServer
 

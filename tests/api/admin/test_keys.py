@@ -16,8 +16,8 @@ from protos import spindll_pb2
 from protos.spindll_pb2_grpc import SpindllStub
 from services.api.access import key_manager
 from services.api.access.keys import hash_key
-from services.shared import redis_keys
-from services.shared.redis_client import connect_async
+from services.shared.redis import redis_keys
+from services.shared.redis.redis_client import connect_async
 from tests.api.chat_helpers import BODY
 from tests.api.conftest import Api, make_manifest, put_model, running_api
 from tests.fakes.scripted_engine import ScriptedEngine

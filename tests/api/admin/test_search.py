@@ -16,9 +16,9 @@ from services.api.clients.search import run_search
 from services.puller.build import build_search, build_update_check
 from services.puller.search.listener import SearchListener
 from services.puller.settings import PullerSettings
-from services.shared import redis_keys
 from services.shared.errors import EngineUnavailable, Unavailable
-from services.shared.search import SearchAnswer, SearchQuery
+from services.shared.puller_rpc.search import SearchAnswer, SearchQuery
+from services.shared.redis import redis_keys
 from tests.api.conftest import Api
 from tests.fakes.registries.hub import Hub
 from tests.fakes.registries.oci import Registry

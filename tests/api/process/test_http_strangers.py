@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.shared.redis_client import connect_async
+from services.shared.redis.redis_client import connect_async
 from tests.api.access.test_keys import ALICE, count_reads, put_record
 from tests.api.process.service import BODY, CHAT, Service, running_with_model
 from tests.fakes.scripted_engine import ScriptedEngine, delta, started

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from services.puller.download.throttle import Hours, Throttle
-from services.shared import redis_keys
 from services.shared.errors import InvalidSettings
+from services.shared.redis import redis_keys
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from services.shared import redis_keys
+from services.shared.puller_rpc.search import SearchAnswer, SearchQuery
 from services.shared.pulls.job import JobState
-from services.shared.search import SearchAnswer, SearchQuery
+from services.shared.redis import redis_keys
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.hub import Hub
 from tests.fakes.registries.server import LoopbackServer

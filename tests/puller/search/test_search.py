@@ -25,7 +25,7 @@ from services.puller.search.search import (
 from services.puller.sources.base import ResolveOptions
 from services.shared.errors import SourceUnavailable
 from services.shared.model_name import ModelName, Source
-from services.shared.search import SearchAnswer, SearchHit, SearchQuery
+from services.shared.puller_rpc.search import SearchAnswer, SearchHit, SearchQuery
 from tests.conftest import TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.hub import Hub

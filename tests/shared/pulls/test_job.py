@@ -6,11 +6,11 @@ import msgspec
 import pytest
 import redis
 
-from services.shared import redis_keys
 from services.shared.errors import JobNotFound
 from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job import JobState, PullJob, StopRequest, from_hash, to_hash
 from services.shared.pulls.job_store import JobStore, new_job
+from services.shared.redis import redis_keys
 
 STORED = {
     b"id": b'"job"',

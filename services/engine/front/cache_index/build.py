@@ -19,7 +19,7 @@ from services.engine.front.cache_index.tier_manager import TierManager
 from services.engine.memory.budget import compute_cache_bytes, parse_cache_size
 from services.engine.settings import EngineSettings
 from services.shared.errors import InvalidSettings
-from services.shared.redis_client import connect_async
+from services.shared.redis.redis_client import connect_async
 
 _REDIS_TIMEOUT_SECONDS = 5.0
 

@@ -27,7 +27,7 @@ import redis.asyncio
 from redis.asyncio.client import Pipeline
 
 from services.engine.core import CacheKind
-from services.shared import redis_keys
+from services.shared.redis import redis_keys
 from services.shared.structs import resolved
 
 INDEX_SECONDS = 90 * 24 * 3600  # the index of a folder that is gone is forgotten after that

@@ -15,7 +15,7 @@ from services.engine.front.cache_index.index import CacheIndex, IndexedEntry
 from services.engine.front.cache_index.tier_folder import TierFolder
 from services.engine.front.cache_index.tier_manager import TierManager
 from services.engine.kv_entry import read_header
-from services.shared.redis_client import connect_async
+from services.shared.redis.redis_client import connect_async
 from tests.engine.front.cache_index.stored_files import list_names, store_entry
 
 ALICE, BOB = b"a" * 16, b"b" * 16

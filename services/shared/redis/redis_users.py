@@ -1,6 +1,6 @@
 """The users of Redis: one per service, which reaches only the keys and channels of its work.
 
-`python -m services.shared.redis_users FOLDER` makes, or keeps, what each process needs to see:
+`python -m services.shared.redis.redis_users FOLDER` makes, or keeps, what each process needs to see:
 
     FOLDER/<service>/password     of the service's own user
     FOLDER/redis/users.acl        for Redis: every user, with the hash of its password
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.shared import redis_keys
+from services.shared.redis import redis_keys
 from services.shared.secret_files import replace_secret
 
 HEALTH_USER = "health"

@@ -18,12 +18,12 @@ from services.puller.build import build_job_runner
 from services.puller.maintenance import Maintenance
 from services.puller.settings import PullerSettings
 from services.puller.worker import build_worker
-from services.shared import redis_keys, redis_users
 from services.shared.pulls.commands import JobCommands
 from services.shared.pulls.job import JobState
 from services.shared.pulls.job_queue import JobQueue
 from services.shared.pulls.job_store import JobStore, new_job
-from services.shared.redis_client import connect, connect_async
+from services.shared.redis import redis_keys, redis_users
+from services.shared.redis.redis_client import connect, connect_async
 from services.shared.store.model_store import ModelStore
 from tests.conftest import RedisServer
 

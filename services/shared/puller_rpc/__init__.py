@@ -1,0 +1,1 @@
+"""Questions of the api that a puller answers at once, over Redis."""
