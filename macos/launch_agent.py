@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ExpatError
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "macos" / "local.spindll.plist"
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{name} looks like a secret and is not written to the agent", file=sys.stderr)
         write_agent(path, build_agent(values, options, settings))
         return 0
-    agent = plistlib.loads(path.read_bytes())
+    agent = read_agent(path)
     print(read_data_dir(agent) if command == "data" else read_url(agent))
     return 0
 
@@ -105,6 +106,17 @@ def write_agent(path: Path, agent: Mapping[str, Any]) -> None:
     with os.fdopen(descriptor, "wb") as file:
         plistlib.dump(agent, file)
     partial.replace(path)
+
+
+def read_agent(path: Path) -> dict[str, Any]:
+    """Read the file of an agent. Exits with a message when it is damaged."""
+    try:
+        agent: dict[str, Any] = plistlib.loads(path.read_bytes())
+        read_data_dir(agent)
+        read_url(agent)
+    except (OSError, ValueError, LookupError, TypeError, ExpatError):
+        sys.exit(f"spindll: {path} is damaged: run macos/spindll install again")
+    return agent
 
 
 def read_data_dir(agent: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 FOLDER = Path(os.environ["STAND_INS"])
 AGENT = FOLDER / "agent.plist"
+ENDING = FOLDER / "ending"
 KEYCHAIN = FOLDER / "keychain.json"
 
 
@@ -51,15 +52,30 @@ def launchctl(facts: dict[str, Any], action: str, target: str, plist: str = "") 
         return 125
     match action:
         case "print":
+            end_slowly()
             return 0 if AGENT.exists() else 113
+        case "bootout" if questions := facts.get("questions until the end"):
+            ENDING.write_text(str(questions))
+            return 36
         case "bootout":
             AGENT.unlink()
             return 0
         case "bootstrap" if not AGENT.exists() and not label:
             shutil.copy(plist, AGENT)
             start(plistlib.loads(AGENT.read_bytes()))
-            return 0
+            return 5 if facts.get("another start is faster") else 0
     return 5
+
+
+def end_slowly() -> None:
+    """Each question is answered with the agent that still ends, up to the last."""
+    if not ENDING.exists():
+        return
+    left = int(ENDING.read_text()) - 1
+    ENDING.write_text(str(left))
+    if left == 0:
+        ENDING.unlink()
+        AGENT.unlink()
 
 
 def start(agent: dict[str, Any]) -> None:

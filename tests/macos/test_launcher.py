@@ -92,7 +92,7 @@ def test_a_second_install_replaces_the_agent(mac: Mac) -> None:
     assert (result.returncode, mac.agent["ProgramArguments"][-1]) == (0, "8090")
     assert [call.split()[1] for call in mac.calls if call.startswith("launchctl")] == [
         *("print", "bootstrap"),
-        *("print", "bootout", "bootstrap"),
+        *("print", "bootout", "print", "bootstrap"),
     ]
 
 
