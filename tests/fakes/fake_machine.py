@@ -231,6 +231,10 @@ class FakeRunner:
                 self._machine.allocate(self.pid, {**self._sizes, HOST: grown})
             timer = loop.call_later(self._model.service_seconds, self._finish, command.id)
             self._running[command.id] = timer
+        elif isinstance(command, messages.Embed | messages.Tokenize):
+            timer = loop.call_later(self._model.service_seconds, self._reply, command)
+            if isinstance(command, messages.Embed):  # a text to tokenize cannot be cancelled
+                self._running[command.id] = timer
         elif isinstance(command, messages.Cancel):
             for id_ in command.ids:
                 if (running := self._running.pop(id_, None)) is not None:
@@ -240,6 +244,13 @@ class FakeRunner:
     def _finish(self, id_: int) -> None:
         self._running.pop(id_, None)
         self._report_finished(id_, FinishReason.STOP)
+
+    def _reply(self, command: messages.Embed | messages.Tokenize) -> None:
+        self._running.pop(command.id, None)
+        is_embed = isinstance(command, messages.Embed)
+        reply = messages.Embedded if is_embed else messages.Tokenized
+        if not self._ended.done():
+            self._on_report(reply(command.id))
 
     def _report_finished(self, id_: int, reason: FinishReason) -> None:
         if not self._ended.done():

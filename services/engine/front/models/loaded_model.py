@@ -90,7 +90,8 @@ class LoadedModel:
         self.last_free_bytes: dict[str, int] = {}  # by pool, measured while its process lived
         self.residency = Residency(loaded_at=now, load_seconds=0.0, last_used_at=now)
         self.keep_alive_seconds = settings.keep_alive_seconds
-        self.must_yield = False  # another model waits for its memory
+        self._may_stay = asyncio.Event()  # no other model waits for its memory
+        self._may_stay.set()
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.ready.add_done_callback(_retrieve_exception)
@@ -138,6 +139,26 @@ class LoadedModel:
         if self.is_pinned or self._state is not ModelState.READY or keep is None or keep < 0:
             return None
         return self.residency.last_used_at + keep
+
+    @property
+    def must_yield(self) -> bool:
+        """Whether another model waits for its memory."""
+        return not self._may_stay.is_set()
+
+    @must_yield.setter
+    def must_yield(self, value: bool) -> None:
+        if value:
+            self._may_stay.clear()
+        else:
+            self._may_stay.set()
+
+    async def wait_until_yielded(self) -> None:
+        """Wait until it has left for another model, or need not leave any more."""
+        stays = asyncio.ensure_future(self._may_stay.wait())
+        try:
+            await asyncio.wait((stays, self.removed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stays.cancel()
 
     def accepts_requests(self, rules: ResidencyRules, now: float) -> bool:
         """Whether a new request may go to its runner now."""

@@ -107,17 +107,25 @@ class ModelManager:
         self, manifest: Manifest, pieces: Sequence[TextPiece], *, add_special: bool
     ) -> tuple[int, ...]:
         """The token ids of a text; loads the model if it is not loaded."""
-        model = await self.load_and_wait(manifest)
+        model = await self._wait_until_accepted(manifest)
         return await model.tokenize(pieces, add_special=add_special)
 
     async def embed(self, manifest: Manifest, command: messages.Embed) -> messages.Embedded:
         """The vectors or scores of texts; loads the model if it is not loaded."""
-        model = await self.load_and_wait(manifest)
+        model = await self._wait_until_accepted(manifest)
         return await model.embed(command)
 
     async def preview_load(self, manifest: Manifest, settings: ModelSettings) -> LoadPreview:
         """What loading the model with these settings would do, and why. Changes nothing."""
         return await self._pool.preview_load(manifest, settings)
+
+    async def _wait_until_accepted(self, manifest: Manifest) -> LoadedModel:
+        """The model, as soon as it is ready for texts; they wait for other models as requests do."""
+        while True:
+            model = await self.load_and_wait(manifest)
+            if self._pool.accepts_requests(model):
+                return model
+            await model.wait_until_yielded()
 
     def _raise_if_draining(self) -> None:
         if self._pool.is_draining:

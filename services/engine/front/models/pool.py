@@ -171,15 +171,18 @@ class ModelPool:
 
     def submit(self, model: LoadedModel, request: ClientRequest, *, max_queued: int) -> None:
         """Give a request to the model's runner, or let it wait. EngineBusy: too many wait."""
-        now = self._clock()
-        if model.accepts_requests(self._rules, now):
-            model.submit(request, now)
+        if self.accepts_requests(model):
+            model.submit(request, self._clock())
             return
         model.waiting.add(request, max_queued=max_queued)
         if model.state is ModelState.WAITING:
             self._memory_queue.report_positions()
         else:
             model.waiting.report_positions(0, QueueReason.LOADING)
+
+    def accepts_requests(self, model: LoadedModel) -> bool:
+        """Whether a new request may go to the model's runner now."""
+        return model.accepts_requests(self._rules, self._clock())
 
     def stop(self, model: LoadedModel) -> None:
         """End a ready model's runner after its requests. New requests wait for the next load."""

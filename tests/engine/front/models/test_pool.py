@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from services.engine.front.models.client_request import QueuePosition, QueueReason
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.models.residency import ResidencyRules
+from services.engine.messages import Embed
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, RunningPool, running_pool
 from tests.virtual_time import run_virtually
 
@@ -45,6 +48,61 @@ def test_a_busy_model_is_evicted_only_after_its_request() -> None:
             assert first.done()
             assert (await first, listener.outcome) == ("stop", "stop")
         assert machine.loads == ["a", "b"]
+
+    run_virtually(scenario())
+
+
+@pytest.mark.parametrize("what", ["embed", "tokenize"])
+def test_texts_without_end_do_not_keep_another_model_from_its_memory(what: str) -> None:
+    """They come so close together that their model is never idle."""
+
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        async with running_pool(machine, A, B) as running:
+
+            async def send_texts() -> None:
+                while True:
+                    if what == "embed":
+                        await running.manager.embed(A.manifest, Embed(id=0, inputs=()))
+                    else:
+                        await running.manager.tokenize(A.manifest, (), add_special=False)
+
+            await running.ask("a")
+            texts = []
+            for _ in range(3):
+                texts.append(asyncio.create_task(send_texts()))
+                await asyncio.sleep(0.4)
+            await asyncio.sleep(60)
+            assert await asyncio.wait_for(running.ask("b"), 60) == "stop"
+            await asyncio.sleep(60)
+            assert running.ready_names() == {"a"}  # it came back for the texts
+            for task in texts:
+                task.cancel()
+            assert await asyncio.gather(*texts, return_exceptions=True)
+        assert machine.loads == ["a", "b", "a"]
+
+    run_virtually(scenario())
+
+
+def test_texts_go_on_when_no_model_waits_for_the_memory_any_more() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        long = FakeModel("a", 6 * GIB, service_seconds=30.0)
+        async with running_pool(machine, long, B) as running:
+            answering = asyncio.create_task(running.ask("a"))
+            await asyncio.sleep(20)
+            request, listener = running.send("b")
+            await asyncio.sleep(1)
+            embedding = asyncio.create_task(
+                running.manager.embed(A.manifest, Embed(id=0, inputs=()))
+            )
+            await asyncio.sleep(1)
+            assert running.pool.models[0].running_count == 1
+            running.manager.cancel(B.manifest, request)
+            await listener.ended
+            await embedding
+            assert await answering == "stop"
+        assert machine.loads == ["a"]
 
     run_virtually(scenario())
 
