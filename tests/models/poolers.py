@@ -10,6 +10,7 @@ Each has less than 1 MB, 64 tokens (BERT) or 4096 (Qwen3) of context, and vector
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from string import ascii_lowercase, digits
@@ -70,6 +71,16 @@ def make(name: str, out: Path) -> Path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return out
+
+
+def spoil(path: Path, out: Path, *, token: int) -> Path:
+    """A copy of a model that computes no finite numbers for a text with this token."""
+    shutil.copy(path, out)
+    reader = gguf.GGUFReader(out, "r+")
+    (embeddings,) = (t for t in reader.tensors if t.name == "token_embd.weight")
+    embeddings.data[token] = np.nan
+    reader.data.flush()
     return out
 
 

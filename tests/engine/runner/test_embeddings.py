@@ -275,3 +275,35 @@ def test_the_load_of_a_model_that_embeds_counts_the_memory_of_both_contexts(path
         alone.pool_bytes["host"] + added["host"], abs=1 << 15
     )
     assert estimate.pool_bytes == both.pool_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "flash_attention"),
+    [("bert-mean", None), ("qwen3-last", None), ("qwen3-last", False)],
+    ids=["encoder", "decoder", "decoder without flash attention"],
+)
+def test_a_text_without_finite_numbers_fails_alone_however_often_it_comes(
+    name: str, flash_attention: bool | None, pooling_model: Find, tmp_path: Path
+) -> None:
+    """Neither its batch, nor the process, nor what is left of it in the memory spoils others."""
+    good, bad = (2, 41, 3), (2, 40, 3)
+    path = poolers.spoil(pooling_model(name), tmp_path / "spoiled.gguf", token=40)
+    load = config(path, embeds=True, flash_attention=flash_attention)
+    with ChildRunner(load) as runner:
+        first = rows(runner.embed(embed_tokens(1, good)))
+        for id_ in range(10, 16):
+            runner.send(embed_tokens(id_, bad))
+            runner.send(embed_tokens(id_ + 10, good))
+        failed = [error_of(runner.wait_for_embedded(id_)) for id_ in range(10, 16)]
+        others = [rows(runner.wait_for_embedded(id_ + 10)) for id_ in range(10, 16)]
+        for id_ in range(30, 35):
+            runner.embed(embed_tokens(id_, bad))
+        last = rows(runner.embed(embed_tokens(40, good)))
+
+    assert failed == [("internal_error", None)] * 6
+    for row in (*others, last):
+        assert np.abs(row - first).max() < DECODER_TOLERANCE
+
+
+def embed_tokens(id_: int, *texts: tuple[int, ...]) -> Embed:
+    return Embed(id=id_, inputs=tuple(EmbedInput(tokens=text) for text in texts))

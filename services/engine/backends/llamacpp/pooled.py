@@ -89,6 +89,7 @@ class LlamaPooledContext:
         self._memory = None if self._is_encoder else lib.llama_get_memory(self.handle)
         self._vocab_size = model.vocabulary.size
         self._lengths = np.zeros(facts.max_texts, np.int32)
+        self._is_spoiled = False  # the memory may have numbers that are not finite
         self.step = Step.with_capacity(int(params.n_batch))
         self._positions = np.zeros(len(self.step.tokens), np.int32)
         self._batch, self._kept = build_batch(lib, self.step, self._positions)
@@ -113,12 +114,16 @@ class LlamaPooledContext:
             raise BackendError(f"the pooled computation returned {status}")
         self._lib.llama_synchronize(self.handle)
         self._lengths[: len(parts)] += [len(part) for part in parts]
-        return np.stack([self._read_row(sequence) for sequence in range(len(parts))])
+        rows = np.stack([self._read_row(sequence) for sequence in range(len(parts))])
+        self._is_spoiled |= not np.isfinite(rows).all()
+        return rows
 
     def clear(self) -> None:
         """See PooledContext.clear."""
         if self._memory:
-            self._lib.llama_memory_clear(self._memory, False)
+            # Attention multiplies what is left in free cells by zero: that must be a number.
+            self._lib.llama_memory_clear(self._memory, self._is_spoiled)
+        self._is_spoiled = False
         self._lengths[:] = 0
 
     def close(self) -> None:
@@ -145,10 +150,7 @@ class LlamaPooledContext:
         pointer = self._lib.llama_get_embeddings_seq(self.handle, sequence)
         if not pointer:
             raise BackendError("llama.cpp returned no vector")
-        row = np.ctypeslib.as_array(pointer, (self._facts.dimensions,)).copy()
-        if not np.isfinite(row).all():
-            raise BackendError("a vector has numbers that are not finite")
-        return row
+        return np.ctypeslib.as_array(pointer, (self._facts.dimensions,)).copy()
 
 
 def read_facts(lib: ModuleType, model: LlamaModel, config: LoadConfig) -> PoolingFacts:

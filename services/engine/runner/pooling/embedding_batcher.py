@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _SECONDS_BESIDE_ANSWERS = 0.05  # as much as prompt work may lengthen a step on a processor
 _MIN_TOKENS = 32  # a smaller batch costs almost as much
+_NOT_FINITE = "the model computes no finite numbers for a text"
 
 
 @dataclass(slots=True, eq=False)
@@ -101,6 +102,7 @@ class EmbeddingBatcher:
         self._served: dict[str, int] = {}  # tokens, of those that wait
         self._requests: dict[int, PoolingRequest] = {}
         self._partial: _Text | None = None
+        self._alone: deque[_Text] = deque()  # to be computed in a batch of their own
 
     @property
     def is_idle(self) -> bool:
@@ -134,6 +136,7 @@ class EmbeddingBatcher:
             return
         if self._partial is not None and self._partial.request is request:
             self._partial = None
+        self._alone = deque(text for text in self._alone if text.request is not request)
         self._remove_waiting(request)
 
     def step(self, *, is_alone: bool = True) -> list[PoolingEvent]:
@@ -146,8 +149,7 @@ class EmbeddingBatcher:
         except SpindllError as error:
             return self._fail_all(error)
         room = self._facts.batch_tokens if is_alone else self._find_room()
-        batch = [self._partial] if self._partial is not None else list(self._take_batch(room))
-        self._partial = None
+        batch = self._take_batch(room)
         before, began = self._counters.embedded_tokens, self._clock()
         try:
             rows = self._compute(context, batch, room)
@@ -155,7 +157,8 @@ class EmbeddingBatcher:
             logger.exception("embedding failed", extra={"texts": len(batch)})
             self.failed_steps += 1
             failed = {text.request.id: text.request for text in batch}
-            return [self._fail(request) for request in failed.values()]
+            reason = InternalError("internal error")
+            return [self._fail(request, reason) for request in failed.values()]
         seconds = self._clock() - began
         self._counters.decode_seconds += seconds
         self._token_seconds = seconds / (self._counters.embedded_tokens - before)
@@ -177,7 +180,13 @@ class EmbeddingBatcher:
         fitting = int(_SECONDS_BESIDE_ANSWERS / self._token_seconds)
         return min(max(fitting, _MIN_TOKENS), most)
 
-    def _take_batch(self, room: int) -> Iterator[_Text]:
+    def _take_batch(self, room: int) -> list[_Text]:
+        partial, self._partial = self._partial, None
+        if partial is not None:
+            return [partial]
+        return [self._alone.popleft()] if self._alone else list(self._take_waiting(room))
+
+    def _take_waiting(self, room: int) -> Iterator[_Text]:
         """The next texts, fair between principals: as many as fit, or one that is longer."""
         count = 0
         while self._waiting and count < self._facts.max_texts:
@@ -212,9 +221,20 @@ class EmbeddingBatcher:
         return None
 
     def _store(self, batch: list[_Text], rows: Vectors) -> Iterator[PoolingEvent]:
-        self._counters.embedded_texts += len(batch)
+        """Keep the rows, and return the requests that are complete, or failed.
+
+        A row that is not finite fails its request only. Sums over a whole batch multiply the numbers
+        of other texts by zero, which is no zero for those: so all such texts are tried again alone.
+        """
         for text, row in zip(batch, rows, strict=True):
             request = text.request
+            if not np.isfinite(row).all():
+                if len(batch) > 1:
+                    self._alone.append(_Text(request, text.index))
+                else:
+                    yield self._fail(request, InternalError(_NOT_FINITE))
+                continue
+            self._counters.embedded_texts += 1
             request.rows[text.index] = row
             request.missing -= 1
             if not request.missing:
@@ -223,15 +243,12 @@ class EmbeddingBatcher:
                     request, np.stack([row for row in request.rows if row is not None])
                 )
 
-    def _fail(self, request: PoolingRequest) -> PoolingFailed:
+    def _fail(self, request: PoolingRequest, error: SpindllError) -> PoolingFailed:
         self.cancel(request.id)
-        return PoolingFailed(request, InternalError("internal error"))
+        return PoolingFailed(request, error)
 
     def _fail_all(self, error: SpindllError) -> list[PoolingEvent]:
-        requests = list(self._requests.values())
-        for request in requests:
-            self.cancel(request.id)
-        return [PoolingFailed(request, error) for request in requests]
+        return [self._fail(request, error) for request in list(self._requests.values())]
 
     def _remove_waiting(self, request: PoolingRequest) -> None:
         waiting = self._waiting.get(request.principal, deque())

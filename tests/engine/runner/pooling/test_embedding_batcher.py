@@ -20,9 +20,14 @@ from services.engine.runner.pooling.embedding_batcher import (
 )
 from services.shared.errors import EngineBusy, InsufficientMemory
 
+NOT_FINITE = 13
+
 
 class SummingModel:
-    """The row of a text is the sum of its tokens and their number. It records what it computes."""
+    """The row of a text is the sum of its tokens and their number. It records what it computes.
+
+    The token NOT_FINITE spoils all rows of its batch, as in an encoder.
+    """
 
     def __init__(self, **changes: Any) -> None:
         fields: dict[str, Any] = {
@@ -55,7 +60,8 @@ class SummingModel:
         for number, part in enumerate(parts):
             self._texts.setdefault(number, []).extend(part)
         rows = [(sum(self._texts[n]), len(self._texts[n])) for n in range(len(parts))]
-        return np.array(rows, np.float32)
+        spoils = any(NOT_FINITE in part for part in parts)
+        return np.array(rows, np.float32) * (np.nan if spoils else 1)
 
     def clear(self) -> None:
         self._texts.clear()
@@ -175,6 +181,31 @@ def test_a_failed_batch_fails_its_requests_only() -> None:
     assert isinstance(failed, PoolingFailed)
     assert (failed.request.id, failed.error.code) == (1, "internal_error")
     assert (done.request.id, batcher.failed_steps) == (2, 0)
+
+
+def test_a_text_without_finite_numbers_fails_its_request_only() -> None:
+    """And is not a failed step, three of which end the process."""
+    model = SummingModel()
+    batcher = make(model, (1, [3], "a"), (NOT_FINITE, [1, 1], "a"), (2, [2, 2, 2], "b"))
+    events = run(batcher)
+
+    failed = [event for event in events if isinstance(event, EmbeddingFailed)]
+    assert [(event.request.id, event.error.message) for event in failed] == [
+        (NOT_FINITE, "the model computes no finite numbers for a text")
+    ]
+    done = {e.request.id: e.rows.tolist() for e in events if isinstance(e, PoolingFinished)}
+    assert done == {1: [[3, 3]], 2: [[4, 2]] * 3}
+    assert batcher.failed_steps == 0
+
+
+def test_a_cancelled_request_is_not_tried_alone() -> None:
+    model = SummingModel()
+    batcher = make(model, (1, [1], "a"), (NOT_FINITE, [2], "a"))
+    batcher.step()
+    batcher.cancel(NOT_FINITE)
+    run(batcher)
+
+    assert model.batches == [[1, 2], [1]]
 
 
 def test_a_context_that_does_not_fit_memory_fails_the_requests_with_that_reason() -> None:
