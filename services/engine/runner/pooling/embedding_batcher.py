@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -25,23 +25,44 @@ logger = logging.getLogger(__name__)
 
 _SECONDS_BESIDE_ANSWERS = 0.05  # as much as prompt work may lengthen a step on a processor
 _MIN_TOKENS = 32  # a smaller batch costs almost as much
+_MAX_WAITING_TOKENS = 4 << 20  # of one principal: 150 MB, as most texts are numbers of 36 bytes
 _NOT_FINITE = "the model computes no finite numbers for a text"
 
 
 @dataclass(slots=True, eq=False)
 class PoolingRequest:
-    """The texts of one request, and the rows that are computed so far."""
+    """The texts of one request, and the rows that are computed so far.
+
+    `before` and `after` surround each text. They are kept once: a long query is in many pairs.
+    """
 
     id: int
-    texts: list[list[int]]  # tokens; none is empty
+    texts: list[list[int]]  # tokens; with what surrounds it, none is empty
     principal: str = ""  # for fairness
+    before: Sequence[int] = ()
+    after: Sequence[int] = ()
     rows: list[Vectors | None] = field(default_factory=list)
     next_text: int = 0  # the first that was not begun
     missing: int = 0
+    size: int = 0  # tokens of all texts together
 
     def __post_init__(self) -> None:
         self.rows = [None] * len(self.texts)
         self.missing = len(self.texts)
+        self.size = sum(self.lengths)
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each text, with what surrounds it."""
+        return [self.count_tokens(index) for index in range(len(self.texts))]
+
+    def count_tokens(self, index: int) -> int:
+        """The tokens of a text, with what surrounds it."""
+        return len(self.before) + len(self.texts[index]) + len(self.after)
+
+    def build_text(self, index: int) -> list[int]:
+        """A text, with what surrounds it."""
+        return [*self.before, *self.texts[index], *self.after]
 
 
 class PoolingFinished(msgspec.Struct, frozen=True):
@@ -71,7 +92,7 @@ class _Text:
 
     @property
     def tokens(self) -> list[int]:
-        return self.request.texts[self.index]
+        return self.request.build_text(self.index)
 
 
 class EmbeddingBatcher:
@@ -123,6 +144,7 @@ class EmbeddingBatcher:
         """Queue a request. Raises EngineBusy."""
         if len(self._requests) >= self._max_queued:
             raise EngineBusy("too many requests are waiting already, try again later")
+        self._check_waiting_tokens(request)
         self._requests[request.id] = request
         if request.principal not in self._waiting:
             # One that was idle has saved up nothing.
@@ -165,6 +187,14 @@ class EmbeddingBatcher:
         self.failed_steps = 0
         return [] if rows is None else list(self._store(batch, rows))
 
+    def _check_waiting_tokens(self, request: PoolingRequest) -> None:
+        """EngineBusy for more texts than are kept of one principal; one request alone is fine."""
+        waiting = sum(
+            other.size for other in self._requests.values() if other.principal == request.principal
+        )
+        if waiting and waiting + request.size > _MAX_WAITING_TOKENS:
+            raise EngineBusy("too many texts are waiting already, try again later")
+
     def _open(self) -> PooledContext:
         was_open = self._model.is_open
         context = self._model.open()
@@ -192,7 +222,7 @@ class EmbeddingBatcher:
         while self._waiting and count < self._facts.max_texts:
             principal = min(self._waiting, key=lambda name: self._served[name])
             request = self._waiting[principal][0]
-            length = len(request.texts[request.next_text])
+            length = request.count_tokens(request.next_text)
             if count and length > room:
                 return
             room, count = room - length, count + 1
@@ -208,14 +238,16 @@ class EmbeddingBatcher:
         if first.done == 0:
             context.clear()
         if len(batch) > 1 or not self._facts.takes_parts:
-            rows = context.run([text.tokens for text in batch])
-            self._counters.embedded_tokens += sum(len(text.tokens) for text in batch)
+            texts = [text.tokens for text in batch]
+            rows = context.run(texts)
+            self._counters.embedded_tokens += sum(map(len, texts))
             return rows
-        end = min(first.done + room, len(first.tokens))
-        rows = context.run([first.tokens[first.done : end]])
+        tokens = first.tokens
+        end = min(first.done + room, len(tokens))
+        rows = context.run([tokens[first.done : end]])
         self._counters.embedded_tokens += end - first.done
         first.done = end
-        if end == len(first.tokens):
+        if end == len(tokens):
             return rows
         self._partial = first
         return None

@@ -73,13 +73,10 @@ class EmbeddingProcessor:
                 "texts",
                 param="input",
             )
-        if command.query is None:
-            texts = [self._read_text(text, facts, command) for text in command.inputs]
-        else:
-            texts = self._build_pairs(command.query, command, facts)
-        return PreparedEmbedding(
-            command, PoolingRequest(command.id, texts, principal=command.principal)
-        )
+        if command.query is not None:
+            return PreparedEmbedding(command, self._build_pairs(command.query, command, facts))
+        texts = [self._read_text(text, facts, command) for text in command.inputs]
+        return PreparedEmbedding(command, PoolingRequest(command.id, texts, command.principal))
 
     def _read_text(self, text: EmbedInput, facts: PoolingFacts, command: Embed) -> list[int]:
         if text.tokens is None:
@@ -101,19 +98,19 @@ class EmbeddingProcessor:
         kept_end = 1 if facts.ends_with_special else 0
         return tokens[: facts.max_tokens - kept_end] + tokens[len(tokens) - kept_end :]
 
-    def _build_pairs(self, query: str, command: Embed, facts: PoolingFacts) -> list[list[int]]:
+    def _build_pairs(self, query: str, command: Embed, facts: PoolingFacts) -> PoolingRequest:
         head, tail = self._split_pair(query, facts.pair_format)
         room = facts.max_tokens - len(head) - len(tail)
-        pairs = []
+        texts = []
         for text in command.inputs:
             document = self._tokenize(text.text)
             if room < 1 or (len(document) > room and not command.truncate):
                 length = len(head) + len(document) + len(tail)
                 raise _build_too_long_error(length, facts, "documents" if room > 0 else "query")
-            pairs.append([*head, *document[:room], *tail])
-            if not pairs[-1]:
+            texts.append(document[:room])
+            if not (head or document or tail):
                 raise InvalidRequest("query and document have no tokens", param="documents")
-        return pairs
+        return PoolingRequest(command.id, texts, command.principal, before=head, after=tail)
 
     def _split_pair(self, query: str, form: PairFormat) -> tuple[list[int], list[int]]:
         """The tokens before and after each document."""
@@ -144,7 +141,7 @@ def build_report(
         command.id,
         dimensions=rows.shape[1],
         vectors=np.ascontiguousarray(rows, "<f4").tobytes(),
-        tokens=tuple(len(text) for text in request.texts),
+        tokens=tuple(request.lengths),
         is_probability=facts.is_probability,
     )
 

@@ -189,7 +189,7 @@ def test_a_text_without_finite_numbers_fails_its_request_only() -> None:
     batcher = make(model, (1, [3], "a"), (NOT_FINITE, [1, 1], "a"), (2, [2, 2, 2], "b"))
     events = run(batcher)
 
-    failed = [event for event in events if isinstance(event, EmbeddingFailed)]
+    failed = [event for event in events if isinstance(event, PoolingFailed)]
     assert [(event.request.id, event.error.message) for event in failed] == [
         (NOT_FINITE, "the model computes no finite numbers for a text")
     ]
@@ -223,6 +223,30 @@ def test_too_many_requests_are_refused() -> None:
 
     with pytest.raises(EngineBusy):
         batcher.add(request(2, [1]))
+
+
+def test_the_texts_that_wait_are_bounded_for_each_principal() -> None:
+    """A query of a few kilobytes with many documents is millions of tokens."""
+    ranking = PoolingRequest(1, [[0]] * 2048, "a", before=[0] * 8190, after=[0])
+    batcher = EmbeddingBatcher(SummingModel(), Counters(), max_queued=9)
+    batcher.add(ranking)
+    batcher.add(request(2, [1], "b"))
+
+    with pytest.raises(EngineBusy, match="too many texts"):
+        batcher.add(request(3, [1], "a"))
+
+
+def test_what_surrounds_texts_is_computed_with_each() -> None:
+    model = SummingModel()
+    batcher = EmbeddingBatcher(model, Counters(), max_queued=9)
+    ranking = PoolingRequest(1, [[5], [], [6] * 9], before=[1, 2], after=[3])
+    batcher.add(ranking)
+    (event,) = run(batcher)
+
+    assert ranking.lengths == [4, 3, 12]
+    assert model.batches == [[4, 3], [10], [2]]
+    assert isinstance(event, PoolingFinished)
+    assert event.rows.tolist() == [[11, 4], [6, 3], [60, 12]]
 
 
 def test_the_counters_have_texts_and_tokens() -> None:
