@@ -64,6 +64,11 @@ class EngineStub:
                 request_serializer=protos_dot_engine__pb2.TokenizeRequest.SerializeToString,
                 response_deserializer=protos_dot_engine__pb2.TokenizeResponse.FromString,
                 _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/spindll.engine.Engine/Detokenize',
+                request_serializer=protos_dot_engine__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=protos_dot_engine__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/spindll.engine.Engine/Embed',
                 request_serializer=protos_dot_engine__pb2.EmbedRequest.SerializeToString,
@@ -144,6 +149,13 @@ class EngineServicer:
 
     def Tokenize(self, request, context):
         """The token ids of a text for a model. Loads the model if it is not loaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """The text of token ids, that of control tokens included. Loads the model if it is not loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,6 +244,11 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.Tokenize,
                     request_deserializer=protos_dot_engine__pb2.TokenizeRequest.FromString,
                     response_serializer=protos_dot_engine__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=protos_dot_engine__pb2.DetokenizeRequest.FromString,
+                    response_serializer=protos_dot_engine__pb2.DetokenizeResponse.SerializeToString,
             ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
@@ -431,6 +448,33 @@ class Engine:
             '/spindll.engine.Engine/Tokenize',
             protos_dot_engine__pb2.TokenizeRequest.SerializeToString,
             protos_dot_engine__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spindll.engine.Engine/Detokenize',
+            protos_dot_engine__pb2.DetokenizeRequest.SerializeToString,
+            protos_dot_engine__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,8 @@ class EngineStub:
     """What loading this model would do now. Changes nothing."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_engine_pb2.TokenizeRequest, _engine_pb2.TokenizeResponse]
     """The token ids of a text for a model. Loads the model if it is not loaded."""
+    Detokenize: _grpc.UnaryUnaryMultiCallable[_engine_pb2.DetokenizeRequest, _engine_pb2.DetokenizeResponse]
+    """The text of token ids, that of control tokens included. Loads the model if it is not loaded."""
     Embed: _grpc.UnaryUnaryMultiCallable[_engine_pb2.EmbedRequest, _engine_pb2.EmbedResponse]
     """One vector for each input. Loads the model if it is not loaded. A cancelled call is computed no
     further.
@@ -93,6 +95,8 @@ class EngineAsyncStub(EngineStub):
     """What loading this model would do now. Changes nothing."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_engine_pb2.TokenizeRequest, _engine_pb2.TokenizeResponse]  # type: ignore[assignment]
     """The token ids of a text for a model. Loads the model if it is not loaded."""
+    Detokenize: _aio.UnaryUnaryMultiCallable[_engine_pb2.DetokenizeRequest, _engine_pb2.DetokenizeResponse]  # type: ignore[assignment]
+    """The text of token ids, that of control tokens included. Loads the model if it is not loaded."""
     Embed: _aio.UnaryUnaryMultiCallable[_engine_pb2.EmbedRequest, _engine_pb2.EmbedResponse]  # type: ignore[assignment]
     """One vector for each input. Loads the model if it is not loaded. A cancelled call is computed no
     further.
@@ -165,6 +169,14 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.TokenizeResponse, _abc.Awaitable[_engine_pb2.TokenizeResponse]]:
         """The token ids of a text for a model. Loads the model if it is not loaded."""
+
+    @_abc_1.abstractmethod
+    def Detokenize(
+        self,
+        request: _engine_pb2.DetokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.DetokenizeResponse, _abc.Awaitable[_engine_pb2.DetokenizeResponse]]:
+        """The text of token ids, that of control tokens included. Loads the model if it is not loaded."""
 
     @_abc_1.abstractmethod
     def Embed(

@@ -81,6 +81,13 @@ class Tokenize(msgspec.Struct, frozen=True, tag=True):
     add_special: bool = False
 
 
+class Detokenize(msgspec.Struct, frozen=True, tag=True):
+    """Turn tokens into their text. The answer is a `Detokenized` with the same id."""
+
+    id: int
+    tokens: tuple[int, ...]
+
+
 class EmbedInput(msgspec.Struct, frozen=True, array_like=True):
     """One text, or its tokens."""
 
@@ -109,7 +116,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     drain_seconds: float = 0.0
 
 
-Command = Start | Submit | Cancel | Tokenize | Embed | Stop
+Command = Start | Submit | Cancel | Tokenize | Detokenize | Embed | Stop
 
 
 # ---- reports, from the runner
@@ -205,6 +212,14 @@ class Tokenized(msgspec.Struct, frozen=True, tag=True):
     error: dict[str, object] | None = None
 
 
+class Detokenized(msgspec.Struct, frozen=True, tag=True):
+    """The text of tokens, or an error as `to_wire` returns it."""
+
+    id: int
+    text: str = ""
+    error: dict[str, object] | None = None
+
+
 class Embedded(msgspec.Struct, frozen=True, tag=True):
     """The vectors of an `Embed`, or an error as `to_wire` returns it."""
 
@@ -248,6 +263,7 @@ Report = (
     | LoadFailed
     | StepReport
     | Tokenized
+    | Detokenized
     | Embedded
     | MemoryAdded
     | Heartbeat

@@ -26,6 +26,8 @@ BODIES = {
     ("/v1/embeddings", "post"): "EmbeddingRequestBody",
     ("/v1/rerank", "post"): "RerankRequestBody",
     ("/rerank", "post"): "RerankRequestBody",
+    ("/apply-template", "post"): "ChatCompletionRequest",
+    ("/detokenize", "post"): "DetokenizeRequestBody",
     ("/tokenize", "post"): "TokenizeRequestBody",
     ("/v1/chat/completions/input_tokens", "post"): "ChatCompletionRequest",
     ("/v1/pulls/{job_id}/priority", "post"): "PriorityRequest",

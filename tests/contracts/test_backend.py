@@ -153,6 +153,7 @@ class TestVocabulary:
         assert vocabulary.end_tokens
         for token in vocabulary.end_tokens:
             assert vocabulary.piece(token) == b""
+            assert vocabulary.read_piece(token) != b""
         assert PROMPT[0] not in vocabulary.end_tokens
 
     def test_an_empty_text_has_no_tokens(self, backend: Backend) -> None:

@@ -53,6 +53,7 @@ COMMANDS: list[Command] = [
     ),
     messages.Cancel((1, 2)),
     messages.Tokenize(3, (TextPiece("x"),)),
+    messages.Detokenize(4, (1, 2)),
     messages.Stop(30.0),
 ]
 REPORTS: list[Report] = [
@@ -89,6 +90,7 @@ REPORTS: list[Report] = [
         ]
     ),
     messages.Tokenized(3, (1, 2)),
+    messages.Detokenized(4, "ab"),
     messages.Heartbeat(0.0, 1, 2, 3, Counters(steps=5, decode_seconds=1.5)),
     messages.CacheReport(
         [

@@ -218,6 +218,13 @@ class ScriptedEngine(EngineServicer):
     async def Tokenize(self, request: engine_pb2.TokenizeRequest, context: Context) -> Any:  # noqa: N802
         return await self._unary(request, context, engine_pb2.TokenizeResponse(ids=[1]))
 
+    async def Detokenize(  # noqa: N802
+        self, request: engine_pb2.DetokenizeRequest, context: Context
+    ) -> Any:
+        """The text is the ids."""
+        text = " ".join(map(str, request.ids))
+        return await self._unary(request, context, engine_pb2.DetokenizeResponse(text=text))
+
     async def Embed(self, request: engine_pb2.EmbedRequest, context: Context) -> Any:  # noqa: N802
         """Each vector is (3, 4, its number), cut to the dimensions; each input has 5 tokens."""
         if self.embed_hook is not None:

@@ -139,6 +139,9 @@ class ScriptedRunner:
                 )
         elif isinstance(command, messages.Embed):
             self.embed(command)
+        elif isinstance(command, messages.Detokenize):
+            text = " ".join("x" * token for token in command.tokens)
+            self.send(messages.Detokenized(command.id, text))
         elif isinstance(command, messages.Tokenize):
             text = "".join(piece.text for piece in command.pieces)
             if "!bad" in text:

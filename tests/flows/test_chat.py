@@ -105,3 +105,21 @@ def test_a_request_without_a_key_is_refused(stack: RunningStack) -> None:
         answer = http.post("/v1/chat/completions", json=build_greedy_body(FRANCE))
 
     assert answer.status_code == 401
+
+
+def test_a_completion_of_a_rendered_chat_is_the_answer_of_the_chat(stack: RunningStack) -> None:
+    """The prompt of the chat as text, and as tokens that became text again."""
+    chat = build_greedy_body(FRANCE)
+    with stack.http() as http:
+        prompt = http.post("/apply-template", json=chat).json()["prompt"]
+        tokens = http.post("/tokenize", json={"model": "tiny", "prompt": prompt}).json()["tokens"]
+        counted = http.post("/v1/chat/completions/input_tokens", json=chat).json()
+        text = http.post("/detokenize", json={"model": "tiny", "tokens": tokens}).json()["content"]
+        unknown = http.post("/detokenize", json={"model": "tiny", "tokens": [1 << 20]})
+    with stack.openai() as client:
+        answer = client.completions.create(model="tiny", prompt=text, temperature=0)
+
+    assert answer.choices[0].text == "Paris."
+    assert (text, len(tokens)) == (prompt, counted["input_tokens"])
+    assert unknown.status_code == 400
+    assert unknown.json()["error"]["param"] == "tokens"

@@ -71,6 +71,13 @@ class EngineCalls:
         answer = await _call(self._stub.Tokenize(request, timeout=self._load_timeout_seconds))
         return list(answer.ids)
 
+    async def detokenize(self, model: str, tokens: Iterable[int]) -> str:
+        """The text of token ids; loads the model."""
+        request = engine_pb2.DetokenizeRequest(model=model, ids=tokens)
+        return (
+            await _call(self._stub.Detokenize(request, timeout=self._load_timeout_seconds))
+        ).text
+
     async def list_loaded(self) -> engine_pb2.LoadedResponse:
         """The loaded models, and the memory they take."""
         return await _call(self._stub.Loaded(engine_pb2.LoadedRequest(), timeout=_UNARY_SECONDS))

@@ -31,6 +31,7 @@ from services.api.generation.to_engine import (
     build_text,
     build_tokenize,
     read_end,
+    read_text,
 )
 from services.api.models.pull_on_demand import PullOnDemand
 from services.api.parsing.parser_choice import MakeParser, choose_parser, find_thinking
@@ -124,6 +125,25 @@ class GenerationService:
             manifest = await self._models.resolve(model, principal)
             prompt = build_text(text, add_special=add_special, parse_special=parse_special)
             return await self._engine.tokenize(build_tokenize(prompt, model=manifest.name))
+
+    async def detokenize(self, model: str, tokens: Sequence[int], principal: Principal) -> str:
+        """The text of token ids, that of control tokens included."""
+        async with limit_time(self._timeout_seconds):
+            manifest = await self._models.resolve(model, principal)
+            return await self._engine.detokenize(manifest.name, tokens)
+
+    async def apply_template(self, request: GenerationRequest) -> str:
+        """The prompt of a conversation, as `open` would send it. Raises what `open` does.
+
+        Without BOS where the tokenizer adds it to a text, so that a text completion may continue it.
+        """
+        check_request(request)
+        async with limit_time(self._timeout_seconds):
+            manifest = await self._models.resolve(request.model, request.principal)
+            (prompt,) = (await self._prepare(manifest, request)).prompts
+        description = manifest.description
+        bos = description.bos_token if description.add_bos else None
+        return read_text(prompt).removeprefix(bos or "")
 
     async def _prepare(self, manifest: Manifest, request: GenerationRequest) -> _Prepared:
         prompt = request.prompt

@@ -104,6 +104,12 @@ def build_prompt(prompt: TextOrTokens) -> Prompt:
     return engine_pb2.PromptTokens(ids=prompt)
 
 
+def read_text(prompt: Prompt) -> str:
+    """The text of a prompt."""
+    assert isinstance(prompt, engine_pb2.PromptText)  # the others are token ids
+    return "".join(piece.text for piece in prompt.pieces)
+
+
 def read_end(prompt: Prompt) -> str:
     """The end of what the template wrote; empty where the prompt ends with a person's text."""
     pieces = prompt.pieces if isinstance(prompt, engine_pb2.PromptText) else ()

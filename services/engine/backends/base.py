@@ -90,6 +90,9 @@ class Vocabulary(Protocol):
     def piece(self, token: int) -> bytes:
         """The bytes of a token, including the text of control tokens; empty for end tokens."""
 
+    def read_piece(self, token: int) -> bytes:
+        """The bytes of any token, also of an end token. Slower than `piece`."""
+
 
 class Backend(Protocol):
     """One loaded model and its context."""

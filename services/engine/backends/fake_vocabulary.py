@@ -10,6 +10,7 @@ END = 256
 CONTROL = 257
 VOCAB_SIZE = 258
 _CONTROL_TEXT = "<|turn|>"
+_END_TEXT = "<|end|>"
 
 
 class FakeVocabulary:
@@ -33,4 +34,9 @@ class FakeVocabulary:
         """The byte, or the text of the control token."""
         if token == END:
             return b""
-        return _CONTROL_TEXT.encode() if token == CONTROL else bytes([token])
+        return self.read_piece(token)
+
+    def read_piece(self, token: int) -> bytes:
+        """The byte, or the text of the control or end token."""
+        texts = {CONTROL: _CONTROL_TEXT.encode(), END: _END_TEXT.encode()}
+        return texts[token] if token in texts else bytes([token])

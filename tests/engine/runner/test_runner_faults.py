@@ -310,6 +310,14 @@ def test_tokenize_returns_the_token_ids() -> None:
         assert runner.wait_for_first(messages.Tokenized) == messages.Tokenized(9, (97, 98, 257))
 
 
+def test_detokenize_returns_the_text_also_of_control_and_end_tokens() -> None:
+    with ChildRunner(fake_config()) as runner:
+        runner.send(messages.Detokenize(9, (97, 257, 0xC3, 0xA9, 0xFF, 256)))
+
+        text = "a<|turn|>\u00e9\ufffd<|end|>"
+        assert runner.wait_for_first(messages.Detokenized) == messages.Detokenized(9, text)
+
+
 def test_a_checkpoint_that_is_refused_costs_a_computation_and_nothing_else(tmp_path: Path) -> None:
     behaviours = [
         write_behaviour(tmp_path, memory_policy="recurrent"),

@@ -1,4 +1,7 @@
-"""POST /tokenize and POST /v1/chat/completions/input_tokens: what a prompt is for a model."""
+"""What a text or a chat is for a model, without an answer.
+
+POST /tokenize, /detokenize, /apply-template and /v1/chat/completions/input_tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from fastapi import APIRouter, Depends, Request
 from services.api.dependencies import Parts, RequireUser
 from services.api.dialects.openai.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.to_request import chat_to_request
-from services.api.dialects.openai.tokens_schema import TokenizeRequestBody
+from services.api.dialects.openai.tokens_schema import DetokenizeRequestBody, TokenizeRequestBody
 from services.api.request_body import parse_body_as
 from services.api.streaming.connection import run_while_connected
 
@@ -34,6 +37,32 @@ async def tokenize(
     )
     tokens = await run_while_connected(request, work)
     return {"tokens": tokens, "count": len(tokens)}
+
+
+@router.post("/detokenize")
+async def detokenize(
+    request: Request,
+    body: Annotated[DetokenizeRequestBody, Depends(parse_body_as(DetokenizeRequestBody))],
+    api: Parts,
+    principal: RequireUser,
+) -> dict[str, Any]:
+    """The text of token ids: llama-server's name for it, and vLLM's."""
+    work = api.generations.detokenize(body.model, body.tokens, principal)
+    text = await run_while_connected(request, work)
+    return {"content": text, "prompt": text}
+
+
+@router.post("/apply-template")
+async def apply_template(
+    request: Request,
+    body: Annotated[ChatCompletionRequest, Depends(parse_body_as(ChatCompletionRequest))],
+    api: Parts,
+    principal: RequireUser,
+) -> dict[str, Any]:
+    """The prompt of a chat, in the shape of llama-server."""
+    chat = chat_to_request(body, f"template-{secrets.token_hex(12)}", principal)
+    work = api.generations.apply_template(chat)
+    return {"prompt": await run_while_connected(request, work)}
 
 
 @router.post("/v1/chat/completions/input_tokens")

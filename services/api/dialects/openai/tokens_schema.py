@@ -1,10 +1,12 @@
-"""The body of `POST /tokenize`."""
+"""The bodies of `POST /tokenize` and `POST /detokenize`."""
 
 from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from services.api.dialects.openai.generation_options import TokenId
 from services.api.request_body import RequestBody
+from services.shared.limits import MAX_DETOKENIZED_TOKENS
 
 
 class TokenizeRequestBody(RequestBody):
@@ -41,3 +43,10 @@ class TokenizeRequestBody(RequestBody):
         """Whether the tokenizer adds its tokens, by the default of each service."""
         given = self.add_special if self.add_special is not None else self.add_special_tokens
         return self.prompt is not None if given is None else given
+
+
+class DetokenizeRequestBody(RequestBody):
+    """The shape of llama-server and of vLLM, which is the same."""
+
+    model: str = Field(min_length=1)
+    tokens: list[TokenId] = Field(max_length=MAX_DETOKENIZED_TOKENS, fail_fast=True)

@@ -68,7 +68,7 @@ class LlamaVocabulary:
         return known
 
     def read_piece(self, token: int) -> bytes:
-        """Read the bytes of any token from llama.cpp."""
+        """See Vocabulary.read_piece: llama.cpp is asked."""
         size = 128
         while True:
             buffer = ctypes.create_string_buffer(size)

@@ -42,6 +42,7 @@ class MlxVocabulary:
         special = {token for token, entry in added.items() if entry.special and token < size}
         empty = {token for token, piece in enumerate(self._pieces) if not piece}
         self.control_tokens = tuple(sorted(special | empty))
+        self._end_pieces = {token: self._pieces[token] for token in self.end_tokens}
         for token in self.end_tokens:
             self._pieces[token] = b""
 
@@ -57,6 +58,10 @@ class MlxVocabulary:
     def piece(self, token: int) -> bytes:
         """The bytes of a token, including the text of control tokens; empty for end tokens."""
         return self._pieces[token]
+
+    def read_piece(self, token: int) -> bytes:
+        """The bytes of any token, also of an end token."""
+        return self._end_pieces.get(token, self._pieces[token])
 
 
 def _open_tokenizer(folder: Path) -> Any:

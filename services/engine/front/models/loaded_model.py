@@ -23,7 +23,7 @@ from services.engine.core import LoadConfig, ModelInfo, TextPiece
 from services.engine.front.models.client_request import ClientRequest, WaitingRequests
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.models.residency import Residency, ResidencyRules, has_residency_left
-from services.engine.front.models.runner_requests import RunnerRequests
+from services.engine.front.models.runner_requests import Reply, RunnerRequests
 from services.engine.front.process.launcher import RunnerHandle, RunnerLauncher, error_from_report
 from services.engine.memory.estimate import Footprint, add_reserve, raise_reserve
 from services.engine.memory.probe import MemoryProbe, measure_free_bytes
@@ -216,6 +216,14 @@ class LoadedModel:
         finally:
             self._on_requests_finished(self)
 
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, from the runner. As `tokenize`."""
+        assert self.runner is not None
+        try:
+            return await self._running.detokenize(self.runner, tokens)
+        finally:
+            self._on_requests_finished(self)
+
     async def embed(self, command: messages.Embed) -> messages.Embedded:
         """The vectors of texts, from the runner. RunnerDied, and what RunnerRequests.embed raises."""
         assert self.runner is not None
@@ -246,7 +254,7 @@ class LoadedModel:
                 self._on_requests_finished(self)
         elif isinstance(report, messages.Heartbeat):
             self._on_heartbeat(report)
-        elif isinstance(report, messages.Tokenized | messages.Embedded):
+        elif isinstance(report, Reply):
             self._running.on_reply(report)
         elif isinstance(report, messages.MemoryAdded):
             self._on_memory_added(report)

@@ -110,6 +110,11 @@ class ModelManager:
         model = await self._wait_until_accepted(manifest)
         return await model.tokenize(pieces, add_special=add_special)
 
+    async def detokenize(self, manifest: Manifest, tokens: Sequence[int]) -> str:
+        """The text of tokens; loads the model if it is not loaded."""
+        model = await self.load_and_wait(manifest)
+        return await model.detokenize(tokens)
+
     async def embed(self, manifest: Manifest, command: messages.Embed) -> messages.Embedded:
         """The vectors or scores of texts; loads the model if it is not loaded."""
         model = await self._wait_until_accepted(manifest)

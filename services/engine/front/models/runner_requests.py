@@ -1,7 +1,7 @@
 """The requests that one model's runner has, by the ids they have there.
 
     submit   ──► events of its steps ──► the last event, or fail_all
-    tokenize ──► Tokenized                             or fail_all
+    tokenize ──► Tokenized; detokenize ──► Detokenized  or fail_all
     embed    ──► Embedded                              or fail_all
 
 The runner itself belongs to the model, which passes it to the methods that send a command. Event
@@ -22,7 +22,9 @@ from services.engine.front.models.client_request import ClientRequest
 from services.engine.front.process.launcher import RunnerHandle
 from services.shared.errors import SpindllError, from_wire
 
-R = TypeVar("R", messages.Tokenized, messages.Embedded)
+R = TypeVar("R", messages.Tokenized, messages.Detokenized, messages.Embedded)
+
+Reply = messages.Tokenized | messages.Detokenized | messages.Embedded
 
 
 class RunnerRequests:
@@ -31,6 +33,7 @@ class RunnerRequests:
     def __init__(self) -> None:
         self._running: dict[int, ClientRequest] = {}
         self._tokenizing: dict[int, asyncio.Future[messages.Tokenized]] = {}
+        self._detokenizing: dict[int, asyncio.Future[messages.Detokenized]] = {}
         self._embedding: dict[int, asyncio.Future[messages.Embedded]] = {}
         self._idle: asyncio.Future[None] | None = None
         self._last_id = 1
@@ -42,8 +45,8 @@ class RunnerRequests:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the runner has neither a request nor a text to tokenize."""
-        return not (self._running or self._embedding or self._tokenizing)
+        """Whether the runner has neither a request nor a text to tokenize, nor tokens to read."""
+        return not (self.running_count or self._tokenizing or self._detokenizing)
 
     def submit(self, runner: RunnerHandle, request: ClientRequest, now: float) -> None:
         """Give a request to the runner."""
@@ -61,6 +64,7 @@ class RunnerRequests:
         running, self._running = self._running, {}
         embedding, self._embedding = self._embedding, {}
         tokenizing, self._tokenizing = self._tokenizing, {}
+        detokenizing, self._detokenizing = self._detokenizing, {}
         self._wake_idle_waiters()
         if (running or embedding) and runner is not None:
             runner.send(messages.Cancel((*running, *embedding)))
@@ -68,6 +72,7 @@ class RunnerRequests:
             request.fail(error)
         _fail_all(embedding.values(), error)
         _fail_all(tokenizing.values(), error)
+        _fail_all(detokenizing.values(), error)
         return len(running) + len(embedding)
 
     async def tokenize(
@@ -77,6 +82,11 @@ class RunnerRequests:
         runner_id = self._new_id()
         command = messages.Tokenize(runner_id, tuple(pieces), add_special)
         return (await _ask(runner, command, self._tokenizing)).ids
+
+    async def detokenize(self, runner: RunnerHandle, tokens: Sequence[int]) -> str:
+        """The text of tokens, from the runner. InvalidRequest, or the error of `fail_all`."""
+        command = messages.Detokenize(self._new_id(), tuple(tokens))
+        return (await _ask(runner, command, self._detokenizing)).text
 
     async def embed(self, runner: RunnerHandle, command: messages.Embed) -> messages.Embedded:
         """The vectors of texts, from the runner; sets the id of the command.
@@ -117,10 +127,12 @@ class RunnerRequests:
             self._wake_idle_waiters()
         return has_ended
 
-    def on_reply(self, report: messages.Tokenized | messages.Embedded) -> None:
-        """Give the ids or vectors of texts, or their error, to the caller that waits for them."""
+    def on_reply(self, report: Reply) -> None:
+        """Give what a text or tokens became, or the error, to the caller that waits for it."""
         if isinstance(report, messages.Tokenized):
             _answer(report, self._tokenizing)
+        elif isinstance(report, messages.Detokenized):
+            _answer(report, self._detokenizing)
         else:
             _answer(report, self._embedding)
 
@@ -136,7 +148,7 @@ class RunnerRequests:
 
 async def _ask(
     runner: RunnerHandle,
-    command: messages.Tokenize | messages.Embed,
+    command: messages.Tokenize | messages.Detokenize | messages.Embed,
     waiting: dict[int, asyncio.Future[R]],
 ) -> R:
     """Send a command that is answered by one report."""

@@ -29,7 +29,7 @@ from services.engine.front.rpc.sampling_ranges import (
     Range,
 )
 from services.shared.errors import InvalidRequest
-from services.shared.limits import MAX_STOP_STRINGS, PRIVATE_CACHE_KEY_BYTES
+from services.shared.limits import MAX_DETOKENIZED_TOKENS, MAX_STOP_STRINGS, PRIVATE_CACHE_KEY_BYTES
 
 _LANES: dict[int, Lane] = {
     pb.LANE_UNSPECIFIED: Lane.INTERACTIVE,
@@ -128,6 +128,13 @@ def parse_submit(
 def parse_pieces(text: pb.PromptText) -> tuple[TextPiece, ...]:
     """Parse the pieces of a text prompt."""
     return tuple(TextPiece(piece.text, piece.literal) for piece in text.pieces)
+
+
+def parse_tokens(message: pb.DetokenizeRequest) -> tuple[int, ...]:
+    """Parse tokens to read. Only the runner knows which ids exist."""
+    if len(message.ids) > MAX_DETOKENIZED_TOKENS:
+        raise InvalidRequest(f"more than {MAX_DETOKENIZED_TOKENS} tokens", param="tokens")
+    return tuple(message.ids)
 
 
 def parse_sampling(message: pb.Sampling, defaults: ModelDefaults) -> Sampling:

@@ -130,6 +130,12 @@ class EngineServer(EngineServicer):
         """See engine.proto."""
         return await answer(self._tokenize(request), context)
 
+    async def Detokenize(  # noqa: N802
+        self, request: pb.DetokenizeRequest, context: Any
+    ) -> pb.DetokenizeResponse:
+        """See engine.proto."""
+        return await answer(self._detokenize(request), context)
+
     async def Embed(  # noqa: N802
         self, request: pb.EmbedRequest, context: Any
     ) -> pb.EmbedResponse:
@@ -220,6 +226,11 @@ class EngineServer(EngineServicer):
             manifest, from_proto.parse_pieces(request.text), add_special=request.text.add_special
         )
         return pb.TokenizeResponse(ids=ids)
+
+    async def _detokenize(self, request: pb.DetokenizeRequest) -> pb.DetokenizeResponse:
+        manifest = await self._manifests.resolve(request.model)
+        tokens = from_proto.parse_tokens(request)
+        return pb.DetokenizeResponse(text=await self._manager.detokenize(manifest, tokens))
 
     async def _health(self) -> pb.HealthResponse:
         return pb.HealthResponse(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from services.engine.messages import (
     Cancel,
     Command,
+    Detokenize,
+    Detokenized,
     Embed,
     Embedded,
     Failed,
@@ -33,7 +35,7 @@ _THREADS = 2  # one long preparation does not delay all others
 _QUICK_LENGTH = 16 << 10  # characters, which take 10 ms to tokenize, or tokens
 _MAX_LENGTH = 256 << 20  # of all prompts in preparation together
 
-_Work = Submit | Tokenize | Embed
+_Work = Submit | Tokenize | Detokenize | Embed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +101,7 @@ class Dispatcher:
         """Pass the command on to the loop, or handle it here."""
         if isinstance(command, Start):
             raise ValueError("a runner loads one model, once")
-        if isinstance(command, Submit | Tokenize | Embed):
+        if isinstance(command, _Work):
             self._opened.wait()
         with self._in_use:
             if isinstance(command, Cancel):
@@ -132,6 +134,8 @@ class Dispatcher:
         command = preparation.command
         if isinstance(command, Tokenize):
             self._report_writer.send(input_processor.tokenize(command))
+        elif isinstance(command, Detokenize):
+            self._report_writer.send(input_processor.detokenize(command))
         else:
             try:
                 self._command_queue.put(self._build(input_processor, command, preparation))
@@ -178,6 +182,8 @@ class Dispatcher:
     def _fail(self, command: _Work, error: SpindllError) -> None:
         if isinstance(command, Tokenize):
             self._report_writer.send(Tokenized(command.id, error=to_wire(error)))
+        elif isinstance(command, Detokenize):
+            self._report_writer.send(Detokenized(command.id, error=to_wire(error)))
         elif isinstance(command, Embed):
             self._report_writer.send(Embedded(command.id, error=to_wire(error)))
         else:
@@ -188,7 +194,7 @@ def _measure(command: _Work) -> int:
     """The length of a prompt or of all texts, in characters or tokens."""
     if isinstance(command, Embed):
         return count_characters(command.inputs) + len(command.query or "")
-    if isinstance(command, Submit) and command.tokens is not None:
+    if not isinstance(command, Tokenize) and command.tokens is not None:
         return len(command.tokens)
     return sum(len(piece.text) for piece in command.pieces or ())
 

@@ -8,12 +8,13 @@ only empty prompts, prompts that do not fit, and requests beyond the limit of it
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from services.engine.backends.base import Vocabulary
 from services.engine.core import Constraint, TokenLogprob
-from services.engine.messages import Submit, Tokenize, Tokenized
+from services.engine.messages import Detokenize, Detokenized, Submit, Tokenize, Tokenized
 from services.engine.runner.batcher import BatchRequest
 from services.engine.runner.errors import build_too_long_error
 from services.engine.runner.kvcache.chain import Chain
@@ -24,7 +25,7 @@ from services.engine.runner.requests.structured_output import ConstraintCompiler
 from services.engine.runner.sampling.dry import find_breaker_tokens
 from services.engine.runner.sampling.sampler import Sampler
 from services.shared.errors import InternalError, InvalidRequest, SpindllError, to_wire
-from services.shared.limits import MAX_ANSWERS, MAX_PROMPT_LOGPROBS
+from services.shared.limits import MAX_ANSWERS, MAX_PROMPT_LOGPROBS, MAX_SUBMIT_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,35 @@ class InputProcessor:
             logger.exception("text could not be tokenized", extra={"id": command.id})
             return Tokenized(command.id, error=to_wire(InternalError("internal error")))
 
+    def detokenize(self, command: Detokenize) -> Detokenized:
+        """The text of tokens. An error becomes part of the result."""
+        try:
+            self._check_tokens(command.tokens, param="tokens")
+            return Detokenized(command.id, self._read_text(command.tokens))
+        except InvalidRequest as error:
+            return Detokenized(command.id, error=to_wire(error))
+        except Exception:
+            logger.exception("tokens could not be read", extra={"id": command.id})
+            return Detokenized(command.id, error=to_wire(InternalError("internal error")))
+
+    def _read_text(self, tokens: Sequence[int]) -> str:
+        text = bytearray()
+        for token in tokens:
+            text += self._vocabulary.piece(token) or self._vocabulary.read_piece(token)
+            if len(text) > MAX_SUBMIT_BYTES:
+                raise InvalidRequest(
+                    f"the text is too long: more than {MAX_SUBMIT_BYTES} bytes", param="tokens"
+                )
+        return text.decode(errors="replace")
+
+    def _check_tokens(self, tokens: Sequence[int], *, param: str) -> None:
+        size = self._vocabulary.size
+        wrong = next((token for token in tokens if not 0 <= token < size), None)
+        if wrong is not None:
+            raise InvalidRequest(
+                f"{param}: there is no token {wrong}; this model has 0 to {size - 1}", param=param
+            )
+
     def _prepare(self, submit: Submit, arrived_at: float) -> PreparedRequest:
         if not 1 <= submit.n <= MAX_ANSWERS:
             raise InvalidRequest(f"n must be 1 to {MAX_ANSWERS}", param="n")
@@ -127,12 +157,7 @@ class InputProcessor:
     def _tokenize_prompt(self, submit: Submit) -> list[int]:
         if submit.tokens is None:
             return self._vocabulary.tokenize(submit.pieces or (), add_special=submit.add_special)
-        size = self._vocabulary.size
-        wrong = next((token for token in submit.tokens if not 0 <= token < size), None)
-        if wrong is not None:
-            raise InvalidRequest(
-                f"the prompt names token {wrong}; this model has 0 to {size - 1}", param="prompt"
-            )
+        self._check_tokens(submit.tokens, param="prompt")
         return list(submit.tokens)
 
     def _build_answer(

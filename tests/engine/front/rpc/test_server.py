@@ -19,6 +19,7 @@ from services.engine.front.rpc.answering import GRPC_STATUS, to_grpc_status
 from services.engine.front.rpc.server import read_frames
 from services.engine.front.rpc.session import Session
 from services.shared.errors import every_error
+from services.shared.limits import MAX_DETOKENIZED_TOKENS
 from services.shared.store.manifest import Description
 from services.shared.store.model_store import ModelStore
 from tests.engine.engine_server import add_scripted_model, eventually, running_front
@@ -198,6 +199,19 @@ async def test_tokenize_loads_the_model_and_returns_the_ids(tmp_path: Path) -> N
         answer = await front.stub.Tokenize(pb.TokenizeRequest(model="words", text=text))
 
     assert list(answer.ids) == [1, 2, 3]
+
+
+async def test_detokenize_loads_the_model_and_returns_the_text(tmp_path: Path) -> None:
+    add_scripted_model(tmp_path, "words")
+    async with running_front(tmp_path) as front:
+        answer = await front.stub.Detokenize(pb.DetokenizeRequest(model="words", ids=[1, 2]))
+        with pytest.raises(aio.AioRpcError, match="more than") as caught:
+            await front.stub.Detokenize(
+                pb.DetokenizeRequest(model="words", ids=[1] * (MAX_DETOKENIZED_TOKENS + 1))
+            )
+
+    assert answer.text == "x xx"
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_model_that_is_no_longer_stored_can_be_unloaded(tmp_path: Path) -> None:

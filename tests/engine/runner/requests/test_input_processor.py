@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from services.engine.backends import open_backend
+from services.engine.messages import Detokenize
 from services.engine.runner.requests.grammar_tokenizers import build_tokenizer
 from services.engine.runner.requests.input_processor import InputProcessor
 from services.engine.runner.requests.structured_output import ConstraintCompiler
 from services.shared.errors import InvalidRequest
-from services.shared.limits import MAX_PROMPT_LOGPROBS
+from services.shared.limits import MAX_PROMPT_LOGPROBS, MAX_SUBMIT_BYTES
 from tests.engine.runner.child_runner import fake_config, submit
 
 
@@ -44,3 +45,21 @@ def test_the_log_probabilities_of_a_prompt_fit_one_message(
     with pytest.raises(InvalidRequest) as caught:
         processor.prepare(request, arrived_at=0.0)
     assert caught.value.param == "logprobs"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ((97, 258), "tokens: there is no token 258; this model has 0 to 257"),
+        ((97, -1), "tokens: there is no token -1; this model has 0 to 257"),
+        ((97,) * (MAX_SUBMIT_BYTES + 1), "the text is too long: more than 8388608 bytes"),
+    ],
+    ids=["too large", "negative", "too long"],
+)
+def test_tokens_are_read_within_the_vocabulary_and_the_limit(
+    processor: InputProcessor, tokens: tuple[int, ...], message: str
+) -> None:
+    answer = processor.detokenize(Detokenize(7, tokens))
+
+    error = {"code": "invalid_request", "message": message, "param": "tokens"}
+    assert (answer.id, answer.text, answer.error) == (7, "", error)
