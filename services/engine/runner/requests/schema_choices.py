@@ -1,10 +1,13 @@
-"""What a JSON schema or a grammar lets the parser choose from: bounded before it is compiled.
+"""What a JSON schema or a grammar lets the parser choose from: checked before it is compiled.
 
 Optional properties and alternatives that are possible at one place of an answer are all followed at
 each token there. The time for that grows with the square of their number, on the thread of the
 loop: 3000 optional properties held up all answers for 0.1 to 0.6 s a token, and llguidance gave up
 after it. Required properties come one after the other, and strings of an `enum` are read as one
 expression: both are cheap, whatever their number.
+
+llguidance reads numbers as float64, so it would force another integer than a `const` of more than 53
+bits.
 """
 
 from __future__ import annotations
@@ -16,14 +19,16 @@ from services.shared.limits import MAX_CONSTRAINT_CHOICES
 
 _SCHEMA = ": %json "
 _OPTIONAL = ")?"
+_MAX_EXACT = 1 << 53  # of the integers that float64 holds
 
 
 def check_schema(schema: dict[str, object]) -> None:
-    """Raise InvalidRequest if the schema has too many optional properties and alternatives."""
+    """Raise InvalidRequest if there are too many choices, or a constant that cannot be forced."""
     count, nodes = 0, list[object]([schema])
     while nodes:
         node = nodes.pop()
         if isinstance(node, dict):
+            _check_constants(node)
             count += _count_choices(node)
             nodes.extend(node.values())
         elif isinstance(node, list):
@@ -53,6 +58,17 @@ def check_lark(source: str) -> None:
 def _check(count: int, what: str) -> None:
     if count > MAX_CONSTRAINT_CHOICES:
         raise InvalidRequest(f"too many {what}: {count}, of at most {MAX_CONSTRAINT_CHOICES}")
+
+
+def _check_constants(node: dict[str, object]) -> None:
+    for keyword in ("const", "enum"):
+        values = [node.get(keyword)]
+        while values:
+            value = values.pop()
+            if isinstance(value, int) and abs(value) > _MAX_EXACT:
+                raise InvalidRequest(f"{keyword} has an integer of more than 53 bits: {value}")
+            if isinstance(value, list | dict):
+                values.extend(value if isinstance(value, list) else value.values())
 
 
 def _count_choices(node: dict[str, object]) -> int:

@@ -79,6 +79,9 @@ class SlowVocabulary:
         assert self._gate.wait(TIMEOUT_SECONDS)
         return self._vocabulary.piece(token)
 
+    def read_piece(self, token: int) -> bytes:
+        return self._vocabulary.read_piece(token)
+
 
 @pytest.fixture
 def unopened() -> Iterator[Setup]:

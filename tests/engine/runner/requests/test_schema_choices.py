@@ -53,6 +53,24 @@ def test_what_is_cheap_is_not_counted(schema: dict[str, Any]) -> None:
     check_schema(schema)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"const": 2**53 + 1},
+        {"items": {"enum": ["a", -12345678901234567890]}},
+        {"properties": {"a": {"const": {"b": [2**64]}}}},
+    ],
+)
+def test_an_integer_that_would_be_forced_as_another_one_is_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"(const|enum) has an integer of more than 53 bits"):
+        compile_constraint("json_schema", json.dumps(schema))
+
+
+def test_an_integer_of_53_bits_may_be_a_constant_and_one_of_64_bits_a_bound() -> None:
+    for schema in ({"const": -(2**53)}, {"type": "integer", "maximum": 2**63 - 1}):
+        compile_constraint("json_schema", json.dumps(schema))
+
+
 def test_a_grammar_may_have_as_many_alternatives() -> None:
     check_gbnf("root ::= " + " | ".join(["x"] * MAX_CONSTRAINT_CHOICES))
     with pytest.raises(InvalidRequest, match="alternatives"):
