@@ -853,6 +853,7 @@ class Finished(_message.Message):
     STORED_TOKENS_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     SAVED_SECONDS_FIELD_NUMBER: _builtins.int
+    DISK_TOKENS_FIELD_NUMBER: _builtins.int
     reason: Global___FinishReason.ValueType
     prompt_tokens: _builtins.int
     cached_tokens: _builtins.int
@@ -865,6 +866,8 @@ class Finished(_message.Message):
     """The slowest tier that they came from: "ram" or "disk". Absent: none of them was stored."""
     saved_seconds: _builtins.float
     """The time that computing them took when they were stored."""
+    disk_tokens: _builtins.int
+    """The part of the stored tokens that came from the disk."""
     @_builtins.property
     def timings(self) -> Global___Timings: ...
     @_builtins.property
@@ -882,10 +885,11 @@ class Finished(_message.Message):
         stored_tokens: _builtins.int = ...,
         tier: _builtins.str | None = ...,
         saved_seconds: _builtins.float = ...,
+        disk_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_stop_string", b"_stop_string", "_tier", b"_tier", "stop_string", b"stop_string", "tier", b"tier", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_string", b"_stop_string", "_tier", b"_tier", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "prompt_logprobs", b"prompt_logprobs", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "saved_seconds", b"saved_seconds", "stop_string", b"stop_string", "stored_tokens", b"stored_tokens", "tier", b"tier", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_string", b"_stop_string", "_tier", b"_tier", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "disk_tokens", b"disk_tokens", "prompt_logprobs", b"prompt_logprobs", "prompt_tokens", b"prompt_tokens", "reason", b"reason", "saved_seconds", b"saved_seconds", "stop_string", b"stop_string", "stored_tokens", b"stored_tokens", "tier", b"tier", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__stop_string: _TypeAlias = _typing.Literal["stop_string"]  # noqa: Y015
     _WhichOneofArgType__stop_string: _TypeAlias = _typing.Literal["_stop_string", b"_stop_string"]  # noqa: Y015
@@ -1118,6 +1122,9 @@ class CacheStatusResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TIERS_FIELD_NUMBER: _builtins.int
+    WRITE_FIELD_NUMBER: _builtins.int
+    write: _builtins.str
+    """what is stored: always, second_use, never"""
     @_builtins.property
     def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheTier]:
         """empty: nothing is stored"""
@@ -1126,10 +1133,11 @@ class CacheStatusResponse(_message.Message):
         self,
         *,
         tiers: _abc.Iterable[Global___CacheTier] | None = ...,
+        write: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tiers", b"tiers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tiers", b"tiers", "write", b"write"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

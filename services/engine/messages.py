@@ -186,6 +186,7 @@ class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
     stored_tokens: int = 0  # of the cached ones: those that came from a tier of the prompt cache
     tier: CacheTier | None = None  # the slowest that they came from
     saved_seconds: float = 0.0  # that their computation took when they were stored
+    disk_tokens: int = 0  # of the stored ones: those that came from the disk
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -95,6 +95,7 @@ class ScriptedEngine(EngineServicer):
         self.embed_hook: Callable[[engine_pb2.EmbedRequest, Context], Awaitable[Any]] | None = None
         self.problems: list[str] = []
         self.lacks_required_gpu = False
+        self.cache_write = "always"
         self.unary_error: SpindllError | None = None
         self.address = ""
         self._changed = asyncio.Condition()
@@ -264,7 +265,9 @@ class ScriptedEngine(EngineServicer):
             rejected={"authentication": 1},
             not_written="no space",
         )
-        return await self._unary(request, context, engine_pb2.CacheStatusResponse(tiers=[tier]))
+        return await self._unary(
+            request, context, engine_pb2.CacheStatusResponse(tiers=[tier], write=self.cache_write)
+        )
 
     async def DeleteCache(  # noqa: N802
         self, request: engine_pb2.DeleteCacheRequest, context: Context

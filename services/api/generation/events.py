@@ -47,6 +47,7 @@ class Started(msgspec.Struct, frozen=True):
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    stored_tokens: int = 0  # of those: they were stored in RAM or on disk
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
@@ -109,6 +110,7 @@ class Finished(msgspec.Struct, frozen=True):
     timings: Timings = Timings()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     stored_tokens: int = 0  # of the cached ones: those that were stored in RAM or on disk
+    disk_tokens: int = 0  # of those: on disk
     tier: str | None = None  # the slowest that they came from: "ram" or "disk"
     saved_seconds: float = 0.0  # that their computation took when they were stored
     reasoning_tokens: int = 0  # of the completion tokens; see answer_reader.py

@@ -102,6 +102,7 @@ def _read_finished(event: engine_pb2.Event) -> Finished:
         ),
         prompt_logprobs=_read_logprobs(finished.prompt_logprobs),
         stored_tokens=finished.stored_tokens,
+        disk_tokens=finished.disk_tokens,
         tier=finished.tier if finished.HasField("tier") else None,
         saved_seconds=finished.saved_seconds,
     )
@@ -115,6 +116,8 @@ def _read_logprobs(entries: Iterable[engine_pb2.TokenLogprob]) -> tuple[TokenLog
 
 _READERS: Mapping[str | None, Callable[[engine_pb2.Event], GenerationEvent]] = {
     "queued": _read_waiting,
-    "started": lambda event: Started(event.started.prompt_tokens, event.started.cached_tokens),
+    "started": lambda event: Started(
+        event.started.prompt_tokens, event.started.cached_tokens, event.started.stored_tokens
+    ),
     "finished": _read_finished,
 }

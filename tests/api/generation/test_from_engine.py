@@ -71,9 +71,11 @@ def test_log_probabilities_are_read_with_the_likeliest_tokens_and_stay_in_order(
 
 def test_what_was_stored_of_a_prompt_is_read() -> None:
     event = finished()
-    event.finished.MergeFrom(engine_pb2.Finished(stored_tokens=2, tier="disk", saved_seconds=1.5))
+    event.finished.MergeFrom(
+        engine_pb2.Finished(stored_tokens=2, disk_tokens=1, tier="disk", saved_seconds=1.5)
+    )
 
     (end,) = read_events([event], with_logprobs=False)
 
     assert isinstance(end, Finished)
-    assert (end.stored_tokens, end.tier, end.saved_seconds) == (2, "disk", 1.5)
+    assert (end.stored_tokens, end.disk_tokens, end.tier, end.saved_seconds) == (2, 1, "disk", 1.5)

@@ -50,6 +50,7 @@ def test_a_new_process_finds_what_another_one_computed(tmp_path: Path, end: str)
     assert again.text == first.text == other.text
     finished = again.finished[0]
     assert (finished.stored_tokens, finished.tier) == (STORED, "disk")
+    assert finished.disk_tokens == STORED
     assert finished.saved_seconds > 0
     assert other.finished[0].cached_tokens == 0
 

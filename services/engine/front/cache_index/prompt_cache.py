@@ -48,7 +48,7 @@ class PromptCache:
         self._keyring = keyring
         self._tiers = {tier.folder.tier: tier for tier in tiers}
         self._connection = connection
-        self._write = write
+        self.write = write
         self._min_free_bytes = min_free_bytes
         self._stopped = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -76,7 +76,7 @@ class PromptCache:
             model_digest=model_digest,
             disk_folder=folders.get("disk"),
             ram_folder=folders.get("ram"),
-            write=self._write,
+            write=self.write,
             min_free_bytes=self._min_free_bytes,
         )
 

@@ -22,7 +22,9 @@ class CacheRpcs:
         """What is stored, of one tenant or of all."""
         statuses = await self._prompt_cache.read_status()
         if not request.HasField("tenant"):
-            return pb.CacheStatusResponse(tiers=[_build_tier(status) for status in statuses])
+            return pb.CacheStatusResponse(
+                tiers=[_build_tier(status) for status in statuses], write=self._prompt_cache.write
+            )
         tag = self._prompt_cache.tag(request.tenant)
         return pb.CacheStatusResponse(
             tiers=[
@@ -32,7 +34,8 @@ class CacheRpcs:
                     bytes=status.tenants.get(tag, 0),
                 )
                 for status in statuses
-            ]
+            ],
+            write=self._prompt_cache.write,
         )
 
     async def delete(self, request: pb.DeleteCacheRequest) -> pb.DeleteCacheResponse:

@@ -184,6 +184,7 @@ def _build_finished(item: messages.Finished) -> pb.Finished:
         stored_tokens=item.stored_tokens,
         tier=item.tier,
         saved_seconds=item.saved_seconds,
+        disk_tokens=item.disk_tokens,
     )
 
 

@@ -116,6 +116,7 @@ class OutputProcessor:
                 stored_tokens=event.stored_tokens,
                 tier=event.tier,
                 saved_seconds=event.saved_seconds,
+                disk_tokens=event.disk_tokens,
             )
         )
         # Not by `reason`: that of an answer whose event comes later in this step is set already.

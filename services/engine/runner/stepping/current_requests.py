@@ -84,4 +84,5 @@ def build_ended_event(branch: Branch) -> Ended:
         branch.stored_tokens,
         branch.tier,
         branch.saved_seconds,
+        branch.disk_tokens,
     )

@@ -66,6 +66,7 @@ class PromptRestorer:
         self._sequence_pool.add_state(sequence, stored.end, self._backend.first_position)
         if branch.cached_tokens is None:
             branch.stored_tokens += stored.end - stored.start
+            branch.disk_tokens += stored.end - stored.start if stored.tier == "disk" else 0
             branch.tier = "disk" if "disk" in (branch.tier, stored.tier) else stored.tier
             branch.saved_seconds += stored.seconds
 

@@ -21,9 +21,11 @@ def test_the_end_of_an_answer_tells_what_was_stored_of_its_prompt() -> None:
         stored_tokens=768,
         tier="disk",
         saved_seconds=2.5,
+        disk_tokens=512,
     )
     events = build_frame([(1, messages.Started(1, 900, 800, 768)), (1, end)]).events
 
     assert events[0].started.stored_tokens == 768
     finished = events[1].finished
     assert (finished.stored_tokens, finished.tier, finished.saved_seconds) == (768, "disk", 2.5)
+    assert finished.disk_tokens == 512

@@ -71,6 +71,7 @@ class Branch:
     snapshot_length: int = 0  # of the prompt, at which the store gets the state; 0: nowhere
     cached_tokens: int | None = None  # of the prompt, when it first began to compute
     stored_tokens: int = 0  # of those: they came from the store
+    disk_tokens: int = 0  # of those: from the disk
     tier: CacheTier | None = None  # the slowest that they came from
     saved_seconds: float = 0.0  # that their computation took when they were stored
     counted_tokens: int = 0  # of the prompt, computed for this branch at least once
@@ -116,7 +117,8 @@ class Branch:
 
     def forget_cached(self) -> None:
         """The tokens that it began with were lost."""
-        self.stored_tokens, self.tier, self.saved_seconds = 0, None, 0.0
+        self.stored_tokens = self.disk_tokens = 0
+        self.tier, self.saved_seconds = None, 0.0
         if self.cached_tokens is not None:
             self.cached_tokens = 0
 
