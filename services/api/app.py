@@ -18,8 +18,10 @@ from services.api.access.key_files import KeyFiles, create_key_files
 from services.api.access.key_manager import KeyManager
 from services.api.access.keys import KeyStore
 from services.api.access.principal import Authenticator
-from services.api.admin import cache, keys, pulls, search, status, updates
+from services.api.admin import cache, cache_report, keys, pulls, search, status, updates
 from services.api.admin import models as admin_models
+from services.api.cache_reports.recorder import CacheReports
+from services.api.cache_reports.report_store import ReportStore
 from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
 from services.api.dependencies import ApiParts
@@ -44,7 +46,7 @@ from services.shared.store.model_store import ModelStore
 # `models` has paths that match all below /v1/models/, so what is more exact comes before it.
 _ROUTES = (
     *(chat, completions, embeddings, rerank, tokens, keys, pulls, admin_models, updates, models),
-    *(search, cache, status, health),
+    *(search, cache, cache_report, status, health),
 )
 _CORS_HEADERS = (
     "authorization",
@@ -81,6 +83,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
     )
     catalog = Catalog(store, pull_client, engine)
     prompts = PromptRenderer()
+    cache_reports = CacheReports(ReportStore(connection))
     pull_on_demand = PullOnDemand(catalog, pull_client, settings.pull_on_demand)
     parts = ApiParts(
         settings=settings,
@@ -94,12 +97,14 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
             engine,
             timeout_seconds=settings.request_timeout_seconds,
             shares_tenant=settings.shared_tenant,
+            reports=cache_reports,
         ),
         embeddings=EmbeddingService(
             pull_on_demand, engine, timeout_seconds=settings.request_timeout_seconds
         ),
         parse_budget=ParseBudget(),
         keys=KeyManager(connection, key_files),
+        cache_reports=cache_reports,
     )
     authenticator = Authenticator(key_files, key_store)
     app = FastAPI(
@@ -160,6 +165,7 @@ def _build_lifespan(
         finally:
             trimming.set()
             await app.state.shutdown.finish()
+            await parts.cache_reports.close()
             await connection.aclose()
 
     return lifespan

@@ -14,6 +14,7 @@ from fastapi import Depends, Header, Request
 
 from services.api.access.key_manager import KeyManager
 from services.api.access.principal import Principal, require_admin
+from services.api.cache_reports.recorder import CacheReports
 from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
 from services.api.generation.embeddings import EmbeddingService
@@ -39,6 +40,7 @@ class ApiParts:
     embeddings: EmbeddingService
     parse_budget: ParseBudget
     keys: KeyManager
+    cache_reports: CacheReports
 
 
 def _require_user(request: Request) -> Principal:

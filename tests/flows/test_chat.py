@@ -6,7 +6,9 @@ import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.flows.stack import (
@@ -16,6 +18,7 @@ from tests.flows.stack import (
     iterate_events,
     load_recorded_answers,
 )
+from tests.waiting import until
 
 FRANCE = "What is the capital of France?"
 
@@ -58,6 +61,37 @@ def test_the_openai_client_streams_an_answer(stack: RunningStack) -> None:
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
 
     assert text == "Paris."
+
+
+def test_a_report_says_where_the_tokens_of_a_prompt_came_from(stack: RunningStack) -> None:
+    question = "Name the largest city of the country that the Seine flows through. " * 8
+
+    def ask(content: str, request_id: str) -> dict[str, Any]:
+        with stack.http() as http:
+            http.headers["x-request-id"] = request_id
+            http.post("/v1/chat/completions", json=build_greedy_body(content)).raise_for_status()
+            return until(lambda: read_report(http, request_id))
+
+    first = ask(question, "first")
+    again = ask(question, "again")
+    other = ask(f"{question}Now.", "other")
+
+    assert (again["reason"], again["compared_with"]) == ("found", "first")
+    assert again["cached_tokens"]["live"] == again["prompt_tokens"] - again["computed_tokens"] > 0
+    assert (
+        first["prompt_tokens"]
+        == again["prompt_tokens"]
+        == first["computed_tokens"] + sum(first["cached_tokens"].values())
+    )
+    assert other["difference"]["field"] == "messages[0].content"
+    assert 0 <= len(question) - other["difference"]["character"] < 16
+
+
+def read_report(http: httpx.Client, request_id: str) -> dict[str, Any] | None:
+    """The report once it is complete; nothing waits for that."""
+    answer = http.get(f"/v1/requests/{request_id}/cache")
+    report: dict[str, Any] | None = answer.json() if answer.status_code == 200 else None
+    return report if report is not None and report["is_finished"] else None
 
 
 def test_four_concurrent_streams_give_the_same_answers_as_alone(stack: RunningStack) -> None:

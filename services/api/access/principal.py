@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.api.access.key_files import KeyFiles
 from services.api.access.keys import KeyStore, Role, hash_key
@@ -12,6 +14,7 @@ from services.api.access.refusal_log import RefusalLog
 from services.shared.errors import NotAuthenticated, PermissionDenied
 
 _MAX_KEY_CHARS = 512
+_FINGERPRINTS = b"spindll fingerprints of prompts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class Principal:
     name: str
     # Principals of one tenant use what the others' prompts computed; empty: none shares with this.
     tenant: str = ""
+    # Keys the hashes of what this principal asked (cache_reports/); only the API key's holder has it.
+    fingerprint_key: bytes = field(default=b"", repr=False, compare=False)
 
 
 class Authenticator:
@@ -51,7 +56,13 @@ class Authenticator:
         if key is None:
             self._wrong_keys.report(client)
             raise NotAuthenticated("this API key is not valid")
-        return Principal(id=key.id, role=key.role, name=key.name, tenant=key.tenant)
+        return Principal(
+            id=key.id,
+            role=key.role,
+            name=key.name,
+            tenant=key.tenant,
+            fingerprint_key=_derive_fingerprint_key(presented),
+        )
 
 
 def extract_key(credentials: Mapping[str, str]) -> str:
@@ -60,6 +71,10 @@ def extract_key(credentials: Mapping[str, str]) -> str:
     presented = token.strip() if scheme.lower() == "bearer" else ""
     presented = presented or credentials.get("x-api-key", "").strip()
     return presented if len(presented) <= _MAX_KEY_CHARS else ""
+
+
+def _derive_fingerprint_key(presented: str) -> bytes:
+    return hmac.digest(presented.encode(), _FINGERPRINTS, hashlib.sha256)
 
 
 def require_admin(principal: Principal) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 
+from services.api.cache_reports.recorder import Recording
+from services.api.cache_reports.report import PromptUse
 from services.api.clients.generation_stream import GenerationStream
 from services.api.generation.answer_reader import EventReader
-from services.api.generation.events import Finished, GenerationEvent
+from services.api.generation.events import Finished, GenerationEvent, Started
 from services.api.generation.from_engine import EngineEvent, read_events
 from services.api.generation.request import GenerationRequest
 from services.api.generation.usage import UsageCounter
@@ -33,7 +35,9 @@ class Generation:
         model: str,
         make_parser: MakeParser | None,
         started_at: float,
+        recording: Recording | None = None,
     ) -> None:
+        """`recording`: where a report is written about the prompt."""
         self.answer_count = request.answer_count
         self.usage = UsageCounter(
             answers_per_prompt=request.answers_per_prompt, answer_count=request.answer_count
@@ -44,6 +48,7 @@ class Generation:
         self._model = model
         self._stream = stream
         self._started_at = started_at
+        self._recording = recording
         self._outcome = "cancelled"
         self._is_settled = False
 
@@ -91,6 +96,8 @@ class Generation:
         for event in events:
             if isinstance(event, Finished):
                 self.usage.add(event)
+            elif isinstance(event, Started) and self._recording is not None:
+                self._recording.begin(_read_use(event))
         if self._is_cut:
             self._stream.close()
         return events
@@ -132,6 +139,9 @@ class Generation:
         if not self._is_settled:
             self._is_settled = True
             self._log()
+            if self._recording is not None:
+                usage = self.usage
+                self._recording.finish(usage.prompt_use, prompt_seconds=usage.prompt_seconds)
 
     def _log(self) -> None:
         usage = self.usage
@@ -149,3 +159,11 @@ class Generation:
                 "seconds": round(self.seconds, 4),
             },
         )
+
+
+def _read_use(started: Started) -> PromptUse:
+    return PromptUse(
+        prompt_tokens=started.prompt_tokens,
+        cached_tokens=started.cached_tokens,
+        stored_tokens=started.stored_tokens,
+    )

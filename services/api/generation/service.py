@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 
 from services.api.access.principal import Principal
+from services.api.cache_reports.fingerprint import Prompt as SourcePrompt
+from services.api.cache_reports.recorder import CacheReports, Recording
 from services.api.clients.blocking_calls import BlockingCalls
 from services.api.clients.engine import EngineClient
 from services.api.generation.answer_constraint import (
@@ -37,6 +39,7 @@ from services.api.models.pull_on_demand import PullOnDemand
 from services.api.parsing.parser_choice import MakeParser, choose_parser, find_thinking
 from services.api.prompts.render import Conversation, PromptRenderer
 from services.shared.errors import DeadlineExceeded
+from services.shared.logs import request_id
 from services.shared.store.manifest import Manifest
 
 _RENDER_THREADS = 2
@@ -49,6 +52,7 @@ class _Prepared:
     """What a request needs besides its options. `make_parser`: None where answers are plain."""
 
     prompts: Sequence[Prompt]
+    source: SourcePrompt  # what they were made of
     constraint: AnswerConstraint | None = None
     make_parser: MakeParser | None = None
 
@@ -57,7 +61,7 @@ class GenerationService:
     """Opens the generations of one worker.
 
     `timeout_seconds`: the service's own limit; 0: none. `shares_tenant`: all principals are one
-    tenant, so that what one's prompts computed is used for the others' too.
+    tenant, so that what one's prompts computed is used for the others' too. `reports`: where reports about prompts go.
     """
 
     def __init__(
@@ -68,12 +72,14 @@ class GenerationService:
         *,
         timeout_seconds: float,
         shares_tenant: bool,
+        reports: CacheReports | None = None,
     ) -> None:
         self._models = models
         self._prompts = prompts
         self._engine = engine
         self._timeout_seconds = timeout_seconds
         self._shares_tenant = shares_tenant
+        self._reports = reports
         self._dialects = DialectChoice(prompts)
         self._renders = BlockingCalls("render", threads=_RENDER_THREADS, max_calls=_MAX_RENDERS)
 
@@ -92,12 +98,13 @@ class GenerationService:
                 prepared = await self._prepare(manifest, request)
         except TimeoutError:
             raise DeadlineExceeded("the request's deadline passed before it was prepared") from None
+        tenant = self.find_tenant(request.principal)
         submit = build_submit(
             subtract_elapsed(limited, started_at),
             prepared.prompts,
             prepared.constraint,
             model=manifest.name,
-            tenant=self.find_tenant(request.principal),
+            tenant=tenant,
         )
         stream = await self._engine.generate(submit)
         return Generation(
@@ -106,6 +113,22 @@ class GenerationService:
             model=manifest.name,
             make_parser=prepared.make_parser,
             started_at=started_at,
+            recording=self._start_report(request, prepared.source, manifest, tenant),
+        )
+
+    def _start_report(
+        self, request: GenerationRequest, prompt: SourcePrompt, manifest: Manifest, tenant: str
+    ) -> Recording | None:
+        if self._reports is None:
+            return None
+        return self._reports.start(
+            request_id.get(),
+            request.principal,
+            prompt,
+            manifest=manifest,
+            tenant=tenant,
+            private_key=request.cache_key,
+            uses_cache=request.use_cache,
         )
 
     async def count_prompt_tokens(self, request: GenerationRequest) -> int:
@@ -151,6 +174,7 @@ class GenerationService:
             output = request.structured_output
             return _Prepared(
                 [build_prompt(each) for each in prompt],
+                prompt,
                 None if output is None else AnswerConstraint(output),
             )
         return await self._renders.run(
@@ -182,7 +206,7 @@ class GenerationService:
             separates_reasoning=request.separates_reasoning,
             dialect=dialect,
         )
-        return _Prepared([prompt], constraint, make_parser)
+        return _Prepared([prompt], conversation, constraint, make_parser)
 
     def find_tenant(self, principal: Principal) -> str:
         """Whose computed prompts a principal uses."""

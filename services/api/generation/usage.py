@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.api.cache_reports.report import PromptUse
 from services.api.generation.events import Finished
 
 
@@ -53,6 +54,19 @@ class UsageCounter:
     def saved_seconds(self) -> float:
         """The time that computing them took when they were stored."""
         return sum(f.saved_seconds for f in self._prompts.values())
+
+    @property
+    def prompt_use(self) -> PromptUse | None:
+        """Where the tokens of the prompts came from; None before an answer has ended."""
+        if not self._prompts:
+            return None
+        return PromptUse(
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            stored_tokens=self.stored_tokens,
+            disk_tokens=sum(f.disk_tokens for f in self._prompts.values()),
+            saved_seconds=self.saved_seconds,
+        )
 
     @property
     def completion_tokens(self) -> int:

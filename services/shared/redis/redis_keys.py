@@ -16,6 +16,9 @@
 | spindll:searches | pub/sub channel for queries of search.py, updates.py; not a key | api | none |
 | spindll:search_claim:{query} | string: a puller answers this query | puller | 60 s |
 | spindll:search_answer:{query} | list of one: the answer to a query | puller | 60 s or until read |
+| spindll:cache_report:{request} | hash: id of an API key -> the report of its request | api | an hour |
+| spindll:cache_reports:{principal} | list: ids of the last requests of an API key | api | an hour |
+| spindll:cache_asked:{principal} | hash: model -> keyed hashes of the last prompt of an API key | api | an hour |
 | spindll:kv:{name} | the index of stored prompts, see engine/front/cache_index/index.py | engine | 90 days after the last entry |
 
 RQ's own keys start with `rq:`. Which service may touch which keys is in redis_users.py.
@@ -39,6 +42,7 @@ PULL_BYTES_SECONDS = 5
 PULLS_ENDED_SECONDS = 24 * 3600
 PULLS_ON_DEMAND_SECONDS = 3600
 SEARCH_KEY_SECONDS = 60
+CACHE_REPORT_SECONDS = 3600
 
 
 def pull(job_id: str) -> str:
@@ -79,6 +83,21 @@ def search_claim(query_id: str) -> str:
 def search_answer(query_id: str) -> str:
     """The list that receives the answer to this query."""
     return f"{PREFIX}search_answer:{query_id}"
+
+
+def cache_report(request_id: str) -> str:
+    """The reports about the requests that have this id, one for each API key."""
+    return f"{PREFIX}cache_report:{request_id}"
+
+
+def cache_reports(principal: str) -> str:
+    """The requests of this API key that have reports, the newest last."""
+    return f"{PREFIX}cache_reports:{principal}"
+
+
+def cache_asked(principal: str) -> str:
+    """What the next requests of this API key are compared with, by model."""
+    return f"{PREFIX}cache_asked:{principal}"
 
 
 def kv(name: str) -> str:

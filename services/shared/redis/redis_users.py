@@ -67,6 +67,9 @@ USERS: Mapping[str, RedisUser] = {
             *_PULL_KEYS,
             redis_keys.pulls_on_demand(_ANY),
             redis_keys.search_answer(_ANY),
+            redis_keys.cache_report(_ANY),
+            redis_keys.cache_reports(_ANY),
+            redis_keys.cache_asked(_ANY),
             # Of RQ, what queueing a ticket needs.
             "rq:queues",
             "rq:queue:*",

@@ -1,0 +1,1 @@
+"""Why the prompt of a request was computed, or found in the prompt cache."""
