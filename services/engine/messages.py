@@ -52,6 +52,9 @@ class Submit(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     pieces: tuple[TextPiece, ...] | None = None
     add_special: bool = False
     tokens: tuple[int, ...] | None = None
+    # Where messages end in the pieces, in characters of all of them together, ascending: the state
+    # there is kept for other prompts, by models that cannot share any token's.
+    cuts: tuple[int, ...] = ()
     sampling: Sampling
     stopping: Stopping
     constraint: Constraint | None = None
@@ -155,6 +158,7 @@ class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
     prompt_tokens: int
     cached_tokens: int
     stored_tokens: int = 0  # of the cached ones: those that came from a tier of the prompt cache
+    uses_cuts: bool = False  # `Submit.cuts` are of use to this model
 
 
 class Delta(msgspec.Struct, frozen=True, tag=True, array_like=True):

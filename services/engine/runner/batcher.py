@@ -79,6 +79,7 @@ class BatchRequest:
     is_shareable: bool = True  # may share computed tokens with other requests
     prompt_logprobs: int | None = None  # as `Answer.top_logprobs`, for the tokens of the prompt
     chain: Chain | None = None  # of the prompt, in the store; None: nothing is stored or fetched
+    cuts: tuple[int, ...] = ()  # ascending lengths at which other prompts may part from this one
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -171,6 +172,10 @@ class Batcher(Protocol):
     @property
     def store(self) -> PromptStore | None:
         """The store of computed prompts, which `close` does not close. None: nothing is stored."""
+
+    @property
+    def uses_cuts(self) -> bool:
+        """Whether `BatchRequest.cuts` are of use: what is computed cannot be shared at any token."""
 
     @property
     def counters(self) -> Counters:

@@ -86,6 +86,7 @@ def build_input_processor(batcher: Batcher) -> InputProcessor:
         build_constraint_compiler(batcher.vocabulary),
         context_length=batcher.info.context_length,
         store=batcher.store,
+        uses_cuts=batcher.uses_cuts,
     )
 
 

@@ -55,6 +55,7 @@ class MlxBatcher:
         self.vocabulary = loaded.vocabulary
         self.pooled = None
         self.store: PromptStore | None = None  # what MLX computes is not stored yet
+        self.uses_cuts = False
         self.counters = Counters()
         self._library = loaded.library
         self._max_queued = config.max_queued

@@ -13,6 +13,7 @@ class EncoderBatcher:
     """See Batcher. It is always idle; its model is used through `pooled`."""
 
     store = None
+    uses_cuts = False
 
     def __init__(self, encoder: Encoder) -> None:
         self.info = encoder.info

@@ -20,6 +20,7 @@ from services.engine.runner.errors import build_too_long_error
 from services.engine.runner.kvcache.chain import Chain
 from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.requests.answer import TextAnswer
+from services.engine.runner.requests.cut_tokens import find_cut_tokens
 from services.engine.runner.requests.lazy_constraint import LazyConstraint
 from services.engine.runner.requests.structured_output import ConstraintCompiler, ConstraintState
 from services.engine.runner.sampling.dry import find_breaker_tokens
@@ -37,6 +38,7 @@ class PreparedRequest:
     submit: Submit
     request: BatchRequest
     answers: list[TextAnswer]  # those of the request
+    uses_cuts: bool = False  # `Submit.cuts` are of use to this model
     started_at: float | None = None
     ended_answers: int = 0
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -52,12 +54,14 @@ class InputProcessor:
         *,
         context_length: int,
         store: PromptStore | None = None,
+        uses_cuts: bool = False,
     ) -> None:
-        """`store`: where computed prompts are stored, if they are."""
+        """`store`: where computed prompts are stored, if they are. `uses_cuts`: see Batcher."""
         self._vocabulary = vocabulary
         self._constraints = constraints
         self._context_length = context_length
         self._store = store
+        self._uses_cuts = uses_cuts
 
     def prepare(self, submit: Submit, *, arrived_at: float) -> PreparedRequest:
         """Prepare one request.
@@ -145,14 +149,26 @@ class InputProcessor:
             is_shareable=not submit.no_cache,
             prompt_logprobs=(submit.top_logprobs or 0) if submit.prompt_logprobs else None,
             chain=self._open_chain(submit, prompt),
+            cuts=self._find_cuts(submit, prompt),
         )
-        return PreparedRequest(submit, request, answers)
+        return PreparedRequest(submit, request, answers, self._uses_cuts)
 
     def _open_chain(self, submit: Submit, prompt: list[int]) -> Chain | None:
         # Where the prompt's own log-probabilities are wanted, all of it must be computed.
         if self._store is None or submit.no_cache or submit.prompt_logprobs:
             return None
         return self._store.open_chain(submit.cache_keys, prompt) if submit.cache_keys else None
+
+    def _find_cuts(self, submit: Submit, prompt: list[int]) -> tuple[int, ...]:
+        if not self._uses_cuts or submit.no_cache:
+            return ()
+        return find_cut_tokens(
+            self._vocabulary,
+            submit.pieces or (),
+            submit.cuts,
+            prompt,
+            add_special=submit.add_special,
+        )
 
     def _tokenize_prompt(self, submit: Submit) -> list[int]:
         if submit.tokens is None:

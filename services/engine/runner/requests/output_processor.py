@@ -80,7 +80,13 @@ class OutputProcessor:
             prompt_tokens = len(prepared.request.prompt)
             self._counters.prompt_tokens += prompt_tokens
             self._events.append(
-                Started(event.id, prompt_tokens, event.cached_tokens, event.stored_tokens)
+                Started(
+                    event.id,
+                    prompt_tokens,
+                    event.cached_tokens,
+                    event.stored_tokens,
+                    prepared.uses_cuts,
+                )
             )
 
     def _publish_delta(self, answer: TextAnswer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.engine.runner.batcher import Answer, BatchEvent, BatchRequest, Ended, Failed
+from services.engine.runner.stepping.scheduler.cuts import space_cuts
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.shared.errors import SpindllError
 
@@ -22,6 +23,7 @@ def build_request(request: BatchRequest) -> Request:
         is_shareable=request.is_shareable,
         wants_prompt_logits=request.prompt_logprobs is not None,
         chain=request.chain,
+        cuts=space_cuts(request.cuts, len(request.prompt)),
     )
 
 

@@ -37,7 +37,9 @@ def execute_operations(backend: Backend, operations: Iterable[MemoryOperation]) 
 
 def save_checkpoints(backend: Backend, plan: StepPlan) -> dict[Branch, bytes]:
     """The states at the ends of the computed chunks that ask for one. Raises BackendError."""
-    checkpoints = {}
+    checkpoints: dict[Branch, bytes] = {}
+    if not backend.takes_checkpoints:
+        return checkpoints
     for chunk in plan.chunks:
         if chunk.ends_at_checkpoint:
             assert chunk.branch.sequence is not None

@@ -11,11 +11,9 @@ from functools import partial
 from services.engine.runner.kvcache.chain import BLOCK_TOKENS
 from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.stepping.kv.pooled_sequence import Match
-from services.engine.runner.stepping.scheduler.chunking import find_cut
+from services.engine.runner.stepping.scheduler.cuts import MIN_CUT_TOKENS, list_cuts
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.stored_prefixes import BeginFetch
-
-_MIN_TOKENS = 64  # that a fetch must save: fewer are computed as fast
 
 
 class PromptFinder:
@@ -32,7 +30,7 @@ class PromptFinder:
         if chain is None:
             return None
         end = min(chain.length, len(branch.tokens) - 1)  # the last token must be computed
-        least = saved + _MIN_TOKENS
+        least = saved + MIN_CUT_TOKENS
         if least > end:
             return None
         start = saved if self._saves_whole else self._align(computed)
@@ -46,13 +44,19 @@ class PromptFinder:
         length = self._align(match.length) if match is not None else 0
         return Match(match.source, length) if match is not None and length else None
 
-    def find_snapshot_length(self, branch: Branch) -> int:
-        """See StoredPrefixes.find_snapshot_length."""
-        chain = branch.request.chain
-        length = find_cut(branch)
-        if chain is None or not self._saves_whole or branch.index > 0 or length <= branch.computed:
-            return 0
-        return length if self._store.wants(chain, length) else 0
+    def find_snapshot_lengths(self, branch: Branch) -> set[int]:
+        """See StoredPrefixes.find_snapshot_lengths.
+
+        Where messages end, what was computed before may be an answer that ended there: its state
+        is stored already, and another one a few tokens later would be as large.
+        """
+        request, chain = branch.request, branch.request.chain
+        if chain is None or not self._saves_whole or branch.index > 0:
+            return set()
+        least = branch.computed + MIN_CUT_TOKENS
+        lengths = [n for n in list_cuts(request) if n > branch.computed]
+        useful = [n for n in lengths if n >= least or n not in request.cuts]
+        return {length for length in useful if self._store.wants(chain, length)}
 
     def _align(self, length: int) -> int:
         return 0 if self._saves_whole else length // BLOCK_TOKENS * BLOCK_TOKENS

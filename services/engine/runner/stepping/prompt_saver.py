@@ -2,7 +2,7 @@
 
 Blocks of a dense memory are copied after the first token of the answer, and when it has ended, from
 the sequence as long as the pool keeps it. The state of another memory exists at its present length
-only. So it is copied when the prompt is computed up to a cut (`find_cut`) and waits here for the
+only. So it is copied when the prompt is computed up to a cut (cuts.py) and waits here for the
 first token; and again when the answer has ended, if the sequence is still idle then.
 """
 
@@ -89,18 +89,17 @@ class PromptSaver:
         return len(self._jobs) + len(self._snapshots)
 
     def take_snapshot(self, chunks: Sequence[Chunk], token_seconds: float) -> None:
-        """Copy the state of one of the prompts that a step has computed up to their cut."""
+        """Copy the state of the prompt that a step has computed up to a cut; plans have one of them."""
         for chunk in chunks:
             branch, length = chunk.branch, chunk.start + chunk.count
-            if length != branch.snapshot_length or branch.sequence is None:
+            if length not in branch.snapshot_lengths or branch.sequence is None:
                 continue
-            branch.snapshot_length = 0
+            branch.snapshot_lengths.discard(length)
             if sum(len(snapshot.state) for snapshot in self._snapshots) > _MAX_SNAPSHOT_BYTES:
-                return
+                continue
             state = self._copy(branch.sequence, 0, length)
             if state is not None:
                 self._snapshots.append(_Snapshot(branch, length, state, token_seconds * length))
-            return
 
     def find_progress(
         self, chunks: Sequence[Chunk], results: Sequence[ChunkResult]

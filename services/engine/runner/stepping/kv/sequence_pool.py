@@ -10,20 +10,21 @@ executed in their order before the next step. `cells` is exact once they have be
 The memory policy decides which prefixes of a sequence can be shared: a dense memory shares any
 prefix, a recurrent memory only its present state and its checkpoints. A sliding-window memory
 shares a prefix while it holds the window before its end. Any step may take older cells away, so the
-backend is asked after each step.
+backend is asked after each step; a prefix may be kept longer as a sequence of its own.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from services.engine.core import MAX_CHECKPOINT_BYTES, MemoryPolicy
 from services.engine.runner.stepping.kv.cells import Cells
+from services.engine.runner.stepping.kv.checkpoints import Checkpoints
 from services.engine.runner.stepping.kv.memory_operations import Cut, Drop, MemoryOperation, Share
 from services.engine.runner.stepping.kv.pooled_sequence import Match, PooledSequence
-from services.engine.runner.stepping.kv.prefix_tree import PrefixForest
+from services.engine.runner.stepping.kv.prefix_search import PrefixSearch
 from services.engine.runner.stepping.kv.retention import ReuseClass, ReuseStatistics
 
 _CHECK_ROWS = 64  # between two checks of what idle sequences have cost
@@ -56,17 +57,22 @@ class SequencePool:
         self.takes_checkpoints = takes_checkpoints
         self.shares_cells = shares_cells
         self.is_recurrent = policy is MemoryPolicy.RECURRENT  # only exact states can be shared
+        is_dense = policy is MemoryPolicy.DENSE
+        self.keeps_prefixes = shares_cells and not (is_dense or takes_checkpoints)
         self._window = window
+        self._max_prefixes = max(1, id_count // 4)  # that `keep_prefix` keeps
         self._free_ids = list(range(id_count))  # a heap; see docs/decisions/009
         self._busy: dict[int, PooledSequence] = {}
         self._cached: OrderedDict[int, PooledSequence] = OrderedDict()  # least recently used first
-        self._prefixes = PrefixForest(self._read_tokens)
+        self._search = PrefixSearch(
+            self._busy, self._cached, is_recurrent=self.is_recurrent, window=window
+        )
         self._operations: list[MemoryOperation] = []
         self.break_even_rows = break_even_rows
         self._reuse_statistics = ReuseStatistics()
         self._rows = 0  # computed so far
         self._next_check = 0  # in rows
-        self._checkpoint_bytes = 0
+        self._checkpoints = Checkpoints(MAX_CHECKPOINT_BYTES)
 
     @property
     def can_share_prefixes(self) -> bool:
@@ -85,17 +91,7 @@ class SequencePool:
 
     def find(self, tokens: Sequence[int], *, realm: str) -> Match | None:
         """Find the longest prefix of `tokens`, but not all, that is computed in their realm."""
-        limit = len(tokens) - 1  # the last token must be computed, because its logits are needed
-        if self.is_recurrent:
-            return self._find_state(tokens, limit, realm)
-
-        def is_intact(id_: int, length: int) -> bool:
-            return self._holds_window(self._get(id_), min(length, limit))
-
-        found = self._prefixes.find(realm, tokens, is_intact if self._window else None)
-        if found is None or (length := min(found[1], limit)) <= 0:
-            return None
-        return Match(self._get(found[0]), length)
+        return self._search.find(tokens, realm=realm)
 
     def refresh_windows(self, first_position: Callable[[int], int]) -> None:
         """Call this after each step: read what a sliding-window memory still holds."""
@@ -123,9 +119,11 @@ class SequencePool:
     ) -> PooledSequence:
         """Lend a sequence to an answer with these tokens; it begins with the matched prefix."""
         match = self._without_last_id(match)
-        share = match.length / match.source.length if match is not None else 0.0
-        if match is not None and match.source.id in self._cached:
-            self._reuse_statistics.record_reuse(match.source.reuse_class, share)
+        share = 0.0  # of an earlier chat, not of a prefix that is kept for any
+        if match is not None and not match.source.is_prefix:
+            share = match.length / match.source.length
+            if match.source.id in self._cached:
+                self._reuse_statistics.record_reuse(match.source.reuse_class, share)
         reuse_class = (principal, share > _CONTINUATION_SHARE)
         if match is not None and self._can_adopt(match):
             return self._adopt(
@@ -143,7 +141,7 @@ class SequencePool:
         if match is not None:
             self._begin_with(sequence, match)
         if is_shareable:
-            self._prefixes.insert(realm, sequence.id, tokens, sequence.length)
+            self._search.insert(sequence)
         return sequence
 
     def grow(self, sequence: PooledSequence, length: int) -> None:
@@ -151,7 +149,7 @@ class SequencePool:
         sequence.leaf = self.cells.grow(sequence.leaf, length - sequence.length)
         sequence.length = length
         if sequence.is_shareable:
-            self._prefixes.insert(sequence.realm, sequence.id, sequence.tokens, length)
+            self._search.insert(sequence)
 
     def cut(self, sequence: PooledSequence, computed: int) -> None:
         """Have the backend forget the tokens from the sequence's length up to `computed`."""
@@ -183,9 +181,9 @@ class SequencePool:
         """Forget a sequence, busy or cached."""
         self._busy.pop(sequence.id, None)
         self._cached.pop(sequence.id, None)
-        self._prefixes.remove(sequence.realm, sequence.id)
+        self._search.remove(sequence)
         self.cells.release(sequence.leaf)
-        self._checkpoint_bytes -= sum(map(len, sequence.checkpoints.values()))
+        self._checkpoints.drop(sequence)
         heapq.heappush(self._free_ids, sequence.id)
         self._operations.append(Drop(sequence.id))
 
@@ -200,7 +198,7 @@ class SequencePool:
         return (
             present is sequence
             and sequence.length >= length
-            and self._holds_window(sequence, length)
+            and self._search.holds_window(sequence, length)
         )
 
     def evict(self) -> bool:
@@ -212,26 +210,40 @@ class SequencePool:
 
     def add_checkpoint(self, sequence: PooledSequence, checkpoint: bytes) -> None:
         """Keep the backend's checkpoint of the sequence's present length, within the byte limit."""
-        sequence.checkpoints[sequence.length] = checkpoint
-        self._checkpoint_bytes += len(checkpoint)
-        for other in (*self._cached.values(), *self._busy.values()):
-            while self._checkpoint_bytes > MAX_CHECKPOINT_BYTES and other.checkpoints:
-                oldest = next(iter(other.checkpoints))
-                self._checkpoint_bytes -= len(other.checkpoints.pop(oldest))
+        self._checkpoints.add(sequence, checkpoint)
 
-    def _find_state(self, tokens: Sequence[int], limit: int, realm: str) -> Match | None:
-        best: Match | None = None
-        for sequence in self._list_shareable(realm):
-            for length, checkpoint in ((sequence.length, None), *sequence.checkpoints.items()):
-                longest = best.length if best else 0
-                if longest < length <= limit and sequence.tokens[:length] == tokens[:length]:
-                    best = Match(sequence, length, checkpoint)
-        return best
+    def keep_prefix(self, sequence: PooledSequence) -> None:
+        """Keep the present tokens of a lent sequence as an idle one too, where `keeps_prefixes`.
+
+        Others begin with it. Where too many are kept, the least recently used one is dropped.
+        """
+        kept = [other for other in self._cached.values() if other.is_prefix]
+        tokens = sequence.tokens[: sequence.length]
+        if any(other.realm == sequence.realm and other.tokens == tokens for other in kept):
+            return
+        if len(kept) >= self._max_prefixes:
+            self.drop(kept[0])
+        elif not self._free_ids and not self.evict():
+            return
+        prefix = PooledSequence(
+            heapq.heappop(self._free_ids),
+            tokens,
+            self.cells.share(sequence.leaf, sequence.length),
+            length=sequence.length,
+            first=sequence.first,
+            is_prefix=True,
+            realm=sequence.realm,
+            reuse_class=sequence.reuse_class,
+            idle_since_row=self._rows,
+        )
+        self._cached[prefix.id] = prefix
+        self._search.insert(prefix)
+        self._operations.append(Share(sequence.id, prefix.id, prefix.length))
 
     def _can_adopt(self, match: Match) -> bool:
         """Whether an idle source matches as a whole: then it continues as the new sequence."""
         source = match.source
-        return source.id in self._cached and match.length == source.length
+        return source.id in self._cached and match.length == source.length and not source.is_prefix
 
     def _adopt(
         self,
@@ -246,7 +258,7 @@ class SequencePool:
         sequence.is_shareable = is_shareable
         sequence.reuse_class = reuse_class
         if not is_shareable:
-            self._prefixes.remove(sequence.realm, sequence.id)
+            self._search.remove(sequence)
         return sequence
 
     def _begin_with(self, sequence: PooledSequence, match: Match) -> None:
@@ -258,7 +270,11 @@ class SequencePool:
         self.cells.release(empty)
         sequence.length = match.length
         sequence.first = match.source.first
-        self._operations.append(Share(match.source.id, sequence.id, match.length, match.checkpoint))
+        self._checkpoints.share(match.source, sequence)
+        if match.checkpoint is not None:
+            self._checkpoints.mark_used(match.checkpoint)
+        state = match.checkpoint.state if match.checkpoint is not None else None
+        self._operations.append(Share(match.source.id, sequence.id, match.length, state))
         if match.source.id in self._cached:
             self._cached.move_to_end(match.source.id)
             match.source.idle_since_row = self._rows
@@ -282,18 +298,3 @@ class SequencePool:
             victim = next(other for id_, other in self._cached.items() if id_ != source_id)
             self.drop(victim)
         return heapq.heappop(self._free_ids)
-
-    def _holds_window(self, sequence: PooledSequence, length: int) -> bool:
-        """Whether the sequence can be continued after its first `length` tokens."""
-        return sequence.first == 0 or length >= sequence.first + self._window
-
-    def _get(self, id_: int) -> PooledSequence:
-        return self._busy.get(id_) or self._cached[id_]
-
-    def _list_shareable(self, realm: str) -> Iterable[PooledSequence]:
-        everything = (*self._cached.values(), *self._busy.values())
-        return (s for s in everything if s.is_shareable and s.realm == realm)
-
-    def _read_tokens(self, id_: int, start: int, end: int) -> Sequence[int]:
-        sequence = self._get(id_)
-        return sequence.tokens[start : min(end, sequence.length)]

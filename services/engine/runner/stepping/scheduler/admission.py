@@ -15,6 +15,7 @@ from itertools import islice
 
 from services.engine.runner.stepping.kv.pooled_sequence import Match, PooledSequence
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
+from services.engine.runner.stepping.scheduler.cuts import list_cuts
 from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
 from services.engine.runner.stepping.scheduler.following import Leaders, Prefix
 from services.engine.runner.stepping.scheduler.places import (
@@ -22,10 +23,7 @@ from services.engine.runner.stepping.scheduler.places import (
     find_worst_ranks,
     outranks_any,
 )
-from services.engine.runner.stepping.scheduler.request import (
-    ASSUMED_ANSWER_TOKENS,
-    Branch,
-)
+from services.engine.runner.stepping.scheduler.request import ASSUMED_ANSWER_TOKENS, Branch
 from services.engine.runner.stepping.scheduler.stored_prefixes import StoredPrefixes
 
 _MAX_PASSING_SECONDS = 30.0  # others may pass a branch that waits for cells for so long
@@ -104,7 +102,7 @@ class AdmissionControl:
         self._leaders.remove(branch)
         branch.following = None
         branch.checkpoint_lengths.clear()
-        branch.snapshot_length = 0
+        branch.snapshot_lengths.clear()
         branch.close_fetch()
         if branch.sequence is not None:
             if is_trusted:
@@ -254,10 +252,23 @@ class AdmissionControl:
 
     def _begin_to_compute(self, branch: Branch) -> None:
         if self._stored_prefixes is not None:
-            branch.snapshot_length = self._stored_prefixes.find_snapshot_length(branch)
+            branch.snapshot_lengths = self._stored_prefixes.find_snapshot_lengths(branch)
+        if branch.request.is_shareable:
+            self._plan_checkpoints(branch)
         if branch.cached_tokens is None:
             branch.cached_tokens = branch.computed
             self._started.append(branch)
+
+    def _plan_checkpoints(self, branch: Branch) -> None:
+        """Choose the lengths of its prompt at which the state is kept for other prompts."""
+        pool, sequence = self._sequence_pool, branch.sequence
+        assert sequence is not None
+        if pool.takes_checkpoints:
+            branch.checkpoint_lengths.update(list_cuts(branch.request))
+        elif pool.keeps_prefixes:
+            branch.checkpoint_lengths.update(branch.request.cuts)
+            if branch.computed in branch.request.cuts:  # it may have been fetched
+                pool.keep_prefix(sequence)
 
     def _lend(self, branch: Branch, match: Match | None) -> PooledSequence:
         return self._sequence_pool.lend(

@@ -10,17 +10,6 @@ from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.step_plan import Chunk
 
 _MAX_LOGIT_ROWS = 32  # prompt tokens of a step that get logits; each is a row of the vocabulary
-# A recurrent memory gets a checkpoint this many tokens before the end of a prompt, and the store a
-# snapshot: the next turn of a chat, or the same prompt again, differs only in what the template
-# puts last.
-_CHECKPOINT_BEFORE_END = 8
-_MIN_CHECKPOINT_PROMPT = 64  # tokens; for shorter prompts a checkpoint does not pay
-
-
-def find_cut(branch: Branch) -> int:
-    """The length of the prompt at which its state is kept for others; 0: nowhere."""
-    length = len(branch.request.prompt)
-    return length - _CHECKPOINT_BEFORE_END if length >= _MIN_CHECKPOINT_PROMPT else 0
 
 
 def build_decode_chunks(running: Iterable[Branch]) -> list[Chunk]:
@@ -41,25 +30,17 @@ def build_prompt_chunks(
     beside: Sequence[Chunk],
     cells_used: int,
     row_costs: RowCosts,
-    takes_checkpoints: bool,
 ) -> list[Chunk]:
     """The next parts of prompts, `budget` tokens in all, for a step that also computes `beside`.
 
     `followers` holds, by prompt, the branches that wait for it.
     """
-    wants = {
-        b: _count_to_next_stop(b, takes_checkpoints=takes_checkpoints)
-        for b in _keep_one_with_logits(prompts)
-    }
-    dealt = prefill_shares.deal(wants, budget, followers)
+    wants = {b: _count_to_next_stop(b) for b in _keep_one_with_logits(prompts)}
+    dealt = _end_at_one_snapshot(prefill_shares.deal(wants, budget, followers))
     if _is_sparse_tile(dealt, beside, cells_used, row_costs):
         branch, count = dealt.pop()
         dealt.append((branch, count - 1))
-    return [
-        _build_chunk(branch, count, takes_checkpoints=takes_checkpoints)
-        for branch, count in dealt
-        if count > 0
-    ]
+    return [_build_chunk(branch, count) for branch, count in dealt if count > 0]
 
 
 def _is_sparse_tile(
@@ -87,26 +68,34 @@ def _keep_one_with_logits(prompts: Sequence[Branch]) -> list[Branch]:
     return [b for b in prompts if not b.request.wants_prompt_logits or b is wanting[0]]
 
 
-def _count_to_next_stop(branch: Branch, *, takes_checkpoints: bool) -> int:
+def _end_at_one_snapshot(dealt: Iterable[tuple[Branch, int]]) -> list[tuple[Branch, int]]:
+    """Let all prompts but one end before the length at which the store wants their state.
+
+    A step copies one state for the store, so that other answers do not notice.
+    """
+    result: list[tuple[Branch, int]] = []
+    has_snapshot = False
+    for branch, count in dealt:
+        is_at_snapshot = branch.computed + count in branch.snapshot_lengths
+        result.append((branch, count - 1 if is_at_snapshot and has_snapshot else count))
+        has_snapshot |= is_at_snapshot
+    return result
+
+
+def _count_to_next_stop(branch: Branch) -> int:
     """Tokens up to the next place where a chunk must end."""
     if branch.request.wants_prompt_logits and branch.computed < len(branch.request.prompt):
         return min(branch.pending, _MAX_LOGIT_ROWS)
-    stops = [branch.snapshot_length]
-    if takes_checkpoints:
-        stops += [*branch.checkpoint_lengths, find_cut(branch)]
+    stops = branch.snapshot_lengths | branch.checkpoint_lengths
     ahead = [stop - branch.computed for stop in stops if stop > branch.computed]
     return min([branch.pending, *ahead])
 
 
-def _build_chunk(branch: Branch, count: int, *, takes_checkpoints: bool) -> Chunk:
+def _build_chunk(branch: Branch, count: int) -> Chunk:
     start = branch.computed
     end = start + count
     outputs = 1 if end == len(branch.tokens) else 0
     if branch.request.wants_prompt_logits and start < len(branch.request.prompt):
         outputs = count
-    ends_at_checkpoint = (
-        takes_checkpoints
-        and branch.request.is_shareable
-        and (end == find_cut(branch) or end in branch.checkpoint_lengths)
-    )
+    ends_at_checkpoint = end in branch.checkpoint_lengths
     return Chunk(branch, start, count, outputs, ends_at_checkpoint=ends_at_checkpoint)

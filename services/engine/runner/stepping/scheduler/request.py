@@ -30,6 +30,7 @@ class Request:
     is_shareable: bool = True  # may share computed tokens with other requests
     wants_prompt_logits: bool = False
     chain: Chain | None = None  # of the prompt, in the store; None: nothing is stored or fetched
+    cuts: tuple[int, ...] = ()  # prompt lengths at which others may part from it, see cuts.py
     serial: int = 0  # order of arrival
     scored_tokens: int = 0  # of the prompt, whose log-probabilities are known
     branches: list[Branch] = field(default_factory=list)
@@ -65,10 +66,10 @@ class Branch:
     rank: int = 0  # at the last admission; see `rank_at`
     has_passed: bool = False  # it was admitted before a branch that waits for cells
     following: Following | None = None
-    # Prompt lengths at which followers need a checkpoint; with a recurrent memory only.
+    # Prompt lengths at which its state is kept for others, where a memory cannot be cut anywhere.
     checkpoint_lengths: set[int] = field(default_factory=set)
     fetch: StateFetch | None = None  # until it is over, the branch computes nothing
-    snapshot_length: int = 0  # of the prompt, at which the store gets the state; 0: nowhere
+    snapshot_lengths: set[int] = field(default_factory=set)  # at which the store gets the state
     cached_tokens: int | None = None  # of the prompt, when it first began to compute
     stored_tokens: int = 0  # of those: they came from the store
     disk_tokens: int = 0  # of those: from the disk

@@ -219,7 +219,6 @@ class Scheduler:
             beside=decodes,
             cells_used=self._sequence_pool.cells.used,
             row_costs=self._row_costs,
-            takes_checkpoints=self._sequence_pool.takes_checkpoints,
         )
 
     def _make_room(self, chunks: list[Chunk]) -> tuple[list[Chunk], list[Request]]:
@@ -255,6 +254,8 @@ class Scheduler:
             self._sequence_pool.cut(sequence, chunk.start + chunk.size)
         if checkpoint is not None:
             self._sequence_pool.add_checkpoint(sequence, checkpoint)
+        elif chunk.ends_at_checkpoint:
+            self._sequence_pool.keep_prefix(sequence)
         if result.sampled is None or chunk.count > 1:
             self.admission.update_leader(branch)
         if result.is_finished:

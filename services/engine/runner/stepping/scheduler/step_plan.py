@@ -30,7 +30,7 @@ class Chunk(msgspec.Struct, frozen=True, eq=False):
     count: int
     outputs: int = 0
     drafts: Sequence[int] = ()
-    ends_at_checkpoint: bool = False  # the state at its end is saved after it
+    ends_at_checkpoint: bool = False  # the state at its end is kept for others
 
     @property
     def size(self) -> int:

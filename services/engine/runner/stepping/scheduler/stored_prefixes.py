@@ -23,5 +23,5 @@ class StoredPrefixes(Protocol):
     def cut(self, match: Match | None) -> Match | None:
         """The part of a computed prefix that a fetch can continue."""
 
-    def find_snapshot_length(self, branch: Branch) -> int:
-        """The length of the prompt at which the store wants the state; 0: nowhere."""
+    def find_snapshot_lengths(self, branch: Branch) -> set[int]:
+        """The lengths of the prompt that are to be computed and at which the store wants the state."""
