@@ -345,6 +345,7 @@ class PromptText(_message.Message):
 
     PIECES_FIELD_NUMBER: _builtins.int
     ADD_SPECIAL_FIELD_NUMBER: _builtins.int
+    CUTS_FIELD_NUMBER: _builtins.int
     add_special: _builtins.bool
     """Whether the tokenizer adds BOS where the vocabulary requires it. False for the output of a chat
     template, which has its own.
@@ -355,15 +356,23 @@ class PromptText(_message.Message):
         and no token spans its ends.
         """
 
+    @_builtins.property
+    def cuts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Where messages end: lengths in Unicode characters of all pieces together, ascending, at most
+        MAX_CUTS of services/shared/limits.py. A model whose memory cannot be shared at any token
+        keeps its state there for other prompts.
+        """
+
     def __init__(
         self,
         *,
         pieces: _abc.Iterable[Global___TextPiece] | None = ...,
         add_special: _builtins.bool = ...,
+        cuts: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_special", b"add_special", "pieces", b"pieces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_special", b"add_special", "cuts", b"cuts", "pieces", b"pieces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -761,21 +770,25 @@ class Started(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     STORED_TOKENS_FIELD_NUMBER: _builtins.int
+    USES_CUTS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_tokens: _builtins.int
     """The part of them that came from the cache."""
     stored_tokens: _builtins.int
     """The part of the cached ones that was stored in RAM or on disk, and not in the model's memory."""
+    uses_cuts: _builtins.bool
+    """The cuts of a prompt are of use to this model."""
     def __init__(
         self,
         *,
         prompt_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
         stored_tokens: _builtins.int = ...,
+        uses_cuts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "prompt_tokens", b"prompt_tokens", "stored_tokens", b"stored_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "prompt_tokens", b"prompt_tokens", "stored_tokens", b"stored_tokens", "uses_cuts", b"uses_cuts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

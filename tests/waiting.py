@@ -13,7 +13,7 @@ SECONDS = 60.0
 T = TypeVar("T")
 
 
-def until(holds: Callable[[], T], what: str = "") -> T:
+def until(holds: Callable[[], T | None], what: str = "") -> T:
     """Poll a condition; its first true result."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:

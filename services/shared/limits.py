@@ -11,6 +11,7 @@ from typing import Literal
 # One request.
 MAX_ANSWERS = 64  # OpenAI's `n`
 PRIVATE_CACHE_KEY_BYTES = 32  # of a private key for stored prompts
+MAX_CUTS = 4  # of a prompt: each may cost a copy of the model's state
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 1024  # of one stop string
 MAX_CONSTRAINT_CHARS = 1 << 18  # of a JSON schema, regular expression or grammar

@@ -36,8 +36,11 @@ def queued(position: int, reason: int = engine_pb2.QUEUE_REASON_SLOTS) -> engine
     return event
 
 
-def started(prompt_tokens: int = 7, cached_tokens: int = 3) -> engine_pb2.Event:
+def started(
+    prompt_tokens: int = 7, cached_tokens: int = 3, *, uses_cuts: bool = False
+) -> engine_pb2.Event:
     event = engine_pb2.Event()
+    event.started.uses_cuts = uses_cuts
     event.started.prompt_tokens = prompt_tokens
     event.started.cached_tokens = cached_tokens
     return event

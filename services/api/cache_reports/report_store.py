@@ -17,7 +17,7 @@ import msgspec
 import redis.asyncio
 
 from services.api.cache_reports.report import Asked, Report
-from services.shared import redis_keys
+from services.shared.redis import redis_keys
 
 T = TypeVar("T")
 

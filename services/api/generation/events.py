@@ -48,6 +48,7 @@ class Started(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     stored_tokens: int = 0  # of those: they were stored in RAM or on disk
+    uses_cuts: bool = False  # the model keeps what it has computed where messages end
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):

@@ -117,7 +117,10 @@ def _read_logprobs(entries: Iterable[engine_pb2.TokenLogprob]) -> tuple[TokenLog
 _READERS: Mapping[str | None, Callable[[engine_pb2.Event], GenerationEvent]] = {
     "queued": _read_waiting,
     "started": lambda event: Started(
-        event.started.prompt_tokens, event.started.cached_tokens, event.started.stored_tokens
+        event.started.prompt_tokens,
+        event.started.cached_tokens,
+        event.started.stored_tokens,
+        event.started.uses_cuts,
     ),
     "finished": _read_finished,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from services.api.cache_reports.recorder import Recording
 from services.api.cache_reports.report import PromptUse
@@ -35,6 +36,7 @@ class Generation:
         model: str,
         make_parser: MakeParser | None,
         started_at: float,
+        on_started: Callable[[Started], None],
         recording: Recording | None = None,
     ) -> None:
         """`recording`: where a report is written about the prompt."""
@@ -49,6 +51,7 @@ class Generation:
         self._stream = stream
         self._started_at = started_at
         self._recording = recording
+        self._on_started = on_started
         self._outcome = "cancelled"
         self._is_settled = False
 
@@ -96,8 +99,10 @@ class Generation:
         for event in events:
             if isinstance(event, Finished):
                 self.usage.add(event)
-            elif isinstance(event, Started) and self._recording is not None:
-                self._recording.begin(_read_use(event))
+            elif isinstance(event, Started):
+                self._on_started(event)
+                if self._recording is not None:
+                    self._recording.begin(_read_use(event))
         if self._is_cut:
             self._stream.close()
         return events

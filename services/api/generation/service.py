@@ -22,6 +22,7 @@ from services.api.generation.answer_constraint import (
     find_special_tokens,
 )
 from services.api.generation.dialect_choice import DialectChoice
+from services.api.generation.events import Started
 from services.api.generation.generation import Generation
 from services.api.generation.request import GenerationRequest
 from services.api.generation.request_checks import check_request, check_size
@@ -81,6 +82,7 @@ class GenerationService:
         self._shares_tenant = shares_tenant
         self._reports = reports
         self._dialects = DialectChoice(prompts)
+        self._without_cuts: set[str] = set()  # models that do not use them, as the engine reports
         self._renders = BlockingCalls("render", threads=_RENDER_THREADS, max_calls=_MAX_RENDERS)
 
     async def open(self, request: GenerationRequest) -> Generation:
@@ -95,7 +97,7 @@ class GenerationService:
         try:
             async with asyncio.timeout(limited.deadline_seconds):
                 manifest = await self._models.resolve(request.model, request.principal)
-                prepared = await self._prepare(manifest, request)
+                prepared = await self._prepare(manifest, request, finds_cuts=request.use_cache)
         except TimeoutError:
             raise DeadlineExceeded("the request's deadline passed before it was prepared") from None
         tenant = self.find_tenant(request.principal)
@@ -113,6 +115,7 @@ class GenerationService:
             model=manifest.name,
             make_parser=prepared.make_parser,
             started_at=started_at,
+            on_started=lambda started: self._note_cuts(manifest.name, started),
             recording=self._start_report(request, prepared.source, manifest, tenant),
         )
 
@@ -127,7 +130,7 @@ class GenerationService:
             prompt,
             manifest=manifest,
             tenant=tenant,
-            private_key=request.cache_key,
+            private_key=request.private_cache_key,
             uses_cache=request.use_cache,
         )
 
@@ -168,7 +171,9 @@ class GenerationService:
         bos = description.bos_token if description.add_bos else None
         return read_text(prompt).removeprefix(bos or "")
 
-    async def _prepare(self, manifest: Manifest, request: GenerationRequest) -> _Prepared:
+    async def _prepare(
+        self, manifest: Manifest, request: GenerationRequest, *, finds_cuts: bool = False
+    ) -> _Prepared:
         prompt = request.prompt
         if not isinstance(prompt, Conversation):
             output = request.structured_output
@@ -177,14 +182,21 @@ class GenerationService:
                 prompt,
                 None if output is None else AnswerConstraint(output),
             )
+        finds_cuts = finds_cuts and manifest.name not in self._without_cuts
         return await self._renders.run(
-            lambda: self._render(manifest, request, prompt), principal=request.principal.id
+            lambda: self._render(manifest, request, prompt, finds_cuts=finds_cuts),
+            principal=request.principal.id,
         )
 
     def _render(
-        self, manifest: Manifest, request: GenerationRequest, conversation: Conversation
+        self,
+        manifest: Manifest,
+        request: GenerationRequest,
+        conversation: Conversation,
+        *,
+        finds_cuts: bool,
     ) -> _Prepared:
-        prompt = self._prompts.render(manifest, conversation)
+        prompt = self._prompts.render(manifest, conversation, finds_cuts=finds_cuts)
         template = manifest.description.chat_template or ""
         dialect = self._dialects.choose(manifest)
         end = read_end(prompt)
@@ -207,6 +219,13 @@ class GenerationService:
             dialect=dialect,
         )
         return _Prepared([prompt], conversation, constraint, make_parser)
+
+    def _note_cuts(self, model: str, started: Started) -> None:
+        """Models are taken to use cuts until they report; most do not, and are asked once."""
+        if started.uses_cuts:
+            self._without_cuts.discard(model)
+        else:
+            self._without_cuts.add(model)
 
     def find_tenant(self, principal: Principal) -> str:
         """Whose computed prompts a principal uses."""

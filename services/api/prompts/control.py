@@ -40,14 +40,16 @@ class ControlTokens:
 
     def __init__(self, template: Template, *, user_defined: Iterable[str] = ()) -> None:
         prefix, user_defined = template.mark_prefix, frozenset(user_defined)
-        self.end_mark = build_mark(prefix, 0)  # for the caller: the end of a text
+        # For the caller: the end of a text, and a place in one.
+        self.end_mark = build_mark(prefix, 0)
+        self.cut_mark = build_mark(prefix, len(template.marked) + 1)
         self._mark_to_text = {
             build_mark(prefix, number): token for number, token in enumerate(template.marked, 1)
         }
         kept = {t: m for m, t in self._mark_to_text.items() if t in _THINKING | user_defined}
         self._answer_marks = Replacement(kept)
         self._disguise = Disguise(
-            template.composed, prefix=prefix, first_mark=len(template.marked) + 1
+            template.composed, prefix=prefix, first_mark=len(template.marked) + 2
         )
         self._search = compile_search(template.control_tokens)
         self._cut_search = compile_search(token for token in user_defined if len(token) > 1)
@@ -73,6 +75,12 @@ class ControlTokens:
         """Whether a rendered prompt starts with this control token."""
         first = self._real.match(prompt) if self._real is not None else None
         return first is not None and self._mark_to_text.get(first[0], first[0]) == token
+
+    def measure(self, prompt: str) -> int:
+        """The length of a rendered prompt, or the beginning of one, in characters of its pieces."""
+        parts = self._real.split(prompt) if self._real is not None else [prompt]
+        runs = sum(len(self._disguise.undo(run)) for run in parts[::2])
+        return runs + sum(len(self._mark_to_text.get(token, token)) for token in parts[1::2])
 
     def split(self, prompt: str, *, start: str = "") -> list[engine_pb2.TextPiece]:
         """The pieces of `start`, a control token or nothing, and the rendered prompt after it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,14 @@ from typing import Any
 from protos import engine_pb2
 from services.api.prompts.adapt import adapt_conversation, check_depth
 from services.api.prompts.control import ControlTokens
-from services.shared.errors import InvalidRequest
+from services.api.prompts.cuts import find_marks, mark_questions
+from services.shared.errors import InvalidRequest, SpindllError
 from services.shared.store.manifest import Description, Manifest
 from services.shared.templates.renderer import Template, TemplateRenderer
 from services.shared.templates.traits import RESERVED_NAMES, TemplateTraits
 
 _MAX_OPENED = 64
+_MIN_CHARS_TO_CUT = 256  # a shorter prompt is computed as fast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +56,12 @@ class PromptRenderer:
         self._lock = threading.Lock()  # guards the dictionary
         self._opened: dict[int, _Opened] = {}  # by the id of its description, which it holds
 
-    def render(self, manifest: Manifest, conversation: Conversation) -> engine_pb2.PromptText:
+    def render(
+        self, manifest: Manifest, conversation: Conversation, *, finds_cuts: bool = False
+    ) -> engine_pb2.PromptText:
         """The prompt, with BOS where the model wants one.
+
+        `finds_cuts`: tell where messages end, which renders the conversation a second time.
 
         InvalidRequest when the model has no template or its template rejects the conversation;
         InvalidModelFile when the template itself is broken; Unavailable when this machine is too
@@ -62,21 +69,17 @@ class PromptRenderer:
         """
         description = manifest.description
         _check_options(conversation.options)
-        opened = self._open(manifest)
-        template, tokens = opened.template, opened.control_tokens
-        traits = self.find_traits(manifest)
-        messages, tools = adapt_conversation(
-            prepend_model_messages(manifest, conversation.messages), conversation.tools, traits
-        )
-        options = _build_options(conversation, traits)
-        variables = _build_variables(tokens, messages, tools, options, conversation)
-        prompt = self._templates.render(template, json.dumps(variables, ensure_ascii=False))
-        if conversation.continue_final_message:
-            prompt = _cut_at_end(prompt, tokens.end_mark)
+        tokens = self._open(manifest).control_tokens
+        prompt = self._render(manifest, conversation)
         bos = description.bos_token if description.add_bos else None
         # Some templates write BOS themselves and others do not; the tokenizer adds none.
         start = bos if bos and not tokens.starts_with(prompt, bos) else ""
-        return engine_pb2.PromptText(pieces=tokens.split(prompt, start=start), add_special=False)
+        cuts = self._find_cuts(manifest, conversation, prompt) if finds_cuts else []
+        return engine_pb2.PromptText(
+            pieces=tokens.split(prompt, start=start),
+            add_special=False,
+            cuts=[len(start) + tokens.measure(prompt[:cut]) for cut in cuts],
+        )
 
     def find_traits(self, manifest: Manifest) -> TemplateTraits:
         """What the model's template supports. Raises and takes time as `render` does."""
@@ -85,6 +88,32 @@ class PromptRenderer:
     def close(self) -> None:
         """End the processes that render."""
         self._templates.close()
+
+    def _render(self, manifest: Manifest, conversation: Conversation) -> str:
+        """The text of the template, with marks for its control tokens."""
+        opened, traits = self._open(manifest), self.find_traits(manifest)
+        template, tokens = opened.template, opened.control_tokens
+        messages, tools = adapt_conversation(
+            prepend_model_messages(manifest, conversation.messages), conversation.tools, traits
+        )
+        options = _build_options(conversation, traits)
+        variables = _build_variables(tokens, messages, tools, options, conversation)
+        prompt = self._templates.render(template, json.dumps(variables, ensure_ascii=False))
+        if conversation.continue_final_message:
+            prompt = _cut_at_end(prompt, tokens.end_mark)
+        return prompt
+
+    def _find_cuts(self, manifest: Manifest, conversation: Conversation, prompt: str) -> list[int]:
+        """The lengths of the text of the template at which messages of the user begin."""
+        if len(prompt) < _MIN_CHARS_TO_CUT:
+            return []
+        mark = self._open(manifest).control_tokens.cut_mark
+        messages = mark_questions(conversation.messages, mark)
+        try:
+            marked = self._render(manifest, dataclasses.replace(conversation, messages=messages))
+        except SpindllError:  # such a template shows no place to cut
+            return []
+        return [cut for cut in find_marks(marked, mark, prompt) if cut > 0]
 
     def _open(self, manifest: Manifest) -> _Opened:
         description, source = manifest.description, manifest.description.chat_template

@@ -13,7 +13,7 @@ import redis
 
 from protos import engine_pb2
 from services.api.cache_reports.report_store import MAX_REPORTS
-from services.shared import redis_keys
+from services.shared.redis import redis_keys
 from tests.api.chat_helpers import PATH
 from tests.api.conftest import Api, running_api
 from tests.conftest import RedisServer

@@ -121,7 +121,7 @@ async def test_the_time_in_which_a_prompt_is_rendered_counts(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
-    monkeypatch.setattr(api.app.state.parts.prompts, "render", lambda *_: gate.wait(60))
+    monkeypatch.setattr(api.app.state.parts.prompts, "render", lambda *_, **__: gate.wait(60))
     conversation = Conversation(messages=[{"role": "user", "content": "hi"}])
     with pytest.raises(DeadlineExceeded):
         await service_of(api).open(make_request(prompt=conversation, deadline_seconds=0.05))
@@ -135,7 +135,7 @@ async def test_one_key_with_many_slow_renders_does_not_delay_another(
 ) -> None:
     gate, rendered = threading.Event(), []
 
-    def render(_: Any, conversation: Conversation) -> engine_pb2.PromptText:
+    def render(_: Any, conversation: Conversation, **__: Any) -> engine_pb2.PromptText:
         gate.wait(60)
         rendered.append(conversation.messages[0]["content"])
         return engine_pb2.PromptText()
@@ -160,6 +160,29 @@ async def test_one_key_with_many_slow_renders_does_not_delay_another(
 
     # Two run already, and each of two threads may start one more before it is his turn.
     assert rendered.index("bob") <= 4
+
+
+async def test_models_are_asked_once_whether_they_use_cuts(api: Api) -> None:
+    """Cuts cost a second render of the conversation, which most models have no use for."""
+    chat = Conversation(messages=[{"role": "user", "content": "why? " * 100}])
+    told = []
+    for uses_cuts in (False, False, True, True):
+        api.engine.scripts["*"] = [started(uses_cuts=uses_cuts), delta("a"), finished()]
+        generation = await service_of(api).open(make_request(prompt=chat))
+        await accumulate(generation, answer_count=1)
+        generation.close()
+        told.append(bool(api.engine.submits[-1].text.cuts))
+
+    assert told == [True, False, False, True]
+
+
+async def test_a_request_without_cache_has_no_cuts(api: Api) -> None:
+    chat = Conversation(messages=[{"role": "user", "content": "why? " * 100}])
+    generation = await service_of(api).open(make_request(prompt=chat, use_cache=False))
+    await accumulate(generation, answer_count=1)
+    generation.close()
+
+    assert not api.engine.submits[-1].text.cuts
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from services.engine import messages
-from services.engine.core import CacheStored
+from services.engine.core import CacheKey, CacheStored, Stopping
 from tests.contracts.storing import ALICE, BOB, build_cache, draw_prompt
 from tests.engine.runner.child_runner import ChildRunner, config, fake_config, submit
 
@@ -53,6 +54,35 @@ def test_a_new_process_finds_what_another_one_computed(tmp_path: Path, end: str)
     assert finished.disk_tokens == STORED
     assert finished.saved_seconds > 0
     assert other.finished[0].cached_tokens == 0
+
+
+@pytest.mark.parametrize("model", ["tiny-window", "tiny-recurrent", "tiny-hybrid"])
+def test_a_new_process_finds_the_system_prompt_of_another_chat(
+    tmp_path: Path, synthetic_model: Callable[[str], Path], model: str
+) -> None:
+    """The first process is killed; its prompt goes on with another question."""
+    load = config(synthetic_model(model), cache=build_cache(tmp_path))
+    system = "".join(random.Random(2).choices("abcdefghij klmnopq", k=900))
+
+    def ask(id_: int, question: str, keys: tuple[CacheKey, ...], realm: str) -> messages.Submit:
+        stopping = Stopping(max_tokens=8, ignore_eos=True)
+        text, cuts = system + question, (len(system),)
+        return submit(
+            id_, text, cuts=cuts, cache_keys=keys, realm=realm, stopping=stopping, add_special=False
+        )
+
+    with ChildRunner(load) as runner:
+        tokens = runner.complete(ask(1, "what? " * 30, ALICE, "alice")).finished[0].prompt_tokens
+        runner.wait_until(lambda: count_stored(runner) >= tokens)
+        runner.process.kill()
+    with ChildRunner(load) as runner:
+        stored = runner.complete(ask(2, "and then?", ALICE, "alice"))
+        computed = runner.complete(ask(3, "and then?", BOB, "bob"))
+
+    prompt_tokens = stored.finished[0].prompt_tokens
+    assert prompt_tokens - 16 < stored.finished[0].stored_tokens < prompt_tokens
+    assert computed.finished[0].cached_tokens == 0
+    assert stored.text == computed.text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="psutil reads limits there only")

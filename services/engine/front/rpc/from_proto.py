@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 from protos import engine_pb2 as pb
 from services.engine import messages
@@ -29,7 +30,12 @@ from services.engine.front.rpc.sampling_ranges import (
     Range,
 )
 from services.shared.errors import InvalidRequest
-from services.shared.limits import MAX_DETOKENIZED_TOKENS, MAX_STOP_STRINGS, PRIVATE_CACHE_KEY_BYTES
+from services.shared.limits import (
+    MAX_CUTS,
+    MAX_DETOKENIZED_TOKENS,
+    MAX_STOP_STRINGS,
+    PRIVATE_CACHE_KEY_BYTES,
+)
 
 _LANES: dict[int, Lane] = {
     pb.LANE_UNSPECIFIED: Lane.INTERACTIVE,
@@ -110,6 +116,7 @@ def parse_submit(
         pieces=pieces,
         add_special=message.text.add_special if pieces is not None else False,
         tokens=tokens,
+        cuts=_parse_cuts(message.text) if pieces is not None else (),
         sampling=parse_sampling(message.sampling, defaults),
         stopping=parse_stopping(message.stopping, defaults),
         constraint=constraint,
@@ -231,6 +238,16 @@ def _parse_prompt(
     if kind == "text":
         return parse_pieces(message.text), None
     raise InvalidRequest("the prompt is missing", param="prompt")
+
+
+def _parse_cuts(text: pb.PromptText) -> tuple[int, ...]:
+    cuts = tuple(text.cuts)
+    if len(cuts) > MAX_CUTS:
+        raise InvalidRequest(f"more than {MAX_CUTS} cuts", param="cuts")
+    length = sum(len(piece.text) for piece in text.pieces) if cuts else 0
+    if any(cut <= before for before, cut in pairwise((0, *cuts))) or max(cuts, default=0) > length:
+        raise InvalidRequest("cuts must ascend within the text", param="cuts")
+    return cuts
 
 
 def _check_range(allowed: Range, value: float, name: str) -> None:

@@ -40,6 +40,24 @@ def test_a_bare_request_takes_the_engines_defaults() -> None:
     assert submit.deadline_seconds is None
 
 
+def text_with_cuts(*cuts: int) -> pb.PromptText:
+    pieces = [pb.TextPiece(text="héllo"), pb.TextPiece(text="you", literal=True)]
+    return pb.PromptText(pieces=pieces, cuts=cuts)
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (8,), (2, 5, 6, 8)])
+def test_cuts_ascend_within_the_text(cuts: tuple[int, ...]) -> None:
+    assert parse_for_tests(message(text=text_with_cuts(*cuts)), NO_DEFAULTS).cuts == cuts
+
+
+@pytest.mark.parametrize("cuts", [(0,), (9,), (3, 3), (5, 2), (1, 2, 3, 4, 5), tuple(range(1, 9))])
+def test_other_cuts_are_refused(cuts: tuple[int, ...]) -> None:
+    """Each may cost a copy of the model's state."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse_for_tests(message(text=text_with_cuts(*cuts)), NO_DEFAULTS)
+    assert caught.value.param == "cuts"
+
+
 def test_the_request_overrides_the_model_and_the_model_overrides_the_engine() -> None:
     defaults = parse_model_defaults({"temperature": 0.2, "top_k": 7, "num_predict": 99})
     submit = parse_for_tests(message(sampling=pb.Sampling(temperature=0.0, seed=1)), defaults)
