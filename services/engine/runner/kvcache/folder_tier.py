@@ -92,6 +92,17 @@ class FolderTier:
             self._reject(name, "unreadable")
         return None
 
+    def read_last_use(self, name: str) -> float:
+        """When an entry was written or last used, in seconds since 1970; 0 where there is none."""
+        try:
+            return Path(entry_path(self._folder, name)).stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def mark_used(self, name: str) -> None:
+        """Let the time of an entry be that of its last use."""
+        _mark_used(entry_path(self._folder, name))
+
     def read(
         self, name: str, slot: int, key: DerivedKey, part: Part, sealer: FrameSealer
     ) -> tuple[EntryHeader, bytes | memoryview] | None:
@@ -183,10 +194,11 @@ def _check(header: EntryHeader, slot: int, key: DerivedKey, part: Part) -> None:
         raise BadEntry("mismatch")
 
 
-def _mark_used(descriptor: int) -> None:
+def _mark_used(file: int | str) -> None:
     """Let the time of the file be that of its last use, which decides what is deleted by age."""
     with suppress(OSError):  # a read-only disk
-        os.utime(descriptor)
+        now = time.time_ns()  # the system's own time of files has steps of some milliseconds
+        os.utime(file, ns=(now, now))
 
 
 def _lock(descriptor: int) -> None:

@@ -43,21 +43,25 @@ class WritePolicy:
         return was_asked
 
 
-def choose_slot(headers: Sequence[EntryHeader | None], tail_tag: bytes, *, now: int) -> int | None:
+def choose_slot(
+    headers: Sequence[EntryHeader | None],
+    last_uses: Sequence[float],
+    tail_tag: bytes,
+    *,
+    now: float,
+) -> int | None:
     """The slot of a node for a new snapshot; None: it is stored already.
 
-    `headers`: of the node's slots, None where one is free. Without a free one, the oldest snapshot
-    gives way; one from the future, before a clock was set back, counts as the oldest.
+    `headers`: of the node's slots, None where one is free. `last_uses`: seconds since 1970. Without
+    a free slot, the snapshot that was not used for longest gives way: that of a system prompt stays
+    while chats begin with it. One from the future, before a clock was set back, counts as oldest.
     """
-    ages: dict[int, int] = {}
-    for slot, header in enumerate(headers):
-        if header is None:
-            continue
-        if header.tail_tag == tail_tag:
-            return None
-        ages[slot] = header.created if header.created <= now else -1
-    free = [slot for slot in range(len(headers)) if slot not in ages]
-    return free[0] if free else min(ages, key=ages.__getitem__)
+    if any(header is not None and header.tail_tag == tail_tag for header in headers):
+        return None
+    if None in headers:
+        return headers.index(None)
+    ages = [last_use if last_use <= now else -1 for last_use in last_uses]
+    return ages.index(min(ages))
 
 
 def name_write_error(error: OSError) -> NotWrittenReason:

@@ -90,7 +90,8 @@ class PromptStore:
         """The parts [start, end) of the first `length` tokens that `save` should get, in order.
 
         Those that end at or before `start` are left out, as are stored ones, those that wait to be
-        written, and those that the policy excludes. For snapshots it is [(0, length)] or nothing.
+        written, and those that the policy excludes. For snapshots it is [(0, length)] or nothing,
+        and a stored one counts as used.
         """
         if not chain.keys or not self._writer.can_write:
             return []
@@ -134,4 +135,7 @@ class PromptStore:
             return False
         if part.kind == "block":
             return find_block(self._tiers, [key], part) is None
-        return find_snapshot(self._tiers, [key], chain, part.end - 1, part.end) is None
+        stored = find_snapshot(self._tiers, [key], chain, part.end - 1, part.end)
+        if stored is not None:
+            stored.tier.mark_used(stored.name)
+        return stored is None

@@ -173,7 +173,10 @@ class Writer:
             return None if tier.has(key.build_name("block", part.node, 0)) else 0
         names = [key.build_name("snapshot", part.node, slot) for slot in range(SLOTS)]
         headers = [tier.peek(name) for name in names]
-        return choose_slot(headers, key.build_tail_tag(part.content), now=int(self._now()))
+        # What is read in RAM is used there only.
+        last_uses = [max(each.read_last_use(name) for each in self._tiers) for name in names]
+        tail_tag = key.build_tail_tag(part.content)
+        return choose_slot(headers, last_uses, tail_tag, now=self._now())
 
     def _build_header(self, save: _Save, slot: int) -> EntryHeader:
         part = save.part

@@ -53,10 +53,14 @@ class PromptFinder:
         request, chain = branch.request, branch.request.chain
         if chain is None or not self._saves_whole or branch.index > 0:
             return set()
-        least = branch.computed + MIN_CUT_TOKENS
-        lengths = [n for n in list_cuts(request) if n > branch.computed]
-        useful = [n for n in lengths if n >= least or n not in request.cuts]
-        return {length for length in useful if self._store.wants(chain, length)}
+        # All are asked for: the store keeps those that are, also where memory has them too.
+        wanted = [length for length in list_cuts(request) if self._store.wants(chain, length)]
+        ahead = {length: length - branch.computed for length in wanted}
+        return {
+            length
+            for length, tokens in ahead.items()
+            if tokens >= MIN_CUT_TOKENS or (tokens > 0 and length not in request.cuts)
+        }
 
     def _align(self, length: int) -> int:
         return 0 if self._saves_whole else length // BLOCK_TOKENS * BLOCK_TOKENS

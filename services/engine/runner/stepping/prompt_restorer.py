@@ -7,8 +7,10 @@ import logging
 from services.engine.backends.base import Backend
 from services.engine.backends.errors import BackendError
 from services.engine.runner.kvcache.fetch import Fetch, StoredState
+from services.engine.runner.stepping.kv.pooled_sequence import PooledSequence
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.memory_executor import execute_operations
+from services.engine.runner.stepping.scheduler.cuts import list_cuts
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 
@@ -69,6 +71,18 @@ class PromptRestorer:
             branch.disk_tokens += stored.end - stored.start if stored.tier == "disk" else 0
             branch.tier = "disk" if "disk" in (branch.tier, stored.tier) else stored.tier
             branch.saved_seconds += stored.seconds
+        if self._sequence_pool.takes_checkpoints and stored.end in list_cuts(branch.request):
+            self._keep(sequence)
+
+    def _keep(self, sequence: PooledSequence) -> None:
+        """Let the next prompt begin here without the store, when this one has gone on."""
+        length = sequence.length
+        try:
+            state = self._backend.save(sequence.id, length, length)
+        except BackendError as error:
+            logger.warning("a checkpoint was not saved", extra={"reason": str(error)})
+        else:
+            self._sequence_pool.add_checkpoint(sequence, state)
 
     def _make_room(self, tokens: int) -> bool:
         """Evict idle sequences until so many tokens fit; False where they do not."""

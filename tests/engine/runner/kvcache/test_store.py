@@ -119,19 +119,6 @@ def test_snapshots_are_found_at_any_length(tmp_path: Path) -> None:
         assert take_all(store, other) == [b"300"]
 
 
-def test_a_fifth_snapshot_of_a_node_replaces_the_oldest(tmp_path: Path) -> None:
-    with open_store(disk=tmp_path / "disk", saves_whole=True) as store:
-        chain = store.open_chain([KEY], make_tokens(200))
-        times = iter([1000.0] * 2 + [2000.0] * 8)
-        store._writer._now = lambda: next(times)
-        for length in (10, 20, 30, 40, 50):
-            save(store, chain, {(0, length): b"%d" % length})
-
-        assert len(entry_files(tmp_path / "disk")) == 4
-        assert store.find(chain, end=19) is None
-        assert take_all(store, chain) == [b"50"]
-
-
 def test_what_is_read_on_disk_is_copied_to_ram(tmp_path: Path) -> None:
     disk, ram = tmp_path / "disk", tmp_path / "ram"
     with open_store(disk=disk, ram=ram) as store:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import resource
 import shutil
@@ -141,8 +140,9 @@ def test_a_snapshot_that_is_replaced_after_it_was_found_is_a_miss_and_not_reject
     """Rejecting would have the front delete the new one."""
     with open_store(disk=tmp_path / "disk", saves_whole=True) as store:
         chain = store.open_chain([KEY], TOKENS)
-        store._writer._now = itertools.count(1000.0).__next__
         save(store, chain, {(0, length): b"%d" % length for length in (1, 2, 3, 4)})
+        for seconds, path in enumerate(entry_files(tmp_path / "disk")):
+            os.utime(path, (seconds, seconds))
         found = [store.find(chain, end=length) for length in (1, 2, 3, 4)]
         save(store, chain, {(0, length): b"%d" % length for length in (5, 6, 7, 8)})
         for stored in found:
