@@ -99,6 +99,21 @@ class EngineStub:
                 request_serializer=protos_dot_engine__pb2.RotateCacheKeysRequest.SerializeToString,
                 response_deserializer=protos_dot_engine__pb2.RotateCacheKeysResponse.FromString,
                 _registered_method=True)
+        self.CreatePrefix = channel.unary_unary(
+                '/spindll.engine.Engine/CreatePrefix',
+                request_serializer=protos_dot_engine__pb2.CreatePrefixRequest.SerializeToString,
+                response_deserializer=protos_dot_engine__pb2.Prefix.FromString,
+                _registered_method=True)
+        self.ListPrefixes = channel.unary_unary(
+                '/spindll.engine.Engine/ListPrefixes',
+                request_serializer=protos_dot_engine__pb2.ListPrefixesRequest.SerializeToString,
+                response_deserializer=protos_dot_engine__pb2.ListPrefixesResponse.FromString,
+                _registered_method=True)
+        self.DeletePrefix = channel.unary_unary(
+                '/spindll.engine.Engine/DeletePrefix',
+                request_serializer=protos_dot_engine__pb2.DeletePrefixRequest.SerializeToString,
+                response_deserializer=protos_dot_engine__pb2.DeletePrefixResponse.FromString,
+                _registered_method=True)
         self.Health = channel.unary_unary(
                 '/spindll.engine.Engine/Health',
                 request_serializer=protos_dot_engine__pb2.HealthRequest.SerializeToString,
@@ -205,6 +220,28 @@ class EngineServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreatePrefix(self, request, context):
+        """Computes a prompt, stores it and pins what is stored; returns when that is done. Replaces the
+        tenant's prefix of the same name. Loads the model if it is not loaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPrefixes(self, request, context):
+        """The named prefixes, without their prompts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePrefix(self, request, context):
+        """Forgets a prefix. What is stored of it stays until it is evicted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Health(self, request, context):
         """Cheap, and answered also while models load.
         """
@@ -279,6 +316,21 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.RotateCacheKeys,
                     request_deserializer=protos_dot_engine__pb2.RotateCacheKeysRequest.FromString,
                     response_serializer=protos_dot_engine__pb2.RotateCacheKeysResponse.SerializeToString,
+            ),
+            'CreatePrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreatePrefix,
+                    request_deserializer=protos_dot_engine__pb2.CreatePrefixRequest.FromString,
+                    response_serializer=protos_dot_engine__pb2.Prefix.SerializeToString,
+            ),
+            'ListPrefixes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPrefixes,
+                    request_deserializer=protos_dot_engine__pb2.ListPrefixesRequest.FromString,
+                    response_serializer=protos_dot_engine__pb2.ListPrefixesResponse.SerializeToString,
+            ),
+            'DeletePrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePrefix,
+                    request_deserializer=protos_dot_engine__pb2.DeletePrefixRequest.FromString,
+                    response_serializer=protos_dot_engine__pb2.DeletePrefixResponse.SerializeToString,
             ),
             'Health': grpc.unary_unary_rpc_method_handler(
                     servicer.Health,
@@ -637,6 +689,87 @@ class Engine:
             '/spindll.engine.Engine/RotateCacheKeys',
             protos_dot_engine__pb2.RotateCacheKeysRequest.SerializeToString,
             protos_dot_engine__pb2.RotateCacheKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreatePrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spindll.engine.Engine/CreatePrefix',
+            protos_dot_engine__pb2.CreatePrefixRequest.SerializeToString,
+            protos_dot_engine__pb2.Prefix.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPrefixes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spindll.engine.Engine/ListPrefixes',
+            protos_dot_engine__pb2.ListPrefixesRequest.SerializeToString,
+            protos_dot_engine__pb2.ListPrefixesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/spindll.engine.Engine/DeletePrefix',
+            protos_dot_engine__pb2.DeletePrefixRequest.SerializeToString,
+            protos_dot_engine__pb2.DeletePrefixResponse.FromString,
             options,
             channel_credentials,
             insecure,

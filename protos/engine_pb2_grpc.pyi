@@ -72,6 +72,14 @@ class EngineStub:
     """
     RotateCacheKeys: _grpc.UnaryUnaryMultiCallable[_engine_pb2.RotateCacheKeysRequest, _engine_pb2.RotateCacheKeysResponse]
     """Seals new stored prompts with new keys. Older ones stay readable."""
+    CreatePrefix: _grpc.UnaryUnaryMultiCallable[_engine_pb2.CreatePrefixRequest, _engine_pb2.Prefix]
+    """Computes a prompt, stores it and pins what is stored; returns when that is done. Replaces the
+    tenant's prefix of the same name. Loads the model if it is not loaded.
+    """
+    ListPrefixes: _grpc.UnaryUnaryMultiCallable[_engine_pb2.ListPrefixesRequest, _engine_pb2.ListPrefixesResponse]
+    """The named prefixes, without their prompts."""
+    DeletePrefix: _grpc.UnaryUnaryMultiCallable[_engine_pb2.DeletePrefixRequest, _engine_pb2.DeletePrefixResponse]
+    """Forgets a prefix. What is stored of it stays until it is evicted."""
     Health: _grpc.UnaryUnaryMultiCallable[_engine_pb2.HealthRequest, _engine_pb2.HealthResponse]
     """Cheap, and answered also while models load."""
 
@@ -113,6 +121,14 @@ class EngineAsyncStub(EngineStub):
     """
     RotateCacheKeys: _aio.UnaryUnaryMultiCallable[_engine_pb2.RotateCacheKeysRequest, _engine_pb2.RotateCacheKeysResponse]  # type: ignore[assignment]
     """Seals new stored prompts with new keys. Older ones stay readable."""
+    CreatePrefix: _aio.UnaryUnaryMultiCallable[_engine_pb2.CreatePrefixRequest, _engine_pb2.Prefix]  # type: ignore[assignment]
+    """Computes a prompt, stores it and pins what is stored; returns when that is done. Replaces the
+    tenant's prefix of the same name. Loads the model if it is not loaded.
+    """
+    ListPrefixes: _aio.UnaryUnaryMultiCallable[_engine_pb2.ListPrefixesRequest, _engine_pb2.ListPrefixesResponse]  # type: ignore[assignment]
+    """The named prefixes, without their prompts."""
+    DeletePrefix: _aio.UnaryUnaryMultiCallable[_engine_pb2.DeletePrefixRequest, _engine_pb2.DeletePrefixResponse]  # type: ignore[assignment]
+    """Forgets a prefix. What is stored of it stays until it is evicted."""
     Health: _aio.UnaryUnaryMultiCallable[_engine_pb2.HealthRequest, _engine_pb2.HealthResponse]  # type: ignore[assignment]
     """Cheap, and answered also while models load."""
 
@@ -229,6 +245,32 @@ class EngineServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_engine_pb2.RotateCacheKeysResponse, _abc.Awaitable[_engine_pb2.RotateCacheKeysResponse]]:
         """Seals new stored prompts with new keys. Older ones stay readable."""
+
+    @_abc_1.abstractmethod
+    def CreatePrefix(
+        self,
+        request: _engine_pb2.CreatePrefixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.Prefix, _abc.Awaitable[_engine_pb2.Prefix]]:
+        """Computes a prompt, stores it and pins what is stored; returns when that is done. Replaces the
+        tenant's prefix of the same name. Loads the model if it is not loaded.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPrefixes(
+        self,
+        request: _engine_pb2.ListPrefixesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.ListPrefixesResponse, _abc.Awaitable[_engine_pb2.ListPrefixesResponse]]:
+        """The named prefixes, without their prompts."""
+
+    @_abc_1.abstractmethod
+    def DeletePrefix(
+        self,
+        request: _engine_pb2.DeletePrefixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_pb2.DeletePrefixResponse, _abc.Awaitable[_engine_pb2.DeletePrefixResponse]]:
+        """Forgets a prefix. What is stored of it stays until it is evicted."""
 
     @_abc_1.abstractmethod
     def Health(

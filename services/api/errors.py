@@ -36,6 +36,7 @@ HTTP_STATUS: Mapping[type[errors.SpindllError], int] = {
     errors.ModelNotFound: 404,
     errors.JobNotFound: 404,
     errors.Conflict: 409,
+    errors.CacheShareExceeded: 409,
     errors.EngineBusy: 429,
     errors.Unavailable: 503,
     errors.EngineUnavailable: 503,

@@ -68,6 +68,20 @@ class Submit(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     no_cache: bool = False
     # For what is stored of computed prompts, the newest first; none: nothing is stored or read.
     cache_keys: tuple[CacheKey, ...] = ()
+    stores_always: bool = False  # what it computes, also where the policy is second_use
+
+
+class Locate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Find what is stored of a named prefix, keep it, and bring it from the disk into RAM.
+
+    The answer is a `Located` with the same id. As in Submit, one of `pieces` and `tokens` is set.
+    """
+
+    id: int
+    pieces: tuple[TextPiece, ...] | None = None
+    add_special: bool = False
+    tokens: tuple[int, ...] | None = None
+    cache_keys: tuple[CacheKey, ...]
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -119,7 +133,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     drain_seconds: float = 0.0
 
 
-Command = Start | Submit | Cancel | Tokenize | Detokenize | Embed | Stop
+Command = Start | Submit | Cancel | Tokenize | Detokenize | Locate | Embed | Stop
 
 
 # ---- reports, from the runner
@@ -225,6 +239,17 @@ class Detokenized(msgspec.Struct, frozen=True, tag=True):
     error: dict[str, object] | None = None
 
 
+class Located(msgspec.Struct, frozen=True, tag=True):
+    """What is stored of a prompt, or an error as `to_wire` returns it."""
+
+    id: int
+    prompt_tokens: int = 0
+    stored_tokens: int = 0
+    storable_tokens: int = 0  # that are stored at least when all is written; 0: it is too short
+    names: tuple[str, ...] = ()  # of the entries
+    error: dict[str, object] | None = None
+
+
 class Embedded(msgspec.Struct, frozen=True, tag=True):
     """The vectors of an `Embed`, or an error as `to_wire` returns it."""
 
@@ -269,6 +294,7 @@ Report = (
     | StepReport
     | Tokenized
     | Detokenized
+    | Located
     | Embedded
     | MemoryAdded
     | Heartbeat

@@ -116,6 +116,13 @@ class EngineSettings(SharedSettings):
         le=1,
         description="The part of that space which one tenant may fill.",
     )
+    cache_pinned_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=0.5,
+        description="The part of the space for computed prompts that the named prefixes of one "
+        "tenant may take (POST /v1/prefixes); those of all tenants may take half of it.",
+    )
     cache_min_free: str = Field(
         default="2G", description="Disk space that keeping prompts always leaves free."
     )

@@ -10,6 +10,7 @@
     │   ├── ModelNotFound
     │   └── JobNotFound
     ├── Conflict                       the request is valid, but the current state forbids it
+    │   └── CacheShareExceeded
     ├── EngineBusy                     the queue is full; the client may retry later
     ├── Unavailable                    temporary; the client may retry later
     │   ├── EngineUnavailable
@@ -117,6 +118,12 @@ class Conflict(SpindllError):
     """The request contradicts the current state."""
 
     code = "conflict"
+
+
+class CacheShareExceeded(Conflict):
+    """A named prefix would pin more of the prompt cache than its tenant, or all, may."""
+
+    code = "cache_share_exceeded"
 
 
 class EngineBusy(SpindllError):

@@ -6,12 +6,14 @@ engine checks again: its settings, the files in `models.d` and the gRPC dialect 
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 # One request.
 MAX_ANSWERS = 64  # OpenAI's `n`
 PRIVATE_CACHE_KEY_BYTES = 32  # of a private key for stored prompts
 MAX_CUTS = 4  # of a prompt: each may cost a copy of the model's state
+PREFIX_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a named prefix, for fullmatch
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 1024  # of one stop string
 MAX_CONSTRAINT_CHARS = 1 << 18  # of a JSON schema, regular expression or grammar

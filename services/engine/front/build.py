@@ -21,6 +21,7 @@ from services.engine.front.models.planning.model_settings import (
     read_model_settings,
 )
 from services.engine.front.models.pool import ModelPool
+from services.engine.front.prefix_keeper import PrefixKeeper
 from services.engine.front.process.launcher import (
     RUNNER_COMMAND,
     ProcessLauncher,
@@ -131,7 +132,9 @@ def build_engine(
     clock = asyncio.get_running_loop().time
     manifests = ManifestCache(store.resolve, clock=clock)
     manager = ModelManager(pool, max_queued=settings.max_queued)
-    server = EngineServer(manager, pool, manifests, prompt_cache, gpu, clock=clock)
+    keeper = PrefixKeeper(pool, manager, prompt_cache)
+    pool.call_when_ready(keeper.on_model_ready)
+    server = EngineServer(manager, pool, manifests, prompt_cache, keeper, gpu, clock=clock)
     return Engine(pool, manager, manifests, server, prompt_cache)
 
 

@@ -13,6 +13,8 @@ import psutil
 from services.engine.core import CacheTier
 from services.engine.front.cache_index.index import CacheIndex
 from services.engine.front.cache_index.keyring import Keyring
+from services.engine.front.cache_index.pinned_prefixes import PinnedPrefixes
+from services.engine.front.cache_index.prefix_files import PrefixFiles
 from services.engine.front.cache_index.prompt_cache import PromptCache
 from services.engine.front.cache_index.tier_folder import TierFolder
 from services.engine.front.cache_index.tier_manager import TierManager
@@ -47,10 +49,14 @@ def build_prompt_cache(settings: EngineSettings) -> PromptCache:
     connection = connect_async(
         settings.redis_url, settings.redis_password_file, timeout_seconds=_REDIS_TIMEOUT_SECONDS
     )
+    prefix_files = _open_prefix_files(settings, keyring)
+    lasting, _ = folders[-1]
     tiers = [
         TierManager(
             folder,
-            CacheIndex(connection, folder.id),
+            CacheIndex(connection, folder.id, prefix_files.read_pinned)
+            if prefix_files is not None and folder is lasting
+            else CacheIndex(connection, folder.id),
             keyring.find_tag,
             budget_bytes=size,
             tenant_bytes=int(size * settings.cache_tenant_share),
@@ -58,14 +64,27 @@ def build_prompt_cache(settings: EngineSettings) -> PromptCache:
         for folder, size in folders
     ]
     free = parse_cache_size(settings.cache_min_free)
-    total = shutil.disk_usage(folders[-1][0].path).total
+    total = shutil.disk_usage(lasting.path).total
     return PromptCache(
         keyring,
         tiers,
         connection,
         write=settings.cache_write,
         min_free_bytes=compute_cache_bytes(free, total),
+        prefixes=PinnedPrefixes(prefix_files, tiers[-1], tenant_share=settings.cache_pinned_share)
+        if prefix_files is not None
+        else None,
     )
+
+
+def _open_prefix_files(settings: EngineSettings, keyring: Keyring) -> PrefixFiles | None:
+    """On the disk also where entries are in RAM alone: they can be computed again."""
+    folder = settings.cache_folder / "prefixes"
+    try:
+        return PrefixFiles(folder, keyring)
+    except OSError as error:
+        logger.error("no named prefixes", extra={"folder": str(folder), "reason": error.strerror})
+        return None
 
 
 def _ram_folder(settings: EngineSettings) -> Path:

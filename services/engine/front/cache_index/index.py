@@ -11,7 +11,7 @@ keyed hashes: Redis tells nothing about prompts, and cannot confirm a guess.
 
 The priority of an entry is `floor + seconds saved per MiB`, renewed at each use (greedy-dual-size);
 of equal ones, the one that was used last is higher.
-What saves much time stays long, and what is not used falls behind as the floor rises. Finding the
+That of a pinned entry is infinite. What saves much time stays long, and what is not used falls behind as the floor rises. Finding the
 next one takes O(tenants), recording a use O(log n).
 
 Files are the truth, and no answer depends on the index. A lost index is rebuilt from the files.
@@ -19,6 +19,7 @@ Files are the truth, and no answer depends on the index. A lost index is rebuilt
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
@@ -57,8 +58,15 @@ class IndexedEntry(msgspec.Struct, frozen=True, array_like=True):
 class CacheIndex:
     """The index of one tier. Every method may raise redis.RedisError."""
 
-    def __init__(self, connection: redis.asyncio.Redis, tier_id: str) -> None:
+    def __init__(
+        self,
+        connection: redis.asyncio.Redis,
+        tier_id: str,
+        read_pinned: Callable[[], Collection[str]] = frozenset,
+    ) -> None:
+        """`read_pinned`: the names of the entries that are evicted after all others."""
         self._redis = connection
+        self.read_pinned = read_pinned
         self._prefix = f"{tier_id}:"
 
     async def is_complete(self) -> bool:
@@ -74,7 +82,7 @@ class CacheIndex:
         by_name = {entry.name: entry for entry in entries}
         if not by_name:
             return
-        floor = await self._read_floor()
+        floor, pinned = await self._read_floor(), self.read_pinned()
 
         async def change(pipe: Pipeline) -> None:
             known = await self._get(by_name, pipe)
@@ -84,7 +92,8 @@ class CacheIndex:
                 if (old := known.get(entry.name)) is not None:
                     pipe.hincrby(self._key("bytes"), old.tenant, -old.size_bytes)
                 pipe.hset(self._key("entries"), entry.name, msgspec.json.encode(entry).decode())
-                pipe.zadd(self._rank(entry.tenant), {entry.name: _prioritise(floor, entry)})
+                priority = _prioritise(floor, entry, pinned)
+                pipe.zadd(self._rank(entry.tenant), {entry.name: priority})
                 pipe.hincrby(self._key("bytes"), entry.tenant, entry.size_bytes)
                 tenants.add(entry.tenant)
             self._renew(pipe, tenants)  # all: one without its rank could not be evicted
@@ -92,14 +101,15 @@ class CacheIndex:
         await self._change(change)
 
     async def touch(self, names: Collection[str]) -> None:
-        """Record that entries were used; unknown ones are ignored."""
+        """Record that entries were used, pinned or unpinned; unknown ones are ignored."""
         known = await self._get(names)
         if not known:
             return
-        floor = await self._read_floor()
+        floor, pinned = await self._read_floor(), self.read_pinned()
         async with self._redis.pipeline() as pipe:
             for name, entry in known.items():
-                pipe.zadd(self._rank(entry.tenant), {name: _prioritise(floor, entry)}, xx=True)
+                priority = _prioritise(floor, entry, pinned)
+                pipe.zadd(self._rank(entry.tenant), {name: priority}, xx=True)
             await pipe.execute()
 
     async def remove(self, names: Collection[str]) -> None:
@@ -153,7 +163,7 @@ class CacheIndex:
             if (entry := known.get(name)) is not None:
                 victims.append(entry)
                 excess -= entry.size_bytes
-                floor = score
+                floor = score if math.isfinite(score) else floor
         if victims:
             await self._redis.set(
                 self._key("floor"), max(floor, await self._read_floor()), ex=INDEX_SECONDS
@@ -201,5 +211,7 @@ class CacheIndex:
         return redis_keys.kv(self._prefix + name)
 
 
-def _prioritise(floor: float, entry: IndexedEntry) -> float:
+def _prioritise(floor: float, entry: IndexedEntry, pinned: Collection[str]) -> float:
+    if entry.name in pinned:
+        return math.inf
     return floor + entry.value + _RECENCY * time.time()

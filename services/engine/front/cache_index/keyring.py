@@ -40,6 +40,7 @@ _TAG_CHARS = 32
 _DATA_KEY_INFO = b"spindll prompt cache, data key of tenant "
 _PRIVATE_KEY_INFO = b"spindll prompt cache, private key"
 _TAG_INFO = b"spindll prompt cache, tag of tenant "
+_PREFIX_INFO = b"spindll prompt cache, named prefix "
 
 
 class _Epoch(msgspec.Struct, frozen=True):
@@ -76,6 +77,11 @@ class Keyring:
     def tag(self, tenant: str) -> str:
         """The name of a tenant in the index and in file names: 32 hex digits."""
         return hmac.digest(self._master, _TAG_INFO + tenant.encode(), "sha256").hex()[:_TAG_CHARS]
+
+    def name_prefix(self, tenant: str, name: str) -> str:
+        """The name of the file of a tenant's named prefix: 32 hex digits."""
+        content = _PREFIX_INFO + tenant.encode() + b"\0" + name.encode()
+        return hmac.digest(self._master, content, "sha256").hex()[:_TAG_CHARS]
 
     def get(self, tenant: str, private_key: bytes = b"") -> tuple[CacheKey, ...]:
         """A tenant's keys, newest first; makes its first one.
@@ -137,6 +143,12 @@ class Keyring:
             for path in self._tenants_folder.glob("*.json"):
                 self._read(path.stem)
         return self._tags.get(key_id)
+
+    def find_key(self, key_id: bytes) -> CacheKey | None:
+        """The key with this id, if its tenant still has it."""
+        tag = self.find_tag(key_id)
+        keys = self._read(tag) if tag is not None else None
+        return next((key for key in keys or () if key.id == key_id), None)
 
     def _read(self, tag: str) -> tuple[CacheKey, ...] | None:
         """The keys of a file, which is read again when it has changed."""

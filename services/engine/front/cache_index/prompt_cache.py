@@ -19,6 +19,7 @@ import redis.asyncio
 
 from services.engine.core import CacheConfig, CacheEvent, CacheKey, CacheUsed, CacheWrite
 from services.engine.front.cache_index.keyring import Keyring
+from services.engine.front.cache_index.pinned_prefixes import PinnedPrefixes
 from services.engine.front.cache_index.tier_folder import FoundEntry
 from services.engine.front.cache_index.tier_manager import TierManager, TierStatus
 from services.engine.kv_entry import compute_model_tag
@@ -40,11 +41,13 @@ class PromptCache:
         *,
         write: CacheWrite = "always",
         min_free_bytes: int = 0,
+        prefixes: PinnedPrefixes | None = None,
     ) -> None:
         """`connection`: that of the tiers' indexes; it is closed with the cache.
 
         `write` and `min_free_bytes` are for the runners, see CacheConfig.
         """
+        self.prefixes = prefixes
         self._keyring = keyring
         self._tiers = {tier.folder.tier: tier for tier in tiers}
         self._connection = connection
@@ -52,6 +55,11 @@ class PromptCache:
         self._min_free_bytes = min_free_bytes
         self._stopped = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether runners store what they compute."""
+        return bool(self._tiers) and self._write != "never"
 
     def start(self) -> None:
         """Begin to keep the indexes and budgets."""
@@ -124,7 +132,7 @@ class PromptCache:
         """Delete what matches all that is given; how many entries, and their bytes.
 
         Where only a tenant is given, or nothing, the keys are destroyed first, so that copies of
-        the entries, and what runners have in memory, are unreadable too.
+        the entries, and what runners have in memory, are unreadable too; named prefixes go as well.
         """
         keyring = self._keyring
         if keyring is None:
@@ -139,6 +147,8 @@ class PromptCache:
             else:
                 destroyed = {key.id for key in keyring.get(tenant)}
                 keyring.forget(tenant)
+            if self.prefixes is not None:
+                self.prefixes.files.remove_unreadable()
 
         def matches(entry: FoundEntry) -> bool:
             id_ = entry.header.key_id
@@ -159,6 +169,8 @@ class PromptCache:
             self._keyring.rotate_all()
         else:
             self._keyring.rotate(tenant)
+        if self.prefixes is not None:
+            self.prefixes.files.seal_again()
 
     async def _run(self) -> None:
         swept_at = -float("inf")

@@ -71,7 +71,7 @@ class TierManager:
         self.folder = folder
         self._index = index
         self._find_tag = find_tag
-        self._budget_bytes = budget_bytes
+        self.budget_bytes = budget_bytes
         self._tenant_bytes = tenant_bytes
         self._noted: list[CacheStored | CacheUsed | CacheRejected] = []
         self._is_index_current = False  # every event since the last rebuild is in the index
@@ -103,6 +103,13 @@ class TierManager:
         if len(self._noted) < _MAX_NOTED:
             self._noted.append(event)
         else:
+            self._is_index_current = False
+
+    async def update_pins(self, names: Collection[str]) -> None:
+        """These entries have been pinned or unpinned."""
+        try:
+            await self._index.touch(names)
+        except RedisError:
             self._is_index_current = False
 
     async def update(self) -> None:
@@ -162,7 +169,7 @@ class TierManager:
             logger.debug("no index of stored prompts", exc_info=True)
         return TierStatus(
             tier=self.folder.tier,
-            budget_bytes=self._budget_bytes,
+            budget_bytes=self.budget_bytes,
             bytes=sum(tenants.values()),
             entries=entries,
             hits=self._hits,
@@ -208,7 +215,7 @@ class TierManager:
             if greedy is not None:
                 limit, tenants = self._tenant_bytes, [greedy]
             else:
-                limit, tenants = self._budget_bytes, list(sizes)
+                limit, tenants = self.budget_bytes, list(sizes)
             excess = sum(sizes[tenant] for tenant in tenants) - limit
             if excess <= 0:
                 return
@@ -224,9 +231,9 @@ class TierManager:
             return
         self._listed_at = time.monotonic()
         entries = await self._list()
-        excess = sum(entry.header.file_bytes for entry in entries) - self._budget_bytes
-        victims = []
-        for entry in sorted(entries, key=lambda entry: entry.used_at):
+        excess = sum(entry.header.file_bytes for entry in entries) - self.budget_bytes
+        victims, pinned = [], self._index.read_pinned()
+        for entry in sorted(entries, key=lambda entry: (entry.name in pinned, entry.used_at)):
             if excess <= 0:
                 break
             victims.append(entry.name)

@@ -55,6 +55,7 @@ class ModelLifecycle:
         self._models: dict[str, LoadedModel] = {}  # by key
         self._is_draining = False
         self._tasks = TaskSet()
+        self.on_ready: Callable[[LoadedModel], None] = lambda _: None
 
     @property
     def is_draining(self) -> bool:
@@ -147,6 +148,7 @@ class ModelLifecycle:
             if not model.ready.done():
                 model.ready.set_result(None)
             self.schedule()
+            self.on_ready(model)
 
     def _on_load_task_done(self, model: LoadedModel, task: asyncio.Task[None]) -> None:
         if task.cancelled():

@@ -224,6 +224,14 @@ class LoadedModel:
         finally:
             self._on_requests_finished(self)
 
+    async def locate(self, command: messages.Locate) -> messages.Located:
+        """What is stored of a prompt, from the runner. RunnerDied, InvalidRequest."""
+        assert self.runner is not None
+        try:
+            return await self._running.locate(self.runner, command)
+        finally:
+            self._on_requests_finished(self)
+
     async def embed(self, command: messages.Embed) -> messages.Embedded:
         """The vectors of texts, from the runner. RunnerDied, and what RunnerRequests.embed raises."""
         assert self.runner is not None

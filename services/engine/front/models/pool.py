@@ -198,6 +198,10 @@ class ModelPool:
         if is_given_up and not model.has_waiters and model.load_task is not None:
             model.load_task.cancel()
 
+    def call_when_ready(self, callback: Callable[[LoadedModel], None]) -> None:
+        """Call this with each model that was loaded, after its waiting requests have begun."""
+        self._lifecycle.on_ready = callback
+
     def run_until_close(self, work: Coroutine[object, object, None]) -> None:
         """Run a coroutine in the background; `close` cancels it."""
         self._tasks.start(work)

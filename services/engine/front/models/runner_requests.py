@@ -3,6 +3,7 @@
     submit   ──► events of its steps ──► the last event, or fail_all
     tokenize ──► Tokenized; detokenize ──► Detokenized  or fail_all
     embed    ──► Embedded                              or fail_all
+    locate   ──► Located                               or fail_all
 
 The runner itself belongs to the model, which passes it to the methods that send a command. Event
 loop only.
@@ -22,9 +23,8 @@ from services.engine.front.models.client_request import ClientRequest
 from services.engine.front.process.launcher import RunnerHandle
 from services.shared.errors import SpindllError, from_wire
 
-R = TypeVar("R", messages.Tokenized, messages.Detokenized, messages.Embedded)
-
-Reply = messages.Tokenized | messages.Detokenized | messages.Embedded
+R = TypeVar("R", messages.Tokenized, messages.Detokenized, messages.Located, messages.Embedded)
+Reply = messages.Tokenized | messages.Detokenized | messages.Located | messages.Embedded
 
 
 class RunnerRequests:
@@ -34,6 +34,7 @@ class RunnerRequests:
         self._running: dict[int, ClientRequest] = {}
         self._tokenizing: dict[int, asyncio.Future[messages.Tokenized]] = {}
         self._detokenizing: dict[int, asyncio.Future[messages.Detokenized]] = {}
+        self._locating: dict[int, asyncio.Future[messages.Located]] = {}
         self._embedding: dict[int, asyncio.Future[messages.Embedded]] = {}
         self._idle: asyncio.Future[None] | None = None
         self._last_id = 1
@@ -45,8 +46,9 @@ class RunnerRequests:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the runner has neither a request nor a text to tokenize, nor tokens to read."""
-        return not (self.running_count or self._tokenizing or self._detokenizing)
+        """Whether nothing waits for the runner."""
+        asked = self._tokenizing or self._detokenizing or self._locating
+        return not (self.running_count or asked)
 
     def submit(self, runner: RunnerHandle, request: ClientRequest, now: float) -> None:
         """Give a request to the runner."""
@@ -65,6 +67,7 @@ class RunnerRequests:
         embedding, self._embedding = self._embedding, {}
         tokenizing, self._tokenizing = self._tokenizing, {}
         detokenizing, self._detokenizing = self._detokenizing, {}
+        locating, self._locating = self._locating, {}
         self._wake_idle_waiters()
         if (running or embedding) and runner is not None:
             runner.send(messages.Cancel((*running, *embedding)))
@@ -73,6 +76,7 @@ class RunnerRequests:
         _fail_all(embedding.values(), error)
         _fail_all(tokenizing.values(), error)
         _fail_all(detokenizing.values(), error)
+        _fail_all(locating.values(), error)
         return len(running) + len(embedding)
 
     async def tokenize(
@@ -87,6 +91,11 @@ class RunnerRequests:
         """The text of tokens, from the runner. InvalidRequest, or the error of `fail_all`."""
         command = messages.Detokenize(self._new_id(), tuple(tokens))
         return (await _ask(runner, command, self._detokenizing)).text
+
+    async def locate(self, runner: RunnerHandle, command: messages.Locate) -> messages.Located:
+        """What is stored of a prompt; sets the id of the command. As `tokenize`."""
+        command = msgspec.structs.replace(command, id=self._new_id())
+        return await _ask(runner, command, self._locating)
 
     async def embed(self, runner: RunnerHandle, command: messages.Embed) -> messages.Embedded:
         """The vectors of texts, from the runner; sets the id of the command.
@@ -128,11 +137,14 @@ class RunnerRequests:
         return has_ended
 
     def on_reply(self, report: Reply) -> None:
-        """Give what a text or tokens became, or the error, to the caller that waits for it."""
+        """Give what was asked for, or the error, to the caller that waits for it."""
         if isinstance(report, messages.Tokenized):
             _answer(report, self._tokenizing)
         elif isinstance(report, messages.Detokenized):
             _answer(report, self._detokenizing)
+
+        elif isinstance(report, messages.Located):
+            _answer(report, self._locating)
         else:
             _answer(report, self._embedding)
 
@@ -148,7 +160,7 @@ class RunnerRequests:
 
 async def _ask(
     runner: RunnerHandle,
-    command: messages.Tokenize | messages.Detokenize | messages.Embed,
+    command: messages.Tokenize | messages.Detokenize | messages.Locate | messages.Embed,
     waiting: dict[int, asyncio.Future[R]],
 ) -> R:
     """Send a command that is answered by one report."""

@@ -104,7 +104,7 @@ def parse_submit(
     lane = _LANES.get(message.lane)
     if lane is None:
         raise InvalidRequest(f"there is no lane {message.lane}", param="lane")
-    pieces, tokens = _parse_prompt(message)
+    pieces, tokens = parse_prompt(message)
     if len(message.private_cache_key) not in (0, PRIVATE_CACHE_KEY_BYTES):
         raise InvalidRequest(
             f"a private cache key has {PRIVATE_CACHE_KEY_BYTES} bytes", param="private_cache_key"
@@ -222,8 +222,8 @@ def parse_model_settings(message: pb.ModelSettings) -> ModelSettings:
     return validate_model_settings(fields)
 
 
-def _parse_prompt(
-    message: pb.Submit,
+def parse_prompt(
+    message: pb.Submit | pb.CreatePrefixRequest,
 ) -> tuple[tuple[TextPiece, ...] | None, tuple[int, ...] | None]:
     """(pieces, None) of a text prompt, (None, tokens) of a token prompt."""
     kind = message.WhichOneof("prompt")

@@ -22,10 +22,12 @@ from services.engine.front.models.loaded_model import ModelState
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
 from services.engine.front.models.pool import ModelPool
+from services.engine.front.prefix_keeper import PrefixKeeper
 from services.engine.front.rpc import from_proto, to_proto
 from services.engine.front.rpc.answering import answer
 from services.engine.front.rpc.cache_rpcs import CacheRpcs
 from services.engine.front.rpc.embedding_rpcs import EmbeddingRpcs
+from services.engine.front.rpc.prefix_rpcs import PrefixRpcs
 from services.engine.front.rpc.session import Session
 from services.shared.errors import InvalidModelName, ModelNotFound
 from services.shared.limits import MAX_MESSAGE_BYTES
@@ -54,6 +56,7 @@ class EngineServer(EngineServicer):
         pool: ModelPool,
         manifests: ManifestCache,
         prompt_cache: PromptCache,
+        keeper: PrefixKeeper,
         gpu: GpuCheck,
         *,
         clock: Callable[[], float],
@@ -65,6 +68,7 @@ class EngineServer(EngineServicer):
         self._manifests = manifests
         self._prompt_cache = prompt_cache
         self._cache_rpcs = CacheRpcs(prompt_cache, manifests)
+        self._prefix_rpcs = PrefixRpcs(keeper, manifests)
         self._embedding_rpcs = EmbeddingRpcs(manager, manifests)
         self._sessions: set[Session] = set()
         self._server = aio.server(options=_OPTIONS)
@@ -171,6 +175,24 @@ class EngineServer(EngineServicer):
     ) -> pb.RotateCacheKeysResponse:
         """See engine.proto."""
         return await answer(self._cache_rpcs.rotate_keys(request), context)
+
+    async def CreatePrefix(  # noqa: N802
+        self, request: pb.CreatePrefixRequest, context: Any
+    ) -> pb.Prefix:
+        """See engine.proto."""
+        return await answer(self._prefix_rpcs.create(request), context)
+
+    async def ListPrefixes(  # noqa: N802
+        self, request: pb.ListPrefixesRequest, context: Any
+    ) -> pb.ListPrefixesResponse:
+        """See engine.proto."""
+        return await answer(self._prefix_rpcs.list(request), context)
+
+    async def DeletePrefix(  # noqa: N802
+        self, request: pb.DeletePrefixRequest, context: Any
+    ) -> pb.DeletePrefixResponse:
+        """See engine.proto."""
+        return await answer(self._prefix_rpcs.delete(request), context)
 
     async def Health(  # noqa: N802
         self, request: pb.HealthRequest, context: Any

@@ -15,6 +15,8 @@ from services.engine.messages import (
     Embed,
     Embedded,
     Failed,
+    Locate,
+    Located,
     Start,
     Stop,
     Submit,
@@ -35,7 +37,7 @@ _THREADS = 2  # one long preparation does not delay all others
 _QUICK_LENGTH = 16 << 10  # characters, which take 10 ms to tokenize, or tokens
 _MAX_LENGTH = 256 << 20  # of all prompts in preparation together
 
-_Work = Submit | Tokenize | Detokenize | Embed
+_Work = Submit | Tokenize | Detokenize | Locate | Embed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,6 +138,8 @@ class Dispatcher:
             self._report_writer.send(input_processor.tokenize(command))
         elif isinstance(command, Detokenize):
             self._report_writer.send(input_processor.detokenize(command))
+        elif isinstance(command, Locate):
+            self._report_writer.send(input_processor.locate(command))
         else:
             try:
                 self._command_queue.put(self._build(input_processor, command, preparation))
@@ -184,6 +188,8 @@ class Dispatcher:
             self._report_writer.send(Tokenized(command.id, error=to_wire(error)))
         elif isinstance(command, Detokenize):
             self._report_writer.send(Detokenized(command.id, error=to_wire(error)))
+        elif isinstance(command, Locate):
+            self._report_writer.send(Located(command.id, error=to_wire(error)))
         elif isinstance(command, Embed):
             self._report_writer.send(Embedded(command.id, error=to_wire(error)))
         else:

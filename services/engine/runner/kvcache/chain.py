@@ -50,6 +50,7 @@ class Chain:
     ) -> None:
         self.keys = keys  # newest first
         self.decisions: dict[bytes, bool] = {}  # by content: whether the policy wants it stored
+        self.is_always_stored = False  # whatever the policy, unless nothing is written at all
         self._identity = identity
         self._tokens = bytearray()
         self._nodes = [identity]
@@ -77,6 +78,7 @@ class Chain:
         copy._tokens += self._tokens
         copy._nodes = list(self._nodes)
         copy.decisions = dict(self.decisions)
+        copy.is_always_stored = self.is_always_stored
         return copy
 
     def get_block(self, index: int) -> Part:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from services.engine.core import CacheWrite
@@ -48,20 +48,23 @@ def choose_slot(
     last_uses: Sequence[float],
     tail_tag: bytes,
     *,
+    kept: Collection[int] = (),
     now: float,
 ) -> int | None:
-    """The slot of a node for a new snapshot; None: it is stored already.
+    """The slot of a node for a new snapshot; None: it is stored already, or all slots are kept.
 
     `headers`: of the node's slots, None where one is free. `last_uses`: seconds since 1970. Without
-    a free slot, the snapshot that was not used for longest gives way: that of a system prompt stays
-    while chats begin with it. One from the future, before a clock was set back, counts as oldest.
+    a free slot, the snapshot that was not used for longest gives way, unless it is kept: that of a
+    system prompt stays while chats begin with it. One from the future, before a clock was set back,
+    counts as oldest.
     """
     if any(header is not None and header.tail_tag == tail_tag for header in headers):
         return None
     if None in headers:
         return headers.index(None)
     ages = [last_use if last_use <= now else -1 for last_use in last_uses]
-    return ages.index(min(ages))
+    replaceable = [slot for slot in range(len(headers)) if slot not in kept]
+    return min(replaceable, key=ages.__getitem__, default=None)
 
 
 def name_write_error(error: OSError) -> NotWrittenReason:

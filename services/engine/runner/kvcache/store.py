@@ -19,6 +19,8 @@ from services.engine.runner.kvcache.writer import Writer
 
 _READERS = 2
 _MAX_EVENTS = 1 << 16  # the oldest are lost when none is taken
+_MAX_TAIL = 16  # tokens between the snapshot of a prompt and its end
+_MIN_SNAPSHOT = 64  # tokens; of shorter prompts none is taken
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +46,7 @@ class PromptStore:
         self._saves_whole = saves_whole
         self._events: deque[CacheEvent] = deque(maxlen=_MAX_EVENTS)
         self._lock = threading.Lock()  # guards _policy
+        self._write = config.write
         self._policy = WritePolicy(config.write)
         ram = disk = None
         if config.ram_folder is not None:
@@ -58,12 +61,16 @@ class PromptStore:
         self._writer = Writer(self._tiers[::-1], ram, model_tag, self._events)
         self._readers = ReaderPool(_READERS, self._writer.copy_to_ram)
 
-    def open_chain(self, keys: Sequence[CacheKey], tokens: Sequence[int]) -> Chain:
+    def open_chain(
+        self, keys: Sequence[CacheKey], tokens: Sequence[int], *, is_always_stored: bool = False
+    ) -> Chain:
         """Hash a prompt. Keys: newest first; without any, nothing is found and nothing wanted.
 
-        Raises ValueError for keys of another length.
+        `is_always_stored`: at its first use too. Raises ValueError for keys of another length.
         """
-        return Chain(self._identity, tuple(map(DerivedKey.derive, keys)), tokens)
+        chain = Chain(self._identity, tuple(map(DerivedKey.derive, keys)), tokens)
+        chain.is_always_stored = is_always_stored and self._write != "never"
+        return chain
 
     def find(self, chain: Chain, *, start: int = 0, end: int | None = None) -> Stored | None:
         """The longest stored prefix of the chain's first `end` tokens; None: not beyond `start`.
@@ -81,6 +88,41 @@ class PromptStore:
             return None
         is_on_disk = any(entry.tier.tier == "disk" for entry in entries)
         return Stored(entries[-1].part.end, "disk" if is_on_disk else "ram", tuple(entries))
+
+    def find_prefix(self, chain: Chain) -> Stored | None:
+        """What is stored of a prompt for those that go on after it.
+
+        Of snapshots, that is the one at its end and the one shortly before it: where a prompt goes
+        on, its last tokens may be others.
+        """
+        stored = self.find(chain)
+        if stored is None or not self._saves_whole or stored.length < chain.length:
+            return stored
+        before = self.find(
+            chain, start=max(chain.length - _MAX_TAIL - 1, 0), end=max(chain.length - 1, 0)
+        )
+        entries = stored.entries + (before.entries if before is not None else ())
+        return Stored(stored.length, stored.tier, entries)
+
+    def count_storable(self, chain: Chain) -> int:
+        """How many tokens `find_prefix` returns at least when all of the prompt is stored."""
+        if not self._saves_whole:
+            return chain.length // BLOCK_TOKENS * BLOCK_TOKENS
+        return chain.length - _MAX_TAIL if chain.length >= _MIN_SNAPSHOT else 0
+
+    def keep(self, stored: Stored) -> None:
+        """Let no other snapshot replace what was found, while this store is open."""
+        self._writer.keep(entry.name for entry in stored.entries if entry.part.kind == "snapshot")
+
+    def prefetch(self, stored: Stored) -> None:
+        """Begin to bring what was found on the disk into RAM: to its tier, or the page cache."""
+        for entry in stored.entries:
+            if entry.tier.tier != "disk":
+                continue
+            if len(self._tiers) == 1:
+                entry.tier.read_ahead(entry.name)
+            elif (header := entry.tier.peek(entry.name)) is not None:
+                self._writer.copy_to_ram(entry, header)
 
     def fetch(self, chain: Chain, stored: Stored, start: int) -> Fetch:
         """Begin to read what was found, from token `start` on: a multiple of 256, 0 for snapshots."""
@@ -130,7 +172,8 @@ class PromptStore:
         key = chain.keys[0]  # what an older key sealed is written again: its epoch ends
         if part.content not in chain.decisions:
             with self._lock:
-                chain.decisions[part.content] = self._policy.wants(key.name_key, part.content)
+                is_wanted = self._policy.wants(key.name_key, part.content)
+            chain.decisions[part.content] = is_wanted or chain.is_always_stored
         if not chain.decisions[part.content] or self._writer.is_pending(key, part):
             return False
         if part.kind == "block":

@@ -66,6 +66,7 @@ class Writer:
         self._saves: deque[_Save] = deque()
         self._copies: deque[_Copy] = deque()
         self._copying: set[str] = set()  # names
+        self._kept: set[str] = set()  # names of snapshots that no other one replaces
         self._pending: set[tuple[bytes, bytes]] = set()  # key and content of saves, until written
         self._queued_bytes = 0
         self._is_closed = False
@@ -96,6 +97,11 @@ class Writer:
             self._queued_bytes += len(state)
             self._saves.append(_Save(key, part, state, seconds))
             self._changed.notify_all()
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Let no other snapshot replace these."""
+        with self._changed:
+            self._kept.update(names)
 
     def copy_to_ram(self, entry: Entry, header: EntryHeader) -> None:
         """Queue a copy of an entry that was read, unless it is in RAM or too many wait."""
@@ -175,8 +181,10 @@ class Writer:
         headers = [tier.peek(name) for name in names]
         # What is read in RAM is used there only.
         last_uses = [max(each.read_last_use(name) for each in self._tiers) for name in names]
+        with self._changed:
+            kept = [slot for slot, name in enumerate(names) if name in self._kept]
         tail_tag = key.build_tail_tag(part.content)
-        return choose_slot(headers, last_uses, tail_tag, now=self._now())
+        return choose_slot(headers, last_uses, tail_tag, kept=kept, now=self._now())
 
     def _build_header(self, save: _Save, slot: int) -> EntryHeader:
         part = save.part

@@ -14,7 +14,15 @@ from functools import cached_property
 
 from services.engine.backends.base import Vocabulary
 from services.engine.core import Constraint, TokenLogprob
-from services.engine.messages import Detokenize, Detokenized, Submit, Tokenize, Tokenized
+from services.engine.messages import (
+    Detokenize,
+    Detokenized,
+    Locate,
+    Located,
+    Submit,
+    Tokenize,
+    Tokenized,
+)
 from services.engine.runner.batcher import BatchRequest
 from services.engine.runner.errors import build_too_long_error
 from services.engine.runner.kvcache.chain import Chain
@@ -115,6 +123,29 @@ class InputProcessor:
                 f"{param}: there is no token {wrong}; this model has 0 to {size - 1}", param=param
             )
 
+    def locate(self, command: Locate) -> Located:
+        """Find, keep and prefetch what is stored. An error becomes part of the result."""
+        try:
+            return self._locate(command)
+        except SpindllError as error:
+            return Located(command.id, error=to_wire(error))
+        except Exception:
+            logger.exception("stored prompt not located", extra={"id": command.id})
+            return Located(command.id, error=to_wire(InternalError("internal error")))
+
+    def _locate(self, command: Locate) -> Located:
+        tokens = self._tokenize_prompt(command)
+        if self._store is None:
+            return Located(command.id, len(tokens))
+        chain = self._store.open_chain(command.cache_keys, tokens)
+        stored, storable = self._store.find_prefix(chain), self._store.count_storable(chain)
+        if stored is None:
+            return Located(command.id, len(tokens), 0, storable)
+        self._store.keep(stored)
+        self._store.prefetch(stored)
+        names = tuple(entry.name for entry in stored.entries)
+        return Located(command.id, len(tokens), stored.length, storable, names)
+
     def _prepare(self, submit: Submit, arrived_at: float) -> PreparedRequest:
         if not 1 <= submit.n <= MAX_ANSWERS:
             raise InvalidRequest(f"n must be 1 to {MAX_ANSWERS}", param="n")
@@ -157,7 +188,11 @@ class InputProcessor:
         # Where the prompt's own log-probabilities are wanted, all of it must be computed.
         if self._store is None or submit.no_cache or submit.prompt_logprobs:
             return None
-        return self._store.open_chain(submit.cache_keys, prompt) if submit.cache_keys else None
+        if not submit.cache_keys:
+            return None
+        return self._store.open_chain(
+            submit.cache_keys, prompt, is_always_stored=submit.stores_always
+        )
 
     def _find_cuts(self, submit: Submit, prompt: list[int]) -> tuple[int, ...]:
         if not self._uses_cuts or submit.no_cache:
@@ -170,7 +205,7 @@ class InputProcessor:
             add_special=submit.add_special,
         )
 
-    def _tokenize_prompt(self, submit: Submit) -> list[int]:
+    def _tokenize_prompt(self, submit: Submit | Locate) -> list[int]:
         if submit.tokens is None:
             return self._vocabulary.tokenize(submit.pieces or (), add_special=submit.add_special)
         self._check_tokens(submit.tokens, param="prompt")

@@ -1,0 +1,66 @@
+"""What a named prefix needs of a store: it is found, kept, and brought into RAM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.engine.runner.kvcache.stores import (
+    KEY,
+    make_blocks,
+    make_tokens,
+    open_store,
+    save,
+    wait_until_written,
+)
+
+
+def test_a_snapshot_that_is_kept_is_not_replaced(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk", saves_whole=True) as store:
+        chains = [store.open_chain([KEY], [*make_tokens(256), n]) for n in range(6)]
+        for chain in chains[:4]:
+            save(store, chain, {(0, 257): b"state"})
+        stored = store.find_prefix(chains[0])
+        assert stored is not None
+        store.keep(stored)
+        for chain in chains[4:]:
+            save(store, chain, {(0, 257): b"state"})
+
+        found = [store.find(chain) is not None for chain in chains]
+
+    assert found[0]
+    assert sum(found) == 4
+
+
+def test_a_prefix_of_snapshots_is_what_is_at_its_end_and_before_it(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk", saves_whole=True) as store:
+        chain = store.open_chain([KEY], make_tokens(300))
+        for length in (100, 292):
+            save(store, chain, {(0, length): b"state"})
+        before = store.find_prefix(chain)
+        save(store, chain, {(0, 300): b"state"})
+        both = store.find_prefix(chain)
+
+    assert before is not None
+    assert [entry.part.end for entry in before.entries] == [292]
+    assert before.length >= store.count_storable(chain)
+    assert both is not None
+    assert [entry.part.end for entry in both.entries] == [300, 292]
+
+
+def test_what_is_prefetched_is_copied_to_ram(tmp_path: Path) -> None:
+    tokens = make_tokens(512)
+    with open_store(disk=tmp_path / "disk") as store:
+        chain = store.open_chain([KEY], tokens)
+        save(store, chain, make_blocks(2))
+        stored = store.find_prefix(chain)
+        assert stored is not None
+        store.prefetch(stored)  # without a RAM tier, the system may read ahead
+    with open_store(disk=tmp_path / "disk", ram=tmp_path / "ram") as store:
+        stored = store.find_prefix(store.open_chain([KEY], tokens))
+        assert stored is not None
+        store.prefetch(stored)
+        wait_until_written(store)
+        found = store.find(store.open_chain([KEY], tokens))
+
+    assert found is not None
+    assert (found.length, found.tier) == (512, "ram")
