@@ -26,7 +26,15 @@ from services.api.clients.engine import EngineClient
 from services.api.clients.pulls import PullClient
 from services.api.dependencies import ApiParts
 from services.api.dialects.grpc.server import start_grpc_server
-from services.api.dialects.openai import chat, completions, embeddings, models, rerank, tokens
+from services.api.dialects.openai import (
+    chat,
+    completions,
+    embeddings,
+    models,
+    prefixes,
+    rerank,
+    tokens,
+)
 from services.api.generation.embeddings import EmbeddingService
 from services.api.generation.service import GenerationService
 from services.api.middleware.access_log import AccessLogMiddleware
@@ -46,7 +54,7 @@ from services.shared.store.model_store import ModelStore
 # `models` has paths that match all below /v1/models/, so what is more exact comes before it.
 _ROUTES = (
     *(chat, completions, embeddings, rerank, tokens, keys, pulls, admin_models, updates, models),
-    *(search, cache, cache_report, status, health),
+    *(search, cache, cache_report, prefixes, status, health),
 )
 _CORS_HEADERS = (
     "authorization",

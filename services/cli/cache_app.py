@@ -19,7 +19,7 @@ Tenant = Annotated[str | None, typer.Option("--tenant", help="Of one tenant; by 
 
 @app.callback()
 def show(context: typer.Context, data: Data) -> None:
-    """Show the tiers: their bytes, what came from them, and why something was not stored."""
+    """Show the tiers (bytes, uses, why something was not stored) and the named prefixes."""
     if context.invoked_subcommand is None:
         from services.cli.commands import cache as command
 
@@ -42,6 +42,20 @@ def clear(
     from services.cli.commands import cache as command
 
     command.clear(find_paths(data), tenant=tenant, model=model, days=days)
+
+
+@app.command()
+def unpin(
+    data: Data,
+    name: Annotated[str, typer.Argument(help="The name of the prefix.")],
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Whose it is; by default the key's own.")
+    ] = None,
+) -> None:
+    """Forget a named prefix: what is stored of it may be evicted."""
+    from services.cli.commands import cache as command
+
+    command.unpin(find_paths(data), name, tenant)
 
 
 @app.command()

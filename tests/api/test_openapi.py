@@ -29,6 +29,7 @@ BODIES = {
     ("/apply-template", "post"): "ChatCompletionRequest",
     ("/detokenize", "post"): "DetokenizeRequestBody",
     ("/tokenize", "post"): "TokenizeRequestBody",
+    ("/v1/prefixes", "post"): "PrefixRequest",
     ("/v1/chat/completions/input_tokens", "post"): "ChatCompletionRequest",
     ("/v1/pulls/{job_id}/priority", "post"): "PriorityRequest",
 }

@@ -56,6 +56,18 @@ async def test_a_user_key_shows_the_bytes_of_its_own_tenant(api: Api) -> None:
     assert "10.0 GB" in shown.stdout
 
 
+async def test_named_prefixes_are_shown_and_forgotten(api: Api) -> None:
+    shown = await asyncio.to_thread(run, api)
+    unpinned = await asyncio.to_thread(run, api, "unpin", "rules", "--tenant", "bob")
+
+    assert (shown.exit_code, unpinned.exit_code) == (0, 0)
+    rows = [line.split()[:5] for line in shown.stdout.splitlines()[-2:]]
+    assert rows == [["rules", who, "tiny:latest", "900", "768"] for who in ("alice", "bob")]
+    assert unpinned.stdout == "rules is not kept any more\n"
+    deletion = api.engine.calls[-1]
+    assert (deletion.tenant, deletion.name) == ("bob", "rules")
+
+
 async def test_the_commands_show_clear_and_rotate(api: Api) -> None:
     shown = await asyncio.to_thread(run, api)
     cleared = await asyncio.to_thread(run, api, "clear", "--model", "tiny", "--unused-days", "1")
@@ -65,7 +77,7 @@ async def test_the_commands_show_clear_and_rotate(api: Api) -> None:
     assert [r.exit_code for r in (shown, cleared, tenant, rotated)] == [0, 0, 0, 0]
     assert "2.5 MB" in shown.stdout
     assert cleared.stdout == "deleted 2 entries, 5.0 MB freed\n"
-    _, first, second, rotation = api.engine.calls
+    first, second, rotation = api.engine.calls[2:]
     assert (first.model, first.older_than_seconds) == ("tiny:latest", 86_400)
     assert not first.HasField("tenant")
     assert second.tenant == "alice"

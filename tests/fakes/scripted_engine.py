@@ -20,10 +20,11 @@ import grpc.aio
 import msgspec
 
 from protos import engine_pb2
-from protos.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
+from protos.engine_pb2_grpc import add_EngineServicer_to_server
 from services.engine.front.rpc.from_proto import split_prompts
 from services.shared.errors import SpindllError, to_wire
 from services.shared.limits import MAX_MESSAGE_BYTES
+from tests.fakes.scripted_prefixes import ScriptedPrefixes
 
 ScriptStep = engine_pb2.Event | asyncio.Event
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -82,7 +83,7 @@ def failed(error: SpindllError) -> engine_pb2.Event:
     )
 
 
-class ScriptedEngine(EngineServicer):
+class ScriptedEngine(ScriptedPrefixes):
     """Sends the events of its scripts and records what it receives."""
 
     def __init__(self, scripts: Mapping[str, Sequence[ScriptStep]] | None = None) -> None:

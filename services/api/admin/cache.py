@@ -28,7 +28,7 @@ async def show_cache(
     api: Parts, principal: RequireUser, tenant: TenantName = None
 ) -> dict[str, Any]:
     """What is stored of computed prompts, in bytes."""
-    chosen = _choose_tenant(api, principal, tenant)
+    chosen = choose_tenant(api, principal, tenant)
     status = await api.engine.read_cache_status(chosen)
     return {
         "object": "cache",
@@ -50,7 +50,7 @@ async def delete_cache(
     ] = None,
 ) -> dict[str, Any]:
     """Delete stored prompts. All those of a tenant, or of everyone, are unreadable at once."""
-    chosen = _choose_tenant(api, principal, tenant)
+    chosen = choose_tenant(api, principal, tenant)
     if chosen is None and not everyone:
         raise InvalidRequest("name a tenant, or say all=true", param="tenant")
     if chosen is not None and everyone:
@@ -74,7 +74,7 @@ async def rotate_keys(api: Parts, _: RequireAdmin, tenant: TenantName = None) ->
     return {"object": "cache", "tenant": tenant, "rotated": True}
 
 
-def _choose_tenant(api: ApiParts, principal: Principal, tenant: str | None) -> str | None:
+def choose_tenant(api: ApiParts, principal: Principal, tenant: str | None) -> str | None:
     """The tenant that is meant; None for all. PermissionDenied for a user who names another."""
     if principal.role is Role.ADMIN:
         return tenant

@@ -106,6 +106,21 @@ class EngineCalls:
         request = engine_pb2.RotateCacheKeysRequest(tenant=tenant)
         await _call(self._stub.RotateCacheKeys(request, timeout=_UNARY_SECONDS))
 
+    async def create_prefix(self, request: engine_pb2.CreatePrefixRequest) -> engine_pb2.Prefix:
+        """Compute a named prefix and keep it; loads the model. Cancelling the caller stops it."""
+        return await _call(self._stub.CreatePrefix(request, timeout=self._load_timeout_seconds))
+
+    async def list_prefixes(self, tenant: str | None) -> list[engine_pb2.Prefix]:
+        """The named prefixes of one tenant or of all."""
+        request = engine_pb2.ListPrefixesRequest(tenant=tenant)
+        answer = await _call(self._stub.ListPrefixes(request, timeout=_UNARY_SECONDS))
+        return list(answer.prefixes)
+
+    async def delete_prefix(self, tenant: str, name: str) -> None:
+        """Forget a named prefix. NotFound."""
+        request = engine_pb2.DeletePrefixRequest(tenant=tenant, name=name)
+        await _call(self._stub.DeletePrefix(request, timeout=_UNARY_SECONDS))
+
     async def check_health(self) -> engine_pb2.HealthResponse:
         """Whether the engine accepts requests."""
         return await _call(self._stub.Health(engine_pb2.HealthRequest(), timeout=_UNARY_SECONDS))

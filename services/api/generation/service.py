@@ -11,6 +11,8 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
+from google.protobuf.message import Message
+
 from services.api.access.principal import Principal
 from services.api.cache_reports.fingerprint import Prompt as SourcePrompt
 from services.api.cache_reports.recorder import CacheReports, Recording
@@ -29,6 +31,7 @@ from services.api.generation.request_checks import check_request, check_size
 from services.api.generation.time_limits import limit_keep_alive, limit_time, subtract_elapsed
 from services.api.generation.to_engine import (
     Prompt,
+    build_create_prefix,
     build_prompt,
     build_submit,
     build_text,
@@ -141,6 +144,16 @@ class GenerationService:
             manifest = await self._models.resolve(request.model, request.principal)
             (prompt,) = (await self._prepare(manifest, request)).prompts
             return len(await self._engine.tokenize(build_tokenize(prompt, model=manifest.name)))
+
+    async def create_prefix(self, request: GenerationRequest, name: str) -> Message:
+        """Keep the request's prompt under a name of its tenant. Raises what `open` does."""
+        check_request(request)
+        manifest = await self._models.resolve(request.model, request.principal)
+        (prompt,) = (await self._prepare(manifest, request)).prompts
+        tenant = self.find_tenant(request.principal)
+        return await self._engine.create_prefix(
+            build_create_prefix(request, prompt, name=name, model=manifest.name, tenant=tenant)
+        )
 
     async def tokenize(
         self, model: str, text: str, principal: Principal, *, add_special: bool, parse_special: bool

@@ -85,6 +85,20 @@ def build_rerank(request: RankingRequest, *, model: str) -> engine_pb2.RerankReq
     )
 
 
+def build_create_prefix(
+    request: GenerationRequest, prompt: Prompt, *, name: str, model: str, tenant: str
+) -> engine_pb2.CreatePrefixRequest:
+    """The call that keeps a prompt under a name; `model` is the canonical name."""
+    create = engine_pb2.CreatePrefixRequest(
+        name=name, tenant=tenant, principal=request.principal.id, model=model
+    )
+    if isinstance(prompt, engine_pb2.PromptText):
+        create.text.CopyFrom(prompt)
+    else:
+        create.tokens.CopyFrom(prompt)
+    return create
+
+
 def build_tokenize(prompt: Prompt, *, model: str) -> engine_pb2.TokenizeRequest:
     """The call for the tokens of a text; `model` is the canonical name."""
     assert isinstance(prompt, engine_pb2.PromptText)  # the others are token ids already

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from services.cli.api_client import ApiClient, JsonObject
 from services.cli.connection import find_connection
@@ -14,15 +14,30 @@ _DAY_SECONDS = 86_400
 
 
 def show(paths: StackPaths) -> None:
-    """Print one line per tier."""
+    """Print one line per tier, and one per named prefix."""
     with ApiClient(find_connection(paths)) as api:
         tiers = api.get("/v1/cache")["tiers"]
+        prefixes = api.get("/v1/prefixes")["data"]
     table = new_table("TIER", "USED", "OF", "ENTRIES", "STORED", "USES", "NOTE")
     for tier in tiers:
         add_row(table, format_row(tier))
     print_table(
         table, "no prompts are stored: the cache is off, or the engine cannot use its folder"
     )
+    if prefixes:
+        print()
+        table = new_table("PREFIX", "TENANT", "MODEL", "TOKENS", "STORED", "USED", "NOTE")
+        for prefix in prefixes:
+            add_row(table, format_prefix(prefix))
+        print_table(table, "")
+
+
+def unpin(paths: StackPaths, name: str, tenant: str | None) -> None:
+    """Forget a named prefix."""
+    query = "" if tenant is None else f"?{urlencode({'tenant': tenant})}"
+    with ApiClient(find_connection(paths)) as api:
+        api.delete(f"/v1/prefixes/{quote(name, safe='')}{query}")
+    print(f"{name} is not kept any more")
 
 
 def clear(paths: StackPaths, *, tenant: str | None, model: str | None, days: float | None) -> None:
@@ -43,6 +58,16 @@ def rotate(paths: StackPaths, tenant: str | None) -> None:
     with ApiClient(find_connection(paths)) as api:
         api.post(f"/v1/cache/rotate{query}", {})
     print("what is stored from now on has new keys")
+
+
+def format_prefix(prefix: JsonObject) -> list[str]:
+    """The cells of a named prefix's line."""
+    return [
+        *(str(prefix[name]) for name in ("name", "tenant", "model")),
+        *(str(prefix[name]) for name in ("prompt_tokens", "stored_tokens")),
+        format_size(prefix["bytes"]),
+        "outdated: the model has changed" if prefix["is_outdated"] else "",
+    ]
 
 
 def format_row(tier: JsonObject) -> list[str]:

@@ -59,7 +59,7 @@ class PromptCache:
     @property
     def is_written(self) -> bool:
         """Whether runners store what they compute."""
-        return bool(self._tiers) and self._write != "never"
+        return bool(self._tiers) and self.write != "never"
 
     def start(self) -> None:
         """Begin to keep the indexes and budgets."""
