@@ -37,6 +37,7 @@ class Requests(RuleBasedStateMachine):
         break_even_rows=st.sampled_from([None, 1, 100]),
         cached_sequences=st.sampled_from([0, 2]),
         refuses_load=st.booleans(),
+        takes_checkpoints=st.booleans(),
     )
     def begin(
         self,
@@ -49,6 +50,7 @@ class Requests(RuleBasedStateMachine):
         break_even_rows: int | None,
         cached_sequences: int,
         refuses_load: bool,
+        takes_checkpoints: bool,
     ) -> None:
         self.simulation = Simulation(
             cells=cells,
@@ -62,6 +64,7 @@ class Requests(RuleBasedStateMachine):
                 cached_sequences=cached_sequences,
                 hidden_cells=hidden,
                 refuses_load=refuses_load,
+                takes_checkpoints=takes_checkpoints,
             ),
         )
 
@@ -75,6 +78,7 @@ class Requests(RuleBasedStateMachine):
         deadline=st.none() | st.floats(0.0, 0.5),
         is_shareable=st.booleans() | st.just(True),
         wants_prompt_logits=st.sampled_from([False, False, False, True]),
+        cuts=st.lists(st.sampled_from([1, 20, 40, 41, 72, 73]), max_size=3, unique=True),
     )
     def add(
         self,
@@ -87,11 +91,13 @@ class Requests(RuleBasedStateMachine):
         deadline: float | None,
         is_shareable: bool,
         wants_prompt_logits: bool,
+        cuts: list[int],
     ) -> None:
         self.next_id += 1
+        prompt = prefix + tail + "!"
         added = request(
             self.next_id,
-            prefix + tail + "!",
+            prompt,
             tokens,
             n=n,
             lane=lane,
@@ -99,6 +105,7 @@ class Requests(RuleBasedStateMachine):
             deadline=None if deadline is None else self.simulation.now + deadline,
             is_shareable=is_shareable,
             wants_prompt_logits=wants_prompt_logits,
+            cuts=tuple(cut for cut in sorted(cuts) if cut < len(prompt)),
         )
         try:
             self.simulation.add(added)
@@ -142,6 +149,7 @@ class Requests(RuleBasedStateMachine):
         for _ in range(simulation.sequence_pool.cached_count):
             simulation.sequence_pool.evict()
         assert simulation.sequence_pool.cells.used == 0
+        assert simulation.sequence_pool._checkpoints._bytes == 0
         simulation.step()
         assert simulation.backend.cells_used == 0
 
