@@ -45,6 +45,16 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     config: LoadConfig
 
 
+class ThinkingBudget(msgspec.Struct, frozen=True, array_like=True):
+    """How long an answer may think at its start; then the end mark is written for the model."""
+
+    start: str
+    end: str
+    is_open: bool = False  # the answer begins inside the thinking
+    max_tokens: int | None = None
+    spares_answer: bool = False  # some of the answer's tokens are for what follows the thinking
+
+
 class Submit(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Start a request. Exactly one of `pieces` and `tokens` is set."""
 
@@ -58,6 +68,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     sampling: Sampling
     stopping: Stopping
     constraint: Constraint | None = None
+    thinking: ThinkingBudget | None = None
     n: int = 1
     top_logprobs: int | None = None
     prompt_logprobs: bool = False

@@ -43,7 +43,13 @@ COMMANDS: list[Command] = [
         deadline_seconds=1.5,
         no_cache=True,
     ),
-    messages.Submit(id=2, tokens=(1, 2, 3), sampling=Sampling(), stopping=Stopping()),
+    messages.Submit(
+        id=2,
+        tokens=(1, 2, 3),
+        sampling=Sampling(),
+        stopping=Stopping(),
+        thinking=messages.ThinkingBudget("<think>", "</think>", True, 0, True),
+    ),
     messages.Submit(
         id=3,
         tokens=(1,),

@@ -136,3 +136,51 @@ def test_a_keyword_that_cannot_be_enforced_is_named(stack: RunningStack) -> None
         )
 
     assert loose.choices[0].message.tool_calls
+
+
+BUDGET: dict[str, Any] = {"thinking_budget_tokens": 4}
+
+
+def read_thinking(answer: Any) -> tuple[str, str]:
+    """The thinking and the content of the first choice."""
+    message = answer.choices[0].message
+    return getattr(message, "reasoning", None) or "", message.content or ""
+
+
+@pytest.mark.parametrize("opens", [False, True], ids=["the model opens", "opened"])
+def test_the_thinking_ends_with_its_budget_and_the_answer_follows(
+    stack: RunningStack, opens: bool
+) -> None:
+    extra = {**BUDGET, "chat_template_kwargs": {"open_thinking": opens}}
+    with stack.openai() as client:
+        free = client.chat.completions.create(**build(SUM))
+        answer = client.chat.completions.create(**build(SUM, n=2), extra_body=extra)
+        with client.chat.completions.stream(
+            **build(SUM, tools=describe()), extra_body=extra
+        ) as stream:
+            streamed = stream.get_final_completion()
+        none = client.chat.completions.create(
+            **build(SUM), extra_body={**extra, "thinking_budget_tokens": 0}
+        )
+
+    thought, content = read_thinking(answer)
+    assert read_thinking(free)[0].startswith(thought)
+    assert 0 < len(thought) < len(read_thinking(free)[0])
+    assert content
+    assert answer.choices[1].message == answer.choices[0].message
+    assert 0 < answer.usage.completion_tokens_details.reasoning_tokens <= 2 * 4
+    assert len(read_thinking(streamed)[0]) < len(read_thinking(free)[0])
+    assert read_thinking(none)[0] == ""
+    assert read_thinking(none)[1]
+
+
+def test_thinking_leaves_tokens_for_a_structure_that_is_forced(stack: RunningStack) -> None:
+    """The thinking alone has more tokens than the answer may have."""
+    schema = {"type": "json_schema", "json_schema": {"name": "m", "schema": {"const": 42}}}
+    with stack.openai() as client:
+        answer = client.chat.completions.create(**build(SUM, response_format=schema, max_tokens=16))
+        free = client.chat.completions.create(**build(SUM, max_tokens=16))
+
+    assert (read_thinking(free)[1], free.choices[0].finish_reason) == ("", "length")
+    assert json.loads(read_thinking(answer)[1]) == 42
+    assert read_thinking(answer)[0]

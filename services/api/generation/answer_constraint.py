@@ -18,7 +18,8 @@ from services.api.generation.request import (
     StructuredOutput,
     ToolChoice,
 )
-from services.api.parsing.reasoning import ReasoningMarks, describe_thinking
+from services.api.parsing.reasoning import describe_thinking
+from services.api.parsing.reasoning_marks import ReasoningMarks
 from services.api.parsing.tool_calls.base import ThinkingDialect, ToolDialect
 from services.api.parsing.tool_calls.call_grammar import describe_calls, find_written
 from services.api.prompts.render import Conversation

@@ -96,6 +96,7 @@ class GenerationRequest:
     structured_output: StructuredOutput | None = None
     tool_choice: ToolChoice = ToolChoice.AUTO
     parallel_tool_calls: bool = True  # False: an answer ends after its first call
+    thinking_budget: int | None = None  # tokens; None: no limit
     separates_reasoning: bool = True  # False: thinking stays a part of the text
     top_logprobs: int | None = None  # None: no log-probabilities; 0: only of the chosen token
     prompt_logprobs: bool = False

@@ -28,6 +28,7 @@ from services.api.generation.events import Started
 from services.api.generation.generation import Generation
 from services.api.generation.request import GenerationRequest
 from services.api.generation.request_checks import check_request, check_size
+from services.api.generation.thinking_budget import ThinkingBudget, build_budget
 from services.api.generation.time_limits import limit_keep_alive, limit_time, subtract_elapsed
 from services.api.generation.to_engine import (
     Prompt,
@@ -58,6 +59,7 @@ class _Prepared:
     prompts: Sequence[Prompt]
     source: SourcePrompt  # what they were made of
     constraint: AnswerConstraint | None = None
+    thinking: ThinkingBudget | None = None
     make_parser: MakeParser | None = None
 
 
@@ -108,6 +110,7 @@ class GenerationService:
             subtract_elapsed(limited, started_at),
             prepared.prompts,
             prepared.constraint,
+            prepared.thinking,
             model=manifest.name,
             tenant=tenant,
         )
@@ -215,12 +218,17 @@ class GenerationService:
         end = read_end(prompt)
         continues = conversation.continue_final_message
         prefill = conversation.messages[-1]["content"] if continues else None
-        constraint = build_constraint(
+        thinking = find_thinking(template, end, prefill)
+        special = find_special_tokens(manifest.description)
+        constraint = build_constraint(request, conversation, dialect, thinking, special)
+        budget = build_budget(
             request,
             conversation,
             dialect,
-            find_thinking(template, end, prefill),
-            find_special_tokens(manifest.description),
+            thinking,
+            constraint,
+            template=template,
+            traits=self._prompts.find_traits(manifest),
         )
         is_structured = constraint is not None and constraint.output is request.structured_output
         make_parser = choose_parser(
@@ -231,7 +239,7 @@ class GenerationService:
             separates_reasoning=request.separates_reasoning,
             dialect=dialect,
         )
-        return _Prepared([prompt], conversation, constraint, make_parser)
+        return _Prepared([prompt], conversation, constraint, budget, make_parser)
 
     def _note_cuts(self, model: str, started: Started) -> None:
         """Models are taken to use cuts until they report; most do not, and are asked once."""

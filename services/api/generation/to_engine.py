@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from protos import engine_pb2
 from services.api.access.keys import Role
-from services.api.generation.answer_constraint import AnswerConstraint
+from services.api.generation.answer_constraint import AnswerConstraint, Trigger
 from services.api.generation.embedding_request import EmbeddingRequest, RankingRequest
 from services.api.generation.request import (
     GenerationRequest,
@@ -19,6 +20,7 @@ from services.api.generation.request import (
     Stopping,
     TextOrTokens,
 )
+from services.api.generation.thinking_budget import ThinkingBudget
 
 _LANES = {
     Lane.INTERACTIVE: engine_pb2.LANE_INTERACTIVE,
@@ -33,6 +35,7 @@ def build_submit(
     request: GenerationRequest,
     prompts: Sequence[Prompt],
     constraint: AnswerConstraint | None = None,
+    thinking: ThinkingBudget | None = None,
     *,
     model: str,
     tenant: str,
@@ -57,6 +60,8 @@ def build_submit(
     )
     if constraint is not None:
         submit.constraint.CopyFrom(_build_constraint(constraint))
+    if thinking is not None:
+        submit.thinking.CopyFrom(engine_pb2.ThinkingBudget(**_read_fields(thinking)))
     _set_prompt(submit, prompts[0])
     for prompt in prompts[1:]:
         _set_prompt(submit.further_prompts.add(), prompt)
@@ -144,9 +149,7 @@ def _set_prompt(message: engine_pb2.Submit | engine_pb2.FurtherPrompt, prompt: P
 
 
 def _build_sampling(sampling: Sampling) -> engine_pb2.Sampling:
-    # The fields have the names of the message's; a field that is None stays absent.
-    fields = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(sampling)}
-    return engine_pb2.Sampling(**fields)
+    return engine_pb2.Sampling(**_read_fields(sampling))
 
 
 def _build_stopping(stopping: Stopping) -> engine_pb2.Stopping:
@@ -164,6 +167,10 @@ def _build_constraint(constraint: AnswerConstraint) -> engine_pb2.Constraint:
     setattr(message, constraint.output.format.value, constraint.output.source)
     trigger = constraint.trigger
     if trigger is not None:
-        fields = {f.name: getattr(trigger, f.name) for f in dataclasses.fields(trigger)}
-        message.trigger.CopyFrom(engine_pb2.Trigger(**fields))
+        message.trigger.CopyFrom(engine_pb2.Trigger(**_read_fields(trigger)))
     return message
+
+
+def _read_fields(value: Sampling | Trigger | ThinkingBudget) -> dict[str, Any]:
+    """The fields, which have the names of the message's; one that is None stays absent there."""
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}

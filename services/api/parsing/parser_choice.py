@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from services.api.parsing.parts import Content, OutputParser, Part
-from services.api.parsing.reasoning import ReasoningMarks, ReasoningParser, find_marks
+from services.api.parsing.reasoning import ReasoningParser
+from services.api.parsing.reasoning_marks import ReasoningMarks, find_marks
 from services.api.parsing.tool_calls.base import ToolDialect
 
 MakeParser = Callable[[], OutputParser]

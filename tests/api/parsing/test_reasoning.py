@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from services.api.parsing.holdback import MAX_HELD_SPACES
 from services.api.parsing.parts import Content, Part, Reasoning
-from services.api.parsing.reasoning import ReasoningMarks, ReasoningParser, find_marks
+from services.api.parsing.reasoning import ReasoningParser
+from services.api.parsing.reasoning_marks import ReasoningMarks, find_marks
 from tests.api.prompts.template_cases import COLLECTION
 
 THINK = ReasoningMarks("<think>", "</think>")

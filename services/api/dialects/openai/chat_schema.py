@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from services.api.dialects.openai.generation_options import GenerationOptions
 from services.api.dialects.openai.refused_fields import RefusedChatFields
+from services.api.dialects.openai.thinking_options import ThinkingOptions
 from services.api.request_body import RequestBody
 
 MAX_MESSAGES = 16_384
@@ -151,7 +152,7 @@ class ToolChoiceObject(RequestBody):
 Functions = Annotated[list[FunctionDefinition], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
-class ChatCompletionRequest(GenerationOptions, RefusedChatFields):
+class ChatCompletionRequest(GenerationOptions, ThinkingOptions, RefusedChatFields):
     """A conversation to continue."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
@@ -164,10 +165,6 @@ class ChatCompletionRequest(GenerationOptions, RefusedChatFields):
     parallel_tool_calls: bool | None = None
     functions: Functions | None = None  # OpenAI's old form of tools
     function_call: Literal["none", "auto"] | FunctionName | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: str | None = Field(default=None, max_length=64)
-    enable_thinking: bool | None = None
-    reasoning_format: Literal["none", "auto", "deepseek"] | None = None  # llama.cpp's
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 

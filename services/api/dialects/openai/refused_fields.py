@@ -72,7 +72,6 @@ class RefusedFields(RequestBody):
     )
     samplers: Annotated[Any, _refuse([], "")] = _because("their order is fixed")
     structured_outputs: Annotated[Any, _refuse({})] = _because("use response_format")
-    thinking_budget_tokens: Annotated[Any, _refuse(-1)] = _because("thinking has no budget yet")
     top_n_sigma: Annotated[Any, _refuse(-1, 0)] = _because("there is no top-n-sigma")
 
 

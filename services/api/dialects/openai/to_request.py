@@ -53,8 +53,8 @@ def chat_to_request(
         messages=[_message_to_dict(message) for message in body.messages],
         tools=select_tools(body),
         options=body.chat_template_kwargs or {},
-        is_thinking=_find_thinking(body),
-        reasoning_effort=body.reasoning_effort,
+        is_thinking=body.is_thinking,
+        reasoning_effort=body.effort,
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final_message=body.continues_final_message,
     )
@@ -70,6 +70,7 @@ def chat_to_request(
         parallel_tool_calls=body.parallel_tool_calls is not False
         and not body.has_functions
         and not names_function(body),
+        thinking_budget=body.budget,
         separates_reasoning=body.reasoning_format != "none",
         **_common_options(body),
     )
@@ -93,16 +94,6 @@ def completion_to_request(
         prompt_logprobs=body.wants_prompt_logprobs,
         **_common_options(body),
     )
-
-
-def _find_thinking(body: ChatCompletionRequest) -> bool | None:
-    """Whether the client switches thinking on or off."""
-    given = (body.chat_template_kwargs or {}).get("enable_thinking")
-    if isinstance(given, bool):
-        return given
-    if body.enable_thinking is None and body.reasoning_effort == "none":
-        return False
-    return body.enable_thinking
 
 
 def _message_to_dict(message: ChatMessage) -> dict[str, Any]:

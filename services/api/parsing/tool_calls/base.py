@@ -21,6 +21,7 @@ from services.api.parsing.parts import (
     Part,
     Reasoning,
 )
+from services.api.parsing.reasoning_marks import ReasoningMarks
 
 Schema = Mapping[str, Any]  # JSON schema of the arguments of one function
 Tools = Mapping[str, Schema]  # by function name
@@ -62,6 +63,10 @@ class ToolDialect(Protocol):
 @runtime_checkable
 class ThinkingDialect(ToolDialect, Protocol):
     """A dialect whose syntax includes the thinking."""
+
+    @property
+    def marks(self) -> ReasoningMarks:
+        """The texts around what is thought first."""
 
     def describe_before(self, special_tokens: Collection[str] = (), *, is_call: bool) -> str:
         """A Lark grammar of all that may come before a call, or before the text of an answer."""

@@ -33,6 +33,7 @@ from services.shared.errors import InvalidRequest
 from services.shared.limits import (
     MAX_CUTS,
     MAX_DETOKENIZED_TOKENS,
+    MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
     PRIVATE_CACHE_KEY_BYTES,
 )
@@ -120,6 +121,7 @@ def parse_submit(
         sampling=parse_sampling(message.sampling, defaults),
         stopping=parse_stopping(message.stopping, defaults),
         constraint=constraint,
+        thinking=_parse_thinking(message.thinking) if message.HasField("thinking") else None,
         n=n,
         top_logprobs=top_logprobs,
         prompt_logprobs=message.prompt_logprobs,
@@ -196,6 +198,18 @@ def parse_constraint(message: pb.Constraint) -> Constraint | None:
         raise InvalidRequest(f"the {kind} is empty", param=kind)
     trigger = _parse_trigger(message.trigger) if message.HasField("trigger") else None
     return Constraint(kind, source, message.before, trigger)
+
+
+def _parse_thinking(message: pb.ThinkingBudget) -> messages.ThinkingBudget:
+    if not message.end or max(len(message.start), len(message.end)) > MAX_STOP_CHARS:
+        raise InvalidRequest(f"a mark has 1 to {MAX_STOP_CHARS} characters", param="thinking")
+    return messages.ThinkingBudget(
+        message.start,
+        message.end,
+        message.is_open,
+        message.max_tokens if message.HasField("max_tokens") else None,
+        message.spares_answer,
+    )
 
 
 def _parse_trigger(message: pb.Trigger) -> Trigger:

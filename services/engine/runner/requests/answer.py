@@ -4,8 +4,9 @@
 
 An answer ends at an end token, a stop string or a stop token id, or when its constraint is
 complete, max_tokens is reached or the context is full. A constraint with a trigger ends no answer:
-it begins where the text shows the trigger, and is over when it is complete. This code runs once per
-token of every answer, so the constructor computes what does not change.
+it begins where the text shows the trigger, and is over when it is complete. A thinking that is too
+long is ended by tokens that no sampler chooses. This code runs once per token of every answer, so
+the constructor computes what does not change.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from services.engine.messages import Delta, Submit
 from services.engine.runner.requests.detokenizer import Detokenizer
 from services.engine.runner.requests.lazy_constraint import LazyConstraint
 from services.engine.runner.requests.structured_output import ConstraintState
+from services.engine.runner.requests.thinking import ThinkingLimit
 from services.engine.runner.sampling.row import Row
 from services.engine.runner.sampling.sampler import Sampler
 
@@ -32,6 +34,7 @@ class TextAnswer:
         *,
         max_tokens: int,
         constraint: ConstraintState | LazyConstraint | None = None,
+        thinking: ThinkingLimit | None = None,
     ) -> None:
         """`max_tokens`: the request's own limit, or what the context leaves if that is less."""
         stopping = submit.stopping
@@ -46,6 +49,7 @@ class TextAnswer:
         self._max_tokens = max_tokens
         self._lazy = constraint if isinstance(constraint, LazyConstraint) else None
         self._constraint = None if isinstance(constraint, LazyConstraint) else constraint
+        self._thinking = thinking
         self._piece = vocabulary.piece
         self._end_tokens = frozenset((*vocabulary.end_tokens, *stopping.token_ids))
         self._min_tokens = stopping.min_tokens
@@ -54,6 +58,7 @@ class TextAnswer:
         self.is_greedy = (
             sampler.is_argmax
             and constraint is None
+            and thinking is None
             and not self._banned
             and not self._banned_before_min
         )
@@ -63,6 +68,11 @@ class TextAnswer:
 
     def pick(self, row: Row) -> int:
         """See Answer.pick."""
+        if self._thinking is not None:
+            token = self._thinking.next_token
+            # A grammar that has no place for the end of the thinking has the last word.
+            if token is not None and (self._constraint is None or self._constraint.allows(token)):
+                return token
         banned = self._banned
         if self.completion_tokens < self._min_tokens:
             banned = self._banned_before_min
@@ -86,6 +96,8 @@ class TextAnswer:
             self._constraint.accept(token)
         if self._lazy is not None:
             self._follow(self._lazy, token)
+        if self._thinking is not None:
+            self._limit(self._thinking, token)
         if self.detokenizer.stop_string is not None or (
             self._constraint is not None and self._constraint.is_finished
         ):
@@ -100,6 +112,11 @@ class TextAnswer:
             self._constraint = lazy.watch(self._piece(token))
         if self._constraint is not None and self._constraint.is_finished:
             self._constraint = None
+
+    def _limit(self, thinking: ThinkingLimit, token: int) -> None:
+        thinking.write(token, self._piece(token))
+        if thinking.is_over:
+            self._thinking = None
 
     def take_delta(self) -> Delta | None:
         """Text, tokens and log-probabilities since the last delta; None while there is no text."""

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from services.engine.backends.base import Vocabulary
-from services.engine.core import Constraint, TokenLogprob
+from services.engine.core import Constraint, TextPiece, TokenLogprob
 from services.engine.messages import (
     Detokenize,
     Detokenized,
     Locate,
     Located,
     Submit,
+    ThinkingBudget,
     Tokenize,
     Tokenized,
 )
@@ -31,12 +32,16 @@ from services.engine.runner.requests.answer import TextAnswer
 from services.engine.runner.requests.cut_tokens import find_cut_tokens
 from services.engine.runner.requests.lazy_constraint import LazyConstraint
 from services.engine.runner.requests.structured_output import ConstraintCompiler, ConstraintState
+from services.engine.runner.requests.thinking import ThinkingLimit, ThinkingWatch
 from services.engine.runner.sampling.dry import find_breaker_tokens
 from services.engine.runner.sampling.sampler import Sampler
 from services.shared.errors import InternalError, InvalidRequest, SpindllError, to_wire
 from services.shared.limits import MAX_ANSWERS, MAX_PROMPT_LOGPROBS, MAX_SUBMIT_BYTES
 
 logger = logging.getLogger(__name__)
+
+# Of the tokens of an answer: for a call or a structure that must follow the thinking. At most half.
+_MAX_SPARED_TOKENS = 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -229,7 +234,20 @@ class InputProcessor:
             ),
             max_tokens=max_tokens,
             constraint=None if constraint is None else self._compile(constraint),
+            thinking=None if submit.thinking is None else self._limit(submit.thinking, max_tokens),
         )
+
+    def _limit(self, thinking: ThinkingBudget, max_tokens: int) -> ThinkingLimit:
+        """The limit for an answer of at most `max_tokens` tokens."""
+        end = self._vocabulary.tokenize((TextPiece(thinking.end),), add_special=False)
+        if not set(end).isdisjoint(self._vocabulary.end_tokens):
+            raise InvalidRequest("the thinking of this model cannot be ended", param="thinking")
+        spared = min(max_tokens // 2, _MAX_SPARED_TOKENS) if thinking.spares_answer else 0
+        limit = max_tokens - spared
+        if thinking.max_tokens is not None:
+            limit = min(limit, thinking.max_tokens)
+        watch = ThinkingWatch(thinking.start, thinking.end, is_open=thinking.is_open)
+        return ThinkingLimit(watch, limit, end)
 
     def _compile(self, constraint: Constraint) -> ConstraintState | LazyConstraint:
         state = self._constraints.compile(constraint)

@@ -6,7 +6,8 @@ import llguidance
 import pytest
 
 from services.api.parsing.parts import Reasoning
-from services.api.parsing.reasoning import ReasoningMarks, ReasoningParser, describe_thinking
+from services.api.parsing.reasoning import ReasoningParser, describe_thinking
+from services.api.parsing.reasoning_marks import ReasoningMarks
 from services.api.parsing.tool_calls.families.harmony import HARMONY
 
 MARKS = ReasoningMarks("<think>", "</think>")

@@ -10,6 +10,7 @@ from services.engine.core import CacheKey, Constraint, Lane, Sampling, TextPiece
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.rpc.from_proto import parse_model_settings, parse_submit
 from services.engine.front.rpc.model_defaults import ModelDefaults, parse_model_defaults
+from services.engine.messages import ThinkingBudget
 from services.shared.errors import InvalidRequest
 
 NO_DEFAULTS = parse_model_defaults({})
@@ -90,6 +91,9 @@ def test_every_field_of_a_request_is_parsed() -> None:
             deadline_seconds=1.5,
             prompt_logprobs=True,
             no_cache=True,
+            thinking=pb.ThinkingBudget(
+                start="<t>", end="</t>", is_open=True, max_tokens=0, spares_answer=True
+            ),
         ),
         NO_DEFAULTS,
     )
@@ -107,6 +111,7 @@ def test_every_field_of_a_request_is_parsed() -> None:
     assert submit.constraint == Constraint("regex", "a+", 'start: "b"', trigger)
     assert (submit.lane, submit.principal, submit.deadline_seconds) == (Lane.BATCH, "key", 1.5)
     assert submit.realm == "key+"
+    assert submit.thinking == ThinkingBudget("<t>", "</t>", True, 0, True)
     assert submit.prompt_logprobs
     assert submit.no_cache
 
@@ -171,6 +176,8 @@ def test_a_models_stop_strings_are_added_unless_the_end_token_is_ignored() -> No
         ({"stopping": pb.Stopping(max_tokens=1, min_tokens=2)}, "min_tokens"),
         ({"constraint": pb.Constraint(regex="")}, "regex"),
         ({"constraint": pb.Constraint(regex="a", trigger=pb.Trigger())}, "trigger"),
+        ({"thinking": pb.ThinkingBudget(start="<t>")}, "thinking"),
+        ({"thinking": pb.ThinkingBudget(start="<t>" * 1000, end="</t>")}, "thinking"),
         ({"text": None}, "prompt"),
         ({"text": None, "tokens": pb.PromptTokens()}, "prompt"),
         ({"text": None, "tokens": pb.PromptTokens(ids=[2**31])}, "prompt"),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from services.api.parsing.holdback import Markers
 from services.api.parsing.json_copy import copy_json
 from services.api.parsing.parts import OutputParser
+from services.api.parsing.reasoning_marks import ReasoningMarks
 from services.api.parsing.text_source import Steps, TextSource
 from services.api.parsing.tool_calls.base import CallWriter, NewId, Schema, Tools, new_openai_id
 from services.api.parsing.tool_calls.shapes.answer_parser import AnswerParser
@@ -33,6 +34,7 @@ _HEADER = Markers([_MESSAGE, *_ENDS])
 _BODY = Markers([_START, *_ENDS])
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([\w.-]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
+_THINKING = ReasoningMarks("<|channel|>analysis<|message|>", "<|end|>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class Harmony:
     name: str = "harmony"
     trigger: str = "<|channel|>commentary to=functions."
     handles_reasoning: bool = True
+    marks: ReasoningMarks = _THINKING
     new_id: NewId = new_openai_id
 
     def open(self, tools: Tools) -> OutputParser:

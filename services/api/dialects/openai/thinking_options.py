@@ -1,0 +1,96 @@
+"""How much a chat may think, from the fields in which clients of several services ask for it.
+
+reasoning_effort                               OpenAI
+reasoning: {effort, max_tokens, enabled}       OpenRouter
+thinking: {type, budget_tokens}                Anthropic and DeepSeek
+thinking_budget_tokens                         llama.cpp; other names: Qwen, vLLM
+enable_thinking, reasoning_format              Qwen, llama.cpp
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, model_validator
+
+from services.api.request_body import RequestBody
+
+Budget = Annotated[int, Field(ge=-1, lt=2**31)]  # in tokens; -1: no limit
+Effort = Annotated[str, Field(max_length=64)]
+
+
+class ReasoningOptions(RequestBody):
+    """OpenRouter's object."""
+
+    effort: Effort | None = None
+    max_tokens: Budget | None = None
+    enabled: bool | None = None
+    exclude: Literal[False] | None = None  # the thinking of an answer is not left out
+
+
+class ThinkingObject(RequestBody):
+    """Anthropic's object; an `adaptive` model thinks as it likes."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Budget | None = None
+
+
+class ThinkingOptions(RequestBody):
+    """The fields of a chat; None leaves thinking to the model and its template."""
+
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: Effort | None = None
+    enable_thinking: bool | None = None
+    reasoning_format: Literal["none", "auto", "deepseek"] | None = None  # llama.cpp's
+    reasoning: ReasoningOptions | None = None
+    thinking: ThinkingObject | None = None
+    thinking_budget_tokens: Budget | None = Field(
+        default=None,
+        validation_alias=AliasChoices(
+            "thinking_budget_tokens",
+            "reasoning_budget_tokens",
+            "thinking_budget",
+            "thinking_token_budget",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check_thinking(self) -> ThinkingOptions:
+        if len(self._budgets) > 1:
+            raise ValueError(f"{' and '.join(self._budgets)} exclude each other: set one of them")
+        return self
+
+    @property
+    def _budgets(self) -> dict[str, int]:
+        given = {
+            "thinking_budget_tokens": self.thinking_budget_tokens,
+            "reasoning.max_tokens": self.reasoning.max_tokens if self.reasoning else None,
+            "thinking.budget_tokens": self.thinking.budget_tokens if self.thinking else None,
+        }
+        return {name: tokens for name, tokens in given.items() if tokens is not None}
+
+    @property
+    def budget(self) -> int | None:
+        """The tokens of thinking at most; None for no limit."""
+        tokens = next(iter(self._budgets.values()), -1)
+        return None if tokens < 0 else tokens
+
+    @property
+    def effort(self) -> str | None:
+        """The effort, as a word."""
+        own = self.reasoning.effort if self.reasoning else None
+        return own if self.reasoning_effort is None else self.reasoning_effort
+
+    @property
+    def is_thinking(self) -> bool | None:
+        """Whether the client switches thinking on or off."""
+        given = (self.chat_template_kwargs or {}).get("enable_thinking")
+        if isinstance(given, bool):
+            return given
+        if self.enable_thinking is not None:
+            return self.enable_thinking
+        if self.reasoning is not None and self.reasoning.enabled is not None:
+            return self.reasoning.enabled
+        if self.thinking is not None and self.thinking.type != "adaptive":
+            return self.thinking.type == "enabled"
+        return False if self.effort == "none" or self.budget == 0 else None
