@@ -8,7 +8,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from services.api.dependencies import Parts, PrivateCacheKey, RequireUser
-from services.api.dialects.openai.completions_response import CompletionStream, build_completion
+from services.api.dialects.openai.completions_response import (
+    CompletionStream,
+    build_completion,
+    keep_best,
+)
 from services.api.dialects.openai.completions_schema import CompletionRequest
 from services.api.dialects.openai.to_request import completion_to_request
 from services.api.request_body import parse_body_as
@@ -38,7 +42,7 @@ async def create_completion(
             lambda answers: build_completion(
                 response_id,
                 body.model,
-                answers,
+                keep_best(answers, of=body.answers_per_prompt, kept=body.n or 1),
                 generation.usage,
                 echoes=echoes,
                 wants_logprobs=body.logprobs is not None,

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import inf
+from statistics import fmean
 from typing import Any
 
-from services.api.dialects.openai.logprobs_response import build_completion_logprobs
+from services.api.dialects.openai.logprobs_response import (
+    build_completion_logprobs,
+    clamp_logprob,
+)
 from services.api.dialects.openai.response import build_head, build_response
 from services.api.dialects.openai.stream import OpenAIStream
 from services.api.generation.accumulator import Answer
@@ -86,6 +91,23 @@ def build_completion(
 
     head = build_head(response_id, "text_completion", model)
     return build_response(head, answers, usage, build_choice)
+
+
+def keep_best(answers: Sequence[Answer], *, of: int, kept: int) -> Sequence[Answer]:
+    """Of the `of` answers to each prompt, the `kept` whose tokens are the likeliest on average."""
+    if kept == of:
+        return answers
+    groups = (answers[start : start + of] for start in range(0, len(answers), of))
+    return [
+        answer
+        for group in groups
+        for answer in sorted(group, key=_mean_logprob, reverse=True)[:kept]
+    ]
+
+
+def _mean_logprob(answer: Answer) -> float:
+    # An answer without a token comes last.
+    return fmean([clamp_logprob(t.logprob) for t in answer.logprobs] or [clamp_logprob(-inf)])
 
 
 def _build_logprobs(answer: Answer, echo: str | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from services.api.dialects.openai.generation_options import GenerationOptions, TokenId
 from services.api.dialects.openai.refused_fields import RefusedCompletionFields
+from services.shared.limits import MAX_ANSWERS
 
 MAX_PROMPTS = 64
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default, which its clients rely on
@@ -36,17 +37,29 @@ class CompletionRequest(GenerationOptions, RefusedCompletionFields):
     prompt: Prompts
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=20)
-    best_of: int | None = None
+    best_of: int | None = Field(default=None, ge=1, le=MAX_ANSWERS)
 
     @model_validator(mode="after")
     def _check_support(self) -> CompletionRequest:
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise ValueError("best_of other than n is not supported")
+        if self.best_of is not None and self.best_of < (self.n or 1):
+            raise ValueError("best_of must not be less than n")
+        if self.is_ranked and self.stream:
+            raise ValueError("best_of greater than n cannot be streamed")
         if self.echo and self.stream and self.wants_prompt_logprobs:
             raise ValueError("echo with logprobs, or of token ids, cannot be streamed")
         if any(len(prompt) == 0 for prompt in self.prompt if not isinstance(prompt, str)):
             raise ValueError("prompt must not be an empty list of tokens")
         return self
+
+    @property
+    def answers_per_prompt(self) -> int:
+        """How many answers the model writes to each prompt, `n` of which are returned."""
+        return self.best_of or self.n or 1
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether only the best of the answers are returned."""
+        return self.answers_per_prompt > (self.n or 1)
 
     @property
     def wants_prompt_logprobs(self) -> bool:

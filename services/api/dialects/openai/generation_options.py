@@ -170,6 +170,11 @@ class GenerationOptions(RefusedFields):
         return self
 
     @property
+    def answers_per_prompt(self) -> int:
+        """How many answers the model writes to each prompt."""
+        return self.n or 1
+
+    @property
     def includes_usage(self) -> bool:
         """Whether the stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)

@@ -34,29 +34,30 @@ def build_completion_logprobs(
     return {
         "tokens": texts,
         "token_logprobs": [
-            _clamp(t.logprob) if is_known else None
+            clamp_logprob(t.logprob) if is_known else None
             for t, is_known in zip(tokens, known, strict=True)
         ],
         "top_logprobs": [
-            {_decode_text(top): _clamp(top.logprob) for top in t.top} if is_known else None
+            {_decode_text(top): clamp_logprob(top.logprob) for top in t.top} if is_known else None
             for t, is_known in zip(tokens, known, strict=True)
         ],
         "text_offset": offsets,
     }
 
 
+def clamp_logprob(logprob: float) -> float:
+    """The number itself, or the least that JSON shows instead of minus infinity and NaN."""
+    # max() keeps its first argument when the second is NaN.
+    return max(_MIN_LOGPROB, logprob)
+
+
 def _build_entry(token: TokenLogprob) -> dict[str, Any]:
     return {
         "token": _decode_text(token),
-        "logprob": _clamp(token.logprob),
+        "logprob": clamp_logprob(token.logprob),
         "bytes": list(token.text),
     }
 
 
 def _decode_text(token: TokenLogprob) -> str:
     return token.text.decode(errors="replace")
-
-
-def _clamp(logprob: float) -> float:
-    # max() keeps its first argument when the second is NaN.
-    return max(_MIN_LOGPROB, logprob)

@@ -90,7 +90,8 @@ def completion_to_request(
         private_cache_key=private_cache_key,
         prompt=tuple(p if isinstance(p, str) else tuple(p) for p in body.prompt),
         stopping=_build_stopping(body, max_tokens),
-        top_logprobs=body.logprobs,
+        # Without those that the client wants, the ranking needs those of the tokens alone.
+        top_logprobs=0 if body.logprobs is None and body.is_ranked else body.logprobs,
         prompt_logprobs=body.wants_prompt_logprobs,
         **_common_options(body),
     )
@@ -117,7 +118,7 @@ def _message_to_dict(message: ChatMessage) -> dict[str, Any]:
 def _common_options(body: GenerationOptions) -> dict[str, Any]:
     return {
         "model": body.model,
-        "answers_per_prompt": body.n or 1,
+        "answers_per_prompt": body.answers_per_prompt,
         "sampling": _build_sampling(body),
         "structured_output": _build_structured_output(body),
         "lane": Lane(body.lane or "interactive"),

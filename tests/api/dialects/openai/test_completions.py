@@ -10,6 +10,7 @@ import pytest
 
 from protos import engine_pb2
 from services.shared.errors import ContextLengthExceeded
+from tests.api.chat_helpers import openai_client
 from tests.api.conftest import Api
 from tests.fakes.scripted_engine import delta, failed, finished, started
 
@@ -127,7 +128,9 @@ async def test_streamed_logprobs_continue_the_text_offsets(api: Api) -> None:
         ({"prompt": {"a": 1}}, "prompt"),
         ({}, "prompt"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
-        ({"prompt": "a", "best_of": 3}, None),
+        ({"prompt": "a", "best_of": 1, "n": 2}, None),
+        ({"prompt": "a", "best_of": 65}, "best_of"),
+        ({"prompt": "a", "best_of": 3, "n": 2, "stream": True}, None),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),
         ({"prompt": "a", "echo": True, "logprobs": 1, "stream": True}, None),
     ],
@@ -150,3 +153,49 @@ async def test_a_prompt_that_is_too_long_is_an_error_of_the_prompt(api: Api) -> 
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
     assert error["param"] == "prompt"
+
+
+def script_answers(api: Api, *logprobs: tuple[float, ...]) -> None:
+    """One answer for each tuple, with so likely tokens; its text is its number in their place."""
+    events = []
+    for index, numbers in enumerate(logprobs):
+        for number in numbers:
+            token = engine_pb2.TokenLogprob(token=2, text=b"x", logprob=number)
+            events.append(delta(str(index), index, logprobs=[token]))
+        events.append(finished(index=index, tokens=len(numbers)))
+    api.engine.scripts["*"] = [started(), *events]
+
+
+@pytest.mark.parametrize("wants_logprobs", [False, True])
+async def test_the_answers_with_the_likeliest_tokens_are_returned_and_all_tokens_count(
+    api: Api, wants_logprobs: bool
+) -> None:
+    """The likeliest in all is the shortest, which is not the likeliest for each of its tokens."""
+    script_answers(api, (-3.0,), (-1.0, -1.0, -2.0), (), (-2.0, -2.5))
+    options: Any = {"logprobs": 0} if wants_logprobs else {}
+    async with openai_client(api) as client:
+        answer = await client.completions.create(
+            model="tiny", prompt="a", n=2, best_of=4, echo=True, **options
+        )
+
+    assert [(choice.index, choice.text) for choice in answer.choices] == [(0, "a111"), (1, "a33")]
+    assert [choice.logprobs is not None for choice in answer.choices] == [wants_logprobs] * 2
+    assert answer.usage is not None
+    assert (answer.usage.completion_tokens, answer.usage.prompt_tokens) == (6, 7)
+    submit = api.engine.submits[0]
+    assert (submit.n, submit.HasField("top_logprobs"), submit.top_logprobs) == (4, True, 0)
+
+
+async def test_every_prompt_has_its_own_best_answers(api: Api) -> None:
+    script_answers(api, (-3.0,), (-1.0,))
+    answer = await complete(api, prompt=["a", "b"], best_of=2)
+
+    assert [(c["index"], c["text"]) for c in answer["choices"]] == [(0, "1"), (1, "1")]
+
+
+async def test_as_many_answers_as_are_written_need_no_ranking(api: Api) -> None:
+    script_answers(api, (-3.0,), (-1.0,))
+    answer = await complete(api, prompt="a", n=2, best_of=2)
+
+    assert [choice["text"] for choice in answer["choices"]] == ["0", "1"]
+    assert not api.engine.submits[0].HasField("top_logprobs")
