@@ -95,14 +95,14 @@ def test_a_prefix_that_is_kept_already_is_not_kept_twice() -> None:
 
 def test_of_the_checkpoints_those_that_are_used_remain(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long chat leaves many that nobody begins with; the system prompt's is older than they."""
-    monkeypatch.setattr(sequence_pool, "MAX_CHECKPOINT_BYTES", 6 << 10)
+    monkeypatch.setattr(sequence_pool, "MAX_CHECKPOINT_BYTES", 3 << 10)
     simulation = Simulation(cells=1 << 14, max_sequences=1, behaviour=recurrent())
     run(simulation, chat(1, "Why is the sky blue?"))
     for id_ in range(2, 30):
         run(simulation, chat(id_, f"{id_}, a question with many words, more than a few. " * 3))
 
     assert all(simulation.cached[id_] == CUT for id_ in range(2, 30))
-    assert simulation.sequence_pool._checkpoints._bytes <= 6 << 10
+    assert simulation.sequence_pool._checkpoints._bytes <= 3 << 10
 
 
 def test_chats_of_another_realm_get_nothing() -> None:
