@@ -105,6 +105,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
             engine,
             timeout_seconds=settings.request_timeout_seconds,
             shares_tenant=settings.shared_tenant,
+            canonicalises=settings.canonical_prompts,
             reports=cache_reports,
         ),
         embeddings=EmbeddingService(

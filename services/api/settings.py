@@ -64,6 +64,12 @@ class ApiSettings(SharedSettings):
         description="All API keys are one tenant: a prompt that one key computed is reused for the "
         "others. By default only for the same key, so that no key learns what another asked.",
     )
+    canonical_prompts: bool = Field(
+        default=True,
+        description="Remove from prompts what changes without a meaning, so that they are found in "
+        "the prompt cache: the billing header of Claude Code, the order of tools and of the keys "
+        "in their schemas.",
+    )
     load_timeout_seconds: float = Field(
         default=900.0, gt=0, description="Time limit of an explicit load of a model."
     )

@@ -87,6 +87,26 @@ def test_a_report_says_where_the_tokens_of_a_prompt_came_from(stack: RunningStac
     assert 0 <= len(question) - other["difference"]["character"] < 16
 
 
+def test_a_coding_agent_finds_its_prompt_although_its_header_changes(stack: RunningStack) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("read", "write")]
+
+    def ask(cch: str, tools: list[dict[str, Any]]) -> tuple[int, int]:
+        header = f"x-anthropic-billing-header: cc_version=2.1.197.{cch}; cch={cch};"
+        system = {"role": "system", "content": header + "\n" + "You write careful code. " * 8}
+        body = build_greedy_body(FRANCE, tools=tools)
+        body["messages"].insert(0, system)
+        with stack.http() as http:
+            answer = http.post("/v1/chat/completions", json=body).raise_for_status()
+        usage = answer.json()["usage"]
+        return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
+
+    first, _ = ask("0a1", tools)
+    again, found = ask("9ff", tools[::-1])
+
+    assert first == again
+    assert found > 0.95 * again
+
+
 def read_report(http: httpx.Client, request_id: str) -> dict[str, Any] | None:
     """The report once it is complete; nothing waits for that."""
     answer = http.get(f"/v1/requests/{request_id}/cache")

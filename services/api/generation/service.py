@@ -42,6 +42,7 @@ from services.api.generation.to_engine import (
 )
 from services.api.models.pull_on_demand import PullOnDemand
 from services.api.parsing.parser_choice import MakeParser, choose_parser, find_thinking
+from services.api.prompts.canonical import canonicalise
 from services.api.prompts.render import Conversation, PromptRenderer
 from services.shared.errors import DeadlineExceeded
 from services.shared.logs import request_id
@@ -78,6 +79,7 @@ class GenerationService:
         *,
         timeout_seconds: float,
         shares_tenant: bool,
+        canonicalises: bool,
         reports: CacheReports | None = None,
     ) -> None:
         self._models = models
@@ -85,6 +87,7 @@ class GenerationService:
         self._engine = engine
         self._timeout_seconds = timeout_seconds
         self._shares_tenant = shares_tenant
+        self._canonicalises = canonicalises
         self._reports = reports
         self._dialects = DialectChoice(prompts)
         self._without_cuts: set[str] = set()  # models that do not use them, as the engine reports
@@ -212,6 +215,8 @@ class GenerationService:
         *,
         finds_cuts: bool,
     ) -> _Prepared:
+        if self._canonicalises:
+            conversation = canonicalise(conversation)
         prompt = self._prompts.render(manifest, conversation, finds_cuts=finds_cuts)
         template = manifest.description.chat_template or ""
         dialect = self._dialects.choose(manifest)
