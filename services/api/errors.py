@@ -170,7 +170,10 @@ def _read_validation_error(error: RequestValidationError) -> ErrorFacts:
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "")
         return ErrorFacts(f"the body is not valid JSON: {reason}", 400, "invalid_json")
-    location = first["loc"][1:] if first["loc"][:1] in (("body",), ("query",)) else first["loc"]
+    location = first["loc"]
+    # A field of the body may be named `query` too.
+    if location == ("body",) or (len(location) > 1 and location[0] in ("body", "query")):
+        location = location[1:]
     param = format_location(location, error.body) or ".".join(str(part) for part in location)
     message = first["msg"].removeprefix("Value error, ")
     text = f"{param}: {message}" if param else message

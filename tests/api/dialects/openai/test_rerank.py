@@ -129,3 +129,11 @@ async def test_what_cannot_be_ranked_is_a_400(api: Api, body: dict[str, Any]) ->
 
     assert answer.status_code == 400
     assert not api.engine.calls
+
+
+async def test_an_empty_query_is_named(api: Api) -> None:
+    """The query of a body is no query of an address, whose name is not shown."""
+    answer = await post(api, documents=["a"], query="")
+
+    assert answer.json()["error"]["param"] == "query"
+    assert answer.json()["error"]["message"].startswith("query: ")
