@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -48,15 +49,21 @@ class _Preparation:
     arrived_at: float  # on the monotonic clock
     length: int
 
+    @property
+    def principal(self) -> str:
+        """Who takes turns with others; all texts to tokenize share one turn."""
+        return "" if isinstance(self.command, Tokenize) else self.command.principal
+
 
 class Dispatcher:
     """Handles commands on the reading thread; those that need the model wait until it is loaded.
 
     What takes long to prepare is prepared on other threads, so that Cancel, Stop and short requests
     pass it: a constraint, for the first of which llguidance builds its tokenizer; DRY, for which
-    all tokens are read once; and a long text, which takes 0.6 s per megabyte. At most `max_queued`
-    such requests with `max_length` characters may be in preparation; further ones fail with
-    EngineBusy. A Cancel is queued behind its request, and a Stop behind all that came before it.
+    all tokens are read once; and a long text, which takes 0.6 s per megabyte. Principals take turns
+    there. At most `max_queued` such requests with `max_length` characters may be in preparation;
+    further ones fail with EngineBusy. A Cancel is queued behind its request, and a Stop behind all
+    that came before it.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class Dispatcher:
         *,
         max_queued: int,
         max_length: int = _MAX_LENGTH,
+        threads: int = _THREADS,
     ) -> None:
         self._command_queue = command_queue
         self._report_writer = report_writer
@@ -75,9 +83,11 @@ class Dispatcher:
         self._embedding_processor: EmbeddingProcessor | None = None
         self._opened = threading.Event()
         self._in_use = threading.Lock()  # held while the reading thread handles a command
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="preparation")
-        self._order = threading.Lock()  # guards the two below, and what is queued because of them
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="preparation")
+        self._order = threading.Lock()  # guards all below, and what is queued because of them
         self._in_preparation: set[_Preparation] = set()
+        # Those of them that no thread has begun, by principal; the one whose turn is next is first.
+        self._waiting: dict[str, deque[_Preparation]] = {}
         self._held_back: list[tuple[set[_Preparation], Cancel | Stop]] = []
 
     def open(
@@ -96,6 +106,7 @@ class Dispatcher:
             self._input_processor = None
             self._executor.shutdown(cancel_futures=True)
             with self._order:
+                self._waiting.clear()
                 self._in_preparation.clear()
                 self._held_back.clear()
 
@@ -126,10 +137,23 @@ class Dispatcher:
             )
             if has_room:
                 self._in_preparation.add(preparation)
-                self._executor.submit(self._prepare, input_processor, preparation)
+                self._waiting.setdefault(preparation.principal, deque()).append(preparation)
+                self._executor.submit(self._prepare_next, input_processor)
         if not has_room:
             error = EngineBusy("too many requests are waiting already, try again later")
             self._fail(command, error)
+
+    def _prepare_next(self, input_processor: InputProcessor) -> None:
+        """Prepare the command whose turn it is: principals take turns."""
+        with self._order:
+            if not self._waiting:  # the process is ending
+                return
+            principal, commands = next(iter(self._waiting.items()))
+            preparation = commands.popleft()
+            del self._waiting[principal]
+            if commands:
+                self._waiting[principal] = commands  # behind the others
+        self._prepare(input_processor, preparation)
 
     def _prepare(self, input_processor: InputProcessor, preparation: _Preparation) -> None:
         """Prepare a command and queue it; then what was held back until then."""
@@ -146,10 +170,14 @@ class Dispatcher:
             except SpindllError as error:
                 self._fail(command, error)
         with self._order:
-            self._in_preparation.discard(preparation)
-            held_back, self._held_back = self._held_back, []
-            for behind, later in held_back:
-                self._hold_back(later, behind - {preparation})
+            self._release(preparation)
+
+    def _release(self, preparation: _Preparation) -> None:
+        """Queue what was held back until this is prepared. `_order` is held."""
+        self._in_preparation.discard(preparation)
+        held_back, self._held_back = self._held_back, []
+        for behind, later in held_back:
+            self._hold_back(later, behind - {preparation})
 
     def _build(
         self,
@@ -171,10 +199,25 @@ class Dispatcher:
                 if isinstance(preparation.command, Submit | Embed)
             }
             for id_ in preparing.keys() & cancel.ids:
-                self._hold_back(Cancel((id_,)), {preparing[id_]})
+                if not self._withdraw(preparing[id_]):
+                    self._hold_back(Cancel((id_,)), {preparing[id_]})
             others = tuple(id_ for id_ in cancel.ids if id_ not in preparing)
         if others:
             self._command_queue.put(Cancel(others))
+
+    def _withdraw(self, preparation: _Preparation) -> bool:
+        """Forget texts to embed that no thread has begun; whether it did. `_order` is held.
+
+        Only the loop can report the end of a prompt.
+        """
+        waiting = self._waiting.get(preparation.principal, deque())
+        if not isinstance(preparation.command, Embed) or preparation not in waiting:
+            return False
+        waiting.remove(preparation)
+        if not waiting:
+            del self._waiting[preparation.principal]
+        self._release(preparation)
+        return True
 
     def _hold_back(self, command: Cancel | Stop, behind: set[_Preparation]) -> None:
         """Queue a command when `behind` are done, which may be now. `_order` is held."""

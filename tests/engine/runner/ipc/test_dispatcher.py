@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -124,8 +126,19 @@ def to_ids(commands: list[LoopCommand]) -> list[object]:
     ]
 
 
-def submit_constrained(id_: int) -> Submit:
-    return submit(id_, "hello", constraint=LETTERS)
+def submit_constrained(id_: int, **fields: Any) -> Submit:
+    return submit(id_, "hello", constraint=LETTERS, **fields)
+
+
+@contextlib.contextmanager
+def one_thread(setup: Setup) -> Iterator[Dispatcher]:
+    """A dispatcher that prepares one request at a time."""
+    report_writer = ReportWriter(setup.front)
+    dispatcher = Dispatcher(setup.command_queue, report_writer, max_queued=9, threads=1)
+    dispatcher.open(setup.input_processor)
+    yield dispatcher
+    setup.gate.set()
+    dispatcher.close()
 
 
 SLOW = {
@@ -173,6 +186,34 @@ def test_a_long_text_is_tokenized_while_other_requests_pass(opened: Setup) -> No
     tokenized = messages.report_decoder.decode(opened.front.recv(size, socket.MSG_WAITALL))
     assert isinstance(tokenized, messages.Tokenized)
     assert (tokenized.id, len(tokenized.ids)) == (1, 60_000)
+
+
+def test_principals_take_turns(unopened: Setup) -> None:
+    """One that floods delays another by the request that is being prepared, and one more."""
+    with one_thread(unopened) as dispatcher:
+        for id_ in range(1, 6):
+            dispatcher.dispatch(submit_constrained(id_, principal="many"))
+        assert unopened.building.wait(TIMEOUT_SECONDS)
+        dispatcher.dispatch(submit_constrained(6, principal="few"))
+        unopened.gate.set()
+
+        assert to_ids(unopened.take_commands(6)) == [1, 2, 6, 3, 4, 5]
+
+
+def test_texts_to_embed_that_are_cancelled_while_they_wait_are_not_prepared(
+    unopened: Setup,
+) -> None:
+    long = messages.EmbedInput("hello " * 10_000)
+    with one_thread(unopened) as dispatcher:
+        dispatcher.dispatch(submit_constrained(1))
+        assert unopened.building.wait(TIMEOUT_SECONDS)
+        dispatcher.dispatch(messages.Embed(id=2, inputs=(long,)))
+        dispatcher.dispatch(Stop())
+        dispatcher.dispatch(Cancel((2,)))
+        unopened.gate.set()
+
+        # An embedding that is prepared fails here: this dispatcher has no processor for it.
+        assert to_ids(unopened.take_commands(2)) == [1, Stop()]
 
 
 def test_a_stop_is_queued_behind_requests_in_preparation(opened: Setup) -> None:
