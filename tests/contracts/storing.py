@@ -51,7 +51,9 @@ def get_store(batcher: Batcher) -> PromptStore:
 
 
 def saves_whole(kind: str) -> bool:
-    return any(word in kind for word in ("split", "window", "recurrent", "hybrid"))
+    if "split" in kind and "mlx" not in kind:  # MLX's caches are those of one sequence anyway
+        return True
+    return any(word in kind for word in ("window", "recurrent", "hybrid"))
 
 
 def count_stored(kind: str, length: int) -> int:

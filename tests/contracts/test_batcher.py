@@ -17,8 +17,7 @@ from services.engine.runner.batcher import Batcher
 from services.engine.runner.build import open_batcher
 from services.shared.errors import ContextLengthExceeded, InvalidRequest
 from tests.contracts.batching import BatchRun
-from tests.contracts.kinds import BATCHER_KINDS, build_config, get_logprob_tolerance
-from tests.engine.backends.mlx.mlx_tests import skip_without_mlx
+from tests.contracts.kinds import build_config, get_logprob_tolerance
 from tests.engine.runner.child_runner import Answered, expected, prompt_for, submit, text_for
 
 TOKENS = 24
@@ -28,14 +27,6 @@ GREEDY = Sampling(temperature=0.0)
 SEEDED = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=11)
 
 ids = itertools.count(1)
-
-
-@pytest.fixture(scope="module", params=BATCHER_KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    kind = str(request.param)
-    if "mlx" in kind:
-        skip_without_mlx()
-    return kind
 
 
 @pytest.fixture(scope="module")

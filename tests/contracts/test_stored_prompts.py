@@ -102,7 +102,7 @@ def test_a_stored_prefix_continues_as_if_it_had_never_been_interrupted(
     before: BatchRun, after: BatchRun, kind: str
 ) -> None:
     draw = random.Random(3)
-    for _ in range(4):
+    for _ in range(1 if "mlx" in kind else 4):  # MLX is slow on a processor
         check_cuts(before, after, kind, draw)
 
 

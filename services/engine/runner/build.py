@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.engine.backends import open_model
 from services.engine.backends.base import Backend, OnProgress, Vocabulary
+from services.engine.backends.mlx.loading import load
 from services.engine.backends.pooling import Encoder
 from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.runner.batcher import Batcher
@@ -27,7 +28,7 @@ from services.engine.runner.stepping.step_batcher import StepBatcher
 def open_batcher(config: LoadConfig, on_progress: OnProgress) -> Batcher:
     """Load a model; the batcher is used on this thread. Raises ModelLoadFailed with a reason."""
     if config.backend == "mlx":
-        return MlxBatcher.open(config, on_progress)
+        return _open_mlx_batcher(config, on_progress)
     model = open_model(config, on_progress)
     if isinstance(model, Encoder):
         return EncoderBatcher(model)
@@ -67,6 +68,12 @@ def build_step_batcher(backend: Backend, config: LoadConfig) -> StepBatcher:
         if store
         else None,
     )
+
+
+def _open_mlx_batcher(config: LoadConfig, on_progress: OnProgress) -> MlxBatcher:
+    loaded = load(config, on_progress)
+    saves_whole = loaded.info.memory_policy is not MemoryPolicy.DENSE
+    return MlxBatcher(loaded, config, open_store(config, loaded.info, saves_whole=saves_whole))
 
 
 def open_store(config: LoadConfig, info: ModelInfo, *, saves_whole: bool) -> PromptStore | None:

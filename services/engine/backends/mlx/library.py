@@ -25,12 +25,13 @@ class MlxLibrary:
     mx: Any
     load_model: Any
     tree_flatten: Any
+    tree_unflatten: Any
     make_prompt_cache: Any
     can_trim_prompt_cache: Any
     trim_prompt_cache: Any
     prompt_cache_class: Any  # LRUPromptCache
     generator_class: Any  # BatchGenerator
-    version: str
+    version: str  # of mlx-lm, and of MLX
 
 
 @cache
@@ -43,7 +44,7 @@ def load_library() -> MlxLibrary:
             warnings.simplefilter("ignore")
             import mlx.core as mx
             import mlx_lm
-            from mlx.utils import tree_flatten
+            from mlx.utils import tree_flatten, tree_unflatten
             from mlx_lm.generate import BatchGenerator
             from mlx_lm.models import cache as prompt_cache
             from mlx_lm.utils import load_model
@@ -55,12 +56,13 @@ def load_library() -> MlxLibrary:
         mx=mx,
         load_model=load_model,
         tree_flatten=tree_flatten,
+        tree_unflatten=tree_unflatten,
         make_prompt_cache=prompt_cache.make_prompt_cache,
         can_trim_prompt_cache=prompt_cache.can_trim_prompt_cache,
         trim_prompt_cache=prompt_cache.trim_prompt_cache,
         prompt_cache_class=prompt_cache.LRUPromptCache,
         generator_class=BatchGenerator,
-        version=mlx_lm.__version__,
+        version=f"{mlx_lm.__version__}, mlx {mx.__version__}",
     )
 
 

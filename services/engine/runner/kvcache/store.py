@@ -17,6 +17,11 @@ from services.engine.runner.kvcache.lookup import Entry, find_block, find_blocks
 from services.engine.runner.kvcache.policy import WritePolicy
 from services.engine.runner.kvcache.writer import Writer
 
+# Bytes of states that a batcher copies in a step for the store and from it, or one state if that is
+# larger. They take 1 to 2 ms: other answers must not notice.
+MAX_COPIED_BYTES = 4 << 20
+MAX_COPIED_ALONE = 32 << 20  # while nothing is generated; a new request waits for a step
+
 _READERS = 2
 _MAX_EVENTS = 1 << 16  # the oldest are lost when none is taken
 _MAX_TAIL = 16  # tokens between the snapshot of a prompt and its end

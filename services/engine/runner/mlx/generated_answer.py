@@ -30,8 +30,8 @@ class GeneratedAnswer:
     ) -> None:
         self.branch = branch
         self.error: SpindllError | None = None
-        self.is_reading = True  # its prompt
         self.read_tokens = 0  # of what was inserted
+        self.cut_tokens = 0  # of what was inserted: behind these the caches are kept; 0: nowhere
         self._answer = answer
         self._mx = mx
         self._piece = piece

@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import time
 
-from services.engine.backends.base import OnProgress
-from services.engine.backends.mlx.loading import LoadedModel, free, load
+from services.engine.backends.mlx.loading import LoadedModel, free
 from services.engine.core import Counters, LoadConfig
 from services.engine.runner.batcher import (
     BatcherState,
@@ -50,27 +49,22 @@ class MlxBatcher:
     its youngest answer goes back to the queue with its tokens.
     """
 
-    def __init__(self, loaded: LoadedModel, config: LoadConfig) -> None:
+    def __init__(self, loaded: LoadedModel, config: LoadConfig, store: PromptStore | None) -> None:
         self.info = loaded.info
         self.vocabulary = loaded.vocabulary
         self.pooled = None
-        self.store: PromptStore | None = None  # what MLX computes is not stored yet
+        self.store = store
         self.uses_cuts = False
         self.counters = Counters()
         self._library = loaded.library
         self._max_queued = config.max_queued
-        self._batch: SequenceBatch = SequenceBatch(loaded, config)
+        self._batch: SequenceBatch = SequenceBatch(loaded, config, store)
         self._queue = FairQueue()
         self._current = CurrentRequests()
         self._requests: dict[int, Request] = {}
         self._held: dict[int, list[Branch]] = {}  # further answers, by request
         self._serial = self._failed_steps = 0
         self._is_closed = False
-
-    @classmethod
-    def open(cls, config: LoadConfig, on_progress: OnProgress) -> MlxBatcher:
-        """Load a model. Raises ModelLoadFailed."""
-        return cls(load(config, on_progress), config)
 
     def add(self, request: BatchRequest) -> None:
         """See Batcher.add."""
@@ -108,12 +102,14 @@ class MlxBatcher:
         try:
             self._admit(now)
             self._make_room()
-            if self._batch.answers:
-                began = time.monotonic()
+            if self._batch.answers or self._batch.saving:
                 report = self._batch.compute()
-                self._count(report, time.monotonic() - began)
-                self._publish(report)
-                self.counters.step_seconds += time.monotonic() - now
+                for branch, cached in report.restored:
+                    self._begin(branch, cached)
+                if report.seconds:
+                    self._count(report)
+                    self._publish(report)
+                    self.counters.step_seconds += time.monotonic() - now
             self._failed_steps = 0
         except Exception:
             logger.exception("step failed", extra={"answers": len(self._batch.answers)})
@@ -126,7 +122,11 @@ class MlxBatcher:
     def read_state(self) -> BatcherState:
         """See Batcher.read_state."""
         return BatcherState(
-            len(self._batch.answers), self._queued, self._batch.tokens, self._failed_steps
+            len(self._batch.answers),
+            self._queued,
+            self._batch.tokens,
+            self._failed_steps,
+            self._batch.saving,
         )
 
     def close(self) -> None:
@@ -150,7 +150,6 @@ class MlxBatcher:
         while (branch := self._queue.peek(now)) is not None and self._batch.has_room(branch):
             self._queue.take(branch)
             branch.rank = branch.rank_at(now)
-            is_new = branch.cached_tokens is None
             request = self._current.get(branch)
             is_scored = branch.index > 0 or branch.request.scored_tokens >= len(request.prompt) - 1
             try:
@@ -163,9 +162,15 @@ class MlxBatcher:
                 # It is neither in the queue nor in the batch, so nothing else would end it.
                 self._fail(branch.request, InternalError("internal error"))
                 raise
-            if is_new:
-                branch.cached_tokens = min(cached, len(request.prompt))
-                self._current.publish(Begun(request.id, branch.cached_tokens))
+            if cached is not None:
+                self._begin(branch, cached)
+
+    def _begin(self, branch: Branch, cached: int) -> None:
+        """The work on a branch begins, or continues, behind tokens that are computed already."""
+        if branch.cached_tokens is None:
+            branch.cached_tokens = min(cached, len(branch.request.prompt))
+            begun = Begun(branch.request.id, branch.cached_tokens, branch.stored_tokens)
+            self._current.publish(begun)
 
     def _make_room(self) -> None:
         while self._batch.is_too_large:
@@ -203,9 +208,9 @@ class MlxBatcher:
                 self._current.remove(branch.request.id)
                 self._remove(branch.request)
 
-    def _count(self, report: StepReport, seconds: float) -> None:
+    def _count(self, report: StepReport) -> None:
         self.counters.steps += 1
-        self.counters.decode_seconds += seconds
+        self.counters.decode_seconds += report.seconds
         for branch, tokens in report.computed:
             # A preempted answer computes its tokens again; each token of a prompt counts once.
             left = len(branch.request.prompt) - (branch.cached_tokens or 0) - branch.counted_tokens

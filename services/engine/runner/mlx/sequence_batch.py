@@ -1,5 +1,7 @@
 """The answers in mlx-lm's generator, and the memory that they and the kept prefixes take.
 
+    restore what was stored ─► score prompts ─► generate ─► keep ─► save
+
 A batch holds as many tokens as its longest sequence, for each of its sequences:
 
     cells   rows x longest  +  prefixes of earlier answers   <=   what the load was planned for
@@ -8,6 +10,7 @@ A batch holds as many tokens as its longest sequence, for each of its sequences:
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +18,12 @@ from services.engine.backends.mlx.loading import LoadedModel, free
 from services.engine.backends.mlx.sizes import PREFILL_PROMPTS, PREFILL_TOKENS, count_cells
 from services.engine.core import LoadConfig, MemoryPolicy, TokenLogprob
 from services.engine.runner.batcher import Answer
+from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.mlx.generated_answer import GeneratedAnswer
 from services.engine.runner.mlx.prefix_cache import PrefixCache
 from services.engine.runner.mlx.prompt_scorer import PromptScorer
+from services.engine.runner.mlx.stored_caches import StoredCaches
+from services.engine.runner.stepping.scheduler.chunking import find_cut
 from services.engine.runner.stepping.scheduler.request import Branch
 
 logger = logging.getLogger(__name__)
@@ -30,6 +36,8 @@ _NO_LIMIT = 1 << 30  # answers end by themselves
 class StepReport:
     """What one step did."""
 
+    seconds: float = 0.0  # of computing; 0: there was nothing to compute
+    restored: list[tuple[Branch, int]] = field(default_factory=list)  # and the tokens in its caches
     computed: list[tuple[Branch, int]] = field(default_factory=list)  # tokens of prompts
     read: list[Branch] = field(default_factory=list)  # whose prompt others can continue
     # The first computed token of each part of a prompt, and the entries of those that follow.
@@ -39,7 +47,7 @@ class StepReport:
 class SequenceBatch:
     """See the module. The thread of the batcher only."""
 
-    def __init__(self, loaded: LoadedModel, config: LoadConfig) -> None:
+    def __init__(self, loaded: LoadedModel, config: LoadConfig, store: PromptStore | None) -> None:
         self.cells = count_cells(config)
         self._config = config
         self._loaded = loaded
@@ -47,12 +55,21 @@ class SequenceBatch:
         self._scoring: dict[GeneratedAnswer, PromptScorer] = {}
         self._prefixes = PrefixCache(loaded.library)
         self._can_cut = loaded.info.memory_policy is MemoryPolicy.DENSE
+        self._stored = StoredCaches(
+            loaded.library, store, loaded.make_caches, saves_whole=not self._can_cut
+        )
+        self._token_seconds = 0.0  # that computing a token of a prompt took lately
         self._generator: Any = self._make_generator()
 
     @property
     def answers(self) -> list[GeneratedAnswer]:
-        """All of them, those whose prompt is scored first included."""
-        return [*self._answers.values(), *self._scoring]
+        """All of them, also those whose prompt is fetched or scored first."""
+        return [*self._answers.values(), *self._scoring, *self._stored.answers]
+
+    @property
+    def saving(self) -> int:
+        """Number of computed sequences that wait to be saved."""
+        return self._stored.pending
 
     @property
     def tokens(self) -> int:
@@ -76,8 +93,10 @@ class SequenceBatch:
         rows = len(answers) + 1
         return rows <= self._config.max_sequences and rows * longest <= self.cells
 
-    def start(self, branch: Branch, answer: Answer, *, score_top: int | None) -> int:
+    def start(self, branch: Branch, answer: Answer, *, score_top: int | None) -> int | None:
         """Begin or continue an answer; returns how many of its tokens are computed already.
+
+        None: it waits for the store, and a later report has it among the restored ones.
 
         `score_top`: score the prompt first, with so many alternatives for each token.
         """
@@ -90,40 +109,45 @@ class SequenceBatch:
         caches, length = None, 0
         if branch.request.is_shareable:
             caches, length = self._prefixes.find(branch.request.realm, branch.tokens)
+        if self._stored.fetch(generated, caches, length):
+            return None
         self._insert(generated, caches, length)
         return length
 
     def remove(self, branch: Branch) -> None:
         """Take an answer out and keep what was computed for others. One that is not in is fine."""
+        self._stored.remove(branch)
         for scored in [answer for answer in self._scoring if answer.branch is branch]:
             del self._scoring[scored]
         for id_ in [i for i, answer in self._answers.items() if answer.branch is branch]:
-            del self._answers[id_]
-            if branch.request.is_shareable:
-                self._keep(id_, branch.request.realm)
+            answer = self._answers.pop(id_)
+            if branch.request.is_shareable and answer.error is None:
+                self._keep(id_, branch, saves=branch.is_done)
             self._generator.remove([id_])
 
     def compute(self) -> StepReport:
-        """Compute one step, after which the answers have their next tokens.
+        """Compute one step, after which the answers have their next tokens, and save some bytes.
 
         Any exception means that the generator has lost all of its sequences.
         """
         report = StepReport()
         self._shrink_prefixes()
-        with self._loaded.library.mx.stream(self._generator.stream):
-            self._score(report)
-        prompts, tokens = self._generator.next()
-        for response in prompts:
-            self._take_progress(response, report)
-        for response in tokens:
-            if (answer := self._answers.get(response.uid)) is not None:
-                answer.report(response.token, response.logprobs)
+        copied = self._restore(report)
+        if self._answers or self._scoring:
+            began = time.monotonic()
+            self._generate(report)
+            report.seconds = time.monotonic() - began
+        is_alone = not report.seconds
+        copied += self._stored.save(copied, self._token_seconds, is_alone=is_alone)
+        if is_alone and not copied:
+            self._stored.wait()
         return report
 
     def restart(self) -> None:
         """Forget all answers and prefixes, and begin with a fresh generator."""
         self._answers.clear()
         self._scoring.clear()
+        self._stored.clear()
         self._prefixes.clear()
         self._generator.close()
         self._generator = self._make_generator()
@@ -133,6 +157,7 @@ class SequenceBatch:
         """Drop everything that holds memory but the model."""
         self._answers.clear()
         self._scoring.clear()
+        self._stored.clear()
         self._prefixes.clear()
         self._generator.close()
         self._generator = None
@@ -147,10 +172,36 @@ class SequenceBatch:
         self._loaded.limit_memory()
         return generator
 
+    def _restore(self, report: StepReport) -> int:
+        """Load what was fetched, and begin the answers that have it all; returns the bytes."""
+        restored, copied = self._stored.restore(is_alone=not (self._answers or self._scoring))
+        for restoring in restored:
+            branch = restoring.answer.branch
+            self._insert(restoring.answer, restoring.caches, restoring.length)
+            self._stored.remove(branch)
+            report.restored.append((branch, restoring.length))
+        return copied
+
+    def _generate(self, report: StepReport) -> None:
+        with self._loaded.library.mx.stream(self._generator.stream):
+            self._score(report)
+        with self._generator.stats() as stats:
+            prompts, tokens = self._generator.next()
+        if stats.prompt_tokens:
+            self._token_seconds = stats.prompt_time / stats.prompt_tokens
+        for response in prompts:
+            self._take_progress(response, report)
+        for response in tokens:
+            if (answer := self._answers.get(response.uid)) is not None:
+                answer.report(response.token, response.logprobs)
+
     def _insert(self, answer: GeneratedAnswer, caches: list[Any] | None, length: int) -> None:
         tokens = answer.branch.tokens
-        (id_,) = self._generator.insert(
-            [tokens[length:]],
+        cut = self._find_cut(answer.branch)
+        segments = [tokens[length:cut], tokens[cut:]] if cut > length else [tokens[length:]]
+        answer.cut_tokens = max(cut - length, 0)
+        (id_,) = self._generator.insert_segments(
+            [segments],
             max_tokens=[_NO_LIMIT],
             caches=[caches or self._loaded.make_caches()],
             all_tokens=[tokens[:length]],
@@ -158,11 +209,21 @@ class SequenceBatch:
         )
         self._answers[id_] = answer
 
-    def _keep(self, id_: int, realm: str) -> None:
-        """Keep what was computed of a sequence; where that fails, others compute it again."""
+    def _find_cut(self, branch: Branch) -> int:
+        """Where caches that cannot be cut later are kept while a prompt is read; 0: nowhere."""
+        is_kept = branch.request.is_shareable and branch.index == 0 and not self._can_cut
+        return find_cut(branch) if is_kept else 0
+
+    def _keep(self, id_: int, branch: Branch, *, saves: bool) -> None:
+        """Keep what was computed of a sequence; where that fails, others compute it again.
+
+        `saves`: for the store too.
+        """
         try:
             caches, tokens = self._generator.extract_cache([id_])[id_]
-            self._prefixes.put(realm, tokens, caches)
+            self._prefixes.put(branch.request.realm, tokens, caches)
+            if saves:
+                self._stored.queue(branch, tokens, caches)
         except Exception:
             logger.exception("prefix not kept")
 
@@ -190,14 +251,13 @@ class SequenceBatch:
         done, _ = response.progress
         report.computed.append((answer.branch, done - answer.read_tokens))
         answer.read_tokens = done
-        request = answer.branch.request
-        if (
-            response.end_of_segment
-            and request.is_shareable
-            and (request.n > 1 or not self._can_cut)
-        ):
+        if not (response.end_of_segment and answer.branch.request.is_shareable):
+            return
+        if done == answer.cut_tokens:
+            self._keep(response.uid, answer.branch, saves=True)
+        elif answer.branch.request.n > 1 or not (self._can_cut or answer.cut_tokens):
             # All but the last token: here others can begin, also where caches cannot be cut.
-            self._keep(response.uid, request.realm)
+            self._keep(response.uid, answer.branch, saves=False)
             report.read.append(answer.branch)
 
     def _shrink_prefixes(self) -> None:

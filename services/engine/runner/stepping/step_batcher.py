@@ -19,7 +19,7 @@ from services.engine.runner.batcher import (
     Waiting,
 )
 from services.engine.runner.errors import build_no_room_error
-from services.engine.runner.kvcache.store import PromptStore
+from services.engine.runner.kvcache.store import MAX_COPIED_ALONE, MAX_COPIED_BYTES, PromptStore
 from services.engine.runner.stepping.current_requests import (
     CurrentRequests,
     build_ended_event,
@@ -41,10 +41,6 @@ from services.shared.errors import DeadlineExceeded, InternalError
 
 logger = logging.getLogger(__name__)
 
-# Bytes of states that a step copies for the store and from it, or one state if that is larger. They
-# take 1 to 2 ms: other answers must not notice.
-_MAX_COPIED_BYTES = 4 << 20
-_MAX_COPIED_ALONE = 32 << 20  # while nothing is generated; a new request waits for a step
 _WAIT_SECONDS = 0.002
 
 
@@ -168,14 +164,14 @@ class StepBatcher:
             return 0
         self._execute_operations()
         is_alone = len(fetching) == self._scheduler.running
-        return self._restorer.restore(_MAX_COPIED_ALONE if is_alone else _MAX_COPIED_BYTES)
+        return self._restorer.restore(MAX_COPIED_ALONE if is_alone else MAX_COPIED_BYTES)
 
     def _save(self, copied: int) -> int:
         """Copy for the store, in a step that has copied so much; returns the bytes."""
         if self._saver is None or not self._saver.pending:
             return 0
         self._execute_operations()
-        most = _MAX_COPIED_BYTES if self._scheduler.running else _MAX_COPIED_ALONE
+        most = MAX_COPIED_BYTES if self._scheduler.running else MAX_COPIED_ALONE
         return self._saver.save(most - copied, self._scheduler.token_seconds)
 
     def _execute_operations(self) -> None:

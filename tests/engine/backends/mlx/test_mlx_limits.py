@@ -81,7 +81,7 @@ def test_a_new_generator_is_followed_by_our_limits(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(LoadedModel, "limit_memory", lambda _: calls.append("limits"))
     object.__setattr__(library, "generator_class", make)
     try:
-        batch = SequenceBatch(loaded, build_config())
+        batch = SequenceBatch(loaded, build_config(), None)
         batch.restart()
         batch.close()
     finally:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.engine.runner.mlx.mlx_batcher import MlxBatcher
+from services.engine.runner.batcher import Batcher
+from services.engine.runner.build import open_batcher
 from tests.conftest import TINY_MLX
 from tests.contracts.batching import BatchRun
 from tests.engine.backends.mlx.mlx_tests import build_config, skip_without_mlx
@@ -21,10 +22,10 @@ def _mlx() -> None:
 
 @pytest.fixture
 def make_run() -> Iterator[Callable[..., BatchRun]]:
-    opened: list[MlxBatcher] = []
+    opened: list[Batcher] = []
 
     def make(folder: Path = TINY_MLX, **changes: Any) -> BatchRun:
-        opened.append(MlxBatcher.open(build_config(folder, **changes), lambda _: None))
+        opened.append(open_batcher(build_config(folder, **changes), lambda _: None))
         return BatchRun(opened[-1])
 
     yield make

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from services.engine.backends.mlx.library import load_library
 from services.engine.core import FinishReason, Sampling, Stopping
 from services.engine.messages import Submit
+from services.engine.runner.build import open_batcher
 from services.engine.runner.mlx.mlx_batcher import MlxBatcher
 from services.shared.errors import EngineBusy
 from tests.conftest import TINY_MLX
@@ -174,7 +175,7 @@ def test_answers_that_do_not_fit_together_take_turns(make_run: Callable[..., Bat
 def test_closing_gives_the_memory_back() -> None:
     mx = load_library().mx
     before = mx.get_active_memory()
-    batcher = MlxBatcher.open(build_config(), lambda _: None)
+    batcher = open_batcher(build_config(), lambda _: None)
     BatchRun(batcher).answer(build(1, "a"))
     assert mx.get_active_memory() > before + batcher.info.weights_bytes // 2
     batcher.close()
