@@ -1237,6 +1237,9 @@ class CacheTier(_message.Message):
     STORED_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
     NOT_WRITTEN_FIELD_NUMBER: _builtins.int
+    SAVED_SECONDS_FIELD_NUMBER: _builtins.int
+    READ_BYTES_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """ram, disk"""
     budget_bytes: _builtins.int
@@ -1247,6 +1250,12 @@ class CacheTier(_message.Message):
     stored: _builtins.int
     not_written: _builtins.str
     """why the last entry could not be written; empty: it was"""
+    saved_seconds: _builtins.float
+    """that computing the entries took which were read"""
+    read_bytes: _builtins.int
+    """of entries that were read"""
+    stored_bytes: _builtins.int
+    """of entries that were written"""
     @_builtins.property
     def rejected(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """by reason: entries that could not be opened"""
@@ -1262,10 +1271,13 @@ class CacheTier(_message.Message):
         stored: _builtins.int = ...,
         rejected: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         not_written: _builtins.str = ...,
+        saved_seconds: _builtins.float = ...,
+        read_bytes: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_bytes", b"budget_bytes", "bytes", b"bytes", "entries", b"entries", "hits", b"hits", "name", b"name", "not_written", b"not_written", "rejected", b"rejected", "stored", b"stored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_bytes", b"budget_bytes", "bytes", b"bytes", "entries", b"entries", "hits", b"hits", "name", b"name", "not_written", b"not_written", "read_bytes", b"read_bytes", "rejected", b"rejected", "saved_seconds", b"saved_seconds", "stored", b"stored", "stored_bytes", b"stored_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -272,6 +272,8 @@ class CacheUsed(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     name: str
     tier: CacheTier
+    size_bytes: int  # of the file
+    seconds: float  # that computing its tokens took
 
 
 class CacheRejected(msgspec.Struct, frozen=True, tag=True, array_like=True):

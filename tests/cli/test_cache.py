@@ -38,12 +38,14 @@ def test_a_tier_is_one_line_with_what_went_wrong() -> None:
         "entries": 7,
         "stored": 9,
         "hits": 3,
+        "read_bytes": 1_500_000,
+        "saved_seconds": 79.5,
         "rejected": {"authentication": 1},
         "not_written": "no space",
     }
 
     assert format_row(tier) == [
-        "disk", "2.5 MB", "10.0 GB", "7", "9", "3",
+        "disk", "2.5 MB", "10.0 GB", "7", "9", "3", "1.5 MB", "79 s",
         "1 rejected (authentication), not written: no space",
     ]  # fmt: skip
 

@@ -101,7 +101,7 @@ REPORTS: list[Report] = [
     messages.CacheReport(
         [
             CacheStored("0f", b"\xff" * 16, "disk", "block", 1 << 30, 256, 0.5),
-            CacheUsed("0f", "ram"),
+            CacheUsed("0f", "ram", 1 << 20, 0.5),
             CacheRejected("0e", "disk", "authentication"),
             CacheNotWritten("disk", "no space"),
         ]

@@ -268,6 +268,9 @@ class ScriptedEngine(ScriptedPrefixes):
             stored=9,
             rejected={"authentication": 1},
             not_written="no space",
+            saved_seconds=79.5,
+            read_bytes=1_500_000,
+            stored_bytes=3_500_000,
         )
         return await self._unary(
             request, context, engine_pb2.CacheStatusResponse(tiers=[tier], write=self.cache_write)

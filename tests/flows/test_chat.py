@@ -70,7 +70,9 @@ def test_a_report_says_where_the_tokens_of_a_prompt_came_from(stack: RunningStac
         with stack.http() as http:
             http.headers["x-request-id"] = request_id
             http.post("/v1/chat/completions", json=build_greedy_body(content)).raise_for_status()
-            return until(lambda: read_report(http, request_id))
+            report = until(lambda: read_report(http, request_id))
+        assert report is not None
+        return report
 
     first = ask(question, "first")
     again = ask(question, "again")

@@ -6,7 +6,7 @@ from urllib.parse import quote, urlencode
 
 from services.cli.api_client import ApiClient, JsonObject
 from services.cli.connection import find_connection
-from services.cli.formatting import format_size
+from services.cli.formatting import format_duration, format_size
 from services.cli.paths import StackPaths
 from services.cli.tables import add_row, new_table, print_table
 
@@ -18,7 +18,7 @@ def show(paths: StackPaths) -> None:
     with ApiClient(find_connection(paths)) as api:
         tiers = api.get("/v1/cache")["tiers"]
         prefixes = api.get("/v1/prefixes")["data"]
-    table = new_table("TIER", "USED", "OF", "ENTRIES", "STORED", "USES", "NOTE")
+    table = new_table("TIER", "USED", "OF", "ENTRIES", "STORED", "USES", "READ", "SAVED", "NOTE")
     for tier in tiers:
         add_row(table, format_row(tier))
     print_table(
@@ -80,5 +80,7 @@ def format_row(tier: JsonObject) -> list[str]:
         format_size(tier["bytes"]),
         format_size(tier["budget_bytes"]),
         *(str(tier.get(name, "-")) for name in ("entries", "stored", "hits")),
+        format_size(tier["read_bytes"]) if "read_bytes" in tier else "-",
+        format_duration(tier["saved_seconds"]) if "saved_seconds" in tier else "-",
         ", ".join(notes),
     ]

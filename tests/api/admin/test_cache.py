@@ -24,6 +24,9 @@ async def test_an_admin_sees_all_and_a_user_the_bytes_of_its_tenant(api: Api) ->
             "stored": 9,
             "rejected": {"authentication": 1},
             "not_written": "no space",
+            "saved_seconds": 79.5,
+            "read_bytes": 1_500_000,
+            "stored_bytes": 3_500_000,
         }
     ]
     assert own["tenant"].startswith("key_")

@@ -11,9 +11,9 @@ Event loop only; files are touched in threads.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ from services.engine.core import (
     CacheUsed,
 )
 from services.engine.front.cache_index.index import CacheIndex, IndexedEntry
+from services.engine.front.cache_index.tier_counts import TierCounts
 from services.engine.front.cache_index.tier_folder import FoundEntry, TierFolder
 
 logger = logging.getLogger(__name__)
@@ -42,16 +43,13 @@ FindTag = Callable[[bytes], str | None]  # the tenant of a key id; None where it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierStatus:
-    """What a person sees of a tier; counts since the start. `tenants`: bytes by tag."""
+    """What a person sees of a tier. `tenants`: bytes by tag."""
 
     tier: CacheTier
     budget_bytes: int
     bytes: int
     entries: int
-    hits: int
-    stored: int
-    rejected: Mapping[str, int]
-    not_written: str | None
+    counts: TierCounts
     tenants: Mapping[str, int]
 
 
@@ -76,30 +74,19 @@ class TierManager:
         self._noted: list[CacheStored | CacheUsed | CacheRejected] = []
         self._is_index_current = False  # every event since the last rebuild is in the index
         self._listed_at = -float("inf")
-        self._hits = 0
-        self._stored = 0
-        self._rejected: Counter[str] = Counter()
-        self._not_written: str | None = None
+        self._counts = TierCounts()
 
     def note(self, event: CacheEvent) -> None:
         """Take an event of this tier, or a use in another one, which has a copy."""
-        match event:
-            case CacheNotWritten():
-                if self._not_written != event.reason:
-                    logger.warning(
-                        "prompts are not stored",
-                        extra={"tier": self.folder.tier, "reason": event.reason},
-                    )
-                self._not_written = event.reason
-                return
-            case CacheStored():
-                self._stored += 1
-                self._not_written = None
-            case CacheUsed():
-                self._hits += event.tier == self.folder.tier
-            case CacheRejected():
-                self._rejected[event.reason] += 1
-                logger.warning("stored prompt rejected", extra={"reason": event.reason})
+        if isinstance(event, CacheNotWritten) and self._counts.not_written != event.reason:
+            extra = {"tier": self.folder.tier, "reason": event.reason}
+            logger.warning("prompts are not stored", extra=extra)
+        elif isinstance(event, CacheRejected):
+            logger.warning("stored prompt rejected", extra={"reason": event.reason})
+        if event.tier == self.folder.tier:
+            self._counts.add(event)
+        if isinstance(event, CacheNotWritten):
+            return
         if len(self._noted) < _MAX_NOTED:
             self._noted.append(event)
         else:
@@ -172,10 +159,7 @@ class TierManager:
             budget_bytes=self.budget_bytes,
             bytes=sum(tenants.values()),
             entries=entries,
-            hits=self._hits,
-            stored=self._stored,
-            rejected=dict(self._rejected),
-            not_written=self._not_written,
+            counts=dataclasses.replace(self._counts, rejected=self._counts.rejected.copy()),
             tenants=tenants,
         )
 

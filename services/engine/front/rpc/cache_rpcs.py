@@ -67,13 +67,17 @@ class CacheRpcs:
 
 
 def _build_tier(status: TierStatus) -> pb.CacheTier:
+    counts = status.counts
     return pb.CacheTier(
         name=status.tier,
         budget_bytes=status.budget_bytes,
         bytes=status.bytes,
         entries=status.entries,
-        hits=status.hits,
-        stored=status.stored,
-        rejected=status.rejected,
-        not_written=status.not_written or "",
+        hits=counts.hits,
+        stored=counts.stored,
+        rejected=counts.rejected,
+        not_written=counts.not_written or "",
+        saved_seconds=counts.saved_seconds,
+        read_bytes=counts.read_bytes,
+        stored_bytes=counts.stored_bytes,
     )

@@ -51,8 +51,8 @@ class _Preparation:
 
     @property
     def principal(self) -> str:
-        """Who takes turns with others; all texts to tokenize share one turn."""
-        return "" if isinstance(self.command, Tokenize) else self.command.principal
+        """Who takes turns with others; what is asked without one shares one turn."""
+        return self.command.principal if isinstance(self.command, Submit | Embed) else ""
 
 
 class Dispatcher:

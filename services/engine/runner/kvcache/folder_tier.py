@@ -130,7 +130,7 @@ class FolderTier:
         except OSError:
             self._reject(name, "unreadable")
             return None
-        self._events.append(CacheUsed(name, self.tier))
+        self._events.append(CacheUsed(name, self.tier, header.file_bytes, header.seconds))
         return header, state
 
     def read_ahead(self, name: str) -> None:

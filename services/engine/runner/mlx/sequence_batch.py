@@ -23,7 +23,7 @@ from services.engine.runner.mlx.generated_answer import GeneratedAnswer
 from services.engine.runner.mlx.prefix_cache import PrefixCache
 from services.engine.runner.mlx.prompt_scorer import PromptScorer
 from services.engine.runner.mlx.stored_caches import StoredCaches
-from services.engine.runner.stepping.scheduler.chunking import find_cut
+from services.engine.runner.stepping.scheduler.cuts import list_cuts
 from services.engine.runner.stepping.scheduler.request import Branch
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,8 @@ class SequenceBatch:
     def _find_cut(self, branch: Branch) -> int:
         """Where caches that cannot be cut later are kept while a prompt is read; 0: nowhere."""
         is_kept = branch.request.is_shareable and branch.index == 0 and not self._can_cut
-        return find_cut(branch) if is_kept else 0
+        cuts = list_cuts(branch.request) if is_kept else ()
+        return cuts[-1] if cuts else 0
 
     def _keep(self, id_: int, branch: Branch, *, saves: bool) -> None:
         """Keep what was computed of a sequence; where that fails, others compute it again.

@@ -93,16 +93,15 @@ async def test_what_is_read_in_ram_is_in_use_on_the_disk_too(
     used = await store()
     for _ in range(30):
         await store()
-        cache.note([CacheUsed(used, "ram")])
+        cache.note([CacheUsed(used, "ram", 100_116, 1.0)])
         await cache._for_each_tier(TierManager.update)
 
     assert used in list_names(tmp_path / "kvcache")
     await cache.delete(older_than_seconds=1000)
     assert list_names(tmp_path / "kvcache") == {used}
-    assert {status.tier: status.hits for status in await cache.read_status()} == {
-        "ram": 30,
-        "disk": 0,
-    }
+    counts = {status.tier: status.counts for status in await cache.read_status()}
+    assert {tier: count.hits for tier, count in counts.items()} == {"ram": 30, "disk": 0}
+    assert {tier: count.saved_seconds for tier, count in counts.items()} == {"ram": 30, "disk": 0}
     await cache.close()
 
 

@@ -53,7 +53,7 @@ class Tier:
         return name
 
     async def use(self, name: str) -> None:
-        self.manager.note(CacheUsed(name, "disk"))
+        self.manager.note(CacheUsed(name, "disk", ENTRY_BYTES, 0.25))
         await self.manager.update()
 
     @property
@@ -77,7 +77,8 @@ async def test_entries_are_counted_for_their_tenants(tier: Tier) -> None:
         await tier.store(key)
 
     status = await tier.manager.read_status()
-    assert (status.entries, status.stored) == (3, 3)
+    assert (status.entries, status.counts.stored) == (3, 3)
+    assert status.counts.stored_bytes == 3 * ENTRY_BYTES
     assert status.tenants == {"alice": 2 * ENTRY_BYTES, "bob": ENTRY_BYTES}
     assert status.bytes == 3 * ENTRY_BYTES
 
@@ -219,7 +220,7 @@ async def test_a_rejected_entry_is_deleted_and_counted_by_reason(tier: Tier) -> 
 
     status = await tier.manager.read_status()
     assert tier.names == set()
-    assert (status.entries, status.bytes, status.rejected) == (0, 0, {"authentication": 1})
+    assert (status.entries, status.bytes, status.counts.rejected) == (0, 0, {"authentication": 1})
 
 
 async def test_an_entry_that_could_not_be_read_is_kept(tier: Tier) -> None:
@@ -229,7 +230,7 @@ async def test_an_entry_that_could_not_be_read_is_kept(tier: Tier) -> None:
 
     status = await tier.manager.read_status()
     assert tier.names == {name}
-    assert (status.entries, status.rejected) == (1, {"unreadable": 1})
+    assert (status.entries, status.counts.rejected) == (1, {"unreadable": 1})
 
 
 async def test_an_entry_of_a_tenant_that_was_deleted_meanwhile_is_deleted(tier: Tier) -> None:

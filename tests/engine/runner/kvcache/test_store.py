@@ -137,7 +137,11 @@ def test_what_is_read_on_disk_is_copied_to_ram(tmp_path: Path) -> None:
         for path in entry_files(disk):
             path.unlink()
         assert take_all(store, chain) == list(states.values())
-        assert CacheUsed(name, "ram") in store.take_events()
+        used = [event for event in store.take_events() if isinstance(event, CacheUsed)]
+        sizes = {path.stat().st_size for path in entry_files(ram)}
+        assert {(event.name, event.tier) for event in used} == {(name, "ram"), (other, "ram")}
+        assert {event.size_bytes for event in used} == sizes
+        assert all(event.seconds > 0 for event in used)
 
 
 def test_without_a_disk_entries_are_written_to_ram(tmp_path: Path) -> None:
