@@ -15,6 +15,7 @@ from services.engine.runner.kvcache.sealing import FrameSealer
 
 logger = logging.getLogger(__name__)
 
+_MAX_PREFETCHED = 4096  # entries that wait; more are not prefetched
 _READ_AHEAD_BYTES = 64 << 20  # of one fetch; an entry that is larger is read alone
 
 
@@ -101,12 +102,20 @@ class Fetch:
 
 
 class ReaderPool:
-    """The threads that read entries. They serve the fetches in turn."""
+    """The threads that read entries. They serve the fetches in turn, and prefetch between them."""
 
-    def __init__(self, threads: int, on_read: Callable[[Entry, EntryHeader], None]) -> None:
+    def __init__(
+        self,
+        threads: int,
+        on_read: Callable[[Entry, EntryHeader], None],
+        prefetch: Callable[[Entry], None],
+    ) -> None:
+        """`prefetch` brings an entry into RAM, on a thread of the pool."""
         self._on_read = on_read
-        self._changed = threading.Condition()  # guards the two below, and the fetches
+        self._prefetch = prefetch
+        self._changed = threading.Condition()  # guards the three below, and the fetches
         self._fetches: deque[Fetch] = deque()
+        self._prefetches: deque[Entry] = deque()
         self._is_closed = False
         self._threads = [
             threading.Thread(target=self._run, name=f"cache-reader-{number}", daemon=True)
@@ -125,6 +134,13 @@ class ReaderPool:
             self._changed.notify_all()
         return fetch
 
+    def prefetch(self, entries: Sequence[Entry]) -> None:
+        """Bring entries into RAM when there is nothing to fetch, unless too many wait."""
+        with self._changed:
+            if not self._is_closed and len(self._prefetches) + len(entries) <= _MAX_PREFETCHED:
+                self._prefetches.extend(entries)
+                self._changed.notify_all()
+
     def close(self, seconds: float) -> None:
         """End all fetches and the threads. Safe to call twice."""
         with self._changed:
@@ -132,6 +148,7 @@ class ReaderPool:
             for fetch in self._fetches:
                 fetch.close()
             self._fetches.clear()
+            self._prefetches.clear()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join(seconds)
@@ -139,8 +156,17 @@ class ReaderPool:
     def _run(self) -> None:
         sealer = FrameSealer()
         while (work := self._next()) is not None:
-            self._serve(*work, sealer)
+            if isinstance(work, Entry):
+                self._serve_prefetch(work)
+            else:
+                self._serve(*work, sealer)
             del work  # else the fetch lives until there is another one
+
+    def _serve_prefetch(self, entry: Entry) -> None:
+        try:
+            self._prefetch(entry)
+        except Exception:  # the thread serves all later fetches too
+            logger.exception("entry could not be prefetched", extra={"tier": entry.tier.tier})
 
     def _serve(self, fetch: Fetch, place: int, entry: Entry, sealer: FrameSealer) -> None:
         state = None
@@ -158,8 +184,8 @@ class ReaderPool:
         self._on_read(entry, header)
         return StoredState(entry.part.start, entry.part.end, state, entry.tier.tier, header.seconds)
 
-    def _next(self) -> tuple[Fetch, int, Entry] | None:
-        """Wait for an entry to read; None after `close`."""
+    def _next(self) -> tuple[Fetch, int, Entry] | Entry | None:
+        """Wait for an entry to read, or to prefetch; None after `close`."""
         with self._changed:
             while not self._is_closed:
                 for _ in range(len(self._fetches)):
@@ -169,5 +195,7 @@ class ReaderPool:
                         self._fetches.append(fetch)
                     if work is not None:
                         return fetch, *work
+                if self._prefetches:
+                    return self._prefetches.popleft()
                 self._changed.wait()
             return None

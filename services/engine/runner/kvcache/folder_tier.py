@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -132,12 +131,6 @@ class FolderTier:
             return None
         self._events.append(CacheUsed(name, self.tier, header.file_bytes, header.seconds))
         return header, state
-
-    def read_ahead(self, name: str) -> None:
-        """Let the system read an entry into its page cache, where it can. Does not wait for it."""
-        if sys.platform == "linux":
-            with suppress(BadEntry, OSError), open_entry(Path(entry_path(self._folder, name))) as f:
-                os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def write(self, name: str, size: int, chunks: Iterable[memoryview | bytes]) -> bool:
         """Write a file of `size` bytes; replaces one of the same name. False where it failed."""

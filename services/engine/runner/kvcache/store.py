@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from services.engine.core import CacheConfig, CacheEvent, CacheKey, CacheTier
 from services.engine.kv_entry import compute_model_tag
 from services.engine.runner.kvcache.chain import BLOCK_TOKENS, Chain, Part
 from services.engine.runner.kvcache.fetch import Fetch, ReaderPool
-from services.engine.runner.kvcache.folder_tier import FolderTier
+from services.engine.runner.kvcache.folder_tier import EntryLost, FolderTier
 from services.engine.runner.kvcache.keys import DerivedKey
 from services.engine.runner.kvcache.lookup import Entry, find_block, find_blocks, find_snapshot
 from services.engine.runner.kvcache.policy import WritePolicy
@@ -64,7 +65,7 @@ class PromptStore:
         model_tag = compute_model_tag(config.model_digest)
         # An entry is written to the disk, where it lasts; reading it copies it to RAM.
         self._writer = Writer(self._tiers[::-1], ram, model_tag, self._events)
-        self._readers = ReaderPool(_READERS, self._writer.copy_to_ram)
+        self._readers = ReaderPool(_READERS, self._writer.copy_to_ram, self._prefetch)
 
     def open_chain(
         self, keys: Sequence[CacheKey], tokens: Sequence[int], *, is_always_stored: bool = False
@@ -121,13 +122,7 @@ class PromptStore:
 
     def prefetch(self, stored: Stored) -> None:
         """Begin to bring what was found on the disk into RAM: to its tier, or the page cache."""
-        for entry in stored.entries:
-            if entry.tier.tier != "disk":
-                continue
-            if len(self._tiers) == 1:
-                entry.tier.read_ahead(entry.name)
-            elif (header := entry.tier.peek(entry.name)) is not None:
-                self._writer.copy_to_ram(entry, header)
+        self._readers.prefetch([entry for entry in stored.entries if entry.tier.tier == "disk"])
 
     def fetch(self, chain: Chain, stored: Stored, start: int) -> Fetch:
         """Begin to read what was found, from token `start` on: a multiple of 256, 0 for snapshots."""
@@ -171,6 +166,18 @@ class PromptStore:
         """Write what waits, at most so long, then end the threads. Safe to call twice."""
         self._readers.close(seconds)
         self._writer.close(seconds)
+
+    def _prefetch(self, entry: Entry) -> None:
+        """On a thread of the readers."""
+        header = entry.tier.peek(entry.name)
+        if header is None:
+            return
+        if len(self._tiers) > 1:
+            self._writer.copy_to_ram(entry, header)
+            return
+        with suppress(EntryLost):  # evicted meanwhile
+            for _ in entry.tier.read_chunks(entry.name):
+                pass
 
     def _wants(self, chain: Chain, part: Part) -> bool:
         """The decision of the policy is made once for a chain: it is one use of the part."""

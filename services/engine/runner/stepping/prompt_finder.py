@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from services.engine.runner.kvcache.chain import BLOCK_TOKENS
-from services.engine.runner.kvcache.store import PromptStore
+from services.engine.runner.kvcache.store import PromptStore, Stored
 from services.engine.runner.stepping.kv.pooled_sequence import Match
 from services.engine.runner.stepping.scheduler.cuts import MIN_CUT_TOKENS, list_cuts
 from services.engine.runner.stepping.scheduler.request import Branch
@@ -26,6 +26,18 @@ class PromptFinder:
 
     def find(self, branch: Branch, *, computed: int, saved: int) -> BeginFetch | None:
         """See StoredPrefixes.find."""
+        stored = self._find(branch, computed, saved)
+        if stored is None or branch.request.chain is None:
+            return None
+        return partial(self._store.fetch, branch.request.chain, stored)
+
+    def prefetch(self, branch: Branch, *, computed: int, saved: int) -> None:
+        """See StoredPrefixes.prefetch."""
+        stored = self._find(branch, computed, saved)
+        if stored is not None:
+            self._store.prefetch(stored)
+
+    def _find(self, branch: Branch, computed: int, saved: int) -> Stored | None:
         chain = branch.request.chain
         if chain is None:
             return None
@@ -35,9 +47,7 @@ class PromptFinder:
             return None
         start = saved if self._saves_whole else self._align(computed)
         stored = self._store.find(chain, start=start, end=end)
-        if stored is None or stored.length < least:
-            return None
-        return partial(self._store.fetch, chain, stored)
+        return stored if stored is not None and stored.length >= least else None
 
     def cut(self, match: Match | None) -> Match | None:
         """See StoredPrefixes.cut."""

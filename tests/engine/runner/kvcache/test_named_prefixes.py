@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from services.engine.runner.kvcache.store import PromptStore
 from tests.engine.runner.kvcache.stores import (
     KEY,
     make_blocks,
     make_tokens,
     open_store,
     save,
-    wait_until_written,
 )
+from tests.waiting import until
 
 
 def test_a_snapshot_that_is_kept_is_not_replaced(tmp_path: Path) -> None:
@@ -54,13 +55,16 @@ def test_what_is_prefetched_is_copied_to_ram(tmp_path: Path) -> None:
         save(store, chain, make_blocks(2))
         stored = store.find_prefix(chain)
         assert stored is not None
-        store.prefetch(stored)  # without a RAM tier, the system may read ahead
+        store.prefetch(stored)  # without a RAM tier: into the page cache
     with open_store(disk=tmp_path / "disk", ram=tmp_path / "ram") as store:
         stored = store.find_prefix(store.open_chain([KEY], tokens))
         assert stored is not None
         store.prefetch(stored)
-        wait_until_written(store)
-        found = store.find(store.open_chain([KEY], tokens))
+        until(lambda: _find_tier(store, tokens) == "ram")
 
-    assert found is not None
-    assert (found.length, found.tier) == (512, "ram")
+
+def _find_tier(store: PromptStore, tokens: list[int]) -> str:
+    stored = store.find(store.open_chain([KEY], tokens))
+    assert stored is not None
+    assert stored.length == 512
+    return stored.tier

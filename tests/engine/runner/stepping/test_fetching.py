@@ -20,6 +20,7 @@ from tests.engine.runner.stepping.storing_batcher import (
     list_tokens,
     storing,
 )
+from tests.waiting import until
 
 PROMPT = draw_prompt(random.Random(1), 700)
 
@@ -60,6 +61,26 @@ def test_a_request_begins_when_its_fetch_is_over(
         assert list_tokens(answered) == wanted
         assert run.batcher.counters.computed_tokens == 700 - 512
         assert len(names) == 2
+
+
+def test_what_is_stored_of_the_next_request_comes_into_ram_while_it_waits(
+    tmp_path: Path, names: list[str], wanted: str
+) -> None:
+    with storing(tmp_path, max_sequences=1) as run:
+        first = ask(draw_prompt(random.Random(2), 40), count=1000)
+        run.add(first)
+        run.step()
+        waiting = ask(PROMPT)
+        run.add(waiting)
+        run.step()
+        until(lambda: {p.parent.name + p.name for p in (tmp_path / "ram").glob("??/*")} >= {*names})
+        assert not run.answered[first.id].finished
+        run.cancel(first.id)
+        run.finish()
+
+        answered = run.answered[waiting.id]
+        assert list_tokens(answered) == wanted
+        assert (answered.finished[0].stored_tokens, answered.finished[0].tier) == (512, "ram")
 
 
 def test_a_request_that_is_cancelled_while_it_fetches_leaves_nothing_behind(

@@ -73,6 +73,7 @@ class AdmissionControl:
             if branch is None:
                 branch = self._find_passer(turn, now)
             if branch is None:
+                self._prefetch(turn)
                 break
             self._queue.take(branch)
             branch.rank = branch.rank_at(now)
@@ -173,6 +174,14 @@ class AdmissionControl:
             if self._fits(branch, self._find_prefix(branch), self.running):
                 return branch
         return None
+
+    def _prefetch(self, turn: Branch) -> None:
+        """Bring into RAM what is stored of the branch that is next, while it waits."""
+        store = self._stored_prefixes
+        if store is not None and not turn.is_prefetched:
+            turn.is_prefetched = True
+            prefix = self._find_prefix(turn)
+            store.prefetch(turn, computed=prefix.computed, saved=prefix.saved_tokens)
 
     def _is_blocked_too_long(self, turn: Branch, now: float) -> bool:
         """Whether no other branch may take a free place any more, so that `turn` gets its cells."""

@@ -68,6 +68,7 @@ class Branch:
     following: Following | None = None
     # Prompt lengths at which its state is kept for others, where a memory cannot be cut anywhere.
     checkpoint_lengths: set[int] = field(default_factory=set)
+    is_prefetched: bool = False  # what is stored of it was brought into RAM while it waited
     fetch: StateFetch | None = None  # until it is over, the branch computes nothing
     snapshot_lengths: set[int] = field(default_factory=set)  # at which the store gets the state
     cached_tokens: int | None = None  # of the prompt, when it first began to compute

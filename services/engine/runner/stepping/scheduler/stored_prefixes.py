@@ -20,6 +20,9 @@ class StoredPrefixes(Protocol):
         None where it does not pay: `saved` tokens need not be computed anyway.
         """
 
+    def prefetch(self, branch: Branch, *, computed: int, saved: int) -> None:
+        """Bring into RAM what `find` would return: this branch waits, and its turn is next."""
+
     def cut(self, match: Match | None) -> Match | None:
         """The part of a computed prefix that a fetch can continue."""
 
