@@ -168,6 +168,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True):
     model_digest: str  # of the manifest: entries are bound to it
     disk_folder: str | None = None  # None: no such tier
     ram_folder: str | None = None  # on a tmpfs
+    ram_max_bytes: int | None = None  # of its files, beyond which nothing is written
     # second_use: what was asked for before. never: what is stored is read only.
     write: CacheWrite = "always"
     min_free_bytes: int = 0  # that writing leaves free on the disk

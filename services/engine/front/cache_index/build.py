@@ -24,6 +24,8 @@ from services.shared.errors import InvalidSettings
 from services.shared.redis.redis_client import connect_async
 
 _REDIS_TIMEOUT_SECONDS = 5.0
+# Of a tmpfs, so that it is not full when its budget is exceeded: what others do there would fail.
+_MAX_RAM_SHARE = 0.75
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +101,15 @@ def _measure(tier: CacheTier, text: str, path: Path) -> int:
     if size.size_bytes == 0:
         return 0
     if tier == "ram":
-        return compute_cache_bytes(size, psutil.virtual_memory().total)
+        wanted = compute_cache_bytes(size, psutil.virtual_memory().total)
+        return min(wanted, int(_measure_file_system(path) * _MAX_RAM_SHARE))
+    return compute_cache_bytes(size, _measure_file_system(path))
+
+
+def _measure_file_system(path: Path) -> int:
+    """The bytes of the file system that a folder is in, or will be in."""
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    return compute_cache_bytes(size, shutil.disk_usage(existing).total)
+    return shutil.disk_usage(existing).total
 
 
 def _open_folder(path: Path, tier: CacheTier) -> TierFolder | None:

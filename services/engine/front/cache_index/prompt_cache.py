@@ -26,6 +26,7 @@ from services.engine.kv_entry import compute_model_tag
 
 logger = logging.getLogger(__name__)
 
+MAX_OVER_BUDGET = 1.25  # times the budget of the RAM tier: what runners fill before it is evicted
 _FLUSH_SECONDS = 1.0
 _SWEEP_SECONDS = 600.0
 
@@ -79,11 +80,13 @@ class PromptCache:
         """What a runner of this model needs to store prompts; None where none are stored."""
         if not self._tiers:
             return None
+        ram = self._tiers.get("ram")
         folders = {name: str(tier.folder.path) for name, tier in self._tiers.items()}
         return CacheConfig(
             model_digest=model_digest,
             disk_folder=folders.get("disk"),
             ram_folder=folders.get("ram"),
+            ram_max_bytes=int(ram.budget_bytes * MAX_OVER_BUDGET) if ram is not None else None,
             write=self.write,
             min_free_bytes=self._min_free_bytes,
         )

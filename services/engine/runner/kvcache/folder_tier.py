@@ -35,6 +35,8 @@ from services.engine.runner.kvcache.policy import name_write_error
 from services.engine.runner.kvcache.sealing import FrameSealer
 
 RETRY_SECONDS = 30.0  # a tier is left alone for so long after a failed write
+_RETRY_FULL_SECONDS = 1.0  # and for so long where it holds too much: the front evicts
+_COUNT_AFTER = 4  # the files are counted again when this part of the room may be used up
 _MAX_REJECTED = 4096
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FileId = tuple[int, int]  # inode and time of change: another file under the same name differs
@@ -44,8 +46,16 @@ class EntryLost(Exception):
     """An entry is not there any more: it was removed, or replaced by another snapshot."""
 
 
+class _TierFull(OSError):
+    """The files of the tier have as many bytes as they may."""
+
+
 class FolderTier:
-    """The entries of one folder. Any thread. Nothing here removes an entry: the front does."""
+    """The entries of one folder. Any thread; one thread writes.
+
+    Nothing here removes an entry: the front does. Where it does not, because Redis does not answer
+    or it is slow, nothing is written beyond `max_bytes`: a tmpfs takes main memory.
+    """
 
     def __init__(
         self,
@@ -54,12 +64,15 @@ class FolderTier:
         events: deque[CacheEvent],
         *,
         min_free_bytes: int = 0,
+        max_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tier = tier
         self._folder = folder
         self._events = events
         self._min_free_bytes = min_free_bytes
+        self._max_bytes = max_bytes
+        self._room = 0  # bytes that may be written before the files are counted again
         self._clock = clock
         self._retry_at = float("-inf")
         self._lock = threading.Lock()  # guards _rejected
@@ -138,7 +151,8 @@ class FolderTier:
             self._check_space(size)
             self._write(name, chunks)
         except OSError as error:
-            self._retry_at = self._clock() + RETRY_SECONDS
+            is_full = isinstance(error, _TierFull)
+            self._retry_at = self._clock() + (_RETRY_FULL_SECONDS if is_full else RETRY_SECONDS)
             self._events.append(CacheNotWritten(self.tier, name_write_error(error)))
             return False
         return True
@@ -156,6 +170,13 @@ class FolderTier:
         stat = os.statvfs(self._folder)
         if stat.f_bavail * stat.f_frsize - size < self._min_free_bytes:
             raise OSError(errno.ENOSPC, "the free space is kept")
+        if self._max_bytes is not None:
+            if size > self._room:
+                room = self._max_bytes - _count_bytes(self._folder)
+                if size > room:
+                    raise _TierFull(errno.ENOSPC, "the tier is full")
+                self._room = max(size, room // _COUNT_AFTER)  # other runners write too
+            self._room -= size
 
     def _write(self, name: str, chunks: Iterable[memoryview | bytes]) -> None:
         path = Path(entry_path(self._folder, name))
@@ -182,6 +203,17 @@ class FolderTier:
             if len(self._rejected) >= _MAX_REJECTED:
                 self._rejected.clear()
             self._rejected[name] = (stat.st_ino, stat.st_mtime_ns)
+
+
+def _count_bytes(folder: str) -> int:
+    """The bytes of all files in the folders of entries."""
+    size = 0
+    for directory in Path(folder).glob("??"):
+        with suppress(OSError), os.scandir(directory) as files:
+            for file in files:
+                with suppress(OSError):  # gone meanwhile
+                    size += file.stat(follow_symlinks=False).st_size
+    return size
 
 
 def _check(header: EntryHeader, slot: int, key: DerivedKey, part: Part) -> None:

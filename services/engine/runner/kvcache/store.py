@@ -56,7 +56,7 @@ class PromptStore:
         self._policy = WritePolicy(config.write)
         ram = disk = None
         if config.ram_folder is not None:
-            ram = FolderTier("ram", config.ram_folder, self._events)
+            ram = FolderTier("ram", config.ram_folder, self._events, max_bytes=config.ram_max_bytes)
         if config.disk_folder is not None:
             disk = FolderTier(
                 "disk", config.disk_folder, self._events, min_free_bytes=config.min_free_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -193,3 +194,20 @@ async def test_a_file_in_the_place_of_the_folder_turns_the_cache_off(
 def test_a_size_that_is_none_is_refused_by_name(tmp_path: Path, redis_url: str, text: str) -> None:
     with pytest.raises(ValueError, match="write 'off', 'auto', a share"):
         make_settings(tmp_path, redis_url, cache_disk=text)
+
+
+async def test_runners_leave_a_part_of_the_tmpfs_to_others(tmp_path: Path, redis_url: str) -> None:
+    """Also when the front evicts too late: then they stop at a quarter above the budget."""
+    total = shutil.disk_usage(tmp_path).total
+    for ram, budget in (("100M", 100_000_000), (str(4 * total), total * 0.75)):
+        settings = make_settings(tmp_path, redis_url, cache_ram=ram, cache_ram_folder=tmp_path)
+        cache = build_prompt_cache(settings)
+        config = cache.build_config("sha256:model")
+        (status, _) = await cache.read_status()
+        await cache.close()
+
+        assert config is not None
+        assert config.ram_max_bytes is not None
+        assert status.budget_bytes == pytest.approx(budget, rel=0.05)
+        assert config.ram_max_bytes == pytest.approx(1.25 * status.budget_bytes, rel=0.01)
+        assert config.ram_max_bytes < total

@@ -81,6 +81,35 @@ def test_a_tier_is_tried_again_after_a_while(tmp_path: Path) -> None:
     assert list(events) == [CacheNotWritten("disk", "missing folder")]
 
 
+def test_a_full_tier_is_not_written_until_it_was_swept(tmp_path: Path) -> None:
+    """As when Redis does not answer, so that the front evicts nothing for a minute."""
+    events: deque[CacheEvent] = deque()
+    now = 0.0
+    tier = FolderTier("ram", str(tmp_path), events, max_bytes=1000, clock=lambda: now)
+    names = [f"{number:064x}" for number in range(12)]
+
+    written = [tier.write(name, 100, [bytes(100)]) for name in names]
+    assert written == [True] * 10 + [False] * 2
+    assert set(events) == {CacheNotWritten("ram", "no space")}
+    was_writable = tier.is_writable
+    assert sum(path.stat().st_size for path in entry_files(tmp_path)) == 1000
+
+    entry_files(tmp_path)[0].unlink()
+    now = 1.0
+    assert (was_writable, tier.is_writable) == (False, True)
+    assert tier.write(names[10], 100, [bytes(100)])
+    assert not tier.write(names[11], 100, [bytes(100)])
+
+
+def test_several_runners_do_not_fill_a_tier_together(tmp_path: Path) -> None:
+    tiers = [FolderTier("ram", str(tmp_path), deque(), max_bytes=10_000) for _ in range(4)]
+    for number in range(200):
+        tiers[number % 4].write(f"{number:064x}", 100, [bytes(100)])
+
+    filled = sum(path.stat().st_size for path in entry_files(tmp_path))
+    assert 9_000 <= filled <= 10_000
+
+
 @pytest.fixture
 def unprivileged_folder() -> Iterator[Path]:
     """A folder that the user of this process may read and not write, also where that is root."""
