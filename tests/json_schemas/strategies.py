@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 Schema = dict[str, Any]
+T = TypeVar("T")
 
 NAMES = [
     *(
@@ -119,8 +122,10 @@ def arrays(draw: st.DrawFn, inner: st.SearchStrategy[Schema]) -> Schema:
 
 
 @st.composite
-def objects(draw: st.DrawFn, inner: st.SearchStrategy[Schema]) -> Schema:
-    names = draw(st.lists(st.sampled_from(NAMES), max_size=4, unique=True))
+def objects(
+    draw: st.DrawFn, inner: st.SearchStrategy[Schema], among: Sequence[str] = NAMES
+) -> Schema:
+    names = draw(st.lists(st.sampled_from(among), max_size=4, unique=True))
     properties = {name: draw(inner) for name in names}
     required = [name for name in names if draw(st.booleans())]
     return {
@@ -173,5 +178,27 @@ def schemas(draw: st.DrawFn) -> Schema:
 @st.composite
 def parameters(draw: st.DrawFn) -> Schema:
     """A schema of the arguments of a function."""
-    inner = st.recursive(leaves(), lambda children: st.one_of(arrays(children), objects(children)))
+    inner = st.recursive(
+        leaves(), lambda children: st.one_of(arrays(children), objects(children)), max_leaves=2
+    )
     return draw(objects(inner))
+
+
+def draw_many(strategy: st.SearchStrategy[T], count: int) -> list[T]:
+    """So many values, the same in each run, for tests that share the cost of drawing them."""
+    found: list[T] = []
+
+    @settings(
+        max_examples=count,
+        phases=[Phase.generate],
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(value=strategy)
+    def collect(value: T) -> None:
+        found.append(value)
+
+    collect()
+    return found

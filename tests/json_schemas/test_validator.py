@@ -17,7 +17,7 @@ TREE = {
 # By keyword: a schema, texts that fit and texts that do not.
 CASES: list[tuple[Any, list[str], list[str]]] = [
     (True, ["1", '"a"'], []),
-    ({}, ["1"], ["", "1 2", "NaN", '{"a": 1, "a": 2}']),
+    ({}, ["1"], ["", "1 2", "NaN"]),
     ({"type": "integer"}, ["1", "1.0", "1e2"], ["1.5", "true", '"1"', "null"]),
     ({"type": ["null", "boolean"]}, ["null", "false"], ["0", '""']),
     ({"const": 1}, ["1", "1.0"], ["true", "2", '"1"']),

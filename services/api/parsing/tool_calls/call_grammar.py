@@ -32,7 +32,9 @@ def describe_calls(
     for name, (schema, is_strict) in tools.items():
         guidance = {"whitespace_pattern": JSON_WHITESPACE, "lenient": not is_strict}
         complete = {"type": "object", **schema, "x-guidance": guidance}
-        start, *more = dialect.describe_call(name, complete, special_tokens).splitlines()
+        start, *more = (
+            dialect.describe_call(name, complete, special_tokens).rstrip("\n").split("\n")
+        )
         calls.append(start.removeprefix("start: "))
         rules += more
     # One whose text has no beginning of its own, or that ends the answer, comes once.

@@ -47,7 +47,7 @@ def check_lark(source: str) -> None:
     Rules count one by one: calls of many tools are alternatives that differ in their first words.
     """
     decoder = json.JSONDecoder()
-    for line in source.splitlines():
+    for line in source.split("\n"):
         rule, found, rest = line.partition(_SCHEMA)
         _check(rule.count(_OPTIONAL), "optional parameters")
         schema = decoder.raw_decode(rest)[0] if found else None

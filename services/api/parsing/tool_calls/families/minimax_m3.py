@@ -23,7 +23,11 @@ from services.api.parsing.tool_calls.shapes.grammar import (
     GrammarPart,
     OptionalPart,
     build_grammar,
+)
+from services.api.parsing.tool_calls.shapes.plain_values import (
+    check_key,
     describe_plain,
+    find_members,
 )
 from services.api.parsing.tool_calls.shapes.schema_types import (
     find_items,
@@ -59,10 +63,10 @@ class TaggedCalls:
     def describe_call(self, name: str, schema: Schema, special_tokens: Collection[str] = ()) -> str:
         """See `ToolDialect`. Objects and arrays are JSON, which the parser reads as well."""
         parts: list[GrammarPart] = [f'{_OPENS}\n{_INVOKE}{name}">']
-        for key, value in (schema.get("properties") or {}).items():
-            written, _ = describe_plain(value, schema, f"{_MARK}</{key}>")
-            member: list[GrammarPart] = [f"{_MARK}<{key}>", *written]
-            is_required = key in (schema.get("required") or ())
+        for key, value, is_required in find_members(schema):
+            check_key(key, is_writable=_TAG.fullmatch(key) is not None)
+            written, _ = describe_plain(value, schema, _MARK)
+            member: list[GrammarPart] = [f"{_MARK}<{key}>", *written, f"</{key}>"]
             parts += member if is_required else [OptionalPart(tuple(member))]
         return build_grammar(name, [*parts, f"{_INVOKE_ENDS}\n{_CLOSES}"], special_tokens)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.api.parsing.tool_calls.base import Schema
-from services.api.parsing.tool_calls.shapes.schema_types import find_types
 from services.shared.grammar_tokens import name_token
 
 
@@ -23,9 +22,10 @@ class JsonPart:
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """Any text up to its end, which follows it."""
+    """Any text up to its end, which follows it; `pattern` may say which texts."""
 
     end: str
+    pattern: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class OptionalPart:
     parts: tuple[GrammarPart, ...]
 
 
-_ANY_TEXT = r"/(.|\n)*/"
+_ANY_TEXT = r"(.|\n)*"
 GrammarPart = str | JsonPart | TextPart | PatternPart | ChoicePart | OptionalPart
 
 
@@ -72,20 +72,6 @@ def describe_json(schema: Any, root: Schema) -> JsonPart:
     return JsonPart({**schema, **definitions} if isinstance(schema, Mapping) else schema)
 
 
-def describe_plain(schema: Any, root: Schema, end: str) -> tuple[list[GrammarPart], bool]:
-    """A value that is written without quotes, and its end; whether it is a string.
-
-    What may be a string or something else is any text: the parser tells which.
-    """
-    types = find_types(schema, root)
-    if types and "string" not in types:
-        return [describe_json(schema, root), end], False
-    values = schema.get("enum") if isinstance(schema, Mapping) else None
-    if types == {"string"} and isinstance(values, list) and all(isinstance(v, str) for v in values):
-        return [ChoicePart(tuple(values)), end], True
-    return [TextPart(end)], True
-
-
 def _build_sequence(
     parts: Iterable[GrammarPart], prefix: str, rules: list[str], special: Collection[str]
 ) -> str:
@@ -105,18 +91,26 @@ def _build_part(part: GrammarPart, prefix: str, rules: list[str], special: Colle
     if isinstance(part, JsonPart):
         rules.append(f"{rule}: %json {json.dumps(part.schema)}")
         return rule
-    return _build_text(rule, part.end, rules, special)
+    return _build_text(rule, part, rules, special)
 
 
-def _build_text(rule: str, end: str, rules: list[str], special: Collection[str]) -> str:
+def _build_text(rule: str, part: TextPart, rules: list[str], special: Collection[str]) -> str:
+    end, text = part.end, f"/{part.pattern or _ANY_TEXT}/"
     token = _find_first(end, special)
     if token is None or end[: end.index(token)].strip():
-        rules.append(f"{rule}[suffix={json.dumps(end, ensure_ascii=False)}]: {_ANY_TEXT}")
+        # A text that must be long would run over its end.
+        text += f" & ~/{_ANY_TEXT}{_escape(end)}{_ANY_TEXT}/" if part.pattern else ""
+        rules.append(f"{rule}[suffix={json.dumps(end, ensure_ascii=False)}]: {text}")
         return rule
     # No text matches a special token, so it ends the text by itself. White space before it, which
     # the parser drops, would be read as text.
-    rules.append(f"{rule}: {_ANY_TEXT}")
+    rules.append(f"{rule}: {text}")
     return f"{rule} {_quote(end[end.index(token) :], special)}"
+
+
+def _escape(text: str) -> str:
+    """The text in a regular expression of a grammar."""
+    return re.escape(text).replace("\\\n", r"\n").replace("/", r"\/")
 
 
 def _find_first(text: str, special: Collection[str]) -> str | None:

@@ -22,10 +22,15 @@ from services.api.parsing.tool_calls.shapes.grammar import (
     OptionalPart,
     build_grammar,
     describe_json,
-    describe_plain,
 )
-from services.api.parsing.tool_calls.shapes.literals import Syntax, copy_members
+from services.api.parsing.tool_calls.shapes.literals import BARE_KEY, Syntax, copy_members
+from services.api.parsing.tool_calls.shapes.plain_values import (
+    check_key,
+    describe_plain,
+    find_members,
+)
 from services.api.parsing.tool_calls.shapes.schema_types import find_types
+from services.api.parsing.tool_calls.shapes.schema_types import quote as quote_text
 
 _NAME = re.compile(r"[\w.-]+")
 
@@ -67,16 +72,18 @@ class LiteralCalls:
         parts: list[GrammarPart] = [
             f"{self.opens}{list_opens}{self.prefix}{name}{self.brackets[0]}"
         ]
-        required = schema.get("required") or ()
         comma = ""
-        for key, value in (schema.get("properties") or {}).items():
-            member: list[GrammarPart] = [f"{comma}{key}{self.separator}"]
+        for key, value, is_required in find_members(schema):
+            is_bare = BARE_KEY.fullmatch(key) is not None
+            check_key(key, is_writable=is_bare or self.syntax.bare_keys)
+            written = key if is_bare else quote_text(key)
+            member: list[GrammarPart] = [f"{comma}{written}{self.separator}"]
             quote = self.syntax.quotes[0]
             if not self.syntax.escapes and find_types(value, schema) == {"string"}:
                 member += [quote, *describe_plain(value, schema, quote)[0]]
             else:
                 member.append(describe_json(value, schema))
-            can_be_left_out = key not in required and comma
+            can_be_left_out = comma and not is_required
             parts += [OptionalPart(tuple(member))] if can_be_left_out else member
             comma = self.comma
         parts.append(f"{self.brackets[1]}{list_closes}{self.closes}")

@@ -14,7 +14,7 @@ from services.api.parsing.text_source import Steps, TextSource
 _MAX_DEPTH = 64
 _MAX_WORD = 4096
 _WORD = re.compile(r"[-+.\w]+")
-_KEY = re.compile(r"[-.$\w]+")
+BARE_KEY = re.compile(r"[-.$\w]+")
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 _PYTHON_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "a": "\a"}
 _AFTER_STRING = frozenset(("", ",", ":", ")", "]", "}", " ", "\n"))
@@ -81,7 +81,7 @@ def copy_members(
 def _copy_key(source: TextSource, emit: Emit, syntax: Syntax, *, is_bare: bool) -> Steps[bool]:
     if (yield from _starts_string(source, syntax)):
         return (yield from _copy_string(source, emit, syntax))
-    key = yield from source.peek_match(_KEY, _MAX_WORD)
+    key = yield from source.peek_match(BARE_KEY, _MAX_WORD)
     if not key or not (is_bare or syntax.bare_keys):
         return False
     source.take(len(key))

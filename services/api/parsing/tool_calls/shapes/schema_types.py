@@ -16,16 +16,32 @@ _PYTHON_NAMES = {"True": "true", "False": "false", "None": "null"}
 _KIND_OF_CLASS = {str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
+def resolve(schema: Any, root: Schema) -> Any:
+    """What a schema refers to, or itself; None if there is nothing."""
+    for _ in range(_MAX_REFERENCES):
+        reference = schema.get("$ref") if isinstance(schema, Mapping) else None
+        if not isinstance(reference, str) or not reference.startswith("#/"):
+            break
+        schema = root
+        for key in reference[2:].split("/"):
+            schema = schema.get(key) if isinstance(schema, Mapping) else None
+    return schema
+
+
 def find_property(schema: Any, key: str, root: Schema) -> Any:
-    """The schema of a property; None if there is none."""
-    schema = _resolve(schema, root)
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
-    return properties.get(key) if isinstance(properties, Mapping) else None
+    """The schema of a property, or of those without a name of their own; None if there is none."""
+    schema = resolve(schema, root)
+    if not isinstance(schema, Mapping):
+        return None
+    properties = schema.get("properties")
+    if isinstance(properties, Mapping) and key in properties:
+        return properties[key]
+    return schema.get("additionalProperties")
 
 
 def find_items(schema: Any, root: Schema) -> Any:
     """The schema of the items of an array; None if there is none."""
-    schema = _resolve(schema, root)
+    schema = resolve(schema, root)
     return schema.get("items") if isinstance(schema, Mapping) else None
 
 
@@ -35,7 +51,7 @@ def find_types(schema: Any, root: Schema) -> frozenset[str]:
     options, seen = [schema], set[int]()
     # Each schema once, and not too many: references make an endless tree of a few unions.
     while options and len(seen) < _MAX_OPTIONS:
-        option = _resolve(options.pop(), root)
+        option = resolve(options.pop(), root)
         if isinstance(option, Mapping) and id(option) not in seen:
             seen.add(id(option))
             own = _find_own_types(option)
@@ -87,14 +103,3 @@ def text_to_json(text: str, types: Iterable[str]) -> str:
 def quote(text: str) -> str:
     """The text as a JSON string."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def _resolve(schema: Any, root: Schema) -> Any:
-    for _ in range(_MAX_REFERENCES):
-        reference = schema.get("$ref") if isinstance(schema, Mapping) else None
-        if not isinstance(reference, str) or not reference.startswith("#/"):
-            break
-        schema = root
-        for key in reference[2:].split("/"):
-            schema = schema.get(key) if isinstance(schema, Mapping) else None
-    return schema

@@ -22,7 +22,12 @@ from services.api.parsing.tool_calls.shapes.grammar import (
     GrammarPart,
     OptionalPart,
     build_grammar,
+)
+from services.api.parsing.tool_calls.shapes.plain_values import (
+    MAX_KEY,
+    check_key,
     describe_plain,
+    find_members,
 )
 from services.api.parsing.tool_calls.shapes.schema_types import (
     find_property,
@@ -31,7 +36,6 @@ from services.api.parsing.tool_calls.shapes.schema_types import (
     text_to_json,
 )
 
-_MAX_KEY = 512
 _CDATA = ("<![CDATA[", "]]>")
 # By what an attribute says: whether the value is a string.
 _IS_STRING = {"true": True, "string": True}
@@ -95,17 +99,18 @@ class XmlCalls:
             f"{start}{layout.in_section}{self.opens}{name}{self.name_ends}",
             f"{layout.name_rest}{self.name_rest}{layout.after_name}",
         ]
-        required = schema.get("required") or ()
-        for key, value in (schema.get("properties") or {}).items():
+        for key, value, is_required in find_members(schema):
+            check_key(key, is_writable=self.unescape(key) == key and self.key_ends not in key)
             member = self._describe_parameter(key, value, schema)
-            parts += member if key in required else [OptionalPart(tuple(member))]
+            parts += member if is_required else [OptionalPart(tuple(member))]
         parts.append(f"{self.closes}{layout.in_section}{end}")
         return build_grammar(name, parts, special_tokens)
 
     def _describe_parameter(self, key: str, schema: Any, root: Schema) -> list[GrammarPart]:
         layout = self.layout
         end = f"{layout.around_value}{self.value_ends}{layout.after_value}"
-        value, is_text = describe_plain(schema, root, end)
+        only_strings = bool(self.attribute_ends)
+        value, is_text = describe_plain(schema, root, end, only_strings=only_strings)
         attribute = str(is_text).lower()
         if self.has_type_attribute:
             kind = next(iter(find_types(schema, root)), "object").replace("integer", "number")
@@ -157,7 +162,7 @@ class XmlCalls:
                 return True
             if not (yield from source.literal(self.key_opens)):
                 return False
-            key, end = yield from source.peek_until(Markers([self.key_ends]), _MAX_KEY)
+            key, end = yield from source.peek_until(Markers([self.key_ends]), MAX_KEY)
             if not end:
                 return False
             source.take(len(key) + len(end))
@@ -176,7 +181,7 @@ class XmlCalls:
                 return False
         types = find_types(find_property(schema, key, schema), schema)
         if self.attribute_ends:
-            text, end = yield from source.peek_until(Markers([self.attribute_ends]), _MAX_KEY)
+            text, end = yield from source.peek_until(Markers([self.attribute_ends]), MAX_KEY)
             if not end:
                 return False
             source.take(len(text) + len(end))
