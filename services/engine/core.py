@@ -266,15 +266,17 @@ class CacheStored(msgspec.Struct, frozen=True, tag=True, array_like=True):
     size_bytes: int  # of the file
     tokens: int  # whose computation it saves
     seconds: float  # that their computation took
+    start: int = 0  # tokens before them, whose entries a block is of no use without
 
 
 class CacheUsed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """An entry was read."""
+    """An entry was read, or it was found for a prompt whose tokens were in the model's memory."""
 
     name: str
     tier: CacheTier
-    size_bytes: int  # of the file
-    seconds: float  # that computing its tokens took
+    size_bytes: int = 0  # of the file
+    seconds: float = 0.0  # that computing its tokens took
+    is_read: bool = True
 
 
 class CacheRejected(msgspec.Struct, frozen=True, tag=True, array_like=True):

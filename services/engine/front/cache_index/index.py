@@ -11,7 +11,8 @@ keyed hashes: Redis tells nothing about prompts, and cannot confirm a guess.
 
 The priority of an entry is `floor + seconds saved per MiB`, renewed at each use (greedy-dual-size);
 of equal ones, the one that was used last is higher.
-That of a pinned entry is infinite. What saves much time stays long, and what is not used falls behind as the floor rises. Finding the
+Of one chain that was used at one time, the last blocks have the least value, so that its beginning
+stays of use. The priority of a pinned entry is infinite. What saves much time stays long, and what is not used falls behind as the floor rises. Finding the
 next one takes O(tenants), recording a use O(log n).
 
 Files are the truth, and no answer depends on the index. A lost index is rebuilt from the files.
@@ -34,6 +35,7 @@ from services.shared.structs import resolved
 INDEX_SECONDS = 90 * 24 * 3600  # the index of a folder that is gone is forgotten after that
 _AT_ONCE = 500  # entries of one answer
 _MIB = 1 << 20
+_HALF_VALUE = 1 << 14  # tokens before a block that halve its value
 _RECENCY = 1e-9  # per second: decides between equal values only
 
 
@@ -48,11 +50,12 @@ class IndexedEntry(msgspec.Struct, frozen=True, array_like=True):
     tokens: int
     seconds: float  # that using it saves
     created: int  # seconds since 1970
+    start: int = 0  # tokens before it, whose blocks it needs; 0 where only its file is known
 
     @property
     def value(self) -> float:
-        """Seconds saved per MiB."""
-        return self.seconds * _MIB / max(self.size_bytes, 1)
+        """Seconds saved per MiB; less for a block far behind in its chain, which fewer need."""
+        return self.seconds * _MIB / max(self.size_bytes, 1) / (1 + self.start / _HALF_VALUE)
 
 
 class CacheIndex:

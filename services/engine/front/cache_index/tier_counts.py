@@ -33,7 +33,7 @@ class TierCounts:
                 self.stored += 1
                 self.stored_bytes += event.size_bytes
                 self.not_written = None
-            case CacheUsed():
+            case CacheUsed(is_read=True):
                 self.hits += 1
                 self.read_bytes += event.size_bytes
                 self.saved_seconds += event.seconds

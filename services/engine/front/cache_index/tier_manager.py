@@ -185,10 +185,10 @@ class TierManager:
                 else:
                     entries.append(_index_event(event, tag))
         await self._index.add(entries)
-        used = {event.name: event.tier for event in noted if isinstance(event, CacheUsed)}
-        await self._index.touch(used)
-        elsewhere = [name for name, tier in used.items() if tier != self.folder.tier]
-        await asyncio.to_thread(self.folder.mark_used, elsewhere)
+        used = [event for event in noted if isinstance(event, CacheUsed)]
+        await self._index.touch({event.name for event in used})
+        unmarked = {e.name for e in used if not e.is_read or e.tier != self.folder.tier}
+        await asyncio.to_thread(self.folder.mark_used, unmarked)
         await self._remove(orphans)
 
     async def _evict(self) -> None:
@@ -265,9 +265,8 @@ def _find_worthless(events: Iterable[CacheEvent]) -> set[str]:
 
 
 def _index_event(event: CacheStored, tag: str) -> IndexedEntry:
-    return IndexedEntry(
-        event.name, tag, event.kind, event.size_bytes, event.tokens, event.seconds, int(time.time())
-    )
+    about = (event.kind, event.size_bytes, event.tokens, event.seconds)
+    return IndexedEntry(event.name, tag, *about, int(time.time()), event.start)
 
 
 def _index_file(entry: FoundEntry, tag: str) -> IndexedEntry:

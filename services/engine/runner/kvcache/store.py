@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from services.engine.core import CacheConfig, CacheEvent, CacheKey, CacheTier
+from services.engine.core import CacheConfig, CacheEvent, CacheKey, CacheTier, CacheUsed
 from services.engine.kv_entry import compute_model_tag
 from services.engine.runner.kvcache.chain import BLOCK_TOKENS, Chain, Part
 from services.engine.runner.kvcache.fetch import Fetch, ReaderPool
@@ -25,6 +26,8 @@ MAX_COPIED_ALONE = 32 << 20  # while nothing is generated; a new request waits f
 
 _READERS = 2
 _MAX_EVENTS = 1 << 16  # the oldest are lost when none is taken
+_IN_USE_SECONDS = 60.0  # between two reports that an entry is in use
+_MAX_IN_USE = 1 << 15  # entries whose last report is remembered
 _MAX_TAIL = 16  # tokens between the snapshot of a prompt and its end
 _MIN_SNAPSHOT = 64  # tokens; of shorter prompts none is taken
 
@@ -51,6 +54,7 @@ class PromptStore:
         self._identity = identity
         self._saves_whole = saves_whole
         self._events: deque[CacheEvent] = deque(maxlen=_MAX_EVENTS)
+        self._in_use: dict[str, float] = {}  # by name: when it was last reported; engine thread
         self._lock = threading.Lock()  # guards _policy
         self._write = config.write
         self._policy = WritePolicy(config.write)
@@ -167,6 +171,20 @@ class PromptStore:
         self._readers.close(seconds)
         self._writer.close(seconds)
 
+    def _note_in_use(self, entry: Entry) -> None:
+        """Report that a stored block was needed, though its tokens were in the model's memory.
+
+        Else the beginning of a chat that is always in memory would look unused, and be evicted
+        before what continues it.
+        """
+        now = time.monotonic()
+        if now - self._in_use.get(entry.name, -_IN_USE_SECONDS) < _IN_USE_SECONDS:
+            return
+        self._in_use[entry.name] = now
+        if len(self._in_use) > _MAX_IN_USE:
+            del self._in_use[next(iter(self._in_use))]
+        self._events.append(CacheUsed(entry.name, entry.tier.tier, is_read=False))
+
     def _prefetch(self, entry: Entry) -> None:
         """On a thread of the readers."""
         header = entry.tier.peek(entry.name)
@@ -189,7 +207,10 @@ class PromptStore:
         if not chain.decisions[part.content] or self._writer.is_pending(key, part):
             return False
         if part.kind == "block":
-            return find_block(self._tiers, [key], part) is None
+            entry = find_block(self._tiers, [key], part)
+            if entry is not None:
+                self._note_in_use(entry)
+            return entry is None
         stored = find_snapshot(self._tiers, [key], chain, part.end - 1, part.end)
         if stored is not None:
             stored.tier.mark_used(stored.name)

@@ -170,7 +170,7 @@ class Writer:
             header = self._build_header(save, slot)
             frames = self._sealer.seal(header, save.key, save.part.binding, save.state)
             if tier.write(name, header.file_bytes, self._until_stopped(frames)):
-                self._report(name, tier, header)
+                self._report(name, tier, header, save.part.start)
                 return
 
     def _choose_slot(self, tier: FolderTier, key: DerivedKey, part: Part) -> int | None:
@@ -210,9 +210,9 @@ class Writer:
         chunks = self._until_stopped(entry.tier.read_chunks(entry.name))
         with suppress(EntryLost):  # evicted meanwhile
             if ram.write(entry.name, header.file_bytes, chunks):
-                self._report(entry.name, ram, header)
+                self._report(entry.name, ram, header, entry.part.start)
 
-    def _report(self, name: str, tier: FolderTier, header: EntryHeader) -> None:
+    def _report(self, name: str, tier: FolderTier, header: EntryHeader, start: int) -> None:
         stored = CacheStored(
             name,
             header.key_id,
@@ -221,6 +221,7 @@ class Writer:
             header.file_bytes,
             header.tokens,
             header.seconds,
+            start,
         )
         self._events.append(stored)
 

@@ -45,10 +45,12 @@ class Tier:
             folder, CacheIndex(connection, folder.id), self.tags.get, **self._sizes
         )
 
-    async def store(self, key_id: bytes = ALICE, *, seconds: float = 1.0) -> str:
+    async def store(self, key_id: bytes = ALICE, *, seconds: float = 1.0, start: int = 0) -> str:
         """What a runner does: write an entry and report it."""
         name = store_entry(self.path, key_id, seconds=seconds)
-        self.manager.note(CacheStored(name, key_id, "disk", "block", ENTRY_BYTES, 256, seconds))
+        self.manager.note(
+            CacheStored(name, key_id, "disk", "block", ENTRY_BYTES, 256, seconds, start)
+        )
         await self.manager.update()
         return name
 
@@ -100,6 +102,33 @@ async def test_an_entry_that_is_reported_twice_at_once_counts_once(tier: Tier) -
     await tier.manager.update()
 
     assert (await tier.manager.read_status()).bytes == ENTRY_BYTES
+
+
+async def test_of_a_chain_the_end_is_evicted_before_the_beginning(tier: Tier) -> None:
+    chain = [await tier.store(start=256 * number) for number in (4, 0, 3, 9, 1, 8, 2, 7, 5, 6)]
+    by_start = dict(zip((4, 0, 3, 9, 1, 8, 2, 7, 5, 6), chain, strict=True))
+    for name in chain:
+        await tier.use(name)
+    for _ in range(3):
+        await tier.store(seconds=2.0)
+
+    left = sorted(start for start, name in by_start.items() if name in tier.names)
+    assert left == list(range(len(left)))
+    assert 0 < len(left) <= 7
+
+
+async def test_the_beginning_of_a_chat_in_memory_is_in_use_though_it_is_not_read(
+    tier: Tier,
+) -> None:
+    first = await tier.store()
+    for number in range(40):  # each evicts another one
+        await tier.store()
+        if number % 4 == 0:
+            tier.manager.note(CacheUsed(first, "disk", is_read=False))
+            await tier.manager.update()
+
+    assert first in tier.names
+    assert (await tier.manager.read_status()).hits == 0
 
 
 async def test_two_fronts_that_add_or_remove_the_same_entry_count_it_once(tier: Tier) -> None:

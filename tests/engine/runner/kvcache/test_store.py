@@ -47,6 +47,23 @@ def test_a_growing_chat_writes_and_reads_only_its_blocks(tmp_path: Path) -> None
         assert take_all(store, chain, end=767) == list(states.values())[:2]
 
 
+def test_what_is_stored_of_a_prompt_in_memory_is_reported_as_in_use(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk") as store:
+        chain = store.open_chain([KEY], make_tokens(768))
+        save(store, chain, make_blocks(2))
+        starts = [event.start for event in store.take_events() if isinstance(event, CacheStored)]
+        assert store.wants(chain, 768) == [(512, 768)]
+        used = store.take_events()
+        assert store.wants(store.open_chain([KEY], make_tokens(768)), 768) == [(512, 768)]
+        again = store.take_events()
+
+    assert starts == [0, 256]
+    names = [path.parent.name + path.name for path in entry_files(tmp_path / "disk")]
+    assert sorted(event.name for event in used if isinstance(event, CacheUsed)) == names
+    assert [event.is_read for event in used if isinstance(event, CacheUsed)] == [False, False]
+    assert again == []  # within a minute
+
+
 def test_blocks_that_the_caller_has_need_not_be_stored(tmp_path: Path) -> None:
     with open_store(disk=tmp_path / "disk") as store:
         chain = store.open_chain([KEY], make_tokens(1024))
