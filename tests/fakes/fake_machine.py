@@ -316,10 +316,10 @@ class RecordingListener:
 class RunningPool:
     """A pool on a fake machine, with helpers that send requests to it."""
 
-    def __init__(self, machine: FakeMachine, pool: ModelPool) -> None:
+    def __init__(self, machine: FakeMachine, pool: ModelPool, *, max_queued: int) -> None:
         self.machine = machine
         self.pool = pool
-        self.manager = ModelManager(pool, max_queued=1000)
+        self.manager = ModelManager(pool, max_queued=max_queued)
 
     def send(
         self, name: str, *, keep_alive: float | None = None
@@ -358,6 +358,7 @@ async def running_pool(
     *models: FakeModel,
     settings: dict[str, ModelSettings] | None = None,
     rules: ResidencyRules | None = None,
+    max_queued: int = 1000,
 ) -> AsyncIterator[RunningPool]:
     """A pool whose budget is the whole machine.
 
@@ -385,7 +386,7 @@ async def running_pool(
             rules=rules,
         )
         try:
-            yield RunningPool(machine, pool)
+            yield RunningPool(machine, pool, max_queued=max_queued)
         finally:
             await pool.close()
             await asyncio.sleep(machine.release_seconds + 1)

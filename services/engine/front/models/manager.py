@@ -22,7 +22,7 @@ from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.memory_queue import LoadPreview
 from services.engine.front.models.planning.model_settings import ModelSettings, requires_reload
 from services.engine.front.models.pool import ModelPool
-from services.shared.errors import EngineUnavailable
+from services.shared.errors import EngineBusy, EngineUnavailable
 from services.shared.store.manifest import Manifest
 
 
@@ -125,12 +125,23 @@ class ModelManager:
         return await self._pool.preview_load(manifest, settings)
 
     async def _wait_until_accepted(self, manifest: Manifest) -> LoadedModel:
-        """The model, as soon as it is ready for texts; they wait for other models as requests do."""
+        """The model, as soon as it is ready for texts; they wait for other models as requests do.
+
+        EngineBusy: too many wait.
+        """
         while True:
+            present = self._pool.get(manifest)
+            if present is not None and present.waiter_count >= self._max_queued:
+                count = present.waiter_count
+                raise EngineBusy(f"{count} requests wait for {present.name} already")
             model = await self.load_and_wait(manifest)
             if self._pool.accepts_requests(model):
                 return model
-            await model.wait_until_yielded()
+            model.waiter_count += 1
+            try:
+                await model.wait_until_yielded()
+            finally:
+                model.waiter_count -= 1
 
     def _raise_if_draining(self) -> None:
         if self._pool.is_draining:

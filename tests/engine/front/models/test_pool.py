@@ -9,7 +9,8 @@ import pytest
 from services.engine.front.models.client_request import QueuePosition, QueueReason
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.models.residency import ResidencyRules
-from services.engine.messages import Embed
+from services.engine.messages import Embed, Embedded
+from services.shared.errors import EngineBusy
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, RunningPool, running_pool
 from tests.virtual_time import run_virtually
 
@@ -80,6 +81,17 @@ def test_texts_without_end_do_not_keep_another_model_from_its_memory(what: str) 
                 task.cancel()
             assert await asyncio.gather(*texts, return_exceptions=True)
         assert machine.loads == ["a", "b", "a"]
+
+    run_virtually(scenario())
+
+
+def test_only_so_many_texts_wait_for_a_model() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        async with running_pool(machine, A, max_queued=2) as running:
+            calls = [running.manager.embed(A.manifest, Embed(id=0, inputs=())) for _ in range(4)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [Embedded, Embedded, EngineBusy, EngineBusy]
 
     run_virtually(scenario())
 
