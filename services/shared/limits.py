@@ -15,6 +15,7 @@ PRIVATE_CACHE_KEY_BYTES = 32  # of a private key for stored prompts
 MAX_CUTS = 4  # of a prompt: each may cost a copy of the model's state
 PREFIX_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a named prefix, for fullmatch
 MAX_STOP_STRINGS = 64
+MAX_FUNCTION_NAME = 128  # characters of the name of a tool, as in MCP; OpenAI allows 64
 MAX_STOP_CHARS = 1024  # of one stop string
 MAX_CONSTRAINT_CHARS = 1 << 18  # of a JSON schema, regular expression or grammar
 # Optional properties and alternatives of a schema, alternatives of a grammar. Beyond about 700 at one

@@ -7,7 +7,6 @@ tools with `strict`          free text; where a call begins, the rest of the cal
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +24,6 @@ from services.api.parsing.tool_calls.call_grammar import describe_calls, find_wr
 from services.api.prompts.render import Conversation
 from services.shared.errors import InvalidRequest
 from services.shared.store.manifest import Description
-
-_NAME = re.compile(r"[\w.:/-]{1,128}")
 
 Thinking = tuple[ReasoningMarks, bool]  # as of `find_thinking`
 
@@ -137,12 +134,6 @@ def _read_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[dict[str,
     for tool in tools:
         function = tool["function"]
         name, schema = function["name"], function.get("parameters") or {}
-        if not _NAME.fullmatch(name):
-            raise InvalidRequest(
-                f"a call of {name[:128]!r} cannot be enforced: a name has at most 128 letters, "
-                "digits, and _ . : / -",
-                param="tools",
-            )
         if not isinstance(schema.get("properties") or {}, dict):
             raise InvalidRequest(f"properties of {name!r} is not an object", param="tools")
         found[name] = (schema, _is_strict(tool))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from services.api.generation.request import GenerationRequest, ToolChoice
 from services.api.prompts.render import Conversation
 from services.shared.errors import InvalidRequest
-from services.shared.limits import MAX_CONSTRAINT_CHARS, MAX_SUBMIT_BYTES
+from services.shared.limits import MAX_CONSTRAINT_CHARS, MAX_FUNCTION_NAME, MAX_SUBMIT_BYTES
+
+_FUNCTION_NAME = re.compile(rf"[\w.:/-]{{1,{MAX_FUNCTION_NAME}}}")
 
 
 def check_request(request: GenerationRequest) -> None:
@@ -15,6 +18,20 @@ def check_request(request: GenerationRequest) -> None:
     _check_size(request)
     if request.tool_choice is ToolChoice.REQUIRED and not _has_tools(request):
         raise InvalidRequest("tool_choice needs tools to choose from", param="tool_choice")
+    if isinstance(request.prompt, Conversation):
+        _check_names(request.prompt)
+
+
+def _check_names(conversation: Conversation) -> None:
+    """No form of calls can be relied on to hold other names: a call would be read as text."""
+    for tool in conversation.tools or ():
+        name = tool["function"]["name"]
+        if not _FUNCTION_NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"{name[:MAX_FUNCTION_NAME]!r} is no name of a function: at most "
+                f"{MAX_FUNCTION_NAME} letters, digits, and _ . : / -",
+                param="tools",
+            )
 
 
 def _has_tools(request: GenerationRequest) -> bool:

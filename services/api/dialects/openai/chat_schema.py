@@ -93,7 +93,7 @@ class ChatMessage(RequestBody):
 class FunctionDefinition(RequestBody):
     """A function as the prompt describes it to the model."""
 
-    name: str = Field(min_length=1, max_length=256)
+    name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None

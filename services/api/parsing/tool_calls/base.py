@@ -22,13 +22,14 @@ from services.api.parsing.parts import (
     Reasoning,
 )
 from services.api.parsing.reasoning_marks import ReasoningMarks
+from services.shared.limits import MAX_FUNCTION_NAME
 
 Schema = Mapping[str, Any]  # JSON schema of the arguments of one function
 Tools = Mapping[str, Schema]  # by function name
 NewId = Callable[[int, str], str]  # from the index and the name of a call
 
 _LETTERS = string.ascii_letters + string.digits
-MAX_NAME = 128  # characters of a function name with what surrounds it
+MAX_NAME = MAX_FUNCTION_NAME + 64  # characters of a function name with what surrounds it
 
 
 class ToolDialect(Protocol):

@@ -14,6 +14,7 @@ from services.api.parsing.tool_calls.base import ToolDialect
 from services.api.parsing.tool_calls.call_grammar import describe_calls
 from services.api.parsing.tool_calls.detect import DIALECTS
 from services.shared.errors import InvalidRequest
+from services.shared.limits import MAX_FUNCTION_NAME
 from tests.api.parsing.reading import join, read
 from tests.api.parsing.tool_calls.walks import BYTES, walk
 from tests.json_schemas.strategies import (
@@ -136,6 +137,17 @@ def test_an_odd_name_of_a_parameter_is_written_or_refused(name: str, key: str) -
         assert "cannot be written in this model's calls" in error.message  # noqa: PT017
     else:
         assert list(arguments) == [key]
+
+
+ODD_NAMES = ["f" * MAX_FUNCTION_NAME, "a.b", "a:b", "a:1", "a/b", "a-b", "größe", "functions.f"]
+
+
+@pytest.mark.parametrize("function", ODD_NAMES)
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_name_that_a_function_may_have_is_read(name: str, function: str) -> None:
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
+
+    assert check(BY_NAME[name], schema, seed=1, name=function) == {}
 
 
 def test_a_strict_text_that_cannot_be_bound_is_refused_by_its_keyword() -> None:

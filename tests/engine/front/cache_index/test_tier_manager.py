@@ -128,7 +128,7 @@ async def test_the_beginning_of_a_chat_in_memory_is_in_use_though_it_is_not_read
             await tier.manager.update()
 
     assert first in tier.names
-    assert (await tier.manager.read_status()).hits == 0
+    assert (await tier.manager.read_status()).counts.hits == 0
 
 
 async def test_two_fronts_that_add_or_remove_the_same_entry_count_it_once(tier: Tier) -> None:

@@ -32,7 +32,7 @@ _START, _MESSAGE = "<|start|>", "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
 _HEADER = Markers([_MESSAGE, *_ENDS])
 _BODY = Markers([_START, *_ENDS])
-_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([\w.-]+)")
+_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([\w.:/-]+)")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _THINKING = ReasoningMarks("<|channel|>analysis<|message|>", "<|end|>")
 

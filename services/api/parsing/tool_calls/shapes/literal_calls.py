@@ -32,7 +32,7 @@ from services.api.parsing.tool_calls.shapes.plain_values import (
 from services.api.parsing.tool_calls.shapes.schema_types import find_types
 from services.api.parsing.tool_calls.shapes.schema_types import quote as quote_text
 
-_NAME = re.compile(r"[\w.-]+")
+_NAME = re.compile(r"[\w.:/-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
