@@ -116,6 +116,27 @@ def read_report(http: httpx.Client, request_id: str) -> dict[str, Any] | None:
     return report if report is not None and report["is_finished"] else None
 
 
+def test_a_chat_begins_with_the_named_prefix_of_its_tenant(stack: RunningStack) -> None:
+    rules = [{"role": "system", "content": "The canary sings in the mine at night. " * 24}]
+    messages = [*rules, {"role": "user", "content": FRANCE}]
+    body = {"model": "tiny", "messages": messages, "max_tokens": 1}
+    with stack.http() as http:
+        made = http.post(
+            "/v1/prefixes", json={"name": "rules", "model": "tiny", "messages": rules}
+        ).json()
+        usage = http.post("/v1/chat/completions", json=body).json()["usage"]
+        user = {"authorization": f"Bearer {stack.paths.user_key.read_text().strip()}"}
+        others = http.post("/v1/chat/completions", json=body, headers=user).json()["usage"]
+        shown = stack.cli("cache")
+        seen = http.get("/v1/prefixes/rules", headers=user)
+
+    assert made["stored_tokens"] >= 256
+    assert usage["prompt_tokens_details"]["cached_tokens"] >= made["stored_tokens"]
+    assert others["prompt_tokens_details"]["cached_tokens"] == 0
+    assert "rules" in shown.stdout
+    assert seen.status_code == 404
+
+
 def test_four_concurrent_streams_give_the_same_answers_as_alone(stack: RunningStack) -> None:
     cases = load_recorded_answers(r"count-(100|50)|fact-(26|1)")
 
