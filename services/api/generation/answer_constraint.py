@@ -25,6 +25,9 @@ from services.api.prompts.render import Conversation
 from services.shared.errors import InvalidRequest
 from services.shared.store.manifest import Description
 
+# As OpenAI defines a function whose parameters are left out.
+_NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+
 Thinking = tuple[ReasoningMarks, bool]  # as of `find_thinking`
 
 
@@ -133,7 +136,10 @@ def _read_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[dict[str,
     found: dict[str, tuple[dict[str, Any], bool]] = {}
     for tool in tools:
         function = tool["function"]
-        name, schema = function["name"], function.get("parameters") or {}
+        name, schema = function["name"], function.get("parameters") or _NO_PARAMETERS
+        kind = schema.get("type", "object")
+        if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+            raise InvalidRequest(f"parameters of {name!r} are not an object", param="tools")
         if not isinstance(schema.get("properties") or {}, dict):
             raise InvalidRequest(f"properties of {name!r} is not an object", param="tools")
         found[name] = (schema, _is_strict(tool))

@@ -51,7 +51,8 @@ class AnswerReader:
         self._undecided_tokens = 0
         self._undecided_logprobs: list[TokenLogprob] = []
         self._last: Part | None = None
-        self._has_calls = False
+        self._whole_calls = 0
+        self._open_calls = 0  # that broke off, or are not complete yet
 
     def read(self, delta: TextDelta, tokens: int) -> list[GenerationEvent]:
         """The events of more text, of so many tokens."""
@@ -70,7 +71,9 @@ class AnswerReader:
             self._reasoning_tokens += self._undecided_tokens
         elif isinstance(self._last, Content) and self._undecided_logprobs:
             events.append(TextDelta(self._index, "", tuple(self._undecided_logprobs)))
-        is_called = self._has_calls and finished.reason is FinishReason.STOP
+        # A client may run all calls of an answer that ends with calls.
+        is_whole = self._whole_calls > 0 and not self._open_calls
+        is_called = is_whole and finished.reason is FinishReason.STOP
         reason = FinishReason.TOOL_CALLS if is_called or self.is_cut else finished.reason
         end = msgspec.structs.replace(
             finished, reason=reason, reasoning_tokens=self._reasoning_tokens
@@ -98,8 +101,10 @@ class AnswerReader:
                 logprobs = ()
             else:
                 events.append(self._convert(part))
+            self._open_calls += isinstance(part, CallStarted)
             if isinstance(part, CallEnded):
-                self._has_calls = True
+                self._whole_calls += 1
+                self._open_calls -= 1
                 if self._is_single_call:
                     self.is_cut = True
                     break

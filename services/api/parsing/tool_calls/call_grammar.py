@@ -31,7 +31,7 @@ def describe_calls(
     calls: list[str] = []
     for name, (schema, is_strict) in tools.items():
         guidance = {"whitespace_pattern": JSON_WHITESPACE, "lenient": not is_strict}
-        complete = {"type": "object", **schema, "x-guidance": guidance}
+        complete = {**schema, "type": "object", "x-guidance": guidance}
         start, *more = (
             dialect.describe_call(name, complete, special_tokens).rstrip("\n").split("\n")
         )

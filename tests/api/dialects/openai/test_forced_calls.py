@@ -137,6 +137,38 @@ async def test_parameters_that_are_no_schema_are_refused(api: Api, properties: o
         await ask(api, tools=[broken], tool_choice="required")
 
 
+@pytest.mark.parametrize("kind", ["string", ["array", "null"], 3])
+async def test_parameters_that_are_no_object_are_refused(api: Api, kind: object) -> None:
+    with pytest.raises(openai.BadRequestError, match="parameters of 'f' are not an object"):
+        await ask(api, tools=[tool(parameters={"type": kind})], tool_choice="required")
+
+
+@pytest.mark.parametrize("changes", [{"parameters": {}}, {"parameters": None}], ids=["{}", "none"])
+async def test_a_function_without_parameters_gets_no_arguments(
+    api: Api, changes: dict[str, Any]
+) -> None:
+    submit, _ = await ask(api, tools=[tool(**changes)], tool_choice="required")
+
+    assert '"properties": {}, "additionalProperties": false' in submit.constraint.lark
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (CALL, "tool_calls"),
+        (CALL + '<tool_call>\n{"name": "f", "arguments": {"city": "Pa', "stop"),
+        ('<tool_call>\n{"name": "f", "arguments": {"ci', "stop"),
+    ],
+    ids=["whole", "the second is cut", "the first is cut"],
+)
+async def test_an_answer_that_a_stop_string_ended_within_a_call_does_not_end_with_calls(
+    api: Api, text: str, reason: str
+) -> None:
+    _, choice = await ask(api, text, tools=[tool()], stop=["ris"])
+
+    assert choice.finish_reason == reason
+
+
 async def test_a_structure_comes_after_thinking_and_holds_no_calls(api: Api) -> None:
     submit, choice = await ask(api, f"<think>Hm.</think>\n\n{CALL}", tools=[tool()], **STRICT)
 
