@@ -197,6 +197,7 @@ class Submit(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    INFILL_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
     CONSTRAINT_FIELD_NUMBER: _builtins.int
@@ -251,6 +252,8 @@ class Submit(_message.Message):
     @_builtins.property
     def tokens(self) -> Global___PromptTokens: ...
     @_builtins.property
+    def infill(self) -> Global___PromptInfill: ...
+    @_builtins.property
     def sampling(self) -> Global___Sampling: ...
     @_builtins.property
     def stopping(self) -> Global___Stopping: ...
@@ -272,6 +275,7 @@ class Submit(_message.Message):
         model: _builtins.str = ...,
         text: Global___PromptText | None = ...,
         tokens: Global___PromptTokens | None = ...,
+        infill: Global___PromptInfill | None = ...,
         sampling: Global___Sampling | None = ...,
         stopping: Global___Stopping | None = ...,
         constraint: Global___Constraint | None = ...,
@@ -289,9 +293,9 @@ class Submit(_message.Message):
         private_cache_key: _builtins.bytes = ...,
         thinking: Global___ThinkingBudget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_thinking", b"_thinking", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "keep_alive_seconds", b"keep_alive_seconds", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "thinking", b"thinking", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_thinking", b"_thinking", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "infill", b"infill", "keep_alive_seconds", b"keep_alive_seconds", "prompt", b"prompt", "sampling", b"sampling", "stopping", b"stopping", "text", b"text", "thinking", b"thinking", "tokens", b"tokens", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_thinking", b"_thinking", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "further_prompts", b"further_prompts", "keep_alive_only_extends", b"keep_alive_only_extends", "keep_alive_seconds", b"keep_alive_seconds", "lane", b"lane", "model", b"model", "n", b"n", "no_cache", b"no_cache", "principal", b"principal", "private_cache_key", b"private_cache_key", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "tenant", b"tenant", "text", b"text", "thinking", b"thinking", "tokens", b"tokens", "top_logprobs", b"top_logprobs", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_constraint", b"_constraint", "_deadline_seconds", b"_deadline_seconds", "_keep_alive_seconds", b"_keep_alive_seconds", "_thinking", b"_thinking", "_top_logprobs", b"_top_logprobs", "constraint", b"constraint", "deadline_seconds", b"deadline_seconds", "further_prompts", b"further_prompts", "infill", b"infill", "keep_alive_only_extends", b"keep_alive_only_extends", "keep_alive_seconds", b"keep_alive_seconds", "lane", b"lane", "model", b"model", "n", b"n", "no_cache", b"no_cache", "principal", b"principal", "private_cache_key", b"private_cache_key", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "sampling", b"sampling", "stopping", b"stopping", "tenant", b"tenant", "text", b"text", "thinking", b"thinking", "tokens", b"tokens", "top_logprobs", b"top_logprobs", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__constraint: _TypeAlias = _typing.Literal["constraint"]  # noqa: Y015
     _WhichOneofArgType__constraint: _TypeAlias = _typing.Literal["_constraint", b"_constraint"]  # noqa: Y015
@@ -303,7 +307,7 @@ class Submit(_message.Message):
     _WhichOneofArgType__thinking: _TypeAlias = _typing.Literal["_thinking", b"_thinking"]  # noqa: Y015
     _WhichOneofReturnType__top_logprobs: _TypeAlias = _typing.Literal["top_logprobs"]  # noqa: Y015
     _WhichOneofArgType__top_logprobs: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs"]  # noqa: Y015
-    _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "tokens"]  # noqa: Y015
+    _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "tokens", "infill"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__constraint) -> _WhichOneofReturnType__constraint | None: ...
@@ -327,23 +331,27 @@ class FurtherPrompt(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    INFILL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     @_builtins.property
     def text(self) -> Global___PromptText: ...
     @_builtins.property
     def tokens(self) -> Global___PromptTokens: ...
+    @_builtins.property
+    def infill(self) -> Global___PromptInfill: ...
     def __init__(
         self,
         *,
         request_id: _builtins.int = ...,
         text: Global___PromptText | None = ...,
         tokens: Global___PromptTokens | None = ...,
+        infill: Global___PromptInfill | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["infill", b"infill", "prompt", b"prompt", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "request_id", b"request_id", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["infill", b"infill", "prompt", b"prompt", "request_id", b"request_id", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "tokens"]  # noqa: Y015
+    _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "tokens", "infill"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
@@ -429,6 +437,32 @@ class PromptTokens(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromptTokens: _TypeAlias = PromptTokens  # noqa: Y015
+
+@_typing.final
+class PromptInfill(_message.Message):
+    """The answer is the text between two texts, which yield no control tokens. A model whose vocabulary
+    has no tokens for it refuses it: invalid_request with the param "suffix".
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFIX_FIELD_NUMBER: _builtins.int
+    SUFFIX_FIELD_NUMBER: _builtins.int
+    prefix: _builtins.str
+    suffix: _builtins.str
+    def __init__(
+        self,
+        *,
+        prefix: _builtins.str = ...,
+        suffix: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix", "suffix", b"suffix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptInfill: _TypeAlias = PromptInfill  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):

@@ -56,7 +56,7 @@ class ThinkingBudget(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Start a request. Exactly one of `pieces` and `tokens` is set."""
+    """Start a request. Exactly one of `pieces`, `tokens` and `infill` is set."""
 
     id: int  # chosen by the front, unique while the runner lives
     pieces: tuple[TextPiece, ...] | None = None
@@ -65,6 +65,7 @@ class Submit(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     # Where messages end in the pieces, in characters of all of them together, ascending: the state
     # there is kept for other prompts, by models that cannot share any token's.
     cuts: tuple[int, ...] = ()
+    infill: tuple[str, str] | None = None  # what comes before and after the text to write
     sampling: Sampling
     stopping: Stopping
     constraint: Constraint | None = None

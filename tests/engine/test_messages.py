@@ -57,6 +57,7 @@ COMMANDS: list[Command] = [
         stopping=Stopping(),
         cache_keys=(CacheKey(b"i" * 16, bytes(range(32))),),
     ),
+    messages.Submit(id=4, infill=("a", "b"), sampling=Sampling(), stopping=Stopping()),
     messages.Cancel((1, 2)),
     messages.Tokenize(3, (TextPiece("x"),)),
     messages.Detokenize(4, (1, 2)),

@@ -61,16 +61,17 @@ def make(
     vocab: Path | None = None,
     seed: int = 0,
     is_fast: bool = False,
+    has_infill: bool = False,
 ) -> Path:
     """Write the preset to `out` atomically, as f16 or quantised by llama.cpp.
 
-    `is_fast` repeats the random weights, see RepeatedNormals.
+    `is_fast` repeats the random weights, see RepeatedNormals. `has_infill`: as of the vocabulary.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=out.parent) as folder:
         made = Path(folder) / "f16.gguf"
         random = RepeatedNormals(seed) if is_fast else np.random.default_rng(seed)
-        write_f16(preset, made, random, vocab=vocab)
+        write_f16(preset, made, random, vocab=vocab, has_infill=has_infill)
         if quant is not None:
             source, made = made, Path(folder) / "quantised.gguf"
             quantise(source, made, quant)
@@ -88,10 +89,21 @@ def make_cached(preset: str, directory: Path) -> Path:
     return path if path.exists() else make(preset, path)
 
 
-def write_f16(preset: str, out: Path, random: NormalSource, *, vocab: Path | None = None) -> None:
+def write_f16(
+    preset: str,
+    out: Path,
+    random: NormalSource,
+    *,
+    vocab: Path | None = None,
+    has_infill: bool = False,
+) -> None:
     """Write tensor by tensor, so that the model may be larger than memory."""
     shape = PRESETS[preset]
-    words = vocabulary.read(vocab) if vocab else vocabulary.generate(shape.vocab_size)
+    words = (
+        vocabulary.read(vocab)
+        if vocab
+        else vocabulary.generate(shape.vocab_size, has_infill=has_infill)
+    )
     shape = shapes.with_vocabulary(shape, vocabulary.size(words))
     writer = gguf.GGUFWriter(out, shape.kind.value)
     writer.add_name(f"synthetic-{preset}")

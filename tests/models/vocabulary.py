@@ -18,6 +18,7 @@ from typing import Any
 from gguf import GGUFReader, GGUFValueType, GGUFWriter, TokenType
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+INFILL = ("pre", "suf", "mid")
 PADDING = CONTROL[0]
 END_OF_TURN = CONTROL[2]
 CHAT_TEMPLATE = (
@@ -60,8 +61,11 @@ def read(path: Path) -> list[Entry]:
     ]
 
 
-def generate(vocab_size: int) -> list[Entry]:
-    """Generate the vocabulary of exactly this size, from 260 to about 900 000 tokens."""
+def generate(vocab_size: int, *, has_infill: bool = False) -> list[Entry]:
+    """Generate the vocabulary of exactly this size, from 260 to about 900 000 tokens.
+
+    `has_infill`: its last merges are also the tokens to fill in a text.
+    """
     alphabet = list(byte_alphabet())
     count = vocab_size - len(alphabet) - len(CONTROL)
     merges = list(islice(_merges(), max(count, 0)))
@@ -82,6 +86,11 @@ def generate(vocab_size: int) -> list[Entry]:
         Entry(key + "padding_token_id", tokens.index(PADDING), number),
         Entry(key + "add_bos_token", False, GGUFValueType.BOOL),
         Entry("tokenizer.chat_template", CHAT_TEMPLATE, text),
+        *(
+            Entry(f"{key}fim_{name}_token_id", vocab_size - len(CONTROL) - 1 - place, number)
+            for place, name in enumerate(INFILL)
+            if has_infill
+        ),
     ]
 
 

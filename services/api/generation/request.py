@@ -17,6 +17,18 @@ from services.api.prompts.render import Conversation
 TextOrTokens = str | tuple[int, ...]  # a prompt without a chat template
 
 
+@dataclass(frozen=True, slots=True)
+class Infill:
+    """A prompt whose answer is the text between two texts."""
+
+    prefix: str
+    suffix: str
+
+    def __len__(self) -> int:
+        """The characters of both."""
+        return len(self.prefix) + len(self.suffix)
+
+
 class Lane(Enum):
     """Which requests go first where requests wait."""
 
@@ -89,7 +101,7 @@ class GenerationRequest:
     id: str  # in the client's response and in the logs
     model: str  # any name of it
     principal: Principal
-    prompt: Conversation | tuple[TextOrTokens, ...]
+    prompt: Conversation | tuple[TextOrTokens | Infill, ...]
     answers_per_prompt: int = 1
     sampling: Sampling = Sampling()
     stopping: Stopping = Stopping()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from google.protobuf.message import Message
 
@@ -26,7 +26,7 @@ from services.api.generation.answer_constraint import (
 from services.api.generation.dialect_choice import DialectChoice
 from services.api.generation.events import Started
 from services.api.generation.generation import Generation
-from services.api.generation.request import GenerationRequest
+from services.api.generation.request import GenerationRequest, Infill, TextOrTokens
 from services.api.generation.request_checks import check_request, check_size
 from services.api.generation.thinking_budget import ThinkingBudget, build_budget
 from services.api.generation.time_limits import limit_keep_alive, limit_time, subtract_elapsed
@@ -198,7 +198,7 @@ class GenerationService:
             output = request.structured_output
             return _Prepared(
                 [build_prompt(each) for each in prompt],
-                prompt,
+                _read_source(prompt),
                 None if output is None else AnswerConstraint(output),
             )
         finds_cuts = finds_cuts and manifest.name not in self._without_cuts
@@ -264,3 +264,12 @@ class GenerationService:
             deadline_seconds=min(deadlines, default=None),
             keep_alive_seconds=limit_keep_alive(request.keep_alive_seconds, request.principal.role),
         )
+
+
+def _read_source(prompts: Iterable[TextOrTokens | Infill]) -> tuple[TextOrTokens, ...]:
+    """What a report on the cache compares: of an infill, both texts."""
+    return tuple(
+        text
+        for each in prompts
+        for text in ((each.prefix, each.suffix) if isinstance(each, Infill) else (each,))
+    )

@@ -15,6 +15,7 @@ from services.api.generation.answer_constraint import AnswerConstraint, Trigger
 from services.api.generation.embedding_request import EmbeddingRequest, RankingRequest
 from services.api.generation.request import (
     GenerationRequest,
+    Infill,
     Lane,
     Sampling,
     Stopping,
@@ -28,7 +29,7 @@ _LANES = {
     Lane.BATCH: engine_pb2.LANE_BATCH,
 }
 
-Prompt = engine_pb2.PromptText | engine_pb2.PromptTokens
+Prompt = engine_pb2.PromptText | engine_pb2.PromptTokens | engine_pb2.PromptInfill
 
 
 def build_submit(
@@ -97,6 +98,7 @@ def build_create_prefix(
     create = engine_pb2.CreatePrefixRequest(
         name=name, tenant=tenant, principal=request.principal.id, model=model
     )
+    assert not isinstance(prompt, engine_pb2.PromptInfill)  # which begins nothing
     if isinstance(prompt, engine_pb2.PromptText):
         create.text.CopyFrom(prompt)
     else:
@@ -116,8 +118,10 @@ def build_text(text: str, *, add_special: bool, parse_special: bool) -> Prompt:
     return engine_pb2.PromptText(pieces=[piece], add_special=add_special)
 
 
-def build_prompt(prompt: TextOrTokens) -> Prompt:
+def build_prompt(prompt: TextOrTokens | Infill) -> Prompt:
     """A prompt without a chat template."""
+    if isinstance(prompt, Infill):
+        return engine_pb2.PromptInfill(prefix=prompt.prefix, suffix=prompt.suffix)
     if isinstance(prompt, str):
         return engine_pb2.PromptText(pieces=[engine_pb2.TextPiece(text=prompt)], add_special=True)
     return engine_pb2.PromptTokens(ids=prompt)
@@ -144,6 +148,8 @@ def _build_input(text: TextOrTokens) -> engine_pb2.EmbedInput:
 def _set_prompt(message: engine_pb2.Submit | engine_pb2.FurtherPrompt, prompt: Prompt) -> None:
     if isinstance(prompt, engine_pb2.PromptText):
         message.text.CopyFrom(prompt)
+    elif isinstance(prompt, engine_pb2.PromptInfill):
+        message.infill.CopyFrom(prompt)
     else:
         message.tokens.CopyFrom(prompt)
 

@@ -81,6 +81,13 @@ class Vocabulary(Protocol):
     def control_tokens(self) -> tuple[int, ...]:
         """Tokens that no text of a constraint contains; empty where `native` has them."""
 
+    @property
+    def infill_tokens(self) -> tuple[int, int, int] | None:
+        """The tokens before a prefix, before a suffix, and before the text between them to write.
+
+        None where the model is not trained to write it.
+        """
+
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
         """Tokenize the pieces; no part of a literal piece becomes a control token.
 

@@ -20,6 +20,7 @@ class FakeVocabulary:
     end_tokens = (END,)
     native = None
     control_tokens = ()
+    infill_tokens = None
 
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
         """One token per byte; `add_special` and non-literal `<|turn|>` give the control token."""

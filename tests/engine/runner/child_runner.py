@@ -53,7 +53,7 @@ def submit(id_: int, text: str = "", **changes: Any) -> messages.Submit:
         "sampling": Sampling(temperature=0.0),
         "stopping": Stopping(max_tokens=64),
     } | changes
-    if "tokens" not in fields:
+    if not {"tokens", "infill"} & fields.keys():
         fields["pieces"] = (TextPiece(text),)
     return messages.Submit(id=id_, **fields)
 

@@ -35,6 +35,7 @@ class CompletionRequest(GenerationOptions, RefusedCompletionFields):
     """One or several prompts, each continued without a chat template."""
 
     prompt: Prompts
+    suffix: str | None = None
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=20)
     best_of: int | None = Field(default=None, ge=1, le=MAX_ANSWERS)
@@ -47,6 +48,10 @@ class CompletionRequest(GenerationOptions, RefusedCompletionFields):
             raise ValueError("best_of greater than n cannot be streamed")
         if self.echo and self.stream and self.wants_prompt_logprobs:
             raise ValueError("echo with logprobs, or of token ids, cannot be streamed")
+        if self.suffix and any(not isinstance(prompt, str) for prompt in self.prompt):
+            raise ValueError("suffix needs prompts that are texts")
+        if self.suffix and self.wants_prompt_logprobs:
+            raise ValueError("suffix excludes the logprobs of an echo")
         if any(len(prompt) == 0 for prompt in self.prompt if not isinstance(prompt, str)):
             raise ValueError("prompt must not be an empty list of tokens")
         return self

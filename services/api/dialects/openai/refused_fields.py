@@ -34,23 +34,28 @@ NO_EFFECT: Mapping[str, str] = {
     "verbosity": "no model here is trained for it",
 }
 
+_REFUSED = "x-refused"
+
 
 def _refuse(*neutral: object) -> AfterValidator:
     def check(value: object, info: ValidationInfo) -> None:
         if value is not None and value not in neutral:
-            raise ValueError(f"is not supported: {list_refused()[info.field_name or '']}")
+            raise ValueError(f"is not supported: {_REASONS[info.field_name or '']}")
 
     return AfterValidator(check)
 
 
 def _because(reason: str) -> Any:
-    return Field(default=None, description=reason)
+    return Field(default=None, description=reason, json_schema_extra={_REFUSED: True})
 
 
-def list_refused() -> dict[str, str]:
-    """The reason by field."""
-    fields = RefusedChatFields.model_fields | RefusedCompletionFields.model_fields
-    return {name: field.description or "" for name, field in fields.items()}
+def list_refused(body: type[RequestBody]) -> dict[str, str]:
+    """The refused fields of a body, and why."""
+    return {
+        name: field.description or ""
+        for name, field in body.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and _REFUSED in field.json_schema_extra
+    }
 
 
 class RefusedFields(RequestBody):
@@ -87,4 +92,7 @@ class RefusedChatFields(RefusedFields):
 class RefusedCompletionFields(RefusedFields):
     """Those of text completions alone."""
 
-    suffix: Annotated[Any, _refuse("")] = _because("nothing is filled in between two texts yet")
+    thinking_budget_tokens: Annotated[Any, _refuse(-1)] = _because("only a chat thinks apart")
+
+
+_REASONS = list_refused(RefusedChatFields) | list_refused(RefusedCompletionFields)

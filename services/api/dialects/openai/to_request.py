@@ -16,11 +16,13 @@ from services.api.dialects.openai.tool_options import (
 )
 from services.api.generation.request import (
     GenerationRequest,
+    Infill,
     Lane,
     OutputFormat,
     Sampling,
     Stopping,
     StructuredOutput,
+    TextOrTokens,
 )
 from services.api.prompts.render import Conversation
 
@@ -88,13 +90,19 @@ def completion_to_request(
         id=response_id,
         principal=principal,
         private_cache_key=private_cache_key,
-        prompt=tuple(p if isinstance(p, str) else tuple(p) for p in body.prompt),
+        prompt=tuple(_build_prompt(prompt, body.suffix) for prompt in body.prompt),
         stopping=_build_stopping(body, max_tokens),
         # Without those that the client wants, the ranking needs those of the tokens alone.
         top_logprobs=0 if body.logprobs is None and body.is_ranked else body.logprobs,
         prompt_logprobs=body.wants_prompt_logprobs,
         **_common_options(body),
     )
+
+
+def _build_prompt(prompt: str | list[int], suffix: str | None) -> TextOrTokens | Infill:
+    if isinstance(prompt, str):
+        return Infill(prompt, suffix) if suffix else prompt
+    return tuple(prompt)
 
 
 def _message_to_dict(message: ChatMessage) -> dict[str, Any]:

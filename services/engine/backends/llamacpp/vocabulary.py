@@ -34,6 +34,7 @@ class LlamaVocabulary:
             token for token in range(self._size) if lib.llama_vocab_is_eog(handle, token)
         )
         self._end_tokens = tuple(sorted(self._ends))
+        self.infill_tokens = self._find_infill_tokens()
         self._pieces: list[bytes | None] = [None] * self._size
 
     @property
@@ -76,6 +77,12 @@ class LlamaVocabulary:
             if count >= 0:
                 return buffer.raw[:count]
             size = -count
+
+    def _find_infill_tokens(self) -> tuple[int, int, int] | None:
+        lib = self._lib
+        functions = (lib.llama_vocab_fim_pre, lib.llama_vocab_fim_suf, lib.llama_vocab_fim_mid)
+        prefix, suffix, middle = (int(find(self.native)) for find in functions)
+        return None if min(prefix, suffix, middle) < 0 else (prefix, suffix, middle)
 
     def _encode(self, text: str, *, add_special: bool, parse: bool) -> list[int]:
         raw = text.encode("utf-8", "replace")

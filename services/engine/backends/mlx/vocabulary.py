@@ -27,6 +27,7 @@ class MlxVocabulary:
     """The tokens of one model. Immutable, so any thread may use it."""
 
     native = None
+    infill_tokens = None  # tokenizer.json does not name them
 
     def __init__(self, folder: Path, *, size: int, end_tokens: Collection[int]) -> None:
         """`size` is the width of the model's logits. Raises ModelLoadFailed."""

@@ -82,10 +82,8 @@ def split_prompts(message: pb.Submit) -> list[pb.Submit]:
         submit = pb.Submit()
         submit.CopyFrom(message)
         submit.request_id = prompt.request_id
-        if prompt.WhichOneof("prompt") == "tokens":
-            submit.tokens.CopyFrom(prompt.tokens)
-        else:
-            submit.text.CopyFrom(prompt.text)
+        kind = prompt.WhichOneof("prompt") or "text"  # an empty one is refused later
+        getattr(submit, kind).CopyFrom(getattr(prompt, kind))
         submits.append(submit)
     return submits
 
@@ -118,6 +116,9 @@ def parse_submit(
         add_special=message.text.add_special if pieces is not None else False,
         tokens=tokens,
         cuts=_parse_cuts(message.text) if pieces is not None else (),
+        infill=(message.infill.prefix, message.infill.suffix)
+        if message.HasField("infill")
+        else None,
         sampling=parse_sampling(message.sampling, defaults),
         stopping=parse_stopping(message.stopping, defaults),
         constraint=constraint,
@@ -239,7 +240,7 @@ def parse_model_settings(message: pb.ModelSettings) -> ModelSettings:
 def parse_prompt(
     message: pb.Submit | pb.CreatePrefixRequest,
 ) -> tuple[tuple[TextPiece, ...] | None, tuple[int, ...] | None]:
-    """(pieces, None) of a text prompt, (None, tokens) of a token prompt."""
+    """(pieces, None) of a text prompt, (None, tokens) of a token prompt, twice None of an infill."""
     kind = message.WhichOneof("prompt")
     if kind == "tokens":
         ids = tuple(message.tokens.ids)
@@ -251,6 +252,8 @@ def parse_prompt(
         return None, ids
     if kind == "text":
         return parse_pieces(message.text), None
+    if kind == "infill":
+        return None, None
     raise InvalidRequest("the prompt is missing", param="prompt")
 
 

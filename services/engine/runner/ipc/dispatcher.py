@@ -243,6 +243,8 @@ def _measure(command: _Work) -> int:
     """The length of a prompt or of all texts, in characters or tokens."""
     if isinstance(command, Embed):
         return count_characters(command.inputs) + len(command.query or "")
+    if isinstance(command, Submit) and command.infill is not None:
+        return sum(map(len, command.infill))
     if not isinstance(command, Tokenize) and command.tokens is not None:
         return len(command.tokens)
     return sum(len(piece.text) for piece in command.pieces or ())

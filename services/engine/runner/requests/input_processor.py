@@ -210,7 +210,20 @@ class InputProcessor:
             add_special=submit.add_special,
         )
 
+    def _tokenize_infill(self, prefix: str, suffix: str) -> list[int]:
+        """Prefix, suffix, and the mark of what is between them, in the order of llama-server."""
+        marks = self._vocabulary.infill_tokens
+        if marks is None:
+            raise InvalidRequest("this model cannot fill in a text before a suffix", param="suffix")
+        bos, before, after = (
+            self._vocabulary.tokenize((TextPiece(text, literal=True),), add_special=add_special)
+            for text, add_special in (("", True), (prefix, False), (suffix, False))
+        )
+        return [*bos, marks[0], *before, marks[1], *after, marks[2]]
+
     def _tokenize_prompt(self, submit: Submit | Locate) -> list[int]:
+        if isinstance(submit, Submit) and submit.infill is not None:
+            return self._tokenize_infill(*submit.infill)
         if submit.tokens is None:
             return self._vocabulary.tokenize(submit.pieces or (), add_special=submit.add_special)
         self._check_tokens(submit.tokens, param="prompt")

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from protos import engine_pb2
-from services.shared.errors import ContextLengthExceeded
+from services.shared.errors import ContextLengthExceeded, InvalidRequest
 from tests.api.chat_helpers import openai_client
 from tests.api.conftest import Api
 from tests.fakes.scripted_engine import delta, failed, finished, started
@@ -127,7 +127,9 @@ async def test_streamed_logprobs_continue_the_text_offsets(api: Api) -> None:
         ({"prompt": [[1, -2]]}, "prompt[0][1]"),
         ({"prompt": {"a": 1}}, "prompt"),
         ({}, "prompt"),
-        ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": ["a", [1]], "suffix": "b"}, None),
+        ({"prompt": "a", "suffix": "b", "echo": True, "logprobs": 1}, None),
+        ({"prompt": "a", "thinking_budget_tokens": 1}, "thinking_budget_tokens"),
         ({"prompt": "a", "best_of": 1, "n": 2}, None),
         ({"prompt": "a", "best_of": 65}, "best_of"),
         ({"prompt": "a", "best_of": 3, "n": 2, "stream": True}, None),
@@ -199,3 +201,25 @@ async def test_as_many_answers_as_are_written_need_no_ranking(api: Api) -> None:
 
     assert [choice["text"] for choice in answer["choices"]] == ["0", "1"]
     assert not api.engine.submits[0].HasField("top_logprobs")
+
+
+async def test_a_suffix_is_what_comes_after_the_answer_to_each_prompt(api: Api) -> None:
+    async with openai_client(api) as client:
+        answer = await client.completions.create(
+            model="tiny", prompt=["a", "b"], suffix="z", echo=True
+        )
+        await client.completions.create(model="tiny", prompt="a", suffix="")
+
+    infills = [(submit.infill.prefix, submit.infill.suffix) for submit in api.engine.submits[:2]]
+    assert infills == [("a", "z"), ("b", "z")]
+    assert [choice.text for choice in answer.choices] == ["aParis.", "bParis."]
+    assert api.engine.submits[2].WhichOneof("prompt") == "text"
+
+
+async def test_a_model_that_fills_in_nothing_is_an_error_of_the_suffix(api: Api) -> None:
+    api.engine.scripts["*"] = [failed(InvalidRequest("this model cannot", param="suffix"))]
+    async with api.client() as client:
+        body = {"model": "tiny", "prompt": "a", "suffix": "b", "stream": True}
+        answer = await client.post(PATH, json=body)
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "suffix")

@@ -116,6 +116,13 @@ def test_every_field_of_a_request_is_parsed() -> None:
     assert submit.no_cache
 
 
+def test_the_texts_around_what_is_filled_in_are_parsed() -> None:
+    infill = pb.PromptInfill(prefix="a", suffix="b")
+    submit = parse_for_tests(message(text=None, infill=infill), NO_DEFAULTS)
+
+    assert (submit.infill, submit.pieces, submit.tokens) == (("a", "b"), None, None)
+
+
 def test_literal_pieces_stay_literal() -> None:
     pieces = [pb.TextPiece(text="<a>"), pb.TextPiece(text="<b>", literal=True)]
     submit = parse_for_tests(

@@ -23,17 +23,20 @@ def test_each_prompt_has_the_options_of_the_submit() -> None:
         further_prompts=[
             pb.FurtherPrompt(request_id=2, text=make_text("b")),
             pb.FurtherPrompt(request_id=3, tokens=pb.PromptTokens(ids=[4])),
+            pb.FurtherPrompt(request_id=4, infill=pb.PromptInfill(prefix="c", suffix="d")),
         ],
     )
-    first, second, third = split_prompts(submit)
+    first, second, third, fourth = split_prompts(submit)
 
-    for found in (first, second, third):
+    for found in (first, second, third, fourth):
         assert (found.model, found.n, found.constraint.regex) == ("m", 2, "x")
         assert not found.further_prompts
     assert (first.request_id, first.text) == (1, make_text("a"))
     assert (second.request_id, second.text) == (2, make_text("b"))
     assert (third.request_id, list(third.tokens.ids)) == (3, [4])
     assert third.WhichOneof("prompt") == "tokens"
+    assert fourth.infill == pb.PromptInfill(prefix="c", suffix="d")
+    assert fourth.WhichOneof("prompt") == "infill"
 
 
 async def test_each_prompt_is_answered_and_cancelled_alone(tmp_path: Path) -> None:

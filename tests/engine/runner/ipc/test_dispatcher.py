@@ -70,6 +70,7 @@ class SlowVocabulary:
         self.size = vocabulary.size
         self.end_tokens = vocabulary.end_tokens
         self.native = None
+        self.infill_tokens = None
         self.control_tokens = ()
 
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
