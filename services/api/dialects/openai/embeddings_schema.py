@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from services.api.dialects.openai.generation_options import TokenId
+from services.api.dialects.openai.refused_fields import RefusedRerankFields
 from services.api.request_body import RequestBody
 from services.shared.limits import MAX_EMBEDDING_TEXTS
 
@@ -54,7 +55,7 @@ class EmbeddingRequestBody(RequestBody):
     )
 
 
-class RerankRequestBody(RequestBody):
+class RerankRequestBody(RefusedRerankFields):
     """A request to rank: with `documents` in the shape of Jina and Cohere, with `texts` in TEI's."""
 
     model: str | None = Field(
@@ -71,17 +72,11 @@ class RerankRequestBody(RequestBody):
         default=None, description="Shorten a document that is too long. Default: with `documents`."
     )
     truncation_direction: Literal["Right", "right"] | None = None
-    rank_fields: Any = Field(default=None, description="Refused: documents are texts.")
-    max_tokens_per_doc: Any = Field(default=None, description="Refused: the model sets it.")
-    max_chunks_per_doc: Any = Field(default=None, description="Refused: there are no chunks.")
 
     @model_validator(mode="after")
     def _check_shape(self) -> RerankRequestBody:
         if (self.documents is None) == (self.texts is None):
             raise ValueError("either documents or texts is required")
-        for name in ("rank_fields", "max_tokens_per_doc", "max_chunks_per_doc"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name} is not supported")
         return self
 
     @property

@@ -95,4 +95,27 @@ class RefusedCompletionFields(RefusedFields):
     thinking_budget_tokens: Annotated[Any, _refuse(-1)] = _because("only a chat thinks apart")
 
 
-_REASONS = list_refused(RefusedChatFields) | list_refused(RefusedCompletionFields)
+class RefusedRerankFields(RequestBody):
+    """Those of requests to rank."""
+
+    max_chunks_per_doc: Annotated[Any, _refuse()] = _because("there are no chunks")
+    max_tokens_per_doc: Annotated[Any, _refuse()] = _because("the model sets it")
+    rank_fields: Annotated[Any, _refuse()] = _because("documents are texts")
+
+
+class RefusedTokenizeFields(RequestBody):
+    """Those of texts to tokenize."""
+
+    with_pieces: Annotated[Any, _refuse(False)] = _because("tokens have no texts of their own")
+
+
+_REASONS = {
+    name: reason
+    for body in (
+        RefusedChatFields,
+        RefusedCompletionFields,
+        RefusedRerankFields,
+        RefusedTokenizeFields,
+    )
+    for name, reason in list_refused(body).items()
+}

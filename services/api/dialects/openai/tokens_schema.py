@@ -5,11 +5,12 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from services.api.dialects.openai.generation_options import TokenId
+from services.api.dialects.openai.refused_fields import RefusedTokenizeFields
 from services.api.request_body import RequestBody
 from services.shared.limits import MAX_DETOKENIZED_TOKENS
 
 
-class TokenizeRequestBody(RequestBody):
+class TokenizeRequestBody(RefusedTokenizeFields):
     """With `content` in the shape of llama-server, with `prompt` in vLLM's."""
 
     model: str = Field(min_length=1)
@@ -23,14 +24,11 @@ class TokenizeRequestBody(RequestBody):
     parse_special: bool | None = Field(
         default=None, description="`false`: the text has no control tokens, only their spelling."
     )
-    with_pieces: bool | None = Field(default=None, description="Refused if true.")
 
     @model_validator(mode="after")
     def _check_shape(self) -> TokenizeRequestBody:
         if (self.content is None) == (self.prompt is None):
             raise ValueError("either content or prompt is required")
-        if self.with_pieces:
-            raise ValueError("with_pieces is not supported")
         return self
 
     @property
