@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.engine.core import LoadConfig, Sampling, Stopping, TextPiece
+from services.engine.core import LoadConfig, MemoryPolicy, Sampling, Stopping, TextPiece
 from services.engine.messages import Submit
 from services.engine.runner.build import open_batcher
 from tests.contracts.batching import BatchRun
-from tests.contracts.kinds import build_config
+from tests.contracts.kinds import build_config, get_policy
 from tests.contracts.storing import (
     ALICE,
     BLOCK,
@@ -79,6 +79,20 @@ def alone(run: BatchRun, system: str, question: str) -> Answered:
 
 def tokenize(run: BatchRun, text: str) -> list[int]:
     return run.batcher.vocabulary.tokenize((TextPiece(text),), add_special=False)
+
+
+def test_a_batcher_tells_whether_it_uses_cuts(
+    live: BatchRun, storing: LoadConfig, kind: str
+) -> None:
+    """In memory, split sequences share nothing but what they hold; what is stored are snapshots."""
+    answered = live.answer(ask("a system prompt", "a question"))[0]
+    assert answered.started is not None
+    is_split = "split" in kind
+    assert answered.started.uses_cuts == (
+        get_policy(kind) is not MemoryPolicy.DENSE and not is_split
+    )
+    with opened(storing) as run:
+        assert run.batcher.uses_cuts == saves_whole(kind)
 
 
 def test_a_chat_continues_where_the_system_prompt_of_another_one_ends(
