@@ -7,7 +7,7 @@ import contextlib
 import sys
 import tempfile
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,14 @@ class SessionClient:
         self._reader = asyncio.create_task(self._read())
         self._last_id = 0
 
-    async def submit(self, model: str, text: str, **fields: object) -> int:
+    async def submit(
+        self, model: str, text: str, *, cuts: Sequence[int] = (), **fields: object
+    ) -> int:
         self._last_id += 1
         message = pb.Submit(
             request_id=self._last_id,
             model=model,
-            text=pb.PromptText(pieces=[pb.TextPiece(text=text)]),
+            text=pb.PromptText(pieces=[pb.TextPiece(text=text)], cuts=cuts),
             **fields,  # type: ignore[arg-type]
         )
         self._events[self._last_id] = asyncio.Queue()
@@ -120,8 +122,10 @@ class SessionClient:
             elif kind in ("finished", "error"):
                 return text, event
 
-    async def ask(self, model: str, text: str, **fields: object) -> tuple[str, pb.Event]:
-        return await self.answer(await self.submit(model, text, **fields))
+    async def ask(
+        self, model: str, text: str, *, cuts: Sequence[int] = (), **fields: object
+    ) -> tuple[str, pb.Event]:
+        return await self.answer(await self.submit(model, text, cuts=cuts, **fields))
 
     async def done_writing(self) -> None:
         await self._call.done_writing()

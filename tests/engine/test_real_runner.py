@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,37 @@ async def test_four_concurrent_streams_have_the_same_answers_as_alone(data: Path
 
     assert alone == list(QUESTIONS.values())
     assert together == alone
+
+
+async def test_a_hybrid_model_continues_where_another_chat_of_the_tenant_parted(
+    tmp_path: Path, synthetic_model: Callable[[str], Path]
+) -> None:
+    add_model(tmp_path, "hybrid", synthetic_model("tiny-hybrid").read_bytes())
+    system = f"<|im_start|>system\n{'Answer in one line. ' * 30}<|im_end|>\n<|im_start|>user\n"
+    few = pb.Stopping(max_tokens=4, ignore_eos=True)
+
+    async with running_front(tmp_path, runner=RUNNER_COMMAND, **SETTINGS) as front:
+        client = front.client()
+
+        async def ask_after_system(question: str, tenant: str) -> tuple[str, pb.Finished]:
+            text, last = await client.ask(
+                "hybrid",
+                system + question,
+                cuts=(len(system),),
+                tenant=tenant,
+                sampling=GREEDY,
+                stopping=few,
+            )
+            assert last.WhichOneof("kind") == "finished", last
+            return text, last.finished
+
+        await ask_after_system("What is the capital of France?", "alice")
+        alone, other = await ask_after_system("And of Japan?", "bob")
+        text, second = await ask_after_system("And of Japan?", "alice")
+
+    assert other.cached_tokens == 0
+    assert second.prompt_tokens - 20 < second.cached_tokens < second.prompt_tokens
+    assert text == alone
 
 
 async def test_a_stream_ends_with_an_error_when_its_runner_is_killed(data: Path) -> None:
