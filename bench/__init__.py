@@ -12,6 +12,7 @@
     model_files the synthetic models that runs share
     run         the command that runs scenarios: `python -m bench.run --help`, or `make bench`
     gpu         the command for a machine with a GPU: `python -m bench.gpu --help`
+    mlx         the command for MLX, beside mlx-lm: `python -m bench.mlx --help`
 
 Absolute numbers vary with the load of the machine. Therefore the servers run side by side in
 interleaved rounds, and the result is the ratio of two servers within one round; the report shows

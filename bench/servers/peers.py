@@ -3,6 +3,7 @@
 llama-server      SPINDLL_BENCH_LLAMA_SERVER names the program or a tarball that contains it
 llama_cpp.server  `python -m llama_cpp.server`, which answers one request at a time
 xllamacpp         llama-server's core in a wheel: another build of the library, often a newer one
+mlx_lm.server     for MLX folders, with the extra `mlx`: only bench.mlx measures it
 
 The engine does not load ggml's AMX modules, see
 services/engine/backends/llamacpp/compute_modules.py. llama-server loads the fastest module it finds
@@ -26,6 +27,7 @@ from services.engine.backends.llamacpp.compute_modules import is_amx_module
 
 LLAMA_SERVER_VARIABLE = "SPINDLL_BENCH_LLAMA_SERVER"
 LLAMA_SERVER, LLAMA_CPP_PYTHON, XLLAMACPP = "llama-server", "llama_cpp.server", "xllamacpp"
+MLX_LM = "mlx_lm.server"
 
 
 @dataclass(frozen=True, slots=True)

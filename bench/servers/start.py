@@ -22,9 +22,9 @@ import httpx
 
 from bench.load import Target
 from bench.machine import core_count
-from bench.servers.peers import LLAMA_CPP_PYTHON, LLAMA_SERVER, XLLAMACPP, Peers
+from bench.servers.peers import LLAMA_CPP_PYTHON, LLAMA_SERVER, MLX_LM, XLLAMACPP, Peers
 from bench.wire import ServerAddress
-from services.puller.importing.local_files import import_file
+from services.puller.importing.local_files import import_file, import_folder
 from services.shared.store.model_store import ModelStore
 
 SPINDLL = "spindll"
@@ -37,7 +37,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 class ServerOptions:
     """The options that all servers of one comparison share."""
 
-    models: Mapping[str, Path]  # by name; peers serve the first one
+    models: Mapping[str, Path]  # files or MLX folders, by name; peers serve the first one
     context_tokens: int = 8192  # shared by all sequences
     sequences: int = 16
     batch_tokens: int = 512
@@ -103,13 +103,19 @@ def start_servers(
 
 
 @contextmanager
-def start_spindll(options: ServerOptions, workdir: Path) -> Iterator[RunningServer]:
-    """Start the whole stack in its own data directory and load the first model."""
+def start_spindll(
+    options: ServerOptions, workdir: Path, *, keeps_data: bool = False
+) -> Iterator[RunningServer]:
+    """Start the whole stack in its own data directory and load the first model.
+
+    `keeps_data`: continue with that of an earlier start.
+    """
     data, port = workdir / "spindll", free_port()
-    shutil.rmtree(data, ignore_errors=True)
-    store = ModelStore(data / "models")
-    for name, path in options.models.items():
-        import_file(store, path, name)
+    if not keeps_data:
+        shutil.rmtree(data, ignore_errors=True)
+        store = ModelStore(data / "models")
+        for name, path in options.models.items():
+            (import_folder if path.is_dir() else import_file)(store, path, name)
     command = [sys.executable, "-P", "-m", "services.cli", "up"]
     command += ["--data", str(data), "--port", str(port), "--grpc-port", "0"]
     environment = _clean_environment() | {
@@ -193,6 +199,22 @@ def start_xllamacpp(options: ServerOptions, workdir: Path) -> Iterator[RunningSe
     with _run_process(XLLAMACPP, command, environment, workdir) as process:
         _wait_until_ready(process, f"http://127.0.0.1:{port}/health", workdir / f"{XLLAMACPP}.log")
         yield RunningServer(XLLAMACPP, process.pid, Target(ServerAddress("127.0.0.1", port), name))
+
+
+@contextmanager
+def start_mlx_lm(options: ServerOptions, workdir: Path) -> Iterator[RunningServer]:
+    """Start mlx-lm's server, which batches as many answers and keeps prompts in memory only."""
+    port, model = free_port(), next(iter(options.models.values()))
+    command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model)]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--decode-concurrency", str(options.sequences)]
+    command += ["--prefill-step-size", str(options.batch_tokens)]
+    environment = _clean_environment() | {"HF_HUB_OFFLINE": "1"}
+    with _run_process(MLX_LM, command, environment, workdir) as process:
+        _wait_until_ready(process, f"http://127.0.0.1:{port}/health", workdir / f"{MLX_LM}.log")
+        # Another name would be looked for on Hugging Face.
+        target = Target(ServerAddress("127.0.0.1", port), "default_model")
+        yield RunningServer(MLX_LM, process.pid, target)
 
 
 def free_port() -> int:
