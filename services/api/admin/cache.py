@@ -20,7 +20,7 @@ router = APIRouter()
 
 _SHOWN_TO_USERS = ("name", "budget_bytes", "bytes")
 
-TenantName = Annotated[str | None, Query(max_length=256)]
+TenantName = Annotated[str | None, Query(min_length=1, max_length=256)]
 
 
 @router.get("/v1/cache")

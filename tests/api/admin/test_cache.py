@@ -59,6 +59,19 @@ async def test_an_admin_says_whose_prompts_are_deleted(api: Api) -> None:
     assert (call.model, call.older_than_seconds) == ("tiny:latest", 60)
 
 
+async def test_an_empty_name_is_no_tenant(api: Api) -> None:
+    """A script whose variable is empty must not read that something was deleted."""
+    async with api.client(api.admin_key) as admin:
+        answers = [
+            await admin.get("/v1/cache?tenant="),
+            await admin.delete("/v1/cache?tenant="),
+            await admin.post("/v1/cache/rotate?tenant="),
+        ]
+
+    assert [(a.status_code, a.json()["error"]["param"]) for a in answers] == [(400, "tenant")] * 3
+    assert not api.engine.calls
+
+
 async def test_only_an_admin_changes_keys(api: Api) -> None:
     async with api.client(api.admin_key) as admin, api.client() as user:
         refused = await user.post("/v1/cache/rotate")
