@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 _SPACE = b" \t\r\n"
+_MAX_LATE_TOKENS = 32  # to complete a character or an end mark: a model may begin marks for ever
 
 
 class _Place(Enum):
@@ -110,7 +111,8 @@ class ThinkingLimit:
         """The token of the end mark that must come next; None where the model is free."""
         if not self._watch.is_thinking or self._left > 0:
             return None
-        if not self._written and (self._watch.may_be_ending or self._characters.getstate()[0]):
+        is_unfinished = self._watch.may_be_ending or bool(self._characters.getstate()[0])
+        if is_unfinished and not self._written and self._left > -_MAX_LATE_TOKENS:
             return None
         is_written = self._written == len(self._end_tokens)
         return None if is_written else self._end_tokens[self._written]

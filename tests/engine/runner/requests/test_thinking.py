@@ -86,6 +86,17 @@ def test_the_thinking_ends_when_its_tokens_are_used(
     assert not answer.is_greedy
 
 
+def test_a_model_that_begins_end_marks_for_ever_is_stopped(processor: InputProcessor) -> None:
+    (answer,) = open_answers(processor, build(1))
+
+    said = generate(answer, b"<t>" + 60 * b"<")
+
+    thought, end, rest = said.removeprefix(b"<t>").partition(b"</t>")
+    assert end
+    assert 0 < len(thought) < 40
+    assert len(rest) > 20
+
+
 def test_every_answer_has_its_own_budget(processor: InputProcessor) -> None:
     answers = open_answers(processor, build(1), n=2)
 
