@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from statistics import fmean
+from typing import Any
+
+import openai
 import pytest
 
 from tests.flows.stack import (
@@ -200,3 +204,27 @@ def test_a_completion_of_a_rendered_chat_is_the_answer_of_the_chat(stack: Runnin
     assert (text, len(tokens)) == (prompt, counted["input_tokens"])
     assert unknown.status_code == 400
     assert unknown.json()["error"]["param"] == "tokens"
+
+
+def test_the_best_of_several_answers_is_returned_and_all_are_counted(stack: RunningStack) -> None:
+    body: dict[str, Any] = {
+        "model": "tiny",
+        "prompt": "Once upon a time",
+        "max_tokens": 12,
+        "logprobs": 0,
+    }
+    sampled = {"temperature": 2, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 7}
+    with stack.openai() as client:
+        every = client.completions.create(**body, n=4, extra_body=sampled)
+        best = client.completions.create(**body, best_of=4, extra_body=sampled)
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.completions.create(**body, suffix="The end.")
+
+    def rank(choice: Any) -> float:
+        return fmean(choice.logprobs.token_logprobs)
+
+    (choice,) = best.choices
+    assert choice.text == max(every.choices, key=rank).text
+    assert len({answer.text for answer in every.choices}) > 1
+    assert best.usage.completion_tokens == every.usage.completion_tokens
+    assert refused.value.param == "suffix"
