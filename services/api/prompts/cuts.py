@@ -30,7 +30,7 @@ def find_marks(marked: str, mark: str, prompt: str) -> list[int]:
     # A template that shows a text twice does not tell where it begins.
     if "".join(parts) != prompt or not 1 < len(parts) <= 3:
         return []
-    return list(accumulate(map(len, parts[:-1])))
+    return sorted(set(accumulate(map(len, parts[:-1]))))
 
 
 def _put_before(message: Mapping[str, Any], mark: str) -> Message:

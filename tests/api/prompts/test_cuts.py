@@ -110,6 +110,16 @@ def test_any_content_can_follow_a_cut(content: Any) -> None:
     assert parts[0].rstrip().endswith("<|im_start|>user")
 
 
+def test_texts_at_one_place_are_one_cut() -> None:
+    """The engine refuses cuts that do not ascend."""
+    empty = {"role": "user", "content": ""}
+    manifest = make_manifest("{% for m in messages %}{{ m.content }}{% endfor %}")
+
+    prompt = render(manifest, messages=[SYSTEM, empty, USER])
+
+    assert split_at_cuts(prompt) == [SYSTEM["content"], "UserWords"]
+
+
 LONG = "x" * 300
 EACH = "{% for m in messages %}"
 REFUSES = "{% if messages[-1].content != 'UserWords' %}{{ raise_exception('no') }}{% endif %}"
