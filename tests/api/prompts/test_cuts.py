@@ -12,6 +12,7 @@ from services.api.prompts.render import Conversation, PromptRenderer
 from services.shared.store.manifest import Manifest
 from services.shared.templates.renderer import Template, TemplateRenderer
 from tests.api.prompts.rendering import HERE, get_renderer, make_manifest, read_template
+from tests.api.prompts.template_cases import COLLECTION
 from tests.api.prompts.test_render import ANSWER, CALL, MORE, RESULT, TOOL, USER
 
 SYSTEM = {"role": "system", "content": "System " * 40}
@@ -39,6 +40,21 @@ def test_chats_part_where_texts_of_the_user_begin(name: str) -> None:
     is_with_last = name == "mistral_like"  # it shows the system prompt with the last question
     assert ("System" in parts[0], "System" in parts[1]) == (not is_with_last, is_with_last)
     assert "AnswerWords" in parts[1]
+
+
+@pytest.mark.skipif(not COLLECTION.is_dir(), reason="the collection of templates is not here")
+def test_every_real_template_tells_where_texts_of_the_user_begin() -> None:
+    without, with_last = [], []
+    for path in sorted(COLLECTION.glob("*.jinja")):
+        prompt = render(make_manifest(path.read_text()), messages=[SYSTEM, USER, ANSWER, MORE])
+        parts = split_at_cuts(prompt)
+        if [part[:4] for part in parts[1:]] != ["User", "More"]:
+            without.append(path.stem)
+        elif "System" not in parts[0]:
+            with_last.append(path.stem)
+
+    assert without == []
+    assert with_last == ["mistralai-Mistral-Nemo-Instruct-2407"]
 
 
 def test_a_chatml_prompt_is_cut_exactly_here() -> None:
