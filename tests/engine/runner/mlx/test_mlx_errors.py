@@ -76,13 +76,15 @@ def test_an_error_in_sampling_costs_its_request_only(run: BatchRun) -> None:
 def test_a_bug_in_sampling_costs_its_request_only(
     run: BatchRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run.add(build(1, "a", top_logprobs=1), build(2, "b", top_logprobs=1))
+    run.add(build(1, "a long one", top_logprobs=1), build(2, "b", top_logprobs=1))
     (first, _) = (run._output_processor._requests[id_].answers[0] for id_ in (1, 2))
     monkeypatch.setattr(first, "pick", lambda _: 1 // 0)
     run.finish()
 
     assert run.answered[1].error_code == "internal_error"
     assert run.answered[2].reason is FinishReason.LENGTH
+    again = run.answer(build(3, "a long one"))[0]
+    assert again.finished[0].cached_tokens == 0  # what led to an error is not kept
 
 
 @pytest.mark.parametrize("changes", [{}, {"top_logprobs": 1}], ids=["greedy", "our sampling"])

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from services.engine import messages
-from services.engine.backends.mlx.cache_states import load_block
-from services.engine.core import LoadConfig, Stopping
+from services.engine.backends.mlx.cache_states import load_block, load_whole
+from services.engine.core import LoadConfig, Sampling, Stopping
 from services.engine.runner.mlx import cache_restorer, cache_saver, stored_caches
+from services.engine.runner.mlx.mlx_batcher import MlxBatcher
 from tests.contracts.storing import (
     ALICE,
     BLOCK,
@@ -31,6 +32,7 @@ from tests.engine.runner.child_runner import (
     submit,
     text_for,
 )
+from tests.models.random_mlx import write_random_mlx
 
 PROMPT = draw_prompt(random.Random(1), 2 * BLOCK + 30)
 STORED = 2 * BLOCK
@@ -53,6 +55,13 @@ def store_prompt(load: LoadConfig) -> str:
         answer = run.answer(ask())[0]
         wait_until_stored(run.batcher, PROMPT, STORED)
         return answer.text[0]
+
+
+def list_entries(load: LoadConfig) -> list[Path]:
+    """What was written to the disk. Closing the store writes all that waits."""
+    assert load.cache is not None
+    assert load.cache.disk_folder is not None
+    return [path for path in Path(load.cache.disk_folder).rglob("*") if path.is_file()]
 
 
 def build_conversation() -> str:
@@ -132,9 +141,64 @@ def test_what_cannot_be_saved_costs_nothing_else(
     with opened(load) as run:
         answer = run.answer(ask())[0]
 
-        assert answer.text[0]
         assert run.batcher.read_state().is_idle
-        assert get_store(run.batcher).find(get_store(run.batcher).open_chain(ALICE, PROMPT)) is None
+
+    assert answer.text[0]
+    assert list_entries(load) == []
+
+
+def test_what_is_dropped_before_its_turn_is_not_stored(
+    load: LoadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(load) as run:
+        batcher, store = run.batcher, get_store(run.batcher)
+        assert isinstance(batcher, MlxBatcher)
+        request = ask()
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "has_room", lambda: False)
+            run.add(request)
+            while not run.answered[request.id].finished:
+                run.step()
+        assert batcher.read_state().saving == 1
+        batcher._batch._prefixes.clear()
+        run.finish()
+
+    assert list_entries(load) == []
+
+
+def test_several_answers_to_a_prompt_are_one_use_of_it(tmp_path: Path) -> None:
+    cache = build_cache(tmp_path, write="second_use")
+    sampling = Sampling(temperature=1.0, seed=1)
+    with opened(build_config(context_length=1024, kv_mode="split", cache=cache)) as run:
+        store = get_store(run.batcher)
+        run.answer(ask(n=3, sampling=sampling))
+        assert store.wants(store.open_chain(ALICE, PROMPT[:BLOCK]), BLOCK) == [(0, BLOCK)]
+
+        run.answer(ask())
+        wait_until_stored(run.batcher, PROMPT, STORED)
+
+
+@pytest.mark.parametrize("model", ["mlx-window", "mlx-recurrent"])
+def test_a_snapshot_that_cannot_be_loaded_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    load = build_config(write_random_mlx(model, tmp_path / model), cache=build_cache(tmp_path))
+    tokens = draw_prompt(random.Random(2), 120)
+    with opened(load) as run:
+        wanted = run.answer(ask(tokens=tuple(tokens)))[0]
+        wait_until_stored(run.batcher, tokens, 112)
+        in_memory = run.answer(ask(tokens=tuple(tokens)))[0].finished[0]
+    monkeypatch.setattr(
+        cache_restorer,
+        "load_whole",
+        lambda library, empty, state: load_whole(library, empty[:-1], state),
+    )
+    with opened(load) as run:
+        answer = run.answer(ask(tokens=tuple(tokens)))[0]
+
+    assert (in_memory.cached_tokens, in_memory.stored_tokens) == (112, 0)
+    assert answer.text == wanted.text
+    assert answer.finished[0].cached_tokens == answer.finished[0].stored_tokens == 0
 
 
 def test_a_request_that_is_cancelled_while_it_fetches_leaves_nothing(load: LoadConfig) -> None:
