@@ -10,10 +10,10 @@
 keyed hashes: Redis tells nothing about prompts, and cannot confirm a guess.
 
 The priority of an entry is `floor + seconds saved per MiB`, renewed at each use (greedy-dual-size);
-of equal ones, the one that was used last is higher.
-Of one chain that was used at one time, the last blocks have the least value, so that its beginning
-stays of use. The priority of a pinned entry is infinite. What saves much time stays long, and what is not used falls behind as the floor rises. Finding the
-next one takes O(tenants), recording a use O(log n).
+of equal ones, the one that was used last is higher. Of one chain that was used at one time, the
+last blocks have the least value, so that its beginning stays of use. The priority of a pinned entry
+is infinite. What saves much time stays long, and what is not used falls behind as the floor rises.
+Finding the next one takes O(tenants), recording a use O(log n).
 
 Files are the truth, and no answer depends on the index. A lost index is rebuilt from the files.
 """
