@@ -6,12 +6,10 @@ import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-
-import httpx
 from statistics import fmean
 from typing import Any
 
+import httpx
 import openai
 import pytest
 

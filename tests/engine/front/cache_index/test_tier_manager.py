@@ -3,75 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 import redis
 import redis.asyncio
 
-from services.engine.core import CacheRejected, CacheStored, CacheUsed
-from services.engine.front.cache_index.index import CacheIndex, IndexedEntry
-from services.engine.front.cache_index.tier_folder import TierFolder
-from services.engine.front.cache_index.tier_manager import TierManager
+from services.engine.core import CacheRejected, CacheStored
+from services.engine.front.cache_index.index import IndexedEntry
 from services.engine.kv_entry import read_header
-from services.shared.redis.redis_client import connect_async
-from tests.engine.front.cache_index.stored_files import list_names, store_entry
-
-ALICE, BOB = b"a" * 16, b"b" * 16
-TAGS = {ALICE: "alice", BOB: "bob"}
-ENTRY_BYTES = 100 + 1000 + 16  # header, payload, tag
-
-
-class Tier:
-    """A folder with its manager; `restart` is a new front over the same folder and Redis."""
-
-    def __init__(self, path: Path, redis_url: str, *, entries: int, per_tenant: int) -> None:
-        self.path = path
-        self._url = redis_url
-        self._sizes = {
-            "budget_bytes": entries * ENTRY_BYTES,
-            "tenant_bytes": per_tenant * ENTRY_BYTES,
-        }
-        self.tags = dict(TAGS)
-        self.connections: list[redis.asyncio.Redis] = []
-        self.restart()
-
-    def restart(self, url: str | None = None) -> None:
-        folder = TierFolder(self.path, "disk")
-        connection = connect_async(url or self._url, timeout_seconds=1)
-        self.connections.append(connection)
-        self.manager = TierManager(
-            folder, CacheIndex(connection, folder.id), self.tags.get, **self._sizes
-        )
-
-    async def store(self, key_id: bytes = ALICE, *, seconds: float = 1.0, start: int = 0) -> str:
-        """What a runner does: write an entry and report it."""
-        name = store_entry(self.path, key_id, seconds=seconds)
-        self.manager.note(
-            CacheStored(name, key_id, "disk", "block", ENTRY_BYTES, 256, seconds, start)
-        )
-        await self.manager.update()
-        return name
-
-    async def use(self, name: str) -> None:
-        self.manager.note(CacheUsed(name, "disk", ENTRY_BYTES, 0.25))
-        await self.manager.update()
-
-    @property
-    def names(self) -> set[str]:
-        return list_names(self.path)
-
-    async def close(self) -> None:
-        for connection in self.connections:
-            await connection.aclose()
-
-
-@pytest.fixture
-async def tier(tmp_path: Path, redis_url: str) -> AsyncIterator[Tier]:
-    tier = Tier(tmp_path / "kv", redis_url, entries=10, per_tenant=10)
-    yield tier
-    await tier.close()
+from tests.engine.front.cache_index.managed_tier import ALICE, BOB, ENTRY_BYTES, Tier
+from tests.engine.front.cache_index.stored_files import store_entry
 
 
 async def test_entries_are_counted_for_their_tenants(tier: Tier) -> None:
@@ -102,33 +43,6 @@ async def test_an_entry_that_is_reported_twice_at_once_counts_once(tier: Tier) -
     await tier.manager.update()
 
     assert (await tier.manager.read_status()).bytes == ENTRY_BYTES
-
-
-async def test_of_a_chain_the_end_is_evicted_before_the_beginning(tier: Tier) -> None:
-    chain = [await tier.store(start=256 * number) for number in (4, 0, 3, 9, 1, 8, 2, 7, 5, 6)]
-    by_start = dict(zip((4, 0, 3, 9, 1, 8, 2, 7, 5, 6), chain, strict=True))
-    for name in chain:
-        await tier.use(name)
-    for _ in range(3):
-        await tier.store(seconds=2.0)
-
-    left = sorted(start for start, name in by_start.items() if name in tier.names)
-    assert left == list(range(len(left)))
-    assert 0 < len(left) <= 7
-
-
-async def test_the_beginning_of_a_chat_in_memory_is_in_use_though_it_is_not_read(
-    tier: Tier,
-) -> None:
-    first = await tier.store()
-    for number in range(40):  # each evicts another one
-        await tier.store()
-        if number % 4 == 0:
-            tier.manager.note(CacheUsed(first, "disk", is_read=False))
-            await tier.manager.update()
-
-    assert first in tier.names
-    assert (await tier.manager.read_status()).counts.hits == 0
 
 
 async def test_two_fronts_that_add_or_remove_the_same_entry_count_it_once(tier: Tier) -> None:
