@@ -10,7 +10,8 @@ from services.api.parsing.tool_calls.base import ThinkingDialect, ToolDialect
 from services.api.prompts.render import Conversation
 from services.shared.templates.traits import TemplateTraits
 
-# For templates without a variable for the effort; any other word sets no limit.
+_EFFORT_VARIABLES = ("reasoning_effort", ".ThinkLevel")  # of Jinja and of Ollama's templates
+# For templates without such a variable; any other word sets no limit.
 _EFFORT_TOKENS = {"minimal": 512, "low": 1024, "medium": 8192}
 
 
@@ -45,10 +46,10 @@ def build_budget(
         return None
     marks, is_open = thinking
     max_tokens = request.thinking_budget
-    if max_tokens is None and conversation.is_thinking is False:
+    if conversation.is_thinking is False and max_tokens != 0:
         is_off = traits.thinking_switch is not None and not is_open
         max_tokens = None if is_off else 0
-    if max_tokens is None and "reasoning_effort" not in template:
+    elif max_tokens is None and not any(name in template for name in _EFFORT_VARIABLES):
         max_tokens = _EFFORT_TOKENS.get(conversation.reasoning_effort or "")
     spares_answer = constraint is not None and bool(constraint.before)
     if max_tokens is None and not spares_answer:

@@ -16,6 +16,7 @@ TEMPLATES = {
     "unswitched": TEMPLATE + "{# </think> #}",
     "opened": TEMPLATE + "<think>",
     "with-effort": "{{ reasoning_effort or '' }}" + TEMPLATE + "{# <think> #}",
+    "with-level": TEMPLATE + "{# .ThinkLevel <think> #}",
     "thoughtless": TEMPLATE,
     "harmony": TEMPLATE + "{# <|channel|>analysis<|message|> functions. #}",
 }
@@ -77,6 +78,7 @@ async def test_the_budget_of_every_kind_of_client_reaches_the_engine(
         {"reasoning": {"effort": "none"}},
         {"reasoning": {"enabled": False}},
         {"thinking": {"type": "disabled"}},
+        {"thinking": {"type": "disabled", "budget_tokens": 9}},
         {"enable_thinking": False},
     ],
     ids=lambda fields: next(iter(fields)),
@@ -96,6 +98,7 @@ async def test_no_thinking_is_the_switch_of_the_template_or_an_end_at_once(
     ("model", "fields", "budget"),
     [
         ("with-effort", {"reasoning_effort": "low"}, None),
+        ("with-level", {"reasoning_effort": "low"}, None),
         ("with-effort", {"thinking_budget_tokens": 9}, build(9)),
         ("thoughtless", {"thinking_budget_tokens": 9}, None),
         ("thoughtless", JSON, None),
