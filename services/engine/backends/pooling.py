@@ -62,7 +62,8 @@ class PooledContext(Protocol):
     def run(self, parts: Sequence[Sequence[int]]) -> Vectors:
         """Append a part to the n-th text of those since `clear`; the row of each text so far.
 
-        Weights or texts that overflow give rows that are not finite. Raises BackendError when the computation failed, or for more than the facts allow.
+        Weights or texts that overflow give rows that are not finite. Raises BackendError when the
+        computation failed, or for more than the facts allow.
         """
 
     def clear(self) -> None:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _SECONDS_BESIDE_ANSWERS = 0.05  # as much as prompt work may lengthen a step on a processor
 _MIN_TOKENS = 32  # a smaller batch costs almost as much
-_MAX_WAITING_TOKENS = 4 << 20  # of one principal: 150 MB, as most texts are numbers of 36 bytes
+_MAX_WAITING_TOKENS = 4 << 20  # of one principal; 150 MB of Python's integers
 _NOT_FINITE = "the model computes no finite numbers for a text"
 
 
