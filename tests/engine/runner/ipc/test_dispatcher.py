@@ -70,8 +70,8 @@ class SlowVocabulary:
         self.size = vocabulary.size
         self.end_tokens = vocabulary.end_tokens
         self.native = None
-        self.infill_tokens = None
         self.control_tokens = ()
+        self.infill_tokens = (0, 1, 2)
 
     def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
         if sum(len(piece.text) for piece in pieces) > 1000:
@@ -215,6 +215,27 @@ def test_texts_to_embed_that_are_cancelled_while_they_wait_are_not_prepared(
 
         # An embedding that is prepared fails here: this dispatcher has no processor for it.
         assert to_ids(unopened.take_commands(2)) == [1, Stop()]
+
+
+def test_many_tokens_are_read_while_other_requests_pass(opened: Setup) -> None:
+    opened.dispatcher.dispatch(messages.Detokenize(1, (ord("a"),) * 60_000))
+    opened.dispatcher.dispatch(submit(2, "hello"))
+
+    assert to_ids(opened.command_queue.take()) == [2]
+    opened.gate.set()
+    opened.dispatcher.close()
+    size = messages.HEADER.unpack(opened.front.recv(messages.HEADER.size, socket.MSG_WAITALL))[0]
+    report = messages.report_decoder.decode(opened.front.recv(size, socket.MSG_WAITALL))
+    assert report == messages.Detokenized(1, "a" * 60_000)
+
+
+def test_a_long_infill_is_tokenized_while_other_requests_pass(opened: Setup) -> None:
+    opened.dispatcher.dispatch(submit(1, infill=("a", "b" * 60_000)))
+    opened.dispatcher.dispatch(submit(2, "hello"))
+
+    assert to_ids(opened.command_queue.take()) == [2]
+    opened.gate.set()
+    opened.dispatcher.close()
 
 
 def test_a_stop_is_queued_behind_requests_in_preparation(opened: Setup) -> None:
