@@ -119,6 +119,17 @@ ROOTS: dict[str, Schema] = {
     },
 }
 
+ROOTS["recursive"] = {
+    "type": "object",
+    "properties": {
+        "v": {"type": "integer", "minimum": 0, "maximum": 9},
+        "kids": {"type": "array", "items": {"$ref": "#"}, "maxItems": 2},
+        "same": {"$ref": "#/properties/v"},
+    },
+    "required": ["v", "kids"],
+    "additionalProperties": False,
+}
+
 
 @pytest.mark.parametrize("schema", ROOTS.values(), ids=ROOTS.keys())
 @pytest.mark.parametrize("name", ["hermes", *BY_PARAMETER])
@@ -158,6 +169,17 @@ def test_a_strict_text_that_cannot_be_bound_is_refused_by_its_keyword() -> None:
         describe_calls(*described, has_several=False)
 
     describe_calls(BY_NAME["glm4"], {"f": (schema, False)}, (), has_several=False)
+
+
+@pytest.mark.parametrize("name", BY_PARAMETER)
+def test_a_long_schema_is_not_copied_to_hundreds_of_parameters(name: str) -> None:
+    schema = {
+        "type": "object",
+        "properties": {f"p{number}": {"$ref": "#/$defs/a"} for number in range(200)},
+        "$defs": {"a": {"enum": list(range(1000))}, "b": {"description": "x" * 10_000}},
+    }
+    with pytest.raises(InvalidRequest, match="refer too often to a long schema"):
+        describe_calls(BY_NAME[name], {"f": (schema, True)}, (), has_several=False)
 
 
 def test_schemas_are_generated_again_as_they_were() -> None:

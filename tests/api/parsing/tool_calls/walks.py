@@ -39,7 +39,7 @@ def walk(grammar: str, seed: int) -> str:
 def _choose(matcher: Any, rng: random.Random, pieces: list[str], ends: list[str] | None) -> bytes:
     """Bytes that may follow; `ends` of texts, if given, come first."""
     if ends is not None:
-        pieces = [*ends, '"', *sorted(pieces, key=len, reverse=True), "}", "]"]
+        pieces = [*ends, '"', "}", "]", *sorted(pieces, key=len, reverse=True)]
     else:
         pieces = rng.sample(pieces, len(pieces)) if rng.random() < 0.7 else []
     for piece in pieces:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from services.api.parsing.tool_calls.base import Schema
 from services.shared.grammar_tokens import name_token
 
 
@@ -63,13 +62,6 @@ def build_grammar(
         prefix += f"_{zlib.crc32(name.encode()):08x}"
     body = _build_sequence(parts, prefix, rules, special_tokens)
     return "\n".join([f"start: {prefix}", f"{prefix}: {body}", *rules]) + "\n"
-
-
-def describe_json(schema: Any, root: Schema) -> JsonPart:
-    """A value of a part of a schema, with what the part may refer to."""
-    shared = ("$defs", "definitions", "x-guidance")
-    definitions = {key: root[key] for key in shared if key in root}
-    return JsonPart({**schema, **definitions} if isinstance(schema, Mapping) else schema)
 
 
 def _build_sequence(

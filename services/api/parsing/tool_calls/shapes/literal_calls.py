@@ -21,11 +21,11 @@ from services.api.parsing.tool_calls.shapes.grammar import (
     GrammarPart,
     OptionalPart,
     build_grammar,
-    describe_json,
 )
 from services.api.parsing.tool_calls.shapes.literals import BARE_KEY, Syntax, copy_members
 from services.api.parsing.tool_calls.shapes.plain_values import (
     check_key,
+    describe_json,
     describe_plain,
     find_members,
 )

@@ -11,8 +11,8 @@ from services.api.parsing.tool_calls.base import Schema
 from services.api.parsing.tool_calls.shapes.grammar import (
     ChoicePart,
     GrammarPart,
+    JsonPart,
     TextPart,
-    describe_json,
 )
 from services.api.parsing.tool_calls.shapes.schema_types import find_property, find_types, resolve
 from services.shared.errors import InvalidRequest
@@ -35,7 +35,37 @@ _LENGTHS = ("minLength", "maxLength")
 _KEYWORDS = (*_LENGTHS, "pattern", "format")
 _MAX_TEXTS = 1000
 MAX_KEY = 512  # characters
+_MAX_CHARS = 1 << 20  # of a grammar, in the engine
 _CHAR = r"(.|\n)"
+
+
+def describe_json(schema: Any, root: Schema) -> JsonPart:
+    """A value of a part of a schema, with what the part may refer to."""
+    if not isinstance(schema, Mapping):
+        return JsonPart(schema)
+    guidance = {key: root[key] for key in ("x-guidance",) if key in root}
+    if not _has_reference(schema):
+        return JsonPart({**schema, **guidance})
+    # References count from the root, which the part becomes.
+    whole = {key: value for key, value in root.items() if key != "x-guidance"}
+    return JsonPart({**_move(schema), "$defs": {"whole": _move(whole)}, **guidance})
+
+
+def _has_reference(schema: Any) -> bool:
+    return '"$ref"' in json.dumps(schema)
+
+
+def _move(schema: Any) -> Any:
+    """A copy that refers to the same schemas under `#/$defs/whole`."""
+    if isinstance(schema, list):
+        return [_move(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    moved = {key: _move(value) for key, value in schema.items()}
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        moved["$ref"] = "#/$defs/whole" + reference[1:]
+    return moved
 
 
 def describe_plain(
@@ -71,6 +101,12 @@ def find_members(schema: Schema) -> list[tuple[str, Any, bool]]:
     )
     missing = [name for name in names if name not in members]
     members.update({name: find_property(own, name, schema) or {} for name in missing})
+    # Each that refers to others is written with the whole schema.
+    references = sum(map(_has_reference, members.values()))
+    if references and references * len(json.dumps(schema)) > _MAX_CHARS:
+        raise InvalidRequest(
+            "the parameters of a function refer too often to a long schema", param="tools"
+        )
     return [(name, value, name in names) for name, value in members.items()]
 
 
