@@ -854,6 +854,7 @@ class Started(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     STORED_TOKENS_FIELD_NUMBER: _builtins.int
     USES_CUTS_FIELD_NUMBER: _builtins.int
+    DISK_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_tokens: _builtins.int
     """The part of them that came from the cache."""
@@ -861,6 +862,8 @@ class Started(_message.Message):
     """The part of the cached ones that was stored in RAM or on disk, and not in the model's memory."""
     uses_cuts: _builtins.bool
     """The cuts of a prompt are of use to this model."""
+    disk_tokens: _builtins.int
+    """The part of the stored tokens that came from the disk."""
     def __init__(
         self,
         *,
@@ -868,10 +871,11 @@ class Started(_message.Message):
         cached_tokens: _builtins.int = ...,
         stored_tokens: _builtins.int = ...,
         uses_cuts: _builtins.bool = ...,
+        disk_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "prompt_tokens", b"prompt_tokens", "stored_tokens", b"stored_tokens", "uses_cuts", b"uses_cuts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "disk_tokens", b"disk_tokens", "prompt_tokens", b"prompt_tokens", "stored_tokens", b"stored_tokens", "uses_cuts", b"uses_cuts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

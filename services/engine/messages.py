@@ -185,6 +185,7 @@ class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
     cached_tokens: int
     stored_tokens: int = 0  # of the cached ones: those that came from a tier of the prompt cache
     uses_cuts: bool = False  # `Submit.cuts` are of use to this model
+    disk_tokens: int = 0  # of the stored ones: those that came from the disk
 
 
 class Delta(msgspec.Struct, frozen=True, tag=True, array_like=True):

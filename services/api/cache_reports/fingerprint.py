@@ -61,7 +61,7 @@ class Difference:
 
 
 def take_fingerprint(prompt: Prompt, key: bytes) -> Fingerprint:
-    """The fingerprint of a prompt. Takes about 0.1 ms per 1000 characters of a long text."""
+    """The fingerprint of a prompt. Takes some ms for a large one: call it in a thread."""
     items = _list_items(prompt)
     fields, marks_left = [], MAX_MARKS
     for path, text in islice(items, MAX_FIELDS - 1):

@@ -1,7 +1,7 @@
 """Writes the report of each request of one worker, beside the request: nothing waits for it.
 
-start     the fingerprint of the prompt is taken, in a thread
-begin     the engine begins with the prompt: it is compared with the one before
+begin     the engine begins with the prompt: its fingerprint is taken, in a thread, and compared
+          with the one before
 finish    the report gets the final numbers
 """
 
@@ -125,10 +125,10 @@ class CacheReports:
         uses_cache: bool,
     ) -> None:
         try:
-            asked = await self._calls.run(take, principal=principal)
             use = await recording.begun
             if use is None:
                 return
+            asked = await self._calls.run(take, principal=principal)
             asked = msgspec.structs.replace(asked, prompt_tokens=use.prompt_tokens)
             before = await self._replace(principal, model, asked) if uses_cache else None
             build = partial(

@@ -49,6 +49,7 @@ class Started(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
     stored_tokens: int = 0  # of those: they were stored in RAM or on disk
     uses_cuts: bool = False  # the model keeps what it has computed where messages end
+    disk_tokens: int = 0  # of the stored tokens: those that came from the disk
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):

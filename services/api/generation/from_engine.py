@@ -85,6 +85,17 @@ def _read_waiting(event: engine_pb2.Event) -> Waiting:
     return Waiting(event.queued.position, _QUEUE_REASONS.get(event.queued.reason))
 
 
+def _read_started(event: engine_pb2.Event) -> Started:
+    started = event.started
+    return Started(
+        started.prompt_tokens,
+        started.cached_tokens,
+        started.stored_tokens,
+        started.uses_cuts,
+        started.disk_tokens,
+    )
+
+
 def _read_finished(event: engine_pb2.Event) -> Finished:
     finished, timings = event.finished, event.finished.timings
     return Finished(
@@ -116,11 +127,6 @@ def _read_logprobs(entries: Iterable[engine_pb2.TokenLogprob]) -> tuple[TokenLog
 
 _READERS: Mapping[str | None, Callable[[engine_pb2.Event], GenerationEvent]] = {
     "queued": _read_waiting,
-    "started": lambda event: Started(
-        event.started.prompt_tokens,
-        event.started.cached_tokens,
-        event.started.stored_tokens,
-        event.started.uses_cuts,
-    ),
+    "started": _read_started,
     "finished": _read_finished,
 }

@@ -171,4 +171,5 @@ def _read_use(started: Started) -> PromptUse:
         prompt_tokens=started.prompt_tokens,
         cached_tokens=started.cached_tokens,
         stored_tokens=started.stored_tokens,
+        disk_tokens=started.disk_tokens,
     )

@@ -92,12 +92,13 @@ class Waiting(msgspec.Struct, frozen=True):
 class Begun(msgspec.Struct, frozen=True):
     """The work on the prompt has begun, after the `cached_tokens` that are computed already.
 
-    `stored_tokens` of those came from a tier of the prompt cache.
+    `stored_tokens` of those came from a tier of the prompt cache, `disk_tokens` of these from disk.
     """
 
     id: int
     cached_tokens: int
     stored_tokens: int = 0
+    disk_tokens: int = 0
 
 
 class PromptScored(msgspec.Struct, frozen=True):

@@ -54,6 +54,21 @@ def test_the_key_is_read_from_either_header(headers: dict[str, str], key: str) -
     assert extract_key(headers) == key
 
 
+async def test_hashes_of_prompts_are_keyed_by_the_text_of_the_api_key(
+    tmp_path: Path, connection: redis.asyncio.Redis
+) -> None:
+    authenticator = make_authenticator(tmp_path, connection)
+    texts = [(tmp_path / f"{role.value}.key").read_text().strip() for role in Role]
+    admin, user, again = [
+        await authenticator.authenticate({"x-api-key": text}, client=CLIENT)
+        for text in (*texts, texts[1])
+    ]
+
+    assert user.fingerprint_key == again.fingerprint_key != admin.fingerprint_key
+    assert len(user.fingerprint_key) == 32
+    assert "fingerprint" not in repr(user)
+
+
 async def test_without_redis_the_file_keys_are_still_accepted(tmp_path: Path) -> None:
     gone = redis.asyncio.Redis(unix_socket_path=str(tmp_path / "nothing"), decode_responses=True)
     authenticator = make_authenticator(tmp_path, gone)

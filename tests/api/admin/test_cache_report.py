@@ -127,6 +127,7 @@ async def test_the_kinds_of_misses(api: Api) -> None:
 async def test_a_running_request_has_a_report(api: Api) -> None:
     end = asyncio.Event()
     *begin, last = script(4000, 300)
+    begin[0].started.stored_tokens, begin[0].started.disk_tokens = 256, 200
     api.engine.scripts["*"] = [*begin, end, last]
     async with api.client() as client:
         running = asyncio.create_task(ask(client, "running", SYSTEM, "hi"))
@@ -136,6 +137,8 @@ async def test_a_running_request_has_a_report(api: Api) -> None:
         after = await read(client, "running")
 
     assert (report["computed_tokens"], report["reason"]) == (3700, "first_request")
+    assert report["cached_tokens"] == {"live": 44, "ram": 56, "disk": 200}
+    assert report["saved_seconds_estimate"] is None
     assert after["created"] == report["created"]
 
 

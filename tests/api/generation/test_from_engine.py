@@ -69,6 +69,13 @@ def test_log_probabilities_are_read_with_the_likeliest_tokens_and_stay_in_order(
     ]
 
 
+def test_where_the_tokens_of_a_prompt_came_from_is_read_at_its_start() -> None:
+    event = started()
+    event.started.MergeFrom(engine_pb2.Started(stored_tokens=2, disk_tokens=1))
+
+    assert read_events([event], with_logprobs=False) == [Started(7, 3, 2, disk_tokens=1)]
+
+
 def test_what_was_stored_of_a_prompt_is_read() -> None:
     event = finished()
     event.finished.MergeFrom(

@@ -144,6 +144,7 @@ def _fill_event(event: pb.Event, item: SessionEvent) -> None:
             event.started.cached_tokens = item.cached_tokens
             event.started.stored_tokens = item.stored_tokens
             event.started.uses_cuts = item.uses_cuts
+            event.started.disk_tokens = item.disk_tokens
         case messages.Queued():
             event.queued.position = item.position
             event.queued.reason = pb.QUEUE_REASON_SLOTS

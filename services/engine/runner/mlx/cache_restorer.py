@@ -31,6 +31,7 @@ class Restoring:
     start: int  # 0 but for blocks
     blocks: list[Block] = field(default_factory=list)
     stored_tokens: int = 0
+    disk_tokens: int = 0  # of those
     tier: CacheTier | None = None
     saved_seconds: float = 0.0
 
@@ -106,6 +107,7 @@ class CacheRestorer:
             restoring.fetch.close()
             return
         restoring.stored_tokens += stored.end - stored.start
+        restoring.disk_tokens += stored.end - stored.start if stored.tier == "disk" else 0
         restoring.tier = "disk" if "disk" in (restoring.tier, stored.tier) else stored.tier
         restoring.saved_seconds += stored.seconds
 
@@ -123,4 +125,5 @@ class CacheRestorer:
         branch = restoring.answer.branch
         if branch.cached_tokens is None:
             branch.stored_tokens = restoring.stored_tokens
+            branch.disk_tokens = restoring.disk_tokens
             branch.tier, branch.saved_seconds = restoring.tier, restoring.saved_seconds

@@ -14,7 +14,6 @@ from services.engine.runner.batcher import (
     BatcherState,
     BatchEvent,
     BatchRequest,
-    Begun,
     Ended,
     PromptScored,
     Waiting,
@@ -26,6 +25,7 @@ from services.engine.runner.mlx.generated_answer import GeneratedAnswer
 from services.engine.runner.mlx.sequence_batch import SequenceBatch, StepReport
 from services.engine.runner.stepping.current_requests import (
     CurrentRequests,
+    build_begun_event,
     build_ended_event,
     build_request,
 )
@@ -169,8 +169,7 @@ class MlxBatcher:
         """The work on a branch begins, or continues, behind tokens that are computed already."""
         if branch.cached_tokens is None:
             branch.cached_tokens = min(cached, len(branch.request.prompt))
-            begun = Begun(branch.request.id, branch.cached_tokens, branch.stored_tokens)
-            self._current.publish(begun)
+            self._current.publish(build_begun_event(branch))
 
     def _make_room(self) -> None:
         while self._batch.is_too_large:

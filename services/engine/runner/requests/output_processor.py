@@ -86,6 +86,7 @@ class OutputProcessor:
                     event.cached_tokens,
                     event.stored_tokens,
                     prepared.uses_cuts,
+                    event.disk_tokens,
                 )
             )
 

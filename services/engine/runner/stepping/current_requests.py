@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.engine.runner.batcher import Answer, BatchEvent, BatchRequest, Ended, Failed
+from services.engine.runner.batcher import Answer, BatchEvent, BatchRequest, Begun, Ended, Failed
 from services.engine.runner.stepping.scheduler.cuts import space_cuts
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.shared.errors import SpindllError
@@ -73,6 +73,13 @@ class CurrentRequests:
         """Remove and return the events collected so far."""
         events, self._events = self._events, []
         return events
+
+
+def build_begun_event(branch: Branch) -> Begun:
+    """Build the event of the first answer of a request that begins."""
+    return Begun(
+        branch.request.id, branch.cached_tokens or 0, branch.stored_tokens, branch.disk_tokens
+    )
 
 
 def build_ended_event(branch: Branch) -> Ended:

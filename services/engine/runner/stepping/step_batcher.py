@@ -14,7 +14,6 @@ from services.engine.runner.batcher import (
     BatcherState,
     BatchEvent,
     BatchRequest,
-    Begun,
     Ended,
     Waiting,
 )
@@ -22,6 +21,7 @@ from services.engine.runner.errors import build_no_room_error
 from services.engine.runner.kvcache.store import MAX_COPIED_ALONE, MAX_COPIED_BYTES, PromptStore
 from services.engine.runner.stepping.current_requests import (
     CurrentRequests,
+    build_begun_event,
     build_ended_event,
     build_request,
 )
@@ -194,9 +194,7 @@ class StepBatcher:
             self._requests.fail(request.id, build_no_room_error())
         for branch in plan.started:
             if not branch.is_done:
-                self._requests.publish(
-                    Begun(branch.request.id, branch.cached_tokens or 0, branch.stored_tokens)
-                )
+                self._requests.publish(build_begun_event(branch))
         for id_, position in plan.positions:
             self._requests.publish(Waiting(id_, position))
 

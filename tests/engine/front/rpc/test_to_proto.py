@@ -23,9 +23,10 @@ def test_the_end_of_an_answer_tells_what_was_stored_of_its_prompt() -> None:
         saved_seconds=2.5,
         disk_tokens=512,
     )
-    events = build_frame([(1, messages.Started(1, 900, 800, 768, True)), (1, end)]).events
+    events = build_frame([(1, messages.Started(1, 900, 800, 768, True, 512)), (1, end)]).events
 
-    assert (events[0].started.stored_tokens, events[0].started.uses_cuts) == (768, True)
+    begun = events[0].started
+    assert (begun.stored_tokens, begun.uses_cuts, begun.disk_tokens) == (768, True, 512)
     finished = events[1].finished
     assert (finished.stored_tokens, finished.tier, finished.saved_seconds) == (768, "disk", 2.5)
     assert finished.disk_tokens == 512

@@ -101,6 +101,7 @@ def test_a_new_process_finds_what_another_one_computed(load: LoadConfig) -> None
     finished = again.finished[0]
     assert again.text == first.text
     assert (finished.cached_tokens, finished.stored_tokens, finished.tier) == (512, 512, "disk")
+    assert finished.disk_tokens == 512
     assert finished.saved_seconds > 0
 
 
