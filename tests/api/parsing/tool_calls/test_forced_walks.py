@@ -182,5 +182,28 @@ def test_a_long_schema_is_not_copied_to_hundreds_of_parameters(name: str) -> Non
         describe_calls(BY_NAME[name], {"f": (schema, True)}, (), has_several=False)
 
 
+@pytest.mark.parametrize(
+    "length", [{"minLength": 3000}, {"maxLength": 1 << 20}, {"maxLength": True}]
+)
+def test_a_length_that_cannot_be_bound_is_ignored_unless_strict(length: dict[str, int]) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", **length}}}
+    loose = describe_calls(BY_NAME["glm4"], {"f": (schema, False)}, (), has_several=False)
+    with pytest.raises(InvalidRequest, match="Length cannot be enforced"):
+        describe_calls(BY_NAME["glm4"], {"f": (schema, True)}, (), has_several=False)
+
+    assert "/(.|\\n)*/" in loose
+
+
+def test_alternatives_that_refer_to_each_other_end() -> None:
+    double = {
+        f"a{number}": {"anyOf": [{"$ref": f"#/$defs/a{(number + 1) % 40}"}] * 2}
+        for number in range(40)
+    }
+    for schema in ({"anyOf": [{"$ref": "#/properties/x"}]}, {"$ref": "#/$defs/a0"}):
+        whole = {"type": "object", "properties": {"x": schema}, "$defs": double}
+        grammar = describe_calls(BY_NAME["glm4"], {"f": (whole, True)}, (), has_several=False)
+        assert "(.|\\n)*" in grammar
+
+
 def test_schemas_are_generated_again_as_they_were() -> None:
     assert draw_many(st.integers(), 5) == draw_many(st.integers(), 5)

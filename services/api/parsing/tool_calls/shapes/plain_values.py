@@ -34,6 +34,7 @@ _FORMATS = {
 _LENGTHS = ("minLength", "maxLength")
 _KEYWORDS = (*_LENGTHS, "pattern", "format")
 _MAX_TEXTS = 1000
+_MAX_MIN_LENGTH = 256  # with more, llguidance gives up
 MAX_KEY = 512  # characters
 _MAX_CHARS = 1 << 20  # of a grammar, in the engine
 _CHAR = r"(.|\n)"
@@ -120,27 +121,33 @@ def check_key(key: str, *, is_writable: bool) -> None:
 
 def _list_values(schema: Any, root: Schema) -> list[Any] | None:
     """The values that a schema allows, where it lists them."""
-    schema = resolve(schema, root)
-    if not isinstance(schema, Mapping):
-        return None
+    found: list[Any] = []
+    options, seen = [schema], set[int]()
+    # Each schema once: references make an endless tree of a few unions.
+    for option in (resolve(given, root) for given in options):
+        if not isinstance(option, Mapping) or len(options) > _MAX_TEXTS:
+            return None
+        if id(option) in seen:
+            continue
+        seen.add(id(option))
+        values = _list_own_values(option)
+        if values is not None:
+            found += values
+            continue
+        more = option.get("anyOf") or option.get("oneOf")
+        if not isinstance(more, list) or "type" in option:
+            return None
+        options += more
+    return found or None
+
+
+def _list_own_values(schema: Schema) -> list[Any] | None:
     if "const" in schema:
         return [schema["const"]]
     if isinstance(schema.get("enum"), list):
         return list(schema["enum"])
-    if schema.get("type") == "null":
-        return [None]
-    if schema.get("type") == "boolean":
-        return [True, False]
-    options = schema.get("anyOf") or schema.get("oneOf")
-    if not isinstance(options, list) or not options or "type" in schema:
-        return None
-    found: list[Any] = []
-    for option in options[:_MAX_TEXTS]:
-        values = _list_values(option, root) if option is not schema else None
-        if values is None:
-            return None
-        found += values
-    return found
+    by_type: dict[str, list[Any]] = {"null": [None], "boolean": [True, False]}
+    return by_type.get(str(schema.get("type")))
 
 
 def _find_pattern(schema: Any, root: Schema, *, only_strings: bool) -> str:
@@ -185,14 +192,18 @@ def _build_pattern(schema: Schema, keywords: list[str]) -> str:
         return ""
     if all(key in _LENGTHS for key in keywords):
         low, high = schema.get("minLength", 0), schema.get("maxLength", "")
-        return f"{_CHAR}{{{low},{high}}}" if _is_size(low) and _is_size(high or 0) else ""
+        return (
+            f"{_CHAR}{{{low},{high}}}"
+            if _is_size(low, _MAX_MIN_LENGTH) and _is_size(high or 0, 1 << 16)
+            else ""
+        )
     if keywords == ["format"]:
         return _FORMATS.get(str(schema["format"]), "")
     return _anchor(str(schema["pattern"])) if keywords == ["pattern"] else ""
 
 
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and 0 <= value < 1 << 16
+def _is_size(value: object, limit: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limit
 
 
 def _anchor(pattern: str) -> str:
