@@ -194,6 +194,26 @@ def test_a_length_that_cannot_be_bound_is_ignored_unless_strict(length: dict[str
     assert "/(.|\\n)*/" in loose
 
 
+@pytest.mark.parametrize(
+    ("day", "is_accepted"),
+    [
+        *(("2024-01-31", True), ("2023-04-30", True), ("2024-02-29", True), ("2000-02-29", True)),
+        *(("2023-02-29", False), ("1900-02-29", False), ("2023-04-31", False)),
+    ],
+)
+def test_a_text_of_a_date_is_any_day_that_there_is(day: str, is_accepted: bool) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string", "format": "date"}},
+        "required": ["a"],
+    }
+    grammar = describe_calls(BY_NAME["minicpm5"], {"f": (schema, True)}, (), has_several=False)
+    text = f'<function name="f"><param name="a">{day}</param></function>'
+    matcher = llguidance.LLMatcher(BYTES, grammar)
+
+    assert (matcher.try_consume_tokens(list(text.encode())) == len(text)) == is_accepted
+
+
 def test_alternatives_that_refer_to_each_other_end() -> None:
     double = {
         f"a{number}": {"anyOf": [{"$ref": f"#/$defs/a{(number + 1) % 40}"}] * 2}

@@ -17,7 +17,12 @@ from services.api.parsing.tool_calls.shapes.grammar import (
 from services.api.parsing.tool_calls.shapes.schema_types import find_property, find_types, resolve
 from services.shared.errors import InvalidRequest
 
-_DATE = r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])"  # days that all months have
+_DAYS = (
+    r"((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)"
+    r"|02-(0[1-9]|1\d|2[0-8]))"
+)
+_LEAP_YEAR = r"(\d\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
+_DATE = rf"(\d{{4}}-{_DAYS}|{_LEAP_YEAR}-02-29)"
 _TIME = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)"
 _BYTE = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _HOST = r"[a-zA-Z0-9]{1,63}(-[a-zA-Z0-9]{1,31})?(\.[a-zA-Z0-9]{1,63}(-[a-zA-Z0-9]{1,31})?){0,9}"
