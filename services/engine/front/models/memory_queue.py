@@ -273,7 +273,7 @@ def _build_resident(model: LoadedModel, rules: ResidencyRules, now: float) -> Re
         # Until it is ready, its runner may have taken none of them yet.
         unused={} if model.state is ModelState.READY else need,
         is_busy=model.is_busy or bool(model.waiting and model.accepts_requests(rules, now)),
-        is_pinned=model.is_pinned,
+        is_pinned=model.is_pinned and model.config is not None,  # a dry run ends soon
         is_in_grace=is_in_grace(model.residency, rules, now),
         is_transitioning=model.state is not ModelState.READY,
         idle_seconds=max(now - model.residency.last_used_at, 0.0),

@@ -89,6 +89,24 @@ def test_a_pinned_model_that_loads_for_long_fails_no_other_model() -> None:
     run_virtually(scenario())
 
 
+def test_the_dry_run_of_a_pinned_model_fails_no_other_model() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB, release_seconds=0.5)
+        large = FakeModel("large", 9 * GIB, load_seconds=20.0, service_seconds=30.0)
+        refused = FakeModel("refused", 2 * GIB, load_seconds=20.0)
+        small = FakeModel("small", 1 * GIB, load_seconds=20.0)
+        pins = {name: ModelSettings(pin=True) for name in ("large", "refused")}
+        async with running_pool(machine, large, refused, small, settings=pins) as running:
+            first = asyncio.create_task(running.ask("large"))
+            await asyncio.sleep(1)
+            second = asyncio.create_task(running.ask("refused"))
+            assert await running.ask("small") == "stop"
+            assert await second == "insufficient_memory"
+            assert await first == "stop"
+
+    run_virtually(scenario())
+
+
 def test_the_wait_for_other_programs_starts_over_each_time() -> None:
     async def scenario() -> None:
         machine = FakeMachine(10 * GIB)
