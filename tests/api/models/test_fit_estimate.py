@@ -34,7 +34,7 @@ def make_memory(
 def test_the_estimate_adds_files_cache_compute_process_and_device() -> None:
     assert estimate_memory_bytes(10 * GIB, has_accelerator=False) == 11 * GIB + (512 + 192) * MIB
     assert (
-        estimate_memory_bytes(10 * GIB, has_accelerator=True) == 11 * GIB + (512 + 192 + 512) * MIB
+        estimate_memory_bytes(10 * GIB, has_accelerator=True) == 11 * GIB + (512 + 192 + 640) * MIB
     )
     assert estimate_memory_bytes(100 * MIB, has_accelerator=False) == (100 + 128 + 512 + 192) * MIB
 

@@ -17,6 +17,7 @@ import msgspec
 
 from services.engine import messages
 from services.engine.core import FinishReason
+from services.engine.queue_shares import has_place
 from services.shared.errors import DeadlineExceeded, EngineBusy, SpindllError, to_wire
 
 
@@ -158,8 +159,9 @@ class WaitingRequests:
         return len(self._requests)
 
     def add(self, request: ClientRequest, *, max_queued: int) -> None:
-        """Append a request. EngineBusy when `max_queued` wait already."""
-        if len(self._requests) >= max_queued:
+        """Append a request. EngineBusy when `max_queued` wait already, see queue_shares.py."""
+        waiting = (other.submit.principal for other in self._requests)
+        if not has_place(request.submit.principal, 1, waiting, limit=max_queued):
             raise EngineBusy(f"{len(self)} requests wait for {self._model_name} already")
         self._requests[request] = None
 

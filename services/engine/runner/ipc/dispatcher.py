@@ -24,6 +24,7 @@ from services.engine.messages import (
     Tokenize,
     Tokenized,
 )
+from services.engine.queue_shares import has_place
 from services.engine.runner.ipc.command_queue import CommandQueue
 from services.engine.runner.ipc.report_writer import ReportWriter
 from services.engine.runner.pooling.embedding_processor import (
@@ -132,7 +133,7 @@ class Dispatcher:
             return
         with self._order:
             has_room = (
-                len(self._in_preparation) < self._max_queued
+                self._has_place(preparation.principal)
                 and sum(other.length for other in self._in_preparation) < self._max_length
             )
             if has_room:
@@ -142,6 +143,10 @@ class Dispatcher:
         if not has_room:
             error = EngineBusy("too many requests are waiting already, try again later")
             self._fail(command, error)
+
+    def _has_place(self, principal: str) -> bool:
+        waiting = (other.principal for other in self._in_preparation)
+        return has_place(principal, 1, waiting, limit=self._max_queued)
 
     def _prepare_next(self, input_processor: InputProcessor) -> None:
         """Prepare the command whose turn it is: principals take turns."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from services.engine.backends.pooling import PooledContext, PooledModel, PoolingFacts, Vectors
 from services.engine.core import Counters
+from services.engine.queue_shares import has_place
 from services.shared.errors import EngineBusy, InternalError, SpindllError
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,8 @@ class EmbeddingBatcher:
 
     def add(self, request: PoolingRequest) -> None:
         """Queue a request. Raises EngineBusy."""
-        if len(self._requests) >= self._max_queued:
+        waiting = (other.principal for other in self._requests.values())
+        if not has_place(request.principal, 1, waiting, limit=self._max_queued):
             raise EngineBusy("too many requests are waiting already, try again later")
         self._check_waiting_tokens(request)
         self._requests[request.id] = request

@@ -262,6 +262,18 @@ def test_a_constrained_request_beyond_max_queued_fails_as_busy(opened: Setup) ->
     assert set(prepared) == {1, 2}
 
 
+def test_constrained_requests_of_one_principal_take_no_place_of_another(opened: Setup) -> None:
+    for id_ in (1, 2, 3):
+        opened.dispatcher.dispatch(submit_constrained(id_, principal="many"))
+    opened.dispatcher.dispatch(submit_constrained(4, principal="few"))
+
+    (failed,) = opened.take_events()
+    assert isinstance(failed, messages.Failed)
+    assert failed.id == 3
+    opened.gate.set()
+    assert set(to_ids(opened.take_commands(3))) == {1, 2, 4}
+
+
 def test_a_request_is_busy_while_texts_of_max_length_are_prepared(opened: Setup) -> None:
     opened.dispatcher.dispatch(submit(1, "x" * (1 << 20)))
     opened.dispatcher.dispatch(submit_constrained(2))

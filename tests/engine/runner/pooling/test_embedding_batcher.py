@@ -225,6 +225,15 @@ def test_too_many_requests_are_refused() -> None:
         batcher.add(request(2, [1]))
 
 
+def test_texts_of_one_principal_take_no_place_of_another() -> None:
+    batcher = make(SummingModel(), (1, [1], "many"), (2, [1], "many"), max_queued=2)
+
+    batcher.add(request(3, [1], "few"))
+
+    with pytest.raises(EngineBusy):
+        batcher.add(request(4, [1], "many"))
+
+
 def test_the_texts_that_wait_are_bounded_for_each_principal() -> None:
     """A query of a few kilobytes with many documents is millions of tokens."""
     ranking = PoolingRequest(1, [[0]] * 2048, "a", before=[0] * 8190, after=[0])

@@ -45,6 +45,11 @@ class FairQueue:
     def __len__(self) -> int:
         return sum(len(queue.branches) for ring in self._rings.values() for queue in ring)
 
+    def list_principals(self) -> Iterator[str]:
+        """The principal of each branch."""
+        queues = (queue for ring in self._rings.values() for queue in ring)
+        return (queue.principal for queue in queues for _ in queue.branches)
+
     def add(self, branch: Branch) -> None:
         """Append a branch to the queue of its principal."""
         self._find_queue(branch).branches.append(branch)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from services.engine.core import RowCosts
+from services.engine.queue_shares import has_place
 from services.engine.runner.errors import build_too_long_error
 from services.engine.runner.stepping.drafting.draft_costs import DraftCosts
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
@@ -108,7 +109,8 @@ class Scheduler:
             raise InvalidRequest("the prompt has no tokens", param="prompt")
         if len(request.prompt) >= context:
             raise build_too_long_error(len(request.prompt), context)
-        if len(self._queue) + request.n > max(self._max_queued, request.n):
+        waiting, limit = self._queue.list_principals(), max(self._max_queued, request.n)
+        if not has_place(request.principal, request.n, waiting, limit=limit):
             raise EngineBusy(f"{len(self._queue)} requests are waiting already, try again later")
         if not self._requests:
             self._sequence_pool.cells.capacity = self._cell_capacity
@@ -124,8 +126,7 @@ class Scheduler:
 
     def cancel(self, request_id: int) -> Request | None:
         """Forget a request, whether it waits or runs; None if the id is unknown."""
-        request = self._requests.get(request_id)
-        if request is not None:
+        if (request := self._requests.get(request_id)) is not None:
             self._forget(request)
         return request
 

@@ -107,6 +107,20 @@ def test_a_full_queue_refuses_requests() -> None:
         simulation.add(request(3))
 
 
+def test_a_queue_that_one_principal_fills_has_room_for_another() -> None:
+    simulation = Simulation(max_sequences=1, max_queued=4)
+    for id_ in range(4):
+        simulation.add(request(id_, principal="many"))
+
+    for id_ in (4, 5):
+        simulation.add(request(id_, principal="few"))
+
+    with pytest.raises(EngineBusy):
+        simulation.add(request(6, principal="many"))
+    with pytest.raises(EngineBusy):
+        simulation.add(request(7, principal="few"))
+
+
 def test_the_context_ends_an_answer() -> None:
     simulation = Simulation(cells=64)
     asked = request(1, "never ends? z", 1000)
