@@ -81,7 +81,9 @@ async def fail(call: Any) -> dict[str, Any]:
 
 
 def entry_files(folder: Path) -> set[str]:
-    return {path.parent.name + path.name for path in folder.glob("??/*") if path.is_file()}
+    """The names of the entries, without those that are being written."""
+    paths = (path for path in folder.glob("??/*") if path.suffix != ".tmp")
+    return {path.parent.name + path.name for path in paths if path.is_file()}
 
 
 @pytest.mark.parametrize("mode", MODES)
