@@ -103,6 +103,13 @@ class ClientRequest:
         self._open_answers = submit.n
         self._reported_position: QueuePosition | None = None
 
+    def choose_keep_alive(self, present: float | None) -> float | None:
+        """The keep-alive of its model from now on, in seconds; `present` is the one until now."""
+        wanted = self.keep_alive_seconds
+        if wanted is None or (self.keep_alive_only_extends and is_shorter(wanted, present)):
+            return present
+        return wanted
+
     def build_submit(self, runner_id: int, now: float) -> messages.Submit:
         """The command that gives it to a runner, with the time that is left of its deadline."""
         self.runner_id = runner_id
@@ -207,3 +214,10 @@ def _build_cancelled(index: int) -> messages.Finished:
         prompt_seconds=0.0,
         generate_seconds=0.0,
     )
+
+
+def is_shorter(keep_alive_seconds: float, present: float | None) -> bool:
+    """Whether a model would leave earlier with the first than with the second. Negative: never."""
+    if present is None or present < 0:
+        return keep_alive_seconds >= 0
+    return 0 <= keep_alive_seconds < present

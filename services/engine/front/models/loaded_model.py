@@ -15,7 +15,8 @@ loop only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 
 from services.engine import messages
@@ -177,11 +178,7 @@ class LoadedModel:
     def submit(self, request: ClientRequest, now: float) -> None:
         """Give a request to the runner."""
         assert self.runner is not None
-        keep = request.keep_alive_seconds
-        if keep is not None and not (
-            request.keep_alive_only_extends and is_shorter(keep, self.keep_alive_seconds)
-        ):
-            self.keep_alive_seconds = keep
+        self.keep_alive_seconds = request.choose_keep_alive(self.keep_alive_seconds)
         self._running.submit(self.runner, request, now)
 
     def submit_waiting(self, now: float) -> None:
@@ -210,39 +207,35 @@ class LoadedModel:
 
     async def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> tuple[int, ...]:
         """The token ids of a text, from the runner. RunnerDied, InvalidRequest."""
-        assert self.runner is not None
-        try:
-            return await self._running.tokenize(self.runner, pieces, add_special=add_special)
-        finally:
-            self._on_requests_finished(self)
+        with self._ask() as runner:
+            return await self._running.tokenize(runner, pieces, add_special=add_special)
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of tokens, from the runner. As `tokenize`."""
-        assert self.runner is not None
-        try:
-            return await self._running.detokenize(self.runner, tokens)
-        finally:
-            self._on_requests_finished(self)
+        with self._ask() as runner:
+            return await self._running.detokenize(runner, tokens)
 
     async def locate(self, command: messages.Locate) -> messages.Located:
         """What is stored of a prompt, from the runner. RunnerDied, InvalidRequest."""
-        assert self.runner is not None
-        try:
-            return await self._running.locate(self.runner, command)
-        finally:
-            self._on_requests_finished(self)
+        with self._ask() as runner:
+            return await self._running.locate(runner, command)
 
     async def embed(self, command: messages.Embed) -> messages.Embedded:
         """The vectors of texts, from the runner. RunnerDied, and what RunnerRequests.embed raises."""
-        assert self.runner is not None
-        try:
-            return await self._running.embed(self.runner, command)
-        finally:
-            self._on_requests_finished(self)
+        with self._ask() as runner:
+            return await self._running.embed(runner, command)
 
     async def wait_until_idle(self) -> None:
         """Wait until the runner has no request."""
         await self._running.wait_until_idle()
+
+    @contextmanager
+    def _ask(self) -> Iterator[RunnerHandle]:
+        assert self.runner is not None
+        try:
+            yield self.runner
+        finally:
+            self._on_requests_finished(self)
 
     # ---- its runner
 
@@ -305,10 +298,3 @@ def _retrieve_exception(future: asyncio.Future[None]) -> None:
     """
     if not future.cancelled():
         future.exception()
-
-
-def is_shorter(keep_alive_seconds: float, present: float | None) -> bool:
-    """Whether a model would leave earlier with the first than with the second. Negative: never."""
-    if present is None or present < 0:
-        return keep_alive_seconds >= 0
-    return 0 <= keep_alive_seconds < present

@@ -1,7 +1,8 @@
 """The requests that one model's runner has, by the ids they have there.
 
     submit   ──► events of its steps ──► the last event, or fail_all
-    tokenize ──► Tokenized; detokenize ──► Detokenized  or fail_all
+    tokenize ──► Tokenized                             or fail_all
+    detokenize ► Detokenized                           or fail_all
     embed    ──► Embedded                              or fail_all
     locate   ──► Located                               or fail_all
 
@@ -142,7 +143,6 @@ class RunnerRequests:
             _answer(report, self._tokenizing)
         elif isinstance(report, messages.Detokenized):
             _answer(report, self._detokenizing)
-
         elif isinstance(report, messages.Located):
             _answer(report, self._locating)
         else:

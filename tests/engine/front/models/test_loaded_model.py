@@ -6,12 +6,8 @@ import itertools
 
 import pytest
 
-from services.engine.front.models.loaded_model import (
-    TRANSITIONS,
-    LoadedModel,
-    ModelState,
-    is_shorter,
-)
+from services.engine.front.models.client_request import is_shorter
+from services.engine.front.models.loaded_model import TRANSITIONS, LoadedModel, ModelState
 from services.engine.front.models.planning.model_settings import ModelSettings
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, running_pool
 from tests.virtual_time import run_virtually
