@@ -33,6 +33,7 @@ from services.engine.front.models.planning.model_settings import (
 )
 from services.engine.front.models.pool import ModelPool
 from services.engine.front.models.residency import ResidencyRules
+from services.engine.front.models.runner_requests import Reply
 from services.engine.memory.budget import Budget
 from services.engine.memory.estimate_cache import EstimateCache
 from services.engine.memory.probe import MemoryPool
@@ -231,7 +232,7 @@ class FakeRunner:
                 self._machine.allocate(self.pid, {**self._sizes, HOST: grown})
             timer = loop.call_later(self._model.service_seconds, self._finish, command.id)
             self._running[command.id] = timer
-        elif isinstance(command, messages.Embed | messages.Tokenize):
+        elif isinstance(command, messages.Embed | messages.Tokenize | messages.Detokenize):
             timer = loop.call_later(self._model.service_seconds, self._reply, command)
             if isinstance(command, messages.Embed):  # a text to tokenize cannot be cancelled
                 self._running[command.id] = timer
@@ -245,12 +246,15 @@ class FakeRunner:
         self._running.pop(id_, None)
         self._report_finished(id_, FinishReason.STOP)
 
-    def _reply(self, command: messages.Embed | messages.Tokenize) -> None:
+    def _reply(self, command: messages.Embed | messages.Tokenize | messages.Detokenize) -> None:
         self._running.pop(command.id, None)
-        is_embed = isinstance(command, messages.Embed)
-        reply = messages.Embedded if is_embed else messages.Tokenized
+        replies: dict[type, type[Reply]] = {
+            messages.Embed: messages.Embedded,
+            messages.Tokenize: messages.Tokenized,
+            messages.Detokenize: messages.Detokenized,
+        }
         if not self._ended.done():
-            self._on_report(reply(command.id))
+            self._on_report(replies[type(command)](command.id))
 
     def _report_finished(self, id_: int, reason: FinishReason) -> None:
         if not self._ended.done():

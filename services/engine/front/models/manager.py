@@ -112,7 +112,7 @@ class ModelManager:
 
     async def detokenize(self, manifest: Manifest, tokens: Sequence[int]) -> str:
         """The text of tokens; loads the model if it is not loaded."""
-        model = await self.load_and_wait(manifest)
+        model = await self._wait_until_accepted(manifest)
         return await model.detokenize(tokens)
 
     async def embed(self, manifest: Manifest, command: messages.Embed) -> messages.Embedded:

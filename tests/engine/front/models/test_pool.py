@@ -53,7 +53,7 @@ def test_a_busy_model_is_evicted_only_after_its_request() -> None:
     run_virtually(scenario())
 
 
-@pytest.mark.parametrize("what", ["embed", "tokenize"])
+@pytest.mark.parametrize("what", ["embed", "tokenize", "detokenize"])
 def test_texts_without_end_do_not_keep_another_model_from_its_memory(what: str) -> None:
     """They come so close together that their model is never idle."""
 
@@ -65,6 +65,8 @@ def test_texts_without_end_do_not_keep_another_model_from_its_memory(what: str) 
                 while True:
                     if what == "embed":
                         await running.manager.embed(A.manifest, Embed(id=0, inputs=()))
+                    elif what == "detokenize":
+                        await running.manager.detokenize(A.manifest, ())
                     else:
                         await running.manager.tokenize(A.manifest, (), add_special=False)
 
