@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from itertools import repeat
 
 from services.engine.backends.mlx.loading import LoadedModel, free
 from services.engine.core import Counters, LoadConfig
+from services.engine.queue_shares import has_place
 from services.engine.runner.batcher import (
     BatcherState,
     BatchEvent,
@@ -74,7 +77,8 @@ class MlxBatcher:
             raise InvalidRequest("the prompt has no tokens", param="prompt")
         if len(request.prompt) >= context:
             raise build_too_long_error(len(request.prompt), context)
-        if self._queued + n > max(self._max_queued, n):
+        limit = max(self._max_queued, n)
+        if not has_place(request.principal, n, self._list_waiting(), limit=limit):
             raise EngineBusy(f"{self._queued} requests are waiting already, try again later")
         self._serial += 1
         known = build_request(request)
@@ -140,6 +144,12 @@ class MlxBatcher:
     @property
     def _queued(self) -> int:
         return len(self._queue) + sum(map(len, self._held.values()))
+
+    def _list_waiting(self) -> Iterator[str]:
+        """The principal of each answer that waits."""
+        yield from self._queue.list_principals()
+        for id_, held in self._held.items():
+            yield from repeat(self._requests[id_].principal, len(held))
 
     def _expire(self, now: float) -> None:
         late = [r for r in self._requests.values() if r.deadline is not None and r.deadline <= now]

@@ -114,6 +114,20 @@ def test_more_requests_than_may_wait_are_refused(make_run: Callable[..., BatchRu
     assert run.batcher.read_state().is_idle
 
 
+def test_a_queue_that_one_principal_fills_has_room_for_another(
+    make_run: Callable[..., BatchRun],
+) -> None:
+    run = make_run(max_sequences=1, max_queued=4)
+    run.add(*(build(id_, "a", principal="many") for id_ in range(1, 3)))
+    run.add(build(3, "b", n=2, principal="many"))  # its second answer waits for the first
+
+    run.add(build(4, "c", principal="few"), build(5, "d", principal="few"))
+
+    for id_, principal in ((6, "many"), (7, "few")):
+        with pytest.raises(EngineBusy):
+            run.add(build(id_, "e", principal=principal))
+
+
 def test_several_answers_read_their_prompt_once(run: BatchRun) -> None:
     sampling = Sampling(temperature=1.0, seed=3)
     answer = run.answer(build(1, LONG[:400], n=4, sampling=sampling))[0]
