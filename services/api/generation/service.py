@@ -68,7 +68,8 @@ class GenerationService:
     """Opens the generations of one worker.
 
     `timeout_seconds`: the service's own limit; 0: none. `shares_tenant`: all principals are one
-    tenant, so that what one's prompts computed is used for the others' too. `reports`: where reports about prompts go.
+    tenant, so that what one's prompts computed is used for the others' too. `canonicalises`: see
+    prompts/canonical.py. `reports`: where reports about prompts go.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ from services.engine.runner.stepping.scheduler.places import (
     find_worst_ranks,
     outranks_any,
 )
-from services.engine.runner.stepping.scheduler.request import ASSUMED_ANSWER_TOKENS, Branch
+from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.stored_prefixes import StoredPrefixes
 
 _MAX_PASSING_SECONDS = 30.0  # others may pass a branch that waits for cells for so long
@@ -166,10 +166,10 @@ class AdmissionControl:
             self._blocked = (turn, now)
         if len(self.running) >= self._max_sequences or self._is_blocked_too_long(turn, now):
             return None
-        room = self._sequence_pool.cells.capacity - _estimate_cells(turn)
-        room -= sum(_estimate_cells(other) for other in self.running if other.has_passed)
+        room = self._sequence_pool.cells.capacity - turn.estimated_cells
+        room -= sum(other.estimated_cells for other in self.running if other.has_passed)
         for branch in islice(self._queue, _MAX_PASSERS_TRIED):
-            if branch is turn or _estimate_cells(branch) > room:
+            if branch is turn or branch.estimated_cells > room:
                 continue
             if self._fits(branch, self._find_prefix(branch), self.running):
                 return branch
@@ -217,12 +217,7 @@ class AdmissionControl:
         has_leader = prefix.following is not None and prefix.following.leader in staying
         is_shared = has_leader or (prefix.match is not None and prefix.match.source in busy)
         needed = len(branch.tokens) - (prefix.saved_tokens if is_shared else 0)
-        outstanding = sum(
-            other.pending
-            - (other.following.until if other.following and other.following.is_current else 0)
-            + _HEADROOM
-            for other in staying
-        )
+        outstanding = sum(other.own_pending + _HEADROOM for other in staying)
         cells = self._sequence_pool.cells
         held = cells.count_held(sequence.leaf for sequence in busy)
         return needed + outstanding + held <= cells.capacity
@@ -300,8 +295,3 @@ class AdmissionControl:
             before=branch.admission_number or self._admissions + 1,
         )
         return Prefix(match, following)
-
-
-def _estimate_cells(branch: Branch) -> int:
-    """The cells that a branch will hold; the true length of its answer is not known beforehand."""
-    return min(len(branch.tokens) + ASSUMED_ANSWER_TOKENS, branch.request.max_length)

@@ -1,7 +1,7 @@
 """Choose the lengths of a prompt at which its state is kept for other prompts.
 
 A memory that cannot be cut at any token has states of exact lengths only. Useful are those at which
-other prompts part from this one: where messages end, as the submit tells, and shortly before the
+other prompts part from this one: where messages end, which the request names, and shortly before the
 end, because the next turn of a chat, or the same prompt again, differs only in what the template
 puts last.
 """
@@ -17,10 +17,10 @@ _BEFORE_END = 8  # tokens
 _MIN_PROMPT = 64  # tokens; for shorter prompts a state shortly before the end does not pay
 
 
-def space_cuts(told: Sequence[int], prompt_length: int) -> tuple[int, ...]:
+def space_cuts(lengths: Sequence[int], prompt_length: int) -> tuple[int, ...]:
     """Those of the lengths, ascending, that lie inside the prompt and not too close together."""
     cuts: list[int] = []
-    for length in told:
+    for length in lengths:
         if length >= (cuts[-1] if cuts else 0) + MIN_CUT_TOKENS and length < prompt_length:
             cuts.append(length)
     return tuple(cuts)

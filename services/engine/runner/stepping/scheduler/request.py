@@ -99,6 +99,17 @@ class Branch:
         return len(self.tokens) - self.computed
 
     @property
+    def own_pending(self) -> int:
+        """The pending tokens without those that its leader computes."""
+        following = self.following
+        return self.pending - (following.until if following and following.is_current else 0)
+
+    @property
+    def estimated_cells(self) -> int:
+        """The cells that it will hold, if its answer is as long as is assumed."""
+        return min(len(self.tokens) + ASSUMED_ANSWER_TOKENS, self.request.max_length)
+
+    @property
     def age(self) -> tuple[int, int, int]:
         """Sort key: the largest one is preempted first."""
         return (self.rank, self.request.serial, self.index)

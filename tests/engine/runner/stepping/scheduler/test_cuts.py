@@ -29,7 +29,7 @@ def run(simulation: Simulation, *requests: Request) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "length", "cuts"),
+    ("lengths", "length", "cuts"),
     [
         ((), 63, ()),
         ((), 64, (56,)),
@@ -42,9 +42,9 @@ def run(simulation: Simulation, *requests: Request) -> None:
     ],
 )
 def test_a_cut_saves_clearly_more_than_the_one_before(
-    told: tuple[int, ...], length: int, cuts: tuple[int, ...]
+    lengths: tuple[int, ...], length: int, cuts: tuple[int, ...]
 ) -> None:
-    assert list_cuts(request(1, "x" * length, cuts=space_cuts(told, length))) == cuts
+    assert list_cuts(request(1, "x" * length, cuts=space_cuts(lengths, length))) == cuts
 
 
 @pytest.mark.parametrize(
