@@ -24,7 +24,7 @@ def mark_questions(messages: Sequence[Message], mark: str) -> list[Message]:
     return marked
 
 
-def find_marks(marked: str, mark: str, prompt: str) -> list[int]:
+def find_cuts(marked: str, mark: str, prompt: str) -> list[int]:
     """The lengths of `prompt` at which its marked form has the mark; none where they differ."""
     parts = marked.split(mark)
     # A template that shows a text twice does not tell where it begins.

@@ -12,7 +12,7 @@ from typing import Any
 from protos import engine_pb2
 from services.api.prompts.adapt import adapt_conversation, check_depth
 from services.api.prompts.control import ControlTokens
-from services.api.prompts.cuts import find_marks, mark_questions
+from services.api.prompts.cuts import find_cuts, mark_questions
 from services.shared.errors import InvalidRequest, SpindllError
 from services.shared.store.manifest import Description, Manifest
 from services.shared.templates.renderer import Template, TemplateRenderer
@@ -113,7 +113,7 @@ class PromptRenderer:
             marked = self._render(manifest, dataclasses.replace(conversation, messages=messages))
         except SpindllError:  # such a template shows no place to cut
             return []
-        return [cut for cut in find_marks(marked, mark, prompt) if cut > 0]
+        return [cut for cut in find_cuts(marked, mark, prompt) if cut > 0]
 
     def _open(self, manifest: Manifest) -> _Opened:
         description, source = manifest.description, manifest.description.chat_template

@@ -33,10 +33,10 @@ async def create_prefix(
     body: Annotated[PrefixRequest, Depends(parse_body_as(PrefixRequest))],
     api: Parts,
     principal: RequireUser,
-    cache_key: PrivateCacheKey,
+    private_cache_key: PrivateCacheKey,
 ) -> dict[str, Any]:
     """Compute a prefix and keep it; replaces the one of the same name."""
-    if cache_key:
+    if private_cache_key:
         raise InvalidRequest(
             "a named prefix has no private key: it is computed again without its client",
             param="X-Spindll-Cache-Key",

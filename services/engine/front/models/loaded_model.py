@@ -97,7 +97,7 @@ class LoadedModel:
         self.ready: asyncio.Future[None] = loop.create_future()
         self.ready.add_done_callback(_retrieve_exception)
         self.removed: asyncio.Future[None] = loop.create_future()  # from the pool
-        self.waiter_count = 0  # callers that wait for `ready`, besides the waiting requests
+        self.waiter_count = 0  # callers that wait for it, besides the waiting requests
         self.waiting = WaitingRequests(manifest.name)
         self._running = RunnerRequests()
 
@@ -125,7 +125,7 @@ class LoadedModel:
 
     @property
     def has_waiters(self) -> bool:
-        """Whether a request or a caller waits for it to become ready."""
+        """Whether a request or a caller waits for it to take requests."""
         return bool(self.waiting) or self.waiter_count > 0
 
     @property

@@ -62,9 +62,9 @@ class Dispatcher:
     What takes long to prepare is prepared on other threads, so that Cancel, Stop and short requests
     pass it: a constraint, for the first of which llguidance builds its tokenizer; DRY, for which
     all tokens are read once; and a long text, which takes 0.6 s per megabyte. Principals take turns
-    there. At most `max_queued` such requests with `max_length` characters may be in preparation;
-    further ones fail with EngineBusy. A Cancel is queued behind its request, and a Stop behind all
-    that came before it.
+    there. At most `max_queued` such requests, by the shares of queue_shares.py, with `max_length`
+    characters may be in preparation; further ones fail with EngineBusy. A Cancel is queued behind
+    its request, and a Stop behind all that came before it.
     """
 
     def __init__(

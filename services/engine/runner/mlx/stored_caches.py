@@ -92,7 +92,7 @@ class StoredCaches:
         return self._saver.save(most - copied, token_seconds)
 
     def wait(self) -> None:
-        """Wait for the store where there is nothing else to do; requests wait no longer for it."""
+        """Wait a moment for the store; call this where there is nothing else to do."""
         if self._restorer.answers:
             self._restorer.wait(_WAIT_SECONDS)
         elif self.pending:

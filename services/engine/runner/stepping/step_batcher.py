@@ -180,7 +180,7 @@ class StepBatcher:
         self._scheduler.admission.restart(execute_operations(self._backend, operations))
 
     def _wait(self) -> None:
-        """Wait for the store where there is nothing else to do; requests wait no longer for it."""
+        """Wait a moment for the store; call this where there is nothing else to do."""
         if self._scheduler.admission.fetching:
             self._restorer.wait(_WAIT_SECONDS)
         elif self._saver is not None and self._saver.pending:
