@@ -120,8 +120,7 @@ class PrefixKeeper:
                     return
 
     async def _warm(self, model: LoadedModel, prefix: NamedPrefix) -> None:
-        files = self._prefixes.files
-        prompt = files.read_prompt(prefix)
+        prompt = self._prefixes.files.read_prompt(prefix)
         if prompt is None:
             return
         located = await self._locate(model, prefix, prompt)
@@ -129,8 +128,8 @@ class PrefixKeeper:
             await self._compute(model, prefix, prompt, Lane.BATCH)
             located = await self._wait_until_stored(model, prefix, prompt)
         warmed = _note_stored(prefix, located)
-        if warmed != prefix and files.get(prefix.tenant, prefix.name) == prefix:
-            await self._prefixes.pin(warmed, prompt)
+        if warmed != prefix:
+            await self._prefixes.update(prefix, warmed, prompt)
 
     async def _compute(
         self, model: LoadedModel, prefix: NamedPrefix, prompt: PrefixPrompt, lane: Lane

@@ -25,6 +25,7 @@ class PinnedPrefixes:
         self.files = files
         self._tier = tier
         self._tenant_share = tenant_share
+        self._lock = asyncio.Lock()  # held from a check until what it allows is done
 
     def check_count(self, tenant: str, name: str) -> None:
         """Conflict where a tenant has too many prefixes for another one."""
@@ -34,21 +35,37 @@ class PinnedPrefixes:
 
     async def pin(self, prefix: NamedPrefix, prompt: PrefixPrompt) -> None:
         """Add or replace a prefix, and pin its entries. Conflict, CacheShareExceeded."""
-        self.check_count(prefix.tenant, prefix.name)
-        await self._check_share(prefix)
-        before = self.files.get(prefix.tenant, prefix.name)
-        self.files.put(prefix, prompt)
-        unpinned = before.entries if before is not None else ()
-        await self._tier.update_pins({*prefix.entries, *unpinned})
+        async with self._lock:
+            self.check_count(prefix.tenant, prefix.name)
+            await self._check_share(prefix)
+            await self._put(prefix, prompt)
+
+    async def update(self, old: NamedPrefix, new: NamedPrefix, prompt: PrefixPrompt) -> None:
+        """Pin what is stored of a prefix now, unless it was deleted or replaced meanwhile.
+
+        CacheShareExceeded.
+        """
+        async with self._lock:
+            await self._check_share(new)
+            # After the last wait: the keys of its tenant may be destroyed at any time.
+            if self.files.get(old.tenant, old.name) == old:
+                await self._put(new, prompt)
 
     async def unpin(self, prefix: NamedPrefix) -> None:
         """Remove a prefix. Its entries stay until they are evicted."""
-        self.files.remove(prefix)
-        await self._tier.update_pins(set(prefix.entries))
+        async with self._lock:
+            self.files.remove(prefix)
+            await self._tier.update_pins(set(prefix.entries))
 
     async def measure(self, prefix: NamedPrefix) -> int:
         """The bytes of its entries that are stored now."""
         return await self._measure([prefix])
+
+    async def _put(self, prefix: NamedPrefix, prompt: PrefixPrompt) -> None:
+        before = self.files.get(prefix.tenant, prefix.name)
+        self.files.put(prefix, prompt)
+        unpinned = before.entries if before is not None else ()
+        await self._tier.update_pins({*prefix.entries, *unpinned})
 
     async def _check_share(self, added: NamedPrefix) -> None:
         others = [
