@@ -93,6 +93,7 @@ class Locate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     pieces: tuple[TextPiece, ...] | None = None
     add_special: bool = False
     tokens: tuple[int, ...] | None = None
+    principal: str = ""  # who made it
     cache_keys: tuple[CacheKey, ...]
 
 

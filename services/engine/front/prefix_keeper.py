@@ -12,6 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -26,6 +29,7 @@ from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.pool import ModelPool
 from services.shared.errors import (
     Conflict,
+    EngineBusy,
     EngineUnavailable,
     InvalidRequest,
     NotFound,
@@ -34,6 +38,7 @@ from services.shared.errors import (
 )
 from services.shared.store.manifest import Manifest
 
+MAX_CREATING = 4  # prefixes of a principal at once: each is looked for again until it is stored
 _POLL_SECONDS = 0.25
 _STORE_SECONDS = 30.0  # in which nothing more of a computed prompt is stored
 
@@ -47,31 +52,23 @@ class PrefixKeeper:
         self._pool = pool
         self._manager = manager
         self._prompt_cache = prompt_cache
+        self._creating: Counter[str] = Counter()  # by principal
 
     async def create(
         self, prefix: NamedPrefix, manifest: Manifest, prompt: PrefixPrompt
     ) -> NamedPrefix:
         """Compute a prefix, pin it, and return it with what is stored; replaces one of its name.
 
-        InvalidRequest: it is too short. Conflict: nothing can be stored. CacheShareExceeded. And
-        what a request for the model raises.
+        InvalidRequest: it is too short. Conflict: nothing can be stored. CacheShareExceeded.
+        EngineBusy: its principal creates too many at once. And what a request for the model raises.
         """
         prefixes = self._prefixes
         if not self._prompt_cache.is_written:
             raise Conflict("nothing is stored: SPINDLL_CACHE_WRITE is never")
         prefixes.check_count(prefix.tenant, prefix.name)
-        model = await self._manager.load_and_wait(manifest)
-        await self._compute(model, prefix, prompt, Lane.BACKGROUND)
-        model = await self._manager.load_and_wait(manifest)  # it may have left since
-        located = await self._wait_until_stored(model, prefix, prompt)
-        if not located.storable_tokens:
-            raise InvalidRequest(
-                f"the prompt has {located.prompt_tokens} tokens, too few to be stored"
-            )
-        if located.stored_tokens < located.storable_tokens:
-            raise Conflict("the prompt was computed, but cannot be stored now: see GET /v1/cache")
-        added = _note_stored(prefix, located)
-        await prefixes.pin(added, prompt)
+        with self._take_place(prefix.principal):
+            added = await self._store(prefix, manifest, prompt)
+            await prefixes.pin(added, prompt)
         return added
 
     def find(self, tenant: str | None) -> list[NamedPrefix]:
@@ -107,6 +104,32 @@ class PrefixKeeper:
         if prefixes is None:
             raise Conflict("nothing is stored: SPINDLL_CACHE_DISK and SPINDLL_CACHE_RAM are off")
         return prefixes
+
+    async def _store(
+        self, prefix: NamedPrefix, manifest: Manifest, prompt: PrefixPrompt
+    ) -> NamedPrefix:
+        model = await self._manager.load_and_wait(manifest)
+        await self._compute(model, prefix, prompt, Lane.BACKGROUND)
+        model = await self._manager.load_and_wait(manifest)  # it may have left since
+        located = await self._wait_until_stored(model, prefix, prompt)
+        if not located.storable_tokens:
+            raise InvalidRequest(
+                f"the prompt has {located.prompt_tokens} tokens, too few to be stored"
+            )
+        if located.stored_tokens < located.storable_tokens:
+            raise Conflict("the prompt was computed, but cannot be stored now: see GET /v1/cache")
+        return _note_stored(prefix, located)
+
+    @contextmanager
+    def _take_place(self, principal: str) -> Iterator[None]:
+        if self._creating[principal] >= MAX_CREATING:
+            raise EngineBusy(f"{MAX_CREATING} named prefixes are being created already")
+        self._creating[principal] += 1
+        try:
+            yield
+        finally:
+            self._creating[principal] -= 1
+            self._creating += Counter()  # without those that have none
 
     async def _warm_all(self, model: LoadedModel, found: list[NamedPrefix]) -> None:
         for prefix in found:
@@ -195,6 +218,7 @@ class PrefixKeeper:
                 pieces=prompt.pieces,
                 tokens=prompt.tokens,
                 add_special=prompt.add_special,
+                principal=prefix.principal,
                 cache_keys=keys,
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ import redis
 from grpc import aio
 
 from protos import engine_pb2 as pb
+from services.engine.front.prefix_keeper import MAX_CREATING
 from services.engine.front.process.launcher import RUNNER_COMMAND
 from services.shared.store.model_store import ModelStore
 from tests.conftest import TINY_GGUF
@@ -61,6 +63,23 @@ async def create(
     return prefix
 
 
+async def create_at_once(front: RunningFront, count: int, principal: str) -> list[str | None]:
+    """The codes of the errors, None for each prefix."""
+    text = pb.PromptText(pieces=[pb.TextPiece(text=PREFIX)])
+    calls = [
+        front.stub.CreatePrefix(
+            pb.CreatePrefixRequest(
+                name=f"rules-{number}", principal=principal, model="tiny", text=text
+            )
+        )
+        for number in range(count)
+    ]
+    made = await asyncio.gather(*calls, return_exceptions=True)
+    return [
+        _read_error(each)["code"] if isinstance(each, aio.AioRpcError) else None for each in made
+    ]
+
+
 async def list_prefixes(front: RunningFront, tenant: str | None = None) -> list[pb.Prefix]:
     return list((await front.stub.ListPrefixes(pb.ListPrefixesRequest(tenant=tenant))).prefixes)
 
@@ -75,7 +94,11 @@ async def ask(front: RunningFront, text: str, tenant: str = "alice") -> pb.Finis
 async def fail(call: Any) -> dict[str, Any]:
     with pytest.raises(aio.AioRpcError) as caught:
         await call
-    metadata = dict(caught.value.trailing_metadata() or ())
+    return _read_error(caught.value)
+
+
+def _read_error(caught: aio.AioRpcError) -> dict[str, Any]:
+    metadata = dict(caught.trailing_metadata() or ())
     error: dict[str, Any] = json.loads(unquote(str(metadata["spindll-error"])))
     return error
 
@@ -179,6 +202,18 @@ async def test_who_pins_too_much_is_refused_and_nothing_is_kept(
 
     assert own["code"] == all_["code"] == "cache_share_exceeded"
     assert names == [("alice", "rules"), ("bob", "rules")]
+
+
+async def test_a_key_creates_few_prefixes_at_once(open_front: Any) -> None:
+    """Each is held in memory, and looked for in the store until all of it is there."""
+    async with open_front() as front:
+        many, few = await asyncio.gather(
+            create_at_once(front, MAX_CREATING + 2, "many"), create_at_once(front, 1, "few")
+        )
+        later = await create_at_once(front, 1, "many")
+
+    assert sorted(many, key=str) == [None] * MAX_CREATING + ["engine_busy"] * 2
+    assert (few, later) == ([None], [None])
 
 
 async def test_a_prefix_belongs_to_its_tenant(open_front: Any) -> None:

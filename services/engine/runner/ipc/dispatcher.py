@@ -53,7 +53,7 @@ class _Preparation:
     @property
     def principal(self) -> str:
         """Who takes turns with others; what is asked without one shares one turn."""
-        return self.command.principal if isinstance(self.command, Submit | Embed) else ""
+        return "" if isinstance(self.command, Tokenize | Detokenize) else self.command.principal
 
 
 class Dispatcher:

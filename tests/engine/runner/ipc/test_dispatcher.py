@@ -51,6 +51,11 @@ class Setup:
         assert isinstance(report, messages.StepReport)
         return report.events
 
+    def take_report(self) -> messages.Report:
+        """Wait for the next frame."""
+        size = messages.HEADER.unpack(self.front.recv(messages.HEADER.size, socket.MSG_WAITALL))[0]
+        return messages.report_decoder.decode(self.front.recv(size, socket.MSG_WAITALL))
+
     def take_commands(self, count: int) -> list[LoopCommand]:
         """Wait for the next `count` commands."""
         commands: list[LoopCommand] = []
@@ -183,10 +188,24 @@ def test_a_long_text_is_tokenized_while_other_requests_pass(opened: Setup) -> No
     assert to_ids(opened.command_queue.take()) == [2]
     opened.gate.set()
     opened.dispatcher.close()
-    size = messages.HEADER.unpack(opened.front.recv(messages.HEADER.size, socket.MSG_WAITALL))[0]
-    tokenized = messages.report_decoder.decode(opened.front.recv(size, socket.MSG_WAITALL))
+    tokenized = opened.take_report()
     assert isinstance(tokenized, messages.Tokenized)
     assert (tokenized.id, len(tokenized.ids)) == (1, 60_000)
+
+
+def test_prefixes_that_are_looked_for_take_no_place_of_other_texts(opened: Setup) -> None:
+    text = submit(0, "hello " * 10_000).pieces or ()
+    for id_ in (1, 2):
+        opened.dispatcher.dispatch(
+            messages.Locate(id=id_, pieces=text, principal="many", cache_keys=())
+        )
+    opened.dispatcher.dispatch(Tokenize(3, text))
+    opened.gate.set()
+
+    for _ in range(3):
+        report = opened.take_report()
+        assert isinstance(report, messages.Located | messages.Tokenized)
+        assert report.error is None
 
 
 def test_principals_take_turns(unopened: Setup) -> None:
