@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from services.api.access.principal import Principal
 from services.api.dependencies import Parts, PrivateCacheKey, RequireUser
 from services.api.dialects.openai.completions_response import (
     CompletionStream,
@@ -15,8 +16,11 @@ from services.api.dialects.openai.completions_response import (
 )
 from services.api.dialects.openai.completions_schema import CompletionRequest
 from services.api.dialects.openai.to_request import completion_to_request
+from services.api.generation.service import GenerationService
 from services.api.request_body import parse_body_as
+from services.api.streaming.connection import run_while_connected
 from services.api.streaming.responses import respond_with_body, respond_with_stream
+from services.shared.errors import InvalidRequest
 
 router = APIRouter()
 
@@ -31,10 +35,10 @@ async def create_completion(
 ) -> Response:
     """Continue one or several prompts."""
     response_id = f"cmpl-{secrets.token_hex(12)}"
+    echoes = await _build_echoes(request, body, api.generations, principal)
     generation = await api.generations.open(
         completion_to_request(body, response_id, principal, private_cache_key)
     )
-    echoes = _build_echoes(body)
     if not body.stream:
         return await respond_with_body(
             request,
@@ -60,7 +64,22 @@ async def create_completion(
     )
 
 
-def _build_echoes(body: CompletionRequest) -> list[str | None]:
-    """The prompt to repeat for each answer; empty where the prompt was given as token ids."""
-    prompts = [prompt if isinstance(prompt, str) else "" for prompt in body.prompt]
-    return [prompt if body.echo else None for prompt in prompts for _ in range(body.n or 1)]
+async def _build_echoes(
+    request: Request, body: CompletionRequest, generations: GenerationService, principal: Principal
+) -> list[str | None]:
+    """The text of the prompt to repeat for each answer; None where it is not to be repeated."""
+    count = body.n or 1
+    if not body.echo:
+        return [None] * (len(body.prompt) * count)
+    echoes: list[str | None] = []
+    for prompt in body.prompt:
+        text = prompt
+        if not isinstance(text, str):
+            work = generations.detokenize(body.model, text, principal)
+            try:
+                text = await run_while_connected(request, work)
+            except InvalidRequest as error:
+                error.param = "prompt"
+                raise
+        echoes += [text] * count
+    return echoes

@@ -73,19 +73,12 @@ def build_completion(
     echoes: Sequence[str | None],
     wants_logprobs: bool,
 ) -> dict[str, Any]:
-    """A complete text completion. `echoes`: the prompt to repeat for each answer, None for none.
-
-    The text of a prompt that was given as token ids (an empty echo here) is taken from the log-
-    probabilities of the prompt.
-    """
+    """A complete text completion. `echoes`: the prompt to repeat for each answer, None for none."""
 
     def build_choice(index: int, answer: Answer) -> dict[str, Any]:
         echo = echoes[index]
-        text = echo or (
-            "" if echo is None else _join(answer.prompt_logprobs).decode(errors="replace")
-        )
         return {
-            "text": text + answer.text,
+            "text": (echo or "") + answer.text,
             "logprobs": _build_logprobs(answer, echo) if wants_logprobs else None,
         }
 
@@ -114,10 +107,14 @@ def _build_logprobs(answer: Answer, echo: str | None) -> dict[str, Any]:
     if echo is None:
         return build_completion_logprobs(answer.logprobs, offset=0)
     # The prompt's first token has no probability: its text is what the other tokens leave.
-    first = TokenLogprob(echo.encode().removesuffix(_join(answer.prompt_logprobs)), 0.0)
+    first = TokenLogprob(_cut_end(echo.encode(), answer.prompt_logprobs), 0.0)
     tokens = [first, *answer.prompt_logprobs, *answer.logprobs]
     return build_completion_logprobs(tokens, offset=0, unknown_count=1)
 
 
-def _join(tokens: Iterable[TokenLogprob]) -> bytes:
-    return b"".join(token.text for token in tokens)
+def _cut_end(text: bytes, tokens: Iterable[TokenLogprob]) -> bytes:
+    """What is before the tokens; empty where they are no end of the text."""
+    end = b"".join(token.text for token in tokens)
+    # Token ids may make half a character, which is U+FFFD in the text.
+    ends = (end, end.decode(errors="replace").encode())
+    return next((text[: len(text) - len(each)] for each in ends if text.endswith(each)), b"")

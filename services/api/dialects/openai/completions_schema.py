@@ -47,7 +47,7 @@ class CompletionRequest(GenerationOptions, RefusedCompletionFields):
         if self.is_ranked and self.stream:
             raise ValueError("best_of greater than n cannot be streamed")
         if self.echo and self.stream and self.wants_prompt_logprobs:
-            raise ValueError("echo with logprobs, or of token ids, cannot be streamed")
+            raise ValueError("echo with logprobs cannot be streamed")
         if self.suffix and any(not isinstance(prompt, str) for prompt in self.prompt):
             raise ValueError("suffix needs prompts that are texts")
         if self.suffix and self.wants_prompt_logprobs:
@@ -68,6 +68,5 @@ class CompletionRequest(GenerationOptions, RefusedCompletionFields):
 
     @property
     def wants_prompt_logprobs(self) -> bool:
-        """Whether the echo needs the prompt's tokens, which come with their log-probabilities."""
-        has_token_prompt = any(not isinstance(prompt, str) for prompt in self.prompt)
-        return bool(self.echo) and (self.logprobs is not None or has_token_prompt)
+        """Whether the tokens of the echo come with their log-probabilities."""
+        return bool(self.echo) and self.logprobs is not None

@@ -103,6 +103,42 @@ async def test_echo_with_logprobs_includes_the_prompt_whose_first_token_has_none
     }
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_echo_of_token_ids_is_their_text_from_the_first(api: Api, stream: bool) -> None:
+    async with openai_client(api) as client:
+        answer: Any = await client.completions.create(
+            model="tiny", prompt=[[5, 7], [9]], echo=True, stream=stream
+        )
+        choices = (
+            [choice async for chunk in answer for choice in chunk.choices]
+            if stream
+            else answer.choices
+        )
+
+    texts = ["".join(c.text for c in choices if c.index == index) for index in (0, 1)]
+    assert texts == ["5 7Paris.", "9Paris."]
+    assert not api.engine.submits[0].prompt_logprobs
+
+
+async def test_the_echo_of_token_ids_has_logprobs_from_the_first(api: Api) -> None:
+    tail = engine_pb2.TokenLogprob(token=7, text=b" 7", logprob=-2.0)
+    api.engine.scripts["*"] = [finished(tokens=0, prompt_logprobs=[tail])]
+    answer = await complete(api, prompt=[5, 7], echo=True, logprobs=0, max_tokens=0)
+
+    assert answer["choices"][0]["text"] == "5 7"
+    assert answer["choices"][0]["logprobs"]["tokens"] == ["5", " 7"]
+    assert answer["choices"][0]["logprobs"]["text_offset"] == [0, 1]
+
+
+async def test_token_ids_without_a_text_are_an_error_of_the_prompt(api: Api) -> None:
+    api.engine.unary_error = InvalidRequest("there is no token 9", param="tokens")
+    async with api.client() as client:
+        answer = await client.post(PATH, json={"model": "tiny", "prompt": [9], "echo": True})
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
+    assert not api.engine.submits
+
+
 async def test_streamed_logprobs_continue_the_text_offsets(api: Api) -> None:
     token = engine_pb2.TokenLogprob(token=2, text=b" b", logprob=-2.0)
     api.engine.scripts["*"] = [
