@@ -172,6 +172,9 @@ def test_prompt_logprobs_cover_every_token_but_the_first(
     # The model was trained on this answer, so its own tokens are nearly certain.
     answer = entries[-100:]
     assert sum(entry.logprob for entry in answer) / len(answer) > -0.5
+    # Control and end tokens included.
+    assert prompt.endswith(b"".join(entry.text for entry in entries).decode())
+    assert "<|im_end|>" in prompt
 
 
 def test_a_prompt_may_be_given_as_tokens(shared_runner: ChildRunner, ids: Iterator[int]) -> None:

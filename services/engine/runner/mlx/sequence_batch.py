@@ -234,7 +234,7 @@ class SequenceBatch:
         if answer is None or scorer is None:
             return
         before = scorer.done
-        entries = scorer.advance(self._loaded.vocabulary.piece)
+        entries = scorer.advance(self._loaded.vocabulary.read_piece)
         report.scored.append((answer.branch, before, entries))
         report.computed.append((answer.branch, scorer.done - before))
         if scorer.is_done:

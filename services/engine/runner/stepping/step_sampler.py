@@ -26,6 +26,7 @@ class StepSampler:
         self._backend = backend
         self._requests = requests
         self._piece = backend.vocabulary.piece
+        self._read_piece = backend.vocabulary.read_piece  # a prompt may have end tokens
 
     def sample(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """Sample the chunks that end in a token; returns one result for each, in their order."""
@@ -106,7 +107,7 @@ class StepSampler:
             if position == request.scored_tokens and position + 1 < len(request.prompt):
                 logits = self._backend.logits(row + offset)
                 token = request.prompt[position + 1]
-                entries.append(compute_logprob(logits, token, top, self._piece))
+                entries.append(compute_logprob(logits, token, top, self._read_piece))
                 request.scored_tokens += 1
         if entries:
             self._requests.publish(PromptScored(request.id, entries))
