@@ -38,11 +38,12 @@ def build_budget(
 ) -> ThinkingBudget | None:
     """The budget of a chat; None where it may think as it likes, or does not think at all.
 
-    Where something must follow the thinking, some of the answer's tokens are spared for it.
+    Where something must follow the thinking, some of the answer's tokens are spared for it. A
+    structure without a place for thinking has no budget: its texts could hold the end mark.
     """
     if isinstance(dialect, ThinkingDialect):
         thinking = dialect.marks, False
-    if thinking is None:
+    if thinking is None or (constraint and not constraint.trigger and not constraint.before):
         return None
     marks, is_open = thinking
     max_tokens = request.thinking_budget

@@ -105,6 +105,7 @@ async def test_no_thinking_is_the_switch_of_the_template_or_an_end_at_once(
         ("switched", JSON, build(None, spares_answer=True)),
         ("switched", {**JSON, "thinking_budget_tokens": 9}, build(9, spares_answer=True)),
         ("switched", {**JSON, "reasoning_format": "none"}, None),
+        ("opened", {**JSON, "reasoning_format": "none", "thinking_budget_tokens": 9}, None),
         ("opened", JSON, build(None, is_open=True, spares_answer=True)),
         ("harmony", {"thinking_budget_tokens": 9},
          build(9, start="<|channel|>analysis<|message|>", end="<|end|>")),
