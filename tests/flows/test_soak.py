@@ -92,10 +92,11 @@ class Soak:
             if number >= MIN_QUESTIONS and time.monotonic() >= ends_at:
                 return
             answer = await self._complete(http, prompt, self._keys[first % 2])
-            if _is_same(answer, self._window_answers[prompt]):
+            difference = _find_difference(answer, self._window_answers[prompt])
+            if difference is None:
                 self.outcomes["correct with a window"] += 1
             else:
-                self.wrong_answers.append((prompt, answer["text"]))
+                self.wrong_answers.append((prompt, difference))
 
     async def _complete(self, http: httpx.AsyncClient, prompt: str, key: str) -> dict[str, Any]:
         body = {
@@ -119,16 +120,17 @@ WINDOW_PROMPTS = [
 ]
 
 
-def _is_same(choice: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Whether the tokens are equal, at least up to a place where two were equally likely."""
+def _find_difference(choice: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """The first place where the tokens differ, unless two were equally likely there."""
     mine, theirs = choice["logprobs"], wanted["logprobs"]
-    for token, other, top in zip(
-        mine["tokens"], theirs["tokens"], theirs["top_logprobs"], strict=True
-    ):
+    for place, (token, other) in enumerate(zip(mine["tokens"], theirs["tokens"], strict=True)):
         if token != other:
-            best, second = sorted(top.values(), reverse=True)[:2]
-            return bool(best - second < TIE)
-    return True
+            tops = (mine["top_logprobs"][place], theirs["top_logprobs"][place])
+            # Two tokens may have one text, as parts of a character do.
+            best, *others = sorted(tops[1].values(), reverse=True)
+            is_tie = not others or best - others[0] < TIE
+            return None if is_tie else f"token {place}: {tops[0]} instead of {tops[1]}"
+    return None
 
 
 async def _iterate_texts(answer: httpx.Response) -> AsyncIterator[str]:
