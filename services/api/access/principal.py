@@ -26,7 +26,7 @@ class Principal:
     name: str
     # Principals of one tenant use what the others' prompts computed; empty: none shares with this.
     tenant: str = ""
-    # Keys the hashes of what this principal asked (cache_reports/); only the API key's holder has it.
+    # Keys the hashes of what was asked (cache_reports/); only who has the API key has it.
     fingerprint_key: bytes = field(default=b"", repr=False, compare=False)
 
 

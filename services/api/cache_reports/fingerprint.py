@@ -34,7 +34,7 @@ Change = Literal["differs", "moved", "added", "removed"]
 
 @resolved
 class Field(msgspec.Struct, frozen=True, array_like=True):
-    """One field of a request. `path` has names of fields and numbers, nothing that a person wrote."""
+    """One field of a request. `path` has field names and numbers, nothing of a person's text."""
 
     path: str
     hash: bytes

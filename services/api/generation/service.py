@@ -181,7 +181,7 @@ class GenerationService:
     async def apply_template(self, request: GenerationRequest) -> str:
         """The prompt of a conversation, as `open` would send it. Raises what `open` does.
 
-        Without BOS where the tokenizer adds it to a text, so that a text completion may continue it.
+        Without BOS where the tokenizer adds it to a text: so a text completion may continue it.
         """
         check_request(request)
         async with limit_time(self._timeout_seconds):

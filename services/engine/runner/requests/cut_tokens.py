@@ -1,4 +1,4 @@
-"""Find the tokens at which the messages of a prompt end, from the places where they end in its text."""
+"""Find the tokens at which the messages of a prompt end, from where they end in its text."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     START ─► THINKING ─► ANSWER
       └───────────────────▲
 
-What is watched are the bytes of the tokens: a mark may begin and end within a token. A thinking that
-has used its tokens is ended by its end mark, which is written in place of what the model would say.
+What is watched are the bytes of the tokens: a mark may begin and end within a token. A thinking
+that has used its tokens is ended by its end mark, written in place of what the model would say.
 """
 
 from __future__ import annotations
