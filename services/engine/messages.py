@@ -109,6 +109,7 @@ class Tokenize(msgspec.Struct, frozen=True, tag=True):
     id: int
     pieces: tuple[TextPiece, ...]
     add_special: bool = False
+    principal: str = ""
 
 
 class Detokenize(msgspec.Struct, frozen=True, tag=True):
@@ -116,6 +117,7 @@ class Detokenize(msgspec.Struct, frozen=True, tag=True):
 
     id: int
     tokens: tuple[int, ...]
+    principal: str = ""
 
 
 class EmbedInput(msgspec.Struct, frozen=True, array_like=True):

@@ -71,9 +71,9 @@ class EngineCalls:
         answer = await _call(self._stub.Tokenize(request, timeout=self._load_timeout_seconds))
         return list(answer.ids)
 
-    async def detokenize(self, model: str, tokens: Iterable[int]) -> str:
+    async def detokenize(self, model: str, tokens: Iterable[int], *, principal: str) -> str:
         """The text of token ids; loads the model."""
-        request = engine_pb2.DetokenizeRequest(model=model, ids=tokens)
+        request = engine_pb2.DetokenizeRequest(model=model, ids=tokens, principal=principal)
         return (
             await _call(self._stub.Detokenize(request, timeout=self._load_timeout_seconds))
         ).text

@@ -150,7 +150,8 @@ class GenerationService:
         async with limit_time(self._timeout_seconds):
             manifest = await self._models.resolve(request.model, request.principal)
             (prompt,) = (await self._prepare(manifest, request)).prompts
-            return len(await self._engine.tokenize(build_tokenize(prompt, model=manifest.name)))
+            tokenize = build_tokenize(prompt, model=manifest.name, principal=request.principal.id)
+            return len(await self._engine.tokenize(tokenize))
 
     async def create_prefix(self, request: GenerationRequest, name: str) -> Message:
         """Keep the request's prompt under a name of its tenant. Raises what `open` does."""
@@ -170,13 +171,15 @@ class GenerationService:
         async with limit_time(self._timeout_seconds):
             manifest = await self._models.resolve(model, principal)
             prompt = build_text(text, add_special=add_special, parse_special=parse_special)
-            return await self._engine.tokenize(build_tokenize(prompt, model=manifest.name))
+            return await self._engine.tokenize(
+                build_tokenize(prompt, model=manifest.name, principal=principal.id)
+            )
 
     async def detokenize(self, model: str, tokens: Sequence[int], principal: Principal) -> str:
         """The text of token ids, that of control tokens included."""
         async with limit_time(self._timeout_seconds):
             manifest = await self._models.resolve(model, principal)
-            return await self._engine.detokenize(manifest.name, tokens)
+            return await self._engine.detokenize(manifest.name, tokens, principal=principal.id)
 
     async def apply_template(self, request: GenerationRequest) -> str:
         """The prompt of a conversation, as `open` would send it. Raises what `open` does.

@@ -106,10 +106,10 @@ def build_create_prefix(
     return create
 
 
-def build_tokenize(prompt: Prompt, *, model: str) -> engine_pb2.TokenizeRequest:
+def build_tokenize(prompt: Prompt, *, model: str, principal: str) -> engine_pb2.TokenizeRequest:
     """The call for the tokens of a text; `model` is the canonical name."""
     assert isinstance(prompt, engine_pb2.PromptText)  # the others are token ids already
-    return engine_pb2.TokenizeRequest(model=model, text=prompt)
+    return engine_pb2.TokenizeRequest(model=model, text=prompt, principal=principal)
 
 
 def build_text(text: str, *, add_special: bool, parse_special: bool) -> Prompt:

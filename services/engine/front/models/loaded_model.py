@@ -205,15 +205,19 @@ class LoadedModel:
         """End all requests of the runner with an error; how many they were."""
         return self._running.fail_all(self.runner, error)
 
-    async def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> tuple[int, ...]:
+    async def tokenize(
+        self, pieces: Sequence[TextPiece], *, add_special: bool, principal: str
+    ) -> tuple[int, ...]:
         """The token ids of a text, from the runner. RunnerDied, InvalidRequest."""
         with self._ask() as runner:
-            return await self._running.tokenize(runner, pieces, add_special=add_special)
+            return await self._running.tokenize(
+                runner, pieces, add_special=add_special, principal=principal
+            )
 
-    async def detokenize(self, tokens: Sequence[int]) -> str:
+    async def detokenize(self, tokens: Sequence[int], *, principal: str) -> str:
         """The text of tokens, from the runner. As `tokenize`."""
         with self._ask() as runner:
-            return await self._running.detokenize(runner, tokens)
+            return await self._running.detokenize(runner, tokens, principal=principal)
 
     async def locate(self, command: messages.Locate) -> messages.Located:
         """What is stored of a prompt, from the runner. RunnerDied, InvalidRequest."""

@@ -104,16 +104,16 @@ class ModelManager:
         return True
 
     async def tokenize(
-        self, manifest: Manifest, pieces: Sequence[TextPiece], *, add_special: bool
+        self, manifest: Manifest, pieces: Sequence[TextPiece], *, add_special: bool, principal: str
     ) -> tuple[int, ...]:
         """The token ids of a text; loads the model if it is not loaded."""
         model = await self._wait_until_accepted(manifest)
-        return await model.tokenize(pieces, add_special=add_special)
+        return await model.tokenize(pieces, add_special=add_special, principal=principal)
 
-    async def detokenize(self, manifest: Manifest, tokens: Sequence[int]) -> str:
+    async def detokenize(self, manifest: Manifest, tokens: Sequence[int], *, principal: str) -> str:
         """The text of tokens; loads the model if it is not loaded."""
         model = await self._wait_until_accepted(manifest)
-        return await model.detokenize(tokens)
+        return await model.detokenize(tokens, principal=principal)
 
     async def embed(self, manifest: Manifest, command: messages.Embed) -> messages.Embedded:
         """The vectors or scores of texts; loads the model if it is not loaded."""

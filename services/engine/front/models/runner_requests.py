@@ -81,16 +81,23 @@ class RunnerRequests:
         return len(running) + len(embedding)
 
     async def tokenize(
-        self, runner: RunnerHandle, pieces: Sequence[TextPiece], *, add_special: bool
+        self,
+        runner: RunnerHandle,
+        pieces: Sequence[TextPiece],
+        *,
+        add_special: bool,
+        principal: str,
     ) -> tuple[int, ...]:
         """The token ids of a text, from the runner. InvalidRequest, or the error of `fail_all`."""
         runner_id = self._new_id()
-        command = messages.Tokenize(runner_id, tuple(pieces), add_special)
+        command = messages.Tokenize(runner_id, tuple(pieces), add_special, principal)
         return (await _ask(runner, command, self._tokenizing)).ids
 
-    async def detokenize(self, runner: RunnerHandle, tokens: Sequence[int]) -> str:
+    async def detokenize(
+        self, runner: RunnerHandle, tokens: Sequence[int], *, principal: str
+    ) -> str:
         """The text of tokens, from the runner. InvalidRequest, or the error of `fail_all`."""
-        command = messages.Detokenize(self._new_id(), tuple(tokens))
+        command = messages.Detokenize(self._new_id(), tuple(tokens), principal)
         return (await _ask(runner, command, self._detokenizing)).text
 
     async def locate(self, runner: RunnerHandle, command: messages.Locate) -> messages.Located:

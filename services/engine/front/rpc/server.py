@@ -245,14 +245,18 @@ class EngineServer(EngineServicer):
     async def _tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
         manifest = await self._manifests.resolve(request.model)
         ids = await self._manager.tokenize(
-            manifest, from_proto.parse_pieces(request.text), add_special=request.text.add_special
+            manifest,
+            from_proto.parse_pieces(request.text),
+            add_special=request.text.add_special,
+            principal=request.principal,
         )
         return pb.TokenizeResponse(ids=ids)
 
     async def _detokenize(self, request: pb.DetokenizeRequest) -> pb.DetokenizeResponse:
         manifest = await self._manifests.resolve(request.model)
         tokens = from_proto.parse_tokens(request)
-        return pb.DetokenizeResponse(text=await self._manager.detokenize(manifest, tokens))
+        text = await self._manager.detokenize(manifest, tokens, principal=request.principal)
+        return pb.DetokenizeResponse(text=text)
 
     async def _health(self) -> pb.HealthResponse:
         return pb.HealthResponse(

@@ -53,7 +53,7 @@ class _Preparation:
     @property
     def principal(self) -> str:
         """Who takes turns with others; what is asked without one shares one turn."""
-        return "" if isinstance(self.command, Tokenize | Detokenize) else self.command.principal
+        return self.command.principal
 
 
 class Dispatcher:

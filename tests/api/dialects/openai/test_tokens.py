@@ -38,6 +38,7 @@ async def test_a_text_is_tokenized_as_each_service_does(
     assert api.engine.calls == [
         engine_pb2.TokenizeRequest(
             model="tiny:latest",
+            principal=api.engine.calls[0].principal,
             text=engine_pb2.PromptText(
                 pieces=[engine_pb2.TextPiece(text="a <b>", literal=literal)],
                 add_special=add_special,
@@ -68,6 +69,24 @@ async def test_the_tokens_of_a_chat_are_those_of_its_rendered_prompt(api: Api) -
     assert api.engine.calls[0].text == api.engine.submits[0].text
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"content": "a"}),
+        ("/detokenize", {"tokens": [5]}),
+        ("/v1/chat/completions/input_tokens", {"messages": [{"role": "user", "content": "a"}]}),
+    ],
+    ids=["tokenize", "detokenize", "count"],
+)
+async def test_texts_take_the_turn_of_their_key(api: Api, path: str, body: dict[str, Any]) -> None:
+    """Else long texts of one key would delay those of all others."""
+    await post(api, path, **body)
+    await post(api, "/v1/chat/completions", messages=[{"role": "user", "content": "a"}])
+
+    assert api.engine.calls[0].principal == api.engine.submits[0].principal
+    assert api.engine.calls[0].principal
+
+
 async def test_an_engine_that_is_away_is_a_503(api: Api) -> None:
     api.engine.unary_error = EngineUnavailable("the engine is shutting down")
     answer = await post(api, "/tokenize", content="a")
@@ -79,7 +98,8 @@ async def test_tokens_become_text_under_the_names_of_both_services(api: Api) -> 
     answer = await post(api, "/detokenize", tokens=[5, 0, 7])
 
     assert answer.json() == {"content": "5 0 7", "prompt": "5 0 7"}
-    assert api.engine.calls == [engine_pb2.DetokenizeRequest(model="tiny:latest", ids=[5, 0, 7])]
+    (call,) = api.engine.calls
+    assert (call.model, call.ids) == ("tiny:latest", [5, 0, 7])
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,9 @@ def test_texts_without_end_do_not_keep_another_model_from_its_memory(what: str) 
                     elif what == "detokenize":
                         await running.manager.detokenize(A.manifest, ())
                     else:
-                        await running.manager.tokenize(A.manifest, (), add_special=False)
+                        await running.manager.tokenize(
+                            A.manifest, (), add_special=False, principal=""
+                        )
 
             await running.ask("a")
             texts = []

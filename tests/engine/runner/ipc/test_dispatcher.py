@@ -220,6 +220,18 @@ def test_principals_take_turns(unopened: Setup) -> None:
         assert to_ids(unopened.take_commands(6)) == [1, 2, 6, 3, 4, 5]
 
 
+def test_texts_to_tokenize_of_one_principal_take_no_place_of_another(opened: Setup) -> None:
+    text = submit(0, "hello " * 10_000).pieces or ()
+    for id_ in (1, 2, 3):
+        opened.dispatcher.dispatch(Tokenize(id_, text, principal="many"))
+    opened.dispatcher.dispatch(Tokenize(4, text, principal="few"))
+    opened.gate.set()
+
+    reports = [opened.take_report() for _ in range(4)]
+    failed = {r.id: r.error is not None for r in reports if isinstance(r, messages.Tokenized)}
+    assert failed == {1: False, 2: False, 3: True, 4: False}
+
+
 def test_texts_to_embed_that_are_cancelled_while_they_wait_are_not_prepared(
     unopened: Setup,
 ) -> None:
