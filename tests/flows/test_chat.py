@@ -205,6 +205,29 @@ def test_a_completion_of_a_rendered_chat_is_the_answer_of_the_chat(stack: Runnin
     assert unknown.json()["error"]["param"] == "tokens"
 
 
+def test_the_echo_of_a_chats_tokens_is_its_prompt_whose_tokens_have_their_texts(
+    stack: RunningStack,
+) -> None:
+    with stack.http() as http:
+        prompt = http.post("/apply-template", json=build_greedy_body(FRANCE)).json()["prompt"]
+        tokens = http.post("/tokenize", json={"model": "tiny", "prompt": prompt}).json()["tokens"]
+    with stack.openai() as client:
+        body: dict[str, Any] = {"model": "tiny", "echo": True, "logprobs": 0, "temperature": 0}
+        choice, same = client.completions.create(**body, prompt=[prompt, tokens]).choices
+        stream = client.completions.create(
+            model="tiny", prompt=tokens, echo=True, temperature=0, stream=True
+        )
+        streamed = "".join(chunk.choices[0].text for chunk in stream)
+
+    assert choice.text == same.text == streamed == f"{prompt}Paris."
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens is not None
+    assert "".join(choice.logprobs.tokens) == choice.text
+    assert choice.logprobs.tokens[0] == "<|im_start|>"
+    assert same.logprobs is not None
+    assert same.logprobs.tokens == choice.logprobs.tokens
+
+
 def test_the_best_of_several_answers_is_returned_and_all_are_counted(stack: RunningStack) -> None:
     body: dict[str, Any] = {
         "model": "tiny",
