@@ -66,7 +66,7 @@ def test_texts_without_end_do_not_keep_another_model_from_its_memory(what: str) 
                     if what == "embed":
                         await running.manager.embed(A.manifest, Embed(id=0, inputs=()))
                     elif what == "detokenize":
-                        await running.manager.detokenize(A.manifest, ())
+                        await running.manager.detokenize(A.manifest, (), principal="")
                     else:
                         await running.manager.tokenize(
                             A.manifest, (), add_special=False, principal=""
