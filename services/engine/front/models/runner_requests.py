@@ -13,8 +13,8 @@ loop only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -24,7 +24,6 @@ from services.engine.front.models.client_request import ClientRequest
 from services.engine.front.process.launcher import RunnerHandle
 from services.shared.errors import SpindllError, from_wire
 
-R = TypeVar("R", messages.Tokenized, messages.Detokenized, messages.Located, messages.Embedded)
 Reply = messages.Tokenized | messages.Detokenized | messages.Located | messages.Embedded
 
 
@@ -33,10 +32,8 @@ class RunnerRequests:
 
     def __init__(self) -> None:
         self._running: dict[int, ClientRequest] = {}
-        self._tokenizing: dict[int, asyncio.Future[messages.Tokenized]] = {}
-        self._detokenizing: dict[int, asyncio.Future[messages.Detokenized]] = {}
-        self._locating: dict[int, asyncio.Future[messages.Located]] = {}
-        self._embedding: dict[int, asyncio.Future[messages.Embedded]] = {}
+        self._embedding: dict[int, asyncio.Future[Any]] = {}
+        self._asking: dict[int, asyncio.Future[Any]] = {}  # for another reply, which takes no step
         self._idle: asyncio.Future[None] | None = None
         self._last_id = 1
 
@@ -48,8 +45,7 @@ class RunnerRequests:
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits for the runner."""
-        asked = self._tokenizing or self._detokenizing or self._locating
-        return not (self.running_count or asked)
+        return not (self.running_count or self._asking)
 
     def submit(self, runner: RunnerHandle, request: ClientRequest, now: float) -> None:
         """Give a request to the runner."""
@@ -66,18 +62,15 @@ class RunnerRequests:
         """End all with an error; how many requests were running. `runner` is None if it ended."""
         running, self._running = self._running, {}
         embedding, self._embedding = self._embedding, {}
-        tokenizing, self._tokenizing = self._tokenizing, {}
-        detokenizing, self._detokenizing = self._detokenizing, {}
-        locating, self._locating = self._locating, {}
+        asking, self._asking = self._asking, {}
         self._wake_idle_waiters()
         if (running or embedding) and runner is not None:
             runner.send(messages.Cancel((*running, *embedding)))
         for request in running.values():
             request.fail(error)
-        _fail_all(embedding.values(), error)
-        _fail_all(tokenizing.values(), error)
-        _fail_all(detokenizing.values(), error)
-        _fail_all(locating.values(), error)
+        for reply in (*embedding.values(), *asking.values()):
+            if not reply.done():
+                reply.set_exception(error)
         return len(running) + len(embedding)
 
     async def tokenize(
@@ -91,19 +84,22 @@ class RunnerRequests:
         """The token ids of a text, from the runner. InvalidRequest, or the error of `fail_all`."""
         runner_id = self._new_id()
         command = messages.Tokenize(runner_id, tuple(pieces), add_special, principal)
-        return (await _ask(runner, command, self._tokenizing)).ids
+        reply: messages.Tokenized = await _ask(runner, command, self._asking)
+        return reply.ids
 
     async def detokenize(
         self, runner: RunnerHandle, tokens: Sequence[int], *, principal: str
     ) -> str:
         """The text of tokens, from the runner. InvalidRequest, or the error of `fail_all`."""
         command = messages.Detokenize(self._new_id(), tuple(tokens), principal)
-        return (await _ask(runner, command, self._detokenizing)).text
+        reply: messages.Detokenized = await _ask(runner, command, self._asking)
+        return reply.text
 
     async def locate(self, runner: RunnerHandle, command: messages.Locate) -> messages.Located:
         """What is stored of a prompt; sets the id of the command. As `tokenize`."""
         command = msgspec.structs.replace(command, id=self._new_id())
-        return await _ask(runner, command, self._locating)
+        reply: messages.Located = await _ask(runner, command, self._asking)
+        return reply
 
     async def embed(self, runner: RunnerHandle, command: messages.Embed) -> messages.Embedded:
         """The vectors of texts, from the runner; sets the id of the command.
@@ -113,7 +109,8 @@ class RunnerRequests:
         """
         command = msgspec.structs.replace(command, id=self._new_id())
         try:
-            return await _ask(runner, command, self._embedding)
+            reply: messages.Embedded = await _ask(runner, command, self._embedding)
+            return reply
         except asyncio.CancelledError:
             runner.send(messages.Cancel((command.id,)))
             raise
@@ -146,14 +143,13 @@ class RunnerRequests:
 
     def on_reply(self, report: Reply) -> None:
         """Give what was asked for, or the error, to the caller that waits for it."""
-        if isinstance(report, messages.Tokenized):
-            _answer(report, self._tokenizing)
-        elif isinstance(report, messages.Detokenized):
-            _answer(report, self._detokenizing)
-        elif isinstance(report, messages.Located):
-            _answer(report, self._locating)
+        result = self._asking.get(report.id) or self._embedding.get(report.id)
+        if result is None or result.done():
+            return
+        if report.error is not None:
+            result.set_exception(from_wire(report.error))
         else:
-            _answer(report, self._embedding)
+            result.set_result(report)
 
     def _wake_idle_waiters(self) -> None:
         is_idle = not self.running_count
@@ -168,29 +164,13 @@ class RunnerRequests:
 async def _ask(
     runner: RunnerHandle,
     command: messages.Tokenize | messages.Detokenize | messages.Locate | messages.Embed,
-    waiting: dict[int, asyncio.Future[R]],
-) -> R:
+    waiting: dict[int, asyncio.Future[Any]],
+) -> Any:
     """Send a command that is answered by one report."""
-    result: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+    result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     waiting[command.id] = result
     runner.send(command)
     try:
         return await result
     finally:
         waiting.pop(command.id, None)
-
-
-def _fail_all(waiting: Iterable[asyncio.Future[R]], error: SpindllError) -> None:
-    for result in waiting:
-        if not result.done():
-            result.set_exception(error)
-
-
-def _answer(report: R, waiting: dict[int, asyncio.Future[R]]) -> None:
-    result = waiting.get(report.id)
-    if result is None or result.done():
-        return
-    if report.error is not None:
-        result.set_exception(from_wire(report.error))
-    else:
-        result.set_result(report)
