@@ -23,7 +23,7 @@ from services.engine.core import Lane, Sampling, Stopping
 from services.engine.front.cache_index.pinned_prefixes import PinnedPrefixes
 from services.engine.front.cache_index.prefix_files import NamedPrefix, PrefixPrompt
 from services.engine.front.cache_index.prompt_cache import PromptCache
-from services.engine.front.models.client_request import ClientRequest, QueuePosition
+from services.engine.front.models.client_request import ClientRequest, RequestItem
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.pool import ModelPool
@@ -234,15 +234,7 @@ class _Outcome:
     def put_delta(self, request_id: int, delta: messages.Delta) -> None:
         """See RequestListener."""
 
-    def put(
-        self,
-        request_id: int,
-        item: messages.Queued
-        | messages.Started
-        | messages.Finished
-        | messages.Failed
-        | QueuePosition,
-    ) -> None:
+    def put(self, request_id: int, item: RequestItem) -> None:
         """See RequestListener."""
         if isinstance(item, messages.Failed):
             self._error = from_wire(item.error)

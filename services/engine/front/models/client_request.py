@@ -36,21 +36,18 @@ class QueuePosition:
     reason: QueueReason
 
 
+RequestItem = (
+    messages.Queued | messages.Started | messages.Finished | messages.Failed | QueuePosition
+)
+
+
 class RequestListener(Protocol):
     """Receives the events of requests: the session that they came through."""
 
     def put_delta(self, request_id: int, delta: messages.Delta) -> None:
         """Receive more text."""
 
-    def put(
-        self,
-        request_id: int,
-        item: messages.Queued
-        | messages.Started
-        | messages.Finished
-        | messages.Failed
-        | QueuePosition,
-    ) -> None:
+    def put(self, request_id: int, item: RequestItem) -> None:
         """Receive any other event."""
 
     def end(self, request_id: int) -> None:
