@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from services.engine.core import Trigger
 from services.engine.runner.requests.structured_output import ConstraintState
-from services.engine.runner.requests.thinking import ThinkingWatch
-
-_SPACE = b" \t\r\n"
+from services.engine.runner.requests.thinking import SPACE, ThinkingWatch, cut_behind
 
 
 class LazyConstraint:
@@ -36,7 +34,8 @@ class LazyConstraint:
         self._tail += self._thinking.feed(piece)
         if self._only_at_start:
             self._check_start()
-        if self._is_too_late or not self._cut_behind_trigger():
+        is_found, self._tail = cut_behind(self._tail, self._trigger)
+        if self._is_too_late or not is_found:
             return None
         state = self._state.copy()
         behind, self._tail = self._tail, b""
@@ -44,15 +43,6 @@ class LazyConstraint:
         return state if state.try_text(behind) else None
 
     def _check_start(self) -> None:
-        self._tail = self._tail.lstrip(_SPACE)
+        self._tail = self._tail.lstrip(SPACE)
         if not self._tail.startswith(self._trigger) and not self._trigger.startswith(self._tail):
             self._is_too_late = True
-
-    def _cut_behind_trigger(self) -> bool:
-        """Keep what is behind the trigger; without it, what may be its beginning."""
-        _, found, behind = self._tail.partition(self._trigger)
-        if found:
-            self._tail = behind
-        else:
-            self._tail = self._tail[max(0, len(self._tail) - len(self._trigger) + 1) :]
-        return bool(found)

@@ -13,8 +13,14 @@ import codecs
 from collections.abc import Sequence
 from enum import Enum, auto
 
-_SPACE = b" \t\r\n"
+SPACE = b" \t\r\n"
 _MAX_LATE_TOKENS = 32  # to complete a character or an end mark: a model may begin marks for ever
+
+
+def cut_behind(held: bytes, mark: bytes) -> tuple[bool, bytes]:
+    """Whether a mark was found, and what is behind it; else what may be its beginning."""
+    _, found, behind = held.partition(mark)
+    return bool(found), behind if found else held[max(0, len(held) - len(mark) + 1) :]
 
 
 class _Place(Enum):
@@ -71,7 +77,7 @@ class ThinkingWatch:
         return answer
 
     def _search_start(self) -> None:
-        found = self._held.lstrip(_SPACE)
+        found = self._held.lstrip(SPACE)
         if found.startswith(self._start):
             self._held = found.removeprefix(self._start)
             self._place = _Place.THINKING
@@ -79,12 +85,9 @@ class ThinkingWatch:
             self._place = _Place.ANSWER
 
     def _search_end(self) -> None:
-        _, mark, behind = self._held.partition(self._end)
-        if mark:
-            self._held = behind
+        is_found, self._held = cut_behind(self._held, self._end)
+        if is_found:
             self._place = _Place.ANSWER
-        else:
-            self._held = self._held[max(0, len(self._held) - len(self._end) + 1) :]
 
 
 class ThinkingLimit:
