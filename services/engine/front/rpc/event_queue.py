@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from services.engine import messages
 from services.engine.core import TokenLogprob
-from services.engine.front.models.client_request import QueuePosition
+from services.engine.front.models.client_request import RequestItem
 
 # The pieces of text and log-probabilities of prompts in one message; this keeps it far below the
 # 64 MiB that gRPC allows.
@@ -30,10 +30,7 @@ class MergedDelta:
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
-SessionEvent = (
-    messages.Queued | messages.Started | messages.Finished | messages.Failed | QueuePosition
-)
-QueueItem = tuple[int, MergedDelta | SessionEvent]  # the request_id of the session, and its event
+QueueItem = tuple[int, MergedDelta | RequestItem]  # the request_id of the session, and its event
 
 
 class EventQueue:
@@ -59,7 +56,7 @@ class EventQueue:
         self._open_deltas[(request_id, delta.index)] = merged
         self.put(request_id, merged)
 
-    def put(self, request_id: int, item: MergedDelta | SessionEvent) -> None:
+    def put(self, request_id: int, item: MergedDelta | RequestItem) -> None:
         """Add any event. After `close` it is dropped: the stream has ended."""
         if self._is_closed:
             return
@@ -99,7 +96,7 @@ class EventQueue:
         return taken
 
 
-def _count_pieces(item: MergedDelta | SessionEvent) -> int:
+def _count_pieces(item: MergedDelta | RequestItem) -> int:
     if isinstance(item, MergedDelta):
         return len(item.pieces)
     return len(item.prompt_logprobs) if isinstance(item, messages.Finished) else 0

@@ -16,10 +16,10 @@ from collections.abc import Callable
 
 from protos import engine_pb2 as pb
 from services.engine import messages
-from services.engine.front.models.client_request import ClientRequest
+from services.engine.front.models.client_request import ClientRequest, RequestItem
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
-from services.engine.front.rpc.event_queue import EventQueue, MergedDelta, SessionEvent
+from services.engine.front.rpc.event_queue import EventQueue, MergedDelta
 from services.engine.front.rpc.from_proto import OpenRealm, parse_request, split_prompts
 from services.engine.front.rpc.model_defaults import parse_model_defaults
 from services.shared.errors import Cancelled, InternalError, InvalidRequest, SpindllError, to_wire
@@ -59,7 +59,7 @@ class Session:
         for request_id in frame.cancels:
             self._cancel(request_id)
 
-    def put(self, request_id: int, item: MergedDelta | SessionEvent) -> None:
+    def put(self, request_id: int, item: MergedDelta | RequestItem) -> None:
         """See RequestListener."""
         self.events.put(request_id, item)
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from protos import engine_pb2 as pb
 from services.engine import messages
 from services.engine.core import Counters, FinishReason, TokenLogprob
-from services.engine.front.models.client_request import QueuePosition, QueueReason
+from services.engine.front.models.client_request import QueuePosition, QueueReason, RequestItem
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.memory_queue import LoadPreview, MemoryTotals
-from services.engine.front.rpc.event_queue import MergedDelta, QueueItem, SessionEvent
+from services.engine.front.rpc.event_queue import MergedDelta, QueueItem
 from services.engine.memory.plan import Action
 
 _FINISH_REASONS = {
@@ -134,7 +134,7 @@ def _fill_delta(message: pb.Delta, delta: MergedDelta) -> None:
         message.logprobs.extend(_build_logprobs(delta.logprobs))
 
 
-def _fill_event(event: pb.Event, item: SessionEvent) -> None:
+def _fill_event(event: pb.Event, item: RequestItem) -> None:
     match item:
         case messages.Finished():
             event.index = item.index
