@@ -25,7 +25,7 @@ from tests.contracts.storing import (
     saves_whole,
     wait_until_stored,
 )
-from tests.contracts.test_batcher import assert_same
+from tests.contracts.test_batcher import TOP, assert_same
 from tests.engine.runner.child_runner import Answered, submit
 
 TOKENS = 8
@@ -64,7 +64,7 @@ def ask(system: str, question: str, **changes: Any) -> Submit:
         "cuts": (len(system),),
         "sampling": Sampling(temperature=0.0),
         "stopping": Stopping(max_tokens=TOKENS, ignore_eos=True),
-        "top_logprobs": 2,
+        "top_logprobs": TOP,
         "realm": "alice",
         "cache_keys": ALICE,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from tests.contracts.storing import (
     saves_whole,
     wait_until_stored,
 )
-from tests.contracts.test_batcher import assert_same, list_entries
+from tests.contracts.test_batcher import TOP, assert_same, list_entries
 from tests.engine.runner.child_runner import Answered, submit
 
 TOKENS = 8
+FETCH_SECONDS = 0.2  # more than enough for a state on this machine's disk
 ids = itertools.count(1)
 
 
@@ -61,7 +63,7 @@ def ask(tokens: list[int], **changes: Any) -> Submit:
         "tokens": tuple(tokens),
         "sampling": Sampling(temperature=0.0),
         "stopping": Stopping(max_tokens=TOKENS, ignore_eos=True),
-        "top_logprobs": 2,
+        "top_logprobs": TOP,
         "realm": "alice",
         "cache_keys": ALICE,
     }
@@ -181,3 +183,24 @@ def test_requests_with_the_same_stored_prefix_follow_the_one_that_fetches(
         assert_same(answer, other, kind)
         assert answer.finished[0].cached_tokens >= count_stored(kind, 700)
     assert computed < len(tails) * (720 - count_stored(kind, 700)) + 1
+
+
+def test_a_prompt_that_begins_like_another_while_a_third_is_loaded_continues_right(
+    before: BatchRun, config: LoadConfig, kind: str
+) -> None:
+    """The third takes cells of the one that was used first, and then some before a window."""
+    draw = random.Random(10)
+    oldest, like, latest, third = (draw_prompt(draw, length) for length in (300, 800, 600, 500))
+    begins_alike = like[:150] + draw_prompt(draw, 100)
+    store_prompt(before, kind, third)
+    with opened(config) as run:
+        for prompt in (oldest, like, latest):
+            run.answer(ask(prompt))
+        run.add(ask(third))
+        run.step()
+        time.sleep(FETCH_SECONDS)
+
+        # It looks for its beginning in the step in which the third is loaded.
+        answered = run.answer(ask(begins_alike))[0]
+
+        assert_same(answered, alone(run, begins_alike), kind)

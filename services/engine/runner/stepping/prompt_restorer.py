@@ -62,10 +62,13 @@ class PromptRestorer:
         except BackendError as error:
             logger.warning("a stored state was not loaded", extra={"reason": str(error)})
             is_loaded = False
+        if is_loaded:
+            self._sequence_pool.grow(sequence, stored.end)
+        # A window holds the end of the state only, and may have taken cells of other sequences.
+        self._sequence_pool.refresh_windows(self._backend.first_position)
         if not is_loaded:
             self._scheduler.admission.end_fetch(branch, is_lost=True)
             return
-        self._sequence_pool.add_state(sequence, stored.end, self._backend.first_position)
         if branch.cached_tokens is None:
             branch.stored_tokens += stored.end - stored.start
             branch.disk_tokens += stored.end - stored.start if stored.tier == "disk" else 0

@@ -108,6 +108,7 @@ class StepBatcher:
             fill_step(self._backend.step, plan.chunks)
             if self._compute(plan):
                 self.counters.step_seconds += time.monotonic() - now
+            self._sequence_pool.refresh_windows(self._backend.first_position)
             self.counters.preemptions = self._scheduler.admission.preemptions
         copied += self._save(copied)
         if not plan.chunks and not copied:
@@ -152,7 +153,6 @@ class StepBatcher:
         results = self._sampler.sample(plan.chunks)
         reached = self._saver.find_progress(plan.chunks, results) if self._saver else []
         self._scheduler.apply(plan, StepResult(results, seconds, checkpoints))
-        self._sequence_pool.refresh_windows(self._backend.first_position)
         if self._saver is not None and reached:
             self._saver.queue(reached)
         return True

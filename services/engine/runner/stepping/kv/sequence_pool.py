@@ -94,18 +94,10 @@ class SequencePool:
         return self._search.find(tokens, realm=realm)
 
     def refresh_windows(self, first_position: Callable[[int], int]) -> None:
-        """Call this after each step: read what a sliding-window memory still holds."""
+        """Read what a sliding-window memory still holds, after each step or load, failed or not."""
         if not self._window:
             return
         for sequence in (*self._busy.values(), *self._cached.values()):
-            sequence.first = first_position(sequence.id)
-
-    def add_state(
-        self, sequence: PooledSequence, length: int, first_position: Callable[[int], int]
-    ) -> None:
-        """The backend has loaded a state up to `length`; a window holds the end of it only."""
-        self.grow(sequence, length)
-        if self._window:
             sequence.first = first_position(sequence.id)
 
     def lend(
@@ -145,7 +137,7 @@ class SequencePool:
         return sequence
 
     def grow(self, sequence: PooledSequence, length: int) -> None:
-        """The backend has computed the tokens of the sequence up to `length`."""
+        """The backend has computed or loaded the tokens of the sequence up to `length`."""
         sequence.leaf = self.cells.grow(sequence.leaf, length - sequence.length)
         sequence.length = length
         if sequence.is_shareable:

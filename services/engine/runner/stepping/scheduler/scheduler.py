@@ -164,12 +164,12 @@ class Scheduler:
             self._draft_costs.observe(
                 branches=decodes, drafted=plan.size - decodes, seconds=result.seconds
             )
+        if (rows := self._prefill_budget.break_even_rows) is not None:
+            self._sequence_pool.break_even_rows = rows
+        self._sequence_pool.count_rows(plan.size)  # before what ends with this step becomes idle
         for chunk, chunk_result in zip(plan.chunks, result.chunks, strict=True):
             if not chunk.branch.is_done:  # the failure of a sibling may just have ended it
                 self._advance(chunk, chunk_result, result.checkpoints.get(chunk.branch))
-        if (rows := self._prefill_budget.break_even_rows) is not None:
-            self._sequence_pool.break_even_rows = rows
-        self._sequence_pool.count_rows(plan.size)
 
     def refuse(self, plan: StepPlan) -> list[Request]:
         """The backend had no room for a step that should fit: lower the capacity, and make room.

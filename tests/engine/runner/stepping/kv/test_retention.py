@@ -90,6 +90,17 @@ def test_prompts_that_are_sent_once_free_their_cells() -> None:
     assert used[2000] < 300
 
 
+def test_the_step_that_ends_a_request_does_not_cost_its_sequence() -> None:
+    """Else a prompt that one step computes would be forgotten before it is stored."""
+    simulation = Simulation(
+        cells=512, max_step_tokens=512, target_step_seconds=None, break_even_rows=100
+    )
+    simulation.add(request(1, "a" * 400, 1))
+    simulation.run()
+
+    assert simulation.sequence_pool.cached_count == 1
+
+
 @pytest.mark.parametrize("other", ["alice", "bob"], ids=["with the same key", "with another"])
 def test_a_chat_stays_cached_beside_prompts_that_are_sent_once(other: str) -> None:
     simulation = Simulation(cells=8192, max_sequences=2, break_even_rows=1000)
