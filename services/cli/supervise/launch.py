@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from services.cli.errors import CommandError
@@ -124,10 +125,7 @@ def _lock_data_dir(paths: StackPaths) -> int:
     """
     try:
         paths.make_dirs()
-        lock = state_file.take_lock(paths)
-        if lock is None and not _is_supervisor_alive(paths):
-            state_file.wait_until_gone(paths, GUARD_SECONDS)
-            lock = state_file.take_lock(paths)
+        lock = _take_lock(paths)
     except OSError as error:
         raise CommandError(_describe_os_error(paths, error)) from error
     if lock is None:
@@ -137,9 +135,18 @@ def _lock_data_dir(paths: StackPaths) -> int:
     return lock
 
 
-def _is_supervisor_alive(paths: StackPaths) -> bool:
-    state = state_file.read(paths)
-    return state is None or state_file.is_alive(state.pid)
+def _take_lock(paths: StackPaths) -> int | None:
+    """The lock, or None when a stack is running.
+
+    Waits for the guard of a killed stack, which has the lock for a moment after the state is gone.
+    """
+    deadline = time.monotonic() + GUARD_SECONDS
+    while (lock := state_file.take_lock(paths)) is None and time.monotonic() < deadline:
+        state = state_file.read(paths)
+        if state is not None and state_file.is_alive(state.pid):
+            return None
+        time.sleep(state_file.POLL_SECONDS)
+    return lock
 
 
 def _describe_os_error(paths: StackPaths, error: OSError) -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,21 @@ def test_a_second_stack_in_the_same_folder_is_refused_with_the_url_of_the_first(
         f"already running at {state.url} (data: {first.data_dir}); `down` stops it"
     )
     assert first.phase() == "ready"
+
+
+def test_a_new_stack_waits_while_a_guard_that_has_removed_the_state_ends(make_stack: Make) -> None:
+    before = make_stack()
+    before.report()
+    before.process.kill()
+    before.process.wait()
+    until(before.is_gone)
+    guard_lock = state_file.take_lock(before.paths)
+    assert guard_lock is not None
+    after = make_stack()
+    time.sleep(0.5)  # more than it takes to come to the lock
+    os.close(guard_lock)
+
+    assert after.report().kind == "ready"
 
 
 def test_a_new_stack_cleans_up_after_a_supervisor_and_a_guard_that_were_killed(
