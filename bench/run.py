@@ -28,13 +28,23 @@ from bench import machine
 from bench.model_files import ensure_synthetic_model
 from bench.report import render_markdown, write_plots
 from bench.results import Results, write_csv
-from bench.scenarios import fairness, one_off, prefix, scaling, stall, swap, throughput, wire_only
+from bench.scenarios import (
+    drafting,
+    fairness,
+    one_off,
+    prefix,
+    scaling,
+    stall,
+    swap,
+    throughput,
+    wire_only,
+)
 from bench.scenarios.plan import Plan
 from bench.servers.peers import find_peers
 
 SCENARIOS = {
     module.NAME: module.run
-    for module in (throughput, stall, fairness, prefix, one_off, wire_only, scaling, swap)
+    for module in (throughput, stall, fairness, prefix, one_off, drafting, wire_only, scaling, swap)
 }
 _HERE = Path(__file__).resolve().parent
 
@@ -91,6 +101,7 @@ def _build_plan(arguments: argparse.Namespace, workdir: Path) -> Plan:
         threads=arguments.threads,
         gpu_layers=arguments.gpu_layers,
         clients=tuple(arguments.clients),
+        prompt_words=arguments.prompt_words,
         answer_tokens=arguments.answer_tokens,
         varies_answers=arguments.vary_answers,
         settings=dict(arguments.set),
@@ -164,6 +175,13 @@ def _add_throughput_arguments(parser: argparse.ArgumentParser) -> None:
         default=(),
         choices=list(throughput.REQUESTS),
         help="client counts of `throughput`; default: all of these",
+    )
+    parser.add_argument(
+        "--prompt-words",
+        type=int,
+        default=24,
+        metavar="N",
+        help="length of each prompt of `throughput`",
     )
     parser.add_argument(
         "--answer-tokens",

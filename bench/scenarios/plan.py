@@ -31,6 +31,7 @@ class Plan:
     threads: int = 0
     gpu_layers: int = 0
     clients: tuple[int, ...] = ()  # client counts of `throughput`; empty: all of REQUESTS
+    prompt_words: int = 24  # length of each prompt of `throughput`
     answer_tokens: int = 64  # length of each answer of `throughput`
     varies_answers: bool = False  # half to one and a half times that
     settings: Mapping[str, str] = field(default_factory=dict)  # SPINDLL_*, for Spindll only

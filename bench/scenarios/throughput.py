@@ -44,7 +44,9 @@ def _measure(
 ) -> None:
     tokens, count = (16, 1) if plan.is_quick else (plan.answer_tokens, REQUESTS[clients])
     seed = 1000 * round_number + 10 * clients + 1
-    requests = build_distinct(clients * count, words=24, max_tokens=tokens, seed=seed)
+    requests = build_distinct(
+        clients * count, words=plan.prompt_words, max_tokens=tokens, seed=seed
+    )
     if plan.varies_answers:
         requests = vary_lengths(requests, seed=seed)
     with Meter(server.pid) as meter:
