@@ -16,10 +16,12 @@ NAME = "drafting"
 CLIENTS = (1, 4)
 _VARIANTS = {SPINDLL: "true", "without drafts": "false"}  # SPINDLL_SPECULATE by name
 _TURNS = 3
+_SAME_TOKEN = "one token again and again"  # the most that a draft can gain, whatever the model
+_TOKEN = "300"
 
 
 def run(plan: Plan, results: Results) -> None:
-    """Measure new texts, growing chats, and texts that consist of repetitions."""
+    """Measure new texts, growing chats, and prompts and answers that consist of repetitions."""
     with ExitStack() as stack:
         servers = []
         for name, value in _VARIANTS.items():
@@ -54,6 +56,7 @@ def _build_requests(plan: Plan, clients: int, round_number: int) -> dict[str, li
         "repeated words": [
             LoadRequest(prompt=f"{number} {repeated}", max_tokens=2 * tokens) for number in range(4)
         ],
+        _SAME_TOKEN: build_distinct(4, words=24, max_tokens=2 * tokens, seed=seed + 50),
     }
 
 
@@ -65,8 +68,11 @@ def _measure(
     requests: list[LoadRequest],
     round_number: int,
 ) -> None:
+    target = server.target
+    if label.startswith(_SAME_TOKEN):
+        target = dataclasses.replace(target, extra={**target.extra, "logit_bias": {_TOKEN: 100}})
     before = read_counters(server)
-    answers = asyncio.run(run_closed_loop(server.target, requests, clients=clients))
+    answers = asyncio.run(run_closed_loop(target, requests, clients=clients))
     raise_on_error(answers, server)
     summary = summarise(answers)
     after = read_counters(server)

@@ -27,7 +27,9 @@ def test_an_unknown_scenario_is_reported_with_the_known_ones() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_quick_run_writes_numbers_a_report_and_a_plot(tmp_path: Path) -> None:
-    done = run_bench("--quick", "--model", str(TINY_GGUF), "--out", str(tmp_path), "wire", "drafting")
+    done = run_bench(
+        "--quick", "--model", str(TINY_GGUF), "--out", str(tmp_path), "wire", "drafting"
+    )
 
     assert done.returncode == 0, done.stderr
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".md", ".svg"]

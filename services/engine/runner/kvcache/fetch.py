@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from services.engine.core import CacheTier
 from services.engine.kv_entry import EntryHeader
 from services.engine.runner.kvcache.lookup import Entry
+from services.engine.runner.kvcache.priority import yield_to_computation
 from services.engine.runner.kvcache.sealing import FrameSealer
 
 logger = logging.getLogger(__name__)
 
 _MAX_PREFETCHED = 4096  # entries that wait; more are not prefetched
-_READ_AHEAD_BYTES = 64 << 20  # of one fetch; an entry that is larger is read alone
+_READ_AHEAD_BYTES = 12 << 20  # of one fetch; an entry that is larger is read alone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,6 +155,7 @@ class ReaderPool:
             thread.join(seconds)
 
     def _run(self) -> None:
+        yield_to_computation()
         sealer = FrameSealer()
         while (work := self._next()) is not None:
             if isinstance(work, Entry):

@@ -18,6 +18,7 @@ from services.engine.runner.kvcache.folder_tier import EntryLost, FolderTier
 from services.engine.runner.kvcache.keys import DerivedKey
 from services.engine.runner.kvcache.lookup import Entry
 from services.engine.runner.kvcache.policy import choose_slot
+from services.engine.runner.kvcache.priority import yield_to_computation
 from services.engine.runner.kvcache.sealing import FrameSealer
 
 logger = logging.getLogger(__name__)
@@ -127,6 +128,7 @@ class Writer:
         self._thread.join(seconds + 1)
 
     def _run(self) -> None:
+        yield_to_computation()
         while (work := self._next()) is not None:
             try:
                 if isinstance(work, _Save):
