@@ -4,7 +4,8 @@
     a model loads   find what is stored ─► bring it into RAM ─► compute what is missing (batch)
 
 A request that waits goes first. What is computed after a load is given up when another model waits
-for the memory. Event loop only.
+for the memory. The tenant's keys are taken once: where they are destroyed meanwhile, what was
+sealed with them is unreadable, and the prefix is not kept. Event loop only.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
 from services.engine import messages
-from services.engine.core import Lane, Sampling, Stopping
+from services.engine.core import CacheKey, Lane, Sampling, Stopping
 from services.engine.front.cache_index.pinned_prefixes import PinnedPrefixes
 from services.engine.front.cache_index.prefix_files import NamedPrefix, PrefixPrompt
 from services.engine.front.cache_index.prompt_cache import PromptCache
@@ -45,6 +48,16 @@ _STORE_SECONDS = 30.0  # in which nothing more of a computed prompt is stored
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A prefix to compute, with its tenant's realm and keys as they were when this began."""
+
+    prefix: NamedPrefix
+    prompt: PrefixPrompt
+    realm: str
+    keys: tuple[CacheKey, ...] = field(repr=False)
+
+
 class PrefixKeeper:
     """See the module."""
 
@@ -59,16 +72,19 @@ class PrefixKeeper:
     ) -> NamedPrefix:
         """Compute a prefix, pin it, and return it with what is stored; replaces one of its name.
 
-        InvalidRequest: it is too short. Conflict: nothing can be stored. CacheShareExceeded.
-        EngineBusy: its principal creates too many at once. And what a request for the model raises.
+        InvalidRequest: it is too short. Conflict: nothing can be stored, or the tenant's keys were
+        destroyed meanwhile. CacheShareExceeded. EngineBusy: its principal creates too many at once.
+        And what a request for the model raises.
         """
         prefixes = self._prefixes
         if not self._prompt_cache.is_written:
             raise Conflict("nothing is stored: SPINDLL_CACHE_WRITE is never")
         prefixes.check_count(prefix.tenant, prefix.name)
         with self._take_place(prefix.principal):
-            added = await self._store(prefix, manifest, prompt)
-            await prefixes.pin(added, prompt)
+            job = self._open_job(prefix, prompt)
+            added = await self._store(job, manifest)
+            check = partial(self._prompt_cache.check_keys, job.keys)
+            await prefixes.pin(added, prompt, check=check)
         return added
 
     def find(self, tenant: str | None) -> list[NamedPrefix]:
@@ -105,20 +121,21 @@ class PrefixKeeper:
             raise Conflict("nothing is stored: SPINDLL_CACHE_DISK and SPINDLL_CACHE_RAM are off")
         return prefixes
 
-    async def _store(
-        self, prefix: NamedPrefix, manifest: Manifest, prompt: PrefixPrompt
-    ) -> NamedPrefix:
+    def _open_job(self, prefix: NamedPrefix, prompt: PrefixPrompt) -> _Job:
+        return _Job(prefix, prompt, *self._prompt_cache.open_realm(prefix.tenant))
+
+    async def _store(self, job: _Job, manifest: Manifest) -> NamedPrefix:
         model = await self._manager.load_and_wait(manifest)
-        await self._compute(model, prefix, prompt, Lane.BACKGROUND)
+        await self._compute(model, job, Lane.BACKGROUND)
         model = await self._manager.load_and_wait(manifest)  # it may have left since
-        located = await self._wait_until_stored(model, prefix, prompt)
+        located = await self._wait_until_stored(model, job)
         if not located.storable_tokens:
             raise InvalidRequest(
                 f"the prompt has {located.prompt_tokens} tokens, too few to be stored"
             )
         if located.stored_tokens < located.storable_tokens:
             raise Conflict("the prompt was computed, but cannot be stored now: see GET /v1/cache")
-        return _note_stored(prefix, located)
+        return _note_stored(job.prefix, located)
 
     @contextmanager
     def _take_place(self, principal: str) -> Iterator[None]:
@@ -146,20 +163,20 @@ class PrefixKeeper:
         prompt = self._prefixes.files.read_prompt(prefix)
         if prompt is None:
             return
-        located = await self._locate(model, prefix, prompt)
+        job = self._open_job(prefix, prompt)
+        located = await self._locate(model, job)
         if located.stored_tokens < located.storable_tokens and self._prompt_cache.is_written:
-            await self._compute(model, prefix, prompt, Lane.BATCH)
-            located = await self._wait_until_stored(model, prefix, prompt)
+            await self._compute(model, job, Lane.BATCH)
+            located = await self._wait_until_stored(model, job)
         warmed = _note_stored(prefix, located)
         if warmed != prefix:
             await self._prefixes.update(prefix, warmed, prompt)
 
-    async def _compute(
-        self, model: LoadedModel, prefix: NamedPrefix, prompt: PrefixPrompt, lane: Lane
-    ) -> None:
+    async def _compute(self, model: LoadedModel, job: _Job, lane: Lane) -> None:
         """Run a request that generates one token."""
+        self._prompt_cache.check_keys(job.keys)
+        prefix, prompt = job.prefix, job.prompt
         outcome = _Outcome()
-        realm, keys = self._prompt_cache.open_realm(prefix.tenant)
         submit = messages.Submit(
             id=0,
             pieces=prompt.pieces,
@@ -169,8 +186,8 @@ class PrefixKeeper:
             stopping=Stopping(max_tokens=1),
             lane=lane,
             principal=prefix.principal,
-            realm=realm,
-            cache_keys=keys,
+            realm=job.realm,
+            cache_keys=job.keys,
             stores_always=True,
         )
         request = ClientRequest(
@@ -192,13 +209,12 @@ class PrefixKeeper:
         finally:
             self._manager.cancel(model.manifest, request)
 
-    async def _wait_until_stored(
-        self, model: LoadedModel, prefix: NamedPrefix, prompt: PrefixPrompt
-    ) -> messages.Located:
+    async def _wait_until_stored(self, model: LoadedModel, job: _Job) -> messages.Located:
         """Ask until all of a computed prompt is written, or no more of it for a time."""
         stored, changed_at = -1, time.monotonic()
         while True:
-            located = await self._locate(model, prefix, prompt)
+            self._prompt_cache.check_keys(job.keys)
+            located = await self._locate(model, job)
             if located.stored_tokens > stored:
                 stored, changed_at = located.stored_tokens, time.monotonic()
             is_late = time.monotonic() - changed_at > _STORE_SECONDS
@@ -206,20 +222,18 @@ class PrefixKeeper:
                 return located
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _locate(
-        self, model: LoadedModel, prefix: NamedPrefix, prompt: PrefixPrompt
-    ) -> messages.Located:
+    async def _locate(self, model: LoadedModel, job: _Job) -> messages.Located:
         if model.state is not ModelState.READY:
             raise EngineUnavailable(f"{model.name} was unloaded")
-        _, keys = self._prompt_cache.open_realm(prefix.tenant)
+        prompt = job.prompt
         return await model.locate(
             messages.Locate(
                 id=0,
                 pieces=prompt.pieces,
                 tokens=prompt.tokens,
                 add_special=prompt.add_special,
-                principal=prefix.principal,
-                cache_keys=keys,
+                principal=job.prefix.principal,
+                cache_keys=job.keys,
             )
         )
 

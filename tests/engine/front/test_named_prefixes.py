@@ -16,6 +16,9 @@ import redis
 from grpc import aio
 
 from protos import engine_pb2 as pb
+from services.engine.front.cache_index.pinned_prefixes import PinnedPrefixes
+from services.engine.front.models.loaded_model import LoadedModel
+from services.engine.front.models.manager import ModelManager
 from services.engine.front.prefix_keeper import MAX_CREATING
 from services.engine.front.process.launcher import RUNNER_COMMAND
 from services.shared.store.model_store import ModelStore
@@ -291,6 +294,35 @@ async def test_with_its_tenants_keys_a_prefix_is_gone(open_front: Any, data: Pat
     assert [prefix.tenant for prefix in rotated] == ["alice", "bob"]
     assert [prefix.tenant for prefix in left] == ["bob"]
     assert len(list((data / "kvcache" / "prefixes").iterdir())) == 1
+
+
+@pytest.mark.parametrize("moment", ["loading", "computing", "pinning"])
+async def test_keys_that_are_destroyed_while_a_prefix_is_created_take_it_with_them(
+    open_front: Any, data: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    owner, name = {
+        "loading": (ModelManager, "load_and_wait"),
+        "computing": (LoadedModel, "locate"),
+        "pinning": (PinnedPrefixes, "_check_share"),
+    }[moment]
+    waited = getattr(owner, name)
+
+    async with open_front() as front:
+
+        async def delete_after_it(*arguments: Any) -> Any:
+            result = await waited(*arguments)
+            monkeypatch.undo()
+            await front.stub.DeleteCache(pb.DeleteCacheRequest(tenant="alice"))
+            return result
+
+        monkeypatch.setattr(owner, name, delete_after_it)
+        error = await fail(create(front))
+
+        assert error["code"] == "conflict"
+        assert await list_prefixes(front) == []
+        await eventually(lambda: not entry_files(data / "kvcache"))
+        assert (await ask(front, PREFIX + "What does it sing?")).cached_tokens == 0
+        assert not list((data / "kvcache" / "prefixes").iterdir())
 
 
 async def test_a_prefix_of_a_model_that_was_replaced_is_outdated(

@@ -13,7 +13,7 @@ from services.engine.front.cache_index.prompt_cache import PromptCache
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.pool import ModelPool
-from services.engine.front.prefix_keeper import PrefixKeeper
+from services.engine.front.prefix_keeper import PrefixKeeper, _Job
 from services.shared.errors import EngineUnavailable
 
 PREFIX = NamedPrefix(
@@ -37,8 +37,9 @@ async def test_it_is_given_up_when_another_model_waits() -> None:
             calls.append(("cancel", request))
 
     keeper = PrefixKeeper(cast("ModelPool", None), cast("ModelManager", Manager()), PromptCache())
+    job = _Job(PREFIX, PROMPT, "alice", ())
     with pytest.raises(EngineUnavailable):
-        await keeper._compute(cast("LoadedModel", model), PREFIX, PROMPT, Lane.BATCH)
+        await keeper._compute(cast("LoadedModel", model), job, Lane.BATCH)
 
     (_, submitted), (_, cancelled) = calls
     assert [name for name, _ in calls] == ["submit", "cancel"]

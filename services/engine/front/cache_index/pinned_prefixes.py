@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from services.engine.front.cache_index.prefix_files import (
     NamedPrefix,
@@ -33,11 +33,21 @@ class PinnedPrefixes:
         if len(names | {name}) > MAX_PREFIXES:
             raise Conflict(f"there are {MAX_PREFIXES} named prefixes already; delete one first")
 
-    async def pin(self, prefix: NamedPrefix, prompt: PrefixPrompt) -> None:
-        """Add or replace a prefix, and pin its entries. Conflict, CacheShareExceeded."""
+    async def pin(
+        self,
+        prefix: NamedPrefix,
+        prompt: PrefixPrompt,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Add or replace a prefix, and pin its entries. Conflict, CacheShareExceeded.
+
+        `check` is called after the last wait, and raises where the prefix must not be kept.
+        """
         async with self._lock:
             self.check_count(prefix.tenant, prefix.name)
             await self._check_share(prefix)
+            check()
             await self._put(prefix, prompt)
 
     async def update(self, old: NamedPrefix, new: NamedPrefix, prompt: PrefixPrompt) -> None:

@@ -23,6 +23,7 @@ from services.engine.front.cache_index.pinned_prefixes import PinnedPrefixes
 from services.engine.front.cache_index.tier_folder import FoundEntry
 from services.engine.front.cache_index.tier_manager import TierManager, TierStatus
 from services.engine.kv_entry import compute_model_tag
+from services.shared.errors import Conflict
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,11 @@ class PromptCache:
         if private_key:
             realm += f"/{hashlib.sha256(private_key).hexdigest()}"
         return realm, keys
+
+    def check_keys(self, keys: Sequence[CacheKey]) -> None:
+        """Conflict where the keys of `open_realm` were destroyed; rotated ones are kept a while."""
+        if keys and (self._keyring is None or self._keyring.find_key(keys[0].id) is None):
+            raise Conflict("what is stored of this tenant was deleted meanwhile")
 
     def note(self, events: Sequence[CacheEvent]) -> None:
         """Take what a runner reports. What is used in one tier is in use in the others too."""
