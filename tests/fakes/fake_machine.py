@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from services.engine import messages
 from services.engine.core import (
@@ -60,6 +61,7 @@ class FakeModel:
     out_of_memory_loads: int = 0  # its first loads fail like this
     unknown_bytes: int = 0  # taken at the load
     growth_bytes: int = 0  # of main memory, taken by the first request
+    format: Literal["gguf", "mlx"] = "gguf"
 
     @property
     def manifest(self) -> Manifest:
@@ -70,7 +72,7 @@ class FakeModel:
             source="a test",
             created_at=0.0,
             files=(file,),
-            description=Description(format="gguf", architecture="llama", context_length=4096),
+            description=Description(format=self.format, architecture="llama", context_length=4096),
         )
 
 
@@ -363,6 +365,7 @@ async def running_pool(
     settings: dict[str, ModelSettings] | None = None,
     rules: ResidencyRules | None = None,
     max_queued: int = 1000,
+    is_mlx_exclusive: bool = False,
 ) -> AsyncIterator[RunningPool]:
     """A pool whose budget is the whole machine.
 
@@ -388,6 +391,7 @@ async def running_pool(
                 machine.devices,
             ),
             rules=rules,
+            is_mlx_exclusive=is_mlx_exclusive,
         )
         try:
             yield RunningPool(machine, pool, max_queued=max_queued)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,8 @@ def build_engine(
             _build_base_settings(settings), settings_by_name, gpu.devices
         ),
         build_cache_config=prompt_cache.build_config,
+        # Several processes that wire memory for Metal have crashed Macs (mlx issue 3186).
+        is_mlx_exclusive=sys.platform == "darwin",
     )
     prompt_cache.start()
     clock = asyncio.get_running_loop().time

@@ -15,6 +15,9 @@ The available bytes of a pool are the smaller of what the budget leaves and what
 
 A pinned resident never leaves. A resident in its grace time (loaded and used a moment ago) is not
 evicted yet.
+
+MLX_RUNNERS is a pool too where MLX models are loaded one at a time: it holds one process, of which
+each of them needs one.
 """
 
 from __future__ import annotations
@@ -23,17 +26,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
+MLX_RUNNERS = "mlx runners"
+_MLX_RULE = "one MLX model is loaded at a time on a Mac"
 _GIB = 1 << 30
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class PoolCapacity:
-    """One memory pool: its limit and its free bytes."""
+    """One memory pool: its limit and its free bytes. Of MLX_RUNNERS, processes instead of bytes."""
 
     name: str
     limit_bytes: int  # the bytes that all models together may take of it
     free_bytes: int  # measured on the machine
+
+
+ONE_MLX_RUNNER = PoolCapacity(MLX_RUNNERS, limit_bytes=1, free_bytes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +221,9 @@ def _explain(
     short = [pool for pool in needed if need[pool.name] > available[pool.name]]
     parts = []
     for pool in short or needed:
+        if pool is ONE_MLX_RUNNER:
+            parts += [_MLX_RULE] if short else []
+            continue
         held = sum(r.committed.get(pool.name, 0) for r in residents)
         parts.append(
             f"{pool.name}: needs {format_size(need[pool.name])}, "
@@ -232,6 +243,10 @@ def _explain_impossible(
     for pool in pools:
         size = need.get(pool.name, 0)
         if size <= available[pool.name]:
+            continue
+        if pool is ONE_MLX_RUNNER:
+            holding = [r for r in pinned if r.committed.get(MLX_RUNNERS)]
+            parts.append(f"{_MLX_RULE}, and {_join_names(holding)} is pinned")
             continue
         held = sum(r.committed.get(pool.name, 0) for r in pinned)
         parts.append(

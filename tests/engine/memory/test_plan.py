@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.engine.memory.plan import (
+    MLX_RUNNERS,
+    ONE_MLX_RUNNER,
     Action,
     PoolCapacity,
     Resident,
@@ -199,3 +201,16 @@ def test_the_models_that_leave_may_leave_suffice_and_are_all_necessary(
         assert not any(fits_without([r for r in leaving if r is not one]) for one in leaving)
     if decision.action is Action.IMPOSSIBLE or (decision.action is Action.WAIT and not leaving):
         assert not fits_without([r for r in residents if not r.is_pinned])
+
+
+def test_the_one_mlx_process_is_planned_together_with_memory() -> None:
+    gguf = resident("gguf", 50, idle_seconds=100)
+    mlx = resident("mlx", 20, committed={"cuda0": 20, MLX_RUNNERS: 1})
+
+    def decide(size: int) -> tuple[str, ...]:
+        need = {"cuda0": size, MLX_RUNNERS: 1}
+        return plan([gguf, mlx], need, [*POOLS, ONE_MLX_RUNNER]).leaving
+
+    assert decide(50) == ("mlx",)
+    assert decide(51) == ("gguf", "mlx")
+    assert plan([mlx], {"cuda0": 80}, [*POOLS, ONE_MLX_RUNNER]).action is Action.LOAD

@@ -19,13 +19,17 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from services.engine.core import LoadConfig
 from services.engine.front.models.client_request import QueueReason
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.planning.device_choice import Room
+from services.engine.front.models.planning.load_estimator import PlannedLoad
 from services.engine.front.models.residency import ResidencyRules, is_in_grace
 from services.engine.memory.budget import Budget, compute_pool_limits, sum_primary_bytes
 from services.engine.memory.estimate import Footprint, find_fitting_context
 from services.engine.memory.plan import (
+    MLX_RUNNERS,
+    ONE_MLX_RUNNER,
     Action,
     Decision,
     PoolCapacity,
@@ -75,7 +79,10 @@ class MemoryQueue:
         list_models: Callable[[], Iterable[LoadedModel]],
         evict: Callable[[LoadedModel], None],
         clock: Callable[[], float],
+        is_mlx_exclusive: bool = False,
     ) -> None:
+        """`is_mlx_exclusive`: MLX models are loaded one at a time."""
+        self._is_mlx_exclusive = is_mlx_exclusive
         self._probe = probe
         self._budget = budget
         self._rules = rules
@@ -143,13 +150,15 @@ class MemoryQueue:
             if model.state is ModelState.WAITING:
                 ahead = model.waiting.report_positions(ahead, QueueReason.MEMORY)
 
-    def preview(self, key: str, footprint: Footprint) -> LoadPreview:
-        """What loading the model of this key with this footprint would do now. Changes nothing."""
+    def preview(self, key: str, planned: PlannedLoad) -> LoadPreview:
+        """What loading the model of this key in this way would do now. Changes nothing."""
+        footprint = planned.footprint
         models = {model.key: model for model in self._list_models()}
         totals = self.measure_totals()
         decision = None
         if key not in models or models[key].state is not ModelState.READY:
-            decision = plan(self._residents(key), footprint.need, self._measure_capacities())
+            need = self._find_need(planned.config, footprint)
+            decision = plan(self._residents(key), need, self._measure_capacities())
         available = compute_max_available_bytes(self._residents(key), self._measure_capacities())
         return LoadPreview(
             decision=decision,
@@ -197,18 +206,26 @@ class MemoryQueue:
     def _measure_capacities(self) -> list[PoolCapacity]:
         pools = self._probe.measure_pools()
         limits = compute_pool_limits(self._budget, pools)
-        return [PoolCapacity(pool.name, limits[pool.name], pool.free_bytes) for pool in pools]
+        found = [PoolCapacity(pool.name, limits[pool.name], pool.free_bytes) for pool in pools]
+        return [*found, ONE_MLX_RUNNER] if self._is_mlx_exclusive else found
+
+    def _find_need(self, config: LoadConfig | None, footprint: Footprint) -> Mapping[str, int]:
+        """What the plan commits to a load; without a config, to a dry run."""
+        is_counted = self._is_mlx_exclusive and config is not None and config.backend == "mlx"
+        return {**footprint.need, MLX_RUNNERS: 1} if is_counted else footprint.need
 
     def _decide(self, model: LoadedModel, pools: Sequence[PoolCapacity]) -> Decision:
         assert model.footprint is not None
-        return plan(self._residents(model.key), model.footprint.need, pools)
+        return plan(
+            self._residents(model.key), self._find_need(model.config, model.footprint), pools
+        )
 
     def _residents(self, excluding: str = "") -> list[Resident]:
         now = self._clock()
         return [
-            _build_resident(model, self._rules, now)
+            _build_resident(model, self._find_need(model.config, model.footprint), self._rules, now)
             for model in self._list_models()
-            if model.has_committed_memory and model.key != excluding
+            if model.has_committed_memory and model.footprint and model.key != excluding
         ]
 
     def _may_overtake(
@@ -217,10 +234,8 @@ class MemoryQueue:
         """Case 2 of the module."""
         if first is None:
             return True
-        assert model.footprint is not None
-        assert first.footprint is not None
         available = compute_max_available_bytes(self._residents(), pools)
-        needs = [model.footprint.need, first.footprint.need]
+        needs = [self._find_need(m.config, m.footprint) for m in (model, first) if m.footprint]
         return all(sum(n.get(name, 0) for n in needs) <= size for name, size in available.items())
 
     def _grant(self, model: LoadedModel, granted: asyncio.Future[None]) -> None:
@@ -261,11 +276,10 @@ class MemoryQueue:
             model.must_yield = model.key in awaited
 
 
-def _build_resident(model: LoadedModel, rules: ResidencyRules, now: float) -> Resident:
-    """The model as the memory plan sees it now."""
-    need: Mapping[str, int] = {}
-    if model.footprint is not None and model.has_committed_memory:
-        need = model.footprint.need
+def _build_resident(
+    model: LoadedModel, need: Mapping[str, int], rules: ResidencyRules, now: float
+) -> Resident:
+    """The model, to which `need` is committed, as the memory plan sees it now."""
     return Resident(
         key=model.key,
         name=model.name,

@@ -56,8 +56,12 @@ class ModelPool:
         settings: ModelSettingsRegistry,
         rules: ResidencyRules | None = None,
         build_cache_config: Callable[[str], CacheConfig | None] = lambda _: None,
+        is_mlx_exclusive: bool = False,
     ) -> None:
-        """`build_cache_config(digest)`: where a model's runner stores computed prompts."""
+        """`build_cache_config(digest)`: where a model's runner stores computed prompts.
+
+        `is_mlx_exclusive`: MLX models are loaded one at a time.
+        """
         self._clock = asyncio.get_running_loop().time
         self._rules = rules or ResidencyRules()
         self._settings = settings
@@ -70,6 +74,7 @@ class ModelPool:
             list_models=lambda: self.models,
             evict=self.stop,
             clock=self._clock,
+            is_mlx_exclusive=is_mlx_exclusive,
         )
         self._planner = LoadPlanner(
             launcher,
@@ -150,7 +155,7 @@ class ModelPool:
         """
         requested = self._settings.resolve(manifest, settings)
         planned = await self._planner.plan(manifest, requested)
-        return self._memory_queue.preview(manifest.digest, planned.footprint)
+        return self._memory_queue.preview(manifest.digest, planned)
 
     # ---- what it does
 
