@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from bench.model_files import ensure_synthetic_model
 from services.engine.core import Constraint, LoadConfig, Sampling, Stopping, TextPiece
-from services.engine.messages import Submit
+from services.engine.messages.commands import Submit
 from services.engine.runner.batcher import Batcher
 from services.engine.runner.build import build_input_processor, open_batcher
 from services.engine.runner.requests.input_processor import InputProcessor, PreparedRequest

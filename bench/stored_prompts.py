@@ -24,7 +24,8 @@ from bench.load import percentile
 from bench.machine import core_count
 from bench.model_files import ensure_synthetic_model
 from services.engine.core import CacheConfig, CacheKey, CacheStored, LoadConfig, Sampling, Stopping
-from services.engine.messages import Finished, Submit
+from services.engine.messages.commands import Submit
+from services.engine.messages.reports import Finished
 from services.engine.runner.batcher import Batcher, Written
 from services.engine.runner.build import build_input_processor, open_batcher
 from services.engine.runner.kvcache.chain import BLOCK_TOKENS

@@ -1,7 +1,7 @@
 """The facts that front and runner share: how to load, how to sample, why an answer ended.
 
 Plain data without behaviour, as msgspec structs, which the messages between the two processes carry
-as they are (messages.py). Every option has a value here: front/rpc/from_proto.py and
+as they are (messages/). Every option has a value here: front/rpc/from_proto.py and
 front/models/planning/load_planner.py have filled in the defaults.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from services.engine.messages import Submit
+from services.engine.messages.commands import Submit
 from services.engine.runner.batcher import Batcher
 from services.engine.runner.build import build_input_processor
 from services.engine.runner.requests.input_processor import InputProcessor

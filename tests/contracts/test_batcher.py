@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.engine.core import Constraint, FinishReason, Sampling, Stopping, TokenLogprob
-from services.engine.messages import Submit
+from services.engine.messages.commands import Submit
 from services.engine.runner.batcher import Batcher
 from services.engine.runner.build import open_batcher
 from services.shared.errors import ContextLengthExceeded, InvalidRequest

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from services.engine.core import LoadConfig, MemoryPolicy, Sampling, Stopping, TextPiece
-from services.engine.messages import Submit
+from services.engine.messages.commands import Submit
 from services.engine.runner.build import open_batcher
 from tests.contracts.batching import BatchRun
 from tests.contracts.kinds import build_config, get_policy

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.engine.core import LoadConfig, Sampling, Stopping
-from services.engine.messages import Submit
+from services.engine.messages.commands import Submit
 from tests.contracts.batching import BatchRun
 from tests.contracts.kinds import build_config
 from tests.contracts.storing import (

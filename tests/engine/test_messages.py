@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from services.engine import messages
 from services.engine.core import (
     CacheKey,
     CacheNotWritten,
@@ -23,13 +22,16 @@ from services.engine.core import (
     TextPiece,
     TokenLogprob,
 )
-from services.engine.messages import HEADER, Command, Report
+from services.engine.messages import commands, reports
+from services.engine.messages.commands import Command
+from services.engine.messages.frames import HEADER, command_decoder, encode_frame, report_decoder
+from services.engine.messages.reports import Report
 
 LOGPROB = TokenLogprob(7, b"\xe4\xb8", -0.25, (TokenLogprob(7, b"\xe4\xb8", -0.25),))
 
 COMMANDS: list[Command] = [
-    messages.Start(LoadConfig(model_path="m.gguf", backend="llamacpp", context_length=4096)),
-    messages.Submit(
+    commands.Start(LoadConfig(model_path="m.gguf", backend="llamacpp", context_length=4096)),
+    commands.Submit(
         id=1 << 60,
         pieces=(TextPiece("<|user|>"), TextPiece("h\u00e9llo", literal=True)),
         add_special=True,
@@ -43,29 +45,29 @@ COMMANDS: list[Command] = [
         deadline_seconds=1.5,
         no_cache=True,
     ),
-    messages.Submit(
+    commands.Submit(
         id=2,
         tokens=(1, 2, 3),
         sampling=Sampling(),
         stopping=Stopping(),
-        thinking=messages.ThinkingBudget("<think>", "</think>", True, 0, True),
+        thinking=commands.ThinkingBudget("<think>", "</think>", True, 0, True),
     ),
-    messages.Submit(
+    commands.Submit(
         id=3,
         tokens=(1,),
         sampling=Sampling(),
         stopping=Stopping(),
         cache_keys=(CacheKey(b"i" * 16, bytes(range(32))),),
     ),
-    messages.Submit(id=4, infill=("a", "b"), sampling=Sampling(), stopping=Stopping()),
-    messages.Cancel((1, 2)),
-    messages.Tokenize(3, (TextPiece("x"),)),
-    messages.Detokenize(4, (1, 2)),
-    messages.Stop(30.0),
+    commands.Submit(id=4, infill=("a", "b"), sampling=Sampling(), stopping=Stopping()),
+    commands.Cancel((1, 2)),
+    commands.Tokenize(3, (TextPiece("x"),)),
+    commands.Detokenize(4, (1, 2)),
+    commands.Stop(30.0),
 ]
 REPORTS: list[Report] = [
-    messages.Progress(0.5),
-    messages.Ready(
+    reports.Progress(0.5),
+    reports.Ready(
         ModelInfo(
             architecture="qwen2",
             vocab_size=151_936,
@@ -81,25 +83,25 @@ REPORTS: list[Report] = [
             pool_bytes={"host": 1, "cuda0": 2},
         )
     ),
-    messages.LoadFailed("model_load_failed", "no"),
-    messages.StepReport(
+    reports.LoadFailed("model_load_failed", "no"),
+    reports.StepReport(
         [
-            messages.Queued(1, 3),
-            messages.Started(1, 100, 96),
-            messages.Delta(1, 0, "\U0001f600", 2, (LOGPROB,)),
-            messages.Finished(
+            reports.Queued(1, 3),
+            reports.Started(1, 100, 96),
+            reports.Delta(1, 0, "\U0001f600", 2, (LOGPROB,)),
+            reports.Finished(
                 1, 0, FinishReason.LENGTH, 100, 96, 2, 0.1, 0.2, 0.3, 8, 5, "END", (LOGPROB,)
             ),
-            messages.Finished(
+            reports.Finished(
                 3, 0, FinishReason.STOP, 9, 8, 1, 0.1, 0.2, 0.3, stored_tokens=7, tier="ram"
             ),
-            messages.Failed(2, {"code": "engine_busy", "message": "later", "details": {"a": 1}}),
+            reports.Failed(2, {"code": "engine_busy", "message": "later", "details": {"a": 1}}),
         ]
     ),
-    messages.Tokenized(3, (1, 2)),
-    messages.Detokenized(4, "ab"),
-    messages.Heartbeat(0.0, 1, 2, 3, Counters(steps=5, decode_seconds=1.5)),
-    messages.CacheReport(
+    reports.Tokenized(3, (1, 2)),
+    reports.Detokenized(4, "ab"),
+    reports.Heartbeat(0.0, 1, 2, 3, Counters(steps=5, decode_seconds=1.5)),
+    reports.CacheReport(
         [
             CacheStored("0f", b"\xff" * 16, "disk", "block", 1 << 30, 256, 0.5),
             CacheUsed("0f", "ram", 1 << 20, 0.5),
@@ -112,15 +114,15 @@ REPORTS: list[Report] = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda message: type(message).__name__)
 def test_a_command_is_decoded_as_it_was_encoded(command: Command) -> None:
-    data = messages.encode_frame(command)
+    data = encode_frame(command)
 
     assert HEADER.unpack_from(data) == (len(data) - HEADER.size,)
-    assert messages.command_decoder.decode(data[HEADER.size :]) == command
+    assert command_decoder.decode(data[HEADER.size :]) == command
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda message: type(message).__name__)
 def test_a_report_is_decoded_as_it_was_encoded(report: Report) -> None:
-    assert messages.report_decoder.decode(messages.encode_frame(report)[HEADER.size :]) == report
+    assert report_decoder.decode(encode_frame(report)[HEADER.size :]) == report
 
 
 def test_a_lane_that_goes_first_is_smaller() -> None:

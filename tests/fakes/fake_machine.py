@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from services.engine import messages
 from services.engine.core import (
     HOST,
     Counters,
@@ -38,6 +37,7 @@ from services.engine.front.models.runner_requests import Reply
 from services.engine.memory.budget import Budget
 from services.engine.memory.estimate_cache import EstimateCache
 from services.engine.memory.probe import MemoryPool
+from services.engine.messages import commands, reports
 from services.shared.errors import SpindllError
 from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES, PROCESS_BYTES
 from services.shared.store.manifest import Description, FileRole, Manifest, StoredFile
@@ -138,7 +138,7 @@ class FakeMachine:
     async def start(
         self,
         config: LoadConfig,
-        on_report: Callable[[messages.Report], None],
+        on_report: Callable[[reports.Report], None],
         on_exit: Callable[[str], None],
     ) -> FakeRunner:
         model = self.models[config.model_path]
@@ -199,7 +199,7 @@ class FakeRunner:
         model: FakeModel,
         pid: int,
         config: LoadConfig,
-        on_report: Callable[[messages.Report], None],
+        on_report: Callable[[reports.Report], None],
         on_exit: Callable[[str], None],
     ) -> None:
         self.pid = pid
@@ -218,27 +218,27 @@ class FakeRunner:
             self._machine.allocate(self.pid, taken)
             await asyncio.sleep(self._model.load_seconds / 3)
         if self._machine.loads.count(self._model.name) <= self._model.out_of_memory_loads:
-            self._on_report(messages.LoadFailed("insufficient_memory", "out of memory"))
+            self._on_report(reports.LoadFailed("insufficient_memory", "out of memory"))
             return
-        self._on_report(messages.Ready(self._machine.build_info(self._model, config)))
+        self._on_report(reports.Ready(self._machine.build_info(self._model, config)))
         while self._model.growth_bytes:  # in virtual time, needless reports cost the most
             running = len(self._running)
-            self._on_report(messages.Heartbeat(0.0, running, 0, running, Counters()))
-            await asyncio.sleep(messages.HEARTBEAT_SECONDS)
+            self._on_report(reports.Heartbeat(0.0, running, 0, running, Counters()))
+            await asyncio.sleep(reports.HEARTBEAT_SECONDS)
 
-    def send(self, command: messages.Command) -> None:
+    def send(self, command: commands.Command) -> None:
         loop = asyncio.get_running_loop()
-        if isinstance(command, messages.Submit):
+        if isinstance(command, commands.Submit):
             if self._model.growth_bytes:
                 grown = self._sizes.get(HOST, 0) + self._model.growth_bytes
                 self._machine.allocate(self.pid, {**self._sizes, HOST: grown})
             timer = loop.call_later(self._model.service_seconds, self._finish, command.id)
             self._running[command.id] = timer
-        elif isinstance(command, messages.Embed | messages.Tokenize | messages.Detokenize):
+        elif isinstance(command, commands.Embed | commands.Tokenize | commands.Detokenize):
             timer = loop.call_later(self._model.service_seconds, self._reply, command)
-            if isinstance(command, messages.Embed):  # a text to tokenize cannot be cancelled
+            if isinstance(command, commands.Embed):  # a text to tokenize cannot be cancelled
                 self._running[command.id] = timer
-        elif isinstance(command, messages.Cancel):
+        elif isinstance(command, commands.Cancel):
             for id_ in command.ids:
                 if (running := self._running.pop(id_, None)) is not None:
                     running.cancel()
@@ -248,12 +248,12 @@ class FakeRunner:
         self._running.pop(id_, None)
         self._report_finished(id_, FinishReason.STOP)
 
-    def _reply(self, command: messages.Embed | messages.Tokenize | messages.Detokenize) -> None:
+    def _reply(self, command: commands.Embed | commands.Tokenize | commands.Detokenize) -> None:
         self._running.pop(command.id, None)
         replies: dict[type, type[Reply]] = {
-            messages.Embed: messages.Embedded,
-            messages.Tokenize: messages.Tokenized,
-            messages.Detokenize: messages.Detokenized,
+            commands.Embed: reports.Embedded,
+            commands.Tokenize: reports.Tokenized,
+            commands.Detokenize: reports.Detokenized,
         }
         if not self._ended.done():
             self._on_report(replies[type(command)](command.id))
@@ -261,7 +261,7 @@ class FakeRunner:
     def _report_finished(self, id_: int, reason: FinishReason) -> None:
         if not self._ended.done():
             self._on_report(
-                messages.StepReport([messages.Finished(id_, 0, reason, 1, 0, 1, 0.0, 0.0, 0.0)])
+                reports.StepReport([reports.Finished(id_, 0, reason, 1, 0, 1, 0.0, 0.0, 0.0)])
             )
 
     def kill(self, reason: str) -> None:
@@ -296,7 +296,7 @@ class RecordingListener:
         self.events: list[object] = []
         self.ended = asyncio.get_running_loop().create_future()
 
-    def put_delta(self, request_id: int, delta: messages.Delta) -> None:
+    def put_delta(self, request_id: int, delta: reports.Delta) -> None:
         self.events.append(delta)
 
     def put(self, request_id: int, item: object) -> None:
@@ -313,9 +313,9 @@ class RecordingListener:
     def outcome(self) -> str:
         """The finish reason ("stop", "cancelled", ...) or the code of the error."""
         last = self.events[-1]
-        if isinstance(last, messages.Failed):
+        if isinstance(last, reports.Failed):
             return str(last.error["code"])
-        assert isinstance(last, messages.Finished)
+        assert isinstance(last, reports.Finished)
         return last.reason.value
 
 
@@ -331,7 +331,7 @@ class RunningPool:
         self, name: str, *, keep_alive: float | None = None
     ) -> tuple[ClientRequest, RecordingListener]:
         listener = RecordingListener()
-        submit = messages.Submit(id=0, pieces=(), sampling=Sampling(), stopping=Stopping())
+        submit = commands.Submit(id=0, pieces=(), sampling=Sampling(), stopping=Stopping())
         request = ClientRequest(
             submit,
             listener,

@@ -23,8 +23,9 @@ from pathlib import Path
 
 import msgspec
 
-from services.engine import messages
 from services.engine.core import Counters, FinishReason, LoadConfig, MemoryPolicy, ModelInfo
+from services.engine.messages import commands, reports
+from services.engine.messages.frames import HEADER, command_decoder, encode_frame
 from services.shared.errors import InvalidRequest, to_wire
 
 
@@ -44,7 +45,7 @@ class Script(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ScriptedAnswer:
-    def __init__(self, submit: messages.Submit) -> None:
+    def __init__(self, submit: commands.Submit) -> None:
         text = "".join(piece.text for piece in submit.pieces or ())
         words = text.split() or ["nothing"]
         self.submit = submit
@@ -69,17 +70,17 @@ class ScriptedRunner:
     async def run(self, *, only_estimate: bool) -> None:
         self.reader, self.writer = await asyncio.open_connection(sock=self.socket)
         start = await self.read_command()
-        assert isinstance(start, messages.Start)
+        assert isinstance(start, commands.Start)
         self.script = msgspec.json.decode(Path(start.config.model_path).read_bytes(), type=Script)
         if only_estimate:
             if not self.script.no_estimate:
-                self.send(messages.Ready(self.build_info(start.config)))
+                self.send(reports.Ready(self.build_info(start.config)))
             await self.writer.drain()
             return
         await self.load(start.config)
         heartbeats = asyncio.create_task(self.send_heartbeats())
         steps = asyncio.create_task(self.run_steps())
-        while not isinstance(command := await self.read_command(), messages.Stop):
+        while not isinstance(command := await self.read_command(), commands.Stop):
             self.handle(command)
         if self.script.ignores_stop:
             await asyncio.sleep(3600)
@@ -101,11 +102,11 @@ class ScriptedRunner:
             sys.exit(1)
         for tenth in range(1, 11):
             await asyncio.sleep(script.load_seconds / 10)
-            self.send(messages.Progress(tenth / 10))
-        self.send(messages.Ready(self.build_info(config)))
+            self.send(reports.Progress(tenth / 10))
+        self.send(reports.Ready(self.build_info(config)))
 
     def send_load_failed(self) -> None:
-        self.send(messages.LoadFailed(self.script.load_failed_code, self.script.load_failed or ""))
+        self.send(reports.LoadFailed(self.script.load_failed_code, self.script.load_failed or ""))
 
     def build_info(self, config: LoadConfig) -> ModelInfo:
         kv = config.context_length * self.script.kv_bytes_per_cell
@@ -125,39 +126,39 @@ class ScriptedRunner:
             pool_bytes={"host": weights + kv + (1 << 20)},
         )
 
-    def handle(self, command: messages.Command) -> None:
-        if isinstance(command, messages.Submit):
+    def handle(self, command: commands.Command) -> None:
+        if isinstance(command, commands.Submit):
             self.answers[command.id] = ScriptedAnswer(command)
             self.counters.prompt_tokens += 1
-        elif isinstance(command, messages.Cancel):
+        elif isinstance(command, commands.Cancel):
             ended = [self.answers.pop(id_) for id_ in command.ids if id_ in self.answers]
             if ended:
                 self.send(
-                    messages.StepReport(
+                    reports.StepReport(
                         [self.build_finished(a, FinishReason.CANCELLED) for a in ended]
                     )
                 )
-        elif isinstance(command, messages.Embed):
+        elif isinstance(command, commands.Embed):
             self.embed(command)
-        elif isinstance(command, messages.Detokenize):
+        elif isinstance(command, commands.Detokenize):
             text = " ".join("x" * token for token in command.tokens)
-            self.send(messages.Detokenized(command.id, text))
-        elif isinstance(command, messages.Tokenize):
+            self.send(reports.Detokenized(command.id, text))
+        elif isinstance(command, commands.Tokenize):
             text = "".join(piece.text for piece in command.pieces)
             if "!bad" in text:
                 error = to_wire(InvalidRequest("the text is refused"))
-                self.send(messages.Tokenized(command.id, error=error))
+                self.send(reports.Tokenized(command.id, error=error))
             else:
-                self.send(messages.Tokenized(command.id, tuple(len(word) for word in text.split())))
+                self.send(reports.Tokenized(command.id, tuple(len(word) for word in text.split())))
 
-    def embed(self, command: messages.Embed) -> None:
+    def embed(self, command: commands.Embed) -> None:
         """The vector of a text is its length; a text "!wait" is never answered."""
         texts = [text.text for text in command.inputs]
         if "!wait" in texts:
             return
-        self.send(messages.MemoryAdded({"host": 1 << 20}))
+        self.send(reports.MemoryAdded({"host": 1 << 20}))
         self.send(
-            messages.Embedded(
+            reports.Embedded(
                 command.id,
                 dimensions=1,
                 vectors=struct.pack(f"<{len(texts)}f", *map(len, texts)),
@@ -169,21 +170,21 @@ class ScriptedRunner:
         while True:
             slow = any(a.command == "slow" for a in self.answers.values())
             await asyncio.sleep(0.05 if slow else 0.002)
-            events: list[messages.RequestEvent] = []
+            events: list[reports.RequestEvent] = []
             for answer in list(self.answers.values()):
                 self.advance(answer, events)
             if events:
-                self.send(messages.StepReport(events))
+                self.send(reports.StepReport(events))
                 await self.writer.drain()
             for answer in list(self.answers.values()):
                 await self.fail_if_commanded(answer)
 
-    def advance(self, answer: ScriptedAnswer, events: list[messages.RequestEvent]) -> None:
+    def advance(self, answer: ScriptedAnswer, events: list[reports.RequestEvent]) -> None:
         id_ = answer.submit.id
         if answer.count == 0:
-            events.append(messages.Started(id_, len(answer.words), 0))
+            events.append(reports.Started(id_, len(answer.words), 0))
         word = answer.words[answer.count % len(answer.words)]
-        events.append(messages.Delta(id_, 0, word + " ", 1))
+        events.append(reports.Delta(id_, 0, word + " ", 1))
         answer.count += 1
         self.counters.completion_tokens += 1
         if answer.count >= answer.max_tokens:
@@ -201,11 +202,11 @@ class ScriptedRunner:
             self.busy_seconds = 1e6
             await asyncio.sleep(3600)
         elif answer.command == "garbage":
-            self.writer.write(messages.HEADER.pack(4) + b"\xc1\xc1\xc1\xc1")
+            self.writer.write(HEADER.pack(4) + b"\xc1\xc1\xc1\xc1")
             await asyncio.sleep(3600)
 
-    def build_finished(self, answer: ScriptedAnswer, reason: FinishReason) -> messages.Finished:
-        return messages.Finished(
+    def build_finished(self, answer: ScriptedAnswer, reason: FinishReason) -> reports.Finished:
+        return reports.Finished(
             id=answer.submit.id,
             index=0,
             reason=reason,
@@ -220,19 +221,19 @@ class ScriptedRunner:
     async def send_heartbeats(self) -> None:
         while True:
             running = len(self.answers)
-            self.send(messages.Heartbeat(self.busy_seconds, running, 0, running, self.counters))
+            self.send(reports.Heartbeat(self.busy_seconds, running, 0, running, self.counters))
             await asyncio.sleep(0.2)
 
-    async def read_command(self) -> messages.Command:
+    async def read_command(self) -> commands.Command:
         try:
-            header = await self.reader.readexactly(messages.HEADER.size)
-            (size,) = messages.HEADER.unpack(header)
-            return messages.command_decoder.decode(await self.reader.readexactly(size))
+            header = await self.reader.readexactly(HEADER.size)
+            (size,) = HEADER.unpack(header)
+            return command_decoder.decode(await self.reader.readexactly(size))
         except (asyncio.IncompleteReadError, ConnectionError):
             sys.exit(0)  # the front has ended
 
-    def send(self, report: messages.Report) -> None:
-        self.writer.write(messages.encode_frame(report))
+    def send(self, report: reports.Report) -> None:
+        self.writer.write(encode_frame(report))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from functools import partial
 
 import msgspec
 
-from services.engine import messages
 from services.engine.core import CacheKey, Lane, Sampling, Stopping
 from services.engine.front.cache_index.pinned_prefixes import PinnedPrefixes
 from services.engine.front.cache_index.prefix_files import NamedPrefix, PrefixPrompt
@@ -30,6 +29,7 @@ from services.engine.front.models.client_request import ClientRequest, RequestIt
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.pool import ModelPool
+from services.engine.messages import commands, reports
 from services.shared.errors import (
     Conflict,
     EngineBusy,
@@ -177,7 +177,7 @@ class PrefixKeeper:
         self._prompt_cache.check_keys(job.keys)
         prefix, prompt = job.prefix, job.prompt
         outcome = _Outcome()
-        submit = messages.Submit(
+        submit = commands.Submit(
             id=0,
             pieces=prompt.pieces,
             tokens=prompt.tokens,
@@ -209,7 +209,7 @@ class PrefixKeeper:
         finally:
             self._manager.cancel(model.manifest, request)
 
-    async def _wait_until_stored(self, model: LoadedModel, job: _Job) -> messages.Located:
+    async def _wait_until_stored(self, model: LoadedModel, job: _Job) -> reports.Located:
         """Ask until all of a computed prompt is written, or no more of it for a time."""
         stored, changed_at = -1, time.monotonic()
         while True:
@@ -222,12 +222,12 @@ class PrefixKeeper:
                 return located
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _locate(self, model: LoadedModel, job: _Job) -> messages.Located:
+    async def _locate(self, model: LoadedModel, job: _Job) -> reports.Located:
         if model.state is not ModelState.READY:
             raise EngineUnavailable(f"{model.name} was unloaded")
         prompt = job.prompt
         return await model.locate(
-            messages.Locate(
+            commands.Locate(
                 id=0,
                 pieces=prompt.pieces,
                 tokens=prompt.tokens,
@@ -245,12 +245,12 @@ class _Outcome:
         self._ended = asyncio.Event()
         self._error: SpindllError | None = None
 
-    def put_delta(self, request_id: int, delta: messages.Delta) -> None:
+    def put_delta(self, request_id: int, delta: reports.Delta) -> None:
         """See RequestListener."""
 
     def put(self, request_id: int, item: RequestItem) -> None:
         """See RequestListener."""
-        if isinstance(item, messages.Failed):
+        if isinstance(item, reports.Failed):
             self._error = from_wire(item.error)
 
     def end(self, request_id: int) -> None:
@@ -273,7 +273,7 @@ def _is_free(model: LoadedModel) -> bool:
     return model.state is ModelState.READY and not model.must_yield
 
 
-def _note_stored(prefix: NamedPrefix, located: messages.Located) -> NamedPrefix:
+def _note_stored(prefix: NamedPrefix, located: reports.Located) -> NamedPrefix:
     return msgspec.structs.replace(
         prefix,
         prompt_tokens=located.prompt_tokens,

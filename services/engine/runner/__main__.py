@@ -19,14 +19,8 @@ from collections.abc import Callable, Iterator
 
 from services.engine.backends import estimate
 from services.engine.core import Counters, LoadConfig
-from services.engine.messages import (
-    Command,
-    Heartbeat,
-    LoadFailed,
-    Progress,
-    Ready,
-    Start,
-)
+from services.engine.messages.commands import Command, Start
+from services.engine.messages.reports import Heartbeat, LoadFailed, Progress, Ready
 from services.engine.runner.build import build_input_processor, open_batcher
 from services.engine.runner.ipc.cache_reporter import CacheReporter
 from services.engine.runner.ipc.command_queue import CommandQueue, read_commands, start_reading

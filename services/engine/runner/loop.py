@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import time
 
-from services.engine.messages import Cancel, Heartbeat, Stop
+from services.engine.messages.commands import Cancel, Stop
+from services.engine.messages.reports import Heartbeat
 from services.engine.runner.batcher import Batcher, BatcherState
 from services.engine.runner.errors import build_unloading_error
 from services.engine.runner.ipc.command_queue import CommandQueue, Hangup

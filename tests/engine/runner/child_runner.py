@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from services.engine import messages
 from services.engine.core import (
     FinishReason,
     LoadConfig,
@@ -23,7 +22,10 @@ from services.engine.core import (
     TextPiece,
     TokenLogprob,
 )
-from services.engine.messages import HEADER, Command, Delta, Failed, Finished, Report, encode_frame
+from services.engine.messages import commands, reports
+from services.engine.messages.commands import Command
+from services.engine.messages.frames import HEADER, encode_frame, report_decoder
+from services.engine.messages.reports import Delta, Failed, Finished, Report
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ROOT / "tests" / "models" / "tiny" / "tiny-f16.gguf"
@@ -47,7 +49,7 @@ def fake_config(behaviour: Path | str = "", **changes: Any) -> LoadConfig:
     return config(behaviour, **({"backend": "fake"} | changes))
 
 
-def submit(id_: int, text: str = "", **changes: Any) -> messages.Submit:
+def submit(id_: int, text: str = "", **changes: Any) -> commands.Submit:
     """Build a request: greedy, at most 64 tokens."""
     fields: dict[str, Any] = {
         "sampling": Sampling(temperature=0.0),
@@ -55,7 +57,7 @@ def submit(id_: int, text: str = "", **changes: Any) -> messages.Submit:
     } | changes
     if not {"tokens", "infill"} & fields.keys():
         fields["pieces"] = (TextPiece(text),)
-    return messages.Submit(id=id_, **fields)
+    return commands.Submit(id=id_, **fields)
 
 
 @dataclass
@@ -66,7 +68,7 @@ class Answered:
     deltas: list[Delta] = field(default_factory=list)
     finished: dict[int, Finished] = field(default_factory=dict)
     failed: Failed | None = None
-    started: messages.Started | None = None
+    started: reports.Started | None = None
     positions: list[int] = field(default_factory=list)
 
     @property
@@ -82,7 +84,7 @@ class Answered:
         assert self.failed is not None, self
         return str(self.failed.error["code"])
 
-    def add(self, event: messages.RequestEvent) -> None:
+    def add(self, event: reports.RequestEvent) -> None:
         match event:
             case Delta():
                 assert event.index not in self.finished, "a delta after the end"
@@ -94,9 +96,9 @@ class Answered:
             case Failed():
                 assert self.failed is None, "failed twice"
                 self.failed = event
-            case messages.Started():
+            case reports.Started():
                 self.started = event
-            case messages.Queued():
+            case reports.Queued():
                 self.positions.append(event.position)
 
 
@@ -117,7 +119,7 @@ class ChildRunner:
         self.answered: dict[int, Answered] = {}
         self.has_ended = False
         self._changed = threading.Condition()
-        self.send(messages.Start(load))
+        self.send(commands.Start(load))
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._paused = threading.Event()
         self._paused.set()
@@ -154,18 +156,18 @@ class ChildRunner:
         assert is_done(), f"no end of {id_}: {self.answered.get(id_)}"
         return self.answered[id_]
 
-    def complete(self, request: messages.Submit) -> Answered:
+    def complete(self, request: commands.Submit) -> Answered:
         self.send(request)
         return self.wait_for_answer(request.id, request.n)
 
-    def embed(self, command: messages.Embed) -> messages.Embedded:
+    def embed(self, command: commands.Embed) -> reports.Embedded:
         """Send it, and wait for its report."""
         self.send(command)
         return self.wait_for_embedded(command.id)
 
-    def wait_for_embedded(self, id_: int) -> messages.Embedded:
-        def find() -> messages.Embedded | None:
-            found = (r for r in self.reports if isinstance(r, messages.Embedded) and r.id == id_)
+    def wait_for_embedded(self, id_: int) -> reports.Embedded:
+        def find() -> reports.Embedded | None:
+            found = (r for r in self.reports if isinstance(r, reports.Embedded) and r.id == id_)
             return next(found, None)
 
         self.wait_until(lambda: find() is not None or self.has_ended)
@@ -181,11 +183,11 @@ class ChildRunner:
                 assert left > 0, f"timed out: {self.answered}"
                 self._changed.wait(left)
 
-    def next_heartbeat(self) -> messages.Heartbeat:
+    def next_heartbeat(self) -> reports.Heartbeat:
         """Wait for a heartbeat that arrives after this call."""
         seen = self._count_heartbeats()
         self.wait_until(lambda: self._count_heartbeats() > seen or self.has_ended)
-        return next(r for r in reversed(self.reports) if isinstance(r, messages.Heartbeat))
+        return next(r for r in reversed(self.reports) if isinstance(r, reports.Heartbeat))
 
     def pause_reading(self) -> None:
         self._paused.clear()
@@ -204,7 +206,7 @@ class ChildRunner:
         return status
 
     def _count_heartbeats(self) -> int:
-        return sum(isinstance(r, messages.Heartbeat) for r in self.reports)
+        return sum(isinstance(r, reports.Heartbeat) for r in self.reports)
 
     def _read(self) -> None:
         buffer = b""
@@ -214,7 +216,7 @@ class ChildRunner:
                 (size,) = HEADER.unpack_from(buffer)
                 if len(buffer) < HEADER.size + size:
                     break
-                report = messages.report_decoder.decode(buffer[HEADER.size : HEADER.size + size])
+                report = report_decoder.decode(buffer[HEADER.size : HEADER.size + size])
                 buffer = buffer[HEADER.size + size :]
                 with self._changed:
                     self._take(report)
@@ -232,7 +234,7 @@ class ChildRunner:
 
     def _take(self, report: Report) -> None:
         self.reports.append(report)
-        if isinstance(report, messages.StepReport):
+        if isinstance(report, reports.StepReport):
             for event in report.events:
                 self.answered.setdefault(event.id, Answered()).add(event)
 

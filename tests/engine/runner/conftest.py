@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.engine import messages
+from services.engine.messages import reports
 from tests.engine.runner.child_runner import ChildRunner, config
 
 
@@ -16,7 +16,7 @@ from tests.engine.runner.child_runner import ChildRunner, config
 def shared_runner() -> Iterator[ChildRunner]:
     """A runner with the tiny model, for tests that do not change its settings."""
     with ChildRunner(config()) as runner:
-        runner.wait_for_first(messages.Ready)
+        runner.wait_for_first(reports.Ready)
         yield runner
 
 

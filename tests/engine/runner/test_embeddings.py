@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from services.engine.core import FinishReason, Stopping
-from services.engine.messages import Cancel, Embed, Embedded, EmbedInput, MemoryAdded, Ready
+from services.engine.messages.commands import Cancel, Embed, EmbedInput
+from services.engine.messages.reports import Embedded, MemoryAdded, Ready
 from tests.conftest import TINY_GGUF
 from tests.engine.runner.child_runner import ChildRunner, config, prompt_for, submit, text_for
 from tests.models import poolers

@@ -9,7 +9,8 @@ import pytest
 
 from services.engine.backends.fake import FakeBackend
 from services.engine.core import LoadConfig, Sampling, Stopping, TextPiece
-from services.engine.messages import HEARTBEAT_SECONDS, Stop, Submit
+from services.engine.messages.commands import Stop, Submit
+from services.engine.messages.reports import HEARTBEAT_SECONDS
 from services.engine.runner.build import build_input_processor, build_step_batcher
 from services.engine.runner.ipc.command_queue import CommandQueue
 from services.engine.runner.ipc.report_writer import ReportWriter

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from services.engine import messages
 from services.engine.core import (
     FinishReason,
     MemoryPolicy,
     Sampling,
     Stopping,
 )
+from services.engine.messages import commands, reports
 from tests.engine.runner.child_runner import (
     Answered,
     ChildRunner,
@@ -30,20 +30,20 @@ LONG = Stopping(max_tokens=400)
 
 
 def test_loading_reports_progress_and_then_the_model_info(shared_runner: ChildRunner) -> None:
-    info = shared_runner.wait_for_first(messages.Ready).info
+    info = shared_runner.wait_for_first(reports.Ready).info
 
     assert (info.architecture, info.vocab_size, info.memory_policy) == (
         "llama",
         1024,
         MemoryPolicy.DENSE,
     )
-    kinds = [type(r) for r in shared_runner.reports if not isinstance(r, messages.Heartbeat)]
+    kinds = [type(r) for r in shared_runner.reports if not isinstance(r, reports.Heartbeat)]
     assert (
-        kinds[: kinds.index(messages.Ready)].count(messages.Progress)
-        == kinds.index(messages.Ready)
+        kinds[: kinds.index(reports.Ready)].count(reports.Progress)
+        == kinds.index(reports.Ready)
         > 0
     )
-    assert shared_runner.wait_for_first(messages.Progress).fraction >= 0.0
+    assert shared_runner.wait_for_first(reports.Progress).fraction >= 0.0
 
 
 def test_all_prompts_at_once_give_the_known_answers() -> None:
@@ -81,7 +81,7 @@ def test_failures_among_eight_streams_change_no_other_text() -> None:
     """One does not fit, one is cancelled, the reader pauses: five others get the same text."""
     five = ["fact-26", "count-50", "fact-22", "fact-23", "think-0"]
     with ChildRunner(config(context_length=1024)) as runner:
-        runner.wait_for_first(messages.Ready)
+        runner.wait_for_first(reports.Ready)
         runner.send(submit(90, prompt_for("fact-26") * 80))  # does not fit
         runner.send(
             submit(91, prompt_for("count-100"), stopping=Stopping(max_tokens=500, ignore_eos=True))
@@ -91,7 +91,7 @@ def test_failures_among_eight_streams_change_no_other_text() -> None:
             runner.send(submit(id_, prompt_for(name), stopping=LONG))
         runner.wait_until(lambda: runner.answered.get(91) and runner.answered[91].deltas)
         runner.pause_reading()
-        runner.send(messages.Cancel((91,)))
+        runner.send(commands.Cancel((91,)))
         runner.resume_reading()
 
         texts = [runner.wait_for_answer(id_).text[0] for id_ in range(5)]
@@ -105,7 +105,7 @@ def test_failures_among_eight_streams_change_no_other_text() -> None:
 def test_a_system_prompt_of_sixteen_requests_is_computed_once() -> None:
     system = "You are a careful assistant. " * 12
     with ChildRunner(config(context_length=4096, max_sequences=16)) as runner:
-        runner.wait_for_first(messages.Ready)
+        runner.wait_for_first(reports.Ready)
         for id_ in range(16):
             runner.send(submit(id_, f"{system} {id_:02}", stopping=Stopping(max_tokens=2)))
         answered = [runner.wait_for_answer(id_) for id_ in range(16)]
@@ -129,7 +129,7 @@ def test_the_same_prompt_again_reuses_all_tokens_but_the_last(
     assert again.finished[0].cached_tokens == tokens - 1
     assert fresh.finished[0].cached_tokens == 0
     assert first.text == again.text == fresh.text
-    assert again.started == messages.Started(again.finished[0].id, tokens, tokens - 1)
+    assert again.started == reports.Started(again.finished[0].id, tokens, tokens - 1)
 
 
 def test_a_prompt_of_another_realm_is_not_found_in_the_cache(
@@ -197,7 +197,7 @@ def test_a_window_model_does_not_answer_from_a_prefix_that_it_has_lost(
     short, chat, neighbour = tokens(60), system + tokens(300), tokens(260)
     question = system + tokens(9)
 
-    def build(id_: int, ids: tuple[int, ...], count: int, **changes: Any) -> messages.Submit:
+    def build(id_: int, ids: tuple[int, ...], count: int, **changes: Any) -> commands.Submit:
         stopping = Stopping(max_tokens=count, ignore_eos=True)
         return submit(id_, tokens=ids, stopping=stopping, top_logprobs=2, **changes)
 
@@ -246,7 +246,7 @@ def test_speculation_changes_no_text_and_saves_steps() -> None:
 
 def test_a_dry_run_reports_sizes_without_loading() -> None:
     with ChildRunner(config(), "--estimate") as runner:
-        info = runner.wait_for_first(messages.Ready).info
+        info = runner.wait_for_first(reports.Ready).info
         status = runner.process.wait(30)
 
     assert status == 0

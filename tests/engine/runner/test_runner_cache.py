@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.engine import messages
 from services.engine.core import CacheKey, CacheStored, Stopping
+from services.engine.messages.commands import Stop, Submit
+from services.engine.messages.reports import CacheReport, Ready
 from tests.contracts.storing import ALICE, BOB, build_cache, draw_prompt
 from tests.engine.runner.child_runner import ChildRunner, config, fake_config, submit
 
@@ -22,7 +23,7 @@ STORED = 3 * 256
 
 def count_stored(runner: ChildRunner) -> int:
     """The tokens that the runner has reported to be stored."""
-    reports = [report for report in runner.reports if isinstance(report, messages.CacheReport)]
+    reports = [report for report in runner.reports if isinstance(report, CacheReport)]
     events = [event for report in reports for event in report.events]
     return sum(event.tokens for event in events if isinstance(event, CacheStored))
 
@@ -37,7 +38,7 @@ def test_a_new_process_finds_what_another_one_computed(tmp_path: Path, end: str)
             runner.wait_until(lambda: count_stored(runner) >= STORED)
             runner.process.kill()
         else:
-            runner.send(messages.Stop(30.0))
+            runner.send(Stop(30.0))
             runner.wait_until(lambda: runner.has_ended)
             assert runner.process.wait(30.0) == 0
             assert count_stored(runner) >= STORED
@@ -64,7 +65,7 @@ def test_a_new_process_finds_the_system_prompt_of_another_chat(
     load = config(synthetic_model(model), cache=build_cache(tmp_path))
     system = "".join(random.Random(2).choices("abcdefghij klmnopq", k=900))
 
-    def ask(id_: int, question: str, keys: tuple[CacheKey, ...], realm: str) -> messages.Submit:
+    def ask(id_: int, question: str, keys: tuple[CacheKey, ...], realm: str) -> Submit:
         stopping = Stopping(max_tokens=8, ignore_eos=True)
         text, cuts = system + question, (len(system),)
         return submit(
@@ -92,7 +93,7 @@ def test_a_runner_leaves_no_core_dump() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
     try:
         with ChildRunner(fake_config()) as runner:
-            runner.wait_for_first(messages.Ready)
+            runner.wait_for_first(Ready)
             assert psutil.Process(runner.process.pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
     finally:
         resource.setrlimit(resource.RLIMIT_CORE, before)

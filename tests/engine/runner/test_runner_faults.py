@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.engine import messages
 from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import FinishReason, Lane, Stopping, TextPiece
+from services.engine.messages import commands, reports
+from services.engine.messages.frames import HEADER
 from tests.engine.runner.child_runner import TINY, ChildRunner, config, fake_config, submit
 
 ENDLESS = Stopping(max_tokens=100_000, ignore_eos=True)
@@ -65,7 +66,7 @@ def test_a_failed_load_reports_the_reason(
     tmp_path: Path, damage: str, expected_text: str, arguments: tuple[str, ...]
 ) -> None:
     with ChildRunner(config(write_damaged_model(tmp_path, damage)), *arguments) as runner:
-        failed = runner.wait_for_first(messages.LoadFailed)
+        failed = runner.wait_for_first(reports.LoadFailed)
         status = runner.process.wait(30)
 
     assert failed.code == "model_load_failed"
@@ -89,7 +90,7 @@ def test_a_vocabulary_without_weights_fails_to_load(tmp_path: Path) -> None:
     writer.close()
 
     with ChildRunner(config(tmp_path / "vocab.gguf")) as runner:
-        assert "lacks weights" in runner.wait_for_first(messages.LoadFailed).message
+        assert "lacks weights" in runner.wait_for_first(reports.LoadFailed).message
 
 
 # ---- steps that fail
@@ -152,7 +153,7 @@ def test_heartbeats_report_a_stuck_backend(tmp_path: Path) -> None:
         runner.send(submit(1, "x"))
         runner.wait_until(
             lambda: any(
-                isinstance(r, messages.Heartbeat) and r.busy_seconds > 1.0 for r in runner.reports
+                isinstance(r, reports.Heartbeat) and r.busy_seconds > 1.0 for r in runner.reports
             )
         )
 
@@ -162,7 +163,7 @@ def test_heartbeats_report_a_stuck_backend(tmp_path: Path) -> None:
 
 def test_a_runner_exits_when_the_front_is_gone() -> None:
     runner = ChildRunner(fake_config())
-    runner.wait_for_first(messages.Ready)
+    runner.wait_for_first(reports.Ready)
     runner.send(submit(1, "x", stopping=ENDLESS))
 
     assert runner.close() == 0
@@ -172,11 +173,11 @@ def test_a_runner_exits_when_the_front_is_gone_even_during_a_backend_call(
     tmp_path: Path,
 ) -> None:
     runner = ChildRunner(fake_config(write_behaviour(tmp_path, hang_at_step=1)))
-    runner.wait_for_first(messages.Ready)
+    runner.wait_for_first(reports.Ready)
     runner.send(submit(1, "x"))
     runner.wait_until(
         lambda: any(
-            isinstance(r, messages.Heartbeat) and r.busy_seconds > 0.0 for r in runner.reports
+            isinstance(r, reports.Heartbeat) and r.busy_seconds > 0.0 for r in runner.reports
         )
     )
 
@@ -185,17 +186,17 @@ def test_a_runner_exits_when_the_front_is_gone_even_during_a_backend_call(
 
 def test_an_invalid_frame_ends_the_runner() -> None:
     with ChildRunner(fake_config()) as runner:
-        runner.wait_for_first(messages.Ready)
-        runner.send_bytes(messages.HEADER.pack(3) + b"\xc1\xc1\xc1")
+        runner.wait_for_first(reports.Ready)
+        runner.send_bytes(HEADER.pack(3) + b"\xc1\xc1\xc1")
 
         assert runner.process.wait(30) == 0
 
 
 def test_stopping_lets_running_answers_finish_and_refuses_new_ones() -> None:
     with ChildRunner(fake_config(context_length=65_536)) as runner:
-        runner.wait_for_first(messages.Ready)
+        runner.wait_for_first(reports.Ready)
         runner.send(submit(1, "x", stopping=Stopping(max_tokens=3000, ignore_eos=True)))
-        runner.send(messages.Stop(drain_seconds=60.0))
+        runner.send(commands.Stop(drain_seconds=60.0))
         runner.send(submit(2, "y"))
         running, refused = runner.wait_for_answer(1), runner.wait_for_answer(2)
         status = runner.process.wait(30)
@@ -209,7 +210,7 @@ def test_stopping_without_drain_time_fails_running_requests() -> None:
     with ChildRunner(fake_config()) as runner:
         runner.send(submit(1, "x", stopping=ENDLESS))
         runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].started)
-        runner.send(messages.Stop())
+        runner.send(commands.Stop())
         code = runner.wait_for_answer(1).error_code
         status = runner.process.wait(30)
 
@@ -240,7 +241,7 @@ def test_cancelling_during_a_prompt_stops_it_at_the_next_step(tmp_path: Path) ->
     with ChildRunner(load) as runner:
         runner.send(submit(1, "p" * 60_000))
         runner.wait_until(lambda: 1 in runner.answered and runner.answered[1].started)
-        runner.send(messages.Cancel((1, 77)))
+        runner.send(commands.Cancel((1, 77)))
         cancelled = runner.wait_for_answer(1)
         counters = runner.next_heartbeat().counters
 
@@ -304,18 +305,18 @@ def test_a_batch_request_yields_to_an_interactive_one(tmp_path: Path) -> None:
 def test_tokenize_returns_the_token_ids() -> None:
     with ChildRunner(fake_config()) as runner:
         runner.send(
-            messages.Tokenize(9, (TextPiece("ab"), TextPiece("<|turn|>")), add_special=False)
+            commands.Tokenize(9, (TextPiece("ab"), TextPiece("<|turn|>")), add_special=False)
         )
 
-        assert runner.wait_for_first(messages.Tokenized) == messages.Tokenized(9, (97, 98, 257))
+        assert runner.wait_for_first(reports.Tokenized) == reports.Tokenized(9, (97, 98, 257))
 
 
 def test_detokenize_returns_the_text_also_of_control_and_end_tokens() -> None:
     with ChildRunner(fake_config()) as runner:
-        runner.send(messages.Detokenize(9, (97, 257, 0xC3, 0xA9, 0xFF, 256)))
+        runner.send(commands.Detokenize(9, (97, 257, 0xC3, 0xA9, 0xFF, 256)))
 
         text = "a<|turn|>\u00e9\ufffd<|end|>"
-        assert runner.wait_for_first(messages.Detokenized) == messages.Detokenized(9, text)
+        assert runner.wait_for_first(reports.Detokenized) == reports.Detokenized(9, text)
 
 
 def test_a_checkpoint_that_is_refused_costs_a_computation_and_nothing_else(tmp_path: Path) -> None:

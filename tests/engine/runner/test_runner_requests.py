@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.engine import messages
 from services.engine.core import Constraint, FinishReason, Sampling, Stopping, TextPiece, Trigger
+from services.engine.messages import commands, reports
 from tests.engine.runner.child_runner import ChildRunner, config, prompt_for, submit, text_for
 
 
@@ -180,12 +180,12 @@ def test_prompt_logprobs_cover_every_token_but_the_first(
 def test_a_prompt_may_be_given_as_tokens(shared_runner: ChildRunner, ids: Iterator[int]) -> None:
     number = next(ids)
     shared_runner.send(
-        messages.Tokenize(number, (TextPiece(prompt_for("fact-0")),), add_special=False)
+        commands.Tokenize(number, (TextPiece(prompt_for("fact-0")),), add_special=False)
     )
     shared_runner.wait_until(
-        lambda: any(isinstance(r, messages.Tokenized) for r in shared_runner.reports)
+        lambda: any(isinstance(r, reports.Tokenized) for r in shared_runner.reports)
     )
-    tokens = shared_runner.wait_for_first(messages.Tokenized).ids
+    tokens = shared_runner.wait_for_first(reports.Tokenized).ids
 
     answered = shared_runner.complete(submit(next(ids), tokens=tokens))
 

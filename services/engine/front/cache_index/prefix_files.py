@@ -60,7 +60,7 @@ class NamedPrefix(msgspec.Struct, frozen=True, kw_only=True):
 
 @resolved
 class PrefixPrompt(msgspec.Struct, frozen=True, array_like=True):
-    """The prompt, as in `messages.Submit`."""
+    """The prompt, as in `Submit`."""
 
     pieces: tuple[TextPiece, ...] | None
     tokens: tuple[int, ...] | None

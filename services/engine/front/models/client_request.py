@@ -15,8 +15,8 @@ from typing import Protocol
 
 import msgspec
 
-from services.engine import messages
 from services.engine.core import FinishReason
+from services.engine.messages import commands, reports
 from services.engine.queue_shares import has_place
 from services.shared.errors import DeadlineExceeded, EngineBusy, SpindllError, to_wire
 
@@ -36,15 +36,13 @@ class QueuePosition:
     reason: QueueReason
 
 
-RequestItem = (
-    messages.Queued | messages.Started | messages.Finished | messages.Failed | QueuePosition
-)
+RequestItem = reports.Queued | reports.Started | reports.Finished | reports.Failed | QueuePosition
 
 
 class RequestListener(Protocol):
     """Receives the events of requests: the session that they came through."""
 
-    def put_delta(self, request_id: int, delta: messages.Delta) -> None:
+    def put_delta(self, request_id: int, delta: reports.Delta) -> None:
         """Receive more text."""
 
     def put(self, request_id: int, item: RequestItem) -> None:
@@ -75,7 +73,7 @@ class ClientRequest:
 
     def __init__(
         self,
-        submit: messages.Submit,
+        submit: commands.Submit,
         listener: RequestListener,
         *,
         request_id: int,
@@ -107,7 +105,7 @@ class ClientRequest:
             return present
         return wanted
 
-    def build_submit(self, runner_id: int, now: float) -> messages.Submit:
+    def build_submit(self, runner_id: int, now: float) -> commands.Submit:
         """The command that gives it to a runner, with the time that is left of its deadline."""
         self.runner_id = runner_id
         left = None if self.deadline_at is None else max(self.deadline_at - now, 0.0)
@@ -120,15 +118,15 @@ class ClientRequest:
             self._reported_position = place
             self._listener.put(self.request_id, place)
 
-    def on_event(self, event: messages.RequestEvent) -> None:
+    def on_event(self, event: reports.RequestEvent) -> None:
         """Take an event from its runner."""
-        if isinstance(event, messages.Delta):
+        if isinstance(event, reports.Delta):
             self._listener.put_delta(self.request_id, event)
             return
-        if isinstance(event, messages.Finished):
+        if isinstance(event, reports.Finished):
             self._open_answers -= 1
             self.has_ended = self._open_answers <= 0
-        elif isinstance(event, messages.Failed):
+        elif isinstance(event, reports.Failed):
             self.has_ended = True
         self._listener.put(self.request_id, event)
         if self.has_ended:
@@ -138,9 +136,7 @@ class ClientRequest:
         """End it with an error. A request that has ended stays as it is."""
         if not self.has_ended:
             self.has_ended = True
-            self._listener.put(
-                self.request_id, messages.Failed(self.runner_id or 0, to_wire(error))
-            )
+            self._listener.put(self.request_id, reports.Failed(self.runner_id or 0, to_wire(error)))
             self._listener.end(self.request_id)
 
     def cancel(self) -> None:
@@ -199,8 +195,8 @@ class WaitingRequests:
             request.fail(DeadlineExceeded(f"{self._model_name} was not ready in time"))
 
 
-def _build_cancelled(index: int) -> messages.Finished:
-    return messages.Finished(
+def _build_cancelled(index: int) -> reports.Finished:
+    return reports.Finished(
         id=0,
         index=index,
         reason=FinishReason.CANCELLED,

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 
-from services.engine import messages
 from services.engine.core import LoadConfig, ModelInfo, TextPiece
 from services.engine.front.models.client_request import ClientRequest, WaitingRequests
 from services.engine.front.models.planning.model_settings import ModelSettings
@@ -28,6 +27,7 @@ from services.engine.front.models.runner_requests import Reply, RunnerRequests
 from services.engine.front.process.launcher import RunnerHandle, RunnerLauncher, error_from_report
 from services.engine.memory.estimate import Footprint, add_reserve, raise_reserve
 from services.engine.memory.probe import MemoryProbe, measure_free_bytes
+from services.engine.messages import commands, reports
 from services.shared.errors import ModelLoadFailed, SpindllError
 from services.shared.store.manifest import Manifest
 
@@ -82,7 +82,7 @@ class LoadedModel:
         self.config: LoadConfig | None = None
         self.runner: RunnerHandle | None = None
         self.info: ModelInfo | None = None
-        self.heartbeat: messages.Heartbeat | None = None
+        self.heartbeat: reports.Heartbeat | None = None
         self.load_task: asyncio.Task[None] | None = None
         self.has_started_runner = False
         self.load_progress = 0.0
@@ -219,12 +219,12 @@ class LoadedModel:
         with self._ask() as runner:
             return await self._running.detokenize(runner, tokens, principal=principal)
 
-    async def locate(self, command: messages.Locate) -> messages.Located:
+    async def locate(self, command: commands.Locate) -> reports.Located:
         """What is stored of a prompt, from the runner. RunnerDied, InvalidRequest."""
         with self._ask() as runner:
             return await self._running.locate(runner, command)
 
-    async def embed(self, command: messages.Embed) -> messages.Embedded:
+    async def embed(self, command: commands.Embed) -> reports.Embedded:
         """The vectors of texts, from the runner. RunnerDied, and what RunnerRequests.embed raises."""
         with self._ask() as runner:
             return await self._running.embed(runner, command)
@@ -252,26 +252,26 @@ class LoadedModel:
         if self._exit_reason is not None:  # it ended after its report, before this task went on
             raise ModelLoadFailed(f"the process of {self.name} {self._exit_reason}")
 
-    def on_report(self, report: messages.Report) -> None:
+    def on_report(self, report: reports.Report) -> None:
         """Take a report of the runner. The hot path: called after every step of it."""
-        if isinstance(report, messages.StepReport):
+        if isinstance(report, reports.StepReport):
             if self._running.on_step(report.events):
                 self._on_requests_finished(self)
-        elif isinstance(report, messages.Heartbeat):
+        elif isinstance(report, reports.Heartbeat):
             self._on_heartbeat(report)
         elif isinstance(report, Reply):
             self._running.on_reply(report)
-        elif isinstance(report, messages.MemoryAdded):
+        elif isinstance(report, reports.MemoryAdded):
             self._on_memory_added(report)
-        elif isinstance(report, messages.Progress):
+        elif isinstance(report, reports.Progress):
             self.load_progress = report.fraction
         elif self._loaded is not None and not self._loaded.done():
-            if isinstance(report, messages.Ready):
+            if isinstance(report, reports.Ready):
                 self._loaded.set_result(report.info)
-            elif isinstance(report, messages.LoadFailed):
+            elif isinstance(report, reports.LoadFailed):
                 self._loaded.set_exception(error_from_report(report))
 
-    def _on_heartbeat(self, heartbeat: messages.Heartbeat) -> None:
+    def _on_heartbeat(self, heartbeat: reports.Heartbeat) -> None:
         self.heartbeat = heartbeat
         self.last_free_bytes = measure_free_bytes(self._probe)
         if self.runner is not None and self.footprint is not None:
@@ -279,7 +279,7 @@ class LoadedModel:
             used_bytes = self._probe.measure_process(self.runner.pid)
             self.footprint = raise_reserve(self.footprint, used_bytes or 0)
 
-    def _on_memory_added(self, report: messages.MemoryAdded) -> None:
+    def _on_memory_added(self, report: reports.MemoryAdded) -> None:
         """Count the context for embeddings that was created after the load."""
         if self.footprint is not None:
             self.footprint = add_reserve(self.footprint, report.pool_bytes)

@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from services.engine import messages
 from services.engine.core import TextPiece
 from services.engine.front.models.client_request import ClientRequest
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.memory_queue import LoadPreview
 from services.engine.front.models.planning.model_settings import ModelSettings, requires_reload
 from services.engine.front.models.pool import ModelPool
+from services.engine.messages import commands, reports
 from services.shared.errors import EngineBusy, EngineUnavailable
 from services.shared.store.manifest import Manifest
 
@@ -115,7 +115,7 @@ class ModelManager:
         model = await self._wait_until_accepted(manifest)
         return await model.detokenize(tokens, principal=principal)
 
-    async def embed(self, manifest: Manifest, command: messages.Embed) -> messages.Embedded:
+    async def embed(self, manifest: Manifest, command: commands.Embed) -> reports.Embedded:
         """The vectors or scores of texts; loads the model if it is not loaded."""
         model = await self._wait_until_accepted(manifest)
         return await model.embed(command)

@@ -18,13 +18,13 @@ from typing import Any
 
 import msgspec
 
-from services.engine import messages
 from services.engine.core import TextPiece
 from services.engine.front.models.client_request import ClientRequest
 from services.engine.front.process.launcher import RunnerHandle
+from services.engine.messages import commands, reports
 from services.shared.errors import SpindllError, from_wire
 
-Reply = messages.Tokenized | messages.Detokenized | messages.Located | messages.Embedded
+Reply = reports.Tokenized | reports.Detokenized | reports.Located | reports.Embedded
 
 
 class RunnerRequests:
@@ -56,7 +56,7 @@ class RunnerRequests:
     def cancel(self, runner: RunnerHandle, request: ClientRequest) -> None:
         """Stop a request within a step, if the runner has it."""
         if request.runner_id in self._running:
-            runner.send(messages.Cancel((request.runner_id,)))
+            runner.send(commands.Cancel((request.runner_id,)))
 
     def fail_all(self, runner: RunnerHandle | None, error: SpindllError) -> int:
         """End all with an error; how many requests were running. `runner` is None if it ended."""
@@ -65,7 +65,7 @@ class RunnerRequests:
         asking, self._asking = self._asking, {}
         self._wake_idle_waiters()
         if (running or embedding) and runner is not None:
-            runner.send(messages.Cancel((*running, *embedding)))
+            runner.send(commands.Cancel((*running, *embedding)))
         for request in running.values():
             request.fail(error)
         for reply in (*embedding.values(), *asking.values()):
@@ -83,25 +83,25 @@ class RunnerRequests:
     ) -> tuple[int, ...]:
         """The token ids of a text, from the runner. InvalidRequest, or the error of `fail_all`."""
         runner_id = self._new_id()
-        command = messages.Tokenize(runner_id, tuple(pieces), add_special, principal)
-        reply: messages.Tokenized = await _ask(runner, command, self._asking)
+        command = commands.Tokenize(runner_id, tuple(pieces), add_special, principal)
+        reply: reports.Tokenized = await _ask(runner, command, self._asking)
         return reply.ids
 
     async def detokenize(
         self, runner: RunnerHandle, tokens: Sequence[int], *, principal: str
     ) -> str:
         """The text of tokens, from the runner. InvalidRequest, or the error of `fail_all`."""
-        command = messages.Detokenize(self._new_id(), tuple(tokens), principal)
-        reply: messages.Detokenized = await _ask(runner, command, self._asking)
+        command = commands.Detokenize(self._new_id(), tuple(tokens), principal)
+        reply: reports.Detokenized = await _ask(runner, command, self._asking)
         return reply.text
 
-    async def locate(self, runner: RunnerHandle, command: messages.Locate) -> messages.Located:
+    async def locate(self, runner: RunnerHandle, command: commands.Locate) -> reports.Located:
         """What is stored of a prompt; sets the id of the command. As `tokenize`."""
         command = msgspec.structs.replace(command, id=self._new_id())
-        reply: messages.Located = await _ask(runner, command, self._asking)
+        reply: reports.Located = await _ask(runner, command, self._asking)
         return reply
 
-    async def embed(self, runner: RunnerHandle, command: messages.Embed) -> messages.Embedded:
+    async def embed(self, runner: RunnerHandle, command: commands.Embed) -> reports.Embedded:
         """The vectors of texts, from the runner; sets the id of the command.
 
         InvalidRequest, ContextLengthExceeded, EngineBusy, InsufficientMemory, or the error of
@@ -109,10 +109,10 @@ class RunnerRequests:
         """
         command = msgspec.structs.replace(command, id=self._new_id())
         try:
-            reply: messages.Embedded = await _ask(runner, command, self._embedding)
+            reply: reports.Embedded = await _ask(runner, command, self._embedding)
             return reply
         except asyncio.CancelledError:
-            runner.send(messages.Cancel((command.id,)))
+            runner.send(commands.Cancel((command.id,)))
             raise
         finally:
             self._wake_idle_waiters()
@@ -125,7 +125,7 @@ class RunnerRequests:
             # Shared by all callers: one that stops waiting must not cancel it for the others.
             await asyncio.shield(self._idle)
 
-    def on_step(self, events: Sequence[messages.RequestEvent]) -> bool:
+    def on_step(self, events: Sequence[reports.RequestEvent]) -> bool:
         """Pass the events of a step to their requests; whether a request ended. The hot path."""
         has_ended = False
         running = self._running
@@ -163,7 +163,7 @@ class RunnerRequests:
 
 async def _ask(
     runner: RunnerHandle,
-    command: messages.Tokenize | messages.Detokenize | messages.Locate | messages.Embed,
+    command: commands.Tokenize | commands.Detokenize | commands.Locate | commands.Embed,
     waiting: dict[int, asyncio.Future[Any]],
 ) -> Any:
     """Send a command that is answered by one report."""

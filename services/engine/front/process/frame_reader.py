@@ -1,6 +1,6 @@
 """Reads a runner's reports from the byte stream of its pipe.
 
-The format of the frames is in services/engine/messages.py.
+The format of the frames is in services/engine/messages/frames.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from services.engine import messages
+from services.engine.messages import reports
+from services.engine.messages.frames import HEADER, MAX_FRAME_BYTES, report_decoder
 
 
 class FrameReader(asyncio.Protocol):
@@ -22,7 +23,7 @@ class FrameReader(asyncio.Protocol):
 
     def __init__(
         self,
-        on_report: Callable[[messages.Report], None],
+        on_report: Callable[[reports.Report], None],
         on_invalid_data: Callable[[Exception], None],
         on_closed: Callable[[], None],
     ) -> None:
@@ -31,7 +32,7 @@ class FrameReader(asyncio.Protocol):
         self._on_closed = on_closed
         self._pieces: list[bytes] = []  # received, but not yet a whole frame
         self._received_bytes = 0  # the size of all pieces
-        self._needed_bytes = messages.HEADER.size  # to continue
+        self._needed_bytes = HEADER.size  # to continue
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
@@ -58,19 +59,19 @@ class FrameReader(asyncio.Protocol):
 
     def _read_frames(self, data: bytes) -> bytes:
         """Report every whole frame; returns the beginning of the next one."""
-        header = messages.HEADER.size
+        header = HEADER.size
         view = memoryview(data)
         start = 0
         while True:
             self._needed_bytes = header
             if len(data) - start < header:
                 return data[start:]
-            (size,) = messages.HEADER.unpack_from(data, start)
-            if size > messages.MAX_FRAME_BYTES:
+            (size,) = HEADER.unpack_from(data, start)
+            if size > MAX_FRAME_BYTES:
                 raise ValueError(f"a frame of {size} bytes")
             end = start + header + size
             if len(data) < end:
                 self._needed_bytes = header + size
                 return data[start:]
-            self._on_report(messages.report_decoder.decode(view[start + header : end]))
+            self._on_report(report_decoder.decode(view[start + header : end]))
             start = end

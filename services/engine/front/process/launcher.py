@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from services.engine import messages
 from services.engine.core import LoadConfig, ModelInfo
 from services.engine.front.process.openmp import OpenMPWaitPolicy
 from services.engine.front.process.runner_process import RunnerProcess, RunnerTimeouts
+from services.engine.messages import commands, reports
 from services.shared.errors import ModelLoadFailed, SpindllError, from_wire
 
 RUNNER_COMMAND = (sys.executable, "-m", "services.engine.runner")
@@ -28,7 +28,7 @@ class RunnerHandle(Protocol):
     def pid(self) -> int:
         """The id of its process."""
 
-    def send(self, command: messages.Command) -> None:
+    def send(self, command: commands.Command) -> None:
         """Send one command."""
 
     async def stop(self, *, grace_seconds: float) -> None:
@@ -44,7 +44,7 @@ class RunnerLauncher(Protocol):
     async def start(
         self,
         config: LoadConfig,
-        on_report: Callable[[messages.Report], None],
+        on_report: Callable[[reports.Report], None],
         on_exit: Callable[[str], None],
     ) -> RunnerHandle:
         """Start a runner, which loads the model and reports.
@@ -70,7 +70,7 @@ class ProcessLauncher:
     async def start(
         self,
         config: LoadConfig,
-        on_report: Callable[[messages.Report], None],
+        on_report: Callable[[reports.Report], None],
         on_exit: Callable[[str], None],
     ) -> RunnerProcess:
         """See RunnerLauncher."""
@@ -80,12 +80,12 @@ class ProcessLauncher:
         """See RunnerLauncher."""
         result: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
 
-        def on_report(report: messages.Report) -> None:
+        def on_report(report: reports.Report) -> None:
             if result.done():
                 return
-            if isinstance(report, messages.Ready):
+            if isinstance(report, reports.Ready):
                 result.set_result(report.info)
-            elif isinstance(report, messages.LoadFailed):
+            elif isinstance(report, reports.LoadFailed):
                 result.set_exception(error_from_report(report))
 
         def on_exit(reason: str) -> None:
@@ -107,7 +107,7 @@ class ProcessLauncher:
         self,
         argv: Sequence[str],
         config: LoadConfig,
-        on_report: Callable[[messages.Report], None],
+        on_report: Callable[[reports.Report], None],
         on_exit: Callable[[str], None],
         *,
         may_spin: bool = True,
@@ -127,7 +127,7 @@ class ProcessLauncher:
             raise ModelLoadFailed("the model's process could not be started") from error
 
 
-def error_from_report(report: messages.LoadFailed) -> SpindllError:
+def error_from_report(report: reports.LoadFailed) -> SpindllError:
     """The error that a runner reported; always a ModelLoadFailed or a subclass of it."""
     error = from_wire({"code": report.code, "message": report.message})
     return error if isinstance(error, ModelLoadFailed) else ModelLoadFailed(report.message)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn
 
-from services.engine import messages
 from services.engine.core import LoadConfig
+from services.engine.messages import reports
 from services.shared.errors import ModelLoadFailed
 
 
@@ -19,7 +19,7 @@ class RefusingLauncher:
     async def start(
         self,
         config: LoadConfig,
-        on_report: Callable[[messages.Report], None],
+        on_report: Callable[[reports.Report], None],
         on_exit: Callable[[str], None],
     ) -> NoReturn:
         """See RunnerLauncher."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from services.engine import messages
 from services.engine.core import CacheEvent, LoadConfig, ModelInfo
 from services.engine.front.process.launcher import RunnerHandle, RunnerLauncher
+from services.engine.messages import reports
 
 
 class ReportingLauncher:
@@ -21,13 +21,13 @@ class ReportingLauncher:
     async def start(
         self,
         config: LoadConfig,
-        on_report: Callable[[messages.Report], None],
+        on_report: Callable[[reports.Report], None],
         on_exit: Callable[[str], None],
     ) -> RunnerHandle:
         """See RunnerLauncher."""
 
-        def take(report: messages.Report) -> None:
-            if isinstance(report, messages.CacheReport):
+        def take(report: reports.Report) -> None:
+            if isinstance(report, reports.CacheReport):
                 self._on_cache_events(report.events)
             else:
                 on_report(report)

@@ -16,12 +16,13 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from services.engine import messages
 from services.engine.core import LoadConfig
 from services.engine.front.process.frame_reader import FrameReader
 from services.engine.front.process.huge_pages import request_huge_pages
 from services.engine.front.process.openmp import OpenMPWaitPolicy
 from services.engine.front.process.visible_devices import show_devices
+from services.engine.messages import commands, reports
+from services.engine.messages.frames import encode_frame
 
 _CHECK_SECONDS = 1.0
 KILL_TIMEOUT_SECONDS = 30.0  # from SIGKILL to the end of the process
@@ -71,7 +72,7 @@ class RunnerProcess:
         *,
         timeouts: RunnerTimeouts,
         wait_policy: OpenMPWaitPolicy,
-        on_report: Callable[[messages.Report], None],
+        on_report: Callable[[reports.Report], None],
         on_exit: Callable[[str], None],
     ) -> None:
         self._process = process
@@ -96,7 +97,7 @@ class RunnerProcess:
         *,
         timeouts: RunnerTimeouts,
         wait_policy: OpenMPWaitPolicy,
-        on_report: Callable[[messages.Report], None],
+        on_report: Callable[[reports.Report], None],
         on_exit: Callable[[str], None],
         may_spin: bool = True,
     ) -> RunnerProcess:
@@ -143,10 +144,10 @@ class RunnerProcess:
         """The id of the process."""
         return self._process.pid
 
-    def send(self, command: messages.Command) -> None:
+    def send(self, command: commands.Command) -> None:
         """Send one command. A runner that is ending drops it; `on_exit` reports the end."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(messages.encode_frame(command))
+            self._transport.write(encode_frame(command))
 
     def kill(self, reason: str) -> None:
         """Send SIGKILL to it and its children. The first reason counts; a second call is fine."""
@@ -161,7 +162,7 @@ class RunnerProcess:
 
         The process has ended when this returns or raises, unless it cannot be killed.
         """
-        self.send(messages.Stop(drain_seconds=grace_seconds))
+        self.send(commands.Stop(drain_seconds=grace_seconds))
         try:
             await asyncio.wait_for(asyncio.shield(self._ended), grace_seconds + 1)
         except TimeoutError:
@@ -201,19 +202,19 @@ class RunnerProcess:
             self._pipe_closed.set_result(None)
             raise
         self._transport = transport
-        self.send(messages.Start(config))
+        self.send(commands.Start(config))
 
-    def _receive(self, report: messages.Report) -> None:
+    def _receive(self, report: reports.Report) -> None:
         """Update the heartbeat state, then pass the report on."""
         heartbeat = self._heartbeat
         now = self._loop.time()
-        if isinstance(report, messages.Heartbeat):
+        if isinstance(report, reports.Heartbeat):
             heartbeat.busy_seconds = report.busy_seconds
             if heartbeat.is_ready:
                 heartbeat.last_heartbeat_at = now
-        elif isinstance(report, messages.Ready):
+        elif isinstance(report, reports.Ready):
             heartbeat.is_ready, heartbeat.last_heartbeat_at = True, now
-        elif isinstance(report, messages.Progress) and report.fraction != heartbeat.progress:
+        elif isinstance(report, reports.Progress) and report.fraction != heartbeat.progress:
             heartbeat.progress, heartbeat.last_heartbeat_at = report.fraction, now
         try:
             self._on_report(report)

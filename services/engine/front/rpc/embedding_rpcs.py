@@ -7,7 +7,7 @@ import struct
 from protos import engine_pb2 as pb
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
-from services.engine.messages import Embed, EmbedInput
+from services.engine.messages.commands import Embed, EmbedInput
 from services.shared.errors import InvalidRequest
 from services.shared.limits import MAX_EMBEDDING_TEXTS, MAX_SUBMIT_BYTES
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from services.engine import messages
 from services.engine.core import TokenLogprob
 from services.engine.front.models.client_request import RequestItem
+from services.engine.messages import reports
 
 # The pieces of text and log-probabilities of prompts in one message; this keeps it far below the
 # 64 MiB that gRPC allows.
@@ -43,7 +43,7 @@ class EventQueue:
         self._wake = asyncio.Event()
         self._is_closed = False
 
-    def put_delta(self, request_id: int, delta: messages.Delta) -> None:
+    def put_delta(self, request_id: int, delta: reports.Delta) -> None:
         """Add text. The hot path: called once for each token."""
         self._pieces += 1
         merged = self._open_deltas.get((request_id, delta.index))
@@ -60,7 +60,7 @@ class EventQueue:
         """Add any event. After `close` it is dropped: the stream has ended."""
         if self._is_closed:
             return
-        if isinstance(item, messages.Finished):
+        if isinstance(item, reports.Finished):
             self._pieces += len(item.prompt_logprobs)
         self._items.append((request_id, item))
         self._wake.set()
@@ -99,4 +99,4 @@ class EventQueue:
 def _count_pieces(item: MergedDelta | RequestItem) -> int:
     if isinstance(item, MergedDelta):
         return len(item.pieces)
-    return len(item.prompt_logprobs) if isinstance(item, messages.Finished) else 0
+    return len(item.prompt_logprobs) if isinstance(item, reports.Finished) else 0

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from protos import engine_pb2 as pb
-from services.engine import messages
 from services.engine.core import CacheKey, Constraint, Lane, Sampling, Stopping, TextPiece, Trigger
 from services.engine.front.models.client_request import ClientRequest, RequestListener
 from services.engine.front.models.planning.model_settings import (
@@ -29,6 +28,7 @@ from services.engine.front.rpc.sampling_ranges import (
     TOP_LOGPROBS_RANGE,
     Range,
 )
+from services.engine.messages import commands
 from services.shared.errors import InvalidRequest
 from services.shared.limits import (
     MAX_CUTS,
@@ -90,7 +90,7 @@ def split_prompts(message: pb.Submit) -> list[pb.Submit]:
 
 def parse_submit(
     message: pb.Submit, defaults: ModelDefaults, open_realm: OpenRealm
-) -> messages.Submit:
+) -> commands.Submit:
     """Parse a request into the runner's command; its id is 0 until a runner gets it."""
     n = message.n or 1
     _check_range(N_RANGE, n, "n")
@@ -110,7 +110,7 @@ def parse_submit(
         )
     realm, cache_keys = open_realm(message.tenant or message.principal, message.private_cache_key)
     constraint = parse_constraint(message.constraint) if message.HasField("constraint") else None
-    return messages.Submit(
+    return commands.Submit(
         id=0,
         pieces=pieces,
         add_special=message.text.add_special if pieces is not None else False,
@@ -201,10 +201,10 @@ def parse_constraint(message: pb.Constraint) -> Constraint | None:
     return Constraint(kind, source, message.before, trigger)
 
 
-def _parse_thinking(message: pb.ThinkingBudget) -> messages.ThinkingBudget:
+def _parse_thinking(message: pb.ThinkingBudget) -> commands.ThinkingBudget:
     if not message.end or max(len(message.start), len(message.end)) > MAX_STOP_CHARS:
         raise InvalidRequest(f"a mark has 1 to {MAX_STOP_CHARS} characters", param="thinking")
-    return messages.ThinkingBudget(
+    return commands.ThinkingBudget(
         message.start,
         message.end,
         message.is_open,

@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable
 
 from protos import engine_pb2 as pb
-from services.engine import messages
 from services.engine.front.models.client_request import ClientRequest, RequestItem
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
 from services.engine.front.rpc.event_queue import EventQueue, MergedDelta
 from services.engine.front.rpc.from_proto import OpenRealm, parse_request, split_prompts
 from services.engine.front.rpc.model_defaults import parse_model_defaults
+from services.engine.messages import reports
 from services.shared.errors import Cancelled, InternalError, InvalidRequest, SpindllError, to_wire
 from services.shared.store.manifest import Manifest
 
@@ -138,7 +138,7 @@ class Session:
 
     def _fail(self, request_id: int, error: SpindllError) -> None:
         """End a request that was refused, or that was not submitted yet."""
-        self.events.put(request_id, messages.Failed(0, to_wire(error)))
+        self.events.put(request_id, reports.Failed(0, to_wire(error)))
         self.end(request_id)
 
     def _close_if_finished(self) -> None:

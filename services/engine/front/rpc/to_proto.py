@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterable, Sequence
 
 from protos import engine_pb2 as pb
-from services.engine import messages
 from services.engine.core import Counters, FinishReason, TokenLogprob
 from services.engine.front.models.client_request import QueuePosition, QueueReason, RequestItem
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.memory_queue import LoadPreview, MemoryTotals
 from services.engine.front.rpc.event_queue import MergedDelta, QueueItem
 from services.engine.memory.plan import Action
+from services.engine.messages import reports
 
 _FINISH_REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -136,22 +136,22 @@ def _fill_delta(message: pb.Delta, delta: MergedDelta) -> None:
 
 def _fill_event(event: pb.Event, item: RequestItem) -> None:
     match item:
-        case messages.Finished():
+        case reports.Finished():
             event.index = item.index
             event.finished.CopyFrom(_build_finished(item))
-        case messages.Started():
+        case reports.Started():
             event.started.prompt_tokens = item.prompt_tokens
             event.started.cached_tokens = item.cached_tokens
             event.started.stored_tokens = item.stored_tokens
             event.started.uses_cuts = item.uses_cuts
             event.started.disk_tokens = item.disk_tokens
-        case messages.Queued():
+        case reports.Queued():
             event.queued.position = item.position
             event.queued.reason = pb.QUEUE_REASON_SLOTS
         case QueuePosition():
             event.queued.position = item.position
             event.queued.reason = _QUEUE_REASONS[item.reason]
-        case messages.Failed():
+        case reports.Failed():
             event.error.CopyFrom(build_error(item.error))
 
 
@@ -168,7 +168,7 @@ def build_error(error: dict[str, object]) -> pb.Error:
     return message
 
 
-def _build_finished(item: messages.Finished) -> pb.Finished:
+def _build_finished(item: reports.Finished) -> pb.Finished:
     return pb.Finished(
         reason=_FINISH_REASONS[item.reason],
         prompt_tokens=item.prompt_tokens,

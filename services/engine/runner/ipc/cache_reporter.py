@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from services.engine.messages import HEARTBEAT_SECONDS, CacheReport
+from services.engine.messages.reports import HEARTBEAT_SECONDS, CacheReport
 from services.engine.runner.ipc.report_writer import ReportWriter
 from services.engine.runner.kvcache.store import PromptStore
 from services.shared.periodic import start_periodic

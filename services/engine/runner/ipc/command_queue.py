@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from services.engine import messages
-from services.engine.messages import HEADER, MAX_FRAME_BYTES, Cancel, Command, Stop
+from services.engine.messages.commands import Cancel, Command, Stop
+from services.engine.messages.frames import HEADER, MAX_FRAME_BYTES, command_decoder
 from services.engine.runner.pooling.embedding_processor import PreparedEmbedding
 from services.engine.runner.requests.input_processor import PreparedRequest
 
@@ -66,7 +66,7 @@ def read_commands(connection: socket.socket) -> Iterator[Command]:
         buffer += data
         start = 0
         while (end := _find_frame_end(buffer, start)) is not None:
-            yield messages.command_decoder.decode(memoryview(buffer)[start + HEADER.size : end])
+            yield command_decoder.decode(memoryview(buffer)[start + HEADER.size : end])
             start = end
         del buffer[:start]
 

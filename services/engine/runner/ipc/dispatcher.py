@@ -8,22 +8,18 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from services.engine.messages import (
+from services.engine.messages.commands import (
     Cancel,
     Command,
     Detokenize,
-    Detokenized,
     Embed,
-    Embedded,
-    Failed,
     Locate,
-    Located,
     Start,
     Stop,
     Submit,
     Tokenize,
-    Tokenized,
 )
+from services.engine.messages.reports import Detokenized, Embedded, Failed, Located, Tokenized
 from services.engine.queue_shares import has_place
 from services.engine.runner.ipc.command_queue import CommandQueue
 from services.engine.runner.ipc.report_writer import ReportWriter

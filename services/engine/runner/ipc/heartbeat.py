@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from services.engine.messages import HEARTBEAT_SECONDS, Heartbeat
+from services.engine.messages.reports import HEARTBEAT_SECONDS, Heartbeat
 from services.engine.runner.ipc.report_writer import ReportWriter
 from services.shared.periodic import start_periodic
 

@@ -10,14 +10,8 @@ import logging
 import socket
 import threading
 
-from services.engine.messages import (
-    Delta,
-    Heartbeat,
-    Report,
-    RequestEvent,
-    StepReport,
-    encode_frame,
-)
+from services.engine.messages.frames import encode_frame
+from services.engine.messages.reports import Delta, Heartbeat, Report, RequestEvent, StepReport
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.engine import messages
 from services.engine.backends.base import Vocabulary
 from services.engine.backends.pooling import PairFormat, PooledModel, PoolingFacts, Vectors
 from services.engine.core import TextPiece
-from services.engine.messages import Embed, EmbedInput
+from services.engine.messages import reports
+from services.engine.messages.commands import Embed, EmbedInput
 from services.engine.runner.pooling.embedding_batcher import PoolingRequest
 from services.shared.errors import (
     ContextLengthExceeded,
@@ -134,10 +134,10 @@ class EmbeddingProcessor:
 
 def build_report(
     command: Embed, request: PoolingRequest, rows: Vectors, facts: PoolingFacts
-) -> messages.Embedded:
+) -> reports.Embedded:
     """The report of what was computed, with the vectors as the command asks for them."""
     rows = _shape_vectors(rows, command) if command.query is None else rows[:, :1]
-    return messages.Embedded(
+    return reports.Embedded(
         command.id,
         dimensions=rows.shape[1],
         vectors=np.ascontiguousarray(rows, "<f4").tobytes(),

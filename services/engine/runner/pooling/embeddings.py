@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from services.engine import messages
 from services.engine.backends.pooling import PooledContext, PooledModel
 from services.engine.core import Counters
+from services.engine.messages import commands, reports
 from services.engine.runner.errors import build_unloading_error
 from services.engine.runner.pooling.embedding_batcher import EmbeddingBatcher, PoolingFinished
 from services.engine.runner.pooling.embedding_processor import PreparedEmbedding, build_report
@@ -20,14 +20,14 @@ class Embeddings:
         self,
         model: PooledModel | None,
         counters: Counters,
-        send: Callable[[messages.Embedded | messages.MemoryAdded], None],
+        send: Callable[[reports.Embedded | reports.MemoryAdded], None],
         *,
         max_queued: int,
     ) -> None:
         """`model`: None where the backend computes none. `send` takes the reports."""
         self._model = model
         self._send = send
-        self._commands: dict[int, messages.Embed] = {}
+        self._commands: dict[int, commands.Embed] = {}
         self._batcher = (
             None
             if model is None
@@ -90,7 +90,7 @@ class Embeddings:
             self._fail(id_, build_unloading_error())
 
     def _fail(self, request_id: int, error: SpindllError) -> None:
-        self._send(messages.Embedded(request_id, error=to_wire(error)))
+        self._send(reports.Embedded(request_id, error=to_wire(error)))
 
     def _report_memory(self, context: PooledContext) -> None:
-        self._send(messages.MemoryAdded(dict(context.pool_bytes)))
+        self._send(reports.MemoryAdded(dict(context.pool_bytes)))

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from services.engine.backends.base import Vocabulary
 from services.engine.core import FinishReason, TokenLogprob
-from services.engine.messages import Delta, Submit
+from services.engine.messages.commands import Submit
+from services.engine.messages.reports import Delta
 from services.engine.runner.requests.detokenizer import Detokenizer
 from services.engine.runner.requests.lazy_constraint import LazyConstraint
 from services.engine.runner.requests.structured_output import ConstraintState

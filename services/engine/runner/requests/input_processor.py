@@ -14,16 +14,8 @@ from functools import cached_property
 
 from services.engine.backends.base import Vocabulary
 from services.engine.core import Constraint, TextPiece, TokenLogprob
-from services.engine.messages import (
-    Detokenize,
-    Detokenized,
-    Locate,
-    Located,
-    Submit,
-    ThinkingBudget,
-    Tokenize,
-    Tokenized,
-)
+from services.engine.messages.commands import Detokenize, Locate, Submit, ThinkingBudget, Tokenize
+from services.engine.messages.reports import Detokenized, Located, Tokenized
 from services.engine.runner.batcher import BatchRequest
 from services.engine.runner.errors import build_too_long_error
 from services.engine.runner.kvcache.chain import Chain

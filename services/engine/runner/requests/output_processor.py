@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from services.engine.core import Counters, FinishReason
-from services.engine.messages import Delta, Failed, Finished, Queued, RequestEvent, Started
+from services.engine.messages.reports import Delta, Failed, Finished, Queued, RequestEvent, Started
 from services.engine.runner import batcher
 from services.engine.runner.requests.answer import TextAnswer
 from services.engine.runner.requests.input_processor import PreparedRequest

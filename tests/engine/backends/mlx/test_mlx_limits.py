@@ -14,7 +14,7 @@ from services.engine.backends.mlx.loading import LoadedModel, estimate, load
 from services.engine.backends.mlx.sizes import ModelSizes
 from services.engine.backends.mlx.vocabulary import MlxVocabulary
 from services.engine.core import MemoryPolicy, ModelInfo
-from services.engine.messages import Ready
+from services.engine.messages.reports import Ready
 from services.shared.errors import ModelLoadFailed
 from tests.engine.backends.mlx.mlx_tests import build_config
 from tests.engine.runner.child_runner import ChildRunner

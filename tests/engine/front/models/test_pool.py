@@ -9,7 +9,8 @@ import pytest
 from services.engine.front.models.client_request import QueuePosition, QueueReason
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.models.residency import ResidencyRules
-from services.engine.messages import Embed, Embedded
+from services.engine.messages.commands import Embed
+from services.engine.messages.reports import Embedded
 from services.shared.errors import EngineBusy
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, RunningPool, running_pool
 from tests.virtual_time import run_virtually

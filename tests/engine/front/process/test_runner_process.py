@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.engine import messages
 from services.engine.core import Counters, LoadConfig
 from services.engine.front.process import runner_process
 from services.engine.front.process.frame_reader import FrameReader
@@ -23,6 +22,8 @@ from services.engine.front.process.runner_process import (
     RunnerTimeouts,
     find_timeout,
 )
+from services.engine.messages import commands, reports
+from services.engine.messages.frames import HEADER, MAX_FRAME_BYTES, encode_frame
 from tests.engine.engine_server import SCRIPTED_RUNNER, WAIT_SECONDS, eventually
 from tests.fakes.scripted_runner import Script
 
@@ -31,10 +32,10 @@ class RecordingCallbacks:
     """Records what a FrameReader passes on."""
 
     def __init__(self) -> None:
-        self.reports: list[messages.Report] = []
+        self.reports: list[reports.Report] = []
         self.errors: list[Exception] = []
 
-    def on_report(self, report: messages.Report) -> None:
+    def on_report(self, report: reports.Report) -> None:
         self.reports.append(report)
 
     def on_invalid_data(self, error: Exception) -> None:
@@ -46,11 +47,11 @@ def make_reader() -> tuple[FrameReader, RecordingCallbacks]:
     return FrameReader(received.on_report, received.on_invalid_data, lambda: None), received
 
 
-REPORTS: list[messages.Report] = [
-    messages.Progress(0.5),
-    messages.StepReport([messages.Delta(1, 0, "x" * n, 1) for n in range(20)]),
-    messages.Heartbeat(0.0, 1, 2, 3, Counters()),
-    messages.StepReport([]),
+REPORTS: list[reports.Report] = [
+    reports.Progress(0.5),
+    reports.StepReport([reports.Delta(1, 0, "x" * n, 1) for n in range(20)]),
+    reports.Heartbeat(0.0, 1, 2, 3, Counters()),
+    reports.StepReport([]),
 ]
 
 
@@ -59,7 +60,7 @@ def test_frames_are_read_whole_in_whatever_pieces_the_bytes_arrive(
     cuts: list[int], seed: int
 ) -> None:
     sent = random.Random(seed).choices(REPORTS, k=20)
-    data = b"".join(messages.encode_frame(report) for report in sent)
+    data = b"".join(encode_frame(report) for report in sent)
     reader, received = make_reader()
     start = 0
     for size in [*cuts, len(data)]:
@@ -74,16 +75,16 @@ def test_frames_are_read_whole_in_whatever_pieces_the_bytes_arrive(
 @pytest.mark.parametrize(
     "invalid",
     [
-        messages.HEADER.pack(3) + b"\xc1\xc1\xc1",
-        messages.HEADER.pack(messages.MAX_FRAME_BYTES + 1),
-        messages.encode_frame(messages.Stop()),
+        HEADER.pack(3) + b"\xc1\xc1\xc1",
+        HEADER.pack(MAX_FRAME_BYTES + 1),
+        encode_frame(commands.Stop()),
     ],
     ids=["not msgpack", "too long", "a command"],
 )
 def test_invalid_data_is_reported_once_and_all_that_follows_is_dropped(invalid: bytes) -> None:
     reader, received = make_reader()
-    reader.data_received(messages.encode_frame(REPORTS[0]) + invalid)
-    reader.data_received(messages.encode_frame(REPORTS[1]))
+    reader.data_received(encode_frame(REPORTS[0]) + invalid)
+    reader.data_received(encode_frame(REPORTS[1]))
 
     assert received.reports == REPORTS[:1]
     assert len(received.errors) == 1
@@ -129,7 +130,7 @@ async def wait_for_exit(received: asyncio.Queue[object]) -> str:
 
 async def test_a_runner_exits_on_the_stop_command(tmp_path: Path) -> None:
     runner, received = await start(tmp_path, Script())
-    while not isinstance(await asyncio.wait_for(received.get(), WAIT_SECONDS), messages.Ready):
+    while not isinstance(await asyncio.wait_for(received.get(), WAIT_SECONDS), reports.Ready):
         pass
     await runner.stop(grace_seconds=10)
 
@@ -143,7 +144,7 @@ async def test_a_runner_that_does_not_stop_is_killed(tmp_path: Path) -> None:
 
     assert await wait_for_exit(received) == "did not stop in time"
     runner.kill("twice is fine")
-    runner.send(messages.Stop())
+    runner.send(commands.Stop())
 
 
 @pytest.mark.parametrize("method", ["kill_and_wait", "stop"])
@@ -151,7 +152,7 @@ async def test_a_cancel_while_a_runner_ends_is_raised_only_after_its_end(
     tmp_path: Path, method: str
 ) -> None:
     runner, received = await start(tmp_path, Script(ignores_stop=True))
-    while not isinstance(await asyncio.wait_for(received.get(), WAIT_SECONDS), messages.Ready):
+    while not isinstance(await asyncio.wait_for(received.get(), WAIT_SECONDS), reports.Ready):
         pass
     ending = asyncio.create_task(
         runner.kill_and_wait("no longer needed")
@@ -252,8 +253,8 @@ async def test_a_report_that_the_front_fails_to_handle_does_not_end_the_runner(
     exits: asyncio.Queue[str] = asyncio.Queue()
     heartbeats: asyncio.Queue[None] = asyncio.Queue()
 
-    def fail(report: messages.Report) -> None:
-        if isinstance(report, messages.Heartbeat):
+    def fail(report: reports.Report) -> None:
+        if isinstance(report, reports.Heartbeat):
             heartbeats.put_nowait(None)
         raise RuntimeError("a bug of the front")
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import asyncio
 
-from services.engine import messages
 from services.engine.core import FinishReason, TokenLogprob
 from services.engine.front.rpc.event_queue import EventQueue, MergedDelta, QueueItem
+from services.engine.messages import reports
 
 
-def delta(text: str, index: int = 0) -> messages.Delta:
-    return messages.Delta(0, index, text, 1, (TokenLogprob(1, text.encode(), -0.5),))
+def delta(text: str, index: int = 0) -> reports.Delta:
+    return reports.Delta(0, index, text, 1, (TokenLogprob(1, text.encode(), -0.5),))
 
 
 def texts(items: list[QueueItem]) -> list[tuple[int, str, int]]:
@@ -46,9 +46,9 @@ async def test_answers_of_one_request_do_not_mix() -> None:
 
 async def test_the_events_of_a_request_stay_in_order() -> None:
     event_queue = EventQueue()
-    event_queue.put(1, messages.Started(0, 5, 0))
+    event_queue.put(1, reports.Started(0, 5, 0))
     event_queue.put_delta(1, delta("a"))
-    event_queue.put(1, messages.Failed(0, {"code": "x"}))
+    event_queue.put(1, reports.Failed(0, {"code": "x"}))
     kinds = [type(item).__name__ for _, item in await event_queue.take()]
 
     assert kinds == ["Started", "MergedDelta", "Failed"]
@@ -95,7 +95,7 @@ async def test_the_log_probabilities_of_prompts_count_for_the_size_of_a_message(
     assert await event_queue.take() == []
 
 
-def build_finished(prompt_logprobs: tuple[TokenLogprob, ...]) -> messages.Finished:
-    return messages.Finished(
+def build_finished(prompt_logprobs: tuple[TokenLogprob, ...]) -> reports.Finished:
+    return reports.Finished(
         0, 0, FinishReason.STOP, 1, 0, 1, 0.0, 0.0, 0.0, prompt_logprobs=prompt_logprobs
     )

@@ -5,12 +5,12 @@ import math
 import pytest
 
 from protos import engine_pb2 as pb
-from services.engine import messages
 from services.engine.core import CacheKey, Constraint, Lane, Sampling, TextPiece, Trigger
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.rpc.from_proto import parse_model_settings, parse_submit
 from services.engine.front.rpc.model_defaults import ModelDefaults, parse_model_defaults
-from services.engine.messages import ThinkingBudget
+from services.engine.messages import commands
+from services.engine.messages.commands import ThinkingBudget
 from services.shared.errors import InvalidRequest
 
 NO_DEFAULTS = parse_model_defaults({})
@@ -20,7 +20,7 @@ def open_realm(tenant: str, private_key: bytes) -> tuple[str, tuple[CacheKey, ..
     return f"{tenant}+{private_key.decode()}", (CacheKey(b"i" * 16, b"s" * 32),)
 
 
-def parse_for_tests(message: pb.Submit, defaults: ModelDefaults) -> messages.Submit:
+def parse_for_tests(message: pb.Submit, defaults: ModelDefaults) -> commands.Submit:
     return parse_submit(message, defaults, open_realm)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from services.engine import messages
 from services.engine.core import FinishReason
 from services.engine.front.rpc.to_proto import build_frame
+from services.engine.messages import reports
 
 
 def test_the_end_of_an_answer_tells_what_was_stored_of_its_prompt() -> None:
-    end = messages.Finished(
+    end = reports.Finished(
         1,
         0,
         FinishReason.STOP,
@@ -23,7 +23,7 @@ def test_the_end_of_an_answer_tells_what_was_stored_of_its_prompt() -> None:
         saved_seconds=2.5,
         disk_tokens=512,
     )
-    events = build_frame([(1, messages.Started(1, 900, 800, 768, True, 512)), (1, end)]).events
+    events = build_frame([(1, reports.Started(1, 900, 800, 768, True, 512)), (1, end)]).events
 
     begun = events[0].started
     assert (begun.stored_tokens, begun.uses_cuts, begun.disk_tokens) == (768, True, 512)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from services.engine.messages import Stop
+from services.engine.messages.commands import Stop
 from services.engine.runner.ipc.command_queue import CommandQueue
 
 PUTS = 20_000

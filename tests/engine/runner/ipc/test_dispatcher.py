@@ -12,11 +12,30 @@ from typing import Any
 
 import pytest
 
-from services.engine import messages
 from services.engine.backends import open_backend
 from services.engine.backends.base import Vocabulary
 from services.engine.core import Constraint, Sampling, TextPiece
-from services.engine.messages import Cancel, Start, Stop, Submit, Tokenize
+from services.engine.messages.commands import (
+    Cancel,
+    Detokenize,
+    Embed,
+    EmbedInput,
+    Locate,
+    Start,
+    Stop,
+    Submit,
+    Tokenize,
+)
+from services.engine.messages.frames import HEADER, report_decoder
+from services.engine.messages.reports import (
+    Detokenized,
+    Failed,
+    Located,
+    Report,
+    RequestEvent,
+    StepReport,
+    Tokenized,
+)
 from services.engine.runner.ipc.command_queue import CommandQueue, LoopCommand
 from services.engine.runner.ipc.dispatcher import Dispatcher
 from services.engine.runner.ipc.report_writer import ReportWriter
@@ -44,17 +63,17 @@ class Setup:
     gate: threading.Event
     building: threading.Event
 
-    def take_events(self) -> list[messages.RequestEvent]:
+    def take_events(self) -> list[RequestEvent]:
         """Wait for the next frame with events."""
         frame = self.front.recv(1 << 16)
-        report = messages.report_decoder.decode(frame[messages.HEADER.size :])
-        assert isinstance(report, messages.StepReport)
+        report = report_decoder.decode(frame[HEADER.size :])
+        assert isinstance(report, StepReport)
         return report.events
 
-    def take_report(self) -> messages.Report:
+    def take_report(self) -> Report:
         """Wait for the next frame."""
-        size = messages.HEADER.unpack(self.front.recv(messages.HEADER.size, socket.MSG_WAITALL))[0]
-        return messages.report_decoder.decode(self.front.recv(size, socket.MSG_WAITALL))
+        size = HEADER.unpack(self.front.recv(HEADER.size, socket.MSG_WAITALL))[0]
+        return report_decoder.decode(self.front.recv(size, socket.MSG_WAITALL))
 
     def take_commands(self, count: int) -> list[LoopCommand]:
         """Wait for the next `count` commands."""
@@ -174,7 +193,7 @@ def test_a_cancel_is_queued_once_and_behind_its_request(opened: Setup, slow: Sub
     if slow is SLOW["long text"]:  # it does not fit the context
         assert to_ids(opened.take_commands(1)) == [Cancel((1,))]
         (failed,) = opened.take_events()
-        assert isinstance(failed, messages.Failed)
+        assert isinstance(failed, Failed)
         assert (failed.id, failed.error["code"]) == (1, "context_length_exceeded")
     else:
         assert to_ids(opened.take_commands(2)) == [1, Cancel((1,))]
@@ -189,22 +208,20 @@ def test_a_long_text_is_tokenized_while_other_requests_pass(opened: Setup) -> No
     opened.gate.set()
     opened.dispatcher.close()
     tokenized = opened.take_report()
-    assert isinstance(tokenized, messages.Tokenized)
+    assert isinstance(tokenized, Tokenized)
     assert (tokenized.id, len(tokenized.ids)) == (1, 60_000)
 
 
 def test_prefixes_that_are_looked_for_take_no_place_of_other_texts(opened: Setup) -> None:
     text = submit(0, "hello " * 10_000).pieces or ()
     for id_ in (1, 2):
-        opened.dispatcher.dispatch(
-            messages.Locate(id=id_, pieces=text, principal="many", cache_keys=())
-        )
+        opened.dispatcher.dispatch(Locate(id=id_, pieces=text, principal="many", cache_keys=()))
     opened.dispatcher.dispatch(Tokenize(3, text))
     opened.gate.set()
 
     for _ in range(3):
         report = opened.take_report()
-        assert isinstance(report, messages.Located | messages.Tokenized)
+        assert isinstance(report, Located | Tokenized)
         assert report.error is None
 
 
@@ -228,18 +245,18 @@ def test_texts_to_tokenize_of_one_principal_take_no_place_of_another(opened: Set
     opened.gate.set()
 
     reports = [opened.take_report() for _ in range(4)]
-    failed = {r.id: r.error is not None for r in reports if isinstance(r, messages.Tokenized)}
+    failed = {r.id: r.error is not None for r in reports if isinstance(r, Tokenized)}
     assert failed == {1: False, 2: False, 3: True, 4: False}
 
 
 def test_texts_to_embed_that_are_cancelled_while_they_wait_are_not_prepared(
     unopened: Setup,
 ) -> None:
-    long = messages.EmbedInput("hello " * 10_000)
+    long = EmbedInput("hello " * 10_000)
     with one_thread(unopened) as dispatcher:
         dispatcher.dispatch(submit_constrained(1))
         assert unopened.building.wait(TIMEOUT_SECONDS)
-        dispatcher.dispatch(messages.Embed(id=2, inputs=(long,)))
+        dispatcher.dispatch(Embed(id=2, inputs=(long,)))
         dispatcher.dispatch(Stop())
         dispatcher.dispatch(Cancel((2,)))
         unopened.gate.set()
@@ -249,15 +266,15 @@ def test_texts_to_embed_that_are_cancelled_while_they_wait_are_not_prepared(
 
 
 def test_many_tokens_are_read_while_other_requests_pass(opened: Setup) -> None:
-    opened.dispatcher.dispatch(messages.Detokenize(1, (ord("a"),) * 60_000))
+    opened.dispatcher.dispatch(Detokenize(1, (ord("a"),) * 60_000))
     opened.dispatcher.dispatch(submit(2, "hello"))
 
     assert to_ids(opened.command_queue.take()) == [2]
     opened.gate.set()
     opened.dispatcher.close()
-    size = messages.HEADER.unpack(opened.front.recv(messages.HEADER.size, socket.MSG_WAITALL))[0]
-    report = messages.report_decoder.decode(opened.front.recv(size, socket.MSG_WAITALL))
-    assert report == messages.Detokenized(1, "a" * 60_000)
+    size = HEADER.unpack(opened.front.recv(HEADER.size, socket.MSG_WAITALL))[0]
+    report = report_decoder.decode(opened.front.recv(size, socket.MSG_WAITALL))
+    assert report == Detokenized(1, "a" * 60_000)
 
 
 def test_a_long_infill_is_tokenized_while_other_requests_pass(opened: Setup) -> None:
@@ -285,7 +302,7 @@ def test_a_constrained_request_beyond_max_queued_fails_as_busy(opened: Setup) ->
     opened.dispatcher.dispatch(submit(4, "hello"))
 
     (failed,) = opened.take_events()
-    assert isinstance(failed, messages.Failed)
+    assert isinstance(failed, Failed)
     assert (failed.id, failed.error["code"]) == (3, "engine_busy")
     opened.gate.set()
     first, *prepared = to_ids(opened.take_commands(3))
@@ -299,7 +316,7 @@ def test_constrained_requests_of_one_principal_take_no_place_of_another(opened: 
     opened.dispatcher.dispatch(submit_constrained(4, principal="few"))
 
     (failed,) = opened.take_events()
-    assert isinstance(failed, messages.Failed)
+    assert isinstance(failed, Failed)
     assert failed.id == 3
     opened.gate.set()
     assert set(to_ids(opened.take_commands(3))) == {1, 2, 4}
@@ -310,7 +327,7 @@ def test_a_request_is_busy_while_texts_of_max_length_are_prepared(opened: Setup)
     opened.dispatcher.dispatch(submit_constrained(2))
 
     (failed,) = opened.take_events()
-    assert isinstance(failed, messages.Failed)
+    assert isinstance(failed, Failed)
     assert (failed.id, failed.error["code"]) == (2, "engine_busy")
 
 

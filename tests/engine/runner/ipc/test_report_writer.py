@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.engine import messages
 from services.engine.core import Counters, FinishReason, TokenLogprob
-from services.engine.messages import (
-    HEADER,
+from services.engine.messages.commands import Cancel, Command, Stop
+from services.engine.messages.frames import HEADER, MAX_FRAME_BYTES, encode_frame, report_decoder
+from services.engine.messages.reports import (
     Delta,
     Finished,
     Heartbeat,
@@ -34,7 +34,7 @@ def read_all(connection: socket.socket) -> list[Report]:
     reports = []
     while data:
         (size,) = HEADER.unpack_from(data)
-        reports.append(messages.report_decoder.decode(data[HEADER.size : HEADER.size + size]))
+        reports.append(report_decoder.decode(data[HEADER.size : HEADER.size + size]))
         data = data[HEADER.size + size :]
     return reports
 
@@ -84,7 +84,7 @@ def test_deltas_of_an_answer_are_merged_while_the_front_does_not_read(
             (size,) = HEADER.unpack_from(buffer)
             if len(buffer) < HEADER.size + size:
                 break
-            reports.append(messages.report_decoder.decode(buffer[HEADER.size : HEADER.size + size]))
+            reports.append(report_decoder.decode(buffer[HEADER.size : HEADER.size + size]))
             buffer = buffer[HEADER.size + size :]
         ours_closed = reports[-1:] == [heartbeat(99)]
 
@@ -159,12 +159,12 @@ def test_commands_are_read_however_their_bytes_are_split(
     pipe: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = pipe
-    sent: list[messages.Command] = [
-        messages.Cancel((1, 2)),
-        messages.Stop(1.5),
-        messages.Cancel(tuple(range(300))),
+    sent: list[Command] = [
+        Cancel((1, 2)),
+        Stop(1.5),
+        Cancel(tuple(range(300))),
     ]
-    data = b"".join(messages.encode_frame(command) for command in sent)
+    data = b"".join(encode_frame(command) for command in sent)
     for byte in range(0, len(data), 7):
         theirs.sendall(data[byte : byte + 7])
     theirs.shutdown(socket.SHUT_WR)
@@ -174,7 +174,7 @@ def test_commands_are_read_however_their_bytes_are_split(
 
 def test_a_frame_that_is_too_large_is_an_error(pipe: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pipe
-    theirs.sendall(HEADER.pack(messages.MAX_FRAME_BYTES + 1))
+    theirs.sendall(HEADER.pack(MAX_FRAME_BYTES + 1))
 
     with pytest.raises(ValueError, match="bytes"):
         next(read_commands(ours))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.engine.core import Sampling, Stopping
-from services.engine.messages import Submit
+from services.engine.messages.commands import Submit
 from tests.engine.runner.child_runner import submit
 
 LONG = "This sentence is repeated to make a prompt that takes several steps to read. " * 20

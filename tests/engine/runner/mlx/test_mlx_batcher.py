@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 
 from services.engine.backends.mlx.library import load_library
 from services.engine.core import FinishReason, Sampling, Stopping
-from services.engine.messages import Submit
+from services.engine.messages.commands import Submit
+from services.engine.messages.reports import LoadFailed
 from services.engine.runner.build import open_batcher
 from services.engine.runner.mlx.mlx_batcher import MlxBatcher
 from services.shared.errors import EngineBusy
@@ -216,8 +217,6 @@ def test_a_runner_process_serves_an_mlx_model(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_runner_process_reports_why_a_folder_does_not_load(tmp_path: Path) -> None:
-    from services.engine.messages import LoadFailed
-
     with ChildRunner(build_config(tmp_path)) as runner:
         failed = runner.wait_for_first(LoadFailed)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from services.engine import messages
 from services.engine.backends.mlx.cache_states import load_block, load_whole
 from services.engine.core import LoadConfig, Sampling, Stopping
+from services.engine.messages import commands
 from services.engine.runner.mlx import cache_restorer, cache_saver, stored_caches
 from services.engine.runner.mlx.mlx_batcher import MlxBatcher
 from tests.contracts.storing import (
@@ -44,7 +44,7 @@ def load(tmp_path: Path) -> LoadConfig:
     return build_config(context_length=2048, cache=build_cache(tmp_path))
 
 
-def ask(**changes: Any) -> messages.Submit:
+def ask(**changes: Any) -> commands.Submit:
     options: dict[str, Any] = {"tokens": tuple(PROMPT), "cache_keys": ALICE, "realm": "alice"}
     return submit(next(ids), **options | changes)
 
@@ -93,7 +93,7 @@ def test_a_restored_prompt_continues_with_the_greedy_text_of_the_gguf(load: Load
 def test_a_new_process_finds_what_another_one_computed(load: LoadConfig) -> None:
     with ChildRunner(load) as runner:
         first = runner.complete(ask())
-        runner.send(messages.Stop(30.0))
+        runner.send(commands.Stop(30.0))
         runner.wait_until(lambda: runner.has_ended)
     with ChildRunner(load) as runner:
         again = runner.complete(ask())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from services.engine.backends import open_backend
-from services.engine.messages import Detokenize
+from services.engine.messages.commands import Detokenize
 from services.engine.runner.requests.grammar_tokenizers import build_tokenizer
 from services.engine.runner.requests.input_processor import InputProcessor
 from services.engine.runner.requests.structured_output import ConstraintCompiler

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from services.engine.backends.fake import FakeBackend
 from services.engine.core import Counters, LoadConfig, Sampling, Stopping, TextPiece
-from services.engine.messages import Delta, Finished, Started, Submit
+from services.engine.messages.commands import Submit
+from services.engine.messages.reports import Delta, Finished, Started
 from services.engine.runner.batcher import Begun, Ended, Written
 from services.engine.runner.build import build_input_processor, build_step_batcher
 from services.engine.runner.requests.output_processor import OutputProcessor

@@ -10,7 +10,7 @@ import pytest
 from services.engine.backends.fake import FakeBackend
 from services.engine.backends.fake_vocabulary import END, VOCAB_SIZE, FakeVocabulary
 from services.engine.core import Constraint, LoadConfig, Sampling, Stopping
-from services.engine.messages import ThinkingBudget
+from services.engine.messages.commands import ThinkingBudget
 from services.engine.runner.build import build_input_processor, build_step_batcher
 from services.engine.runner.requests.answer import TextAnswer
 from services.engine.runner.requests.grammar_tokenizers import build_tokenizer

@@ -13,7 +13,7 @@ import msgspec
 from services.engine.backends.fake import FakeBackend
 from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import CacheKey, CacheStored, MemoryPolicy, Sampling, Stopping
-from services.engine.messages import Submit
+from services.engine.messages.commands import Submit
 from services.engine.runner.build import build_step_batcher
 from tests.contracts.batching import BatchRun
 from tests.contracts.storing import ALICE, build_cache, get_store

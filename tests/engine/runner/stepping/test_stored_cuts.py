@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.engine.core import CacheKey, MemoryPolicy, Sampling, Stopping
-from services.engine.messages import Submit
+from services.engine.messages.commands import Submit
 from tests.contracts.storing import ALICE, BOB
 from tests.engine.runner.child_runner import submit
 from tests.engine.runner.kvcache.stores import wait_until_written

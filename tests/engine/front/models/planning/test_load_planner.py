@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.engine import messages
 from services.engine.core import Device, LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.front.models.planning.device_choice import Room
 from services.engine.front.models.planning.load_estimator import PlannedLoad
@@ -17,6 +16,7 @@ from services.engine.front.models.planning.load_planner import LoadPlanner
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.process.launcher import RunnerHandle
 from services.engine.memory.estimate_cache import EstimateCache
+from services.engine.messages import reports
 from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES, PROCESS_BYTES
 from services.shared.store.manifest import Description, Manifest
 from tests.engine.load_defaults import make_load_defaults
@@ -37,7 +37,7 @@ class DryRuns:
     async def start(
         self,
         config: LoadConfig,
-        on_report: Callable[[messages.Report], None],
+        on_report: Callable[[reports.Report], None],
         on_exit: Callable[[str], None],
     ) -> RunnerHandle:
         raise AssertionError("a plan starts no runner that serves")
