@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from services.engine.core import CacheTier
@@ -62,6 +62,13 @@ class Fetch:
                 self._ready_bytes -= len(state.state)
                 self._changed.notify_all()
             return state
+
+    def take_ready(self, max_bytes: int) -> Iterator[StoredState]:
+        """The states that are ready, until about `max_bytes` were taken."""
+        taken = 0
+        while taken < max_bytes and (state := self.take()) is not None:
+            taken += len(state.state)
+            yield state
 
     def wait(self, seconds: float) -> None:
         """Wait until `take` returns a state, or the fetch is over; at most so long."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from services.engine.backends.mlx.cache_states import Block, join_blocks, load_block, load_whole
 from services.engine.backends.mlx.library import MlxLibrary
-from services.engine.core import CacheTier
+from services.engine.runner.kvcache.chain import BLOCK_TOKENS
 from services.engine.runner.kvcache.fetch import Fetch, StoredState
 from services.engine.runner.mlx.generated_answer import GeneratedAnswer
 from services.engine.runner.stepping.scheduler.request import Branch
@@ -30,10 +30,6 @@ class Restoring:
     length: int  # tokens in the caches
     start: int  # 0 but for blocks
     blocks: list[Block] = field(default_factory=list)
-    stored_tokens: int = 0
-    disk_tokens: int = 0  # of those
-    tier: CacheTier | None = None
-    saved_seconds: float = 0.0
 
 
 class CacheRestorer:
@@ -55,6 +51,7 @@ class CacheRestorer:
 
     def add(self, restoring: Restoring) -> None:
         """Let an answer wait for its fetch."""
+        _forget_stored(restoring.answer.branch)  # it may have been preempted while it fetched
         self._waiting.append(restoring)
 
     def remove(self, branch: Branch) -> None:
@@ -81,18 +78,12 @@ class CacheRestorer:
         """
         copied, done = 0, []
         for restoring in self._waiting:
-            while copied < max_bytes:
-                is_over = restoring.fetch.is_over  # before `take`: the last may come between
-                stored = restoring.fetch.take()
-                if stored is not None:
-                    copied += len(stored.state)
-                    self._load(restoring, stored)
-                elif is_over:
-                    self._finish(restoring)
-                    done.append(restoring)
-                    break
-                else:
-                    break
+            for stored in restoring.fetch.take_ready(max_bytes - copied):
+                copied += len(stored.state)
+                self._load(restoring, stored)
+            if restoring.fetch.is_over:
+                self._join(restoring)
+                done.append(restoring)
         return done, copied
 
     def _load(self, restoring: Restoring, stored: StoredState) -> None:
@@ -106,24 +97,25 @@ class CacheRestorer:
             logger.exception("a stored state was not loaded")
             restoring.fetch.close()
             return
-        restoring.stored_tokens += stored.end - stored.start
-        restoring.disk_tokens += stored.end - stored.start if stored.tier == "disk" else 0
-        restoring.tier = "disk" if "disk" in (restoring.tier, stored.tier) else stored.tier
-        restoring.saved_seconds += stored.seconds
-
-    def _finish(self, restoring: Restoring) -> None:
-        """Join the blocks, and note on the branch what came from the store."""
-        if restoring.blocks:
-            try:
-                restoring.caches = join_blocks(
-                    self._library, restoring.caches, restoring.start, restoring.blocks
-                )
-            except Exception:
-                logger.exception("stored states were not loaded")
-                return
-            restoring.length = restoring.start + restoring.stored_tokens
         branch = restoring.answer.branch
-        if branch.cached_tokens is None:
-            branch.stored_tokens = restoring.stored_tokens
-            branch.disk_tokens = restoring.disk_tokens
-            branch.tier, branch.saved_seconds = restoring.tier, restoring.saved_seconds
+        branch.record_stored(stored.end - stored.start, stored.tier, stored.seconds)
+
+    def _join(self, restoring: Restoring) -> None:
+        """Let the blocks continue the caches, or forget them."""
+        if not restoring.blocks:
+            return
+        try:
+            restoring.caches = join_blocks(
+                self._library, restoring.caches, restoring.start, restoring.blocks
+            )
+        except Exception:  # of MLX, without a common class
+            logger.exception("stored states were not loaded")
+            _forget_stored(restoring.answer.branch)
+        else:
+            restoring.length = restoring.start + len(restoring.blocks) * BLOCK_TOKENS
+
+
+def _forget_stored(branch: Branch) -> None:
+    """What was loaded is not used; what it began with before a preemption stays counted."""
+    if branch.cached_tokens is None:
+        branch.forget_cached()

@@ -32,17 +32,15 @@ class PromptRestorer:
         """
         copied = 0
         for branch in self._scheduler.admission.fetching:
-            while copied < max_bytes and (fetch := branch.fetch) is not None:
-                assert isinstance(fetch, Fetch)
-                is_over = fetch.is_over  # before `take`: the last state may come between
-                stored = fetch.take()
-                if stored is not None:
-                    copied += len(stored.state)
-                    self._load(branch, stored)
-                elif is_over:
-                    self._scheduler.admission.end_fetch(branch)
-                else:
-                    break
+            fetch = branch.fetch
+            if fetch is None:  # making room for another branch has lost its sequence
+                continue
+            assert isinstance(fetch, Fetch)
+            for stored in fetch.take_ready(max_bytes - copied):
+                copied += len(stored.state)
+                self._load(branch, stored)
+            if branch.fetch is not None and fetch.is_over:
+                self._scheduler.admission.end_fetch(branch)
         return copied
 
     def wait(self, seconds: float) -> None:
@@ -69,11 +67,7 @@ class PromptRestorer:
         if not is_loaded:
             self._scheduler.admission.end_fetch(branch, is_lost=True)
             return
-        if branch.cached_tokens is None:
-            branch.stored_tokens += stored.end - stored.start
-            branch.disk_tokens += stored.end - stored.start if stored.tier == "disk" else 0
-            branch.tier = "disk" if "disk" in (branch.tier, stored.tier) else stored.tier
-            branch.saved_seconds += stored.seconds
+        branch.record_stored(stored.end - stored.start, stored.tier, stored.seconds)
         if self._sequence_pool.takes_checkpoints and stored.end in list_cuts(branch.request):
             self._keep(sequence)
 

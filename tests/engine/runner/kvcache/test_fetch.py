@@ -58,6 +58,27 @@ def test_a_fetch_that_fails_gives_what_is_before_the_failure(tmp_path: Path) -> 
         assert fetch.is_failed
 
 
+def test_what_is_ready_is_taken_until_so_many_bytes_or_a_close(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk") as store:
+        chain = store.open_chain([KEY], make_tokens(1024))
+        states = {(k * 256, k * 256 + 256): make_state(100, seed=k) for k in range(4)}
+        save(store, chain, states)
+        stored = store.find(chain)
+        assert stored is not None
+        fetch = store.fetch(chain, stored, 0)
+        for place in range(4):  # all are read ahead
+            with fetch._changed:
+                assert fetch._changed.wait_for(lambda n=place: n in fetch._ready, 30)  # type: ignore[misc]
+
+        taken = [state.state for state in fetch.take_ready(150)]
+        assert (taken, fetch.is_over) == (list(states.values())[:2], False)
+        for state in fetch.take_ready(1000):
+            taken.append(state.state)
+            fetch.close()
+
+        assert (taken, fetch.is_over) == (list(states.values())[:3], True)
+
+
 def test_a_closed_fetch_is_over_and_holds_nothing(tmp_path: Path) -> None:
     with open_store(disk=tmp_path / "disk") as store:
         chain = store.open_chain([KEY], make_tokens(512))

@@ -235,3 +235,23 @@ def test_a_step_loads_and_saves_one_block_while_others_generate(
 
         assert len(loads) == 2
         assert loads[0] != loads[1]
+
+
+def test_what_is_fetched_again_after_a_preemption_counts_once(
+    load: LoadConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_caches, "MAX_COPIED_ALONE", 1)
+    store_prompt(load)
+    with opened(load) as run:
+        batcher, request = run.batcher, ask()
+        assert isinstance(batcher, MlxBatcher)
+        run.add(request)
+        branch = batcher._requests[request.id].branches[0]
+        while not branch.stored_tokens:
+            run.step()
+        assert branch.stored_tokens == BLOCK
+        batcher._batch.remove(branch)
+        batcher._queue.put_back(branch)
+        run.finish()
+
+    assert run.answered[request.id].finished[0].stored_tokens == STORED

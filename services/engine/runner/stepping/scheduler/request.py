@@ -128,6 +128,14 @@ class Branch:
             self.fetch.close()
             self.fetch = None
 
+    def record_stored(self, tokens: int, tier: CacheTier, seconds: float) -> None:
+        """So many tokens came from the store; once it has begun to compute, that is not counted."""
+        if self.cached_tokens is None:
+            self.stored_tokens += tokens
+            self.disk_tokens += tokens if tier == "disk" else 0
+            self.tier = "disk" if "disk" in (self.tier, tier) else tier
+            self.saved_seconds += seconds
+
     def forget_cached(self) -> None:
         """The tokens that it began with were lost."""
         self.stored_tokens = self.disk_tokens = 0
