@@ -9,13 +9,14 @@ first token; and again when the answer has ended, if the sequence is still idle 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from services.engine.backends.base import Backend
 from services.engine.backends.errors import BackendError
 from services.engine.runner.kvcache.chain import Chain
+from services.engine.runner.kvcache.save_queue import SaveJob, SaveQueue
 from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.stepping.kv.pooled_sequence import PooledSequence
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
@@ -24,20 +25,8 @@ from services.engine.runner.stepping.scheduler.step_plan import Chunk, ChunkResu
 
 logger = logging.getLogger(__name__)
 
-_MAX_JOBS = 64  # the oldest is left out beyond that
 _MAX_SNAPSHOT_BYTES = 256 << 20  # that wait for their first token; more are not taken
 _MIN_ANSWER_SNAPSHOT = 64  # tokens; shorter sequences are computed as fast
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """The first `length` tokens of a sequence, of which the store may want parts."""
-
-    sequence: PooledSequence
-    chain: Chain
-    length: int
-    start: int  # what is before it belongs to an earlier job
-    parts: deque[tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +69,7 @@ class PromptSaver:
         self._sequence_pool = sequence_pool
         self._store = store
         self._saves_whole = saves_whole
-        self._jobs: deque[_Job] = deque()
+        self._jobs = SaveQueue(store)
         self._snapshots: list[_Snapshot] = []
 
     @property
@@ -125,32 +114,15 @@ class PromptSaver:
                 chain.extend(branch.tokens[chain.length : sequence.length])
                 if self._saves_whole and sequence.length < _MIN_ANSWER_SNAPSHOT:
                     continue
-                start = 0 if is_first else len(branch.request.prompt)
-                self._jobs.append(_Job(sequence, chain, sequence.length, start))
+                start = 0 if is_first or self._saves_whole else len(branch.request.prompt)
+                self._add_job(sequence, chain, sequence.length, start)
             elif is_first and not self._saves_whole:
-                length = len(branch.request.prompt)
-                self._jobs.append(_Job(sequence, chain, length, start=0))
-        while len(self._jobs) > _MAX_JOBS:
-            self._jobs.popleft()
+                self._add_job(sequence, chain, len(branch.request.prompt), start=0)
 
     def save(self, max_bytes: int, token_seconds: float) -> int:
-        """Give the store what it wants, until about `max_bytes` are copied; returns how many.
-
-        No operations on memory may wait. `token_seconds`: the time that computing a token takes.
-        """
+        """See SaveQueue.save. No operations on memory may wait."""
         self._hand_over_snapshots()
-        copied = 0
-        while self._jobs and copied < max_bytes and self._store.has_room():
-            job = self._jobs[0]
-            part = self._next_part(job)
-            state = self._copy(job.sequence, *part) if part is not None else None
-            if part is None or state is None:
-                self._jobs.popleft()
-                continue
-            copied += len(state)
-            start, end = part
-            self._store.save(job.chain, start, end, state, token_seconds * (end - start))
-        return copied
+        return self._jobs.save(max_bytes, token_seconds)
 
     def _hand_over_snapshots(self) -> None:
         waiting = []
@@ -162,17 +134,14 @@ class PromptSaver:
             self._store.save(chain, 0, snapshot.length, snapshot.state, snapshot.seconds)
         self._snapshots = waiting
 
-    def _next_part(self, job: _Job) -> tuple[int, int] | None:
-        """The next part of the sequence to copy; None where the job is over."""
-        sequence = job.sequence
-        if self._saves_whole and sequence.length != job.length:
-            return None
-        if not self._sequence_pool.holds(sequence, job.length):
-            return None
-        if job.parts is None:
-            start = 0 if self._saves_whole else job.start
-            job.parts = deque(self._store.wants(job.chain, job.length, start=start))
-        return job.parts.popleft() if job.parts else None
+    def _add_job(self, sequence: PooledSequence, chain: Chain, length: int, start: int) -> None:
+        is_kept = partial(self._is_kept, sequence, length)
+        self._jobs.add(SaveJob(chain, length, is_kept, partial(self._copy, sequence), start))
+
+    def _is_kept(self, sequence: PooledSequence, length: int) -> bool:
+        """Whether its first tokens are in memory; a whole state is one of exactly its length."""
+        is_as_long = sequence.length == length or not self._saves_whole
+        return is_as_long and self._sequence_pool.holds(sequence, length)
 
     def _copy(self, sequence: PooledSequence, start: int, end: int) -> bytes | None:
         try:
