@@ -76,6 +76,7 @@ def assert_same(one: Answered, other: Answered, kind: str, *, index: int = 0) ->
         assert entry.top[0].logprob == pytest.approx(wanted.top[0].logprob, abs=tolerance)
         if entry.token != wanted.token:
             likely = {other.token: other.logprob for other in wanted.top}
+            assert entry.token in likely
             assert wanted.logprob - likely[entry.token] < tolerance
             return
 

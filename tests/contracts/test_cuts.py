@@ -128,6 +128,24 @@ def test_two_chats_at_once_compute_their_system_prompt_once(live: BatchRun, kind
         assert_same(each, alike, kind)
 
 
+def test_a_chat_that_parts_early_from_a_system_prompt_just_computed_continues_right(
+    live: BatchRun, kind: str
+) -> None:
+    """A window memory may have lost what the two share; that is known at once."""
+    draw = random.Random(5)
+    system, one, other = (draw_text(draw, length) for length in (700, 200, 1200))
+    begin, question = system[:100], draw_text(draw, 30)
+    wanted = alone(live, begin, question)
+    computed = live.batcher.counters.computed_tokens + len(tokenize(live, system)) - 1
+    live.add(ask(system, one), ask("", other, cuts=()))
+    while live.batcher.counters.computed_tokens < computed:
+        live.step()
+
+    answered = live.answer(ask(begin, question, cuts=()))[0]
+
+    assert_same(answered, wanted, kind)
+
+
 def test_a_stored_system_prompt_is_found_by_another_chat_in_another_process(
     storing: LoadConfig, kind: str
 ) -> None:

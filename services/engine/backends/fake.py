@@ -4,8 +4,7 @@ The next token is a pure function of the sequence's tokens, so a lost, doubled o
 changes the text. Where llama.cpp would abort, this backend raises. It counts its cells itself, one
 per token with its number of owners, so that tests can compare them with the scheduler's count.
 
-`model_path` may name a JSON file with the fields of `Behaviour`, for a runner that fails on
-purpose.
+`model_path` may name a JSON file with the fields of `Behaviour`: it fails on purpose then.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from services.engine.backends.base import Logits, OnProgress, Outcome, Step, computed_row
 from services.engine.backends.errors import BackendError
@@ -197,6 +195,11 @@ class FakeBackend:
             self._hashes[sequence] = hashes
             self._stale.discard(sequence)
             return True
+        if self._window:
+            self._lengths = {other: len(cells) for other, cells in self._cells.items()}
+            for _ in hashes:
+                self._take_cell_before_a_window(sequence)
+            self._first[sequence] = max(len(hashes) - self._window, 0)
         self._hashes.setdefault(sequence, []).extend(hashes)
         self._cells.setdefault(sequence, []).extend(self._new_cell() for _ in hashes)
         return True
@@ -227,11 +230,12 @@ class FakeBackend:
             raise BackendError("the step has no tokens, or too many")
         if int(np.count_nonzero(step.wants_logits[used])) > self.max_outputs:
             raise BackendError("more outputs than were reserved")
-        if not _is_within(step.tokens[used], VOCAB_SIZE):
+        tokens, sequences = step.tokens[used], step.sequences[used]
+        if not 0 <= tokens.min() <= tokens.max() < VOCAB_SIZE:
             raise BackendError("token outside of the vocabulary")
-        if not _is_within(step.sequences[used], self.sequence_id_count):
+        if not 0 <= sequences.min() <= sequences.max() < self.sequence_id_count:
             raise BackendError("sequence id out of range")
-        owners = [sequence for sequence, _ in groupby(step.sequences[used].tolist())]
+        owners = [sequence for sequence, _ in groupby(sequences.tolist())]
         if len(owners) > len(set(owners)):
             raise BackendError("the tokens of a sequence must stand together")
         if not self._stale.isdisjoint(owners):
@@ -294,7 +298,3 @@ def _decode_state(state: bytes | memoryview) -> tuple[int, list[int]]:
         return msgspec.msgpack.decode(state, type=tuple[int, list[int]])
     except msgspec.DecodeError:
         return -1, []
-
-
-def _is_within(ids: NDArray[np.int32], end: int) -> bool:
-    return bool(ids.min() >= 0 and ids.max() < end)

@@ -8,10 +8,23 @@ from collections.abc import Iterable
 from services.engine.backends.base import Backend
 from services.engine.backends.errors import BackendError
 from services.engine.runner.stepping.kv.memory_operations import Cut, Drop, MemoryOperation, Share
+from services.engine.runner.stepping.kv.sequence_pool import SequencePool
+from services.engine.runner.stepping.scheduler.admission import AdmissionControl
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.step_plan import StepPlan
 
 logger = logging.getLogger(__name__)
+
+
+def execute_recorded(
+    backend: Backend, sequence_pool: SequencePool, admission: AdmissionControl
+) -> None:
+    """Execute what was recorded since a step was planned: before cells are taken, and windows read.
+
+    A sequence may only be begun with tokens of another one while that still holds them.
+    """
+    if operations := sequence_pool.take_operations():
+        admission.restart(execute_operations(backend, operations))
 
 
 def execute_operations(backend: Backend, operations: Iterable[MemoryOperation]) -> frozenset[int]:

@@ -9,7 +9,7 @@ from services.engine.backends.errors import BackendError
 from services.engine.runner.kvcache.fetch import Fetch, StoredState
 from services.engine.runner.stepping.kv.pooled_sequence import PooledSequence
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
-from services.engine.runner.stepping.memory_executor import execute_operations
+from services.engine.runner.stepping.memory_executor import execute_recorded
 from services.engine.runner.stepping.scheduler.cuts import list_cuts
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
@@ -26,10 +26,7 @@ class PromptRestorer:
         self._sequence_pool = sequence_pool
 
     def restore(self, max_bytes: int) -> int:
-        """Load the states that are ready, until about `max_bytes` are copied; returns how many.
-
-        No operations on memory may wait. Those that make room are executed here.
-        """
+        """Load the states that are ready, until about `max_bytes` are copied; returns how many."""
         copied = 0
         for branch in self._scheduler.admission.fetching:
             fetch = branch.fetch
@@ -55,6 +52,8 @@ class PromptRestorer:
         if stored.start != sequence.length or not self._make_room(stored.end - stored.start):
             self._scheduler.admission.end_fetch(branch)
             return
+        if self._sequence_pool.shares_cells:
+            execute_recorded(self._backend, self._sequence_pool, self._scheduler.admission)
         try:
             is_loaded = self._backend.load(sequence.id, stored.start, stored.state)
         except BackendError as error:
@@ -86,6 +85,4 @@ class PromptRestorer:
         while self._sequence_pool.cells.free < tokens:
             if not self._sequence_pool.evict():
                 return False
-            operations = self._sequence_pool.take_operations()
-            self._scheduler.admission.restart(execute_operations(self._backend, operations))
         return True

@@ -28,6 +28,7 @@ from services.engine.runner.stepping.current_requests import (
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.memory_executor import (
     execute_operations,
+    execute_recorded,
     save_checkpoints,
 )
 from services.engine.runner.stepping.prompt_restorer import PromptRestorer
@@ -108,8 +109,9 @@ class StepBatcher:
             fill_step(self._backend.step, plan.chunks)
             if self._compute(plan):
                 self.counters.step_seconds += time.monotonic() - now
-            self._sequence_pool.refresh_windows(self._backend.first_position)
             self.counters.preemptions = self._scheduler.admission.preemptions
+        self._execute_recorded()
+        self._sequence_pool.refresh_windows(self._backend.first_position)
         copied += self._save(copied)
         if not plan.chunks and not copied:
             self._wait()
@@ -162,7 +164,7 @@ class StepBatcher:
         fetching = self._scheduler.admission.fetching
         if not fetching:
             return 0
-        self._execute_operations()
+        self._execute_recorded()
         is_alone = len(fetching) == self._scheduler.running
         return self._restorer.restore(MAX_COPIED_ALONE if is_alone else MAX_COPIED_BYTES)
 
@@ -170,14 +172,11 @@ class StepBatcher:
         """Copy for the store, in a step that has copied so much; returns the bytes."""
         if self._saver is None or not self._saver.pending:
             return 0
-        self._execute_operations()
         most = MAX_COPIED_BYTES if self._scheduler.running else MAX_COPIED_ALONE
         return self._saver.save(most - copied, self._scheduler.token_seconds)
 
-    def _execute_operations(self) -> None:
-        """Execute what was recorded since the step was planned."""
-        operations = self._sequence_pool.take_operations()
-        self._scheduler.admission.restart(execute_operations(self._backend, operations))
+    def _execute_recorded(self) -> None:
+        execute_recorded(self._backend, self._sequence_pool, self._scheduler.admission)
 
     def _wait(self) -> None:
         """Wait a moment for the store; call this where there is nothing else to do."""

@@ -11,7 +11,11 @@ from services.engine.backends.fake import FakeBackend
 from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import MemoryPolicy
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
-from services.engine.runner.stepping.memory_executor import execute_operations, save_checkpoints
+from services.engine.runner.stepping.memory_executor import (
+    execute_operations,
+    execute_recorded,
+    save_checkpoints,
+)
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 from services.engine.runner.stepping.scheduler.step_plan import (
@@ -106,6 +110,8 @@ class Simulation:
         assert self.backend.cells_used == self.sequence_pool.cells.used
         if plan.chunks:
             self._compute(plan)
+        execute_recorded(self.backend, self.sequence_pool, self.scheduler.admission)
+        self.sequence_pool.refresh_windows(self.backend.first_position)
         return plan
 
     def run(self, max_steps: int = 5000) -> None:
@@ -128,7 +134,6 @@ class Simulation:
         checkpoints = save_checkpoints(self.backend, plan)
         results = self._sample(plan)
         self.scheduler.apply(plan, StepResult(results, seconds, checkpoints))
-        self.sequence_pool.refresh_windows(self.backend.first_position)
         finished = [
             chunk.branch.request
             for chunk, result in zip(plan.chunks, results, strict=True)

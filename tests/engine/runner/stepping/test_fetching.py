@@ -48,6 +48,12 @@ def begin_to_fetch(run: StoringRun, **changes: object) -> int:
     return request.id
 
 
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 def test_a_request_begins_when_its_fetch_is_over(
     tmp_path: Path, names: list[str], wanted: str
 ) -> None:
@@ -127,10 +133,7 @@ def test_a_request_that_fetches_yields_its_place_and_fetches_again(
 def test_a_block_that_was_changed_is_a_miss_and_the_rest_is_computed(
     tmp_path: Path, names: list[str], wanted: str
 ) -> None:
-    path = tmp_path / "disk" / names[1][:2] / names[1][2:]
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    damage(tmp_path / "disk" / names[1][:2] / names[1][2:])
     with storing(tmp_path) as run:
         answered = run.answer(ask(PROMPT))[0]
 
@@ -166,6 +169,34 @@ def test_a_refused_snapshot_leaves_the_prefix_that_is_in_memory(tmp_path: Path) 
 
         assert answered.finished[0].stored_tokens == 0
         assert answered.finished[0].cached_tokens == 292
+        run.check_cells()
+
+
+def test_a_prefix_that_a_branch_begins_with_is_not_lost_to_a_state_that_is_loaded(
+    tmp_path: Path,
+) -> None:
+    """One branch gives up its fetch, and the next one loads its state in the same step."""
+    policy, other = MemoryPolicy.WINDOW, draw_prompt(random.Random(7), 700)
+    with storing(tmp_path, policy) as run:
+        run.answer(ask(PROMPT))
+    for path in (tmp_path / "disk").glob("*/*"):
+        damage(path)
+    with storing(tmp_path, policy) as run:
+        run.answer(ask(other))
+    with storing(tmp_path, policy) as run:
+        run.answer(ask(PROMPT[:300], keys=()))
+        assert isinstance(run.batcher, StepBatcher)
+        requests = ask(PROMPT), ask(other)
+        run.add(*requests)
+        run.step()
+        for branch in run.batcher._scheduler.admission.fetching:
+            assert isinstance(branch.fetch, Fetch)
+            branch.fetch.wait(30)
+        run.finish()
+
+        for request, prompt in zip(requests, (PROMPT, other), strict=True):
+            alone = run.answer(ask(prompt, no_cache=True))[0]
+            assert list_tokens(run.answered[request.id]) == list_tokens(alone)
         run.check_cells()
 
 
