@@ -216,3 +216,21 @@ def test_a_loaded_model_is_reloaded_only_for_settings_it_does_not_meet(
     config = LoadConfig(model_path="m", backend="llamacpp", context_length=8192, devices=("cuda1",))
 
     assert requires_reload(loaded, requested, config) is reloads
+
+
+@pytest.mark.parametrize(
+    ("requested", "reloads"),
+    [
+        (ModelSettings(pin=True), False),
+        (ModelSettings(context_length=4096, cache_type_k="q8_0"), False),
+        (ModelSettings(context_length=8192), True),
+        (ModelSettings(cache_type_k="f16"), True),
+        (ModelSettings(max_sequences=16), True),  # what is not set is not planned yet
+    ],
+)
+def test_a_load_that_is_planned_begins_again_only_for_settings_it_was_not_asked_for(
+    requested: ModelSettings, reloads: bool
+) -> None:
+    planned = ModelSettings(cache_type_k="q8_0", context_length=4096)
+
+    assert requires_reload(planned, requested, None) is reloads

@@ -49,18 +49,19 @@ class ModelManager:
     async def load(self, manifest: Manifest, settings: ModelSettings) -> tuple[bool, LoadedModel]:
         """Load a model, or apply settings to a loaded one; (whether it was loaded, the model).
 
-        A loaded model is loaded again if the settings require it. InvalidSettings,
-        ModelLoadFailed, EngineUnavailable.
+        A model that is loaded, or is being loaded, is loaded again if the settings require it.
+        InvalidSettings, ModelLoadFailed, EngineUnavailable.
         """
         self._raise_if_draining()
         self._pool.configure(manifest, settings)
         model = self._pool.get(manifest)
-        if model is not None and model.state is ModelState.READY:
-            assert model.config is not None
-            if not requires_reload(model.settings, settings, model.config):
-                model.update_settings(settings)
-                return True, model
-            self._pool.stop(model)
+        if model is not None and model.state is not ModelState.STOPPING:
+            if requires_reload(model.settings, settings, model.config):
+                self._pool.end(model)
+            else:
+                self._pool.update_settings(model, settings)
+                if model.state is ModelState.READY:
+                    return True, model
         return False, await self.load_and_wait(manifest)
 
     async def load_and_wait(self, manifest: Manifest) -> LoadedModel:
@@ -94,9 +95,7 @@ class ModelManager:
         error = EngineUnavailable(f"{model.name} was unloaded")
         if model.state in (ModelState.WAITING, ModelState.LOADING):
             model.fail_waiting(error)
-            assert model.load_task is not None
-            model.load_task.cancel()
-        self._pool.stop(model)
+        self._pool.end(model)
         if force:
             model.fail_waiting(error)
             model.fail_running(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 
 from services.engine.core import CacheConfig, Device
 from services.engine.front.models.client_request import ClientRequest, QueueReason
@@ -174,6 +175,11 @@ class ModelPool:
         self._settings.override(manifest, settings)
         self._backoff.clear(manifest.digest)
 
+    def update_settings(self, model: LoadedModel, settings: ModelSettings) -> None:
+        """Apply those settings of a Load call that need no new load. The call counts as a use."""
+        model.update_settings(settings)
+        model.residency = replace(model.residency, last_used_at=self._clock())
+
     def submit(self, model: LoadedModel, request: ClientRequest, *, max_queued: int) -> None:
         """Give a request to the model's runner, or let it wait. EngineBusy: too many wait."""
         if self.accepts_requests(model):
@@ -192,6 +198,12 @@ class ModelPool:
     def stop(self, model: LoadedModel) -> None:
         """End a ready model's runner after its requests. New requests wait for the next load."""
         self._lifecycle.stop(model)
+
+    def end(self, model: LoadedModel) -> None:
+        """Stop a ready model, or give up a load. What waits for it waits for the next load."""
+        if model.state is not ModelState.READY and model.load_task is not None:
+            model.load_task.cancel()
+        self.stop(model)
 
     def abandon_if_unneeded(self, model: LoadedModel) -> None:
         """Give up a load that no request or caller waits for any more.

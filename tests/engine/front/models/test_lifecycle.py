@@ -167,6 +167,68 @@ def test_load_with_other_settings_reloads_only_where_they_require_it() -> None:
     run_virtually(scenario())
 
 
+def test_a_load_call_is_a_use_of_a_loaded_model() -> None:
+    async def scenario() -> None:
+        async with running_pool(FakeMachine(10 * GIB), A) as running:
+            await running.manager.load(A.manifest, ModelSettings(keep_alive_seconds=60))
+            await asyncio.sleep(50)
+            await running.manager.load(A.manifest, ModelSettings(keep_alive_seconds=30))
+            await asyncio.sleep(20)
+            assert running.ready_names() == {"a"}
+            await asyncio.sleep(20)
+            assert running.ready_names() == set()
+
+    run_virtually(scenario())
+
+
+def test_a_longer_context_than_the_model_was_trained_for_is_loaded_once() -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        settings = ModelSettings(context_length=100_000)
+        async with running_pool(machine, A) as running:
+            first, model = await running.manager.load(A.manifest, settings)
+            assert model.config is not None
+            assert model.config.context_length == 4096
+            again, _ = await running.manager.load(A.manifest, settings)
+            assert (first, again) == (False, True)
+        assert machine.loads == ["a"]
+
+    run_virtually(scenario())
+
+
+@pytest.mark.parametrize("after", [0.2, 1.0], ids=["while it is planned", "while it runs"])
+def test_a_load_call_applies_its_settings_to_a_load_that_a_request_has_begun(after: float) -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        async with running_pool(machine, A) as running:
+            waiting = asyncio.create_task(running.ask("a"))
+            await asyncio.sleep(after)
+            is_loaded, model = await running.manager.load(A.manifest, ModelSettings(pin=True))
+            assert (is_loaded, model.is_pinned, machine.loads) == (False, True, ["a"])
+            assert await waiting == "stop"
+
+    run_virtually(scenario())
+
+
+@pytest.mark.parametrize("after", [0.2, 1.0], ids=["while it is planned", "while it runs"])
+def test_a_load_that_the_settings_of_a_load_call_do_not_fit_begins_again(after: float) -> None:
+    async def scenario() -> None:
+        machine = FakeMachine(10 * GIB)
+        async with running_pool(machine, A) as running:
+            waiting = asyncio.create_task(running.ask("a"))
+            await asyncio.sleep(after)
+            settings = ModelSettings(cache_type_k="q8_0")
+            is_loaded, model = await running.manager.load(A.manifest, settings)
+            assert not is_loaded
+            assert model.config is not None
+            assert model.config.cache_type_k == "q8_0"
+            assert running.ready_names() == {"a"}
+            assert await waiting == "stop"
+            assert await running.manager.load(A.manifest, settings) == (True, model)
+
+    run_virtually(scenario())
+
+
 def test_a_request_that_waits_for_a_crashed_model_starts_the_next_runner() -> None:
     async def scenario() -> None:
         machine = FakeMachine(10 * GIB)

@@ -106,20 +106,28 @@ def validate_load(settings: ModelSettings, devices: Sequence[Device]) -> None:
         raise InvalidSettings(reason, param="main_gpu")
 
 
-def requires_reload(loaded: ModelSettings, requested: ModelSettings, config: LoadConfig) -> bool:
+def requires_reload(
+    loaded: ModelSettings, requested: ModelSettings, config: LoadConfig | None
+) -> bool:
     """Whether a model loaded with these settings, as this config, must be loaded again for others.
 
     Fields that are not requested do not matter, nor do those that ask for what is loaded already,
-    and a context larger than the requested one is fine. Otherwise two clients with different
-    settings would load the model over and over.
+    and a context larger than the requested one is fine, as is one that was asked for and became
+    shorter: no model gets more than it was trained for. Otherwise two clients with different
+    settings would load the model over and over. `config`: None while the load is being planned.
     """
     fields = msgspec.structs.asdict(requested.load_fields())
-    cells = fields.pop("context_length")
-    actual = {**msgspec.structs.asdict(config), "main_gpu": _find_main_gpu(config)}
+    cells, most_cells = fields.pop("context_length"), loaded.context_length or 0
+    actual: dict[str, object] = {}
+    if config is not None:
+        actual = {**msgspec.structs.asdict(config), "main_gpu": _find_main_gpu(config)}
+        most_cells = max(most_cells, config.context_length)
     differing = [
-        k for k, v in fields.items() if v is not None and v not in (getattr(loaded, k), actual[k])
+        k
+        for k, v in fields.items()
+        if v is not None and v not in (getattr(loaded, k), actual.get(k))
     ]
-    return bool(differing) or (cells is not None and cells > config.context_length)
+    return bool(differing) or (cells is not None and cells > most_cells)
 
 
 class ModelSettingsRegistry:
