@@ -222,6 +222,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     compute_bytes: int
     # The sum of the three sizes above by memory pool: "host", "cuda0", ...; empty where unknown.
     pool_bytes: dict[str, int] = {}
+    # The part of them that is the context for embeddings; empty while there is none.
+    embedding_bytes: dict[str, int] = {}
 
 
 class RowCosts(msgspec.Struct, frozen=True, kw_only=True):

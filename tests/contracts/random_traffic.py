@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from services.engine.core import Lane, Stopping
-from services.engine.messages import Submit
+from services.engine.messages.commands import Submit
 from services.engine.runner.stepping.step_batcher import StepBatcher
 from tests.contracts.batching import MAX_STEPS, BatchRun
 from tests.contracts.storing import ALICE, BOB

@@ -62,6 +62,7 @@ class FakeModel:
     unknown_bytes: int = 0  # taken at the load
     growth_bytes: int = 0  # of main memory, taken by the first request
     format: Literal["gguf", "mlx"] = "gguf"
+    embedding_bytes: int = 0  # of its context for embeddings
 
     @property
     def manifest(self) -> Manifest:
@@ -163,7 +164,8 @@ class FakeMachine:
         # The plan commits these sizes and the pools' reserves: all that a runner takes.
         sizes = split_evenly(model.size_bytes, config)
         reserve = DEVICE_CONTEXT_BYTES if config.devices else PROCESS_BYTES
-        pools = {name: sizes[name] - reserve for name in places}
+        embedding = split_evenly(model.embedding_bytes if config.embeds else 0, config)
+        pools = {name: sizes[name] - reserve + embedding[name] for name in places}
         return ModelInfo(
             architecture="llama",
             vocab_size=10,
@@ -177,6 +179,7 @@ class FakeMachine:
             kv_bytes=0,
             compute_bytes=0,
             pool_bytes=pools,
+            embedding_bytes={name: size for name, size in embedding.items() if size},
         )
 
 
@@ -210,6 +213,7 @@ class FakeRunner:
         self._running: dict[int, asyncio.TimerHandle] = {}
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sizes = split_evenly(model.size_bytes + model.unknown_bytes, config)
+        self._embedding_sizes = split_evenly(model.embedding_bytes, config)
         self._load_task = asyncio.create_task(self._load(config))
 
     async def _load(self, config: LoadConfig) -> None:
@@ -250,6 +254,8 @@ class FakeRunner:
 
     def _reply(self, command: commands.Embed | commands.Tokenize | commands.Detokenize) -> None:
         self._running.pop(command.id, None)
+        if isinstance(command, commands.Embed):
+            self._open_embeddings()
         replies: dict[type, type[Reply]] = {
             commands.Embed: reports.Embedded,
             commands.Tokenize: reports.Tokenized,
@@ -257,6 +263,14 @@ class FakeRunner:
         }
         if not self._ended.done():
             self._on_report(replies[type(command)](command.id))
+
+    def _open_embeddings(self) -> None:
+        """Take the memory of the context for embeddings, for the first texts."""
+        more, self._embedding_sizes = self._embedding_sizes, {}
+        if more and not self._ended.done():
+            self._sizes = {name: size + more[name] for name, size in self._sizes.items()}
+            self._machine.allocate(self.pid, self._sizes)
+            self._on_report(reports.MemoryAdded(more))
 
     def _report_finished(self, id_: int, reason: FinishReason) -> None:
         if not self._ended.done():
@@ -352,6 +366,15 @@ class RunningPool:
             return error.code
         await asyncio.shield(listener.ended)
         return listener.outcome
+
+    async def embed(self, name: str) -> str:
+        """Send a text, and wait for its vector, or for the code of the error."""
+        command = commands.Embed(id=0, inputs=(commands.EmbedInput("a"),))
+        try:
+            await self.manager.embed(self.machine.models[name].manifest, command)
+        except SpindllError as error:
+            return error.code
+        return "embedded"
 
     def ready_names(self) -> set[str]:
         ready = (model for model in self.pool.models if model.ready.done())

@@ -50,6 +50,8 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True):
     pool_bytes: dict[str, int]  # the sum of the three above by pool, without the reserve
     reserve_bytes: dict[str, int]  # by pool: what the process takes beside the model
     growth_bytes: int = 0  # of main memory, that it may take after the load, up to a limit
+    # By pool: the part of all these that is for the context for embeddings.
+    embedding_bytes: dict[str, int] = {}
     source: EstimateSource = "dry run"
 
     @property
@@ -80,23 +82,30 @@ def build_footprint(info: ModelInfo) -> Footprint:
         pool_bytes=pools,
         reserve_bytes=_build_default_reserve(pools),
         growth_bytes=MAX_CHECKPOINT_BYTES if is_recurrent else 0,
+        embedding_bytes=dict(info.embedding_bytes),
     )
 
 
 def guess_footprint(
     config: LoadConfig, *, weights_bytes: int, trained_context_length: int
 ) -> Footprint:
-    """Estimate without a dry run, by a rule of thumb that errs on the large side."""
+    """Estimate without a dry run, by a rule of thumb that errs on the large side.
+
+    A context for embeddings counts like the one that generates.
+    """
     kv = config.context_length * KV_BYTES_PER_CELL
     if config.kv_mode == "split":
         kv *= config.max_sequences
     compute = guess_compute_bytes(weights_bytes)
-    sizes = weights_bytes + kv + compute
     places = config.devices or (HOST,)
     shares = config.tensor_split or (1.0,) * len(places)
-    pools = {
-        name: int(sizes * share / sum(shares)) for name, share in zip(places, shares, strict=True)
-    }
+
+    def split(size: int) -> dict[str, int]:
+        parts = zip(places, shares, strict=True)
+        return {name: int(size * share / sum(shares)) for name, share in parts}
+
+    embeddings = kv + compute if config.embeds else 0
+    pools = split(weights_bytes + kv + compute + embeddings)
     return Footprint(
         weights_bytes=weights_bytes,
         kv_bytes=kv,
@@ -106,6 +115,7 @@ def guess_footprint(
         gpu_layers=config.gpu_layers,
         pool_bytes=pools,
         reserve_bytes=_build_default_reserve(pools),
+        embedding_bytes=split(embeddings) if embeddings else {},
         source="file header",
     )
 
@@ -134,12 +144,17 @@ def raise_reserve(footprint: Footprint, host_bytes: int) -> Footprint:
     return msgspec.structs.replace(footprint, reserve_bytes=reserve)
 
 
-def add_reserve(footprint: Footprint, more: Mapping[str, int]) -> Footprint:
-    """The footprint with more bytes of some pools."""
-    reserve = dict(footprint.reserve_bytes)
-    for name, size in more.items():
-        reserve[name] = reserve.get(name, 0) + size
-    return msgspec.structs.replace(footprint, reserve_bytes=reserve)
+def add_embeddings(footprint: Footprint, sizes: Mapping[str, int]) -> Footprint:
+    """The footprint with a context for embeddings that takes these bytes by pool.
+
+    Where one is in it already, it then has the larger bytes of the two.
+    """
+    reserve, embedding = dict(footprint.reserve_bytes), dict(footprint.embedding_bytes)
+    for name, size in sizes.items():
+        missing = max(size - embedding.get(name, 0), 0)
+        embedding[name] = embedding.get(name, 0) + missing
+        reserve[name] = reserve.get(name, 0) + missing
+    return msgspec.structs.replace(footprint, reserve_bytes=reserve, embedding_bytes=embedding)
 
 
 def interpolate_footprint(smaller: Footprint, larger: Footprint, context_length: int) -> Footprint:
@@ -161,6 +176,7 @@ def interpolate_footprint(smaller: Footprint, larger: Footprint, context_length:
         context_length=context_length,
         pool_bytes=mix_pools(smaller.pool_bytes, larger.pool_bytes),
         reserve_bytes=mix_pools(smaller.reserve_bytes, larger.reserve_bytes),
+        embedding_bytes=mix_pools(smaller.embedding_bytes, larger.embedding_bytes),
     )
 
 

@@ -20,7 +20,7 @@ from services.engine.memory.estimate import Footprint, interpolate_footprint
 from services.shared.structs import resolved
 
 _MAX_ENTRIES = 512
-_VERSION = 3  # raised when a stored footprint means something else
+_VERSION = 4  # raised when a stored footprint means something else
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,7 @@ def _shift(footprint: Footprint, expected: Footprint, actual: Footprint) -> Foot
         kv_bytes=footprint.kv_bytes,
         compute_bytes=footprint.compute_bytes,
         context_length=footprint.context_length,
+        embedding_bytes=footprint.embedding_bytes,
         pool_bytes={
             name: max(
                 footprint.pool_bytes.get(name, 0)

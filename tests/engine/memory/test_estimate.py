@@ -5,6 +5,7 @@ import pytest
 
 from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.memory.estimate import (
+    add_embeddings,
     build_footprint,
     compute_estimate_key,
     correct_footprint,
@@ -120,6 +121,26 @@ def test_a_guessed_footprint_is_larger_than_the_file() -> None:
 
     assert guessed.need_bytes > 1 << 30
     assert guessed.source == "file header"
+
+
+def test_a_guess_counts_the_context_for_embeddings_like_the_one_that_generates() -> None:
+    sizes = {"weights_bytes": 1 << 30, "trained_context_length": 4096}
+    alone = guess_footprint(config(), **sizes)
+    both = guess_footprint(config(embeds=True), **sizes)
+
+    assert both.embedding_bytes == {"host": alone.kv_bytes + alone.compute_bytes}
+    assert both.need_bytes == alone.need_bytes + both.embedding_bytes["host"]
+
+
+def test_a_context_for_embeddings_is_counted_once() -> None:
+    """Its bytes are committed first, and reported by the runner when it was created."""
+    before = build_footprint(info(pool_bytes={"cuda0": 1000}))
+    committed = add_embeddings(before, {"cuda0": 500, "host": 100})
+    created = add_embeddings(committed, {"cuda0": 400, "host": 130})
+
+    assert committed.need["cuda0"] == created.need["cuda0"] == before.need["cuda0"] + 500
+    assert created.need["host"] == before.need["host"] + 130
+    assert created.embedding_bytes == {"cuda0": 500, "host": 130}
 
 
 def test_a_guessed_footprint_is_on_the_devices_of_the_load() -> None:

@@ -276,6 +276,8 @@ def test_the_load_of_a_model_that_embeds_counts_the_memory_of_both_contexts(path
         alone.pool_bytes["host"] + added["host"], abs=1 << 15
     )
     assert estimate.pool_bytes == both.pool_bytes
+    assert estimate.embedding_bytes == both.embedding_bytes == added
+    assert alone.embedding_bytes == {}
 
 
 @pytest.mark.parametrize(

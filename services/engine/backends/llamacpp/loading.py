@@ -93,7 +93,8 @@ def _build_info(
 
     layers = place_layers(config, model.layers)
     pools = sizes.pool_bytes(weights_bytes=model.weights_bytes, layers=layers)
-    output_bytes = pooled.open().output_bytes if pooled.is_open else 0
+    context = pooled.open() if pooled.is_open else None
+    output_bytes = context.output_bytes if context is not None else 0
     pools[HOST] = pools.get(HOST, 0) + output_bytes
     return ModelInfo(
         architecture=model.architecture,
@@ -110,6 +111,7 @@ def _build_info(
         kv_bytes=sizes.kv_bytes,
         compute_bytes=sizes.compute_bytes + output_bytes,
         pool_bytes={pool: size for pool, size in pools.items() if size > 0},
+        embedding_bytes=dict(context.pool_bytes) if context is not None else {},
     )
 
 

@@ -100,7 +100,7 @@ class ModelLifecycle:
     def stop_if_expired(self, model: LoadedModel, now: float) -> None:
         """Stop an idle model whose keep-alive time is over."""
         expires_at = model.expires_at
-        is_idle = not (model.is_busy or model.waiting)
+        is_idle = not (model.is_busy or model.has_waiters)
         if expires_at is not None and now >= expires_at and is_idle:
             self.stop(model)
 

@@ -25,7 +25,7 @@ from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.models.residency import Residency, ResidencyRules, has_residency_left
 from services.engine.front.models.runner_requests import Reply, RunnerRequests
 from services.engine.front.process.launcher import RunnerHandle, RunnerLauncher, error_from_report
-from services.engine.memory.estimate import Footprint, add_reserve, raise_reserve
+from services.engine.memory.estimate import Footprint, add_embeddings, raise_reserve
 from services.engine.memory.probe import MemoryProbe, measure_free_bytes
 from services.engine.messages import commands, reports
 from services.shared.errors import ModelLoadFailed, SpindllError
@@ -85,6 +85,7 @@ class LoadedModel:
         self.heartbeat: reports.Heartbeat | None = None
         self.load_task: asyncio.Task[None] | None = None
         self.has_started_runner = False
+        self.has_embedding_context = False
         self.load_progress = 0.0
         self._exit_reason: str | None = None  # why its process ended before the load was over
         self._loaded: asyncio.Future[ModelInfo] | None = None  # the result of the runner's load
@@ -247,6 +248,7 @@ class LoadedModel:
         """Start a runner and wait until it has loaded the model. ModelLoadFailed."""
         self._loaded = asyncio.get_running_loop().create_future()
         self._exit_reason, self.has_started_runner = None, True
+        self.has_embedding_context = config.embeds
         self.runner = await launcher.start(config, self.on_report, self.on_exit)
         self.info = await self._loaded
         if self._exit_reason is not None:  # it ended after its report, before this task went on
@@ -280,9 +282,10 @@ class LoadedModel:
             self.footprint = raise_reserve(self.footprint, used_bytes or 0)
 
     def _on_memory_added(self, report: reports.MemoryAdded) -> None:
-        """Count the context for embeddings that was created after the load."""
+        """The context for embeddings was created, for which memory is committed already."""
+        self.has_embedding_context = True
         if self.footprint is not None:
-            self.footprint = add_reserve(self.footprint, report.pool_bytes)
+            self.footprint = add_embeddings(self.footprint, report.pool_bytes)
 
     def on_exit(self, reason: str) -> None:
         """The runner's process has ended, by itself or because it was stopped."""

@@ -115,9 +115,19 @@ class ModelManager:
         return await model.detokenize(tokens, principal=principal)
 
     async def embed(self, manifest: Manifest, command: commands.Embed) -> reports.Embedded:
-        """The vectors or scores of texts; loads the model if it is not loaded."""
-        model = await self._wait_until_accepted(manifest)
-        return await model.embed(command)
+        """The vectors or scores of texts; loads the model if it is not loaded.
+
+        InsufficientMemory, Unavailable: there is no room for its context for embeddings.
+        """
+        while True:
+            model = await self._wait_until_accepted(manifest)
+            model.waiter_count += 1
+            try:
+                await self._pool.reserve_for_embeddings(model)
+            finally:
+                model.waiter_count -= 1
+            if self._pool.accepts_requests(model):
+                return await model.embed(command)
 
     async def preview_load(self, manifest: Manifest, settings: ModelSettings) -> LoadPreview:
         """What loading the model with these settings would do, and why. Changes nothing."""

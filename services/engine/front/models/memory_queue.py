@@ -172,6 +172,14 @@ class MemoryQueue:
             budget_bytes=totals.budget_bytes,
         )
 
+    def plan_growth(self, model: LoadedModel, more: Mapping[str, int]) -> Decision:
+        """What has to happen before a loaded model may take more bytes by pool. Changes nothing."""
+        residents = [
+            replace(resident, is_pinned=resident.is_pinned or resident.key == model.key)
+            for resident in self._residents()
+        ]
+        return plan(residents, more, self._measure_capacities())
+
     def measure_room(self) -> Room:
         """The bytes by pool that a model could get, now and at most."""
         residents, pools = self._residents(), self._measure_capacities()
@@ -280,12 +288,15 @@ def _build_resident(
     model: LoadedModel, need: Mapping[str, int], rules: ResidencyRules, now: float
 ) -> Resident:
     """The model, to which `need` is committed, as the memory plan sees it now."""
+    unused = need
+    if model.state is ModelState.READY:
+        assert model.footprint is not None
+        unused = {} if model.has_embedding_context else model.footprint.embedding_bytes
     return Resident(
         key=model.key,
         name=model.name,
         committed=need,
-        # Until it is ready, its runner may have taken none of them yet.
-        unused={} if model.state is ModelState.READY else need,
+        unused=unused,  # until it is ready, it may have taken none
         is_busy=model.is_busy or bool(model.waiting and model.accepts_requests(rules, now)),
         is_pinned=model.is_pinned and model.config is not None,  # a dry run ends soon
         is_in_grace=is_in_grace(model.residency, rules, now),

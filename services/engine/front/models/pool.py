@@ -14,6 +14,7 @@ from dataclasses import replace
 from services.engine.core import CacheConfig, Device
 from services.engine.front.models.client_request import ClientRequest, QueueReason
 from services.engine.front.models.crash_backoff import CrashBackoff
+from services.engine.front.models.embedding_memory import EmbeddingMemory
 from services.engine.front.models.lifecycle import ModelLifecycle
 from services.engine.front.models.loaded_model import LoadedModel, ModelState
 from services.engine.front.models.loader import ModelLoader
@@ -84,6 +85,12 @@ class ModelPool:
             devices,
             resolve_path=resolve_path,
             measure_room=self._memory_queue.measure_room,
+        )
+        self._embedding_memory = EmbeddingMemory(
+            self._planner,
+            self._memory_queue,
+            list_models=lambda: self.models,
+            evict=self.stop,
         )
         self._loader = ModelLoader(
             launcher,
@@ -194,6 +201,10 @@ class ModelPool:
     def accepts_requests(self, model: LoadedModel) -> bool:
         """Whether a new request may go to the model's runner now."""
         return model.accepts_requests(self._rules, self._clock())
+
+    async def reserve_for_embeddings(self, model: LoadedModel) -> None:
+        """Commit memory to the model's context for embeddings; see EmbeddingMemory.reserve."""
+        await self._embedding_memory.reserve(model)
 
     def stop(self, model: LoadedModel) -> None:
         """End a ready model's runner after its requests. New requests wait for the next load."""

@@ -128,6 +128,16 @@ class LoadPlanner:
             return first
         return await self._reduce(estimator, settings, first, room.at_most)
 
+    async def plan_embeddings(
+        self, manifest: Manifest, config: LoadConfig, *, make_room: RoomMaker
+    ) -> Mapping[str, int]:
+        """The bytes by pool of a context for embeddings beside this load. ModelLoadFailed."""
+        if config.backend == "mlx":  # has none
+            return {}
+        estimator = LoadEstimator(self._launcher, self._estimates, manifest, make_room)
+        planned = await estimator.estimate(msgspec.structs.replace(config, embeds=True))
+        return planned.footprint.embedding_bytes
+
     def choose_context_length(self, manifest: Manifest, settings: ModelSettings) -> int:
         """The context that a load would try first."""
         return choose_context_length(manifest, settings, self._defaults)
