@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 MAX_QUEUED_BYTES = 256 << 20
 _MAX_COPIES = 1024  # that wait
+_MAX_KEPT = 1 << 14  # names; of more, those go that were asked for the longest time ago
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +68,7 @@ class Writer:
         self._saves: deque[_Save] = deque()
         self._copies: deque[_Copy] = deque()
         self._copying: set[str] = set()  # names
-        self._kept: set[str] = set()  # names of snapshots that no other one replaces
+        self._kept: dict[str, None] = {}  # names of snapshots that no other one replaces, in order
         self._pending: set[tuple[bytes, bytes]] = set()  # key and content of saves, until written
         self._queued_bytes = 0
         self._is_closed = False
@@ -100,9 +101,13 @@ class Writer:
             self._changed.notify_all()
 
     def keep(self, names: Iterable[str]) -> None:
-        """Let no other snapshot replace these."""
+        """Let no other snapshot replace these, as long as they are not evicted."""
         with self._changed:
-            self._kept.update(names)
+            for name in names:
+                self._kept.pop(name, None)
+                self._kept[name] = None
+            while len(self._kept) > _MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
 
     def copy_to_ram(self, entry: Entry, header: EntryHeader) -> None:
         """Queue a copy of an entry that was read, unless it is in RAM or too many wait."""
@@ -172,6 +177,8 @@ class Writer:
             header = self._build_header(save, slot)
             frames = self._sealer.seal(header, save.key, save.part.binding, save.state)
             if tier.write(name, header.file_bytes, self._until_stopped(frames)):
+                with self._changed:
+                    self._kept.pop(name, None)  # it was that of a snapshot that is gone
                 self._report(name, tier, header, save.part.start)
                 return
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from services.engine.runner.kvcache.store import PromptStore
 from tests.engine.runner.kvcache.stores import (
     KEY,
+    entry_files,
     make_blocks,
     make_tokens,
     open_store,
@@ -30,6 +33,39 @@ def test_a_snapshot_that_is_kept_is_not_replaced(tmp_path: Path) -> None:
 
     assert found[0]
     assert sum(found) == 4
+
+
+def test_the_place_of_a_kept_snapshot_that_was_evicted_is_free_again(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk", saves_whole=True) as store:
+        chains = [store.open_chain([KEY], [*make_tokens(256), n]) for n in range(6)]
+        save(store, chains[0], {(0, 257): b"state"})
+        stored = store.find_prefix(chains[0])
+        assert stored is not None
+        store.keep(stored)
+        for path in entry_files(tmp_path / "disk"):
+            path.unlink()
+        for chain in chains[1:]:
+            save(store, chain, {(0, 257): b"state"})
+
+        assert store.find(chains[5]) is not None
+        assert store.find(chains[1]) is None  # it took the place, and was the oldest
+
+
+def test_only_so_many_snapshots_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner that lives for long may be asked to keep ever more of them."""
+    monkeypatch.setattr("services.engine.runner.kvcache.writer._MAX_KEPT", 3)
+    with open_store(disk=tmp_path / "disk", saves_whole=True) as store:
+        chains = [store.open_chain([KEY], [*make_tokens(256), n]) for n in range(5)]
+        for chain in chains[:4]:
+            save(store, chain, {(0, 257): b"state"})
+        for chain in (*chains[:4], chains[1]):
+            stored = store.find_prefix(chain)
+            assert stored is not None
+            store.keep(stored)
+        save(store, chains[4], {(0, 257): b"state"})
+
+        assert [store.find(chain) is not None for chain in chains] == [False] + [True] * 4
+        assert len(store._writer._kept) == 3
 
 
 def test_a_prefix_of_snapshots_is_what_is_at_its_end_and_before_it(tmp_path: Path) -> None:
