@@ -172,7 +172,7 @@ class PromptStore:
         self._writer.close(seconds)
 
     def _note_in_use(self, entry: Entry) -> None:
-        """Report that a stored block was needed, though its tokens were in the model's memory.
+        """Report that an entry was needed, though its tokens were in the model's memory.
 
         Else the beginning of a chat that is always in memory would look unused, and be evicted
         before what continues it.
@@ -213,5 +213,6 @@ class PromptStore:
             return entry is None
         stored = find_snapshot(self._tiers, [key], chain, part.end - 1, part.end)
         if stored is not None:
-            stored.tier.mark_used(stored.name)
+            stored.tier.mark_used(stored.name)  # at once: a fifth one replaces the oldest
+            self._note_in_use(stored)
         return stored is None

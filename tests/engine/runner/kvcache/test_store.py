@@ -47,6 +47,19 @@ def test_a_growing_chat_writes_and_reads_only_its_blocks(tmp_path: Path) -> None
         assert take_all(store, chain, end=767) == list(states.values())[:2]
 
 
+def test_a_snapshot_of_a_prompt_in_memory_is_reported_as_in_use(tmp_path: Path) -> None:
+    with open_store(disk=tmp_path / "disk", saves_whole=True) as store:
+        chain = store.open_chain([KEY], make_tokens(300))
+        save(store, chain, {(0, 200): b"a", (0, 300): b"b"})
+        names = [event.name for event in store.take_events() if isinstance(event, CacheStored)]
+        assert store.wants(chain, 200) == []
+        used = store.take_events()
+        assert store.wants(chain, 200) == []
+
+        assert used == [CacheUsed(names[0], "disk", is_read=False)]
+        assert store.take_events() == []  # not for each request
+
+
 def test_what_is_stored_of_a_prompt_in_memory_is_reported_as_in_use(tmp_path: Path) -> None:
     with open_store(disk=tmp_path / "disk") as store:
         chain = store.open_chain([KEY], make_tokens(768))
