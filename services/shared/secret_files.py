@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from services.shared.store.durable import sync
+
+_DRAFT_CHARS = 16  # random, in its name
 
 
 def create_secret(path: Path, data: bytes) -> bool:
@@ -39,10 +42,21 @@ def replace_secret(path: Path, data: bytes, *, mode: int | None = None) -> None:
         draft.replace(path)
 
 
+def remove_drafts(folder: Path, name: str = "*", *, older_than_seconds: float = 0.0) -> None:
+    """Remove the drafts that killed writers left of files with this name (a glob pattern).
+
+    OSError: the folder cannot be changed.
+    """
+    for draft in folder.glob(f".{name}.{'[0-9a-f]' * _DRAFT_CHARS}"):
+        with contextlib.suppress(FileNotFoundError):  # its writer lives, and has ended
+            if time.time() - draft.stat().st_mtime >= older_than_seconds:
+                draft.unlink()
+
+
 @contextlib.contextmanager
 def _draft(path: Path, data: bytes) -> Iterator[Path]:
     """A file beside `path` with these bytes on the disk; it is gone after the block."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(_DRAFT_CHARS // 2)}")
     descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from services.engine.core import CacheKey
 from services.shared.errors import InvalidSettings
-from services.shared.secret_files import create_secret, replace_secret
+from services.shared.secret_files import create_secret, remove_drafts, replace_secret
 from services.shared.store.durable import sync_folder
 from services.shared.structs import resolved
 
@@ -121,6 +121,7 @@ class Keyring:
         for key in keys or ():
             self._tags.pop(key.id, None)
         with self._locked():
+            remove_drafts(self._tenants_folder, self._path(tag).name)  # they have the salts too
             try:
                 self._path(tag).unlink()
             except FileNotFoundError:
@@ -133,6 +134,7 @@ class Keyring:
         self._keys.clear()
         self._tags.clear()
         with self._locked():
+            remove_drafts(self._tenants_folder)
             for path in self._tenants_folder.glob("*.json"):
                 path.unlink(missing_ok=True)
             sync_folder(self._tenants_folder)

@@ -191,8 +191,14 @@ class PromptCache:
             if time.monotonic() - swept_at >= _SWEEP_SECONDS:
                 swept_at = time.monotonic()
                 await self._for_each_tier(TierManager.sweep)
+                self._sweep_prefixes()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), _FLUSH_SECONDS)
+
+    def _sweep_prefixes(self) -> None:
+        if self.prefixes is not None:
+            with contextlib.suppress(OSError):  # the next sweep may succeed
+                self.prefixes.files.sweep()
 
     async def _for_each_tier(self, action: Callable[[TierManager], Awaitable[None]]) -> None:
         for tier in self._tiers.values():

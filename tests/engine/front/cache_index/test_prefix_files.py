@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +57,48 @@ def test_a_prefix_outlives_its_process(tmp_path: Path, files: PrefixFiles) -> No
     assert again.read_prompt(RULES) == PROMPT
     assert again.read_pinned() == {*RULES.entries, *TALE.entries}
     assert [path.stat().st_mode & 0o777 for path in list_paths(tmp_path)] == [0o600] * 2
+
+
+_DIE_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from services.shared.secret_files import replace_secret
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+replace_secret(Path(sys.argv[1]), b"sealed")
+"""
+
+
+def leave_draft(path: Path, *, age_seconds: float = 0.0) -> Path:
+    """What a process leaves that is killed while it writes a file."""
+    before = set(path.parent.iterdir())
+    died = subprocess.run([sys.executable, "-c", _DIE_WHILE_WRITING, str(path)], check=False)
+    (draft,) = set(path.parent.iterdir()) - before
+    os.utime(draft, (time.time() - age_seconds,) * 2)
+    assert died.returncode == -signal.SIGKILL
+    return draft
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path, files: PrefixFiles) -> None:
+    path = list_paths(tmp_path)[0]
+    left = leave_draft(path, age_seconds=3600)
+    in_writing = leave_draft(path)
+    assert files.list() == [RULES, TALE]
+    files.sweep()
+
+    assert not left.exists()
+    assert in_writing.exists()
+    assert files.list() == [RULES, TALE]
+
+
+def test_the_keys_of_a_tenant_are_destroyed_in_drafts_too(tmp_path: Path, keyring: Keyring) -> None:
+    folder = tmp_path / "keys" / "tenants"
+    for tenant in ("alice", "bob"):
+        keyring.get(tenant)
+    drafts = [leave_draft(folder / f"{keyring.tag(name)}.json") for name in ("alice", "bob")]
+    keyring.forget("alice")
+    assert [draft.exists() for draft in drafts] == [False, True]
+    keyring.forget_all()
+    assert not drafts[1].exists()
 
 
 def test_another_engine_sees_what_has_changed(tmp_path: Path, files: PrefixFiles) -> None:
