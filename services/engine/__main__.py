@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import signal
 import sys
 
@@ -17,6 +16,7 @@ from services.engine.front.gpu_check import GpuCheck, check_gpu
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.watchdog import Watchdog
 from services.engine.settings import EngineSettings
+from services.shared.core_dumps import forbid_core_dumps
 from services.shared.errors import InvalidRequest
 from services.shared.logs import set_up_logs
 from services.shared.settings import read_settings
@@ -67,7 +67,7 @@ async def _stop(engine: Engine, drain_seconds: float, stop_requested: asyncio.Ev
 
 def main() -> int:
     """Run the front; the exit status. See the module."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the master key would be in it
+    forbid_core_dumps()  # the master key would be in one
     settings = read_settings(EngineSettings)
     set_up_logs("engine", level=settings.log_level, fmt=settings.log_format)
     is_fake = settings.engine_backend == "fake"

@@ -11,7 +11,6 @@ import argparse
 import ctypes
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -29,6 +28,7 @@ from services.engine.runner.ipc.heartbeat import start_heartbeat
 from services.engine.runner.ipc.report_writer import ReportWriter
 from services.engine.runner.loop import EngineLoop
 from services.engine.runner.pooling.embedding_processor import EmbeddingProcessor
+from services.shared.core_dumps import forbid_core_dumps
 from services.shared.errors import ModelLoadFailed
 from services.shared.logs import set_up_logs
 from services.shared.malloc_trim import start_trimming
@@ -102,7 +102,7 @@ def _set_up_child_process() -> None:
     And leave no core dump: it would have prompts and keys in it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_core_dumps()
     # Otherwise a failed assertion in ggml first starts a debugger, which takes seconds.
     os.environ["GGML_NO_BACKTRACE"] = "1"
     if sys.platform == "linux":

@@ -88,12 +88,12 @@ def test_a_new_process_finds_the_system_prompt_of_another_chat(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="psutil reads limits there only")
 def test_a_runner_leaves_no_core_dump() -> None:
-    """Prompts and keys would be in it, in clear, on a disk."""
+    """Prompts and keys would be in it, in clear, on a disk; see forbid_core_dumps."""
     before = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
     try:
         with ChildRunner(fake_config()) as runner:
             runner.wait_for_first(Ready)
-            assert psutil.Process(runner.process.pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
+            assert psutil.Process(runner.process.pid).rlimit(psutil.RLIMIT_CORE) == (1, 1)
     finally:
         resource.setrlimit(resource.RLIMIT_CORE, before)
