@@ -1,4 +1,4 @@
-"""Make msgspec structs safe to decode from several threads."""
+"""Decode msgspec structs safely: from several threads, and from the JSON of strangers."""
 
 from __future__ import annotations
 
@@ -17,3 +17,11 @@ def resolved(kind: type[T]) -> type[T]:
     """
     msgspec.json.Decoder(kind)
     return kind
+
+
+def decode_json(raw: bytes | str | msgspec.Raw, kind: type[T]) -> T:
+    """Decode the JSON of a stranger. Raises msgspec.DecodeError, for endless nesting too."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except RecursionError as error:
+        raise msgspec.DecodeError("the JSON is nested too deeply") from error

@@ -19,7 +19,7 @@ from services.puller.download.retry import RetryPolicy, RetryState, StallDetecto
 from services.puller.download.throttle import Throttle
 from services.puller.transport.address import Address
 from services.puller.transport.busy import find_wait_seconds, is_busy
-from services.puller.transport.http_client import HttpSession, Reply, has_origin
+from services.puller.transport.http_client import HttpSession, Reply
 from services.puller.transport.range_response import (
     BodyKind,
     ContentChanged,
@@ -32,6 +32,7 @@ from services.puller.transport.range_response import (
     find_validator,
 )
 from services.puller.transport.session_pool import SessionPool
+from services.puller.transport.urls import has_origin
 from services.shared.errors import DiskFull, InternalError, SourceUnavailable, SpindllError
 
 logger = logging.getLogger(__name__)

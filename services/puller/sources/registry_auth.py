@@ -14,7 +14,7 @@ import secrets
 import time
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlunsplit
 
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -29,10 +29,12 @@ from services.puller.transport.address import Address
 from services.puller.transport.busy import find_busy_error
 from services.puller.transport.http_client import HttpSession
 from services.puller.transport.range_response import describe_refusal
+from services.puller.transport.urls import find_origin, split_url
 from services.shared.errors import InvalidSettings, PullFailed
-from services.shared.structs import resolved
+from services.shared.structs import decode_json, resolved
 
-_PARAMETER = re.compile(r'([a-zA-Z]+)=(?:"([^"]*)"|([^\s,]*))')
+# The lookbehind keeps a long word without `=` from being tried from each of its letters.
+_PARAMETER = re.compile(r'(?<![a-zA-Z])([a-zA-Z]+)=(?:"([^"]*)"|([^\s,]*))')
 _MAX_TOKEN_BYTES = 64 << 10
 
 
@@ -82,7 +84,7 @@ def fetch_token(
         if reply.status != 200:
             raise PullFailed(describe_refusal(401))
         try:
-            answer = msgspec.json.decode(reply.read_all(_MAX_TOKEN_BYTES), type=_Token)
+            answer = decode_json(reply.read_all(_MAX_TOKEN_BYTES), _Token)
         except msgspec.DecodeError as error:
             raise PullFailed("the registry's token is not readable") from error
     token = answer.token or answer.access_token
@@ -97,8 +99,8 @@ def build_token_url(registry_url: str, challenge: str, *, nonce: str, now: float
     values = {m[1].lower(): m[2] if m[2] is not None else m[3] for m in _PARAMETER.finditer(rest)}
     if scheme.lower() != "bearer" or not values.get("realm"):
         raise PullFailed(describe_refusal(401))
-    realm, registry = urlsplit(values["realm"]), urlsplit(registry_url)
-    if (realm.scheme, realm.netloc.lower()) != (registry.scheme, registry.netloc.lower()):
+    realm = split_url(values["realm"])
+    if find_origin(realm) != find_origin(split_url(registry_url)):
         raise PullFailed("the registry sends token requests to another host, which is not safe")
     query = parse_qsl(realm.query)
     if service := values.get("service"):

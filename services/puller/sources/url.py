@@ -9,13 +9,12 @@ from services.puller.sources.base import Listing, RemoteFile, ResolveOptions
 from services.puller.transport.address import Address
 from services.puller.transport.busy import find_busy_error
 from services.puller.transport.http_client import HttpSession
-from services.puller.transport.range_response import describe_refusal
+from services.puller.transport.range_response import describe_refusal, parse_total_size
 from services.shared.errors import InvalidRequest, PullFailed
 from services.shared.model_name import ModelName
 from services.shared.store.manifest import FileRole
 
 _TIMEOUT_SECONDS = 30.0
-_TOTAL = re.compile(r"bytes \d+-\d+/(\d+)")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -50,9 +49,9 @@ def _fetch_size(url: str) -> int:
     try:
         with session.get(Address(url), {"Range": "bytes=0-0"}) as reply:
             if reply.status == 206:
-                match = _TOTAL.fullmatch(reply.header("content-range") or "")
-                if match is not None:
-                    return int(match[1])
+                size_bytes = parse_total_size(reply.header("content-range"))
+                if size_bytes is not None:
+                    return size_bytes
             if reply.status == 200 and reply.content_length is not None:
                 return reply.content_length
             if busy := find_busy_error("the server", reply.status, reply.header):

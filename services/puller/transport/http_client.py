@@ -6,7 +6,8 @@ That is several times cheaper per byte than an event-driven parser. It adds thes
 - A secret header goes to the origin (scheme, host, port) of the first address only; a redirect to
   a content delivery network is followed without it. A redirect from https to http is refused.
 - Proxies come from the standard environment variables, including `NO_PROXY`.
-- Every wait has a timeout, and `shut_down()` from another thread ends any read at once.
+- Every wait has a timeout, and every call a longest duration (`watchdog.py`), whatever trickles in.
+  `shut_down()` from another thread ends any read at once.
 """
 
 from __future__ import annotations
@@ -18,20 +19,27 @@ import socket
 import ssl
 import urllib.request
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Self
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpx2
 
 from services.puller.transport.address import Address
+from services.puller.transport.range_response import parse_size
+from services.puller.transport.urls import find_origin, resolve_redirect, split_url
+from services.puller.transport.watchdog import Watchdog
 from services.shared.errors import PullFailed, SourceUnavailable
 
 MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CONNECT_SECONDS = 10.0
+_MAX_CONNECT_SECONDS = 300.0  # to all addresses of a host, and its handshake
+_MIN_BYTES_PER_SECOND = 8 << 10  # of a small body
 _NOT_VALID_NOW = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED
 _CONNECTION_ERRORS = (http.client.HTTPException, OSError, ValueError)
+_WATCHDOG = Watchdog()
 
 
 class Reply:
@@ -50,8 +58,7 @@ class Reply:
     @property
     def content_length(self) -> int | None:
         """The announced size of the body in bytes, if there is one."""
-        text = self.header("content-length")
-        return int(text) if text and text.isdecimal() else None
+        return parse_size(self.header("content-length"))
 
     def read_chunk(self, max_bytes: int) -> bytes:
         """Read what arrives next; empty at the end of the body.
@@ -59,19 +66,31 @@ class Reply:
         Raises SourceUnavailable when the connection breaks.
         """
         try:
-            return self._response.read1(max_bytes)
+            data = self._read_next(max_bytes)
         except _CONNECTION_ERRORS as error:
             raise SourceUnavailable("the connection broke while reading") from error
+        if len(data) > max_bytes:  # http.client takes a negative size of a chunk at its word
+            raise SourceUnavailable("the source sent a body that is not well formed")
+        return data
+
+    def _read_next(self, max_bytes: int) -> bytes:
+        if not self._response.chunked:  # one read of the socket, which its timeout limits
+            return self._response.read1(max_bytes)
+        with self._session.limit_duration():  # a line before each chunk
+            return self._response.read1(max_bytes)
 
     def read_all(self, max_bytes: int) -> bytes:
         """Read a small body. Raises PullFailed when it is larger than the limit."""
         parts: list[bytes] = []
         size = 0
-        while part := self.read_chunk(min(65536, max_bytes + 1)):
-            parts.append(part)
-            size += len(part)
-            if size > max_bytes:
-                raise PullFailed(f"the source sent more than {max_bytes} bytes for a small file")
+        with self._session.limit_duration(max_bytes / _MIN_BYTES_PER_SECOND):
+            while part := self.read_chunk(min(65536, max_bytes + 1)):
+                parts.append(part)
+                size += len(part)
+                if size > max_bytes:
+                    raise PullFailed(
+                        f"the source sent more than {max_bytes} bytes for a small file"
+                    )
         if self.content_length is not None and size < self.content_length:
             raise SourceUnavailable("the connection broke while reading")
         return b"".join(parts)
@@ -111,18 +130,18 @@ class HttpSession:
         Raises SourceUnavailable when the host does not answer, and PullFailed for a redirect that
         is not allowed.
         """
-        first = urlsplit(address.url)
+        first = split_url(address.url)
         url = address.url
         for _ in range(MAX_REDIRECTS + 1):
-            parts = urlsplit(url)
-            secrets = address.secret_headers if _origin(parts) == _origin(first) else None
+            parts = split_url(url)
+            secrets = address.secret_headers if find_origin(parts) == find_origin(first) else None
             reply = self._get_once(url, parts, {**(headers or {}), **(secrets or {})})
             target = reply.header("location")
             if reply.status not in _REDIRECTS or not target:
                 return reply
             with reply:
                 reply.read_all(1 << 20)
-            url = _resolve_redirect(url, target)
+            url = resolve_redirect(url, target)
         raise PullFailed("the source redirects in circles")
 
     @property
@@ -144,6 +163,13 @@ class HttpSession:
     def shut_down(self) -> None:
         """Abort the request in progress and all later ones; callable from any thread."""
         self._is_shut = True
+        self._shut_sockets()
+
+    def limit_duration(self, more_seconds: float = 0.0) -> AbstractContextManager[None]:
+        """Abort what this session does in the block when it lasts two timeouts and more."""
+        return _WATCHDOG.limit(2 * self._timeout_seconds + more_seconds, self._shut_sockets)
+
+    def _shut_sockets(self) -> None:
         for connection in list(self._connections.values()):
             if (sock := connection.sock) is not None:
                 with contextlib.suppress(OSError):
@@ -161,10 +187,12 @@ class HttpSession:
                 "Accept": "*/*",
             }
             try:
-                connection.request("GET", target, headers={**fields, **extra, **headers})
-                if self._is_shut:  # shut_down ran before there was a socket to close
-                    raise ConnectionAbortedError
-                return Reply(connection.getresponse(), self, url)
+                with self.limit_duration():
+                    connection.request("GET", target, headers={**fields, **extra, **headers})
+                    if self._is_shut:  # shut_down ran before there was a socket to close
+                        raise ConnectionAbortedError
+                    response = connection.getresponse()
+                return Reply(response, self, url)
             except _CONNECTION_ERRORS as error:
                 self.close()
                 if is_last or not is_reused or self._is_shut or isinstance(error, TimeoutError):
@@ -177,7 +205,8 @@ class HttpSession:
         connection.timeout = min(_CONNECT_SECONDS, self._timeout_seconds)
         self._is_connecting = True
         try:
-            connection.connect()
+            with _WATCHDOG.limit(_MAX_CONNECT_SECONDS, self._shut_sockets):
+                connection.connect()
             connection.sock.settimeout(self._timeout_seconds)
         except _CONNECTION_ERRORS as error:
             self.close()
@@ -195,7 +224,7 @@ class HttpSession:
             url if via_proxy else (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         )
         extra = _build_proxy_headers(proxy) if via_proxy and proxy else {}
-        origin = _origin(parts)
+        origin = find_origin(parts)
         connection = self._connections.get(origin)
         if connection is not None and connection.sock is not None:
             return connection, target, extra, True
@@ -247,24 +276,6 @@ def _describe_certificate_error(host: str, verify_code: int) -> str:
 def tls_context() -> ssl.SSLContext:
     """What this process trusts: SSL_CERT_FILE, else what the system trusts, as the hub's client."""
     return httpx2.create_ssl_context()
-
-
-def has_origin(url: str, other: str) -> bool:
-    """Whether two URLs have the same scheme, host and port."""
-    return _origin(urlsplit(url)) == _origin(urlsplit(other))
-
-
-def _resolve_redirect(url: str, location: str) -> str:
-    target = urljoin(url, location)
-    if urlsplit(target).scheme not in ("http", "https"):
-        raise PullFailed("the source redirects to an address that is not http")
-    if url.startswith("https:") and not target.startswith("https:"):
-        raise PullFailed("the source redirects from https to plain http")
-    return target
-
-
-def _origin(parts: SplitResult) -> tuple[str, str]:
-    return parts.scheme, parts.netloc.lower()
 
 
 def _find_proxy(parts: SplitResult) -> SplitResult | None:

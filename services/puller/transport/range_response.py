@@ -12,7 +12,8 @@ from enum import Enum
 
 from services.shared.errors import PullFailed, SourceUnavailable
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_SIZE = re.compile(r"\d{1,19}")  # more digits than a file system can count
 _RETRYABLE = frozenset({408, 425, 429})
 _EXPIRED = frozenset({401, 403, 404, 410})
 
@@ -65,6 +66,17 @@ class RangeResponse:
     validator: str | None = None
 
 
+def parse_size(text: str | None) -> int | None:
+    """The number of bytes in a header; None when there is none."""
+    return int(text) if text and _SIZE.fullmatch(text) else None
+
+
+def parse_total_size(content_range: str | None) -> int | None:
+    """The size of the whole file that a Content-Range names; None when it does not."""
+    match = _CONTENT_RANGE.fullmatch(content_range or "")
+    return None if match is None or match[3] == "*" else int(match[3])
+
+
 def find_validator(etag: str | None, last_modified: str | None) -> str | None:
     """What If-Range may name: a strong ETag, else the date of the last change (RFC 9110, 13.1.5)."""
     return etag if etag and not etag.startswith("W/") else last_modified
@@ -94,7 +106,7 @@ def classify_response(request: RangeRequest, response: RangeResponse) -> BodyKin
         if match is None or int(match[1]) != request.start or int(match[2]) > request.end:  # 2
             raise SourceUnavailable("the source sent another range than the requested one")
         _check_version(request, response)
-        _check_size(request, None if match[3] == "*" else int(match[3]))
+        _check_size(request, parse_total_size(response.content_range))
         return BodyKind.PART  # 1
     if status == 200:  # 3
         _check_not_a_page(request, response)
@@ -110,6 +122,11 @@ def classify_response(request: RangeRequest, response: RangeResponse) -> BodyKin
     if status in _RETRYABLE or status >= 500:  # 5
         raise SourceUnavailable(f"the source answered HTTP {status}")
     raise PullFailed(describe_refusal(status))  # 6
+
+
+def is_page(content_type: str | None) -> bool:
+    """Whether a body is a web page, as a network sends it that asks for a login first."""
+    return (content_type or "").lower().startswith("text/html")
 
 
 def describe_refusal(status: int) -> str:
@@ -130,8 +147,7 @@ def _check_version(request: RangeRequest, response: RangeResponse) -> None:
 
 
 def _check_not_a_page(request: RangeRequest, response: RangeResponse) -> None:
-    is_page = (response.content_type or "").lower().startswith("text/html")
-    if is_page and response.content_length != request.size_bytes:
+    if is_page(response.content_type) and response.content_length != request.size_bytes:
         raise SourceUnavailable(
             "a web page came instead of the file; the network may ask for a login"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.puller.download.pieces import (
@@ -22,6 +22,7 @@ def test_pieces_are_few_and_whole_mebibytes(size_bytes: int) -> None:
     assert piece * MAX_PIECES >= size_bytes
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(1, 50), st.data())
 def test_the_table_tracks_the_bytes_on_disk(
     size: int, piece_bytes: int, data: st.DataObject

@@ -60,6 +60,17 @@ def test_a_realm_that_is_not_the_registry_is_refused(challenge: str) -> None:
         build_url(challenge)
 
 
+def test_a_malformed_realm_is_refused_in_words() -> None:
+    with pytest.raises(PullFailed, match="not well formed"):
+        build_url('Bearer realm="https://[registry.example"')
+
+
+@pytest.mark.timeout(15)
+def test_a_challenge_of_one_long_word_is_read_once() -> None:
+    with pytest.raises(PullFailed, match="private or gated"):
+        build_url("Bearer " + "a" * 60_000)
+
+
 @pytest.mark.parametrize("challenge", ["", "Basic realm=x", "Bearer", 'Bearer service="x"'])
 def test_an_unsupported_challenge_means_a_private_model(challenge: str) -> None:
     with pytest.raises(PullFailed, match="private or gated"):
