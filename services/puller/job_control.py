@@ -78,6 +78,11 @@ class JobControl:
             self._stop_reason = reason
         self.interrupted.set()
 
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why the job should stop; None while it may go on."""
+        return self._stop_reason
+
     def set_files(self, files: list[FileProgress]) -> None:
         """Set the files of the job."""
         with self._lock:

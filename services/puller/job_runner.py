@@ -12,9 +12,10 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import msgspec
 import redis
 
 from services.puller.job_control import Interrupted, JobControl, StopReason
@@ -87,6 +88,8 @@ class JobRunner:
         self._control = control
         if self._is_stopping:
             control.interrupt(StopReason.SHUTDOWN)
+        if job.requested is not None:  # while its last worker put it back
+            control.interrupt(StopReason(job.requested.value))
         try:
             self._record_outcome(job, owner, control, self._pull(job, control))
         finally:
@@ -100,7 +103,8 @@ class JobRunner:
         except Interrupted as interrupted:
             return interrupted.reason
         except SpindllError as error:
-            return error
+            # A job that a client stops must not be postponed, which could take an hour.
+            return control.stop_reason or error
         except OSError as error:
             return _translate_os_error(error, job.id)
         except Exception:
@@ -134,7 +138,7 @@ class JobRunner:
             _retry_on_redis_errors(lambda: self._job_store.pause(job.id, owner, **fields))
         elif outcome is StopReason.CANCEL:
             self._end(job, owner, JobState.CANCELLED, fields)
-            self._remove_partials(job.id)
+            self._remove_partials(job, fields)
         elif isinstance(outcome, SpindllError):
             if self._postpone(job, owner, control, outcome, fields):
                 return
@@ -183,10 +187,10 @@ class JobRunner:
         _retry_on_redis_errors(lambda: self._job_store.put_back(job, owner, **waiting))
         return True
 
-    def _remove_partials(self, job_id: str) -> None:
-        _retry_on_redis_errors(
-            lambda: remove_partials(self._store, self._job_store, self._job_store.get(job_id))
-        )
+    def _remove_partials(self, job: PullJob, fields: Mapping[str, Any]) -> None:
+        # Not the job in Redis: a client may have deleted that already.
+        ended = msgspec.structs.replace(job, files=fields["files"])
+        _retry_on_redis_errors(lambda: remove_partials(self._store, self._job_store, ended))
 
     def _end(self, job: PullJob, owner: str, state: JobState, fields: dict[str, Any]) -> None:
         _retry_on_redis_errors(lambda: self._job_store.end(job, state, owner=owner, **fields))

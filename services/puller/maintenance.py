@@ -77,12 +77,17 @@ class Maintenance:
         missing = {
             (job.id, job.ticket): job
             for job in queued
-            if job.id not in waiting and (job.not_before or 0.0) <= now
+            if job.id not in waiting and _is_due(job, now)
         }
         for job in missing.values():
-            if job.not_before is not None:  # its time has come
+            if job.not_before is not None:  # its time has come, or a client stops it
                 self._job_queue.send(job)
         for key in self._without_ticket & missing.keys():
             logger.warning("ticket sent again", extra={"job": key[0]})
             self._job_queue.send(missing[key])
         self._without_ticket = frozenset(missing)
+
+
+def _is_due(job: PullJob, now: float) -> bool:
+    """Whether a worker should take a queued job: now, or to carry out a request to stop it."""
+    return (job.not_before or 0.0) <= now or job.requested is not None

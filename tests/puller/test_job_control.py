@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,24 @@ def wait_for_state(testbed: PullTestbed, job: PullJob, state: JobState) -> PullJ
 
     found: PullJob = wait_for(job_in_state)
     return found
+
+
+def test_a_job_that_is_deleted_while_its_worker_cancels_it_leaves_no_bytes(
+    slow_testbed: PullTestbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    testbed = slow_testbed
+    job = testbed.submit("tiny:f16")
+    with downloading(testbed, job) as runner:
+        end = runner._job_store.end
+
+        def end_and_forget(ended: PullJob, *arguments: Any, **fields: Any) -> bool:
+            is_ended = end(ended, *arguments, **fields)
+            testbed.commands.forget(ended.id)
+            return is_ended
+
+        monkeypatch.setattr(runner._job_store, "end", end_and_forget)
+        testbed.commands.cancel(job.id)
+        wait_for(lambda: not testbed.leftover_files(), seconds=20)
 
 
 def test_a_paused_download_keeps_its_bytes_and_continues(

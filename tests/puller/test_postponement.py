@@ -11,7 +11,7 @@ from services.puller import build
 from services.puller.download.retry import RetryPolicy
 from services.puller.maintenance import Maintenance
 from services.puller.postponement import MAX_OUTAGE_SECONDS, Postponement, plan_next_attempt
-from services.shared.pulls.job import JobState, PullJob
+from services.shared.pulls.job import JobState, PullJob, StopRequest
 from tests.conftest import TINY_GGUF
 from tests.fakes.registries.faults import ALWAYS, Fault
 from tests.fakes.registries.oci import Registry, sha256_digest
@@ -153,6 +153,25 @@ def test_a_postponed_job_can_be_resumed_paused_and_cancelled(
     paused = testbed.commands.pause(job.id)
     assert (paused.state, paused.note, paused.not_before) == (JobState.PAUSED, None, None)
     assert testbed.commands.cancel(job.id).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("request_", "state"),
+    [(StopRequest.CANCEL, JobState.CANCELLED), (StopRequest.PAUSE, JobState.PAUSED)],
+)
+def test_a_request_that_came_while_the_job_was_postponed_does_not_wait(
+    testbed: PullTestbed, registry: Registry, request_: StopRequest, state: JobState
+) -> None:
+    registry.plan.faults = [Fault(status=429, retry_after="300", times=ALWAYS)]
+    job = testbed.pull("tiny:f16")
+    assert testbed.job_store.change_if(job.id, {}, {"requested": request_})
+
+    maintain(testbed)
+    testbed.run_queue()
+
+    ended = testbed.job_store.get(job.id)
+    assert (ended.state, ended.requested) == (state, None)
+    assert len(registry.requests) == 1
 
 
 def test_a_first_start_before_the_network_is_there_only_waits(

@@ -26,6 +26,8 @@ from services.shared.pulls.job import (
 from services.shared.pulls.job_store import JobStore
 from services.shared.redis import redis_keys
 
+_MAX_ATTEMPTS = 5  # a worker may change the state between two looks at it
+
 
 class JobCommands:
     """The client's side of the job store. Thread-safe, as its Redis client is."""
@@ -66,13 +68,16 @@ class JobCommands:
     def pause(self, job_id: str) -> PullJob:
         """Stop a job and keep its bytes: at once when queued, within a second when running."""
         paused = {"state": JobState.PAUSED, "note": None, "not_before": None}
-        if self._store.change_if(job_id, {"state": JobState.QUEUED}, paused):
-            return self._store.get(job_id)
-        if self._store.change_if(
-            job_id, {"state": JobState.RUNNING}, {"requested": StopRequest.PAUSE}
-        ):
-            return self._store.get(job_id)
-        return self._get_if(job_id, JobState.PAUSED, "paused")
+        request = {"requested": StopRequest.PAUSE}
+        for _ in range(_MAX_ATTEMPTS):
+            if self._store.change_if(
+                job_id, {"state": JobState.QUEUED}, paused
+            ) or self._store.change_if(job_id, {"state": JobState.RUNNING}, request):
+                return self._store.get(job_id)
+            job = self._get_if(job_id, JobState.PAUSED, "paused")
+            if job.state is JobState.PAUSED:
+                return job
+        raise Conflict("the job changes its state all the time; try again")
 
     def resume(self, job_id: str) -> PullJob:
         """Queue a paused job again, or withdraw a pause that its worker has not read yet.
@@ -102,16 +107,18 @@ class JobCommands:
 
     def cancel(self, job_id: str) -> PullJob:
         """End a job without a model: within a second when a worker runs it, else at once."""
-        for state in (JobState.QUEUED, JobState.PAUSED):
-            if self._store.end(
-                self._store.get(job_id), JobState.CANCELLED, expect={"state": state}
-            ):
+        request = {"requested": StopRequest.CANCEL}
+        for _ in range(_MAX_ATTEMPTS):
+            job = self._store.get(job_id)
+            if any(
+                self._store.end(job, JobState.CANCELLED, expect={"state": state})
+                for state in (JobState.QUEUED, JobState.PAUSED)
+            ) or self._store.change_if(job_id, {"state": JobState.RUNNING}, request):
                 return self._store.get(job_id)
-        if self._store.change_if(
-            job_id, {"state": JobState.RUNNING}, {"requested": StopRequest.CANCEL}
-        ):
-            return self._store.get(job_id)
-        return self._get_if(job_id, JobState.CANCELLED, "cancelled")
+            job = self._get_if(job_id, JobState.CANCELLED, "cancelled")
+            if job.state is JobState.CANCELLED:
+                return job
+        raise Conflict("the job changes its state all the time; try again")
 
     def retry(self, job_id: str) -> PullJob:
         """Queue a failed or cancelled job again.
