@@ -15,8 +15,10 @@ from services.puller.sources.base import Listing
 from services.shared.errors import InvalidModelFile
 from services.shared.store.manifest import Description, FileRole, Manifest, StoredFile
 from services.shared.store.model_store import ModelStore
+from services.shared.structs import decode_json
 
 _MAX_TEXT_BYTES = 4 << 20
+_MAX_LEVELS = 32  # of JSON in JSON; every reader of the manifest must be able to follow them
 
 
 def assemble(
@@ -78,6 +80,16 @@ class _SmallFiles:
 
 def _parse_json(raw: bytes, kind: Any, what: str) -> Any:
     try:
-        return msgspec.json.decode(raw, type=kind)
+        value = decode_json(raw, kind)
     except msgspec.DecodeError as error:
         raise InvalidModelFile(f"the model's {what} are not readable") from error
+    if _has_more_levels(value, _MAX_LEVELS):
+        raise InvalidModelFile(f"the model's {what} are nested more deeply than any real ones")
+    return value
+
+
+def _has_more_levels(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_has_more_levels(item, levels - 1) for item in items)

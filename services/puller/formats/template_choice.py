@@ -19,7 +19,7 @@ import msgspec
 
 from services.puller.formats.renderers.renderer_table import find_template
 from services.shared.model_name import HUB_HOST, LIBRARY, OLLAMA_HOST, ModelName
-from services.shared.structs import resolved
+from services.shared.structs import decode_json, resolved
 from services.shared.templates.traits import TemplateLanguage, TemplateTraits
 
 _TEMPLATE_LAYERS = (
@@ -104,7 +104,7 @@ def is_written_by_person(name: ModelName | None, manifest: bytes | None) -> bool
 def find_renderer(config: str | None) -> str | None:
     """The renderer that a model's configuration names: a prompt format inside Ollama's program."""
     try:
-        return msgspec.json.decode(config or "{}", type=_Config).renderer or None
+        return decode_json(config or "{}", _Config).renderer or None
     except msgspec.DecodeError:
         return None
 
@@ -150,6 +150,6 @@ def _read_layers(manifest: bytes | None) -> Iterable[_Layer]:
     if manifest is None:
         return ()
     try:
-        return msgspec.json.decode(manifest, type=_Layers).layers
+        return decode_json(manifest, _Layers).layers
     except msgspec.DecodeError:
         return ()

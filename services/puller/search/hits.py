@@ -22,7 +22,7 @@ from services.shared.errors import InvalidModelName, PullFailed
 from services.shared.model_name import DEFAULT_TAG, OLLAMA_HOST, ModelName, Source
 from services.shared.puller_rpc.search import SearchHit
 from services.shared.store.manifest import FileRole
-from services.shared.structs import resolved
+from services.shared.structs import decode_json, resolved
 
 _BITS = re.compile(r"(?<![0-9])([2-8])-?bit", re.IGNORECASE)
 _WEIGHTS = frozenset({FileRole.MODEL, FileRole.PROJECTOR, FileRole.ADAPTER, FileRole.DRAFT})
@@ -106,9 +106,7 @@ def build_registry_hit(listing: Listing) -> SearchHit:
     label = None
     for file in listing.inline_files:
         if file.role is FileRole.CONFIG:
-            label = (
-                msgspec.json.decode(file.data, type=_QuantizationConfig).file_type.lower() or None
-            )
+            label = decode_json(file.data, _QuantizationConfig).file_type.lower() or None
     return SearchHit(
         name=str(listing.name),
         source="ollama",

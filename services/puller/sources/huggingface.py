@@ -33,9 +33,9 @@ from services.puller.transport.busy import find_busy_error
 from services.puller.transport.http_client import HttpSession, describe_connection_error
 from services.shared.errors import ModelNotFound, PullFailed, SourceUnavailable
 from services.shared.model_name import DEFAULT_TAG, ModelName
-from services.shared.store.layout import parse_digest
+from services.shared.store.layout import checked_path, parse_digest
 from services.shared.store.manifest import FileRole
-from services.shared.structs import resolved
+from services.shared.structs import decode_json, resolved
 
 _TIMEOUT_SECONDS = 30.0
 _MAX_FILES = 100_000
@@ -122,6 +122,11 @@ class HuggingFaceSource:
             raise _to_error(error) from error
         except (httpx2.HTTPError, OSError) as error:
             raise SourceUnavailable(describe_connection_error("the hub", error)) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # The client does not check what it gets; a network that asks for a login sends a page.
+            raise SourceUnavailable(
+                "the hub's answer is not readable; the network may ask for a login"
+            ) from error
 
     def _list_alternatives(self, name: ModelName) -> str:
         """The most downloaded GGUF repositories that were made from this one, as `: a, b`."""
@@ -154,7 +159,7 @@ class HuggingFaceSource:
         return SelectionCriteria(quantization=name.tag, format="gguf")
 
     def _build_remote_file(self, repo: str, info: Any, role: FileRole, sibling: Any) -> RemoteFile:
-        path = sibling.rfilename
+        path = checked_path(sibling.rfilename)
         if sibling.size is None or sibling.size < 0:
             raise PullFailed(f"the hub does not report the size of {path}")
         digest = parse_digest(f"sha256:{sibling.lfs.sha256}") if sibling.lfs is not None else None
@@ -187,7 +192,7 @@ def _fetch_weight_map(file: RemoteFile) -> Mapping[str, str]:
     finally:
         session.close()
     try:
-        return msgspec.json.decode(raw, type=_WeightIndex).weight_map
+        return decode_json(raw, _WeightIndex).weight_map
     except msgspec.DecodeError as error:
         raise PullFailed(f"the repository's {file.path} is not readable") from error
 

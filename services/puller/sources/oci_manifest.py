@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 
@@ -19,7 +18,7 @@ from services.puller.transport.address import Address
 from services.shared.errors import InvalidModelFile, PullFailed
 from services.shared.store.layout import parse_digest
 from services.shared.store.manifest import FileRole
-from services.shared.structs import resolved
+from services.shared.structs import decode_json, resolved
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 LIST_TYPES = (
@@ -78,13 +77,18 @@ class RegistryManifest(msgspec.Struct, frozen=True, rename="camel"):
 @resolved
 class _ManifestList(msgspec.Struct, frozen=True, rename="camel"):
     media_type: str = ""
-    manifests: tuple[dict[str, Any], ...] = ()
+    manifests: tuple[msgspec.Raw, ...] = ()
+
+
+@resolved
+class _ListEntry(msgspec.Struct, frozen=True):
+    digest: str = ""
 
 
 def parse_manifest(raw: bytes) -> RegistryManifest:
     """Parse and check a manifest. Raises PullFailed, which describes the error."""
     try:
-        manifest = msgspec.json.decode(raw, type=RegistryManifest)
+        manifest = decode_json(raw, RegistryManifest)
     except msgspec.DecodeError as error:
         raise PullFailed("the registry's manifest is not readable") from error
     if _is_list(manifest.media_type):
@@ -101,22 +105,25 @@ def list_variants(raw: bytes) -> tuple[str, ...] | None:
     an entry names its runner (ollama/ollama#16590), so all of its texts are searched.
     """
     try:
-        listed = msgspec.json.decode(raw, type=_ManifestList)
+        listed = decode_json(raw, _ManifestList)
     except msgspec.DecodeError:
         return None
     if not _is_list(listed.media_type) and not listed.manifests:
         return None
     entries = listed.manifests[:_MAX_VARIANTS]
     ranked = sorted(entries, key=_rank_variant)  # stable: else in the registry's order
-    return tuple(str(entry.get("digest", "")) for entry in ranked)
+    try:
+        return tuple(decode_json(entry, _ListEntry).digest for entry in ranked)
+    except msgspec.DecodeError as error:
+        raise PullFailed("the registry's list of variants is not readable") from error
 
 
 def _is_list(media_type: str) -> bool:
     return "index" in media_type or "manifest.list" in media_type
 
 
-def _rank_variant(entry: Mapping[str, Any]) -> int:
-    text = msgspec.json.encode(entry).decode().lower()
+def _rank_variant(entry: msgspec.Raw) -> int:
+    text = bytes(entry).decode(errors="replace").lower()
     if "llamacpp" in text or "llama.cpp" in text or "llama-server" in text:
         return 0
     return 2 if "mlx" in text or "safetensors" in text or "ggml" in text else 1

@@ -31,11 +31,16 @@ from services.puller.sources.republished import list_replacements
 from services.puller.transport.address import Address
 from services.puller.transport.busy import find_busy_error
 from services.puller.transport.http_client import HttpSession, Reply
-from services.puller.transport.range_response import describe_refusal
-from services.shared.errors import InvalidRequest, ModelNotFound, PullFailed
+from services.puller.transport.range_response import describe_refusal, is_page
+from services.shared.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    PullFailed,
+    SourceUnavailable,
+)
 from services.shared.model_name import OLLAMA_HOST, ModelName
 from services.shared.store.manifest import FileRole
-from services.shared.structs import resolved
+from services.shared.structs import decode_json, resolved
 
 _MAX_MANIFEST_BYTES = 4 << 20
 _MAX_CONFIG_BYTES = 1 << 20
@@ -172,7 +177,7 @@ class OllamaSource:
         if f"sha256:{hashlib.sha256(raw).hexdigest()}" != digest:
             raise PullFailed("the model's configuration does not have the announced digest")
         try:
-            config = msgspec.json.decode(raw, type=_ModelConfig)
+            config = decode_json(raw, _ModelConfig)
         except msgspec.DecodeError as error:
             raise PullFailed("the model's configuration is not readable") from error
         if config.remote_host or config.remote_model:
@@ -185,6 +190,10 @@ def _check_manifest_reply(reply: Reply, name: ModelName) -> None:
         raise ModelNotFound(f"the registry has no model {str(name)!r}")
     if reply.status != 200:
         raise _to_error(reply)
+    if is_page(reply.header("content-type")):
+        raise SourceUnavailable(
+            "a web page came instead of the manifest; the network may ask for a login"
+        )
 
 
 def _to_error(reply: Reply) -> PullFailed:

@@ -15,7 +15,7 @@ from services.shared.model_name import ModelName
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 _BLOB_NAME = re.compile(r"sha256-([0-9a-f]{64})")
-_BAD_PATH = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
+_BAD_PATH = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]')
 _MAX_PATH = 400
 
 

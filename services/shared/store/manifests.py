@@ -22,6 +22,7 @@ from services.shared.model_name import ModelName
 from services.shared.store import durable
 from services.shared.store.layout import Layout, checked_path, parse_digest
 from services.shared.store.manifest import SCHEMA, Manifest
+from services.shared.structs import decode_json
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class Manifests:
 
     def _decode(self, path: Path) -> Manifest | None:
         try:
-            manifest = msgspec.json.decode(_bytes(path), type=Manifest)
+            manifest = decode_json(_bytes(path), Manifest)
             check(manifest)
             if self._layout.manifest(ModelName.parse(manifest.name)) != path:
                 raise InvalidModelFile("the manifest is not where its name belongs")

@@ -208,3 +208,16 @@ def test_a_usable_folder_is_writable_and_stays_empty(store: ModelStore) -> None:
     store.check_writable()
 
     assert [path for path in store.layout.root.rglob("*.*") if path.name != ".lock"] == []
+
+
+def test_a_manifest_that_a_reader_cannot_follow_is_skipped(store: ModelStore) -> None:
+    put_model(store, "whole:1")
+    deep = put_model(store, "deep:1", params={"marker": 1})
+    [path] = store.layout.manifests.rglob("deep/1.json")
+    nested = b"[" * 100_000 + b"]" * 100_000
+    path.write_bytes(path.read_bytes().replace(b'"marker": 1', b'"marker": ' + nested))
+
+    assert names(store) == ["whole:1"]
+    # What a damaged manifest names is kept, until it is deleted.
+    assert store.sweep(min_age_seconds=0).files == 0
+    assert store.delete("deep:1").freed_bytes == deep.size_bytes
