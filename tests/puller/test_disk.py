@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -22,6 +23,7 @@ from tests.fakes.registries.oci import Registry, sha256_digest
 from tests.fakes.registries.server import LoopbackServer
 from tests.puller.conftest import PullTestbed
 from tests.puller.processes import wait_for
+from tests.shared.store.builders import put_model
 
 TINY = TINY_GGUF.read_bytes()
 OTHER = TINY[:-1] + bytes([TINY[-1] ^ 1])  # as large, with another digest
@@ -30,18 +32,24 @@ OTHER = TINY[:-1] + bytes([TINY[-1] ^ 1])  # as large, with another digest
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with room for one of two models."""
-    folder = tmp_path / "data"
+    with mounted(tmp_path / "data", f"size={len(TINY) * 3 // 2}") as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
     folder.mkdir()
-    size = len(TINY) * 3 // 2
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)],
         check=False,
         capture_output=True,
     )
-    if mounted.returncode:
+    if done.returncode:
         pytest.skip("only root may mount a file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_two_downloads_do_not_share_the_room_of_one(
@@ -132,6 +140,22 @@ def test_the_puller_does_not_start_with_a_models_folder_it_cannot_use(
         f" to the user that runs the puller: run `chown -R {os.geteuid()}:{os.getegid()}` on it;"
         " with containers, on the folder that MODELS names"
     )
+
+
+def test_a_sweep_frees_a_disk_that_has_no_room_for_a_folder(tmp_path: Path) -> None:
+    with mounted(tmp_path / "data", "size=4m,nr_inodes=40") as folder:
+        store = ModelStore(folder)
+        require_usable_store(store)
+        put_model(store, "tiny:latest")
+        orphan = store.blobs.path(store.blobs.add_bytes(b"x" * 100_000).digest)
+        os.utime(orphan, (0, 0))
+        with contextlib.suppress(OSError):
+            for i in range(40):
+                (folder / f"other{i}").touch()
+        with pytest.raises(OSError, match="No space left"):
+            (folder / "folder").mkdir()
+
+        assert store.sweep().freed_bytes == 100_000
 
 
 class FullStore(ModelStore):

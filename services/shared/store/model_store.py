@@ -172,7 +172,11 @@ class ModelStore:
         return sum(self.blobs.remove_partial(digest) for digest in digests)
 
     def check_writable(self) -> None:
-        """Raise OSError unless this process may create the store's folders and files."""
+        """Raise OSError unless this process may create the store's folders and files.
+
+        The trash is created here: a full disk, which a sweep must empty, has no room for a folder.
+        """
+        durable.make_folder(self.layout.trash, below=self.layout.root)
         self.blobs.discard(self.blobs.partial_path(f"sha256:{'0' * 64}"))
         with self.lease():
             pass
