@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +251,25 @@ def test_both_formats_of_the_tiny_model_have_the_same_traits() -> None:
 def describe_tiny() -> Description:
     tiny = StoredFile(role=FileRole.MODEL, path="m.gguf", digest="sha256:" + "0" * 64, size_bytes=1)
     return describe_model([tiny], lambda _: TINY_GGUF)
+
+
+def test_a_file_without_a_vocabulary_may_name_tokens_all_the_same(tmp_path: Path) -> None:
+    found = describe_gguf_file(
+        tmp_path,
+        {
+            "tokenizer.ggml.model": "no_vocab",
+            "tokenizer.ggml.tokens": None,
+            "tokenizer.ggml.token_type": [3, 4],
+            "tokenizer.ggml.bos_token_id": struct.pack("<Ii", 5, -1),
+        },
+    )
+
+    assert (found.bos_token, found.control_tokens, found.user_defined_tokens) == (None, (), ())
+
+
+def test_an_id_of_thousands_of_digits_is_no_token(tmp_path: Path) -> None:
+    decoder = {"9" * 5000: {"content": "x", "special": True}}
+    folder = write_mlx(tmp_path)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+
+    assert "x" not in describe_folder(folder).control_tokens

@@ -66,7 +66,8 @@ class SpecialTokens:
 def read_special_tokens(header: GgufHeader) -> SpecialTokens:
     """Read the special tokens of a header that passed `check_tokenizer`."""
     texts = header.strings("tokenizer.ggml.tokens") or ()
-    kinds = header.numbers("tokenizer.ggml.token_type") or ()
+    # A file without a vocabulary (`no_vocab`) may have kinds and ids of tokens all the same.
+    kinds = (header.numbers("tokenizer.ggml.token_type") or ())[: len(texts)]
     # llama.cpp looks for the text of an unknown token (`<unk>`) wherever it does for control tokens.
     control = {i for i, k in enumerate(kinds) if k in (TokenType.CONTROL, TokenType.UNKNOWN)}
     user_defined = {i for i, kind in enumerate(kinds) if kind == TokenType.USER_DEFINED}
@@ -78,7 +79,7 @@ def read_special_tokens(header: GgufHeader) -> SpecialTokens:
     named: dict[str, str] = {}
     for role in ("bos", "eos", "eot", "eom"):
         index = header.integer(f"tokenizer.ggml.{role}_token_id")
-        if index is not None and index < len(texts):
+        if index is not None and 0 <= index < len(texts):
             named[role] = texts[index]
     ending = {text for text in texts if text in _ENDING_TEXTS}
     ending |= {named[role] for role in ("eos", "eot", "eom") if role in named}

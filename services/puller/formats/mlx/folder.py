@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from services.puller.formats.chat_template import extract_jinja
 from services.shared.errors import InvalidModelFile
 
 _MAX_JSON_BYTES = 64 << 20  # Gemma's tokenizer.json has 33 MB
+_TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
 
 class MlxFolder:
@@ -64,7 +66,7 @@ class MlxFolder:
                 found[token["id"]] = (str(token.get("content", "")), bool(token.get("special")))
         decoder = self.tokenizer_config.get("added_tokens_decoder")
         for index, token in decoder.items() if isinstance(decoder, dict) else ():
-            if str(index).isdecimal() and isinstance(token, dict):
+            if _TOKEN_ID.fullmatch(index) and isinstance(token, dict):
                 found[int(index)] = (str(token.get("content", "")), bool(token.get("special")))
         return found
 
