@@ -122,10 +122,6 @@ def _check_index(index: Any, largest: int) -> int:
     return index
 
 
-def _join(arguments: Sequence[Any], budget: Budget) -> str:
-    return budget.join(map(to_text, arguments))
-
-
 def _print(arguments: Sequence[Any], budget: Budget) -> str:
     return budget.join(sprint(arguments))
 
@@ -149,13 +145,27 @@ def _json(arguments: Sequence[Any], budget: Budget) -> str:
 
 
 def _html(arguments: Sequence[Any], budget: Budget) -> str:
-    text = _join(arguments, budget)
+    text = _print(arguments, budget)
     budget.make(4 * len(text))
     return html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
 
 
+def _js(arguments: Sequence[Any], budget: Budget) -> str:
+    text = _print(arguments, budget)
+    budget.make(6 * len(text))
+    return "".join(map(_escape_for_js, text))
+
+
+def _escape_for_js(char: str) -> str:
+    if char in "\\'\"":
+        return f"\\{char}"
+    if char in "<>&=" or char < " ":
+        return f"\\u{ord(char):04X}"
+    return char if char.isascii() or char.isprintable() else f"\\u{ord(char):04X}"
+
+
 def _urlquery(arguments: Sequence[Any], budget: Budget) -> str:
-    text = _join(arguments, budget)
+    text = _print(arguments, budget)
     budget.make(11 * len(text))
     return quote_plus(text, errors="replace")
 
@@ -192,6 +202,7 @@ FUNCTIONS: dict[str, tuple[int, int | None, Function]] = {
     "println": (0, None, _println),
     "printf": (1, None, _printf),
     "html": (1, None, _html),
+    "js": (1, None, _js),
     "urlquery": (1, None, _urlquery),
     "json": (1, 1, _json),
     "currentDate": (0, None, lambda _, __: _format_day(0)),

@@ -11,12 +11,14 @@ Numbers are those of JSON: integers of any size stay integers.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 _NOT_IN_JSON = re.compile("[<>&\u2028\u2029]")  # encoding/json writes these as escapes
-_FLOAT_LIMIT = 1e21  # from here on, Go prints an exponent
+_FLOAT_LIMIT = 1e21  # from here on, JSON has an exponent
+_EXPONENT_LIMIT = 1e6  # from here on, %v has one
 
 
 class JsonMap(dict[str, Any]):
@@ -103,8 +105,13 @@ def _to_plain_fields(form: Any) -> Any:
 
 
 def _float_to_text(value: float) -> str:
-    if value.is_integer() and abs(value) < _FLOAT_LIMIT:
-        return str(int(value))
-    if value != value or abs(value) == float("inf"):  # noqa: PLR0124, the test for NaN
+    """The fewest digits, with an exponent from a million on: strconv's format g."""
+    if not math.isfinite(value):
         return {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}[str(value)]
-    return repr(value)
+    text = repr(value).removesuffix(".0")
+    if "e" in text or abs(value) < _EXPONENT_LIMIT:
+        return text
+    before, _, after = text.removeprefix("-").partition(".")
+    digits = (before + after).rstrip("0")
+    sign, point = "-" if value < 0 else "", "." if len(digits) > 1 else ""
+    return f"{sign}{digits[0]}{point}{digits[1:]}e+{len(before) - 1:02}"

@@ -51,6 +51,8 @@ def run(source: str, data: Any = DATA) -> str:
         ("{{ .Deep.A.B }}{{ $.Deep.A.B }}{{ (.Deep).A.B }}", "deepdeepdeep"),
         ("{{ .Missing }}", "<no value>"),
         ("{{ true }} {{ 1.50 }} {{ 0x1F }} {{ 1_000 }} {{ 'a' }} {{ 1e3 }}", "true 1.5 31 1000 97 1000"),
+        ("{{ 999999.5 }} {{ 1e6 }} {{ -1234567.5 }} {{ 12e14 }} {{ 1e20 }}", "999999.5 1e+06 -1.2345675e+06 1.2e+15 1e+20"),
+        ("{{ 0.0001 }} {{ 0.00001 }} {{ 1.5e-7 }} {{ 0.0 }}", "0.0001 1e-05 1.5e-07 0"),
         (r'{{ "q\"\n\t\x41\u00e9\\" }}{{ `raw\n` }}', 'q"\n\tA\u00e9\\raw\\n'),
         # pipelines and functions
         ('{{ .Name | printf "%s-%s" "x" }}', "x-Ann"),
@@ -58,6 +60,8 @@ def run(source: str, data: Any = DATA) -> str:
         ('{{ "x" | print "a" "b" }}', "abx"),
         ('{{ print 1 2 "a" 3 4 }}', "1 2a3 4"),
         ('{{ println "a" 1 }}', "a 1\n"),
+        (r'{{ js "a\\b\"c" "\u003c=>&\n\u00e9\u200b" `\'` }}', r"a\\b\"c\u003C\u003D\u003E\u0026\u000Aé\u200B\\\'"),
+        ("{{ html 1 2 }}{{ js 1 2 `a` }}{{ urlquery 1 2 }}", "1 21 2a1+2"),
         ("{{ len .Items }} {{ len .Map }} {{ len `é` }}", "3 2 2"),
         ("{{ index .Items 1 }}{{ index .Map `x` }}{{ index .Deep `A` `B` }}{{ index `a` 0 }}", "b1deep97"),
         ("{{ index .Map `z` }}", "<no value>"),
