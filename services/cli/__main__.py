@@ -7,6 +7,7 @@ import sys
 
 from services.cli.app import app
 from services.cli.errors import CommandError
+from services.cli.formatting import printable, printable_lines
 
 
 def main() -> int:
@@ -14,9 +15,10 @@ def main() -> int:
     try:
         app(prog_name="spindll")
     except CommandError as error:
-        print(f"spindll: {error.message}", file=sys.stderr)
+        # Both may hold texts of strangers: a file name of a repository, a line of a log.
+        print(f"spindll: {printable(error.message)}", file=sys.stderr)
         if error.details:
-            print(error.details, file=sys.stderr)
+            print(printable_lines(error.details), file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader closed the pipe, as in `spindll logs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = _import(store, options)
     except SpindllError as error:
-        print(f"not imported: {error.message}", file=sys.stderr)  # noqa: T201
+        print(_printable(f"not imported: {error.message}"), file=sys.stderr)  # noqa: T201
         return 1
     except OSError as error:
         print(f"not imported: {error.strerror or 'a file is not usable'}", file=sys.stderr)  # noqa: T201
@@ -77,13 +77,18 @@ def hub_root(folder: Path) -> Path:
 
 def _print_model(store: ModelStore, name: str, reason: str | None) -> None:
     if reason is not None:
-        print(f"not imported: {name}: {reason}", file=sys.stderr)  # noqa: T201
+        print(_printable(f"not imported: {name}: {reason}"), file=sys.stderr)  # noqa: T201
         return
     manifest = store.resolve(name)
     sharing = "" if manifest.owned else ", sharing the bytes of the original"
     print(f"imported {manifest.name} ({manifest.size_bytes:,} bytes{sharing})")  # noqa: T201
     for warning in manifest.description.warnings:
-        print(f"  warning: {warning}")  # noqa: T201
+        print(_printable(f"  warning: {warning}"))  # noqa: T201
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which a terminal would obey: files have any name."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _build_parser() -> argparse.ArgumentParser:
