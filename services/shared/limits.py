@@ -49,6 +49,7 @@ QUANTIZED_CACHE_TYPES = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0"})
 MAX_MESSAGE_BYTES = 64 << 20  # of one gRPC message between the api and the engine
 # Tokens of a prompt times the log-probabilities of each: they come in one message, of 40 MiB.
 MAX_PROMPT_LOGPROBS = 1 << 20
+MAX_TOKENIZED_TOKENS = 1 << 20  # of one text: each takes a number in four processes
 MAX_DETOKENIZED_TOKENS = 1 << 18  # of one request; their text has MAX_SUBMIT_BYTES at most
 MAX_EMBEDDING_TEXTS = 2048  # of one request, as OpenAI's
 MAX_EMBEDDING_BYTES = 48 << 20  # of the vectors of one request: they come in one message

@@ -78,9 +78,14 @@ def split_prompts(message: pb.Submit) -> list[pb.Submit]:
     further = list(message.further_prompts)
     message.ClearField("further_prompts")
     submits = [message]
+    # The first prompt may be large, and each copy would have it.
+    options = pb.Submit()
+    if further:
+        options.CopyFrom(message)
+        options.ClearField(message.WhichOneof("prompt") or "text")
     for prompt in further:
         submit = pb.Submit()
-        submit.CopyFrom(message)
+        submit.CopyFrom(options)
         submit.request_id = prompt.request_id
         kind = prompt.WhichOneof("prompt") or "text"  # an empty one is refused later
         getattr(submit, kind).CopyFrom(getattr(prompt, kind))
@@ -174,6 +179,8 @@ def parse_stopping(message: pb.Stopping, defaults: ModelDefaults) -> Stopping:
         raise InvalidRequest("a stop string is empty", param="stop")
     if len(strings) > MAX_STOP_STRINGS:
         raise InvalidRequest(f"more than {MAX_STOP_STRINGS} stop strings", param="stop")
+    if any(len(text) > MAX_STOP_CHARS for text in strings):
+        raise InvalidRequest(f"a stop string has at most {MAX_STOP_CHARS} characters", param="stop")
     if not message.ignore_eos:
         strings += tuple(s for s in defaults.stop if s not in strings)
     requested = message.max_tokens if message.HasField("max_tokens") else None

@@ -28,7 +28,12 @@ from services.engine.runner.requests.thinking import ThinkingLimit, ThinkingWatc
 from services.engine.runner.sampling.dry import find_breaker_tokens
 from services.engine.runner.sampling.sampler import Sampler
 from services.shared.errors import InternalError, InvalidRequest, SpindllError, to_wire
-from services.shared.limits import MAX_ANSWERS, MAX_PROMPT_LOGPROBS, MAX_SUBMIT_BYTES
+from services.shared.limits import (
+    MAX_ANSWERS,
+    MAX_PROMPT_LOGPROBS,
+    MAX_SUBMIT_BYTES,
+    MAX_TOKENIZED_TOKENS,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +91,13 @@ class InputProcessor:
         """Tokenize a text. An error becomes part of the result."""
         try:
             ids = self._vocabulary.tokenize(command.pieces, add_special=command.add_special)
+            if len(ids) > MAX_TOKENIZED_TOKENS:
+                raise InvalidRequest(
+                    f"the text has {len(ids)} tokens, of at most {MAX_TOKENIZED_TOKENS}"
+                )
             return Tokenized(command.id, tuple(ids))
+        except InvalidRequest as error:
+            return Tokenized(command.id, error=to_wire(error))
         except Exception:
             logger.exception("text could not be tokenized", extra={"id": command.id})
             return Tokenized(command.id, error=to_wire(InternalError("internal error")))

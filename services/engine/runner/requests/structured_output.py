@@ -59,7 +59,10 @@ class ConstraintCompiler:
         self._lock = threading.Lock()
 
     def compile(self, constraint: Constraint) -> ConstraintState:
-        """Build the state of an answer without tokens. Raises InvalidRequest with the reason."""
+        """Build the state of an answer without tokens.
+
+        Raises InvalidRequest with the reason; its field is the kind of the constraint.
+        """
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = self._make_tokenizer()
@@ -67,7 +70,11 @@ class ConstraintCompiler:
             matcher = self._compiled.get(constraint)
         # Without the lock: a constraint that takes long delays no other one.
         if matcher is None:
-            matcher = _build_matcher(tokenizer, constraint)
+            try:
+                matcher = _build_matcher(tokenizer, constraint)
+            except InvalidRequest as error:
+                error.param = constraint.kind
+                raise
         with self._lock:
             self._compiled[constraint] = matcher
             self._compiled.move_to_end(constraint)

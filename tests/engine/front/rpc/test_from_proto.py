@@ -180,6 +180,7 @@ def test_a_models_stop_strings_are_added_unless_the_end_token_is_ignored() -> No
         ({"lane": 17}, "lane"),
         ({"stopping": pb.Stopping(strings=[""])}, "stop"),
         ({"stopping": pb.Stopping(strings=["x"] * 257)}, "stop"),
+        ({"stopping": pb.Stopping(strings=["x" * 1025])}, "stop"),
         ({"stopping": pb.Stopping(max_tokens=1, min_tokens=2)}, "min_tokens"),
         ({"constraint": pb.Constraint(regex="")}, "regex"),
         ({"constraint": pb.Constraint(regex="a", trigger=pb.Trigger())}, "trigger"),

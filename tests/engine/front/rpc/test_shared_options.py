@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
+
 from protos import engine_pb2 as pb
 from services.engine.front.rpc.from_proto import split_prompts
 from tests.engine.engine_server import add_scripted_model, running_front
@@ -37,6 +39,19 @@ def test_each_prompt_has_the_options_of_the_submit() -> None:
     assert third.WhichOneof("prompt") == "tokens"
     assert fourth.infill == pb.PromptInfill(prefix="c", suffix="d")
     assert fourth.WhichOneof("prompt") == "infill"
+
+
+def test_a_long_prompt_is_not_copied_for_each_of_the_others() -> None:
+    """63 short prompts beside one of 8 MiB took half a gigabyte of the front."""
+    submit = pb.Submit(request_id=1, text=make_text("x" * (8 << 20)))
+    submit.further_prompts.extend(
+        pb.FurtherPrompt(request_id=number, text=make_text("y")) for number in range(2, 65)
+    )
+    before = psutil.Process().memory_info().rss
+    submits = split_prompts(submit)
+
+    assert len(submits) == 64
+    assert psutil.Process().memory_info().rss - before < 64 << 20
 
 
 async def test_each_prompt_is_answered_and_cancelled_alone(tmp_path: Path) -> None:

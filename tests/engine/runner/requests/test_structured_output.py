@@ -162,6 +162,7 @@ def test_an_invalid_constraint_is_refused_with_a_reason(
         build_compiler().compile(Constraint(kind, source))
 
     assert len(caught.value.message) < 600
+    assert caught.value.param == kind
 
 
 def test_a_model_without_an_end_token_cannot_be_constrained() -> None:
