@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from services.api.parse_budget import MAX_PARSED_BYTES, ParseLease, estimate_parsed_bytes
@@ -28,6 +28,16 @@ class RequestBody(BaseModel):
 
 
 B = TypeVar("B", bound=RequestBody)
+
+OTHER_NAME = "x-other-name-of"
+
+
+def other_name_of(name: str) -> Any:
+    """A field that is another name of a field. It counts where the field is absent or null.
+
+    An alias would not do: pydantic takes the first one that is there, also if it is null.
+    """
+    return Field(default=None, json_schema_extra={OTHER_NAME: name})
 
 
 def _parse_duration(value: object) -> object:
@@ -55,7 +65,8 @@ class BodyParser(Generic[B]):
 
     async def __call__(self, request: Request) -> AsyncIterator[B]:
         """The body of the request."""
-        with request.app.state.parts.parse_budget.lease() as lease:
+        principal = request.state.principal.id
+        with request.app.state.parts.parse_budget.lease(principal) as lease:
             yield _validate(self.model, await _read(request, lease), lease)
 
 

@@ -6,7 +6,9 @@ Each attack took hundreds of MiB, or broke every stream of the worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from protos import engine_pb2
 from services.shared.limits import MAX_CONSTRAINT_CHARS
 from tests.api.conftest import make_description, make_manifest, put_model
 from tests.api.process.service import Service, running_with_model
@@ -51,6 +54,29 @@ ATTACKS: dict[str, tuple[str, bytes, int]] = {
     ),
     "many empty lists": (CHAT, chat("hi", chat_template_kwargs={"a": [[]] * 1_000_000}), 400),
     "many empty lists in a field that is ignored": (CHAT, chat("hi", zzz=[[]] * 1_000_000), 400),
+    "a call with many values": (
+        CHAT,
+        json.dumps(
+            {
+                "model": "tiny",
+                "messages": [
+                    {"role": "user", "content": "hi"},
+                    {
+                        "role": "assistant",
+                        "tool_calls": [
+                            {
+                                "function": {
+                                    "name": "f",
+                                    "arguments": f'{{"a":[{repeat("[]", 2_000_000)}]}}',
+                                }
+                            }
+                        ],
+                    },
+                ],
+            }
+        ).encode(),
+        400,
+    ),
     "control tokens and nothing else": (CHAT, chat("<|im_end|>" * 200_000), 200),
     "control tokens one by one": (CHAT, chat("<|im_end|>x" * 200_000), 200),
     "tokens that have to be cut in two": (CHAT, chat("<tag>" * 200_000, model="tags"), 400),
@@ -174,3 +200,49 @@ async def test_twenty_hostile_requests_at_once_cost_little_memory(
     assert 503 in statuses
     assert all("retry-after" in a.headers for a in answers if a.status_code == 503)
     assert grown_mib <= 256
+
+
+async def test_slow_bodies_of_one_key_have_no_body_of_another_refused(
+    service: Service, engine: ScriptedEngine
+) -> None:
+    engine.scripts["*"] = [finished()]
+    key = service.headers["x-api-key"]
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nX-Api-Key: {key}\r\nContent-Length: {31 * MIB}\r\n\r\n"
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(6):
+            reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+            stack.callback(writer.close)
+            writer.write(head.encode() + b" " * (20 * MIB))  # and no more
+        # The last of them is refused, so the others have taken what they can.
+        assert b"503" in await reader.readline()
+        admin = {"x-api-key": (service.data_dir / "secrets" / "admin.key").read_text().strip()}
+        async with httpx.AsyncClient(base_url=service.url, headers=admin, timeout=60) as client:
+            answer = await client.post(CHAT, content=chat("hi"))
+
+    assert answer.status_code == 200, answer.text
+
+
+async def test_the_numbers_of_very_many_vectors_are_sent_in_parts(
+    service: Service, engine: ScriptedEngine
+) -> None:
+    async def embed(request: engine_pb2.EmbedRequest, _: Any) -> engine_pb2.EmbedResponse:
+        count, size = len(request.inputs), 4096
+        vectors = struct.pack("<f", 0.123456789) * (count * size)
+        return engine_pb2.EmbedResponse(vectors=vectors, dimensions=size, tokens=[1] * count)
+
+    engine.embed_hook = embed
+    body = {"model": "tiny", "input": ["a"] * 2048}
+    async with httpx.AsyncClient(
+        base_url=service.url, headers=service.headers, timeout=60
+    ) as client:
+        worker = Worker(service)
+        async with client.stream("POST", "/v1/embeddings", json=body) as answer:
+            size = 0
+            async for part in answer.aiter_raw():
+                size += len(part)
+        grown_mib = worker.grown_mib()
+
+    assert size > 100 * MIB
+    assert grown_mib < 128  # the vectors alone have 32, and arrive in a message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -32,14 +33,30 @@ def test_a_text_beyond_latin_1_counts_with_the_four_bytes_that_python_stores() -
 
 
 def test_bodies_share_the_budget_and_give_it_back() -> None:
-    budget = ParseBudget(100)
-    with budget.lease() as first, budget.lease() as second:
-        first.resize(60)
+    budget = ParseBudget(90)
+    with budget.lease("a") as first, budget.lease("b") as second:
+        first.resize(50)
         with pytest.raises(Unavailable):
-            second.resize(50)
-        second.resize(40)
-    with budget.lease() as third:
-        third.resize(100)
+            second.resize(41)
+        second.resize(20)
+    with budget.lease("c") as third:
+        third.resize(60)
         third.resize(10)
-        with budget.lease() as fourth:
-            fourth.resize(90)
+        with budget.lease("d") as fourth:
+            fourth.resize(50)
+
+
+def test_the_largest_body_passes_while_there_is_no_other() -> None:
+    with ParseBudget().lease("a") as lease:
+        lease.resize(MAX_PARSED_BYTES)
+
+
+def test_the_bodies_of_one_principal_leave_room_for_those_of_others() -> None:
+    budget = ParseBudget(9000)
+    with contextlib.ExitStack() as stack:
+        for principal in ("a", "b", "c"):
+            with contextlib.suppress(Unavailable):
+                while True:
+                    stack.enter_context(budget.lease(principal)).resize(100)
+        for lease in (stack.enter_context(budget.lease("d")) for _ in range(2)):
+            lease.resize(100)

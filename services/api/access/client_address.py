@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 UNKNOWN = "-"  # a unix socket, or a header that is not an address
 _EVERYBODY = "*"
+_MAX_HOPS = 32  # that are looked at: each takes some microseconds, and strangers write them
 
 
 class ClientAddresses:
@@ -39,7 +40,7 @@ class ClientAddresses:
         """The client's address as text: of the peer, or the one that trusted proxies name."""
         address = _parse(peer or "")
         hops = [hop for header in forwarded_for for hop in header.split(",")]
-        for hop in reversed(hops):
+        for hop in reversed(hops[-_MAX_HOPS:]):
             if address is None or not self._is_trusted(address):
                 break
             forwarded = _parse(hop)

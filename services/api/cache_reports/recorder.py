@@ -22,13 +22,14 @@ from services.api.cache_reports.prefill_rates import PrefillRates
 from services.api.cache_reports.report import Asked, PromptUse, Report, build_report
 from services.api.cache_reports.report_store import ReportStore
 from services.api.clients.blocking_calls import BlockingCalls
+from services.api.shared_budget import SharedBudget
 from services.shared.errors import Unavailable
 from services.shared.store.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
 _THREADS = 1
-_MAX_OPEN = 1024  # requests that are recorded at once; what is more has no report
+MAX_OPEN = 1024  # requests that are recorded at once; what is more has no report
 _REDIS_SECONDS = 2.0
 _SHORT_SECONDS = 0.5  # a request that ends within this time is written once, at its end
 
@@ -62,8 +63,9 @@ class CacheReports:
 
     def __init__(self, store: ReportStore) -> None:
         self._store = store
-        self._calls = BlockingCalls("fingerprint", threads=_THREADS, max_calls=_MAX_OPEN)
+        self._calls = BlockingCalls("fingerprint", threads=_THREADS, max_calls=MAX_OPEN)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._places = SharedBudget(MAX_OPEN)
         self._rates = PrefillRates()
 
     def start(
@@ -78,7 +80,9 @@ class CacheReports:
         uses_cache: bool,
     ) -> Recording | None:
         """Begin to record a request; None where none is made."""
-        if not (request_id and principal.fingerprint_key) or len(self._tasks) >= _MAX_OPEN:
+        if not (request_id and principal.fingerprint_key):
+            return None
+        if not self._places.take(principal.id, 1):
             return None
         recording, key = Recording(), principal.fingerprint_key
 
@@ -97,6 +101,7 @@ class CacheReports:
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._places.give_back(principal.id, 1))
         return recording
 
     async def find(self, request_id: str, principal: str | None) -> Report | None:

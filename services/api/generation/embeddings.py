@@ -30,7 +30,7 @@ _SHORTENED_ARCHITECTURES = frozenset({"gemma-embedding", "jina-bert-v3", "nomic-
 class Embeddings:
     """Vectors of length 1."""
 
-    vectors: list[bytes]  # float32, little-endian
+    vectors: list[memoryview]  # float32, little-endian
     dimensions: int
     prompt_tokens: int
 
@@ -78,8 +78,8 @@ class EmbeddingService:
             _check_dimensions(manifest, request.dimensions)
         response = await self._engine.embed(build_embed(request, model=manifest.name))
         size = 4 * response.dimensions
-        rows = range(0, len(response.vectors), size)
-        vectors = [response.vectors[start : start + size] for start in rows]
+        data = memoryview(response.vectors)
+        vectors = [data[start : start + size] for start in range(0, len(data), size)]
         return Embeddings(vectors, response.dimensions, sum(response.tokens))
 
     async def _rank(self, request: RankingRequest) -> Ranking:

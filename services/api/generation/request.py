@@ -85,6 +85,7 @@ class StructuredOutput:
 
     format: OutputFormat
     source: str
+    field: str = ""  # the client's name of it, for errors
 
 
 class ToolChoice(Enum):

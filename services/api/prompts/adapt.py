@@ -28,8 +28,6 @@ def adapt_conversation(
     traits: TemplateTraits,
 ) -> tuple[list[Message], list[Message] | None]:
     """The messages and tools to render; InvalidRequest for arguments that are no JSON object."""
-    for tool in tools or ():
-        check_depth(tool, "tools")
     adapted = _functions_to_tools(map(_with_plain_content, messages))
     if traits.arguments_as_object:
         adapted = [_parse_arguments(m) for m in adapted]

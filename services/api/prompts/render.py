@@ -27,7 +27,8 @@ class Conversation:
     """What to render. `options` are additional variables of the template.
 
     `is_thinking` and `reasoning_effort` set the variables that the template has for it, unless
-    `options` do; None leaves both to the template.
+    `options` do; None leaves both to the template. `tools_field` is the client's name of the tools,
+    for errors.
     """
 
     messages: Sequence[dict[str, Any]]
@@ -37,6 +38,7 @@ class Conversation:
     reasoning_effort: str | None = None  # a word that the template knows, such as "low"
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    tools_field: str = "tools"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class PromptRenderer:
         """
         description = manifest.description
         _check_options(conversation.options)
+        for tool in conversation.tools or ():
+            check_depth(tool, conversation.tools_field)
         tokens = self._open(manifest).control_tokens
         prompt = self._render(manifest, conversation)
         bos = description.bos_token if description.add_bos else None

@@ -14,7 +14,7 @@ import pytest
 from protos import spindll_pb2
 from protos.spindll_pb2_grpc import SpindllStub
 from tests.api.process.service import Service, running_with_model
-from tests.fakes.scripted_engine import ScriptedEngine, delta
+from tests.fakes.scripted_engine import ScriptedEngine, delta, finished
 
 MAX_GROWTH_BYTES = 64 << 20
 CALLS = 12
@@ -75,6 +75,72 @@ async def test_a_message_above_the_body_limit_is_refused(service: Service) -> No
 
     assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "API key" not in (await call.details() or "")
+
+
+MANY = {
+    "messages": b"\x12\x00" * (4 << 20),
+    "messages with a role": b"\x12\x06\x0a\x04user" * (1 << 20),
+    "empty tools": b"\x82\x01\x00" * (2 << 20),
+    "tools that are large once parsed": spindll_pb2.ChatRequest(
+        tools=['{"name":"f","parameters":{"a":[' + "[]," * (2 << 20) + "[]]}}"]
+    ).SerializeToString(),
+    "stop strings": spindll_pb2.ChatRequest(
+        params=spindll_pb2.GenerateParams(stop=[""] * (3 << 20))
+    ).SerializeToString(),
+    "short stop strings": spindll_pb2.ChatRequest(
+        params=spindll_pb2.GenerateParams(stop=["x"] * (2 << 20))
+    ).SerializeToString(),
+    "calls": spindll_pb2.ChatRequest(
+        messages=[
+            spindll_pb2.Message(role="assistant", tool_calls=[spindll_pb2.ToolCall()] * (2 << 20))
+        ]
+    ).SerializeToString(),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+async def test_a_message_with_very_many_entries_takes_little_memory(
+    service: Service, name: str
+) -> None:
+    """Two bytes become a hundred: 8 MiB of empty messages took a gigabyte."""
+    before = service.peak_bytes()
+    async with connect(service) as channel:
+        call: Any = channel.unary_stream("/spindll.Spindll/Chat")(
+            build_chat("hi").SerializeToString() + MANY[name],
+            metadata=tuple(service.headers.items()),
+            timeout=60,
+        )
+        status = await read_status(call)
+
+    assert status is grpc.StatusCode.INVALID_ARGUMENT
+    assert service.peak_bytes() - before < MAX_GROWTH_BYTES
+
+
+async def test_calls_without_a_message_leave_those_of_another_key_alone(
+    service: Service, engine: ScriptedEngine
+) -> None:
+    engine.scripts["*"] = [finished()]
+    admin = (service.data_dir / "secrets" / "admin.key").read_text().strip()
+    never = asyncio.Event()
+
+    async def send_nothing() -> AsyncIterator[bytes]:
+        await never.wait()
+        yield b""
+
+    async with connect(service) as channel:
+        open_call: Any = channel.stream_stream("/spindll.Spindll/Chat")
+        calls = [
+            open_call(send_nothing(), metadata=tuple(service.headers.items())) for _ in range(20)
+        ]
+        status = await read_status(
+            SpindllStub(channel).Chat(
+                build_chat("hi"), metadata=(("x-api-key", admin),), timeout=60
+            )
+        )
+        for call in calls:
+            call.cancel()
+
+    assert status is grpc.StatusCode.OK
 
 
 async def test_metadata_above_the_limit_is_refused(service: Service) -> None:

@@ -1,13 +1,10 @@
-"""Converts the public gRPC messages to the engine's messages, and results back to public ones."""
+"""Converts results to the public gRPC messages, and the settings of a load to the engine's."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from protos import engine_pb2, spindll_pb2
-from services.api.access.principal import Principal
 from services.api.generation.events import (
     PartEvent,
     ReasoningDelta,
@@ -16,125 +13,16 @@ from services.api.generation.events import (
     ToolCallEnded,
     ToolCallStarted,
 )
-from services.api.generation.request import GenerationRequest, Sampling, Stopping
 from services.api.generation.usage import UsageCounter
-from services.api.prompts.render import Conversation
 from services.shared.errors import InvalidRequest
-from services.shared.limits import PRIVATE_CACHE_KEY_BYTES
 from services.shared.mlx_support import prefers_mlx
 from services.shared.store.manifest import FileRole, Manifest
 
-_DEFAULT_MAX_TOKENS = 512  # as in the original Spindll
-_ROLES = frozenset({"system", "user", "assistant", "tool"})
 _PRIORITIES = {
     spindll_pb2.PRIORITY_LOW: -1,
     spindll_pb2.PRIORITY_HIGH: 1,
 }
 _GPU_KINDS = frozenset({"cuda", "metal"})
-
-
-def check_encryption_key(key: bytes) -> None:
-    """InvalidRequest unless the key is empty or 32 bytes: a mistake must not turn encryption off."""
-    if len(key) not in (0, PRIVATE_CACHE_KEY_BYTES):
-        raise InvalidRequest(
-            f"encryption_key must be empty or {PRIVATE_CACHE_KEY_BYTES} bytes, not {len(key)}",
-            param="encryption_key",
-        )
-
-
-def messages_from_proto(messages: Sequence[spindll_pb2.Message]) -> list[dict[str, Any]]:
-    """Messages as chat templates expect them: plain dictionaries without the developer role."""
-    if not messages:
-        raise InvalidRequest("messages must not be empty", param="messages")
-    result = []
-    for number, message in enumerate(messages):
-        role = "system" if message.role == "developer" else message.role
-        if role not in _ROLES:
-            raise InvalidRequest(
-                f"messages[{number}].role {message.role!r} is not supported",
-                param=f"messages[{number}].role",
-            )
-        result.append({"role": role, "content": message.content, **_read_rest(message)})
-    return result
-
-
-def _read_rest(message: spindll_pb2.Message) -> dict[str, Any]:
-    rest: dict[str, Any] = {"reasoning_content": message.reasoning} if message.reasoning else {}
-    if message.tool_calls:
-        rest["tool_calls"] = [
-            {
-                "type": "function",
-                **({"id": call.id} if call.id else {}),
-                "function": {"name": call.name, "arguments": call.arguments or "{}"},
-            }
-            for call in message.tool_calls
-        ]
-    given = {"tool_call_id": message.tool_call_id, "name": message.name}
-    return {**rest, **{name: text for name, text in given.items() if text}}
-
-
-def tools_from_proto(tools: Sequence[str]) -> list[dict[str, Any]] | None:
-    """Tools in OpenAI's form; InvalidRequest for a text that is not the object of a function."""
-    return [_read_tool(text, f"tools[{number}]") for number, text in enumerate(tools)] or None
-
-
-def _read_tool(text: str, param: str) -> dict[str, Any]:
-    try:
-        function = json.loads(text)
-    except (ValueError, RecursionError):
-        function = None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise InvalidRequest(f"{param} is not a JSON object with a name", param=param)
-    if not isinstance(function.get("parameters") or {}, dict):
-        raise InvalidRequest(f"the parameters of {param} are not a JSON schema", param=param)
-    return {"type": "function", "function": function}
-
-
-def chat_to_request(
-    request: spindll_pb2.ChatRequest, request_id: str, principal: Principal
-) -> GenerationRequest:
-    """The request of a Chat call."""
-    check_encryption_key(request.encryption_key)
-    return _build_request(
-        request,
-        request_id,
-        principal,
-        prompt=Conversation(
-            messages=messages_from_proto(request.messages),
-            tools=tools_from_proto(request.tools),
-            is_thinking=request.thinking if request.HasField("thinking") else None,
-            reasoning_effort=request.reasoning_effort or None,
-        ),
-        separates_reasoning=request.separate_reasoning,
-        parallel_tool_calls=(
-            request.parallel_tool_calls or not request.HasField("parallel_tool_calls")
-        ),
-        private_cache_key=request.encryption_key,
-    )
-
-
-def prefill_to_request(
-    request: spindll_pb2.PrefillRequest, request_id: str, principal: Principal
-) -> GenerationRequest:
-    """The request of a Prefill call: it computes the messages, and generates one token."""
-    check_encryption_key(request.encryption_key)
-    return GenerationRequest(
-        id=request_id,
-        model=request.model,
-        principal=principal,
-        prompt=Conversation(
-            messages=messages_from_proto(request.messages), add_generation_prompt=False
-        ),
-        stopping=Stopping(max_tokens=1),
-        private_cache_key=request.encryption_key,
-    )
-
-
-def generate_to_request(
-    request: spindll_pb2.GenerateRequest, request_id: str, principal: Principal
-) -> GenerationRequest:
-    """The request of a Generate call."""
-    return _build_request(request, request_id, principal, prompt=(request.prompt,))
 
 
 def event_to_proto(event: TextDelta | PartEvent) -> spindll_pb2.ChatResponse | None:
@@ -161,38 +49,6 @@ def usage_to_proto(usage: UsageCounter, *, seconds: float) -> spindll_pb2.UsageS
         completion_tokens=usage.completion_tokens,
         tokens_per_second=usage.completion_tokens / seconds if seconds > 0 else 0.0,
         reasoning_tokens=usage.reasoning_tokens,
-    )
-
-
-def _build_request(
-    request: spindll_pb2.ChatRequest | spindll_pb2.GenerateRequest,
-    request_id: str,
-    principal: Principal,
-    *,
-    prompt: Conversation | tuple[str, ...],
-    private_cache_key: bytes = b"",
-    separates_reasoning: bool = False,
-    parallel_tool_calls: bool = True,
-) -> GenerationRequest:
-    params = request.params
-    given = {field.name: value for field, value in params.ListFields()}
-    max_tokens = given.get("max_tokens", _DEFAULT_MAX_TOKENS)
-    return GenerationRequest(
-        id=request_id,
-        model=request.model,
-        principal=principal,
-        prompt=prompt,
-        sampling=Sampling(
-            **{name: given[name] for name in ("temperature", "top_p", "seed") if name in given},
-            top_k=max(0, given["top_k"]) if "top_k" in given else None,
-        ),
-        stopping=Stopping(
-            max_tokens=max_tokens if max_tokens >= 0 else None,
-            strings=tuple(text for text in params.stop if text),
-        ),
-        private_cache_key=private_cache_key,
-        separates_reasoning=separates_reasoning,
-        parallel_tool_calls=parallel_tool_calls,
     )
 
 

@@ -22,7 +22,12 @@ from services.api.access.principal import Authenticator, require_admin
 from services.api.dependencies import ApiParts
 from services.api.dialects.grpc import convert
 from services.api.dialects.grpc.calls import Context
-from services.api.dialects.grpc.interceptors import CallInterceptor, principal
+from services.api.dialects.grpc.interceptors import MAX_CALLS, CallInterceptor, principal
+from services.api.dialects.grpc.to_request import (
+    chat_to_request,
+    generate_to_request,
+    prefill_to_request,
+)
 from services.api.generation.events import (
     Finished,
     FinishReason,
@@ -34,11 +39,11 @@ from services.api.generation.events import (
 from services.api.generation.request import GenerationRequest
 from services.api.settings import ApiSettings
 from services.shared.errors import InternalError, NotFound
-from services.shared.limits import MAX_MESSAGE_BYTES
+from services.shared.limits import MAX_MESSAGE_BYTES, MAX_SUBMIT_BYTES
 
-_MAX_CALLS = 1024  # at the same time, of one worker
 _MAX_CALLS_PER_CONNECTION = 256
 _MAX_METADATA_BYTES = 16 << 10
+_MAX_MESSAGE_BYTES = MAX_SUBMIT_BYTES + (1 << 20)  # a larger one could not reach the engine
 _HANDSHAKE_SECONDS = 10
 _NOT_SERVED = "is not served over gRPC yet; use the HTTP API"
 
@@ -58,11 +63,12 @@ async def start_grpc_server(
     settings = parts.settings
     if not settings.grpc_port:
         return None
-    interceptor = CallInterceptor(authenticator, ClientAddresses(settings.forwarded_allow_ips))
+    addresses = ClientAddresses(settings.forwarded_allow_ips)
+    interceptor = CallInterceptor(authenticator, addresses, parts.parse_budget)
     server = grpc.aio.server(
         interceptors=[interceptor],
         options=_build_options(settings),
-        maximum_concurrent_rpcs=_MAX_CALLS,
+        maximum_concurrent_rpcs=MAX_CALLS,
     )
     add_SpindllServicer_to_server(SpindllService(parts), server)
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
@@ -75,7 +81,7 @@ def _build_options(settings: ApiSettings) -> tuple[tuple[str, int], ...]:
     half_ms = int(settings.client_timeout_seconds * 500)
     return (
         ("grpc.so_reuseport", 1),
-        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_receive_message_length", min(settings.max_body_bytes, _MAX_MESSAGE_BYTES)),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
@@ -102,7 +108,7 @@ class SpindllService(SpindllServicer):
         self, request: spindll_pb2.ChatRequest, context: Context
     ) -> AsyncIterator[spindll_pb2.ChatResponse]:
         """Continue a conversation; loads the model if it is not loaded."""
-        parsed = convert.chat_to_request(request, _new_id(), principal.get())
+        parsed = chat_to_request(request, _new_id(), principal.get())
         async with aclosing(self._generate(parsed)) as answer:
             async for event in answer:
                 if isinstance(event, _End):
@@ -117,7 +123,7 @@ class SpindllService(SpindllServicer):
         self, request: spindll_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[spindll_pb2.GenerateResponse]:
         """Continue a text without a chat template; loads the model if it is not loaded."""
-        parsed = convert.generate_to_request(request, _new_id(), principal.get())
+        parsed = generate_to_request(request, _new_id(), principal.get())
         async with aclosing(self._generate(parsed)) as answer:
             async for event in answer:
                 if isinstance(event, _End):
@@ -168,7 +174,7 @@ class SpindllService(SpindllServicer):
         self, request: spindll_pb2.PrefillRequest, context: Context
     ) -> spindll_pb2.PrefillResponse:
         """Compute a conversation and keep it, so that the chat that continues it begins at once."""
-        parsed = convert.prefill_to_request(request, _new_id(), principal.get())
+        parsed = prefill_to_request(request, _new_id(), principal.get())
         async with aclosing(self._generate(parsed)) as answer:
             async for event in answer:
                 if isinstance(event, _End):

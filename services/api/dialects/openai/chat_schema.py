@@ -9,10 +9,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from services.api.dialects.openai.generation_options import GenerationOptions
 from services.api.dialects.openai.refused_fields import RefusedChatFields
 from services.api.dialects.openai.thinking_options import ThinkingOptions
+from services.api.generation.request_checks import MAX_MESSAGES, MAX_TOOLS
 from services.api.request_body import RequestBody
 
-MAX_MESSAGES = 16_384
-MAX_TOOLS = 1024
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 _THINKING_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
@@ -178,6 +177,11 @@ class ChatCompletionRequest(GenerationOptions, ThinkingOptions, RefusedChatField
             raise ValueError("continue_final_message needs a last message with the role assistant")
         if self.functions and self.tools:
             raise ValueError("functions and tools exclude each other: set one of them")
+        # The choice of the other form would be ignored.
+        if self.functions and self.tool_choice not in (None, "auto"):
+            raise ValueError("tool_choice needs tools: functions have function_call")
+        if not self.functions and self.function_call not in (None, "auto"):
+            raise ValueError("function_call needs functions: tools have tool_choice")
         return self
 
     @property

@@ -6,10 +6,12 @@ import asyncio
 import secrets
 import struct
 from base64 import b64encode
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
+from starlette.responses import StreamingResponse
 
 from services.api.dependencies import Parts, RequireUser
 from services.api.dialects.openai.embeddings_schema import EmbeddingRequestBody
@@ -40,31 +42,28 @@ async def create_embeddings(
         dimensions=body.dimensions,
     )
     embeddings = await run_while_connected(request, api.embeddings.embed(embedding_request))
-    content = await _write(embeddings, body)
-    return Response(content, media_type="application/json")
+    return StreamingResponse(_write(embeddings, body), media_type="application/json")
 
 
-async def _write(embeddings: Embeddings, body: EmbeddingRequestBody) -> bytes:
-    """The response as JSON, entry by entry, because the numbers of many texts take seconds."""
-    entries = []
-    interval = max(_NUMBERS_AT_ONCE // embeddings.dimensions, 1)
-    for index, vector in enumerate(embeddings.vectors):
-        if index and index % interval == 0:
-            await asyncio.sleep(0)
-        value: object = (
-            b64encode(vector).decode()
-            if body.encoding_format == "base64"
-            else struct.unpack(f"<{embeddings.dimensions}f", vector)
-        )
-        entries.append(
-            msgspec.json.encode({"object": "embedding", "index": index, "embedding": value})
-        )
+async def _write(embeddings: Embeddings, body: EmbeddingRequestBody) -> AsyncIterator[bytes]:
+    """The response as JSON, in parts: the numbers of many texts are hundreds of MiB."""
+    vectors, interval = embeddings.vectors, max(_NUMBERS_AT_ONCE // embeddings.dimensions, 1)
+    separator = b'{"object":"list","data":['
+    for start in range(0, len(vectors), interval):
+        numbers = range(start, min(start + interval, len(vectors)))
+        entries = [_encode_entry(n, vectors[n], body.encoding_format) for n in numbers]
+        yield separator + b",".join(entries)
+        separator = b","
+        await asyncio.sleep(0)
     count = embeddings.prompt_tokens
-    return msgspec.json.encode(
-        {
-            "object": "list",
-            "data": [msgspec.Raw(entry) for entry in entries],
-            "model": body.model,
-            "usage": {"prompt_tokens": count, "total_tokens": count},
-        }
+    end = {"model": body.model, "usage": {"prompt_tokens": count, "total_tokens": count}}
+    yield b"]," + msgspec.json.encode(end)[1:]
+
+
+def _encode_entry(index: int, vector: memoryview, encoding: str | None) -> bytes:
+    value: object = (
+        b64encode(vector).decode()
+        if encoding == "base64"
+        else struct.unpack(f"<{len(vector) // 4}f", vector)
     )
+    return msgspec.json.encode({"object": "embedding", "index": index, "embedding": value})

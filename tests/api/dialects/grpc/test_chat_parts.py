@@ -122,3 +122,14 @@ async def test_a_tool_that_is_no_function_is_refused(chat: Chat, tool: str) -> N
 
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "tools[1]" in (caught.value.details() or "")
+
+
+@pytest.mark.parametrize(("given", "limit"), [(None, None), (-1, None), (0, 0), (50, 50)])
+async def test_the_limit_of_thinking_reaches_the_engine(
+    chat: Chat, given: int | None, limit: int | None
+) -> None:
+    chat.script("Paris.")
+    await chat.ask(thinking_budget=given)
+
+    submit = chat.api.engine.submits[-1]
+    assert (submit.thinking.max_tokens if submit.HasField("thinking") else None) == limit
