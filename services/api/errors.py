@@ -123,8 +123,9 @@ def install_error_handlers(app: FastAPI) -> None:
 def format_location(location: Iterable[int | str], body: object) -> str:
     """Pydantic's error location as a path into the body: `messages[0].content`.
 
-    The tags of unions, which are not part of the request, are left out; a last part that the body
-    lacks is the field that is missing.
+    The tags of unions, which are not part of the request, are left out, and so is the place in a
+    list that the schema has put around a single value; a last part that the body lacks is the field
+    that is missing.
     """
     text, here = "", body
     parts = list(location)
@@ -133,12 +134,19 @@ def format_location(location: Iterable[int | str], body: object) -> str:
         if is_tag:
             continue
         if isinstance(part, int) and isinstance(here, list):
+            inner = here[part] if part < len(here) else None
+            if not isinstance(inner, list | dict) and _has_number(parts[number + 1 :]):
+                continue  # a list of lists was expected, and this is the inner one
             text += f"[{part}]"
-            here = here[part] if part < len(here) else None
+            here = inner
         elif isinstance(part, str) and isinstance(here, dict):
             text += f".{part}" if text else part
             here = here.get(part)
     return text
+
+
+def _has_number(parts: Iterable[int | str]) -> bool:
+    return any(isinstance(part, int) for part in parts)
 
 
 async def _on_spindll_error(_: Request, error: Exception) -> Response:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from openai.types import EmbeddingCreateParams
-from pydantic import AliasChoices
 
 from services.api.dialects.openai import chat, completions, embeddings, models, rerank, tokens
 from services.api.dialects.openai.chat_schema import ChatCompletionRequest
@@ -22,7 +21,7 @@ from services.api.dialects.openai.embeddings_schema import (
 )
 from services.api.dialects.openai.refused_fields import NO_EFFECT, list_refused
 from services.api.dialects.openai.tokens_schema import DetokenizeRequestBody, TokenizeRequestBody
-from services.api.request_body import BodyParser, RequestBody
+from services.api.request_body import OTHER_NAME, BodyParser, RequestBody
 from tests.repository.documents import DOCS
 
 PAGE = DOCS / "reference" / "openai.md"
@@ -83,9 +82,8 @@ def _describe(body: type[RequestBody]) -> dict[str, str]:
 def _list_aliases(body: type[RequestBody]) -> Iterator[tuple[str, str]]:
     """The other names of fields, with the names that we have for them."""
     for name, field in body.model_fields.items():
-        if isinstance(field.validation_alias, AliasChoices):
-            yield from ((str(alias), name) for alias in field.validation_alias.choices
-                        if alias != name)  # fmt: skip
+        if isinstance(field.json_schema_extra, dict) and OTHER_NAME in field.json_schema_extra:
+            yield name, str(field.json_schema_extra[OTHER_NAME])
 
 
 def _list_reasons() -> Iterator[tuple[str, str]]:

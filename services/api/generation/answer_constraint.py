@@ -7,7 +7,7 @@ tools with `strict`          free text; where a call begins, the rest of the cal
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,10 +75,11 @@ def build_constraint(
         before = _describe_before(dialect, thinking, special, conversation) if may_think else ""
         return AnswerConstraint(request.structured_output, before)
     has_several = is_forced and request.parallel_tool_calls
-    grammar = describe_calls(dialect, _read_tools(tools), special, has_several=has_several)
+    grammar = describe_calls(dialect, _read_tools(conversation), special, has_several=has_several)
     output = StructuredOutput(OutputFormat.LARK, grammar)
     if not is_forced:
-        return AnswerConstraint(output, trigger=_build_trigger(dialect, thinking))
+        field = conversation.tools_field
+        return AnswerConstraint(output, trigger=_build_trigger(dialect, thinking, field))
     before = _describe_before(dialect, thinking, special, conversation, is_call=True)
     return AnswerConstraint(output, before)
 
@@ -110,12 +111,12 @@ def _describe_before(
     return describe_thinking(marks, special, is_open=is_open)
 
 
-def _build_trigger(dialect: ToolDialect, thinking: Thinking | None) -> Trigger:
+def _build_trigger(dialect: ToolDialect, thinking: Thinking | None, field: str) -> Trigger:
     if not dialect.trigger:
         raise InvalidRequest(
-            f"strict cannot be enforced for a model that writes calls as {dialect.name}, unless "
-            "tool_choice forces a call",
-            param="tools",
+            f"strict cannot be enforced for a model that writes calls as {dialect.name}, unless a "
+            "call is forced",
+            param=field,
         )
     marks, is_open = thinking or (None, False)
     return Trigger(
@@ -131,16 +132,17 @@ def _is_strict(tool: Mapping[str, Any]) -> bool:
     return tool["function"].get("strict") is True
 
 
-def _read_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, tuple[dict[str, Any], bool]]:
+def _read_tools(conversation: Conversation) -> dict[str, tuple[dict[str, Any], bool]]:
     """The schema of each function, and whether it is strict."""
     found: dict[str, tuple[dict[str, Any], bool]] = {}
-    for tool in tools:
+    param = conversation.tools_field
+    for tool in conversation.tools or ():
         function = tool["function"]
         name, schema = function["name"], function.get("parameters") or _NO_PARAMETERS
         kind = schema.get("type", "object")
         if kind != "object" and not (isinstance(kind, list) and "object" in kind):
-            raise InvalidRequest(f"parameters of {name!r} are not an object", param="tools")
+            raise InvalidRequest(f"parameters of {name!r} are not an object", param=param)
         if not isinstance(schema.get("properties") or {}, dict):
-            raise InvalidRequest(f"properties of {name!r} is not an object", param="tools")
+            raise InvalidRequest(f"properties of {name!r} is not an object", param=param)
         found[name] = (schema, _is_strict(tool))
     return found

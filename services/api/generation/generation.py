@@ -12,9 +12,10 @@ from services.api.clients.generation_stream import GenerationStream
 from services.api.generation.answer_reader import EventReader
 from services.api.generation.events import Finished, GenerationEvent, Started
 from services.api.generation.from_engine import EngineEvent, read_events
-from services.api.generation.request import GenerationRequest
+from services.api.generation.request import GenerationRequest, OutputFormat
 from services.api.generation.usage import UsageCounter
 from services.api.parsing.parser_choice import MakeParser
+from services.api.prompts.render import Conversation
 from services.shared.errors import ContextLengthExceeded, SpindllError
 
 logger = logging.getLogger(__name__)
@@ -117,8 +118,7 @@ class Generation:
             taken = await stream.take()
         except SpindllError as error:
             self._outcome = error.code
-            if isinstance(error, ContextLengthExceeded):
-                error.param = self._request.prompt_field
+            _name_field(error, self._request)
             raise
         if not taken and stream.is_over:
             self._outcome = "finished"
@@ -163,6 +163,22 @@ class Generation:
                 "queue_seconds": round(usage.queue_seconds, 4),
                 "seconds": round(self.seconds, 4),
             },
+        )
+
+
+def _name_field(error: SpindllError, request: GenerationRequest) -> None:
+    """Name the client's field in an error of the engine, which knows only its own."""
+    output, prompt = request.structured_output, request.prompt
+    if isinstance(error, ContextLengthExceeded):
+        error.param = request.prompt_field
+    elif output is not None and error.param == output.format.value:
+        error.param = output.field
+    elif error.param == OutputFormat.LARK.value and isinstance(prompt, Conversation):
+        # A grammar of calls, which the client has not written.
+        reason = error.message.partition("failed to compile JSON schema: ")[2]
+        error.param = prompt.tools_field
+        error.message = "the parameters of a function cannot be enforced" + (
+            f": {reason.splitlines()[0]}" if reason else ""
         )
 
 

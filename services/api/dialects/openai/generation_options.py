@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from services.api.dialects.openai.refused_fields import RefusedFields
-from services.api.request_body import RequestBody, Seconds
+from services.api.request_body import RequestBody, Seconds, other_name_of
 from services.shared.limits import (
     MAX_ANSWERS,
     MAX_CONSTRAINT_CHARS,
@@ -66,10 +66,12 @@ StopStrings = Annotated[
     BeforeValidator(_wrap_in_list),
 ]
 Seed = Annotated[Annotated[int, Field(lt=2**64)] | None, BeforeValidator(_drop_negative)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]  # strict: true is not token 1
 StopTokens = Annotated[list[TokenId], Field(max_length=_MAX_STOP_TOKEN_IDS, fail_fast=True)]
+BiasedToken = Annotated[int, Field(ge=0, lt=2**31)]  # a key, so a text
+RepeatPenalty = Annotated[float, Field(ge=MIN_REPEAT_PENALTY, le=MAX_REPEAT_PENALTY)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
-Biases = Annotated[dict[TokenId, Bias], BeforeValidator(_limit_biases)]
+Biases = Annotated[dict[BiasedToken, Bias], BeforeValidator(_limit_biases)]
 
 
 ConstraintText = Annotated[
@@ -128,12 +130,8 @@ class GenerationOptions(RefusedFields):
     top_p: float | None = Field(default=None, ge=0, le=1)
     min_p: float | None = Field(default=None, ge=0, le=1)
     typical_p: float | None = Field(default=None, ge=0, le=1)
-    repeat_penalty: float | None = Field(
-        default=None,
-        ge=MIN_REPEAT_PENALTY,
-        le=MAX_REPEAT_PENALTY,
-        validation_alias=AliasChoices("repeat_penalty", "repetition_penalty"),
-    )
+    repeat_penalty: RepeatPenalty | None = None
+    repetition_penalty: RepeatPenalty | None = other_name_of("repeat_penalty")
     repeat_last_n: LastTokens | None = None
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
@@ -145,9 +143,8 @@ class GenerationOptions(RefusedFields):
     logit_bias: Biases | None = None
 
     response_format: ResponseFormat | None = None
-    json_schema: dict[str, Any] | bool | None = Field(  # llama.cpp's short form, and vLLM's
-        default=None, validation_alias=AliasChoices("json_schema", "guided_json")
-    )
+    json_schema: dict[str, Any] | bool | None = None  # llama.cpp's short form
+    guided_json: dict[str, Any] | bool | None = other_name_of("json_schema")  # vLLM's
     grammar: ConstraintText = None  # llama.cpp's GBNF
     guided_regex: ConstraintText = None  # vLLM's
 
@@ -159,15 +156,26 @@ class GenerationOptions(RefusedFields):
     @model_validator(mode="after")
     def _check_constraints(self) -> GenerationOptions:
         has_format = self.response_format is not None and self.response_format.type != "text"
-        given = [
-            name
-            for name in ("json_schema", "grammar", "guided_regex")
-            if getattr(self, name) is not None
-        ]
+        found = {
+            "json_schema": self.schema_of_answer,
+            "grammar": self.grammar,
+            "guided_regex": self.guided_regex,
+        }
+        given = [name for name, value in found.items() if value is not None]
         if len(given) + has_format > 1:
             names = ["response_format"] * has_format + given
             raise ValueError(f"{' and '.join(names)} exclude each other: set one of them")
         return self
+
+    @property
+    def penalty(self) -> float | None:
+        """The penalty of repeated tokens, under either name."""
+        return self.repetition_penalty if self.repeat_penalty is None else self.repeat_penalty
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | bool | None:
+        """The JSON schema outside of `response_format`, under either name."""
+        return self.guided_json if self.json_schema is None else self.json_schema
 
     @property
     def answers_per_prompt(self) -> int:

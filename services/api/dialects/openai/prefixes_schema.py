@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from services.api.dialects.openai.chat_schema import MAX_MESSAGES, ChatMessage, Tools
+from services.api.dialects.openai.chat_schema import ChatMessage, Tools
 from services.api.dialects.openai.generation_options import TokenId
+from services.api.dialects.openai.thinking_options import Effort
+from services.api.generation.request_checks import MAX_MESSAGES
 from services.api.request_body import RequestBody
 from services.shared.limits import PREFIX_NAME
 
@@ -25,7 +27,7 @@ class PrefixRequest(RequestBody):
     prompt: Prompt | None = None
     tools: Tools | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: str | None = Field(default=None, max_length=64)
+    reasoning_effort: Effort | None = None
     enable_thinking: bool | None = None
 
     @model_validator(mode="after")

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
-from services.api.request_body import RequestBody
+from services.api.generation.request_checks import MAX_EFFORT_CHARS
+from services.api.request_body import RequestBody, other_name_of
 
 Budget = Annotated[int, Field(ge=-1, lt=2**31)]  # in tokens; -1: no limit
-Effort = Annotated[str, Field(max_length=64)]
+Effort = Annotated[str, Field(max_length=MAX_EFFORT_CHARS)]
 
 
 class ReasoningOptions(RequestBody):
@@ -44,15 +45,10 @@ class ThinkingOptions(RequestBody):
     reasoning_format: Literal["none", "auto", "deepseek"] | None = None  # llama.cpp's
     reasoning: ReasoningOptions | None = None
     thinking: ThinkingObject | None = None
-    thinking_budget_tokens: Budget | None = Field(
-        default=None,
-        validation_alias=AliasChoices(
-            "thinking_budget_tokens",
-            "reasoning_budget_tokens",
-            "thinking_budget",
-            "thinking_token_budget",
-        ),
-    )
+    thinking_budget_tokens: Budget | None = None
+    reasoning_budget_tokens: Budget | None = other_name_of("thinking_budget_tokens")
+    thinking_budget: Budget | None = other_name_of("thinking_budget_tokens")
+    thinking_token_budget: Budget | None = other_name_of("thinking_budget_tokens")
 
     @model_validator(mode="after")
     def _check_thinking(self) -> ThinkingOptions:
@@ -62,8 +58,14 @@ class ThinkingOptions(RequestBody):
 
     @property
     def _budgets(self) -> dict[str, int]:
+        names = (
+            self.thinking_budget_tokens,
+            self.reasoning_budget_tokens,
+            self.thinking_budget,
+            self.thinking_token_budget,
+        )
         given = {
-            "thinking_budget_tokens": self.thinking_budget_tokens,
+            "thinking_budget_tokens": next((n for n in names if n is not None), None),
             "reasoning.max_tokens": self.reasoning.max_tokens if self.reasoning else None,
             "thinking.budget_tokens": self.thinking.budget_tokens if self.thinking else None,
         }

@@ -25,13 +25,13 @@ from services.api.generation.request import (
     TextOrTokens,
 )
 from services.api.prompts.render import Conversation
+from services.shared.errors import InvalidRequest
 
 _SAMPLING_FIELDS = (
     "temperature",
     "top_p",
     "min_p",
     "typical_p",
-    "repeat_penalty",
     "repeat_last_n",
     "presence_penalty",
     "frequency_penalty",
@@ -54,6 +54,7 @@ def chat_to_request(
     conversation = Conversation(
         messages=[_message_to_dict(message) for message in body.messages],
         tools=select_tools(body),
+        tools_field="functions" if body.has_functions else "tools",
         options=body.chat_template_kwargs or {},
         is_thinking=body.is_thinking,
         reasoning_effort=body.effort,
@@ -139,6 +140,7 @@ def _common_options(body: GenerationOptions) -> dict[str, Any]:
 def _build_sampling(body: GenerationOptions) -> Sampling:
     return Sampling(
         **{name: getattr(body, name) for name in _SAMPLING_FIELDS},
+        repeat_penalty=body.penalty,
         top_k=None if body.top_k is None else max(0, body.top_k),
         logit_bias=body.logit_bias or {},
     )
@@ -157,20 +159,25 @@ def _build_stopping(body: GenerationOptions, max_tokens: int | None) -> Stopping
 def _build_structured_output(body: GenerationOptions) -> StructuredOutput | None:
     """The one that is given; the schema of the body ensures that there is at most one."""
     if body.grammar is not None:
-        return StructuredOutput(OutputFormat.GBNF, body.grammar)
+        return StructuredOutput(OutputFormat.GBNF, body.grammar, "grammar")
     if body.guided_regex is not None:
-        return StructuredOutput(OutputFormat.REGEX, body.guided_regex)
-    if body.json_schema is not None:
-        return _schema_to_output(body.json_schema)
+        return StructuredOutput(OutputFormat.REGEX, body.guided_regex, "guided_regex")
+    if body.schema_of_answer is not None:
+        name = "guided_json" if body.json_schema is None else "json_schema"
+        return _schema_to_output(body.schema_of_answer, name)
     response_format = body.response_format
     if response_format is None or response_format.type == "text":
         return None
     if response_format.schema_ is not None:
-        return _schema_to_output(response_format.schema_)
+        return _schema_to_output(response_format.schema_, "response_format")
     if response_format.json_schema is not None and response_format.json_schema.schema_ is not None:
-        return _schema_to_output(response_format.json_schema.schema_)
-    return _schema_to_output({"type": "object"})
+        return _schema_to_output(response_format.json_schema.schema_, "response_format")
+    return _schema_to_output({"type": "object"}, "response_format")
 
 
-def _schema_to_output(schema: dict[str, Any] | bool) -> StructuredOutput:  # noqa: FBT001  a schema
-    return StructuredOutput(OutputFormat.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False))
+def _schema_to_output(schema: dict[str, Any] | bool, param: str) -> StructuredOutput:  # noqa: FBT001  a schema
+    try:
+        text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise InvalidRequest(f"{param} has a number that is not finite", param=param) from None
+    return StructuredOutput(OutputFormat.JSON_SCHEMA, text, param)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
 from protos import engine_pb2
-from services.shared.errors import EngineBusy, ModelLoadFailed, RunnerDied
+from services.shared.errors import EngineBusy, InvalidRequest, ModelLoadFailed, RunnerDied
 from tests.api.chat_helpers import BODY, PATH, QUESTION, openai_client, parse_data, stream_lines
-from tests.api.conftest import Api, running_api
+from tests.api.conftest import Api, make_description, make_manifest, put_model, running_api
+from tests.api.prompts.rendering import HERE
 from tests.fakes.scripted_engine import delta, failed, finished, queued, started
 
 
@@ -31,6 +33,44 @@ async def test_an_error_before_the_first_token_is_an_http_error(api: Api) -> Non
         "param": None,
         "code": "model_load_failed",
     }
+
+
+TOOL = {"name": "f", "strict": True, "parameters": {"type": "object", "required": 5}}
+LARK = "invalid lark: at 4(16): failed to compile JSON schema: Expected array\n  2 | call: f"
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "message"),
+    [
+        ({"grammar": "root ::= x"}, "gbnf", "invalid gbnf: x"),
+        ({"guided_regex": "("}, "regex", "invalid regex: ("),
+        ({"guided_json": {"a": 1}}, "json_schema", "invalid json schema"),
+        ({"json_schema": {"a": 1}}, "json_schema", "invalid json schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"a": 1}}}},
+            "json_schema",
+            "invalid json schema",
+        ),
+        ({"tools": [{"type": "function", "function": TOOL}]}, "lark", LARK),
+        ({"functions": [TOOL]}, "lark", LARK),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+async def test_what_cannot_be_enforced_is_an_error_of_the_clients_field(
+    api: Api, fields: dict[str, Any], kind: str, message: str
+) -> None:
+    api.engine.scripts["*"] = [failed(InvalidRequest(message, param=kind))]
+    template = (HERE / "qwen_like.jinja").read_text()
+    description = make_description(chat_template=template)
+    put_model(api.data_dir / "models", make_manifest("caller:latest", description=description))
+    async with api.client() as client:
+        answer = await client.post(PATH, json={**BODY, "model": "caller", **fields})
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, next(iter(fields)))
+    if kind == "lark":
+        message = "the parameters of a function cannot be enforced: Expected array"
+    assert error["message"] == message
 
 
 async def test_a_full_queue_is_429_with_retry_after(api: Api) -> None:

@@ -74,6 +74,9 @@ INVALID_BODIES: list[tuple[str, Any, str | None]] = [
     ("a tool that is missing", {**BODY, "tools": TOOLS, "tool_choice": choose("g")}, "tool_choice"),
     ("a function that is missing", {**BODY, **FUNCTIONS, "function_call": {"name": "g"}}, CALL),
     ("functions and tools", {**BODY, **FUNCTIONS, "tools": TOOLS}, None),
+    ("a choice of tools for functions", {**BODY, **FUNCTIONS, "tool_choice": "required"}, None),
+    ("a choice of a function without any", {**BODY, "function_call": {"name": "f"}}, None),
+    ("a choice of none for tools", {**BODY, "tools": TOOLS, "function_call": "none"}, None),
     ("a function without a name", {**BODY, "functions": [{}]}, "functions[0].name"),
     ("tool choice", {**BODY, "tool_choice": "maybe"}, "tool_choice"),
     (
@@ -183,3 +186,27 @@ async def test_openapi_json_is_served_to_clients_with_a_key(api: Api) -> None:
         described = (await client.get("/openapi.json")).json()
 
     assert "/v1/chat/completions" in described["paths"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("chat_template_kwargs", '{"a": [NaN]}'),
+        ("json_schema", '{"const": -Infinity}'),
+        (
+            "response_format",
+            '{"type": "json_schema", "json_schema": {"schema": {"minimum": 1e999}}}',
+        ),
+        ("tools", '[{"type": "function", "function": {"name": "f", "parameters": {"a": NaN}}}]'),
+        ("functions", '[{"name": "f", "parameters": {"a": NaN}}]'),
+    ],
+)
+async def test_numbers_that_json_lacks_are_refused_by_the_name_of_the_field(
+    api: Api, field: str, value: str
+) -> None:
+    raw = f'{json.dumps(BODY)[:-1]}, "{field}": {value}}}'
+    async with api.client() as client:
+        answer = await client.post(PATH, content=raw)
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, field), answer.text
+    assert not api.engine.submits

@@ -97,14 +97,15 @@ async def test_inputs_are_texts_or_tokens(
         ({"input": [[]]}, "input"),
         ({"input": ["a", ""]}, "input"),
         ({"input": [-1]}, "input"),
+        ({"input": [5, True]}, "input[1]"),
         ({"input": ["a"] * 2049}, "input"),
         ({"input": "a" * (8 << 20) + "a"}, "input"),
         ({"dimensions": 0}, "dimensions"),
         ({"encoding_format": "hex"}, "encoding_format"),
         ({"model": ""}, "model"),
     ],
-    ids=["empty", "none", "no tokens", "one empty", "negative", "many", "long", "no dimensions",
-         "encoding", "no model"],
+    ids=["empty", "none", "no tokens", "one empty", "negative", "truth", "many", "long",
+         "no dimensions", "encoding", "no model"],
 )  # fmt: skip
 async def test_what_cannot_be_embedded_is_a_400_that_names_the_field(
     api: Api, body: dict[str, Any], param: str

@@ -126,6 +126,18 @@ async def test_a_name_that_is_not_read_back_is_refused(api: Api, name: str, choi
     assert caught.value.param == "tools"
 
 
+async def test_functions_of_the_old_form_are_named_so(api: Api) -> None:
+    deep: Any = {}
+    for _ in range(70):
+        deep = {"properties": deep}
+    for each in (tool("a b"), tool(parameters={"type": "string"}), tool(parameters=deep)):
+        function = each["function"]
+        with pytest.raises(openai.BadRequestError) as caught:
+            await ask(api, functions=[function], function_call={"name": function["name"]})
+        assert caught.value.param == "functions"
+        assert "tools" not in caught.value.message
+
+
 async def test_tools_that_are_not_shown_may_have_any_name(api: Api) -> None:
     await ask(api, tools=[tool("a b")], tool_choice="none")
 

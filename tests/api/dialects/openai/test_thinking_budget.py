@@ -53,6 +53,8 @@ def build(max_tokens: int | None, **changes: Any) -> engine_pb2.ThinkingBudget:
         ({"reasoning_budget_tokens": 50}, 50),
         ({"thinking_budget": 50}, 50),
         ({"thinking_token_budget": 50}, 50),
+        ({"thinking_budget_tokens": None, "thinking_budget": 50}, 50),
+        ({"reasoning_budget_tokens": None, "thinking_token_budget": 50}, 50),
         ({"reasoning": {"max_tokens": 50}}, 50),
         ({"thinking": {"type": "enabled", "budget_tokens": 50}}, 50),
         ({"thinking": {"type": "adaptive"}}, None),

@@ -64,6 +64,7 @@ def test_options_that_are_absent_are_not_sent() -> None:
         ({"seed": -1}, engine_pb2.Sampling()),
         ({"seed": 2**63}, engine_pb2.Sampling(seed=2**63)),
         ({"repetition_penalty": 1.5}, engine_pb2.Sampling(repeat_penalty=1.5)),
+        ({"repeat_penalty": None, "repetition_penalty": 2}, engine_pb2.Sampling(repeat_penalty=2)),
         ({"logit_bias": {"7": -100}}, engine_pb2.Sampling(logit_bias={7: -100})),
         (
             {"min_p": 0.5, "dry_multiplier": 0.25, "xtc_probability": 1},

@@ -104,8 +104,8 @@ async def test_tokens_become_text_under_the_names_of_both_services(api: Api) -> 
 
 @pytest.mark.parametrize(
     "tokens",
-    [None, "5", [-1], [2**31], [1.5], [1] * (MAX_DETOKENIZED_TOKENS + 1)],
-    ids=["absent", "text", "negative", "large", "fraction", "many"],
+    [None, "5", [-1], [2**31], [1.5], [True], [1] * (MAX_DETOKENIZED_TOKENS + 1)],
+    ids=["absent", "text", "negative", "large", "fraction", "truth", "many"],
 )
 async def test_what_are_no_tokens_is_a_400_that_names_them(api: Api, tokens: Any) -> None:
     answer = await post(api, "/detokenize", tokens=tokens)
