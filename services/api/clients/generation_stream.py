@@ -2,7 +2,8 @@
 
 The engine client pushes events, one task takes them. While that task waits for a slow client, the
 events collect here. When there are many, their deltas are merged into one per answer: memory is
-bounded by the text itself, and no other request waits.
+bounded by the text itself, and no other request waits. Log-probabilities, which cannot be merged,
+end the generation when there are too many.
 """
 
 from __future__ import annotations
@@ -13,9 +14,16 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from protos import engine_pb2
-from services.shared.errors import Cancelled, EngineUnavailable, SpindllError, from_wire
+from services.shared.errors import (
+    Cancelled,
+    EngineUnavailable,
+    InvalidRequest,
+    SpindllError,
+    from_wire,
+)
 
 _MERGE_ABOVE_EVENTS = 64
+MAX_LOGPROBS = 1 << 19  # that wait for one client
 
 
 class GenerationStream:
@@ -109,9 +117,15 @@ class GenerationStream:
         event.index += self._first_index[request]
         self._events.append(event)
         if len(self._events) > self._merge_above:
-            self._events = merge_deltas(self._events)
-            self._merge_above = len(self._events) + _MERGE_ABOVE_EVENTS
+            self._merge()
         self.wake()
+
+    def _merge(self) -> None:
+        self._events = merge_deltas(self._events)
+        self._merge_above = len(self._events) + _MERGE_ABOVE_EVENTS
+        if sum(map(_count_logprobs, self._events)) > MAX_LOGPROBS:
+            self._events = []
+            self._error = build_logprobs_error()
 
     def fail(self, error: SpindllError) -> None:
         """End all open requests with this error."""
@@ -137,6 +151,21 @@ def merge_deltas(events: Iterable[engine_pb2.Event]) -> list[engine_pb2.Event]:
     for index, merged in deltas.items():
         merged.delta.text = "".join(texts[index])
     return [*deltas.values(), *others]
+
+
+def build_logprobs_error() -> InvalidRequest:
+    """The error of a request whose log-probabilities would take too much memory until they are sent."""
+    return InvalidRequest(
+        f"the answers have more than {MAX_LOGPROBS} log-probabilities that the client has not"
+        " received: stream them, or ask for fewer",
+        param="logprobs",
+    )
+
+
+def _count_logprobs(event: engine_pb2.Event) -> int:
+    """About how many log-probabilities a delta has: its tokens have equally many of others."""
+    logprobs = event.delta.logprobs if event.HasField("delta") else ()
+    return len(logprobs) * (1 + len(logprobs[0].top)) if logprobs else 0
 
 
 def error_from_proto(error: engine_pb2.Error) -> SpindllError:

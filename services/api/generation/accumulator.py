@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass
 
+from services.api.clients.generation_stream import MAX_LOGPROBS, build_logprobs_error
 from services.api.generation.events import (
     Finished,
     FinishReason,
@@ -48,12 +49,15 @@ class Accumulator:
             [] for _ in range(answer_count)
         ]
         self._finished: dict[int, Finished] = {}
+        self._logprobs = 0
 
     def add(self, events: Iterable[GenerationEvent]) -> None:
-        """Add events."""
+        """Add events. InvalidRequest when they have too many log-probabilities to keep."""
         for event in events:
             if isinstance(event, TextDelta):
                 self._deltas[event.index].append(event)
+                if event.logprobs:
+                    self._count_logprobs(event.logprobs)
             elif isinstance(event, Finished):
                 self._finished[event.index] = event
             elif isinstance(event, ReasoningDelta):
@@ -62,6 +66,11 @@ class Accumulator:
                 self._calls[event.index].append((event, []))
             elif isinstance(event, ToolCallDelta):
                 self._calls[event.index][event.call][1].append(event.fragment)
+
+    def _count_logprobs(self, logprobs: tuple[TokenLogprob, ...]) -> None:
+        self._logprobs += sum(1 + len(entry.top) for entry in logprobs)
+        if self._logprobs > MAX_LOGPROBS:
+            raise build_logprobs_error()
 
     def build(self) -> list[Answer]:
         """The answers, once all have ended."""

@@ -8,7 +8,7 @@ import pytest
 
 from protos import engine_pb2
 from services.api.clients.generation_stream import GenerationStream, merge_deltas
-from services.shared.errors import Cancelled, EngineBusy, EngineUnavailable
+from services.shared.errors import Cancelled, EngineBusy, EngineUnavailable, InvalidRequest
 from tests.fakes.scripted_engine import delta, failed, finished, queued, started
 
 
@@ -110,3 +110,17 @@ async def test_abandoning_closes_the_generation_and_cancels_the_taker() -> None:
         await taking
     assert closed == [generation]
     assert generation.is_abandoned
+
+
+async def test_log_probabilities_that_nobody_takes_end_the_generation() -> None:
+    """A slow client with 64 answers and 20 alternatives each had the worker keep a gigabyte."""
+    generation = make_generation()
+    top = [engine_pb2.TokenLogprob()] * 20
+    step = [engine_pb2.TokenLogprob(top=top)] * 100
+    while not generation.is_over:
+        event = delta("a")
+        event.delta.logprobs.extend(step)
+        generation.push(with_id(1, event))
+
+    with pytest.raises(InvalidRequest, match="log-probabilities"):
+        await generation.take()
