@@ -89,7 +89,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
     engine = engine or EngineClient(
         settings.engine_address, load_timeout_seconds=settings.load_timeout_seconds
     )
-    catalog = Catalog(store, pull_client, engine)
+    catalog = Catalog(store, pull_client, engine.calls)
     prompts = PromptRenderer()
     cache_reports = CacheReports(ReportStore(connection))
     pull_on_demand = PullOnDemand(catalog, pull_client, settings.pull_on_demand)
@@ -109,7 +109,7 @@ def create_app(settings: ApiSettings, *, engine: EngineClient | None = None) -> 
             reports=cache_reports,
         ),
         embeddings=EmbeddingService(
-            pull_on_demand, engine, timeout_seconds=settings.request_timeout_seconds
+            pull_on_demand, engine.calls, timeout_seconds=settings.request_timeout_seconds
         ),
         parse_budget=ParseBudget(),
         keys=KeyManager(connection, key_files),

@@ -82,7 +82,7 @@ class Readiness:
 
     async def _check_engine(self) -> ReadinessCheck:
         try:
-            health = await asyncio.wait_for(self._engine.check_health(), _CHECK_SECONDS)
+            health = await asyncio.wait_for(self._engine.calls.check_health(), _CHECK_SECONDS)
         except (SpindllError, TimeoutError):
             return ReadinessCheck("engine", "the engine does not answer")
         problems = tuple(health.problems)

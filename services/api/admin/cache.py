@@ -29,7 +29,7 @@ async def show_cache(
 ) -> dict[str, Any]:
     """What is stored of computed prompts, in bytes."""
     chosen = choose_tenant(api, principal, tenant)
-    status = await api.engine.read_cache_status(chosen)
+    status = await api.engine.calls.read_cache_status(chosen)
     return {
         "object": "cache",
         "tenant": chosen,
@@ -56,7 +56,7 @@ async def delete_cache(
     if chosen is not None and everyone:
         raise InvalidRequest("either a tenant or all=true", param="all")
     name = (await api.catalog.resolve(model)).name if model is not None else None
-    deleted = await api.engine.delete_cache(
+    deleted = await api.engine.calls.delete_cache(
         tenant=chosen, model=name, older_than_seconds=older_than
     )
     return {
@@ -70,7 +70,7 @@ async def delete_cache(
 @router.post("/v1/cache/rotate")
 async def rotate_keys(api: Parts, _: RequireAdmin, tenant: TenantName = None) -> dict[str, Any]:
     """Seal new stored prompts, of one tenant or of all, with new keys."""
-    await api.engine.rotate_cache_keys(tenant)
+    await api.engine.calls.rotate_cache_keys(tenant)
     return {"object": "cache", "tenant": tenant, "rotated": True}
 
 

@@ -65,7 +65,7 @@ async def show_cache_report(
 async def _is_stored(api: ApiParts) -> bool:
     """Whether prompts are stored now; while the engine does not answer, it is taken so."""
     try:
-        status = await api.engine.read_cache_status(None)
+        status = await api.engine.calls.read_cache_status(None)
     except SpindllError:
         return True
     return bool(status.tiers) and status.write != "never"

@@ -33,7 +33,7 @@ async def _resolve_loaded_name(name: str, api: Parts, principal: RequireAdmin) -
         return await _resolve_name(name, api, principal)
     except ModelNotFound:
         canonical = str(ModelName.parse(name))
-        loaded = await api.engine.list_loaded()
+        loaded = await api.engine.calls.list_loaded()
         if canonical not in {model.name for model in loaded.models}:
             raise
         return canonical
@@ -56,7 +56,7 @@ async def delete_model(name: str, api: Parts, _: RequireAdmin) -> dict[str, Any]
     deleted = await api.catalog.delete(name)
     try:
         # The engine goes on when this gives up: a long answer does not hold up the response.
-        await asyncio.wait_for(api.engine.unload(deleted.name), _UNLOAD_SECONDS)
+        await asyncio.wait_for(api.engine.calls.unload(deleted.name), _UNLOAD_SECONDS)
     except (SpindllError, TimeoutError) as error:
         logger.info(
             "deleted model not unloaded yet",
@@ -80,18 +80,18 @@ async def copy_model(body: CopyBody, model: StoredName, api: Parts) -> dict[str,
 @router.post("/v1/models/{name:path}/plan")
 async def plan_model(options: LoadBody, model: StoredName, api: Parts) -> dict[str, Any]:
     """What a load would do, without doing it."""
-    plan = await api.engine.plan(model, options.to_proto())
+    plan = await api.engine.calls.plan(model, options.to_proto())
     return {"model": model, **message_to_dict(plan)}
 
 
 @router.post("/v1/models/{name:path}/load")
 async def load_model(options: LoadBody, model: StoredName, api: Parts) -> dict[str, Any]:
     """Load a model; answers when it is ready."""
-    return message_to_dict(await api.engine.load(model, options.to_proto()))
+    return message_to_dict(await api.engine.calls.load(model, options.to_proto()))
 
 
 @router.post("/v1/models/{name:path}/unload")
 async def unload_model(options: UnloadBody, model: LoadedName, api: Parts) -> dict[str, Any]:
     """Free a model's memory; running requests finish first unless forced."""
-    unloaded = await api.engine.unload(model, force=options.force)
+    unloaded = await api.engine.calls.unload(model, force=options.force)
     return {"model": model, **message_to_dict(unloaded)}

@@ -55,6 +55,8 @@ async def search_models(
 
 async def _read_memory(api: ApiParts) -> MachineMemory | None:
     try:
-        return memory_from_proto(await asyncio.wait_for(api.engine.list_loaded(), _ENGINE_SECONDS))
+        return memory_from_proto(
+            await asyncio.wait_for(api.engine.calls.list_loaded(), _ENGINE_SECONDS)
+        )
     except (SpindllError, TimeoutError):
         return None

@@ -17,7 +17,7 @@ router = APIRouter()
 async def show_status(api: Parts, _: RequireUser) -> dict[str, Any]:
     """The state of the machine; `models` has the shape it has in the original Spindll."""
     models = await api.catalog.list()
-    loaded = await api.engine.list_loaded()
+    loaded = await api.engine.calls.list_loaded()
     engine = message_to_dict(loaded)
     ready = [model["name"] for model in engine["models"] if model["state"] == "ready"]
     return {

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -21,10 +21,7 @@ from protos import engine_pb2
 from protos.engine_pb2_grpc import EngineStub
 from services.api.clients.engine_calls import EngineCalls
 from services.api.clients.generation_stream import GenerationStream
-from services.shared.errors import (
-    EngineUnavailable,
-    InvalidRequest,
-)
+from services.shared.errors import EngineUnavailable, InvalidRequest
 from services.shared.limits import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_SUBMIT_BYTES
 
 if TYPE_CHECKING:  # exists in the type stubs only
@@ -49,14 +46,11 @@ _CHANNEL_OPTIONS = (
 )
 _FIRST_RETRY_SECONDS = 0.1
 _MAX_RETRY_SECONDS = 2.0
-_UNARY_SECONDS = 10.0
-
-R = TypeVar("R")
 _SessionCall = grpc.aio.StreamStreamCall[engine_pb2.ClientFrame, engine_pb2.EngineFrame]
 
 
-class EngineClient(EngineCalls):
-    """The connection of one worker to the engine.
+class EngineClient:
+    """The connection of one worker to the engine: its session, and `calls` on the same channel.
 
     Event loop only; `start` and `close` are called once each.
     """
@@ -68,7 +62,7 @@ class EngineClient(EngineCalls):
         connect_wait_seconds: float = 3.0,
         load_timeout_seconds: float = 900.0,
     ) -> None:
-        super().__init__(load_timeout_seconds=load_timeout_seconds)
+        self.calls = EngineCalls(self._get_stub, load_timeout_seconds=load_timeout_seconds)
         self._address = address
         self._connect_wait_seconds = connect_wait_seconds
         self._ids = itertools.count(1)
@@ -128,8 +122,7 @@ class EngineClient(EngineCalls):
 
     # ---- the session
 
-    @property
-    def _stub(self) -> EngineAsyncStub:
+    def _get_stub(self) -> EngineAsyncStub:
         if self._channel is None:
             raise EngineUnavailable("the engine client is not started")
         return EngineStub(self._channel)
@@ -156,7 +149,7 @@ class EngineClient(EngineCalls):
         retry_seconds = _FIRST_RETRY_SECONDS
         while True:
             try:
-                call = self._stub.Session()
+                call = self._get_stub().Session()
                 await call.wait_for_connection()
                 logger.info("engine session opened")
                 retry_seconds = _FIRST_RETRY_SECONDS

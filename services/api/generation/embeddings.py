@@ -10,7 +10,7 @@ import math
 import time
 from dataclasses import dataclass
 
-from services.api.clients.engine import EngineClient
+from services.api.clients.engine_calls import EngineCalls
 from services.api.generation.embedding_request import EmbeddingRequest, RankingRequest
 from services.api.generation.request_checks import check_size
 from services.api.generation.time_limits import limit_time
@@ -48,7 +48,7 @@ class EmbeddingService:
     """See the module. `timeout_seconds`: the service's own limit; 0: none."""
 
     def __init__(
-        self, models: PullOnDemand, engine: EngineClient, *, timeout_seconds: float
+        self, models: PullOnDemand, engine: EngineCalls, *, timeout_seconds: float
     ) -> None:
         self._models = models
         self._engine = engine

@@ -151,7 +151,7 @@ class GenerationService:
             manifest = await self._models.resolve(request.model, request.principal)
             (prompt,) = (await self._prepare(manifest, request)).prompts
             tokenize = build_tokenize(prompt, model=manifest.name, principal=request.principal.id)
-            return len(await self._engine.tokenize(tokenize))
+            return len(await self._engine.calls.tokenize(tokenize))
 
     async def create_prefix(self, request: GenerationRequest, name: str) -> Message:
         """Keep the request's prompt under a name of its tenant. Raises what `open` does."""
@@ -159,7 +159,7 @@ class GenerationService:
         manifest = await self._models.resolve(request.model, request.principal)
         (prompt,) = (await self._prepare(manifest, request)).prompts
         tenant = self.find_tenant(request.principal)
-        return await self._engine.create_prefix(
+        return await self._engine.calls.create_prefix(
             build_create_prefix(request, prompt, name=name, model=manifest.name, tenant=tenant)
         )
 
@@ -171,7 +171,7 @@ class GenerationService:
         async with limit_time(self._timeout_seconds):
             manifest = await self._models.resolve(model, principal)
             prompt = build_text(text, add_special=add_special, parse_special=parse_special)
-            return await self._engine.tokenize(
+            return await self._engine.calls.tokenize(
                 build_tokenize(prompt, model=manifest.name, principal=principal.id)
             )
 
@@ -179,7 +179,9 @@ class GenerationService:
         """The text of token ids, that of control tokens included."""
         async with limit_time(self._timeout_seconds):
             manifest = await self._models.resolve(model, principal)
-            return await self._engine.detokenize(manifest.name, tokens, principal=principal.id)
+            return await self._engine.calls.detokenize(
+                manifest.name, tokens, principal=principal.id
+            )
 
     async def apply_template(self, request: GenerationRequest) -> str:
         """The prompt of a conversation, as `open` would send it. Raises what `open` does.

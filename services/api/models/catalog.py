@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from services.api.clients.blocking_calls import BlockingCalls
-from services.api.clients.engine import EngineClient
+from services.api.clients.engine_calls import EngineCalls
 from services.api.clients.pulls import PullClient
 from services.shared.errors import (
     InvalidModelName,
@@ -30,7 +30,7 @@ _MAX_CALLS = 1024  # every chat makes one; the store answers in less than a mill
 class Catalog:
     """Stored models by name, and the progress of those that are being downloaded."""
 
-    def __init__(self, store: ModelStore, pulls: PullClient, engine: EngineClient) -> None:
+    def __init__(self, store: ModelStore, pulls: PullClient, engine: EngineCalls) -> None:
         self._store = store
         self._pulls = pulls
         self._engine = engine

@@ -108,7 +108,7 @@ async def test_without_an_engine_a_request_fails_after_the_connect_wait() -> Non
     with pytest.raises(EngineUnavailable):
         await client.generate(engine_pb2.Submit(model="m"))
     with pytest.raises(EngineUnavailable):
-        await client.check_health()
+        await client.calls.check_health()
     await client.close()
 
 
@@ -129,7 +129,7 @@ async def test_an_error_of_a_unary_call_keeps_its_message_and_details(
     engine.unary_error = InsufficientMemory("zu groß", details={"need_bytes": 9})
 
     with pytest.raises(InsufficientMemory, match="zu groß") as caught:
-        await client.load("m", engine_pb2.ModelSettings())
+        await client.calls.load("m", engine_pb2.ModelSettings())
     assert caught.value.details == {"need_bytes": 9}
 
 

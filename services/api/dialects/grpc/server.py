@@ -143,7 +143,7 @@ class SpindllService(SpindllServicer):
         self, request: spindll_pb2.StatusRequest, context: Context
     ) -> spindll_pb2.StatusResponse:
         """The loaded models, and the memory."""
-        return convert.status_to_proto(await self._parts.engine.list_loaded())
+        return convert.status_to_proto(await self._parts.engine.calls.list_loaded())
 
     async def Load(  # noqa: N802
         self, request: spindll_pb2.LoadRequest, context: Context
@@ -152,7 +152,7 @@ class SpindllService(SpindllServicer):
         require_admin(principal.get())
         manifest = await self._parts.catalog.resolve(request.model)
         settings = convert.load_settings_from_proto(request)
-        loaded = await self._parts.engine.load(manifest.name, settings)
+        loaded = await self._parts.engine.calls.load(manifest.name, settings)
         return spindll_pb2.LoadResponse(
             success=True,
             message=f"{manifest.name} is loaded",
@@ -165,7 +165,7 @@ class SpindllService(SpindllServicer):
         """Unload a model; NOT_FOUND when it was not loaded, as in the original. Admins only."""
         require_admin(principal.get())
         manifest = await self._parts.catalog.resolve(request.model)
-        unloaded = await self._parts.engine.unload(manifest.name)
+        unloaded = await self._parts.engine.calls.unload(manifest.name)
         if not unloaded.was_loaded:
             raise NotFound(f"{manifest.name} is not loaded")
         return spindll_pb2.UnloadResponse(success=True)

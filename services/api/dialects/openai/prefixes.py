@@ -50,7 +50,7 @@ async def list_prefixes(
     api: Parts, principal: RequireUser, tenant: TenantName = None
 ) -> dict[str, Any]:
     """The prefixes, the oldest first, without their texts."""
-    prefixes = await api.engine.list_prefixes(choose_tenant(api, principal, tenant))
+    prefixes = await api.engine.calls.list_prefixes(choose_tenant(api, principal, tenant))
     return {"object": "list", "data": [_to_dict(prefix) for prefix in prefixes]}
 
 
@@ -59,7 +59,7 @@ async def show_prefix(
     name: str, api: Parts, principal: RequireUser, tenant: TenantName = None
 ) -> dict[str, Any]:
     """One prefix, without its text."""
-    for prefix in await api.engine.list_prefixes(_find_owner(api, principal, tenant)):
+    for prefix in await api.engine.calls.list_prefixes(_find_owner(api, principal, tenant)):
         if prefix.name == name:
             return _to_dict(prefix)
     raise NotFound(f"there is no prefix {name!r}")
@@ -70,7 +70,7 @@ async def delete_prefix(
     name: str, api: Parts, principal: RequireUser, tenant: TenantName = None
 ) -> dict[str, Any]:
     """Forget a prefix. What is stored of it stays until it is evicted."""
-    await api.engine.delete_prefix(_find_owner(api, principal, tenant), name)
+    await api.engine.calls.delete_prefix(_find_owner(api, principal, tenant), name)
     return {"object": "prefix", "name": name, "deleted": True}
 
 
