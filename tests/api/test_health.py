@@ -30,7 +30,7 @@ async def test_ready_when_a_chat_would_succeed(api: Api) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "sk-wrong"], ids=["no key", "a wrong key"])
-async def test_strangers_are_told_neither_problems_nor_the_version(api: Api, key: str) -> None:
+async def test_strangers_see_neither_problems_nor_the_version(api: Api, key: str) -> None:
     api.engine.problems = ["secret-project:latest died three times"]
     async with api.client(key) as client:
         ready, health = await client.get("/ready"), await client.get("/health")
@@ -41,7 +41,7 @@ async def test_strangers_are_told_neither_problems_nor_the_version(api: Api, key
     assert health.json() == {"status": "ok"}
 
 
-async def test_a_key_is_told_the_version(api: Api) -> None:
+async def test_a_key_sees_the_version(api: Api) -> None:
     async with api.client() as client:
         assert (await client.get("/health")).json() == {"status": "ok", "version": __version__}
 

@@ -81,7 +81,7 @@ def test_another_stack_never_gets_a_key_of_the_local_files(running: StackPaths) 
     running.admin_key.write_text("sk-admin\n")
 
     with pytest.raises(CommandError, match="SPINDLL_API_KEY"):
-        find_connection(running, {"SPINDLL_URL": "http://somebody.example"})
+        find_connection(running, {"SPINDLL_URL": "http://other.example"})
 
 
 def test_the_key_of_another_stack_is_not_sent_to_the_local_one(running: StackPaths) -> None:

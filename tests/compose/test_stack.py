@@ -149,7 +149,7 @@ def test_only_the_puller_joins_a_network_with_a_route_outside(stack: Stack, serv
 
 # ---- what the networks let through
 
-# In TEST-NET-2, which nobody uses: a computer on the other side of the host.
+# In TEST-NET-2, which no network uses: a computer on the other side of the host.
 HOST_ADDRESS, OUTSIDE_ADDRESS = "198.51.100.1", "198.51.100.2"
 CONNECT = (
     "import socket\n"

@@ -3,7 +3,7 @@
 A fingerprint has a keyed hash of every field of a request, in the order in which most templates
 show them, and of each long text "marks": keyed hashes of its beginnings, every 16 characters at
 first and every 4096 later. The key is derived from the API key of the client, which only its holder
-has: with what Redis knows, nobody can test a guess.
+has: what is in Redis does not suffice to test a guess.
 """
 
 from __future__ import annotations

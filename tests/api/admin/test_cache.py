@@ -46,13 +46,13 @@ async def test_a_user_deletes_what_is_its_own_and_nothing_else(api: Api) -> None
     assert call.tenant.startswith("key_")
 
 
-async def test_an_admin_says_whose_prompts_are_deleted(api: Api) -> None:
+async def test_an_admin_names_whose_prompts_are_deleted(api: Api) -> None:
     async with api.client(api.admin_key) as admin:
-        nobody = await admin.delete("/v1/cache")
+        without_tenant = await admin.delete("/v1/cache")
         await admin.delete("/v1/cache?all=true&model=tiny&older_than=60")
         unknown = await admin.delete("/v1/cache?all=true&model=huge")
 
-    assert (nobody.status_code, nobody.json()["error"]["param"]) == (400, "tenant")
+    assert (without_tenant.status_code, without_tenant.json()["error"]["param"]) == (400, "tenant")
     assert unknown.status_code == 404
     (call,) = api.engine.calls
     assert not call.HasField("tenant")

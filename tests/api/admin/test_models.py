@@ -80,7 +80,7 @@ async def test_deleting_a_model_frees_its_bytes(api: Api) -> None:
         deleted = (await admin.delete("/v1/models/owner/repo:Q4_K_M")).json()
         again = await admin.delete("/v1/models/owner/repo:Q4_K_M")
 
-    # Others would keep its memory, and nobody could name it any more.
+    # Others would keep its memory, and no request could name it any more.
     assert api.engine.calls == [engine_pb2.UnloadRequest(model="owner/repo:Q4_K_M")]
     assert deleted["id"] == "owner/repo:Q4_K_M"
     assert deleted["freed_bytes"] == len(b"weights of owner/repo:Q4_K_M")

@@ -208,9 +208,7 @@ async def run_command(api: Api, *arguments: str) -> tuple[int, list[str]]:
     return done.exit_code, done.output.splitlines()
 
 
-async def test_the_command_tells_about_every_model_that_was_pulled(
-    api: Api, puller: Puller
-) -> None:
+async def test_the_command_reports_on_every_model_that_was_pulled(api: Api, puller: Puller) -> None:
     for model in (HUB_MODEL, REGISTRY_MODEL):
         await asyncio.to_thread(puller.pull, model)
     puller.hub.add("owner/tiny", {**FILES, "system": b"!"}, commit=NEW_COMMIT)

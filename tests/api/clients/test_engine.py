@@ -177,7 +177,7 @@ def make_submit(*, text_bytes: int) -> engine_pb2.Submit:
     return engine_pb2.Submit(model="m", text=engine_pb2.PromptText(pieces=pieces))
 
 
-async def test_whoever_waits_for_a_session_hears_that_the_client_was_closed() -> None:
+async def test_a_wait_for_a_session_ends_when_the_client_is_closed() -> None:
     client = EngineClient("127.0.0.1:1", connect_wait_seconds=600)
     await client.start()
     waiting = asyncio.create_task(client.generate(engine_pb2.Submit(model="m")))

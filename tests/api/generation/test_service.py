@@ -165,15 +165,15 @@ async def test_one_key_with_many_slow_renders_does_not_delay_another(
 async def test_models_are_asked_once_whether_they_use_cuts(api: Api) -> None:
     """Cuts cost a second render of the conversation, which most models have no use for."""
     chat = Conversation(messages=[{"role": "user", "content": "why? " * 100}])
-    told = []
+    sent = []
     for uses_cuts in (False, False, True, True):
         api.engine.scripts["*"] = [started(uses_cuts=uses_cuts), delta("a"), finished()]
         generation = await service_of(api).open(make_request(prompt=chat))
         await accumulate(generation, answer_count=1)
         generation.close()
-        told.append(bool(api.engine.submits[-1].text.cuts))
+        sent.append(bool(api.engine.submits[-1].text.cuts))
 
-    assert told == [True, False, False, True]
+    assert sent == [True, False, False, True]
 
 
 async def test_a_request_without_cache_has_no_cuts(api: Api) -> None:

@@ -184,7 +184,7 @@ async def test_the_call_of_a_client_that_vanished_is_cancelled(
     assert client.stdout is not None
     assert await client.stdout.readline() == b"Par\n"
 
-    service.freeze(client)  # its kernel acknowledges, but nobody answers gRPC's pings
+    service.freeze(client)  # its kernel acknowledges, but gRPC's pings get no answer
     try:
         await engine.wait_until(lambda: engine.cancels)
     finally:

@@ -43,7 +43,7 @@ def test_chats_part_where_texts_of_the_user_begin(name: str) -> None:
 
 
 @pytest.mark.skipif(not COLLECTION.is_dir(), reason="the collection of templates is not here")
-def test_every_real_template_tells_where_texts_of_the_user_begin() -> None:
+def test_every_real_template_shows_where_texts_of_the_user_begin() -> None:
     without, with_last = [], []
     for path in sorted(COLLECTION.glob("*.jinja")):
         prompt = render(make_manifest(path.read_text()), messages=[SYSTEM, USER, ANSWER, MORE])

@@ -39,7 +39,7 @@ def test_a_place_costs_as_many_steps_as_characters_match() -> None:
 
 
 @given(st.lists(TOKEN, min_size=1, max_size=5, unique=True))
-def test_tokens_that_share_characters_are_told(tokens: list[str]) -> None:
+def test_tokens_that_share_characters_are_recognised(tokens: list[str]) -> None:
     def overlaps(left: str, right: str) -> bool:
         inside = left != right and left in right
         return inside or any(

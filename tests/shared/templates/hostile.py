@@ -1,4 +1,4 @@
-"""Templates that take all the time or memory they can get, each once it is told to `strike`.
+"""Templates that take all the time or memory they can get, each once `strike` is set.
 
     python -m tests.shared.templates.hostile
 

@@ -198,7 +198,7 @@ def test_a_template_is_not_blamed_for_a_process_that_the_system_kills(
 
 def test_a_template_that_cannot_be_compiled_is_remembered(renderer: TemplateRenderer) -> None:
     template = renderer.open("{% for")
-    renderer.close()  # there is nobody to ask again
+    renderer.close()  # no process is left that could try again
 
     assert renderer.open("{% for") is template
     assert template.traits is not None

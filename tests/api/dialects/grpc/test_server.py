@@ -325,7 +325,7 @@ async def test_the_time_limit_of_the_service_holds_for_grpc(
     assert 0 < served.api.engine.submits[-1].deadline_seconds <= 9
 
 
-async def test_a_load_that_says_nothing_leaves_the_models_own_settings(served: GrpcApi) -> None:
+async def test_a_load_that_sets_nothing_leaves_the_models_own_settings(served: GrpcApi) -> None:
     await served.stub.Load(spindll_pb2.LoadRequest(model="tiny"), **served.admin())
     reload = spindll_pb2.LoadRequest(model="tiny", idle_reload_secs=5)
     code, details = await read_status(served.stub.Load(reload, **served.admin()))

@@ -125,7 +125,7 @@ async def test_what_is_no_call_is_content(api: Api) -> None:
     assert choice.finish_reason == "stop"
 
 
-async def test_a_call_that_was_cut_off_is_told_as_it_is(api: Api) -> None:
+async def test_a_call_that_was_cut_off_is_reported_as_it_is(api: Api) -> None:
     script(api, '<tool_call>\n{"name": "get_weather", "arguments": {"ci', reason="LENGTH")
     choice = (await ask(api)).choices[0]
 

@@ -25,7 +25,7 @@ async def test_a_model_has_the_fields_that_model_pickers_show(api: Api) -> None:
     async with api.client() as client:
         model = (await client.get("/v1/models/tiny:latest")).json()
 
-    # The engine's, not what the model was trained for: clients fill what they are told.
+    # The engine's, not what the model was trained for: clients fill what is reported.
     assert (model["context_length"], model["max_model_len"]) == (256, 256)
     assert model["trained_context_length"] == 512
     assert model["capabilities"] == ["chat", "completion"]

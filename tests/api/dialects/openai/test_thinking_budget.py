@@ -1,4 +1,4 @@
-"""What the engine is told about the length of the thinking, and in which words clients ask for it."""
+"""The limit of the thinking that the engine gets, and the fields in which clients ask for it."""
 
 from __future__ import annotations
 

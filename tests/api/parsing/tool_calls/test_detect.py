@@ -114,16 +114,16 @@ def test_real_forms_are_found_by_rendering(name: str) -> None:
 PROBE: list[Any] = [("probe_function", {"city": "Paris"})]
 
 
-def test_a_template_without_tools_is_told_the_generic_form() -> None:
+def test_a_template_without_tools_gets_the_generic_form() -> None:
     messages, _ = adapt_conversation(
         [{"role": "user", "content": "x"}],
         [{"type": "function", "function": {"name": "get_time", "parameters": {}}}],
         SHOWS_NOTHING,
     )
-    told = re.sub(r"<name>", '"NAME"', messages[0]["content"]).replace("<object>", "ARGUMENTS")
+    described = re.sub(r"<name>", '"NAME"', messages[0]["content"]).replace("<object>", "ARGUMENTS")
 
     assert choose_dialect("{{ messages }}", SHOWS_NOTHING) is GENERIC
-    assert GENERIC.example in told
+    assert GENERIC.example in described
 
 
 def test_a_template_that_shows_all_is_read_in_its_own_form() -> None:

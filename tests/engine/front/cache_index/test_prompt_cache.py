@@ -153,7 +153,7 @@ async def test_without_the_cache_realms_are_tenants(tmp_path: Path, redis_url: s
     assert not (tmp_path / "kvcache").exists()
 
 
-async def test_a_runner_is_told_the_folders_and_the_policy(tmp_path: Path, redis_url: str) -> None:
+async def test_a_runner_gets_the_folders_and_the_policy(tmp_path: Path, redis_url: str) -> None:
     ram = tmp_path / "shm"
     settings = make_settings(
         tmp_path, redis_url, cache_ram="10M", cache_ram_folder=ram, cache_write="second_use",

@@ -1,4 +1,4 @@
-"""What a runner really takes is counted, whatever its dry run said; in virtual time."""
+"""What a runner really takes is counted, whatever its dry run estimated; in virtual time."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from services.engine.front.rpc.to_proto import build_frame
 from services.engine.messages import reports
 
 
-def test_the_end_of_an_answer_tells_what_was_stored_of_its_prompt() -> None:
+def test_the_end_of_an_answer_reports_what_was_stored_of_its_prompt() -> None:
     end = reports.Finished(
         1,
         0,

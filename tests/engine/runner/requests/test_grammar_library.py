@@ -88,7 +88,7 @@ def test_a_matcher_outlives_the_last_reference_to_its_tokenizer() -> None:
     assert copy.compute_mask()[0] == 0b1110
 
 
-def test_an_error_is_told_and_stays() -> None:
+def test_an_error_is_reported_and_stays() -> None:
     tokenizer = GrammarTokenizer([b"a", b"\xff</s>"], ends=(1,))
 
     matcher = tokenizer.build_matcher(GRAMMAR.replace("start", "begin"))

@@ -1,4 +1,4 @@
-"""What the front is told of the events of a batcher."""
+"""What is reported to the front of the events of a batcher."""
 
 from __future__ import annotations
 

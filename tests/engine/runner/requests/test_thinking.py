@@ -42,22 +42,22 @@ def build(max_tokens: int | None = None, **changes: Any) -> ThinkingBudget:
 
 
 def generate(answer: TextAnswer, wanted: bytes) -> bytes:
-    """The answer of a model that says `wanted`, unless it is made to say another."""
-    said = bytearray()
+    """The answer of a model that would write `wanted`, unless other tokens are forced."""
+    written = bytearray()
     for token in (*wanted, END):
         while answer.reason is None:
             logits = np.zeros(VOCAB_SIZE, np.float32)
             logits[token] = 9.0
             picked = answer.pick(Row(logits))
             if answer.write(picked):
-                said.append(picked)
+                written.append(picked)
             if picked == token:
                 break
-    return bytes(said)
+    return bytes(written)
 
 
 @pytest.mark.parametrize(
-    ("budget", "wanted", "said"),
+    ("budget", "wanted", "written"),
     [
         (build(3), b"<t>abcde", b"<t>abc</t>de"),
         (build(3), b"<t>abc</t>de", b"<t>abc</t>de"),
@@ -78,20 +78,20 @@ def generate(answer: TextAnswer, wanted: bytes) -> bytes:
     ],
 )  # fmt: skip
 def test_the_thinking_ends_when_its_tokens_are_used(
-    processor: InputProcessor, budget: ThinkingBudget, wanted: bytes, said: bytes
+    processor: InputProcessor, budget: ThinkingBudget, wanted: bytes, written: bytes
 ) -> None:
     (answer,) = open_answers(processor, budget)
 
-    assert generate(answer, wanted) == said
+    assert generate(answer, wanted) == written
     assert not answer.is_greedy
 
 
 def test_a_model_that_begins_end_marks_for_ever_is_stopped(processor: InputProcessor) -> None:
     (answer,) = open_answers(processor, build(1))
 
-    said = generate(answer, b"<t>" + 60 * b"<")
+    written = generate(answer, b"<t>" + 60 * b"<")
 
-    thought, end, rest = said.removeprefix(b"<t>").partition(b"</t>")
+    thought, end, rest = written.removeprefix(b"<t>").partition(b"</t>")
     assert end
     assert 0 < len(thought) < 40
     assert len(rest) > 20
@@ -114,9 +114,9 @@ def test_a_part_of_the_answer_is_spared_for_what_must_follow(
         stopping=Stopping(max_tokens=max_tokens),
     )
 
-    said = generate(answer, b"<t>" + b"a" * 2500 + b"ok")
+    written = generate(answer, b"<t>" + b"a" * 2500 + b"ok")
 
-    assert said == b"<t>" + b"a" * thought + b"</t>ok"
+    assert written == b"<t>" + b"a" * thought + b"</t>ok"
 
 
 def test_a_constraint_without_thinking_has_the_last_word(processor: InputProcessor) -> None:

@@ -94,7 +94,7 @@ def test_a_prefix_that_is_kept_already_is_not_kept_twice() -> None:
 
 
 def test_of_the_checkpoints_those_that_are_used_remain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long chat leaves many that nobody begins with; the system prompt's is older than they."""
+    """A long chat leaves many that are not used again; the system prompt's is older."""
     monkeypatch.setattr(sequence_pool, "MAX_CHECKPOINT_BYTES", 3 << 10)
     simulation = Simulation(cells=1 << 14, max_sequences=1, behaviour=recurrent())
     run(simulation, chat(1, "Why is the sky blue?"))
