@@ -13,14 +13,17 @@ from fastapi.routing import APIRoute
 from openai.types import EmbeddingCreateParams
 
 from services.api.dialects.openai import chat, completions, embeddings, models, rerank, tokens
-from services.api.dialects.openai.chat_schema import ChatCompletionRequest
-from services.api.dialects.openai.completions_schema import CompletionRequest
-from services.api.dialects.openai.embeddings_schema import (
+from services.api.dialects.openai.schemas.chat_schema import ChatCompletionRequest
+from services.api.dialects.openai.schemas.completions_schema import CompletionRequest
+from services.api.dialects.openai.schemas.embeddings_schema import (
     EmbeddingRequestBody,
     RerankRequestBody,
 )
-from services.api.dialects.openai.refused_fields import NO_EFFECT, list_refused
-from services.api.dialects.openai.tokens_schema import DetokenizeRequestBody, TokenizeRequestBody
+from services.api.dialects.openai.schemas.refused_fields import NO_EFFECT, list_refused
+from services.api.dialects.openai.schemas.tokens_schema import (
+    DetokenizeRequestBody,
+    TokenizeRequestBody,
+)
 from services.api.request_body import OTHER_NAME, BodyParser, RequestBody
 from tests.repository.documents import DOCS
 

@@ -11,7 +11,7 @@ import pytest
 from openai.types import EmbeddingCreateParams, completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
-from services.api.dialects.openai.refused_fields import NO_EFFECT
+from services.api.dialects.openai.schemas.refused_fields import NO_EFFECT
 from services.api.request_body import RequestBody
 from tests.repository.openai_table import COLUMNS, PAGE, build_table, find_table, list_routes
 

@@ -8,8 +8,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from services.api.dependencies import Parts, PrivateCacheKey, RequireUser
-from services.api.dialects.openai.chat_response import ChatCompletionStream, build_chat_completion
-from services.api.dialects.openai.chat_schema import ChatCompletionRequest
+from services.api.dialects.openai.responses.chat_response import (
+    ChatCompletionStream,
+    build_chat_completion,
+)
+from services.api.dialects.openai.schemas.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.to_request import chat_to_request
 from services.api.request_body import parse_body_as
 from services.api.streaming.responses import respond_with_body, respond_with_stream

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from services.api.access.principal import Principal
 from services.api.dependencies import Parts, PrivateCacheKey, RequireUser
-from services.api.dialects.openai.completions_response import (
+from services.api.dialects.openai.responses.completions_response import (
     CompletionStream,
     build_completion,
     keep_best,
 )
-from services.api.dialects.openai.completions_schema import CompletionRequest
+from services.api.dialects.openai.schemas.completions_schema import CompletionRequest
 from services.api.dialects.openai.to_request import completion_to_request
 from services.api.generation.service import GenerationService
 from services.api.request_body import parse_body_as

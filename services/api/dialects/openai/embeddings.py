@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import StreamingResponse
 
 from services.api.dependencies import Parts, RequireUser
-from services.api.dialects.openai.embeddings_schema import EmbeddingRequestBody
+from services.api.dialects.openai.schemas.embeddings_schema import EmbeddingRequestBody
 from services.api.generation.embedding_request import EmbeddingRequest
 from services.api.generation.embeddings import Embeddings
 from services.api.request_body import parse_body_as

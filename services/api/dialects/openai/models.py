@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from services.api.dependencies import Parts, RequireUser
-from services.api.dialects.openai.models_response import model_to_details, model_to_dict
+from services.api.dialects.openai.responses.models_response import model_to_details, model_to_dict
 
 router = APIRouter()
 

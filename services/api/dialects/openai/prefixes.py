@@ -16,8 +16,8 @@ from services.api.access.principal import Principal
 from services.api.admin.cache import TenantName, choose_tenant
 from services.api.admin.engine_json import message_to_dict
 from services.api.dependencies import ApiParts, Parts, PrivateCacheKey, RequireUser
-from services.api.dialects.openai.chat_schema import ChatCompletionRequest
-from services.api.dialects.openai.prefixes_schema import PrefixRequest
+from services.api.dialects.openai.schemas.chat_schema import ChatCompletionRequest
+from services.api.dialects.openai.schemas.prefixes_schema import PrefixRequest
 from services.api.dialects.openai.to_request import chat_to_request
 from services.api.generation.request import GenerationRequest
 from services.api.request_body import parse_body_as

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 
 from services.api.dependencies import Parts, RequireUser
-from services.api.dialects.openai.embeddings_schema import RerankRequestBody
+from services.api.dialects.openai.schemas.embeddings_schema import RerankRequestBody
 from services.api.generation.embedding_request import RankingRequest
 from services.api.generation.embeddings import Ranking
 from services.api.models.catalog import Catalog

@@ -6,9 +6,16 @@ import json
 from typing import Any
 
 from services.api.access.principal import Principal
-from services.api.dialects.openai.chat_schema import ChatCompletionRequest, ChatMessage, ToolCall
-from services.api.dialects.openai.completions_schema import DEFAULT_MAX_TOKENS, CompletionRequest
-from services.api.dialects.openai.generation_options import GenerationOptions
+from services.api.dialects.openai.schemas.chat_schema import (
+    ChatCompletionRequest,
+    ChatMessage,
+    ToolCall,
+)
+from services.api.dialects.openai.schemas.completions_schema import (
+    DEFAULT_MAX_TOKENS,
+    CompletionRequest,
+)
+from services.api.dialects.openai.schemas.generation_options import GenerationOptions
 from services.api.dialects.openai.tool_options import (
     find_tool_choice,
     names_function,

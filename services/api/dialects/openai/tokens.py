@@ -12,9 +12,12 @@ import msgspec
 from fastapi import APIRouter, Depends, Request, Response
 
 from services.api.dependencies import Parts, RequireUser
-from services.api.dialects.openai.chat_schema import ChatCompletionRequest
+from services.api.dialects.openai.schemas.chat_schema import ChatCompletionRequest
+from services.api.dialects.openai.schemas.tokens_schema import (
+    DetokenizeRequestBody,
+    TokenizeRequestBody,
+)
 from services.api.dialects.openai.to_request import chat_to_request
-from services.api.dialects.openai.tokens_schema import DetokenizeRequestBody, TokenizeRequestBody
 from services.api.request_body import parse_body_as
 from services.api.streaming.connection import run_while_connected
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.api.dialects.openai.chat_schema import (
+from services.api.dialects.openai.schemas.chat_schema import (
     ChatCompletionRequest,
     ChatTool,
     FunctionName,

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from protos import engine_pb2
 from services.api.access.keys import Role
 from services.api.access.principal import Principal
-from services.api.dialects.openai.chat_schema import ChatCompletionRequest
-from services.api.dialects.openai.completions_schema import CompletionRequest
+from services.api.dialects.openai.schemas.chat_schema import ChatCompletionRequest
+from services.api.dialects.openai.schemas.completions_schema import CompletionRequest
 from services.api.dialects.openai.to_request import chat_to_request, completion_to_request
 from services.api.generation.answer_constraint import AnswerConstraint
 from services.api.generation.request import ToolChoice

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from services.api.dialects.openai.logprobs_response import build_chat_logprobs
-from services.api.dialects.openai.response import build_head, build_response
-from services.api.dialects.openai.stream import OpenAIStream
+from services.api.dialects.openai.responses.complete_response import build_head, build_response
+from services.api.dialects.openai.responses.logprobs_response import build_chat_logprobs
+from services.api.dialects.openai.responses.stream import OpenAIStream
 from services.api.generation.accumulator import Answer, Call
 from services.api.generation.events import (
     FinishReason,

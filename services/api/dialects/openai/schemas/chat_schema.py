@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from services.api.dialects.openai.generation_options import GenerationOptions
-from services.api.dialects.openai.refused_fields import RefusedChatFields
-from services.api.dialects.openai.thinking_options import ThinkingOptions
+from services.api.dialects.openai.schemas.generation_options import GenerationOptions
+from services.api.dialects.openai.schemas.refused_fields import RefusedChatFields
+from services.api.dialects.openai.schemas.thinking_options import ThinkingOptions
 from services.api.generation.request_checks import MAX_MESSAGES, MAX_TOOLS
 from services.api.request_body import RequestBody
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from services.api.dialects.openai.generation_options import TokenId
-from services.api.dialects.openai.refused_fields import RefusedRerankFields
+from services.api.dialects.openai.schemas.generation_options import TokenId
+from services.api.dialects.openai.schemas.refused_fields import RefusedRerankFields
 from services.api.request_body import RequestBody
 from services.shared.limits import MAX_EMBEDDING_TEXTS
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from services.api.dialects.openai.generation_options import GenerationOptions, TokenId
-from services.api.dialects.openai.refused_fields import RefusedCompletionFields
+from services.api.dialects.openai.schemas.generation_options import GenerationOptions, TokenId
+from services.api.dialects.openai.schemas.refused_fields import RefusedCompletionFields
 from services.shared.limits import MAX_ANSWERS
 
 MAX_PROMPTS = 64

@@ -7,12 +7,12 @@ from math import inf
 from statistics import fmean
 from typing import Any
 
-from services.api.dialects.openai.logprobs_response import (
+from services.api.dialects.openai.responses.complete_response import build_head, build_response
+from services.api.dialects.openai.responses.logprobs_response import (
     build_completion_logprobs,
     clamp_logprob,
 )
-from services.api.dialects.openai.response import build_head, build_response
-from services.api.dialects.openai.stream import OpenAIStream
+from services.api.dialects.openai.responses.stream import OpenAIStream
 from services.api.generation.accumulator import Answer
 from services.api.generation.events import PartEvent, TextDelta, TokenLogprob
 from services.api.generation.usage import UsageCounter

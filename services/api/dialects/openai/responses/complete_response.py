@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from services.api.dialects.openai.usage_response import build_timings, build_usage
+from services.api.dialects.openai.responses.usage_response import build_timings, build_usage
 from services.api.generation.accumulator import Answer
 from services.api.generation.usage import UsageCounter
 

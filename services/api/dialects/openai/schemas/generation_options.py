@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from services.api.dialects.openai.refused_fields import RefusedFields
+from services.api.dialects.openai.schemas.refused_fields import RefusedFields
 from services.api.request_body import RequestBody, Seconds, other_name_of
 from services.shared.limits import (
     MAX_ANSWERS,

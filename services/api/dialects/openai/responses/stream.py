@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from services.api.dialects.openai.response import build_head
-from services.api.dialects.openai.usage_response import build_timings, build_usage
+from services.api.dialects.openai.responses.complete_response import build_head
+from services.api.dialects.openai.responses.usage_response import build_timings, build_usage
 from services.api.generation.events import Finished, FinishReason, PartEvent, TextDelta
 from services.api.generation.usage import UsageCounter
 from services.api.streaming import sse

@@ -1,0 +1,1 @@
+"""How answers look in OpenAI's API, streamed and complete."""

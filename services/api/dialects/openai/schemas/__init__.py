@@ -1,0 +1,1 @@
+"""The bodies of the routes, and what is refused of them."""
