@@ -13,7 +13,7 @@ from services.api.access.principal import Principal
 from services.api.admin.models_schema import LoadOptions
 from services.api.dialects.openai.schemas.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.to_request import chat_to_request
-from services.api.generation.to_engine import build_submit
+from services.api.generation.requests.to_engine import build_submit
 from services.engine.front.cache_index.prompt_cache import PromptCache
 from services.engine.front.models.planning.model_settings import (
     ModelSettings,

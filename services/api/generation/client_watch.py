@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.types import Receive
 
-from services.api.generation.events import GenerationEvent, Started, Waiting
+from services.api.generation.answers.events import GenerationEvent, Started, Waiting
 from services.api.generation.generation import Generation
 
 

@@ -11,10 +11,10 @@ import time
 from dataclasses import dataclass
 
 from services.api.clients.engine_calls import EngineCalls
-from services.api.generation.embedding_request import EmbeddingRequest, RankingRequest
-from services.api.generation.request_checks import check_size
-from services.api.generation.time_limits import limit_time
-from services.api.generation.to_engine import build_embed, build_rerank
+from services.api.generation.requests.embedding_request import EmbeddingRequest, RankingRequest
+from services.api.generation.requests.request_checks import check_size
+from services.api.generation.requests.time_limits import limit_time
+from services.api.generation.requests.to_engine import build_embed, build_rerank
 from services.api.models.pull_on_demand import PullOnDemand
 from services.shared.errors import InvalidRequest
 from services.shared.store.manifest import Capability, Manifest

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from services.api.cache_reports.recorder import Recording
 from services.api.cache_reports.report import PromptUse
 from services.api.clients.generation_stream import GenerationStream
-from services.api.generation.answer_reader import EventReader
-from services.api.generation.events import Finished, GenerationEvent, Started
-from services.api.generation.from_engine import EngineEvent, read_events
-from services.api.generation.request import GenerationRequest, OutputFormat
-from services.api.generation.usage import UsageCounter
+from services.api.generation.answers.answer_reader import EventReader
+from services.api.generation.answers.events import Finished, GenerationEvent, Started
+from services.api.generation.answers.from_engine import EngineEvent, read_events
+from services.api.generation.answers.usage import UsageCounter
+from services.api.generation.requests.generation_request import GenerationRequest, OutputFormat
 from services.api.parsing.parser_choice import MakeParser
 from services.api.prompts.render import Conversation
 from services.shared.errors import ContextLengthExceeded, SpindllError

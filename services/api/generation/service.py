@@ -18,19 +18,27 @@ from services.api.cache_reports.fingerprint import Prompt as SourcePrompt
 from services.api.cache_reports.recorder import CacheReports, Recording
 from services.api.clients.blocking_calls import BlockingCalls
 from services.api.clients.engine import EngineClient
-from services.api.generation.answer_constraint import (
+from services.api.generation.answers.events import Started
+from services.api.generation.generation import Generation
+from services.api.generation.requests.answer_constraint import (
     AnswerConstraint,
     build_constraint,
     find_special_tokens,
 )
-from services.api.generation.dialect_choice import DialectChoice
-from services.api.generation.events import Started
-from services.api.generation.generation import Generation
-from services.api.generation.request import GenerationRequest, Infill, TextOrTokens
-from services.api.generation.request_checks import check_request, check_size
-from services.api.generation.thinking_budget import ThinkingBudget, build_budget
-from services.api.generation.time_limits import limit_keep_alive, limit_time, subtract_elapsed
-from services.api.generation.to_engine import (
+from services.api.generation.requests.dialect_choice import DialectChoice
+from services.api.generation.requests.generation_request import (
+    GenerationRequest,
+    Infill,
+    TextOrTokens,
+)
+from services.api.generation.requests.request_checks import check_request, check_size
+from services.api.generation.requests.thinking_budget import ThinkingBudget, build_budget
+from services.api.generation.requests.time_limits import (
+    limit_keep_alive,
+    limit_time,
+    subtract_elapsed,
+)
+from services.api.generation.requests.to_engine import (
     Prompt,
     build_create_prefix,
     build_prompt,

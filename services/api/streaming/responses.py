@@ -10,9 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from services.api.generation.accumulator import Answer, accumulate
-from services.api.generation.client_watch import ClientWatch, take_until_first_token
-from services.api.generation.events import (
+from services.api.generation.answers.accumulator import Answer, accumulate
+from services.api.generation.answers.events import (
     Finished,
     GenerationEvent,
     PartEvent,
@@ -20,6 +19,7 @@ from services.api.generation.events import (
     TextDelta,
     Waiting,
 )
+from services.api.generation.client_watch import ClientWatch, take_until_first_token
 from services.api.generation.generation import Generation
 from services.api.streaming.sse import DONE, EventStreamResponse, encode_comment, encode_error
 from services.shared.errors import SpindllError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.api.clients.generation_stream import MAX_LOGPROBS
-from services.api.generation.accumulator import Accumulator
-from services.api.generation.events import TextDelta, TokenLogprob
+from services.api.generation.answers.accumulator import Accumulator
+from services.api.generation.answers.events import TextDelta, TokenLogprob
 from services.shared.errors import InvalidRequest
 
 

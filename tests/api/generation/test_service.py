@@ -11,12 +11,16 @@ import pytest
 from protos import engine_pb2
 from services.api.access.keys import Role
 from services.api.access.principal import Principal
-from services.api.generation.accumulator import accumulate
-from services.api.generation.events import TextDelta
+from services.api.generation.answers.accumulator import accumulate
+from services.api.generation.answers.events import TextDelta
 from services.api.generation.generation import Generation
-from services.api.generation.request import GenerationRequest, OutputFormat, StructuredOutput
+from services.api.generation.requests.generation_request import (
+    GenerationRequest,
+    OutputFormat,
+    StructuredOutput,
+)
+from services.api.generation.requests.time_limits import limit_keep_alive
 from services.api.generation.service import GenerationService
-from services.api.generation.time_limits import limit_keep_alive
 from services.api.prompts.render import Conversation
 from services.shared.errors import (
     ContextLengthExceeded,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from protos import engine_pb2, spindll_pb2
-from services.api.generation.events import (
+from services.api.generation.answers.events import (
     PartEvent,
     ReasoningDelta,
     TextDelta,
@@ -13,7 +13,7 @@ from services.api.generation.events import (
     ToolCallEnded,
     ToolCallStarted,
 )
-from services.api.generation.usage import UsageCounter
+from services.api.generation.answers.usage import UsageCounter
 from services.shared.errors import InvalidRequest
 from services.shared.mlx_support import prefers_mlx
 from services.shared.store.manifest import FileRole, Manifest

@@ -28,7 +28,7 @@ from services.api.dialects.grpc.to_request import (
     generate_to_request,
     prefill_to_request,
 )
-from services.api.generation.events import (
+from services.api.generation.answers.events import (
     Finished,
     FinishReason,
     PartEvent,
@@ -36,7 +36,7 @@ from services.api.generation.events import (
     TextDelta,
     Waiting,
 )
-from services.api.generation.request import GenerationRequest
+from services.api.generation.requests.generation_request import GenerationRequest
 from services.api.settings import ApiSettings
 from services.shared.errors import InternalError, NotFound
 from services.shared.limits import MAX_MESSAGE_BYTES, MAX_SUBMIT_BYTES

@@ -12,8 +12,12 @@ import msgspec
 
 from protos import spindll_pb2
 from services.api.access.principal import Principal
-from services.api.generation.request import GenerationRequest, Sampling, Stopping
-from services.api.generation.request_checks import MAX_MESSAGES, MAX_TOOLS, check_count
+from services.api.generation.requests.generation_request import (
+    GenerationRequest,
+    Sampling,
+    Stopping,
+)
+from services.api.generation.requests.request_checks import MAX_MESSAGES, MAX_TOOLS, check_count
 from services.api.parse_budget import check_texts
 from services.api.prompts.render import Conversation
 from services.shared.errors import InvalidRequest

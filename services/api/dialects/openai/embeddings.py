@@ -15,8 +15,8 @@ from starlette.responses import StreamingResponse
 
 from services.api.dependencies import Parts, RequireUser
 from services.api.dialects.openai.schemas.embeddings_schema import EmbeddingRequestBody
-from services.api.generation.embedding_request import EmbeddingRequest
 from services.api.generation.embeddings import Embeddings
+from services.api.generation.requests.embedding_request import EmbeddingRequest
 from services.api.request_body import parse_body_as
 from services.api.streaming.connection import run_while_connected
 

@@ -19,7 +19,7 @@ from services.api.dependencies import ApiParts, Parts, PrivateCacheKey, RequireU
 from services.api.dialects.openai.schemas.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.schemas.prefixes_schema import PrefixRequest
 from services.api.dialects.openai.to_request import chat_to_request
-from services.api.generation.request import GenerationRequest
+from services.api.generation.requests.generation_request import GenerationRequest
 from services.api.request_body import parse_body_as
 from services.api.streaming.connection import run_while_connected
 from services.shared.errors import InvalidRequest, NotFound

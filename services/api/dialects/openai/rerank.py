@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, Request
 
 from services.api.dependencies import Parts, RequireUser
 from services.api.dialects.openai.schemas.embeddings_schema import RerankRequestBody
-from services.api.generation.embedding_request import RankingRequest
 from services.api.generation.embeddings import Ranking
+from services.api.generation.requests.embedding_request import RankingRequest
 from services.api.models.catalog import Catalog
 from services.api.request_body import parse_body_as
 from services.api.streaming.connection import run_while_connected

@@ -21,7 +21,7 @@ from services.api.dialects.openai.tool_options import (
     names_function,
     select_tools,
 )
-from services.api.generation.request import (
+from services.api.generation.requests.generation_request import (
     GenerationRequest,
     Infill,
     Lane,

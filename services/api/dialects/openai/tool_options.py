@@ -10,7 +10,7 @@ from services.api.dialects.openai.schemas.chat_schema import (
     FunctionName,
     ToolChoiceObject,
 )
-from services.api.generation.request import ToolChoice
+from services.api.generation.requests.generation_request import ToolChoice
 from services.shared.errors import InvalidRequest
 
 

@@ -14,9 +14,9 @@ from services.api.access.principal import Principal
 from services.api.dialects.openai.schemas.chat_schema import ChatCompletionRequest
 from services.api.dialects.openai.schemas.completions_schema import CompletionRequest
 from services.api.dialects.openai.to_request import chat_to_request, completion_to_request
-from services.api.generation.answer_constraint import AnswerConstraint
-from services.api.generation.request import ToolChoice
-from services.api.generation.to_engine import build_prompt, build_submit
+from services.api.generation.requests.answer_constraint import AnswerConstraint
+from services.api.generation.requests.generation_request import ToolChoice
+from services.api.generation.requests.to_engine import build_prompt, build_submit
 from services.api.prompts.render import Conversation
 
 PRINCIPAL = Principal(id="key_1", role=Role.USER, name="user")

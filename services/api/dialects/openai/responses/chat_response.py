@@ -8,8 +8,8 @@ from typing import Any
 from services.api.dialects.openai.responses.complete_response import build_head, build_response
 from services.api.dialects.openai.responses.logprobs_response import build_chat_logprobs
 from services.api.dialects.openai.responses.stream import OpenAIStream
-from services.api.generation.accumulator import Answer, Call
-from services.api.generation.events import (
+from services.api.generation.answers.accumulator import Answer, Call
+from services.api.generation.answers.events import (
     FinishReason,
     PartEvent,
     ReasoningDelta,
@@ -18,7 +18,7 @@ from services.api.generation.events import (
     ToolCallEnded,
     ToolCallStarted,
 )
-from services.api.generation.usage import UsageCounter
+from services.api.generation.answers.usage import UsageCounter
 
 
 class ChatCompletionStream(OpenAIStream):

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from services.api.dialects.openai.responses.usage_response import build_timings, build_usage
-from services.api.generation.accumulator import Answer
-from services.api.generation.usage import UsageCounter
+from services.api.generation.answers.accumulator import Answer
+from services.api.generation.answers.usage import UsageCounter
 
 
 def build_response(

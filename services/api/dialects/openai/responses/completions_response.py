@@ -13,9 +13,9 @@ from services.api.dialects.openai.responses.logprobs_response import (
     clamp_logprob,
 )
 from services.api.dialects.openai.responses.stream import OpenAIStream
-from services.api.generation.accumulator import Answer
-from services.api.generation.events import PartEvent, TextDelta, TokenLogprob
-from services.api.generation.usage import UsageCounter
+from services.api.generation.answers.accumulator import Answer
+from services.api.generation.answers.events import PartEvent, TextDelta, TokenLogprob
+from services.api.generation.answers.usage import UsageCounter
 
 
 class CompletionStream(OpenAIStream):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from services.api.generation.events import TokenLogprob
+from services.api.generation.answers.events import TokenLogprob
 
 _MIN_LOGPROB = -9999.0  # JSON has no infinity; OpenAI uses the same number
 

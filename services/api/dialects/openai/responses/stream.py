@@ -9,8 +9,8 @@ import msgspec
 
 from services.api.dialects.openai.responses.complete_response import build_head
 from services.api.dialects.openai.responses.usage_response import build_timings, build_usage
-from services.api.generation.events import Finished, FinishReason, PartEvent, TextDelta
-from services.api.generation.usage import UsageCounter
+from services.api.generation.answers.events import Finished, FinishReason, PartEvent, TextDelta
+from services.api.generation.answers.usage import UsageCounter
 from services.api.streaming import sse
 
 encode = msgspec.json.encode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.api.generation.usage import UsageCounter
+from services.api.generation.answers.usage import UsageCounter
 
 
 def build_usage(usage: UsageCounter) -> dict[str, Any]:

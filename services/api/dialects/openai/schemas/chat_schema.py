@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from services.api.dialects.openai.schemas.generation_options import GenerationOptions
 from services.api.dialects.openai.schemas.refused_fields import RefusedChatFields
 from services.api.dialects.openai.schemas.thinking_options import ThinkingOptions
-from services.api.generation.request_checks import MAX_MESSAGES, MAX_TOOLS
+from services.api.generation.requests.request_checks import MAX_MESSAGES, MAX_TOOLS
 from services.api.request_body import RequestBody
 
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}

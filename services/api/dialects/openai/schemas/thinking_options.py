@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from services.api.generation.request_checks import MAX_EFFORT_CHARS
+from services.api.generation.requests.request_checks import MAX_EFFORT_CHARS
 from services.api.request_body import RequestBody, other_name_of
 
 Budget = Annotated[int, Field(ge=-1, lt=2**31)]  # in tokens; -1: no limit

@@ -11,9 +11,9 @@ from typing import Any
 
 from protos import engine_pb2
 from services.api.access.keys import Role
-from services.api.generation.answer_constraint import AnswerConstraint, Trigger
-from services.api.generation.embedding_request import EmbeddingRequest, RankingRequest
-from services.api.generation.request import (
+from services.api.generation.requests.answer_constraint import AnswerConstraint, Trigger
+from services.api.generation.requests.embedding_request import EmbeddingRequest, RankingRequest
+from services.api.generation.requests.generation_request import (
     GenerationRequest,
     Infill,
     Lane,
@@ -21,7 +21,7 @@ from services.api.generation.request import (
     Stopping,
     TextOrTokens,
 )
-from services.api.generation.thinking_budget import ThinkingBudget
+from services.api.generation.requests.thinking_budget import ThinkingBudget
 
 _LANES = {
     Lane.INTERACTIVE: engine_pb2.LANE_INTERACTIVE,

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.api.generation.request import (
+from services.api.generation.requests.generation_request import (
     GenerationRequest,
     OutputFormat,
     StructuredOutput,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from services.api.generation.events import (
+from services.api.generation.answers.events import (
     Finished,
     FinishReason,
     GenerationEvent,
@@ -25,7 +25,7 @@ from services.api.generation.events import (
     ToolCallEnded,
     ToolCallStarted,
 )
-from services.api.generation.from_engine import EngineEvent, read_each
+from services.api.generation.answers.from_engine import EngineEvent, read_each
 from services.api.parsing.parts import (
     CallArguments,
     CallEnded,

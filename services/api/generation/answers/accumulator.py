@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass
 
 from services.api.clients.generation_stream import MAX_LOGPROBS, build_logprobs_error
-from services.api.generation.events import (
+from services.api.generation.answers.events import (
     Finished,
     FinishReason,
     GenerationEvent,

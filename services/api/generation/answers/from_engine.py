@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from protos import engine_pb2
-from services.api.generation.events import (
+from services.api.generation.answers.events import (
     Finished,
     FinishReason,
     GenerationEvent,

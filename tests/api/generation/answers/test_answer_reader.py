@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from protos import engine_pb2
-from services.api.generation.accumulator import Accumulator, Call
-from services.api.generation.answer_reader import EventReader
-from services.api.generation.events import (
+from services.api.generation.answers.accumulator import Accumulator, Call
+from services.api.generation.answers.answer_reader import EventReader
+from services.api.generation.answers.events import (
     Finished,
     FinishReason,
     GenerationEvent,

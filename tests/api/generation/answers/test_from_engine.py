@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from protos import engine_pb2
-from services.api.generation.events import (
+from services.api.generation.answers.events import (
     Finished,
     FinishReason,
     QueueReason,
@@ -13,7 +13,7 @@ from services.api.generation.events import (
     TokenLogprob,
     Waiting,
 )
-from services.api.generation.from_engine import read_events
+from services.api.generation.answers.from_engine import read_events
 from tests.fakes.scripted_engine import delta, finished, queued, started
 
 

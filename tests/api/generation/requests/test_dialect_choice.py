@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.api.generation.dialect_choice import DialectChoice
+from services.api.generation.requests.dialect_choice import DialectChoice
 from services.api.parsing.parts import CallStarted
 from services.api.parsing.tool_calls.base import ToolDialect
 from tests.api.prompts.rendering import get_renderer, make_manifest

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sized
 from typing import Any
 
-from services.api.generation.request import GenerationRequest, ToolChoice
+from services.api.generation.requests.generation_request import GenerationRequest, ToolChoice
 from services.api.parse_budget import check_texts
 from services.api.prompts.render import Conversation
 from services.shared.errors import InvalidRequest

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from services.api.generation.events import Finished, FinishReason
-from services.api.generation.usage import UsageCounter
+from services.api.generation.answers.events import Finished, FinishReason
+from services.api.generation.answers.usage import UsageCounter
 
 
 def make_end(index: int, *, cached_tokens: int) -> Finished:

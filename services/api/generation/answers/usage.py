@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.api.cache_reports.report import PromptUse
-from services.api.generation.events import Finished
+from services.api.generation.answers.events import Finished
 
 
 class UsageCounter:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.api.generation.answer_constraint import AnswerConstraint, Thinking
-from services.api.generation.request import GenerationRequest
+from services.api.generation.requests.answer_constraint import AnswerConstraint, Thinking
+from services.api.generation.requests.generation_request import GenerationRequest
 from services.api.parsing.tool_calls.base import ThinkingDialect, ToolDialect
 from services.api.prompts.render import Conversation
 from services.shared.templates.traits import TemplateTraits

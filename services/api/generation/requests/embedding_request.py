@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.api.access.principal import Principal
-from services.api.generation.request import TextOrTokens
+from services.api.generation.requests.generation_request import TextOrTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.api.access.keys import Role
-from services.api.generation.request import GenerationRequest
+from services.api.generation.requests.generation_request import GenerationRequest
 from services.shared.errors import DeadlineExceeded
 
 MAX_USER_KEEP_ALIVE_SECONDS = 3600.0

@@ -1,0 +1,1 @@
+"""What a client asks for: checked, limited, and made into a submit for the engine."""
