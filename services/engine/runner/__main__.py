@@ -21,13 +21,13 @@ from services.engine.core import Counters, LoadConfig
 from services.engine.messages.commands import Command, Start
 from services.engine.messages.reports import Heartbeat, LoadFailed, Progress, Ready
 from services.engine.runner.build import build_input_processor, open_batcher
+from services.engine.runner.embedding.embedding_processor import EmbeddingProcessor
 from services.engine.runner.ipc.cache_reporter import CacheReporter
 from services.engine.runner.ipc.command_queue import CommandQueue, read_commands, start_reading
 from services.engine.runner.ipc.dispatcher import Dispatcher
 from services.engine.runner.ipc.heartbeat import start_heartbeat
 from services.engine.runner.ipc.report_writer import ReportWriter
 from services.engine.runner.loop import EngineLoop
-from services.engine.runner.pooling.embedding_processor import EmbeddingProcessor
 from services.shared.core_dumps import forbid_core_dumps
 from services.shared.errors import ModelLoadFailed
 from services.shared.logs import set_up_logs

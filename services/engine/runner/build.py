@@ -8,10 +8,10 @@ from services.engine.backends.mlx.loading import load
 from services.engine.backends.pooling import Encoder
 from services.engine.core import LoadConfig, MemoryPolicy, ModelInfo
 from services.engine.runner.batcher import Batcher
+from services.engine.runner.embedding.encoder_batcher import EncoderBatcher
 from services.engine.runner.kvcache.identity import build_identity
 from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.mlx.mlx_batcher import MlxBatcher
-from services.engine.runner.pooling.encoder_batcher import EncoderBatcher
 from services.engine.runner.requests.grammar_tokenizers import (
     build_llamacpp_tokenizer,
     build_tokenizer,

@@ -12,11 +12,11 @@ import time
 from services.engine.messages.commands import Cancel, Stop
 from services.engine.messages.reports import Heartbeat
 from services.engine.runner.batcher import Batcher, BatcherState
+from services.engine.runner.embedding.embedding_processor import PreparedEmbedding
+from services.engine.runner.embedding.embeddings import Embeddings
 from services.engine.runner.errors import build_unloading_error
 from services.engine.runner.ipc.command_queue import CommandQueue, Hangup
 from services.engine.runner.ipc.report_writer import ReportWriter
-from services.engine.runner.pooling.embedding_processor import PreparedEmbedding
-from services.engine.runner.pooling.embeddings import Embeddings
 from services.engine.runner.requests.input_processor import PreparedRequest
 from services.engine.runner.requests.output_processor import OutputProcessor
 from services.shared.errors import SpindllError

@@ -15,7 +15,7 @@ import msgspec
 
 from services.engine.messages.commands import Cancel, Command, Stop
 from services.engine.messages.frames import HEADER, MAX_FRAME_BYTES, command_decoder
-from services.engine.runner.pooling.embedding_processor import PreparedEmbedding
+from services.engine.runner.embedding.embedding_processor import PreparedEmbedding
 from services.engine.runner.requests.input_processor import PreparedRequest
 
 logger = logging.getLogger(__name__)

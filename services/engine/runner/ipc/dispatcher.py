@@ -21,13 +21,13 @@ from services.engine.messages.commands import (
 )
 from services.engine.messages.reports import Detokenized, Embedded, Failed, Located, Tokenized
 from services.engine.queue_shares import has_place
-from services.engine.runner.ipc.command_queue import CommandQueue
-from services.engine.runner.ipc.report_writer import ReportWriter
-from services.engine.runner.pooling.embedding_processor import (
+from services.engine.runner.embedding.embedding_processor import (
     EmbeddingProcessor,
     PreparedEmbedding,
     count_characters,
 )
+from services.engine.runner.ipc.command_queue import CommandQueue
+from services.engine.runner.ipc.report_writer import ReportWriter
 from services.engine.runner.requests.input_processor import InputProcessor, PreparedRequest
 from services.shared.errors import EngineBusy, SpindllError, to_wire
 

@@ -11,12 +11,12 @@ import pytest
 from services.engine.backends.errors import BackendError
 from services.engine.backends.pooling import PoolingFacts, Vectors
 from services.engine.core import Counters
-from services.engine.runner.pooling.embedding_batcher import (
+from services.engine.runner.embedding.embedding_batcher import (
     EmbeddingBatcher,
-    PoolingEvent,
-    PoolingFailed,
-    PoolingFinished,
-    PoolingRequest,
+    EmbeddingEvent,
+    EmbeddingFailed,
+    EmbeddingFinished,
+    EmbeddingRequest,
 )
 from services.shared.errors import EngineBusy, InsufficientMemory
 
@@ -77,12 +77,12 @@ def make(
     return batcher
 
 
-def request(id_: int, lengths: list[int], principal: str = "") -> PoolingRequest:
-    return PoolingRequest(id_, [[id_] * length for length in lengths], principal)
+def request(id_: int, lengths: list[int], principal: str = "") -> EmbeddingRequest:
+    return EmbeddingRequest(id_, [[id_] * length for length in lengths], principal)
 
 
-def run(batcher: EmbeddingBatcher) -> list[PoolingEvent]:
-    events: list[PoolingEvent] = []
+def run(batcher: EmbeddingBatcher) -> list[EmbeddingEvent]:
+    events: list[EmbeddingEvent] = []
     while not batcher.is_idle:
         events += batcher.step()
     return events
@@ -93,7 +93,7 @@ def test_texts_of_several_requests_are_computed_together_while_they_fit() -> Non
     events = run(make(model, (1, [3, 4], "a"), (2, [2, 5], "a")))
 
     assert model.batches == [[3, 4, 2], [5]]
-    done = [event for event in events if isinstance(event, PoolingFinished)]
+    done = [event for event in events if isinstance(event, EmbeddingFinished)]
     assert [(event.request.id, event.rows.tolist()) for event in done] == [
         (1, [[3, 3], [4, 4]]),
         (2, [[4, 2], [10, 5]]),
@@ -112,7 +112,7 @@ def test_a_long_text_is_computed_in_parts_and_has_the_row_of_the_whole() -> None
     (event,) = run(make(model, (1, [25], "a")))
 
     assert model.batches == [[10], [10], [5]]
-    assert isinstance(event, PoolingFinished)
+    assert isinstance(event, EmbeddingFinished)
     assert event.rows.tolist() == [[25, 25]]
 
 
@@ -178,7 +178,7 @@ def test_a_failed_batch_fails_its_requests_only() -> None:
     model.error = None
     (done,) = run(batcher)
 
-    assert isinstance(failed, PoolingFailed)
+    assert isinstance(failed, EmbeddingFailed)
     assert (failed.request.id, failed.error.code) == (1, "internal_error")
     assert (done.request.id, batcher.failed_steps) == (2, 0)
 
@@ -189,11 +189,11 @@ def test_a_text_without_finite_numbers_fails_its_request_only() -> None:
     batcher = make(model, (1, [3], "a"), (NOT_FINITE, [1, 1], "a"), (2, [2, 2, 2], "b"))
     events = run(batcher)
 
-    failed = [event for event in events if isinstance(event, PoolingFailed)]
+    failed = [event for event in events if isinstance(event, EmbeddingFailed)]
     assert [(event.request.id, event.error.message) for event in failed] == [
         (NOT_FINITE, "the model computes no finite numbers for a text")
     ]
-    done = {e.request.id: e.rows.tolist() for e in events if isinstance(e, PoolingFinished)}
+    done = {e.request.id: e.rows.tolist() for e in events if isinstance(e, EmbeddingFinished)}
     assert done == {1: [[3, 3]], 2: [[4, 2]] * 3}
     assert batcher.failed_steps == 0
 
@@ -213,7 +213,7 @@ def test_a_context_that_does_not_fit_memory_fails_the_requests_with_that_reason(
     model.error = InsufficientMemory("not enough memory")
     events = run(make(model, (1, [9], "a"), (2, [9], "b")))
 
-    assert [event.error.code for event in events if isinstance(event, PoolingFailed)] == [
+    assert [event.error.code for event in events if isinstance(event, EmbeddingFailed)] == [
         "insufficient_memory"
     ] * 2
 
@@ -236,7 +236,7 @@ def test_texts_of_one_principal_take_no_place_of_another() -> None:
 
 def test_the_texts_that_wait_are_bounded_for_each_principal() -> None:
     """A query of a few kilobytes with many documents is millions of tokens."""
-    ranking = PoolingRequest(1, [[0]] * 2048, "a", before=[0] * 8190, after=[0])
+    ranking = EmbeddingRequest(1, [[0]] * 2048, "a", before=[0] * 8190, after=[0])
     batcher = EmbeddingBatcher(SummingModel(), Counters(), max_queued=9)
     batcher.add(ranking)
     batcher.add(request(2, [1], "b"))
@@ -248,13 +248,13 @@ def test_the_texts_that_wait_are_bounded_for_each_principal() -> None:
 def test_what_surrounds_texts_is_computed_with_each() -> None:
     model = SummingModel()
     batcher = EmbeddingBatcher(model, Counters(), max_queued=9)
-    ranking = PoolingRequest(1, [[5], [], [6] * 9], before=[1, 2], after=[3])
+    ranking = EmbeddingRequest(1, [[5], [], [6] * 9], before=[1, 2], after=[3])
     batcher.add(ranking)
     (event,) = run(batcher)
 
     assert ranking.lengths == [4, 3, 12]
     assert model.batches == [[4, 3], [10], [2]]
-    assert isinstance(event, PoolingFinished)
+    assert isinstance(event, EmbeddingFinished)
     assert event.rows.tolist() == [[11, 4], [6, 3], [60, 12]]
 
 

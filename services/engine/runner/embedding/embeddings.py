@@ -7,9 +7,9 @@ from collections.abc import Callable
 from services.engine.backends.pooling import PooledContext, PooledModel
 from services.engine.core import Counters
 from services.engine.messages import commands, reports
+from services.engine.runner.embedding.embedding_batcher import EmbeddingBatcher, EmbeddingFinished
+from services.engine.runner.embedding.embedding_processor import PreparedEmbedding, build_report
 from services.engine.runner.errors import build_unloading_error
-from services.engine.runner.pooling.embedding_batcher import EmbeddingBatcher, PoolingFinished
-from services.engine.runner.pooling.embedding_processor import PreparedEmbedding, build_report
 from services.shared.errors import SpindllError, to_wire
 
 
@@ -77,7 +77,7 @@ class Embeddings:
         assert self._model is not None
         for event in self._batcher.step(is_alone=is_alone):
             command = self._commands.pop(event.request.id)
-            if isinstance(event, PoolingFinished):
+            if isinstance(event, EmbeddingFinished):
                 report = build_report(command, event.request, event.rows, self._model.facts)
                 self._send(report)
             else:

@@ -18,7 +18,7 @@ from services.engine.backends.pooling import PairFormat, PooledModel, PoolingFac
 from services.engine.core import TextPiece
 from services.engine.messages import reports
 from services.engine.messages.commands import Embed, EmbedInput
-from services.engine.runner.pooling.embedding_batcher import PoolingRequest
+from services.engine.runner.embedding.embedding_batcher import EmbeddingRequest
 from services.shared.errors import (
     ContextLengthExceeded,
     InternalError,
@@ -37,7 +37,7 @@ class PreparedEmbedding:
     """A request that is ready for the loop, with the command that it came in."""
 
     command: Embed
-    request: PoolingRequest
+    request: EmbeddingRequest
 
 
 class EmbeddingProcessor:
@@ -76,7 +76,7 @@ class EmbeddingProcessor:
         if command.query is not None:
             return PreparedEmbedding(command, self._build_pairs(command.query, command, facts))
         texts = [self._read_text(text, facts, command) for text in command.inputs]
-        return PreparedEmbedding(command, PoolingRequest(command.id, texts, command.principal))
+        return PreparedEmbedding(command, EmbeddingRequest(command.id, texts, command.principal))
 
     def _read_text(self, text: EmbedInput, facts: PoolingFacts, command: Embed) -> list[int]:
         if text.tokens is None:
@@ -98,7 +98,7 @@ class EmbeddingProcessor:
         kept_end = 1 if facts.ends_with_special else 0
         return tokens[: facts.max_tokens - kept_end] + tokens[len(tokens) - kept_end :]
 
-    def _build_pairs(self, query: str, command: Embed, facts: PoolingFacts) -> PoolingRequest:
+    def _build_pairs(self, query: str, command: Embed, facts: PoolingFacts) -> EmbeddingRequest:
         head, tail = self._split_pair(query, facts.pair_format)
         room = facts.max_tokens - len(head) - len(tail)
         texts = []
@@ -110,7 +110,7 @@ class EmbeddingProcessor:
             texts.append(document[:room])
             if not (head or document or tail):
                 raise InvalidRequest("query and document have no tokens", param="documents")
-        return PoolingRequest(command.id, texts, command.principal, before=head, after=tail)
+        return EmbeddingRequest(command.id, texts, command.principal, before=head, after=tail)
 
     def _split_pair(self, query: str, form: PairFormat) -> tuple[list[int], list[int]]:
         """The tokens before and after each document."""
@@ -133,7 +133,7 @@ class EmbeddingProcessor:
 
 
 def build_report(
-    command: Embed, request: PoolingRequest, rows: Vectors, facts: PoolingFacts
+    command: Embed, request: EmbeddingRequest, rows: Vectors, facts: PoolingFacts
 ) -> reports.Embedded:
     """The report of what was computed, with the vectors as the command asks for them."""
     rows = _shape_vectors(rows, command) if command.query is None else rows[:, :1]

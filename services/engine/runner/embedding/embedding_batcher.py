@@ -31,7 +31,7 @@ _NOT_FINITE = "the model computes no finite numbers for a text"
 
 
 @dataclass(slots=True, eq=False)
-class PoolingRequest:
+class EmbeddingRequest:
     """The texts of one request, and the rows that are computed so far.
 
     `before` and `after` surround each text. They are kept once: a long query is in many pairs.
@@ -66,28 +66,28 @@ class PoolingRequest:
         return [*self.before, *self.texts[index], *self.after]
 
 
-class PoolingFinished(msgspec.Struct, frozen=True):
+class EmbeddingFinished(msgspec.Struct, frozen=True):
     """All rows of a request, in the order of its texts."""
 
-    request: PoolingRequest
+    request: EmbeddingRequest
     rows: Vectors
 
 
-class PoolingFailed(msgspec.Struct, frozen=True):
+class EmbeddingFailed(msgspec.Struct, frozen=True):
     """The whole request has ended with an error."""
 
-    request: PoolingRequest
+    request: EmbeddingRequest
     error: SpindllError
 
 
-PoolingEvent = PoolingFinished | PoolingFailed
+EmbeddingEvent = EmbeddingFinished | EmbeddingFailed
 
 
 @dataclass(slots=True, eq=False)
 class _Text:
     """One text of the present batch, or the one that is computed in parts."""
 
-    request: PoolingRequest
+    request: EmbeddingRequest
     index: int
     done: int = 0  # tokens computed
 
@@ -120,9 +120,9 @@ class EmbeddingBatcher:
         self._on_opened = on_opened
         self._clock = clock
         self._token_seconds = 0.0  # of the last batch
-        self._waiting: dict[str, deque[PoolingRequest]] = {}  # by principal; none is empty
+        self._waiting: dict[str, deque[EmbeddingRequest]] = {}  # by principal; none is empty
         self._served: dict[str, int] = {}  # tokens, of those that wait
-        self._requests: dict[int, PoolingRequest] = {}
+        self._requests: dict[int, EmbeddingRequest] = {}
         self._partial: _Text | None = None
         self._alone: deque[_Text] = deque()  # to be computed in a batch of their own
 
@@ -141,7 +141,7 @@ class EmbeddingBatcher:
         """The requests that have not ended."""
         return list(self._requests)
 
-    def add(self, request: PoolingRequest) -> None:
+    def add(self, request: EmbeddingRequest) -> None:
         """Queue a request. Raises EngineBusy."""
         waiting = (other.principal for other in self._requests.values())
         if not has_place(request.principal, 1, waiting, limit=self._max_queued):
@@ -163,7 +163,7 @@ class EmbeddingBatcher:
         self._alone = deque(text for text in self._alone if text.request is not request)
         self._remove_waiting(request)
 
-    def step(self, *, is_alone: bool = True) -> list[PoolingEvent]:
+    def step(self, *, is_alone: bool = True) -> list[EmbeddingEvent]:
         """Compute one batch, and return the requests that it ended. Only while it is not idle.
 
         `is_alone`: no answer waits for the end of the batch.
@@ -189,7 +189,7 @@ class EmbeddingBatcher:
         self.failed_steps = 0
         return [] if rows is None else list(self._store(batch, rows))
 
-    def _check_waiting_tokens(self, request: PoolingRequest) -> None:
+    def _check_waiting_tokens(self, request: EmbeddingRequest) -> None:
         """EngineBusy for more texts than are kept of one principal; one request alone is fine."""
         waiting = sum(
             other.size for other in self._requests.values() if other.principal == request.principal
@@ -254,7 +254,7 @@ class EmbeddingBatcher:
         self._partial = first
         return None
 
-    def _store(self, batch: list[_Text], rows: Vectors) -> Iterator[PoolingEvent]:
+    def _store(self, batch: list[_Text], rows: Vectors) -> Iterator[EmbeddingEvent]:
         """Keep the rows, and return the requests that are complete, or failed.
 
         A row that is not finite fails its request only. Sums over a whole batch multiply the numbers
@@ -273,18 +273,18 @@ class EmbeddingBatcher:
             request.missing -= 1
             if not request.missing:
                 del self._requests[request.id]
-                yield PoolingFinished(
+                yield EmbeddingFinished(
                     request, np.stack([row for row in request.rows if row is not None])
                 )
 
-    def _fail(self, request: PoolingRequest, error: SpindllError) -> PoolingFailed:
+    def _fail(self, request: EmbeddingRequest, error: SpindllError) -> EmbeddingFailed:
         self.cancel(request.id)
-        return PoolingFailed(request, error)
+        return EmbeddingFailed(request, error)
 
-    def _fail_all(self, error: SpindllError) -> list[PoolingEvent]:
+    def _fail_all(self, error: SpindllError) -> list[EmbeddingEvent]:
         return [self._fail(request, error) for request in list(self._requests.values())]
 
-    def _remove_waiting(self, request: PoolingRequest) -> None:
+    def _remove_waiting(self, request: EmbeddingRequest) -> None:
         waiting = self._waiting.get(request.principal, deque())
         if request in waiting:
             waiting.remove(request)
