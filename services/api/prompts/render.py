@@ -12,7 +12,7 @@ from typing import Any
 from protos import engine_pb2
 from services.api.prompts.adapt import adapt_conversation, check_depth
 from services.api.prompts.control import ControlTokens
-from services.api.prompts.cuts import find_cuts, mark_questions
+from services.api.prompts.cut_finder import find_cuts, mark_questions
 from services.shared.errors import InvalidRequest, SpindllError
 from services.shared.store.manifest import Description, Manifest
 from services.shared.templates.renderer import Template, TemplateRenderer

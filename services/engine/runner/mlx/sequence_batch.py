@@ -23,7 +23,7 @@ from services.engine.runner.mlx.generated_answer import GeneratedAnswer
 from services.engine.runner.mlx.prefix_cache import PrefixCache
 from services.engine.runner.mlx.prompt_scorer import PromptScorer
 from services.engine.runner.mlx.stored_caches import StoredCaches
-from services.engine.runner.stepping.scheduler.cuts import list_cuts
+from services.engine.runner.stepping.scheduler.cut_selection import list_cuts
 from services.engine.runner.stepping.scheduler.request import Branch
 
 logger = logging.getLogger(__name__)

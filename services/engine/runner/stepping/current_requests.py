@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.engine.runner.batcher import Answer, BatchEvent, BatchRequest, Begun, Ended, Failed
-from services.engine.runner.stepping.scheduler.cuts import space_cuts
+from services.engine.runner.stepping.scheduler.cut_selection import space_cuts
 from services.engine.runner.stepping.scheduler.request import Branch, Request
 from services.shared.errors import SpindllError
 

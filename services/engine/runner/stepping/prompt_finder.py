@@ -11,7 +11,7 @@ from functools import partial
 from services.engine.runner.kvcache.chain import BLOCK_TOKENS
 from services.engine.runner.kvcache.store import PromptStore, Stored
 from services.engine.runner.stepping.kv.pooled_sequence import Match
-from services.engine.runner.stepping.scheduler.cuts import MIN_CUT_TOKENS, list_cuts
+from services.engine.runner.stepping.scheduler.cut_selection import MIN_CUT_TOKENS, list_cuts
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.stored_prefixes import BeginFetch
 

@@ -10,7 +10,7 @@ from services.engine.runner.kvcache.fetch import Fetch, StoredState
 from services.engine.runner.stepping.kv.pooled_sequence import PooledSequence
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
 from services.engine.runner.stepping.memory_executor import execute_recorded
-from services.engine.runner.stepping.scheduler.cuts import list_cuts
+from services.engine.runner.stepping.scheduler.cut_selection import list_cuts
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.scheduler import Scheduler
 

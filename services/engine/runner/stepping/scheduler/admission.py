@@ -15,7 +15,7 @@ from itertools import islice
 
 from services.engine.runner.stepping.kv.pooled_sequence import Match, PooledSequence
 from services.engine.runner.stepping.kv.sequence_pool import SequencePool
-from services.engine.runner.stepping.scheduler.cuts import list_cuts
+from services.engine.runner.stepping.scheduler.cut_selection import list_cuts
 from services.engine.runner.stepping.scheduler.fair_queue import FairQueue
 from services.engine.runner.stepping.scheduler.following import Leaders, Prefix
 from services.engine.runner.stepping.scheduler.places import (

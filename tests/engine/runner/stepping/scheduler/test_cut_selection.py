@@ -7,7 +7,7 @@ import pytest
 from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import MemoryPolicy
 from services.engine.runner.stepping.kv import sequence_pool
-from services.engine.runner.stepping.scheduler.cuts import list_cuts, space_cuts
+from services.engine.runner.stepping.scheduler.cut_selection import list_cuts, space_cuts
 from services.engine.runner.stepping.scheduler.request import Request
 from tests.engine.runner.stepping.simulation import Simulation, expected, recurrent, request
 
