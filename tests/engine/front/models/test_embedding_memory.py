@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from services.engine.front.models.planning.model_settings import ModelSettings
-from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, RunningPool, running_pool
+from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel
+from tests.fakes.running_pool import RunningPool, running_pool
 from tests.virtual_time import run_virtually
 
 CHAT = FakeModel("chat", 4 * GIB, embedding_bytes=2 * GIB)

@@ -9,7 +9,8 @@ import pytest
 from services.engine.front.models.loaded_model import ModelState
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.shared.errors import EngineUnavailable
-from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, running_pool
+from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel
+from tests.fakes.running_pool import running_pool
 from tests.virtual_time import run_virtually
 
 A = FakeModel("a", 6 * GIB)

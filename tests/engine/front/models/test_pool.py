@@ -12,7 +12,8 @@ from services.engine.front.models.residency import ResidencyRules
 from services.engine.messages.commands import Embed
 from services.engine.messages.reports import Embedded
 from services.shared.errors import EngineBusy
-from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, RunningPool, running_pool
+from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel
+from tests.fakes.running_pool import RunningPool, running_pool
 from tests.virtual_time import run_virtually
 
 A = FakeModel("a", 6 * GIB)

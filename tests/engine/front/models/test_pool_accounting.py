@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from services.engine.memory.estimate import Footprint
-from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, RunningPool, running_pool
+from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel
+from tests.fakes.running_pool import RunningPool, running_pool
 from tests.virtual_time import run_virtually
 
 WHERE = pytest.mark.parametrize("device_count", [1, 0], ids=["on a gpu", "in main memory"])

@@ -8,7 +8,8 @@ import pytest
 
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.shared.errors import InvalidSettings
-from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, RunningPool, running_pool
+from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel
+from tests.fakes.running_pool import RunningPool, running_pool
 from tests.virtual_time import run_virtually
 
 A = FakeModel("a", 6 * GIB)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.shared.errors import Unavailable
 from services.shared.memory_assumptions import DEVICE_CONTEXT_BYTES
-from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, running_pool
+from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel
+from tests.fakes.running_pool import running_pool
 from tests.virtual_time import run_virtually
 
 A = FakeModel("a", 6 * GIB)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from services.engine.front.models.planning.model_settings import ModelSettings
-from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel, running_pool
+from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel
+from tests.fakes.running_pool import running_pool
 from tests.virtual_time import run_virtually
 
 # Together they take a third of the machine: memory is never the reason.

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from services.engine.backends import open_backend
-from services.engine.backends.base import Vocabulary
-from services.engine.core import Constraint, Sampling, TextPiece
+from services.engine.core import Sampling
 from services.engine.messages.commands import (
     Cancel,
     Detokenize,
     Embed,
     EmbedInput,
-    Locate,
     Start,
     Stop,
     Submit,
@@ -30,140 +24,21 @@ from services.engine.messages.frames import HEADER, report_decoder
 from services.engine.messages.reports import (
     Detokenized,
     Failed,
-    Located,
-    Report,
-    RequestEvent,
-    StepReport,
     Tokenized,
 )
-from services.engine.runner.ipc.command_queue import CommandQueue, LoopCommand
 from services.engine.runner.ipc.dispatcher import Dispatcher
 from services.engine.runner.ipc.report_writer import ReportWriter
-from services.engine.runner.requests.grammar_library import GrammarTokenizer
-from services.engine.runner.requests.grammar_tokenizers import build_tokenizer
-from services.engine.runner.requests.input_processor import InputProcessor, PreparedRequest
-from services.engine.runner.requests.structured_output import ConstraintCompiler
+from services.engine.runner.requests.input_processor import PreparedRequest
 from tests.engine.runner.child_runner import TIMEOUT_SECONDS, fake_config, submit
+from tests.engine.runner.ipc.dispatching import (
+    LETTERS,
+    Setup,
+    one_thread,
+    submit_constrained,
+    to_ids,
+)
 
-LETTERS = Constraint("regex", "[a-z]+")
 REQUESTS = 300
-
-
-@dataclass
-class Setup:
-    """A dispatcher over the fake backend.
-
-    `gate` lets it build the tokenizer for constraints, tokenize long texts and read all tokens.
-    """
-
-    dispatcher: Dispatcher
-    command_queue: CommandQueue
-    front: socket.socket  # the other end of the report writer's connection
-    input_processor: InputProcessor
-    gate: threading.Event
-    building: threading.Event
-
-    def take_events(self) -> list[RequestEvent]:
-        """Wait for the next frame with events."""
-        frame = self.front.recv(1 << 16)
-        report = report_decoder.decode(frame[HEADER.size :])
-        assert isinstance(report, StepReport)
-        return report.events
-
-    def take_report(self) -> Report:
-        """Wait for the next frame."""
-        size = HEADER.unpack(self.front.recv(HEADER.size, socket.MSG_WAITALL))[0]
-        return report_decoder.decode(self.front.recv(size, socket.MSG_WAITALL))
-
-    def take_commands(self, count: int) -> list[LoopCommand]:
-        """Wait for the next `count` commands."""
-        commands: list[LoopCommand] = []
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while len(commands) < count and time.monotonic() < deadline:
-            self.command_queue.wait(0.1)
-            commands += self.command_queue.take()
-        return commands
-
-
-class SlowVocabulary:
-    """A vocabulary that waits for the gate where the real one takes long."""
-
-    def __init__(self, vocabulary: Vocabulary, gate: threading.Event) -> None:
-        self._vocabulary = vocabulary
-        self._gate = gate
-        self.size = vocabulary.size
-        self.end_tokens = vocabulary.end_tokens
-        self.native = None
-        self.control_tokens = ()
-        self.infill_tokens = (0, 1, 2)
-
-    def tokenize(self, pieces: Sequence[TextPiece], *, add_special: bool) -> list[int]:
-        if sum(len(piece.text) for piece in pieces) > 1000:
-            assert self._gate.wait(TIMEOUT_SECONDS)
-        return self._vocabulary.tokenize(pieces, add_special=add_special)
-
-    def piece(self, token: int) -> bytes:
-        assert self._gate.wait(TIMEOUT_SECONDS)
-        return self._vocabulary.piece(token)
-
-    def read_piece(self, token: int) -> bytes:
-        return self._vocabulary.read_piece(token)
-
-
-@pytest.fixture
-def unopened() -> Iterator[Setup]:
-    """The state before the model is loaded."""
-    backend = open_backend(fake_config(), lambda _: None)
-    vocabulary = backend.vocabulary
-    gate, building = threading.Event(), threading.Event()
-
-    def tokenizer() -> GrammarTokenizer:
-        building.set()
-        assert gate.wait(TIMEOUT_SECONDS)
-        pieces = [vocabulary.piece(token) for token in range(vocabulary.size)]
-        return build_tokenizer(pieces, ends=vocabulary.end_tokens)
-
-    input_processor = InputProcessor(
-        SlowVocabulary(vocabulary, gate), ConstraintCompiler(tokenizer), context_length=64
-    )
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        command_queue, report_writer = CommandQueue(), ReportWriter(ours)
-        dispatcher = Dispatcher(command_queue, report_writer, max_queued=2, max_length=1 << 20)
-        yield Setup(dispatcher, command_queue, theirs, input_processor, gate, building)
-        gate.set()
-        dispatcher.close()
-        report_writer.close(TIMEOUT_SECONDS)
-        backend.close()
-
-
-@pytest.fixture
-def opened(unopened: Setup) -> Setup:
-    unopened.dispatcher.open(unopened.input_processor)
-    return unopened
-
-
-def to_ids(commands: list[LoopCommand]) -> list[object]:
-    """The ids of prepared requests; other commands as they are."""
-    return [
-        command.request.id if isinstance(command, PreparedRequest) else command
-        for command in commands
-    ]
-
-
-def submit_constrained(id_: int, **fields: Any) -> Submit:
-    return submit(id_, "hello", constraint=LETTERS, **fields)
-
-
-@contextlib.contextmanager
-def one_thread(setup: Setup) -> Iterator[Dispatcher]:
-    """A dispatcher that prepares one request at a time."""
-    report_writer = ReportWriter(setup.front)
-    dispatcher = Dispatcher(setup.command_queue, report_writer, max_queued=9, threads=1)
-    dispatcher.open(setup.input_processor)
-    yield dispatcher
-    setup.gate.set()
-    dispatcher.close()
 
 
 SLOW = {
@@ -212,43 +87,6 @@ def test_a_long_text_is_tokenized_while_other_requests_pass(opened: Setup) -> No
     assert (tokenized.id, len(tokenized.ids)) == (1, 60_000)
 
 
-def test_prefixes_that_are_looked_for_take_no_place_of_other_texts(opened: Setup) -> None:
-    text = submit(0, "hello " * 10_000).pieces or ()
-    for id_ in (1, 2):
-        opened.dispatcher.dispatch(Locate(id=id_, pieces=text, principal="many", cache_keys=()))
-    opened.dispatcher.dispatch(Tokenize(3, text))
-    opened.gate.set()
-
-    for _ in range(3):
-        report = opened.take_report()
-        assert isinstance(report, Located | Tokenized)
-        assert report.error is None
-
-
-def test_principals_take_turns(unopened: Setup) -> None:
-    """One that floods delays another by the request that is being prepared, and one more."""
-    with one_thread(unopened) as dispatcher:
-        for id_ in range(1, 6):
-            dispatcher.dispatch(submit_constrained(id_, principal="many"))
-        assert unopened.building.wait(TIMEOUT_SECONDS)
-        dispatcher.dispatch(submit_constrained(6, principal="few"))
-        unopened.gate.set()
-
-        assert to_ids(unopened.take_commands(6)) == [1, 2, 6, 3, 4, 5]
-
-
-def test_texts_to_tokenize_of_one_principal_take_no_place_of_another(opened: Setup) -> None:
-    text = submit(0, "hello " * 10_000).pieces or ()
-    for id_ in (1, 2, 3):
-        opened.dispatcher.dispatch(Tokenize(id_, text, principal="many"))
-    opened.dispatcher.dispatch(Tokenize(4, text, principal="few"))
-    opened.gate.set()
-
-    reports = [opened.take_report() for _ in range(4)]
-    failed = {r.id: r.error is not None for r in reports if isinstance(r, Tokenized)}
-    assert failed == {1: False, 2: False, 3: True, 4: False}
-
-
 def test_texts_to_embed_that_are_cancelled_while_they_wait_are_not_prepared(
     unopened: Setup,
 ) -> None:
@@ -294,41 +132,6 @@ def test_a_stop_is_queued_behind_requests_in_preparation(opened: Setup) -> None:
     assert opened.command_queue.take() == []
     opened.gate.set()
     assert to_ids(opened.take_commands(2)) == [1, stop]
-
-
-def test_a_constrained_request_beyond_max_queued_fails_as_busy(opened: Setup) -> None:
-    for id_ in (1, 2, 3):
-        opened.dispatcher.dispatch(submit_constrained(id_))
-    opened.dispatcher.dispatch(submit(4, "hello"))
-
-    (failed,) = opened.take_events()
-    assert isinstance(failed, Failed)
-    assert (failed.id, failed.error["code"]) == (3, "engine_busy")
-    opened.gate.set()
-    first, *prepared = to_ids(opened.take_commands(3))
-    assert first == 4
-    assert set(prepared) == {1, 2}
-
-
-def test_constrained_requests_of_one_principal_take_no_place_of_another(opened: Setup) -> None:
-    for id_ in (1, 2, 3):
-        opened.dispatcher.dispatch(submit_constrained(id_, principal="many"))
-    opened.dispatcher.dispatch(submit_constrained(4, principal="few"))
-
-    (failed,) = opened.take_events()
-    assert isinstance(failed, Failed)
-    assert failed.id == 3
-    opened.gate.set()
-    assert set(to_ids(opened.take_commands(3))) == {1, 2, 4}
-
-
-def test_a_request_is_busy_while_texts_of_max_length_are_prepared(opened: Setup) -> None:
-    opened.dispatcher.dispatch(submit(1, "x" * (1 << 20)))
-    opened.dispatcher.dispatch(submit_constrained(2))
-
-    (failed,) = opened.take_events()
-    assert isinstance(failed, Failed)
-    assert (failed.id, failed.error["code"]) == (2, "engine_busy")
 
 
 def test_the_deadline_counts_while_other_requests_are_prepared(opened: Setup) -> None:
