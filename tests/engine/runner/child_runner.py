@@ -14,6 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import msgspec
+
+from services.engine.backends.fake_behaviour import Behaviour
 from services.engine.core import (
     FinishReason,
     LoadConfig,
@@ -47,6 +50,13 @@ def config(model: Path | str = TINY, **changes: Any) -> LoadConfig:
 
 def fake_config(behaviour: Path | str = "", **changes: Any) -> LoadConfig:
     return config(behaviour, **({"backend": "fake"} | changes))
+
+
+def write_behaviour(folder: Path, **behaviour: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "behaviour.json"
+    path.write_bytes(msgspec.json.encode(Behaviour(**behaviour)))  # type: ignore[arg-type]
+    return path
 
 
 def submit(id_: int, text: str = "", **changes: Any) -> commands.Submit:

@@ -11,7 +11,14 @@ import pytest
 
 from services.engine.core import Constraint, FinishReason, Sampling, Stopping, TextPiece, Trigger
 from services.engine.messages import commands, reports
-from tests.engine.runner.child_runner import ChildRunner, config, prompt_for, submit, text_for
+from tests.engine.runner.child_runner import (
+    ChildRunner,
+    config,
+    fake_config,
+    prompt_for,
+    submit,
+    text_for,
+)
 
 
 def test_each_answer_of_a_request_has_its_own_seed(
@@ -235,3 +242,20 @@ def test_a_negative_seed_is_reproducible(shared_runner: ChildRunner, ids: Iterat
     ]
 
     assert texts[0] == texts[1]
+
+
+def test_tokenize_returns_the_token_ids() -> None:
+    with ChildRunner(fake_config()) as runner:
+        runner.send(
+            commands.Tokenize(9, (TextPiece("ab"), TextPiece("<|turn|>")), add_special=False)
+        )
+
+        assert runner.wait_for_first(reports.Tokenized) == reports.Tokenized(9, (97, 98, 257))
+
+
+def test_detokenize_returns_the_text_also_of_control_and_end_tokens() -> None:
+    with ChildRunner(fake_config()) as runner:
+        runner.send(commands.Detokenize(9, (97, 257, 0xC3, 0xA9, 0xFF, 256)))
+
+        text = "a<|turn|>\u00e9\ufffd<|end|>"
+        assert runner.wait_for_first(reports.Detokenized) == reports.Detokenized(9, text)
