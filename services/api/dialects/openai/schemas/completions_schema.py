@@ -6,28 +6,18 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from services.api.dialects.openai.schemas.generation_options import GenerationOptions, TokenId
+from services.api.dialects.openai.schemas.generation_options import GenerationOptions
 from services.api.dialects.openai.schemas.refused_fields import RefusedCompletionFields
+from services.api.dialects.openai.schemas.token_inputs import TokenId, wrap_single
 from services.shared.limits import MAX_ANSWERS
 
 MAX_PROMPTS = 64
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default, which its clients rely on
 
 Prompt = str | Annotated[list[TokenId], Field(fail_fast=True)]
-
-
-def _wrap_single_prompt(value: object) -> object:
-    """A list of prompts: a single text, or a single list of token ids, becomes a list of one."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
-        return [value]
-    return value
-
-
 Prompts = Annotated[
     Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)],
-    BeforeValidator(_wrap_single_prompt),
+    BeforeValidator(wrap_single),
 ]
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from services.api.dialects.openai.schemas.generation_options import TokenId
 from services.api.dialects.openai.schemas.refused_fields import RefusedRerankFields
+from services.api.dialects.openai.schemas.token_inputs import TokenId, wrap_single
 from services.api.request_body import RequestBody
 from services.shared.limits import MAX_EMBEDDING_TEXTS
 
@@ -15,15 +15,6 @@ _MAX_DIMENSIONS = 1 << 16
 
 Text = Annotated[str, Field(min_length=1)]
 Tokens = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
-
-
-def _wrap_single_input(value: object) -> object:
-    """A list of inputs: a single text, or a single list of token ids, becomes a list of one."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and value and all(isinstance(item, int) for item in value):
-        return [value]
-    return value
 
 
 def _read_text(value: object) -> object:
@@ -35,7 +26,7 @@ Inputs = Annotated[
     Annotated[
         list[Text | Tokens], Field(min_length=1, max_length=MAX_EMBEDDING_TEXTS, fail_fast=True)
     ],
-    BeforeValidator(_wrap_single_input),
+    BeforeValidator(wrap_single),
 ]
 Documents = Annotated[
     list[Annotated[str, BeforeValidator(_read_text)]],

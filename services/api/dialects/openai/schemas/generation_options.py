@@ -1,7 +1,8 @@
 """The options that chat and text completions share: OpenAI's, and those of other local servers.
 
 Undocumented fields are ignored, and `null` means absent, as in OpenAI's API and in
-llama-server; see refused_fields.py for those that are documented and not served. The ranges here hold for any model; the engine checks what a model's vocabulary and context allow.
+llama-server; see refused_fields.py for those that are documented and not served. The ranges here
+hold for any model; the engine checks what a model's vocabulary and context allow.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from services.api.dialects.openai.schemas.refused_fields import RefusedFields
+from services.api.dialects.openai.schemas.token_inputs import TokenId
 from services.api.request_body import RequestBody, Seconds, other_name_of
 from services.shared.limits import (
     MAX_ANSWERS,
@@ -66,7 +68,6 @@ StopStrings = Annotated[
     BeforeValidator(_wrap_in_list),
 ]
 Seed = Annotated[Annotated[int, Field(lt=2**64)] | None, BeforeValidator(_drop_negative)]
-TokenId = Annotated[int, Field(strict=True, ge=0, lt=2**31)]  # strict: true is not token 1
 StopTokens = Annotated[list[TokenId], Field(max_length=_MAX_STOP_TOKEN_IDS, fail_fast=True)]
 BiasedToken = Annotated[int, Field(ge=0, lt=2**31)]  # a key, so a text
 RepeatPenalty = Annotated[float, Field(ge=MIN_REPEAT_PENALTY, le=MAX_REPEAT_PENALTY)]

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from services.api.dialects.openai.schemas.chat_schema import ChatMessage, Tools
-from services.api.dialects.openai.schemas.generation_options import TokenId
 from services.api.dialects.openai.schemas.thinking_options import Effort
+from services.api.dialects.openai.schemas.token_inputs import TokenId
 from services.api.generation.requests.request_checks import MAX_MESSAGES
 from services.api.request_body import RequestBody
 from services.shared.limits import PREFIX_NAME

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from services.api.dialects.openai.schemas.generation_options import TokenId
 from services.api.dialects.openai.schemas.refused_fields import RefusedTokenizeFields
+from services.api.dialects.openai.schemas.token_inputs import TokenId
 from services.api.request_body import RequestBody
 from services.shared.limits import MAX_DETOKENIZED_TOKENS
 
