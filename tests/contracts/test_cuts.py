@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.engine.core import LoadConfig, MemoryPolicy, Sampling, Stopping, TextPiece
+from services.engine.core import LoadConfig, MemoryPolicy, TextPiece
 from services.engine.messages.commands import Submit
 from services.engine.runner.build import open_batcher
 from tests.contracts.batching import BatchRun
+from tests.contracts.greedy import answer_alone, ask_greedily
 from tests.contracts.kinds import build_config, get_policy
 from tests.contracts.storing import (
-    ALICE,
     BLOCK,
     BOB,
     build_cache,
@@ -25,11 +24,8 @@ from tests.contracts.storing import (
     saves_whole,
     wait_until_stored,
 )
-from tests.contracts.test_batcher import TOP, assert_same
-from tests.engine.runner.child_runner import Answered, submit
-
-TOKENS = 8
-ids = itertools.count(1)
+from tests.contracts.test_batcher import assert_same
+from tests.engine.runner.child_runner import Answered
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +55,12 @@ def draw_text(draw: random.Random, length: int) -> str:
 
 
 def ask(system: str, question: str, **changes: Any) -> Submit:
-    """A greedy request of Alice for exactly TOKENS tokens, with a cut between the two texts."""
-    options: dict[str, Any] = {
-        "cuts": (len(system),),
-        "sampling": Sampling(temperature=0.0),
-        "stopping": Stopping(max_tokens=TOKENS, ignore_eos=True),
-        "top_logprobs": TOP,
-        "realm": "alice",
-        "cache_keys": ALICE,
-    }
-    return submit(next(ids), system + question, **options | changes)
+    """A request with a cut between the two texts."""
+    return ask_greedily(system + question, cuts=(len(system),), **changes)
 
 
 def alone(run: BatchRun, system: str, question: str) -> Answered:
-    answered = run.answer(ask(system, question, no_cache=True))[0]
-    assert answered.finished[0].cached_tokens == 0
-    return answered
+    return answer_alone(run, ask(system, question))
 
 
 def tokenize(run: BatchRun, text: str) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -11,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from services.engine.core import LoadConfig, Sampling, Stopping
+from services.engine.core import LoadConfig, Stopping
 from services.engine.messages.commands import Submit
 from tests.contracts.batching import BatchRun
+from tests.contracts.greedy import answer_alone, ask_greedily
 from tests.contracts.kinds import build_config
 from tests.contracts.storing import (
-    ALICE,
     BLOCK,
     BOB,
     build_cache,
@@ -26,12 +25,10 @@ from tests.contracts.storing import (
     saves_whole,
     wait_until_stored,
 )
-from tests.contracts.test_batcher import TOP, assert_same, list_entries
-from tests.engine.runner.child_runner import Answered, submit
+from tests.contracts.test_batcher import assert_same, list_entries
+from tests.engine.runner.child_runner import Answered
 
-TOKENS = 8
 FETCH_SECONDS = 0.2  # more than enough for a state on this machine's disk
-ids = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +55,11 @@ def after(config: LoadConfig) -> Iterator[BatchRun]:
 
 
 def ask(tokens: list[int], **changes: Any) -> Submit:
-    """A greedy request of Alice for exactly TOKENS tokens with their probabilities."""
-    options: dict[str, Any] = {
-        "tokens": tuple(tokens),
-        "sampling": Sampling(temperature=0.0),
-        "stopping": Stopping(max_tokens=TOKENS, ignore_eos=True),
-        "top_logprobs": TOP,
-        "realm": "alice",
-        "cache_keys": ALICE,
-    }
-    return submit(next(ids), **options | changes)
+    return ask_greedily(tokens=tuple(tokens), **changes)
 
 
 def alone(run: BatchRun, tokens: list[int]) -> Answered:
-    """The answer that is computed as a whole."""
-    answered = run.answer(ask(tokens, no_cache=True))[0]
-    assert answered.finished[0].cached_tokens == 0
-    return answered
+    return answer_alone(run, ask(tokens))
 
 
 def store_prompt(run: BatchRun, kind: str, tokens: list[int]) -> Answered:
@@ -143,12 +128,12 @@ def test_what_is_stored_of_one_tenant_is_not_there_for_another(
     wanted = store_prompt(before, kind, prompt)
 
     bob = after.answer(ask(prompt, realm="bob", cache_keys=BOB))[0]
-    nobody = after.answer(ask(prompt, realm="nobody", cache_keys=()))[0]
+    keyless = after.answer(ask(prompt, realm="keyless", cache_keys=()))[0]
     alice = after.answer(ask(prompt))[0]
 
-    assert [each.finished[0].cached_tokens for each in (bob, nobody)] == [0, 0]
+    assert [each.finished[0].cached_tokens for each in (bob, keyless)] == [0, 0]
     assert alice.finished[0].stored_tokens == count_stored(kind, 400)
-    for each in (bob, nobody, alice):
+    for each in (bob, keyless, alice):
         assert_same(each, wanted, kind)
 
 
