@@ -14,7 +14,9 @@ from collections.abc import Iterable
 
 def has_place(principal: str, count: int, waiting: Iterable[str], *, limit: int) -> bool:
     """Whether so many requests of a principal may wait. `waiting`: whose the waiting ones are."""
-    counts = Counter(waiting)
+    principals = list(waiting)
+    if len(principals) + count <= limit:
+        return True
+    counts = Counter(principals)
     own = counts.pop(principal, 0)
-    total = own + counts.total()
-    return total + count <= limit or own + count <= limit // (len(counts) + 1)
+    return own + count <= limit // (len(counts) + 1)
