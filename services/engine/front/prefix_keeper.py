@@ -26,8 +26,9 @@ from services.engine.front.cache_index.pinned_prefixes import PinnedPrefixes
 from services.engine.front.cache_index.prefix_files import NamedPrefix, PrefixPrompt
 from services.engine.front.cache_index.prompt_cache import PromptCache
 from services.engine.front.models.client_request import ClientRequest, RequestItem
-from services.engine.front.models.loaded_model import LoadedModel, ModelState
+from services.engine.front.models.loaded_model import LoadedModel
 from services.engine.front.models.manager import ModelManager
+from services.engine.front.models.model_state import ModelState
 from services.engine.front.models.pool import ModelPool
 from services.engine.messages import commands, reports
 from services.shared.errors import (

@@ -10,8 +10,9 @@ import pytest
 from services.engine.core import Lane
 from services.engine.front.cache_index.prefix_files import NamedPrefix, PrefixPrompt
 from services.engine.front.cache_index.prompt_cache import PromptCache
-from services.engine.front.models.loaded_model import LoadedModel, ModelState
+from services.engine.front.models.loaded_model import LoadedModel
 from services.engine.front.models.manager import ModelManager
+from services.engine.front.models.model_state import ModelState
 from services.engine.front.models.pool import ModelPool
 from services.engine.front.prefix_keeper import PrefixKeeper, _Job
 from services.shared.errors import EngineUnavailable

@@ -16,9 +16,10 @@ from dataclasses import replace
 
 from services.engine.front.models.client_request import QueueReason
 from services.engine.front.models.crash_backoff import CrashBackoff
-from services.engine.front.models.loaded_model import LoadedModel, ModelState
+from services.engine.front.models.loaded_model import LoadedModel
 from services.engine.front.models.loader import STOP_GRACE_SECONDS, ModelLoader
 from services.engine.front.models.memory_queue import MemoryQueue
+from services.engine.front.models.model_state import ModelState
 from services.engine.front.models.planning.model_settings import ModelSettingsRegistry
 from services.engine.front.models.residency import ResidencyRules
 from services.engine.front.tasks import TaskSet

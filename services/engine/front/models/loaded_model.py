@@ -1,13 +1,5 @@
 """One model of the pool: its state, its requests, its runner.
 
-    (new) ──► LOADING ◄──► WAITING        LOADING: its load is planned, or runs
-                 │                        WAITING: for memory, in the memory queue
-                 ▼
-               READY ──► STOPPING
-
-The arrows of this chart are the only changes of state, and `move_to` is the only code that makes
-one. A model in any state may be removed from the pool.
-
 The reports of a runner go straight to its model. A model decides nothing about other models. Event
 loop only.
 """
@@ -17,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
 
 from services.engine.core import LoadConfig, ModelInfo, TextPiece
 from services.engine.front.models.client_request import ClientRequest, WaitingRequests
+from services.engine.front.models.model_state import TRANSITIONS, ModelState
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.engine.front.models.residency import Residency, ResidencyRules, has_residency_left
 from services.engine.front.models.runner_requests import Reply, RunnerRequests
@@ -30,25 +22,6 @@ from services.engine.memory.probe import MemoryProbe, measure_free_bytes
 from services.engine.messages import commands, reports
 from services.shared.errors import ModelLoadFailed, SpindllError
 from services.shared.store.manifest import Manifest
-
-
-class ModelState(Enum):
-    """The state of a model in the pool. A model that backs off after crashes is not in the pool."""
-
-    WAITING = "waiting"
-    LOADING = "loading"
-    READY = "ready"
-    STOPPING = "stopping"
-
-
-TRANSITIONS = frozenset(
-    {
-        (ModelState.LOADING, ModelState.WAITING),
-        (ModelState.WAITING, ModelState.LOADING),
-        (ModelState.LOADING, ModelState.READY),
-        (ModelState.READY, ModelState.STOPPING),
-    }
-)
 
 
 class LoadedModel:
@@ -106,7 +79,7 @@ class LoadedModel:
 
     @property
     def state(self) -> ModelState:
-        """The state; see the chart of the module."""
+        """The state; see the chart in model_state.py."""
         return self._state
 
     def move_to(self, state: ModelState) -> None:

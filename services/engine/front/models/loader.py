@@ -14,8 +14,9 @@ from collections.abc import Callable
 import msgspec
 
 from services.engine.core import HOST, CacheConfig, LoadConfig
-from services.engine.front.models.loaded_model import LoadedModel, ModelState
+from services.engine.front.models.loaded_model import LoadedModel
 from services.engine.front.models.memory_queue import MemoryQueue
+from services.engine.front.models.model_state import ModelState
 from services.engine.front.models.planning.load_estimator import PlannedLoad
 from services.engine.front.models.planning.load_planner import LoadPlanner
 from services.engine.front.models.residency import Residency

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 
 from services.engine.core import TextPiece
 from services.engine.front.models.client_request import ClientRequest
-from services.engine.front.models.loaded_model import LoadedModel, ModelState
+from services.engine.front.models.loaded_model import LoadedModel
 from services.engine.front.models.memory_queue import LoadPreview
+from services.engine.front.models.model_state import ModelState
 from services.engine.front.models.planning.model_settings import ModelSettings, requires_reload
 from services.engine.front.models.pool import ModelPool
 from services.engine.messages import commands, reports

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 
 from services.engine.core import LoadConfig
 from services.engine.front.models.client_request import QueueReason
-from services.engine.front.models.loaded_model import LoadedModel, ModelState
+from services.engine.front.models.loaded_model import LoadedModel
+from services.engine.front.models.model_state import ModelState
 from services.engine.front.models.planning.device_choice import Room
 from services.engine.front.models.planning.load_estimator import PlannedLoad
 from services.engine.front.models.residency import ResidencyRules, is_in_grace

@@ -16,9 +16,10 @@ from services.engine.front.models.client_request import ClientRequest, QueueReas
 from services.engine.front.models.crash_backoff import CrashBackoff
 from services.engine.front.models.embedding_memory import EmbeddingMemory
 from services.engine.front.models.lifecycle import ModelLifecycle
-from services.engine.front.models.loaded_model import LoadedModel, ModelState
+from services.engine.front.models.loaded_model import LoadedModel
 from services.engine.front.models.loader import ModelLoader
 from services.engine.front.models.memory_queue import LoadPreview, MemoryQueue, MemoryTotals
+from services.engine.front.models.model_state import ModelState
 from services.engine.front.models.planning.load_planner import (
     LoadDefaults,
     LoadPlanner,

@@ -18,9 +18,9 @@ from protos.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
 from services import __version__
 from services.engine.front.cache_index.prompt_cache import PromptCache
 from services.engine.front.gpu_check import GpuCheck
-from services.engine.front.models.loaded_model import ModelState
 from services.engine.front.models.manager import ModelManager
 from services.engine.front.models.manifest_cache import ManifestCache
+from services.engine.front.models.model_state import ModelState
 from services.engine.front.models.pool import ModelPool
 from services.engine.front.prefix_keeper import PrefixKeeper
 from services.engine.front.rpc import from_proto, to_proto

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from protos import engine_pb2 as pb
 from services.engine.core import Counters, FinishReason, TokenLogprob
 from services.engine.front.models.client_request import QueuePosition, QueueReason, RequestItem
-from services.engine.front.models.loaded_model import LoadedModel, ModelState
+from services.engine.front.models.loaded_model import LoadedModel
 from services.engine.front.models.memory_queue import LoadPreview, MemoryTotals
+from services.engine.front.models.model_state import ModelState
 from services.engine.front.rpc.event_queue import MergedDelta, QueueItem
 from services.engine.memory.plan import Action
 from services.engine.messages import reports

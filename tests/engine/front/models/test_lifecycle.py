@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.engine.front.models.loaded_model import ModelState
+from services.engine.front.models.model_state import ModelState
 from services.engine.front.models.planning.model_settings import ModelSettings
 from services.shared.errors import EngineUnavailable
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel

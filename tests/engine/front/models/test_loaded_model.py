@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from services.engine.front.models.client_request import is_shorter
-from services.engine.front.models.loaded_model import TRANSITIONS, LoadedModel, ModelState
+from services.engine.front.models.loaded_model import LoadedModel
+from services.engine.front.models.model_state import TRANSITIONS, ModelState
 from services.engine.front.models.planning.model_settings import ModelSettings
 from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel
 from tests.fakes.running_pool import running_pool
