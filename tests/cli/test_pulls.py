@@ -34,7 +34,7 @@ JOB: dict[str, Any] = {
     "note": None,
     "not_before": None,
     "error": None,
-    "wish": None,
+    "requested": None,
 }
 WAITING = {"state": "queued", "note": "the hub does not answer", "not_before": NOW + 42}
 FAILED = {"state": "failed", "error": "the registry has no model 'qwen3:0.6b'"}
@@ -72,7 +72,7 @@ def test_pull_says_why_no_bytes_arrive(changes: dict[str, Any], line: str | None
 
 
 def test_a_requested_stop_is_shown_until_it_happens() -> None:
-    assert describe_state(JOB | {"wish": "pause"}, now=NOW) == "pausing"
+    assert describe_state(JOB | {"requested": "pause"}, now=NOW) == "pausing"
 
 
 def test_a_job_is_found_by_the_start_of_its_id_or_by_its_model() -> None:

@@ -51,7 +51,7 @@ def job_to_dict(job: PullJob) -> dict[str, Any]:
         "error_code": job.error_code,
         "note": job.note,
         "not_before": job.not_before,
-        "wish": job.requested.value if job.requested else None,
+        "requested": job.requested.value if job.requested else None,
         "warnings": list(job.warnings),
         "priority": job.priority,
         "attempts": job.attempts,

@@ -93,7 +93,7 @@ def format_row(job: JsonObject, *, now: float) -> list[str]:
 
 def describe_state(job: JsonObject, *, now: float) -> str:
     """The state with its reason, as `queued: the source does not answer`."""
-    requested = {"pause": "pausing", "cancel": "cancelling"}.get(job.get("wish") or "")
+    requested = {"pause": "pausing", "cancel": "cancelling"}.get(job.get("requested") or "")
     reason = describe_reason(job, now=now)
     return (requested or str(job["state"])) + (f": {reason}" if reason else "")
 

@@ -153,9 +153,9 @@ async def test_a_pause_or_cancel_of_a_running_job_is_recorded_for_its_worker(
     puller.claim(job["id"])
     path = f"/v1/pulls/{job['id']}"
 
-    assert (await admin.post(f"{path}/pause")).json()["wish"] == "pause"
-    assert (await admin.post(f"{path}/resume")).json()["wish"] is None
-    assert (await admin.post(f"{path}/cancel")).json()["wish"] == "cancel"
+    assert (await admin.post(f"{path}/pause")).json()["requested"] == "pause"
+    assert (await admin.post(f"{path}/resume")).json()["requested"] is None
+    assert (await admin.post(f"{path}/cancel")).json()["requested"] == "cancel"
 
 
 async def test_a_retry_is_refused_while_another_job_pulls_the_model(
