@@ -2,7 +2,9 @@
 
     mlx_batcher       MlxBatcher: which answers are in the batch, and what came of a step
     sequence_batch    the generator, and the memory that answers and kept prefixes take
+    step_report       what one step of it did
     generated_answer  one answer in the generator, and the sampler that it is given
+    followers         answers that wait for another one to compute what their prompts share
     prompt_scorer     log-probabilities of a prompt, which the generator does not report
     prefix_cache      caches of earlier answers, by realm
     stored_caches     the store of computed prompts: what is fetched, restored and saved

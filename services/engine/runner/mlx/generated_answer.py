@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,10 @@ class GeneratedAnswer:
     ) -> None:
         self.branch = branch
         self.error: SpindllError | None = None
-        self.read_tokens = 0  # of what was inserted
-        self.cut_tokens = 0  # of what was inserted: behind these the caches are kept; 0: nowhere
+        self.id = -1  # the generator's
+        self.inserted = 0  # tokens that it was inserted with, those in its caches included
+        self.computed = 0  # of these
+        self.cuts: list[int] = []  # ascending: where its caches will be kept, as they cannot be cut
         self._answer = answer
         self._mx = mx
         self._piece = piece
@@ -42,6 +44,16 @@ class GeneratedAnswer:
     def sampler(self) -> Callable[[Any], Any] | None:
         """What the generator is given for this answer; None for its own argmax."""
         return None if self._is_greedy else self._sample
+
+    def insert(self, id_: int, *, computed: int, cuts: Sequence[int]) -> None:
+        """The generator has taken it."""
+        self.id, self.inserted = id_, len(self.branch.tokens)
+        self.computed, self.cuts = computed, list(cuts)
+
+    def compute(self, tokens: int) -> int | None:
+        """The generator has computed more of what was inserted; returns the cut that it is now at."""
+        self.computed += tokens
+        return self.cuts.pop(0) if self.cuts and self.cuts[0] == self.computed else None
 
     @property
     def is_over(self) -> bool:

@@ -25,7 +25,8 @@ from services.engine.runner.batcher import (
 from services.engine.runner.errors import build_too_long_error
 from services.engine.runner.kvcache.store import PromptStore
 from services.engine.runner.mlx.generated_answer import GeneratedAnswer
-from services.engine.runner.mlx.sequence_batch import SequenceBatch, StepReport
+from services.engine.runner.mlx.sequence_batch import SequenceBatch
+from services.engine.runner.mlx.step_report import StepReport
 from services.engine.runner.stepping.current_requests import (
     CurrentRequests,
     build_begun_event,
@@ -57,11 +58,11 @@ class MlxBatcher:
         self.vocabulary = loaded.vocabulary
         self.pooled = None
         self.store = store
-        self.uses_cuts = False
         self.counters = Counters()
         self._library = loaded.library
         self._max_queued = config.max_queued
         self._batch: SequenceBatch = SequenceBatch(loaded, config, store)
+        self.uses_cuts = not self._batch.can_cut
         self._queue = FairQueue()
         self._current = CurrentRequests()
         self._requests: dict[int, Request] = {}
@@ -108,7 +109,7 @@ class MlxBatcher:
             self._make_room()
             if self._batch.answers or self._batch.saving:
                 report = self._batch.compute()
-                for branch, cached in report.restored:
+                for branch, cached in report.begun:
                     self._begin(branch, cached)
                 if report.seconds:
                     self._count(report)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from services.engine.backends.mlx.library import MlxLibrary
 
 _MAX_ENTRIES = 256
+
+# What the tokens end with, in mlx-lm's words: an answer is dropped before a whole prompt, and that
+# before the beginning of one, unless there are fewer of them.
+Kind = Literal["assistant", "user", "system"]
 
 
 class PrefixCache:
@@ -41,12 +45,12 @@ class PrefixCache:
                 length -= len(rest)
         return (caches, length) if caches is not None and length > 0 else (None, 0)
 
-    def put(self, realm: str, tokens: list[int], caches: list[Any]) -> None:
+    def put(self, realm: str, tokens: list[int], caches: list[Any], kind: Kind) -> None:
         """Keep the caches that hold these tokens."""
         if tokens:
             # Otherwise they keep the batch alive that they were cut from.
             self._library.mx.eval([cache.state for cache in caches])
-            self._entries.insert_cache(realm, list(tokens), caches)
+            self._entries.insert_cache(realm, list(tokens), caches, cache_type=kind)
 
     def shrink(self, max_bytes: int) -> None:
         """Drop the oldest entries until the others take no more than this."""

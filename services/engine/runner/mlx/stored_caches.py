@@ -47,15 +47,17 @@ class StoredCaches:
         """Number of sequences that wait to be saved."""
         return self._saver.pending if self._saver is not None else 0
 
-    def fetch(self, answer: GeneratedAnswer, caches: list[Any] | None, length: int) -> bool:
+    def fetch(
+        self, answer: GeneratedAnswer, caches: list[Any] | None, length: int, *, saved: int
+    ) -> bool:
         """Fetch what is stored behind the first `length` tokens of an answer, which `caches` hold.
 
-        False where that is nothing: then the answer does not wait.
+        False where that does not pay, as `saved` tokens need not be computed anyway.
         """
         branch = answer.branch
         if self._finder is None:
             return False
-        begin = self._finder.find(branch, computed=length, saved=length)
+        begin = self._finder.find(branch, computed=length, saved=saved)
         if begin is None:
             return False
         start = 0 if self._saves_whole else length // BLOCK_TOKENS * BLOCK_TOKENS

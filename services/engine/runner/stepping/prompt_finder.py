@@ -11,7 +11,11 @@ from functools import partial
 from services.engine.runner.kvcache.chain import BLOCK_TOKENS
 from services.engine.runner.kvcache.store import PromptStore, Stored
 from services.engine.runner.stepping.kv.pooled_sequence import Match
-from services.engine.runner.stepping.scheduler.cut_selection import MIN_CUT_TOKENS, list_cuts
+from services.engine.runner.stepping.scheduler.cut_selection import (
+    MIN_CUT_TOKENS,
+    list_cuts,
+    list_cuts_ahead,
+)
 from services.engine.runner.stepping.scheduler.request import Branch
 from services.engine.runner.stepping.scheduler.stored_prefixes import BeginFetch
 
@@ -55,22 +59,13 @@ class PromptFinder:
         return Match(match.source, length) if match is not None and length else None
 
     def find_snapshot_lengths(self, branch: Branch) -> set[int]:
-        """See StoredPrefixes.find_snapshot_lengths.
-
-        Where messages end, what was computed before may be an answer that ended there: its state
-        is stored already, and another one a few tokens later would be as large.
-        """
+        """See StoredPrefixes.find_snapshot_lengths."""
         request, chain = branch.request, branch.request.chain
         if chain is None or not self._saves_whole or branch.index > 0:
             return set()
         # All are asked for: the store keeps those that are, also where memory has them too.
-        wanted = [length for length in list_cuts(request) if self._store.wants(chain, length)]
-        ahead = {length: length - branch.computed for length in wanted}
-        return {
-            length
-            for length, tokens in ahead.items()
-            if tokens >= MIN_CUT_TOKENS or (tokens > 0 and length not in request.cuts)
-        }
+        wanted = {length for length in list_cuts(request) if self._store.wants(chain, length)}
+        return wanted.intersection(list_cuts_ahead(request, branch.computed))
 
     def _align(self, length: int) -> int:
         return 0 if self._saves_whole else length // BLOCK_TOKENS * BLOCK_TOKENS

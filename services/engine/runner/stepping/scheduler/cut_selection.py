@@ -32,3 +32,16 @@ def list_cuts(request: Request) -> tuple[int, ...]:
     end = length - _BEFORE_END
     least = request.cuts[-1] + MIN_CUT_TOKENS if request.cuts else 0
     return (*request.cuts, end) if length >= _MIN_PROMPT and end >= least else request.cuts
+
+
+def list_cuts_ahead(request: Request, computed: int) -> list[int]:
+    """The cuts that pay behind the first `computed` tokens of a prompt, ascending.
+
+    Where messages end, what was computed before may be an answer that ended there: its state is kept
+    already, and another one a few tokens later would be as large.
+    """
+    return [
+        cut
+        for cut in list_cuts(request)
+        if cut >= computed + (MIN_CUT_TOKENS if cut in request.cuts else 1)
+    ]
