@@ -254,7 +254,8 @@ class GenerationService:
             template,
             prompt=end,
             prefill=prefill,
-            tools=() if is_structured else conversation.tools or (),  # its answers are no calls
+            tools=conversation.tools or (),
+            is_structured=is_structured,
             separates_reasoning=request.separates_reasoning,
             dialect=dialect,
         )

@@ -22,23 +22,28 @@ def choose_parser(
     prompt: str,
     prefill: str | None,
     tools: Sequence[Mapping[str, Any]],
+    is_structured: bool = False,
     separates_reasoning: bool,
     dialect: ToolDialect,
 ) -> MakeParser | None:
     """What makes a parser for each answer; None where the text needs none.
 
     `prompt` is its last part at least. `prefill` is the text of the message that the model
-    continues, if it continues one. `tools` are in OpenAI's form.
+    continues, if it continues one. `tools` are in OpenAI's form. `is_structured`: the text of the
+    answer is a structured output, so that all of it is content.
     """
+    if is_structured:
+        tools = ()
     schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
     if dialect.handles_reasoning:
         has_work = bool(tools) or separates_reasoning
         return (lambda: dialect.open(schemas)) if has_work else None
     thinking = find_thinking(template, prompt, prefill) if separates_reasoning else None
+    is_shaped = dialect.shapes_text and separates_reasoning and not is_structured
     if thinking is None:
-        return (lambda: dialect.open(schemas)) if tools else None
+        return (lambda: dialect.open(schemas)) if tools or is_shaped else None
     marks, is_open = thinking
-    if not tools:
+    if not tools and not is_shaped:
         return lambda: ReasoningParser(marks, is_open=is_open)
     return lambda: _BothParser(marks, dialect.open(schemas), is_open=is_open)
 

@@ -36,6 +36,7 @@ class TagDialect:
     name = "tag"
     trigger = "<call>"
     handles_reasoning = False
+    shapes_text = False
 
     def __init__(self) -> None:
         self.tools: Mapping[str, Any] = {}

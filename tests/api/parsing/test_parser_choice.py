@@ -69,6 +69,32 @@ def test_calls_alone() -> None:
     assert parse(parser, f"<think>a{CALL}") == [Content("<think>a"), *CALLED]
 
 
+class Shaping(TagDialect):
+    """As if its answers had texts around them."""
+
+    shapes_text = True
+
+
+def test_an_answer_with_texts_around_it_is_parsed_without_tools() -> None:
+    dialect = Shaping()
+
+    assert parse(choose(template="{{ 'plain' }}", dialect=dialect), "a") == [Content("a")]
+    assert parse(choose(dialect=dialect), "<think>a</think>b") == [Reasoning("a"), Content("b")]
+
+
+@pytest.mark.parametrize("changes", [{"is_structured": True}, {"separates_reasoning": False}])
+def test_nothing_is_dropped_from_a_structure_or_an_unseparated_answer(
+    changes: dict[str, Any],
+) -> None:
+    assert choose(template="{{ 'plain' }}", dialect=Shaping(), **changes) is None
+
+
+def test_a_structure_holds_no_calls() -> None:
+    parser = choose(tools=TOOLS, is_structured=True)
+
+    assert parse(parser, f"<think>a</think>{CALL}") == [Reasoning("a"), Content(CALL)]
+
+
 def test_calls_after_the_thinking_and_none_in_it() -> None:
     text = f"<think>{CALL}</think>b{CALL}"
 

@@ -84,6 +84,27 @@ def test_a_mark_with_a_line_end_is_found() -> None:
     assert parse("<|channel>final\n4.", GEMMA) == "<|channel>final\n4."
 
 
+MESSAGES = ReasoningMarks("<|t|>", "<|end|>", between="<|begin|>a", header=" to=b<|m|>")
+MESSAGE_CASES = {
+    "thinking, then an answer": ("<|t|>Hm<|end|><|begin|>a to=b<|m|> 4.", "{Hm} 4."),
+    "an answer alone": (" to=b<|m|> 4.", " 4."),
+    "no header": ("<|t|>Hm<|end|><|begin|>a4.", "{Hm}4."),
+    "no beginning of another message": ("<|t|>Hm<|end|>\n4.", "{Hm}4."),
+    "another recipient": ("<|t|>Hm<|end|><|begin|>a to=c<|m|>4.", "{Hm}to=c<|m|>4."),
+    "half of the header": ("<|t|>Hm<|end|><|begin|>a to=", "{Hm}"),
+    "half of the header, without thinking": (" to=", " to="),
+    "a header in the text": ("<|t|>Hm<|end|>a to=b<|m|>", "{Hm}a to=b<|m|>"),
+    "the header twice": (" to=b<|m|> to=b<|m|>", " to=b<|m|>"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), MESSAGE_CASES.values(), ids=MESSAGE_CASES)
+def test_thinking_and_answer_in_messages_of_their_own(text: str, expected: str) -> None:
+    splits = [[text], list(text), *([text[:n], text[n:]] for n in range(len(text)))]
+
+    assert {parse(split, MESSAGES) for split in splits} == {expected}
+
+
 def cut(text: str, places: Sequence[int]) -> list[str]:
     bounds = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
     return [text[start:end] for start, end in pairwise(bounds)]

@@ -67,7 +67,7 @@ def build_constraint(
     is_free = request.structured_output is None and not any(map(_is_strict, tools))
     if is_free and not is_forced:
         return None
-    marks = "" if thinking is None else thinking[0].start + thinking[0].end
+    marks = "" if thinking is None else "".join(thinking[0].texts)
     special = find_written(dialect, special_tokens, also=marks)
     if request.structured_output is not None and not is_forced:
         # Text that is not taken apart holds the structure alone.
@@ -108,7 +108,7 @@ def _describe_before(
     marks, is_open = thinking
     if conversation.is_thinking is False and not is_open:
         return ""
-    return describe_thinking(marks, special, is_open=is_open)
+    return describe_thinking(marks, special, is_open=is_open, is_call=is_call)
 
 
 def _build_trigger(dialect: ToolDialect, thinking: Thinking | None, field: str) -> Trigger:

@@ -50,8 +50,12 @@ class ToolDialect(Protocol):
         One that is JSON itself begins a call only at the start of an answer.
         """
 
+    @property
+    def shapes_text(self) -> bool:
+        """Whether answers without calls have texts around them that are no content."""
+
     def open(self, tools: Tools) -> OutputParser:
-        """A parser for one answer. Without tools it accepts any name; see `CallWriter.knows`."""
+        """A parser for one answer. What calls none of these tools is content."""
 
     def describe_call(self, name: str, schema: Schema, special_tokens: Collection[str] = ()) -> str:
         """A Lark grammar of llguidance whose `start` is one call, from the trigger to its end.
@@ -111,8 +115,8 @@ class CallWriter:
         return self._index + 1
 
     def knows(self, name: str) -> bool:
-        """Whether this is the name of a function."""
-        return bool(name) and (name in self.tools or not self.tools)
+        """Whether this is the name of a declared function."""
+        return name in self.tools
 
     def content(self, text: str) -> None:
         """Write text that is not a call."""

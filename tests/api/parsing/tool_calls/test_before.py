@@ -43,6 +43,32 @@ def test_thinking_is_whole_or_absent(is_open: bool, text: str, accepted: bool) -
         assert {type(part) for part in parts} == {Reasoning}
 
 
+SOLAR = ReasoningMarks("<|think|>", "<|end|>", between="<|begin|>assistant", header="<|content|>")
+
+
+@pytest.mark.parametrize(
+    ("is_call", "text", "accepted"),
+    [
+        (False, "", True),
+        (False, "<|content|>", True),
+        (False, "<|think|>Hm<|end|><|begin|>assistant<|content|>", True),
+        (False, "<|think|>Hm<|end|>", False),
+        (True, "<|think|>Hm<|end|><|begin|>assistant", True),
+        (True, "<|content|>", False),
+    ],
+)
+def test_an_answer_may_be_a_message_after_the_thinking(
+    is_call: bool, text: str, accepted: bool
+) -> None:
+    grammar = describe_thinking(SOLAR, (), is_open=False, is_call=is_call)
+
+    assert accepts(grammar, text) == accepted
+    if accepted:
+        parser = ReasoningParser(SOLAR, is_open=False)
+        parts = [*parser.feed(text), *parser.finish()]
+        assert parts == ([Reasoning("Hm")] if "Hm" in text else [])
+
+
 @pytest.mark.parametrize(
     ("is_call", "text", "accepted"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -205,13 +206,44 @@ def test_the_models_own_id_is_kept() -> None:
     assert first == CallStarted(index=0, id="abcdefgh1", name="get_weather")
 
 
-def test_any_name_is_a_call_when_the_functions_are_not_known() -> None:
-    text = write_answer("hermes", [[("anything", {"a": 1})]])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_nothing_is_a_call_when_no_functions_are_declared(name: str) -> None:
+    text = write_answer(name, [[("get_weather", {"city": "Paris"})]])
 
-    assert calls_of(join(read(BY_NAME["hermes"].open({}), [text]))) == [("anything", {"a": 1})]
+    answer = join(read(BY_NAME[name].open({}), [text]))
+
+    assert answer.calls == []
+    assert "get_weather" in answer.content
 
 
-def test_bare_json_is_no_call_when_the_functions_are_not_known() -> None:
-    text = '{"name": "Bob", "parameters": {}}'
+# By dialect: an answer without calls, as the template writes it, and its text.
+SHAPED = {
+    "kimi-k3": ("<|open|>response<|sep|>Hi <b>.<|close|>response<|sep|><|close|>message<|sep|>"),
+    "command-r7b": "<|START_RESPONSE|>Hi <b>.<|END_RESPONSE|>",
+    "solar": "<|content|>Hi <b>.<|end|>",
+    "muse": " to=user<|message|>Hi <b>.<|eot|>",
+    "functionary-v3.2": "all\nHi <b>.",
+    "harmony": "<|channel|>final<|message|>Hi <b>.<|return|>",
+}
 
-    assert join(read(BY_NAME["llama3"].open({}), [text])) == Answer(content=text)
+
+@pytest.mark.parametrize(("name", "text"), SHAPED.items())
+@pytest.mark.parametrize("tools", [{}, TOOLS], ids=["no tools", "tools"])
+def test_texts_that_only_structure_an_answer_are_dropped(
+    name: str, text: str, tools: Mapping[str, Any]
+) -> None:
+    """Also where the request has no tools: a parser is made for such a dialect."""
+    whole = join(read(BY_NAME[name].open(tools), [text]))
+
+    assert whole == join(read(BY_NAME[name].open(tools), text)) == Answer(content="Hi <b>.")
+    assert BY_NAME[name].shapes_text
+
+
+def test_the_recipient_of_a_call_is_no_content() -> None:
+    call = write_answer("muse", [[("get_weather", {"city": "Paris"})]])
+    text = f" to=user<|message|>Look:<|eom|><|start|>assistant to=get_weather<|message|>{call}"
+
+    answer = join(read(BY_NAME["muse"].open(TOOLS), text))
+
+    assert answer.content == "Look:"
+    assert calls_of(answer) == [("get_weather", {"city": "Paris"})]

@@ -44,6 +44,7 @@ class Harmony:
     name: str = "harmony"
     trigger: str = "<|channel|>commentary to=functions."
     handles_reasoning: bool = True
+    shapes_text: bool = True
     marks: ReasoningMarks = _THINKING
     new_id: NewId = new_openai_id
 

@@ -52,6 +52,7 @@ class TaggedCalls:
     name: str = "minimax-m3"
     trigger: str = _OPENS
     handles_reasoning: bool = False
+    shapes_text: bool = False
     markers: tuple[str, ...] = (_OPENS, _INVOKE)
     dropped: tuple[str, ...] = ()
     new_id: NewId = new_openai_id

@@ -74,6 +74,8 @@ MUSE = XmlCalls(
     value_ends="</atem:parameter>",
     closes="</atem:invoke>",
     layout=Layout(in_section="\n", after_name="\n", after_value="\n"),
+    dropped=("<|start|>assistant", " to=user<|message|>", "<|eom|>", "<|eot|>"),
+    recipient=" to={}<|message|>",
 )
 MINICPM5 = XmlCalls(
     name="minicpm5",

@@ -34,6 +34,11 @@ class EitherCalls:
         """See `ToolDialect`."""
         return self.first.trigger
 
+    @property
+    def shapes_text(self) -> bool:
+        """See `ToolDialect`."""
+        return self.first.shapes_text or self.second.shapes_text
+
     def open(self, tools: Tools) -> OutputParser:
         """See `ToolDialect`."""
         return open_answer(tools, self.first, self.second)

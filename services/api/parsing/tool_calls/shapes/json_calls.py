@@ -57,6 +57,11 @@ class JsonCalls:
         """See `MarkedCalls`."""
         return tuple({self.opens: None, _OBJECT: None}) if self.is_bare else (self.opens,)
 
+    @property
+    def shapes_text(self) -> bool:
+        """See `ToolDialect`."""
+        return bool(self.dropped)
+
     def open(self, tools: Tools) -> OutputParser:
         """See `ToolDialect`."""
         return open_answer(tools, self)

@@ -62,6 +62,11 @@ class LiteralCalls:
         """See `MarkedCalls`."""
         return (self.opens,)
 
+    @property
+    def shapes_text(self) -> bool:
+        """See `ToolDialect`."""
+        return bool(self.dropped)
+
     def open(self, tools: Tools) -> OutputParser:
         """See `ToolDialect`."""
         return open_answer(tools, self)

@@ -66,6 +66,11 @@ class NamedCalls:
         """See `MarkedCalls`."""
         return (self.opens, *(self.section[:1] if self.section else ()))
 
+    @property
+    def shapes_text(self) -> bool:
+        """See `ToolDialect`."""
+        return bool(self.dropped) or self.starts_open
+
     def open(self, tools: Tools) -> OutputParser:
         """See `ToolDialect`."""
         source, writer = TextSource(), CallWriter(tools, self.new_id)

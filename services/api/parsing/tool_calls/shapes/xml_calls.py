@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,7 @@ class XmlCalls:
     has_cdata: bool = False
     unescape: Callable[[str], str] = str  # of names and keys
     dropped: tuple[str, ...] = ()
+    recipient: str = ""  # comes before a call of the function {}
     layout: Layout = Layout()
     new_id: NewId = new_openai_id
     handles_reasoning: bool = False
@@ -87,9 +89,15 @@ class XmlCalls:
         """See `MarkedCalls`."""
         return (self.opens, *self.section[:1])
 
+    @property
+    def shapes_text(self) -> bool:
+        """See `ToolDialect`."""
+        return bool(self.dropped)
+
     def open(self, tools: Tools) -> OutputParser:
         """See `ToolDialect`."""
-        return open_answer(tools, self)
+        headers = [self.recipient.format(name) for name in tools] if self.recipient else ()
+        return open_answer(tools, dataclasses.replace(self, dropped=(*self.dropped, *headers)))
 
     def describe_call(self, name: str, schema: Schema, special_tokens: Collection[str] = ()) -> str:
         """See `ToolDialect`."""
