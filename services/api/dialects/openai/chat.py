@@ -43,6 +43,7 @@ async def create_chat_completion(
                 answers,
                 generation.usage,
                 has_functions=body.has_functions,
+                hides_thinking=body.hides_thinking,
             ),
         )
     stream = ChatCompletionStream(
@@ -52,6 +53,7 @@ async def create_chat_completion(
         usage=generation.usage,
         include_usage=body.includes_usage,
         has_functions=body.has_functions,
+        hides_thinking=body.hides_thinking,
     )
     return await respond_with_stream(
         request, generation, stream, keepalive_seconds=api.settings.sse_keepalive_seconds

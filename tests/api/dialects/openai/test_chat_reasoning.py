@@ -99,6 +99,29 @@ async def test_the_official_clients_read_it(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [{"reasoning": {"exclude": True, "effort": "high"}}, {"include_reasoning": False}],
+    ids=["OpenRouter", "vLLM"],
+)
+async def test_thinking_that_is_excluded_is_counted_and_not_shown(
+    api: Api, fields: dict[str, Any]
+) -> None:
+    usage = {"stream_options": {"include_usage": True}}
+    async with api.client() as client:
+        answer = (await client.post(PATH, json={**ASK, **fields})).json()
+        lines = await stream_lines(client, {**ASK, **fields, **usage})
+
+    message = {"role": "assistant", "content": "Paris.", "refusal": None}
+    assert answer["choices"][0]["message"] == message
+    assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 3}
+    chunks = [parse_data(line) for line in lines[:-1]]
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    assert {key for delta in deltas for key in delta} == {"role", "content"}
+    assert "".join(delta.get("content", "") for delta in deltas) == "Paris."
+    assert chunks[-1]["usage"]["completion_tokens_details"] == {"reasoning_tokens": 3}
+
+
+@pytest.mark.parametrize(
     ("texts", "reason", "content", "thought"),
     [
         (("<think>", "Hm"), "LENGTH", "", "Hm"),

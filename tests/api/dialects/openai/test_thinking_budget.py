@@ -56,6 +56,7 @@ def build(max_tokens: int | None, **changes: Any) -> engine_pb2.ThinkingBudget:
         ({"thinking_budget_tokens": None, "thinking_budget": 50}, 50),
         ({"reasoning_budget_tokens": None, "thinking_token_budget": 50}, 50),
         ({"reasoning": {"max_tokens": 50}}, 50),
+        ({"reasoning": {"effort": "low", "max_tokens": 50, "exclude": True}}, 50),
         ({"thinking": {"type": "enabled", "budget_tokens": 50}}, 50),
         ({"thinking": {"type": "adaptive"}}, None),
         ({"reasoning_effort": "minimal"}, 512),
@@ -124,7 +125,9 @@ async def test_the_budget_depends_on_the_model_and_on_what_must_follow(
     [
         ({"thinking_budget_tokens": -2}, "thinking_budget_tokens"),
         ({"thinking_budget_tokens": 1, "reasoning": {"max_tokens": 1}}, "exclude each other"),
-        ({"reasoning": {"exclude": True}}, "exclude"),
+        ({"reasoning": {"exclude": True}, "reasoning_format": "none"}, "reasoning_format"),
+        ({"include_reasoning": False, "reasoning_format": "none"}, "reasoning_format"),
+        ({"reasoning": {"exclude": "often"}}, "exclude"),
         ({"thinking": {"type": "often"}}, "thinking"),
     ],
 )

@@ -24,7 +24,8 @@ from services.api.generation.answers.usage import UsageCounter
 class ChatCompletionStream(OpenAIStream):
     """The chunks of a streamed chat completion.
 
-    `has_functions`: calls are written in OpenAI's old form, `function_call`.
+    `has_functions`: calls are written in OpenAI's old form, `function_call`. `hides_thinking`: the
+    thinking is left out.
     """
 
     object_name = "chat.completion.chunk"
@@ -41,6 +42,7 @@ class ChatCompletionStream(OpenAIStream):
         usage: UsageCounter,
         include_usage: bool,
         has_functions: bool = False,
+        hides_thinking: bool = False,
     ) -> None:
         super().__init__(
             response_id,
@@ -50,6 +52,7 @@ class ChatCompletionStream(OpenAIStream):
             include_usage=include_usage,
         )
         self._has_functions = has_functions
+        self._hides_thinking = hides_thinking
 
     def opening(self) -> bytes:
         """The role of every answer."""
@@ -64,6 +67,8 @@ class ChatCompletionStream(OpenAIStream):
         if isinstance(part, ToolCallEnded):
             return b""
         if isinstance(part, ReasoningDelta):
+            if self._hides_thinking:
+                return b""
             return self.encode_delta(part.index, _build_reasoning(part.text))
         return self.encode_delta(part.index, self._build_call(part))
 
@@ -99,12 +104,16 @@ def build_chat_completion(
     usage: UsageCounter,
     *,
     has_functions: bool = False,
+    hides_thinking: bool = False,
 ) -> dict[str, Any]:
-    """A complete chat completion. `has_functions`: as of ChatCompletionStream."""
+    """A complete chat completion. The last two: as of ChatCompletionStream."""
 
     def build_choice(_: int, answer: Answer) -> dict[str, Any]:
+        message = _build_message(answer, has_functions=has_functions)
+        if answer.reasoning and not hides_thinking:
+            message |= _build_reasoning(answer.reasoning)
         return {
-            "message": _build_message(answer, has_functions=has_functions),
+            "message": message,
             "logprobs": build_chat_logprobs(answer.logprobs) if answer.logprobs else None,
             "finish_reason": _name_reason(answer.reason, has_functions=has_functions),
         }
@@ -116,8 +125,6 @@ def build_chat_completion(
 def _build_message(answer: Answer, *, has_functions: bool) -> dict[str, Any]:
     content = None if answer.calls and not answer.text else answer.text
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
-    if answer.reasoning:
-        message |= _build_reasoning(answer.reasoning)
     if answer.calls and has_functions:
         message["function_call"] = _build_function(answer.calls[0])
     elif answer.calls:

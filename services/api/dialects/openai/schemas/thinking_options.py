@@ -1,10 +1,11 @@
 """How much a chat may think, from the fields in which clients of several services ask for it.
 
-reasoning_effort                               OpenAI
-reasoning: {effort, max_tokens, enabled}       OpenRouter
-thinking: {type, budget_tokens}                Anthropic and DeepSeek
-thinking_budget_tokens                         llama.cpp; other names: Qwen, vLLM
-enable_thinking, reasoning_format              Qwen, llama.cpp
+reasoning_effort                                   OpenAI
+reasoning: {effort, max_tokens, enabled, exclude}  OpenRouter
+thinking: {type, budget_tokens}                    Anthropic and DeepSeek
+thinking_budget_tokens                             llama.cpp; other names: Qwen, vLLM
+enable_thinking, reasoning_format                  Qwen, llama.cpp
+include_reasoning                                  vLLM, OpenRouter
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class ReasoningOptions(RequestBody):
     effort: Effort | None = None
     max_tokens: Budget | None = None
     enabled: bool | None = None
-    exclude: Literal[False] | None = None  # the thinking of an answer is not left out
+    exclude: bool | None = None  # the model thinks, and the answer does not show it
 
 
 class ThinkingObject(RequestBody):
@@ -44,6 +45,7 @@ class ThinkingOptions(RequestBody):
     enable_thinking: bool | None = None
     reasoning_format: Literal["none", "auto", "deepseek"] | None = None  # llama.cpp's
     reasoning: ReasoningOptions | None = None
+    include_reasoning: bool | None = None  # vLLM's and OpenRouter's; false is `exclude`
     thinking: ThinkingObject | None = None
     thinking_budget_tokens: Budget | None = None
     reasoning_budget_tokens: Budget | None = other_name_of("thinking_budget_tokens")
@@ -54,7 +56,14 @@ class ThinkingOptions(RequestBody):
     def _check_thinking(self) -> ThinkingOptions:
         if len(self._budgets) > 1:
             raise ValueError(f"{' and '.join(self._budgets)} exclude each other: set one of them")
+        if self.hides_thinking and self.reasoning_format == "none":
+            raise ValueError("reasoning_format none leaves the thinking in the answer")
         return self
+
+    @property
+    def hides_thinking(self) -> bool:
+        """Whether the thinking is left out of the answer."""
+        return self.include_reasoning is False or bool(self.reasoning and self.reasoning.exclude)
 
     @property
     def _budgets(self) -> dict[str, int]:
