@@ -70,6 +70,7 @@ INVALID_BODIES: list[tuple[str, Any, str | None]] = [
         {**BODY, "tool_choice": {"type": "custom", "custom": {"name": "f"}}},
         "tool_choice.type",
     ),
+    ("a custom tool", {**BODY, "tools": [{"type": "custom", "custom": {}}]}, "tools[0]"),
     ("a forced call without tools", {**BODY, "tool_choice": "required"}, "tool_choice"),
     ("a tool that is missing", {**BODY, "tools": TOOLS, "tool_choice": choose("g")}, "tool_choice"),
     ("a function that is missing", {**BODY, **FUNCTIONS, "function_call": {"name": "g"}}, CALL),

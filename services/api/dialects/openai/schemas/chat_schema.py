@@ -99,7 +99,7 @@ class FunctionDefinition(RequestBody):
 
 
 class ChatTool(RequestBody):
-    """A tool that the model may call. Types other than `function` are accepted and ignored."""
+    """A tool that the model may call. Types that OpenAI runs itself are accepted and ignored."""
 
     type: str
     function: FunctionDefinition | None = None
@@ -108,6 +108,8 @@ class ChatTool(RequestBody):
     def _check_function(self) -> ChatTool:
         if self.type == "function" and self.function is None:
             raise ValueError("function is required")
+        if self.type == "custom":
+            raise ValueError("a tool of the type custom is not supported: use a function")
         return self
 
 
