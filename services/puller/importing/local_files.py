@@ -7,6 +7,7 @@ bytes are shared, so that the operator can see that deleting the model frees no 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,7 +92,12 @@ def import_model(
     A lease keeps the blobs until the manifest names them.
     """
     listing = Listing(
-        name=ModelName.parse(name), source=source, format="gguf", files=(), warnings=warnings
+        name=ModelName.parse(name),
+        # Names of files may have bytes that are no text, which a manifest cannot hold.
+        source=os.fsencode(source).decode(errors="replace"),
+        format="gguf",
+        files=(),
+        warnings=warnings,
     )
     stored: list[StoredFile] = []
     try:

@@ -7,6 +7,7 @@ that cannot be imported does not stop the import of the others.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ from services.shared.store.manifest import FileRole
 from services.shared.store.model_store import ModelStore
 
 _MAX_MANIFEST_BYTES = 4 << 20
+_MAX_COMMIT_BYTES = 100
+_COMMIT = re.compile(r"[0-9A-Za-z]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,15 +198,23 @@ def _find_ollama_files(root: Path, path: Path) -> list[LocalFile]:
 
 
 def _find_snapshot(folder: Path) -> Path | None:
-    try:
-        commit = (folder / "refs" / "main").read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        commit = ""
-    named = folder / "snapshots" / (Path(commit).name or "none")
-    if named.is_dir():
+    commit = _read_main_commit(folder)
+    if commit is not None and (named := folder / "snapshots" / commit).is_dir():
         return named
     others = [p for p in (folder / "snapshots").glob("*") if p.is_dir()]
     return max(others, key=lambda p: (p.stat().st_mtime, p.name), default=None)
+
+
+def _read_main_commit(folder: Path) -> str | None:
+    path = folder / "refs" / "main"
+    try:
+        if not path.is_file():  # a pipe would not answer
+            return None
+        with path.open("rb") as file:
+            text = file.read(_MAX_COMMIT_BYTES).decode(errors="replace").strip()
+    except OSError:
+        return None
+    return text if _COMMIT.fullmatch(text) else None
 
 
 def _find_models(snapshot: Path) -> Iterator[tuple[str, SelectionCriteria]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +164,14 @@ def test_without_an_engine_for_it_an_mlx_folder_is_refused(
 
     with pytest.raises(InvalidModelFile, match="no engine for them here"):
         import_folder(store, folder, "mlx-model")
+
+
+def test_a_folder_whose_name_is_no_text_is_imported(store: ModelStore, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"mod\xffel")
+    folder.mkdir()
+    (folder / "m.gguf").write_bytes(write_gguf())
+
+    assert import_folder(store, folder, "mine").source == "import of mod�el"
 
 
 def test_a_folder_without_a_model_is_refused(store: ModelStore, tmp_path: Path) -> None:

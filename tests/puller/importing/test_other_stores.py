@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,23 @@ def test_the_commit_of_main_is_imported_not_an_older_one(store: ModelStore, tmp_
     import_hub_cache(store, tmp_path)
 
     assert store.resolve("owner/repo").description.base_model == "new"
+
+
+@pytest.mark.timeout(20)
+def test_a_reference_that_names_no_commit_does_not_stop_the_import(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    references = {"long": b"c" * 1000, "above": b"..", "bytes": b"\xff\n", "pipe": None}
+    for name, text in references.items():
+        write_hub(tmp_path, f"owner/{name}", {"m-Q8_0.gguf": write_gguf()})
+        main = tmp_path / f"models--owner--{name}" / "refs" / "main"
+        main.unlink()
+        if text is None:
+            os.mkfifo(main)
+        else:
+            main.write_bytes(text)
+
+    result = import_hub_cache(store, tmp_path)
+
+    assert set(result.names) == {f"owner/{name}:Q8_0" for name in references}
+    assert {store.resolve(name).files[0].path for name in result.names} == {"m-Q8_0.gguf"}
