@@ -37,6 +37,7 @@ class JobCommands:
         self._store = store
         self._create = client.register_script(lua.CREATE)
         self._reopen = client.register_script(lua.REOPEN)
+        self._forget = client.register_script(lua.FORGET)
 
     def create(self, new: PullJob, *, idempotency: str | None = None) -> tuple[PullJob, bool]:
         """Store a new job, or find the one in flight that fetches the same; whether it is new.
@@ -159,12 +160,13 @@ class JobCommands:
 
     def forget(self, job_id: str) -> None:
         """Remove an ended job from the list. Raises Conflict while it has not ended."""
-        if not self._store.get(job_id).state.has_ended:
+        forgotten = self._forget(
+            keys=[redis_keys.pull(job_id), redis_keys.PULLS],
+            args=[job_id, *(msgspec.json.encode(s) for s in JobState if s.has_ended)],
+        )
+        if not forgotten:
+            self._store.get(job_id)  # raises JobNotFound
             raise Conflict("the job has not ended; cancel it first")
-        with self._redis.pipeline() as pipe:
-            pipe.delete(redis_keys.pull(job_id))
-            pipe.zrem(redis_keys.PULLS, job_id)
-            pipe.execute()
 
     def _get_if(self, job_id: str, state: JobState, participle: str) -> PullJob:
         """The job, unless it ended in another state than this one (Conflict)."""

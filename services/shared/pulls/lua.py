@@ -80,6 +80,20 @@ redis.call('sadd', KEYS[3], ARGV[1])
 return 1  -- 0: its state changed, or another job in flight fetches the same
 """
 
+FORGET = """
+-- KEYS: the job's hash, pulls
+-- ARGV: id, then the states that it may be in
+local state = redis.call('hget', KEYS[1], 'state')
+for i = 2, #ARGV do
+  if state == ARGV[i] then
+    redis.call('del', KEYS[1])
+    redis.call('zrem', KEYS[2], ARGV[1])
+    return 1
+  end
+end
+return 0  -- the job does not exist, or has another state
+"""
+
 REORDER = """
 -- KEYS: RQ's list of the queue
 -- ARGV: the ticket, its priority, the prefix of a job's key
