@@ -194,8 +194,7 @@ class LoadConfig(msgspec.Struct, frozen=True, kw_only=True):
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"
     flash_attention: bool | None = None  # None: where the backend supports it
-    # By how much prompt work may lengthen a step while other requests generate; None: chosen for
-    # the processor.
+    # By how much prompt work may lengthen a step for other requests; None: by the processor.
     target_step_seconds: float | None = None
     max_queued: int = 256
     speculate: bool = True
@@ -222,8 +221,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     compute_bytes: int
     # The sum of the three sizes above by memory pool: "host", "cuda0", ...; empty where unknown.
     pool_bytes: dict[str, int] = {}
-    # The part of them that is the context for embeddings; empty while there is none.
-    embedding_bytes: dict[str, int] = {}
+    embedding_bytes: dict[str, int] = {}  # the part of them for embeddings; empty while none
 
 
 class RowCosts(msgspec.Struct, frozen=True, kw_only=True):
