@@ -14,6 +14,7 @@ from pathlib import Path
 
 from services.shared.store.durable import sync
 
+STALE_DRAFT_SECONDS = 600.0  # whose writer has certainly ended
 _DRAFT_CHARS = 16  # random, in its name
 
 

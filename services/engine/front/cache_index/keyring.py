@@ -29,7 +29,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from services.engine.core import CacheKey
 from services.shared.errors import InvalidSettings
-from services.shared.secret_files import create_secret, remove_drafts, replace_secret
+from services.shared.secret_files import (
+    STALE_DRAFT_SECONDS,
+    create_secret,
+    remove_drafts,
+    replace_secret,
+)
 from services.shared.store.durable import sync_folder
 from services.shared.structs import resolved
 
@@ -138,6 +143,10 @@ class Keyring:
             for path in self._tenants_folder.glob("*.json"):
                 path.unlink(missing_ok=True)
             sync_folder(self._tenants_folder)
+
+    def sweep(self) -> None:
+        """Remove what killed writers left: the salts of keys, also of dropped ones. OSError."""
+        remove_drafts(self._tenants_folder, older_than_seconds=STALE_DRAFT_SECONDS)
 
     def find_tag(self, key_id: bytes) -> str | None:
         """The tag of the tenant that a key belongs to; None where it has none any more."""

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from services.engine.core import CacheKey, TextPiece
 from services.engine.front.cache_index.keyring import Keyring
-from services.shared.secret_files import remove_drafts, replace_secret
+from services.shared.secret_files import STALE_DRAFT_SECONDS, remove_drafts, replace_secret
 from services.shared.store.durable import sync_folder
 from services.shared.structs import resolved
 
@@ -39,7 +39,6 @@ _HEADER_BYTES = len(_MAGIC) + _ID_BYTES + _SALT_BYTES
 _NONCE = bytes(12)
 _KEY_INFO = b"spindll prompt cache, named prefix"
 _NAME_CHARS = 32
-_STALE_SECONDS = 600.0
 
 _Version = tuple[int, int]  # inode and time of change of a file
 
@@ -131,7 +130,7 @@ class PrefixFiles:
 
     def sweep(self) -> None:
         """Remove what killed writers left."""
-        remove_drafts(self._folder, older_than_seconds=_STALE_SECONDS)
+        remove_drafts(self._folder, older_than_seconds=STALE_DRAFT_SECONDS)
 
     def remove_unreadable(self) -> None:
         """Remove what keys sealed that are destroyed."""

@@ -191,13 +191,16 @@ class PromptCache:
             if time.monotonic() - swept_at >= _SWEEP_SECONDS:
                 swept_at = time.monotonic()
                 await self._for_each_tier(TierManager.sweep)
-                self._sweep_prefixes()
+                self._sweep_drafts()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), _FLUSH_SECONDS)
 
-    def _sweep_prefixes(self) -> None:
-        if self.prefixes is not None:
-            with contextlib.suppress(OSError):  # the next sweep may succeed
+    def _sweep_drafts(self) -> None:
+        """Remove what killed writers left of keys and named prefixes."""
+        with contextlib.suppress(OSError):  # the next sweep may succeed
+            if self._keyring is not None:
+                self._keyring.sweep()
+            if self.prefixes is not None:
                 self.prefixes.files.sweep()
 
     async def _for_each_tier(self, action: Callable[[TierManager], Awaitable[None]]) -> None:

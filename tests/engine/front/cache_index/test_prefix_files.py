@@ -78,15 +78,17 @@ def leave_draft(path: Path, *, age_seconds: float = 0.0) -> Path:
     return draft
 
 
-def test_what_a_killed_writer_left_is_swept(tmp_path: Path, files: PrefixFiles) -> None:
-    path = list_paths(tmp_path)[0]
-    left = leave_draft(path, age_seconds=3600)
-    in_writing = leave_draft(path)
+def test_what_a_killed_writer_left_is_swept(
+    tmp_path: Path, files: PrefixFiles, keyring: Keyring
+) -> None:
+    paths = (list_paths(tmp_path)[0], tmp_path / "keys" / "tenants" / "alice.json")
+    left = [leave_draft(path, age_seconds=3600) for path in paths]
+    in_writing = [leave_draft(path) for path in paths]
     assert files.list() == [RULES, TALE]
     files.sweep()
+    keyring.sweep()
 
-    assert not left.exists()
-    assert in_writing.exists()
+    assert [path.exists() for path in (*left, *in_writing)] == [False, False, True, True]
     assert files.list() == [RULES, TALE]
 
 

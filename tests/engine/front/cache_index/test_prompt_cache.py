@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -41,6 +42,22 @@ async def test_realms_are_apart_by_tenant_and_private_key(cache: PromptCache) ->
 
     assert len(set(realms)) == 4
     assert realms[0] == cache.open_realm("alice")[0]
+
+
+async def test_a_running_engine_sweeps_what_killed_writers_left(
+    tmp_path: Path, redis_url: str
+) -> None:
+    cache = build_prompt_cache(make_settings(tmp_path, redis_url))
+    folders = (tmp_path / "kvcache" / "prefixes", tmp_path / "secrets" / "cache" / "tenants")
+    drafts = [folder / f".{'ab' * 16}.{'cd' * 8}" for folder in folders]
+    for draft in drafts:
+        draft.write_bytes(b"sealed")
+        os.utime(draft, (1000, 1000))
+    cache.start()
+    async with asyncio.timeout(30):
+        while any(draft.exists() for draft in drafts):
+            await asyncio.sleep(0.01)
+    await cache.close()
 
 
 async def test_a_deleted_tenant_begins_a_new_realm(cache: PromptCache, tmp_path: Path) -> None:
