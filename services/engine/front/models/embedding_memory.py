@@ -17,8 +17,9 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
-from services.engine.front.models.loaded_model import LoadedModel, ModelState
+from services.engine.front.models.loaded_model import LoadedModel
 from services.engine.front.models.memory_queue import MemoryQueue
+from services.engine.front.models.model_state import ModelState
 from services.engine.front.models.planning.load_planner import LoadPlanner
 from services.engine.memory.estimate import add_embeddings
 from services.engine.memory.plan import Action

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from services.engine.runner.mlx.generated_answer import GeneratedAnswer
-from services.engine.runner.stepping.scheduler.cuts import MIN_CUT_TOKENS
+from services.engine.runner.stepping.scheduler.cut_selection import MIN_CUT_TOKENS
 from services.engine.runner.stepping.scheduler.request import Branch
 
 _COMPARED = 256  # tokens at once
