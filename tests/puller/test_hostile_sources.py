@@ -102,6 +102,14 @@ def test_a_path_that_cannot_be_stored_is_refused_before_the_download(
     assert cdn.requests == []
 
 
+def test_a_model_of_thousands_of_parts_is_refused(testbed: PullTestbed, hub: Hub) -> None:
+    hub.add("owner/many", {f"m-Q4_0-{n:05}-of-02001.gguf": b"x" for n in range(1, 2002)})
+
+    job = testbed.pull("owner/many:Q4_0")
+
+    assert (job.error, job.files) == ("the model has 2001 files, more than any real one", ())
+
+
 def test_a_path_that_is_no_unicode_is_refused(testbed: PullTestbed, hub: Hub) -> None:
     about = {
         "id": "owner/x",

@@ -49,6 +49,7 @@ _RANK = {label: rank for rank, label in enumerate(QUANTIZATION_ORDER)}
 _RANK.update({label: len(QUANTIZATION_ORDER) + 1 + i for i, label in enumerate(UNQUANTIZED)})
 _NO_LABEL = len(QUANTIZATION_ORDER)
 _UNKNOWN_LABEL = len(QUANTIZATION_ORDER) - 0.5
+_MAX_SHOWN = 50  # models of a repository, in a message
 
 _LABEL = re.compile(
     r"(?<![a-z0-9])(q[1-9](?:_k(?:_[smlx]+)?|(?:_\d)*)|iq[1-9]_(?:xxs|xs|s|m|nl)"
@@ -200,7 +201,8 @@ def _select_gguf(
             {c.label or c.paths[0] for c in candidates}, key=lambda x: (rank_quantization(x), x)
         )
         requested = criteria.file or criteria.quantization
-        raise PullFailed(f"the repository has no {requested}; it has: {', '.join(have)}")
+        shown = ", ".join(have[:_MAX_SHOWN]) + (", …" if len(have) > _MAX_SHOWN else "")
+        raise PullFailed(f"the repository has no {requested}; it has: {shown}")
     best = min(matching, key=lambda c: (rank_quantization(c.label), len(c.paths[0]), c.paths[0]))
     if best.missing:
         raise PullFailed(f"part {best.missing[0]} of the split model is not in the repository")

@@ -38,7 +38,9 @@ from services.shared.store.manifest import FileRole
 from services.shared.structs import decode_json, resolved
 
 _TIMEOUT_SECONDS = 30.0
-_MAX_FILES = 100_000
+_MAX_FILES = 100_000  # of a repository
+# Of a model; the largest have a few hundred. A job's progress lists each of them, in Redis.
+_MAX_MODEL_FILES = 2000
 _MAX_INDEX_BYTES = 64 << 20  # an index has a line for each tensor
 GATED = (
     "this repository is gated: accept its terms on its page, "
@@ -87,6 +89,8 @@ class HuggingFaceSource:
         if (index := find_weight_index(selection)) is not None:
             file = self._build_remote_file(name.repo, info, FileRole.CONFIG, siblings[index])
             selection = apply_weight_index(selection, siblings, _fetch_weight_map(file))
+        if len(selection.files) > _MAX_MODEL_FILES:
+            raise PullFailed(f"the model has {len(selection.files)} files, more than any real one")
         parts = sum(role is FileRole.MODEL for role, _ in selection.files)
         files = tuple(
             replace(self._build_remote_file(name.repo, info, role, siblings[path]), parts=parts)

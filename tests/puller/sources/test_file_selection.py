@@ -244,3 +244,10 @@ def test_the_index_decides_which_files_are_weights() -> None:
         apply_weight_index(selection, paths, {"x": "a.safetensors", "y": "gone.safetensors"})
     with pytest.raises(PullFailed, match="not safetensors"):
         apply_weight_index(selection, [*paths, "m.bin"], {"x": "a.safetensors", "y": "m.bin"})
+
+
+def test_a_message_names_some_of_thousands_of_models() -> None:
+    paths = [f"m{n:05}.gguf" for n in range(5000)]
+
+    with pytest.raises(PullFailed, match=r"it has: m00000\.gguf, .*, m00049\.gguf, …$"):
+        select_files(paths, SelectionCriteria(quantization="Q4_0"))
