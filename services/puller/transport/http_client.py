@@ -173,7 +173,8 @@ class HttpSession:
         for connection in list(self._connections.values()):
             if (sock := connection.sock) is not None:
                 with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+                    # Not SSLSocket's own: after it, a reader would get the encrypted bytes.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _get_once(self, url: str, parts: SplitResult, headers: Mapping[str, str]) -> Reply:
         # The peer may have closed a kept connection in the meantime: retry once on a new one.

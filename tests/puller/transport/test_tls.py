@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,25 @@ def test_an_authority_of_the_environment_is_trusted(
 ) -> None:
     with session.get(Address(f"{server.url}/file")) as reply:
         assert reply.read_all(100) == b"hello"
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_a_reader_of_a_session_that_is_shut_down_gets_no_encrypted_bytes(
+    session: HttpSession, server: LoopbackServer
+) -> None:
+    server.files["/zeros"] = bytes(4 << 20)
+    read = bytearray()
+
+    with (
+        session.get(Address(f"{server.url}/zeros")) as reply,
+        contextlib.suppress(SourceUnavailable),
+    ):
+        read += reply.read_chunk(1000)
+        session.shut_down()
+        while data := reply.read_chunk(1 << 20):
+            read += data
+
+    assert read == bytes(len(read))
 
 
 def test_an_unknown_authority_is_named_as_the_reason(
