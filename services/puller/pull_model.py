@@ -15,6 +15,7 @@ from services.puller.assemble import assemble
 from services.puller.download.disk_space import require_free_space
 from services.puller.download.file_fetcher import FileFetcher
 from services.puller.download.retry import RetryPolicy, RetryState
+from services.puller.formats import engine_support
 from services.puller.formats.describe import describe_model
 from services.puller.job_control import JobControl
 from services.puller.sources.base import Listing, ModelSource, ResolveOptions
@@ -96,7 +97,9 @@ class Puller:
         while True:
             control.raise_if_interrupted()
             try:
-                return self._sources[name.source].resolve(name, options)
+                listing = self._sources[name.source].resolve(name, options)
+                _require_engine(listing)
+                return listing
             except SourceUnavailable as error:
                 wait_seconds = retries.next_wait_seconds(error.retry_after_seconds)
                 if wait_seconds is None:
@@ -148,3 +151,11 @@ class Puller:
                 )
             )
         return sorted(stored, key=lambda f: (f.role is not FileRole.MODEL, f.path))
+
+
+def _require_engine(listing: Listing) -> None:
+    """Raises PullFailed before the download. A name never becomes that of another model."""
+    if listing.format == "gguf" and not engine_support.LOADS_GGUF:
+        raise PullFailed(
+            f"{engine_support.NO_GGUF} (`spindll search {listing.name.model} --format mlx`)"
+        )

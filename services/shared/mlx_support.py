@@ -1,4 +1,4 @@
-"""Where MLX is installed, and where its models are preferred."""
+"""Where MLX is installed, where its models are preferred, and where only they can be loaded."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ def has_mlx() -> bool:
     return find_spec("mlx_lm") is not None
 
 
+def has_only_mlx() -> bool:
+    """Whether the engine of this environment loads MLX models and no GGUF ones.
+
+    The puller and the api of a container have neither library, and the engine beside them loads
+    GGUF models.
+    """
+    return has_mlx() and find_spec("llama_cpp") is None
+
+
 def prefers_mlx() -> bool:
-    """Whether MLX is the faster choice here: on Apple silicon, where it is installed."""
-    return sys.platform == "darwin" and platform.machine() == "arm64" and has_mlx()
+    """Whether MLX is the choice here: the faster one, on Apple silicon, or the only one."""
+    is_faster = sys.platform == "darwin" and platform.machine() == "arm64" and has_mlx()
+    return is_faster or has_only_mlx()

@@ -270,7 +270,7 @@ def test_a_model_is_shown_with_its_warnings_first_and_without_what_is_unknown() 
         "warning: It may not load.",
         "model               tiny:latest",
         "size                2.3 MB",
-        "served by           mlx",
+        "served by           mlx, because the model is a folder of safetensors",
         "parameters          1,115,264",
         "can                 completion, chat",
         'option stop         ["<|im_end|>"]',

@@ -163,3 +163,38 @@ def test_one_part_of_a_split_model_is_refused_after_its_first_bytes(
         "the model has 3 parts, but 1 is present",
     )
     assert cdn.sent_bytes < 3 << 20
+
+
+@pytest.fixture
+def only_mlx(mlx_engine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a Mac without a compiler: MLX is installed, and llama-cpp-python is not."""
+    monkeypatch.setattr(engine_support, "LOADS_GGUF", False)
+
+
+@pytest.mark.usefixtures("only_mlx")
+def test_without_llama_cpp_a_name_of_the_library_is_refused_before_its_download(
+    testbed: PullTestbed, registry: Registry, cdn: LoopbackServer
+) -> None:
+    registry.add_model("library/qwen3:0.6b", {"model": TINY_GGUF.read_bytes()})
+
+    job = testbed.pull("qwen3:0.6b")
+
+    assert (job.state, job.error_code) == (JobState.FAILED, "pull_failed")
+    assert job.error == (
+        "the model is a GGUF file, and there is no engine for those here: llama-cpp-python is not"
+        " installed; an MLX model can be pulled instead (`spindll search qwen3 --format mlx`)"
+    )
+    assert cdn.sent_bytes < 1024  # the configuration, and no weights
+    assert testbed.leftover_files() == []
+
+
+@pytest.mark.usefixtures("only_mlx")
+def test_without_llama_cpp_a_repository_of_gguf_files_is_refused_before_its_download(
+    testbed: PullTestbed, hub: Hub
+) -> None:
+    hub.add("owner/qwen3-GGUF", {"qwen3-Q4_K_M.gguf": TINY_GGUF.read_bytes()}, tags=("gguf",))
+
+    job = testbed.pull("owner/qwen3-GGUF")
+
+    assert "llama-cpp-python is not installed" in (job.error or "")
+    assert testbed.leftover_files() == []

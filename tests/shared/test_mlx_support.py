@@ -11,25 +11,28 @@ from services.shared import mlx_support
 
 
 @pytest.mark.parametrize(
-    ("system", "machine", "is_installed", "expected"),
+    ("system", "machine", "installed", "expected"),
     [
-        ("darwin", "arm64", True, True),
-        ("darwin", "arm64", False, False),
-        ("darwin", "x86_64", True, False),
-        ("linux", "arm64", True, False),
+        ("darwin", "arm64", {"mlx_lm", "llama_cpp"}, (True, False, True)),
+        ("darwin", "arm64", {"mlx_lm"}, (True, True, True)),
+        ("darwin", "arm64", {"llama_cpp"}, (False, False, False)),
+        ("darwin", "arm64", set(), (False, False, False)),
+        ("darwin", "x86_64", {"mlx_lm", "llama_cpp"}, (True, False, False)),
+        ("linux", "arm64", {"mlx_lm", "llama_cpp"}, (True, False, False)),
+        ("linux", "x86_64", {"mlx_lm"}, (True, True, True)),
     ],
-    ids=["apple silicon", "without mlx", "intel", "linux"],
+    ids=["apple silicon", "mlx only", "gguf only", "neither", "intel", "linux", "linux, mlx only"],
 )
-def test_mlx_is_preferred_on_apple_silicon_where_it_is_installed(
+def test_mlx_is_preferred_where_it_is_the_faster_one_or_the_only_one(
     monkeypatch: pytest.MonkeyPatch,
     system: str,
     machine: str,
-    is_installed: bool,
-    expected: bool,
+    installed: set[str],
+    expected: tuple[bool, bool, bool],
 ) -> None:
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(mlx_support, "find_spec", lambda _: "spec" if is_installed else None)
+    monkeypatch.setattr(mlx_support, "find_spec", lambda name: name if name in installed else None)
 
-    assert mlx_support.has_mlx() is is_installed
-    assert mlx_support.prefers_mlx() is expected
+    found = (mlx_support.has_mlx(), mlx_support.has_only_mlx(), mlx_support.prefers_mlx())
+    assert found == expected

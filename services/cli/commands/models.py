@@ -10,6 +10,8 @@ from services.cli.connection import find_connection
 from services.cli.paths import StackPaths
 from services.cli.tables import add_row, new_table, print_table
 
+_LOADED_KINDS = {"llamacpp": "a GGUF file", "mlx": "a folder of safetensors"}
+
 
 def list_models(paths: StackPaths) -> None:
     """Print one line per stored model."""
@@ -78,7 +80,7 @@ def format_details(model: JsonObject) -> list[str]:
         ("version", model.get("version")),
         ("size", _size(model.get("size_bytes"))),
         ("format", model.get("format")),
-        ("served by", model.get("backend")),
+        ("served by", _explain_backend(model)),
         ("architecture", model.get("architecture")),
         ("base model", model.get("base_model")),
         ("parameters", _count(model.get("parameter_count"))),
@@ -113,6 +115,13 @@ def format_loaded_row(model: JsonObject) -> list[str]:
         str(model.get("running", "-")),
         str(model.get("queued", "-")),
     ]
+
+
+def _explain_backend(model: JsonObject) -> str | None:
+    """The backend, and why it is this one."""
+    backend = model.get("backend")
+    kind = _LOADED_KINDS.get(str(backend))
+    return f"{backend}, because the model is {kind}" if kind else backend
 
 
 def _count(number: int | None) -> str | None:

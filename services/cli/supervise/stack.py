@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 from services.cli.options import StackOptions
@@ -25,6 +24,7 @@ from services.cli.supervise.checks.probes import (
 from services.cli.supervise.service_variables import is_for_service
 from services.cli.supervise.state_file import connect_host
 from services.cli.supervise.state_machine import ServicePolicy
+from services.shared.mlx_support import has_only_mlx
 from services.shared.redis.redis_users import HEALTH_USER, REDIS_FOLDER
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -83,8 +83,7 @@ def build_environment(
 
 def find_tiny_model() -> Path:
     """The tiny model in the format that the engine of this environment loads."""
-    is_mlx_only = find_spec("llama_cpp") is None and find_spec("mlx_lm") is not None
-    return TINY_MODELS / ("mlx-f16" if is_mlx_only else "tiny-f16.gguf")
+    return TINY_MODELS / ("mlx-f16" if has_only_mlx() else "tiny-f16.gguf")
 
 
 def build_services(

@@ -9,11 +9,12 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from services.shared.mlx_support import has_mlx
+from services.shared.mlx_support import has_mlx, has_only_mlx
 from services.shared.store.manifest import FileRole
 
 # Whether the engine of this environment loads safetensors (MLX): where the extra `mlx` is installed.
 LOADS_MLX = has_mlx()
+LOADS_GGUF = not has_only_mlx()
 
 # GGUF files of a model, beside its weights, that the engine reads. An adapter or a model that needs
 # one would answer differently without it, so it is refused; the others are left out.
@@ -22,6 +23,10 @@ EXTRA_ROLES: frozenset[FileRole] = frozenset()
 NO_MLX = (
     "the model has safetensors (MLX) only, and there is no engine for them here: the extra `mlx` is"
     " not installed; a GGUF of it can be pulled instead"
+)
+NO_GGUF = (
+    "the model is a GGUF file, and there is no engine for those here: llama-cpp-python is not"
+    " installed; an MLX model can be pulled instead"
 )
 NO_ADAPTERS = (
     "this model is a LoRA adapter on top of another model, which the engine cannot apply; pull a"

@@ -72,10 +72,11 @@ class ModelSearch:
         """`hub` or `registry` is None when the settings allow no models from it."""
         self._hub = hub
         self._registry = registry
-        has_mlx = prefers_mlx and engine_support.LOADS_MLX
         self._answers: RecentResults[SearchQuery, SearchAnswer] = RecentResults(KEEP_SECONDS)
         self._sizes: RecentResults[str, dict[str, int]] = RecentResults(KEEP_SECONDS)
-        self._formats: tuple[Format, ...] = ("gguf", "mlx") if has_mlx else ("gguf",)
+        gguf: tuple[Format, ...] = ("gguf",) if engine_support.LOADS_GGUF else ()
+        mlx: tuple[Format, ...] = ("mlx",) if prefers_mlx and engine_support.LOADS_MLX else ()
+        self._formats = gguf + mlx
 
     def answer(self, query: SearchQuery, *, seconds: float) -> SearchAnswer:
         """Return the hits that can be found within the time, or those of the last minutes."""

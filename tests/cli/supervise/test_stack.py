@@ -9,11 +9,11 @@ import pytest
 from services.api.settings import ApiSettings
 from services.cli.options import StackOptions
 from services.cli.paths import StackPaths
-from services.cli.supervise import stack
 from services.cli.supervise.service_variables import SETTINGS
 from services.cli.supervise.stack import STACK_VARIABLE, build_services, find_tiny_model
 from services.engine.settings import EngineSettings
 from services.puller.settings import PullerSettings
+from services.shared import mlx_support
 from services.shared.settings import SharedSettings
 
 OWN_REDIS = {"SPINDLL_REDIS_URL": "redis://elsewhere:6379/0"}
@@ -54,7 +54,7 @@ def test_with_a_redis_url_no_redis_is_started() -> None:
 def test_the_tiny_model_has_the_format_that_can_be_loaded(
     monkeypatch: pytest.MonkeyPatch, installed: set[str], expected: str
 ) -> None:
-    monkeypatch.setattr(stack, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr(mlx_support, "find_spec", lambda name: name if name in installed else None)
 
     assert find_tiny_model().name == expected
     assert find_tiny_model().exists()

@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub.utils._http import default_client_factory
 
 from services.puller.build import build_search, build_sources
+from services.puller.formats import engine_support
 from services.puller.search.hits import build_hub_query, parse_registry_name
 from services.puller.search.parallel import run_parallel
 from services.puller.search.search import (
@@ -118,6 +119,18 @@ def test_the_name_of_a_hit_pulls_a_file_of_the_reported_size(
 
 def test_without_an_engine_for_mlx_a_search_for_it_says_so(search: ModelSearch) -> None:
     assert ask(search, format="mlx") == SearchAnswer(notes=(NO_MLX_ENGINE,))
+
+
+@pytest.mark.usefixtures("mlx_engine")
+def test_a_search_without_a_format_finds_only_what_can_be_loaded(
+    full_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_support, "LOADS_GGUF", False)
+    api = huggingface_hub.HfApi(endpoint=full_hub.url, token=False)
+
+    hits = ask(ModelSearch(api, None, prefers_mlx=True)).hits
+
+    assert {hit.format for hit in hits} == {"mlx"}
 
 
 @pytest.mark.usefixtures("vision_engine")
