@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from services.cli.errors import CommandError
 from services.cli.paths import StackPaths
 from services.cli.supervise import state_file
+from services.shared.keychain import read_secret, refers_to_keychain
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ def find_connection(paths: StackPaths, environment: Mapping[str, str] = os.envir
         )
     key = read_local_key(paths)
     if not key:
-        raise CommandError(f"cannot read an API key in {paths.admin_key.parent}")
+        where = f"{paths.admin_key.parent}{_keychain_hint(paths)}"
+        raise CommandError(f"cannot read an API key in {where}")
     return Connection(state.url, key)
 
 
@@ -49,7 +51,13 @@ def read_local_key(paths: StackPaths) -> str:
     """The admin key of a data directory, else its user key; empty when neither can be read."""
     for file in (paths.admin_key, paths.user_key):
         try:
-            return file.read_text().strip()
+            return read_secret(file).decode().strip()
         except OSError:
             continue
     return ""
+
+
+def _keychain_hint(paths: StackPaths) -> str:
+    if not refers_to_keychain(paths.admin_key):
+        return ""
+    return ", which refers to the Keychain: unlock it with `security unlock-keychain`"

@@ -10,6 +10,7 @@ from pydantic_settings import NoDecode
 
 from services.puller.download.throttle import Hours
 from services.shared.errors import InvalidSettings
+from services.shared.keychain import read_secret
 from services.shared.settings import SharedSettings
 
 _MIB = 1 << 20
@@ -103,8 +104,8 @@ class PullerSettings(SharedSettings):
         if self.hf_token_file is None:
             return None
         try:
-            return self.hf_token_file.read_text().strip()
-        except OSError as error:
+            return read_secret(self.hf_token_file).decode().strip()
+        except (OSError, UnicodeDecodeError) as error:
             raise InvalidSettings("the file with the Hugging Face token is not readable") from error
 
 

@@ -20,8 +20,11 @@ from tests.conftest import ROOT
 from tests.waiting import SECONDS
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
-PROGRAMS = ("uname", "sw_vers", "sysctl", "launchctl", "security", "open")
-COPIED = ("spindll", "macos", "locks", "services/__init__.py", "services/cli/__init__.py")
+PROGRAMS = ("uname", "sw_vers", "sysctl", "launchctl", "security", "open", "pmset", "caffeinate")
+COPIED = (
+    *("spindll", "macos", "locks", "services/__init__.py", "services/cli/__init__.py"),
+    "services/shared",
+)
 FACTS = {
     "uname -s": "Darwin",
     "uname -m": "arm64",
@@ -37,10 +40,11 @@ class Mac:
 
     folder: Path
     facts: dict[str, Any] = field(default_factory=lambda: dict(FACTS))
+    user: str = "home"
 
     @property
     def home(self) -> Path:
-        return self.folder / "home"
+        return self.folder / self.user
 
     @property
     def root(self) -> Path:
@@ -86,8 +90,15 @@ class Mac:
         path.write_text(text)
         path.chmod(0o755)
 
-    def launcher(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def write_keychain(self, items: dict[str, str]) -> None:
+        (self.folder / "keychain.json").write_text(json.dumps(items))
+
+    def write_facts(self) -> None:
+        """For stand-ins that are called by others than the launcher."""
         (self.folder / "facts.json").write_text(json.dumps(self.facts))
+
+    def launcher(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        self.write_facts()
         return subprocess.run(
             ["sh", str(self.root / "macos" / "spindll"), *arguments],
             cwd=self.folder,
@@ -136,7 +147,9 @@ def finish_set_up(mac: Mac) -> None:
     python.parent.mkdir(parents=True)
     python.write_text(
         "#!/bin/sh\nshift 3\n"
-        f'echo "$* data=$SPINDLL_DATA_DIR token=$SPINDLL_HF_TOKEN" >>"{mac.folder}/stack"\n'
+        f'echo "$* data=$SPINDLL_DATA_DIR token=$SPINDLL_HF_TOKEN_FILE" >>"{mac.folder}/stack"\n'
+        f'if [ "$1" = up ]; then cat "{mac.folder}/up says" 2>/dev/null; fi\n'
+        f'[ "$1" != status ] || [ -e "{mac.folder}/agent.plist" ] || exit 1\n'
         f'[ ! -e "{mac.folder}/exit status of $1" ] || exit 1\n'
     )
     python.chmod(0o755)

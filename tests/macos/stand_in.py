@@ -33,7 +33,7 @@ def main(name: str, arguments: list[str]) -> int:
             return launchctl(facts, *arguments)
         case "security":
             return security(facts, arguments)
-        case "brew" | "open":
+        case "brew" | "open" | "caffeinate":
             return 0
     answer = facts.get(shlex.join([name, *arguments]))
     if answer is None and name == "uname":  # pip asks for more than the launcher does
@@ -106,7 +106,7 @@ def security(facts: dict[str, Any], arguments: list[str]) -> int:
     item = f"{values['-s']} {values['-a']}"
     match arguments[0]:
         case "add-generic-password":
-            items[item] = values["-w"]
+            items[item] = bytes.fromhex(values["-X"]).decode()
         case "find-generic-password" if item in items:
             print(items[item])
             return 0

@@ -182,28 +182,6 @@ def test_the_limit_of_wired_memory_is_explained_and_never_set(
     assert set(calls) == {"sysctl -n hw.memsize", "sysctl -n iogpu.wired_limit_mb"}
 
 
-def test_a_token_goes_to_the_keychain_and_from_there_to_the_stack(mac: Mac) -> None:
-    result = mac.launcher("install", SPINDLL_HF_TOKEN="hf_abc")
-
-    assert result.returncode == 0
-    assert mac.keychain == {"spindll hf-token": "hf_abc"}
-    assert until(lambda: f"up data={mac.data} token=hf_abc" in mac.stack_calls)
-    assert "hf_abc" not in "\n".join([*mac.calls, mac.plist.read_text()])
-    mac.launcher("uninstall")
-    assert mac.keychain == {}
-
-
-def test_where_the_keychain_refuses_the_token_goes_to_a_private_file(mac: Mac) -> None:
-    mac.facts["keychain locked"] = True
-    result = mac.launcher("install", SPINDLL_HF_TOKEN="hf_abc")
-    file = mac.data / "secrets" / "hf-token"
-
-    assert (result.returncode, file.read_text()) == (0, "hf_abc\n")
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert mac.agent["EnvironmentVariables"]["SPINDLL_HF_TOKEN_FILE"] == str(file)
-    assert "hf_abc" not in mac.plist.read_text()
-
-
 def test_without_any_redis_homebrew_brings_it(mac: Mac) -> None:
     shutil.rmtree(mac.root / ".venv" / "embedded-redis")
     without = mac.launcher("install")

@@ -3,6 +3,8 @@
 They are created where missing, with mode 0600, and are the only place that says which keys they
 hold: a worker reads them again when they change, so that replacing a file replaces its key within a
 second. A reader never sees a partial key. A key that could be guessed is not accepted.
+
+On a Mac a key may be in the Keychain. Its file then has the hash, which is all that is needed here.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import time
 from pathlib import Path
 
 from services.api.access.keys import ApiKey, Role, build_key_id, hash_key, new_key
+from services.shared.keychain import parse_reference
 from services.shared.secret_files import create_secret
 
 logger = logging.getLogger(__name__)
@@ -76,22 +79,15 @@ def read_key_files(secrets_dir: Path) -> dict[str, ApiKey]:
     for role in Role:
         path = _path_for(secrets_dir, role)
         try:
-            key, created_at = path.read_text().strip(), path.stat().st_mtime
+            digest, created_at = _read_digest(path), path.stat().st_mtime
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError) as error:
             reason = type(error).__name__
             logger.error("key file not readable", extra={"file": path.name, "reason": reason})
             continue
-        if not key:
+        if digest is None:
             continue
-        if is_weak(key):
-            logger.error(
-                "key not accepted: it is too easy to guess; delete the file to get a new one",
-                extra={"file": path.name, "min_chars": MIN_KEY_CHARS},
-            )
-            continue
-        digest = hash_key(key)
         found[digest] = ApiKey(
             id=build_key_id(digest),
             hash=digest,
@@ -105,6 +101,21 @@ def read_key_files(secrets_dir: Path) -> dict[str, ApiKey]:
 def is_weak(key: str) -> bool:
     """Whether a key is too short or too uniform to be a random one."""
     return len(key) < MIN_KEY_CHARS or len(set(key)) < MIN_DIFFERENT_CHARS
+
+
+def _read_digest(path: Path) -> str | None:
+    """The hash of the key of a file; None where there is no acceptable one."""
+    content = path.read_bytes()
+    if (reference := parse_reference(content)) is not None:
+        return reference.digest
+    key = content.decode().strip()
+    if key and is_weak(key):
+        logger.error(
+            "key not accepted: it is too easy to guess; delete the file to get a new one",
+            extra={"file": path.name, "min_chars": MIN_KEY_CHARS},
+        )
+        return None
+    return hash_key(key) if key else None
 
 
 def _path_for(secrets_dir: Path, role: Role) -> Path:

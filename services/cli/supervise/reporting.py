@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Literal, Protocol
 
 import msgspec
 
 from services.cli.errors import CommandError
 from services.cli.paths import StackPaths
+from services.cli.supervise.stack import ROOT
 from services.cli.supervise.state_file import StackState
+from services.shared.keychain import refers_to_keychain
 from services.shared.structs import resolved
 
 
@@ -97,13 +100,19 @@ def ready_text(state: StackState, paths: StackPaths) -> str:
 
 def curl_line(state: StackState, paths: StackPaths) -> str:
     """A curl command that sends a chat, ready to paste into a shell."""
-    key = str(paths.user_key).replace("'", "'\\''")
+    print_key = f"cat {_quote(paths.user_key)}"
+    if refers_to_keychain(paths.user_key):
+        print_key = f"{_quote(ROOT / 'macos' / 'spindll')} key"
     body = (
         '{"model":"tiny","temperature":0,'
         '"messages":[{"role":"user","content":"What is the capital of France?"}]}'
     )
     return (
         f"curl {state.url}/v1/chat/completions"
-        f" -H \"Authorization: Bearer $(cat '{key}')\""
+        f' -H "Authorization: Bearer $({print_key})"'
         f" -H 'Content-Type: application/json' -d '{body}'"
     )
+
+
+def _quote(path: Path) -> str:
+    return "'" + str(path).replace("'", "'\\''") + "'"

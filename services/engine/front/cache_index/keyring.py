@@ -1,6 +1,7 @@
 """The keys of the prompt cache: one data key for each tenant and epoch, derived from one secret.
 
-    SECRETS/cache/master.key            32 random bytes, made at the first start
+    SECRETS/cache/master.key            32 random bytes, made at the first start; on a Mac they may
+                                        be in the Keychain (services/shared/keychain.py)
     SECRETS/cache/tenants/<tag>.json    a tenant's epochs: an id and a salt for each, newest first
 
     data key = HKDF-SHA256(master key, salt of the epoch, tenant)
@@ -29,6 +30,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from services.engine.core import CacheKey
 from services.shared.errors import InvalidSettings
+from services.shared.keychain import parse_reference, read_secret
 from services.shared.secret_files import (
     STALE_DRAFT_SECONDS,
     create_secret,
@@ -232,6 +234,8 @@ def _read_or_make_master(path: Path) -> bytes:
         create_secret(path, os.urandom(_KEY_BYTES))
         sync_folder(path.parent)
     master = path.read_bytes()
+    if parse_reference(master) is not None:
+        master = bytes.fromhex(read_secret(path).decode())
     if len(master) != _KEY_BYTES:
         raise InvalidSettings(f"{path} is not a key of {_KEY_BYTES} bytes: remove or restore it")
     return master
