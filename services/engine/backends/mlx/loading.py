@@ -84,6 +84,7 @@ def free(library: MlxLibrary) -> None:
 
 
 def _open(config: LoadConfig) -> LoadedModel:
+    _check_settings(config)
     folder = Path(config.model_path)
     model_config = read_config(folder)
     library = load_library()
@@ -92,8 +93,6 @@ def _open(config: LoadConfig) -> LoadedModel:
     vocabulary = MlxVocabulary(
         folder, size=sizes.vocab_size, end_tokens=read_end_tokens(folder, model_config)
     )
-    if config.cache_type_k != "f16" or config.cache_type_v != "f16":
-        logger.info("MLX batches caches of 16 bits only", extra={"requested": config.cache_type_k})
     kv_bytes = sizes.compute_kv_bytes(config)
     compute_bytes = sizes.compute_scratch_bytes(config, model_config)
     trained = find_text_config(model_config).get("max_position_embeddings")
@@ -113,6 +112,15 @@ def _open(config: LoadConfig) -> LoadedModel:
         pool_bytes={HOST: sizes.weights_bytes + kv_bytes + compute_bytes},
     )
     return LoadedModel(library, model, vocabulary, info, sizes)
+
+
+def _check_settings(config: LoadConfig) -> None:
+    """ModelLoadFailed for what mlx-lm's batches cannot do: its QuantizedKVCache has no `merge`."""
+    for name in ("cache_type_k", "cache_type_v"):
+        if (value := getattr(config, name)) != "f16":
+            raise ModelLoadFailed(
+                f"MLX batches KV caches of 16 bits only: {name} must be f16, and is {value}"
+            )
 
 
 def _attempt(call: Callable[[], Any]) -> Any:

@@ -73,6 +73,22 @@ def test_the_import_changes_no_limit_of_open_files() -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
+@pytest.mark.parametrize("name", ["cache_type_k", "cache_type_v"])
+def test_caches_that_mlx_cannot_batch_are_refused_by_name(name: str) -> None:
+    changes: dict[str, Any] = {name: "q8_0"}
+
+    with pytest.raises(ModelLoadFailed, match=f"{name} must be f16, and is q8_0"):
+        estimate(build_config(**changes))
+
+
+def test_mlx_still_has_no_batches_of_quantised_caches() -> None:
+    """If this fails, `cache_type_k` q8_0 may be possible now."""
+    load_library()
+    from mlx_lm.models.cache import QuantizedKVCache
+
+    assert not hasattr(QuantizedKVCache, "merge")
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
