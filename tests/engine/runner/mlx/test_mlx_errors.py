@@ -101,3 +101,13 @@ def test_numbers_that_are_none_end_a_request_with_an_error(
     answer = run.answer(submit(1, "a", **changes))[0]
 
     assert answer.error_code == "internal_error"
+
+
+def test_a_scored_prompt_that_cannot_begin_ends_with_an_error(
+    run: BatchRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(run.batcher._batch, "_insert", lambda *_: 1 // 0)  # type: ignore[attr-defined]
+        answer = run.answer(build(1, "a prompt", prompt_logprobs=True, top_logprobs=1))[0]
+
+    assert answer.error_code == "internal_error"
