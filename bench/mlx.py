@@ -2,7 +2,9 @@
 
     python -m bench.mlx [--model FOLDER] [--clients 1 4 8] [--rounds 3] [--quick]
 
-`throughput`      tokens per second of answers to distinct prompts
+`throughput`      tokens per second of answers to distinct prompts, with their prompts
+                  (`tokens_per_second`), and of one answer behind its first token
+                  (`generated_per_second`), as mlx_lm.generate counts
 `shared prefix`   first token of a long prompt, and of eight at once that begin like it
 `after a restart` first token of another one that begins like it, with the servers started anew
 
@@ -22,13 +24,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 from bench import machine
-from bench.load import run_closed_loop, summarise
+from bench.answer import StreamedAnswer
+from bench.load import percentile, run_closed_loop, summarise
 from bench.prompts import LoadRequest, build_distinct, build_shared_prefix, build_text
 from bench.report import render_markdown
 from bench.results import Results, write_csv
@@ -46,10 +49,13 @@ _SPEED = re.compile(r"Generation: (\d+) tokens, ([\d.]+) tokens-per-sec")
 def copy_without_end(folder: Path, copy: Path) -> Path:
     """Copy an MLX folder; its only end token is one that the model does not generate."""
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("generation_config.json"))
-    path = copy / "config.json"
-    config = json.loads(path.read_text())
+    config = json.loads((copy / "config.json").read_text())
     config["eos_token_id"] = config["vocab_size"] - 1
-    path.write_text(json.dumps(config))
+    (copy / "config.json").write_text(json.dumps(config))
+    # Spindll ends an answer at the tokenizer's own end token too.
+    tokenizer = json.loads((copy / "tokenizer_config.json").read_text())
+    tokenizer.pop("eos_token", None)
+    (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     return copy
 
 
@@ -80,8 +86,21 @@ def measure_throughput(
         server.name,
         round_number,
         tokens_per_second=summary.tokens_per_second,
+        generated_per_second=compute_generation_speed(answers),
         first_token_p50_ms=_to_ms(summary.first_token_p50),
     )
+
+
+def compute_generation_speed(answers: Iterable[StreamedAnswer]) -> float | None:
+    """The median speed of one answer behind its first token; None where no answer has two."""
+    speeds = [
+        (answer.completion_tokens - 1) / (answer.ended_at - answer.sent_at - first)
+        for answer in answers
+        if answer.ended_at is not None
+        and (first := answer.first_token_seconds) is not None
+        and answer.completion_tokens > 1
+    ]
+    return percentile(speeds, 50)
 
 
 def measure_first_token(
@@ -118,7 +137,9 @@ def measure_generate(results: Results, folder: Path, round_number: int, tokens: 
     if found is None:
         raise RuntimeError(f"mlx_lm.generate: no speed in its output: {done.stdout[-500:]}")
     speed = float(found[2])
-    results.add("throughput", "1 clients", "mlx_lm.generate", round_number, tokens_per_second=speed)
+    results.add(
+        "throughput", "1 clients", "mlx_lm.generate", round_number, generated_per_second=speed
+    )
 
 
 def run_round(

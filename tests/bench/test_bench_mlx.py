@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench.mlx import copy_without_end
+from bench.answer import StreamedAnswer
+from bench.mlx import compute_generation_speed, copy_without_end
 from bench.results import read_csv
+from services.engine.backends.mlx.folder import read_end_tokens
 from tests.conftest import ROOT, TINY_MLX
 from tests.engine.backends.mlx.mlx_tests import skip_without_mlx
 
@@ -23,6 +26,24 @@ def test_the_copied_folder_differs_in_its_end_token_only(tmp_path: Path) -> None
     assert (copy / "model.safetensors").read_bytes() == (
         TINY_MLX / "model.safetensors"
     ).read_bytes()
+    ends = read_end_tokens(copy, after)
+    assert ends == {after["eos_token_id"]}, "Spindll would end its answers earlier"
+
+
+def build_answer(**fields: Any) -> StreamedAnswer:
+    rest = {"text": "", "prompt_tokens": 5, "cached_tokens": 0, "error": None}
+    return StreamedAnswer(**{"sent_at": 10.0, **rest, **fields})
+
+
+def test_the_speed_of_an_answer_leaves_its_prompt_out() -> None:
+    answers = [
+        build_answer(ended_at=13.0, arrival_times=(11.0, 13.0), completion_tokens=9),
+        build_answer(ended_at=10.5, arrival_times=(10.5,), completion_tokens=1),
+        build_answer(ended_at=None, arrival_times=(), completion_tokens=0),
+    ]
+
+    assert compute_generation_speed(answers) == 4.0
+    assert compute_generation_speed(answers[1:]) is None
 
 
 @pytest.mark.slow
