@@ -73,13 +73,7 @@ class TaggedCalls:
 
     def read_calls(self, source: TextSource, writer: CallWriter, found: Found) -> Steps[None]:
         """See `MarkedCalls`."""
-        yield from read_section(
-            source,
-            found,
-            lambda: _read_call(source, writer),
-            opens=_INVOKE,
-            section_ends=_CLOSES,
-        )
+        return read_section(source, writer, found, _read_call, opens=_INVOKE, section_ends=_CLOSES)
 
 
 def _read_call(source: TextSource, writer: CallWriter) -> Steps[bool]:

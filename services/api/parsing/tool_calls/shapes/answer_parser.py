@@ -100,22 +100,23 @@ def read_answer(source: TextSource, writer: CallWriter, *dialects: MarkedCalls) 
 
 def read_section(
     source: TextSource,
+    writer: CallWriter,
     found: Found,
-    read_call: Callable[[], Steps[bool]],
+    read_call: Callable[[TextSource, CallWriter], Steps[bool]],
     *,
     opens: str,
     section_ends: str,
 ) -> Steps[None]:
     """Read calls that follow each other, alone or in a section.
 
-    `read_call` reads one after its `opens`, and tells whether it was whole. `section_ends` is empty
-    where there are no sections.
+    `read_call` reads one after its `opens`, and returns whether it was whole. `section_ends` is
+    empty where there are no sections.
     """
     if found.marker != opens:
         yield from source.spaces()
         if not (yield from source.literal(opens)):
             return
-    while (yield from read_call()):
+    while (yield from read_call(source, writer)):
         source.hold()
         yield from source.spaces()
         if section_ends and (yield from source.literal(section_ends)):

@@ -95,12 +95,9 @@ class NamedCalls:
 
     def read_calls(self, source: TextSource, writer: CallWriter, found: Found) -> Steps[None]:
         """See `MarkedCalls`."""
-        yield from read_section(
-            source,
-            found,
-            lambda: self._read_call(source, writer),
-            opens=self.opens,
-            section_ends=self.section[1] if self.section else "",
+        ends = self.section[1] if self.section else ""
+        return read_section(
+            source, writer, found, self._read_call, opens=self.opens, section_ends=ends
         )
 
     def _read_call(self, source: TextSource, writer: CallWriter) -> Steps[bool]:
