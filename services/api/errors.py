@@ -2,8 +2,9 @@
 
     {"error": {"message": "…", "type": "invalid_request_error", "param": "n", "code": "…", …}}
 
-That is OpenAI's; error_shapes.py has the others. The `details` of an error are further members of the inner object (`models`, `loading`). The rest of
-the api raises `services.shared.errors`; the HTTP status of an error class is decided here only.
+That is OpenAI's; error_shapes.py has the others. The `details` of an error are further members of
+the inner object (`models`, `loading`). The rest of the api raises `services.shared.errors`; the
+HTTP status of an error class is decided here only.
 """
 
 from __future__ import annotations

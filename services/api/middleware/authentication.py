@@ -1,9 +1,9 @@
 """The middleware that authenticates every HTTP request before its body is read.
 
-Every path except the public ones needs a key; no setting changes that. A public path answers without
-one, and tells more to a valid key. It is a plain ASGI middleware, so that it runs before a body is
-read and for unknown routes too. It stores the principal as `request.state.principal`; the routes
-check roles (dependencies.py).
+Every path except the public ones needs a key; no setting changes that. A public path answers
+without one, and with more to a valid key. It is a plain ASGI middleware, so that it runs before a
+body is read and for unknown routes too. It stores the principal as `request.state.principal`; the
+routes check roles (dependencies.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a model's text consists of, and the contract of everything that takes it apart.
 
 A parser sees the text of one answer, without its number, tokens or log-probabilities. The events of
-the pipeline have those (services/api/generation/answers/events.py); answer_reader.py makes them of parts.
-Structs and not dataclasses: a part is made for nearly every token.
+the pipeline have those (services/api/generation/answers/events.py), which answer_reader.py makes of
+parts. Structs and not dataclasses: a part is made for nearly every token.
 """
 
 from __future__ import annotations
