@@ -1,6 +1,7 @@
 """Write and read the agent of launchd, which `macos/spindll` installs.
 
     launch_agent.py write PLIST --python-dir DIR --data DIR [options of `spindll up`]
+    launch_agent.py check --data DIR [options of `spindll up`]
     launch_agent.py data PLIST      print its data directory
     launch_agent.py url PLIST       print the address that its api listens on
 
@@ -25,12 +26,15 @@ TEMPLATE = ROOT / "macos" / "local.spindll.plist"
 
 # What must not be written to the agent, which tools of launchd show to all users: tokens, and
 # addresses with a password or a signature.
-_SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|SECRET)$")
+_SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|SECRET|KEY)$")
 _SECRET_VALUE = re.compile(r"://[^/]*@|://.*\?")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one of the three commands."""
+    """Run one of the four commands."""
+    if arguments[0] == "check":
+        parse_options(["--python-dir", "", *arguments[1:]])
+        return 0
     command, plist, *rest = arguments
     path = Path(plist)
     if command == "write":
@@ -57,13 +61,15 @@ def parse_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     parser.add_argument("--port", type=int, help="HTTP port (8080)")
     parser.add_argument("--grpc-port", type=int, help="public gRPC port (50051); 0 turns it off")
     parser.add_argument("--workers", type=int, help="number of api processes")
+    parser.add_argument("--keep-awake", action="store_true", help="no sleep with a power cable")
     parsed = vars(parser.parse_args(arguments))
+    keep_awake = ["--keep-awake"] if parsed.pop("keep_awake") else []
     values = {
         "@ROOT@": str(ROOT),
         "@DATA@": str(parsed.pop("data").expanduser().absolute()),
         "@PYTHON_DIR@": str(parsed.pop("python_dir").absolute()),
     }
-    options = [
+    options = keep_awake + [
         word
         for name, value in parsed.items()
         if value is not None
@@ -126,8 +132,7 @@ def read_data_dir(agent: Mapping[str, Any]) -> str:
 
 def read_url(agent: Mapping[str, Any]) -> str:
     """The address of the api of an agent, for this computer."""
-    words = agent["ProgramArguments"]
-    options = dict(pairwise(words))
+    options = dict(pairwise(agent["ProgramArguments"]))
     host = options.get("--host", "127.0.0.1")
     if host in ("0.0.0.0", "", "::"):  # noqa: S104  compared, not listened on
         host = "127.0.0.1"
@@ -146,4 +151,7 @@ def _fill(value: Any, values: Mapping[str, str]) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except OSError as problem:
+        sys.exit(f"spindll: {problem.filename}: {problem.strerror}")

@@ -37,14 +37,14 @@ def test_the_installed_agent_is_whole_with_any_characters_in_paths(mac: Mac) -> 
     result = mac.launcher(
         *("install", "--data", str(data), "--port=8090", "--grpc-port", "0"),
         SPINDLL_PULL_HOURS="22-6",
-        SPINDLL_REDIS_URL="redis://:secret@10.0.0.1:6379/0",
+        SPINDLL_OLLAMA_REGISTRY="https://user:secret@registry.example",
         SPINDLL_PULL_WEBHOOK_URL="https://example.org/hook?signature=1",
         SPINDLL_LOG_LEVEL="",
     )
 
     assert result.stderr.splitlines() == [
+        "SPINDLL_OLLAMA_REGISTRY looks like a secret and is not written to the agent",
         "SPINDLL_PULL_WEBHOOK_URL looks like a secret and is not written to the agent",
-        "SPINDLL_REDIS_URL looks like a secret and is not written to the agent",
     ]
     log = str(data / "logs" / "supervisor.log")
     assert mac.agent == {
@@ -87,6 +87,7 @@ def test_only_settings_that_are_no_secrets_are_kept() -> None:
         "SPINDLL_HF_TOKEN": "hf_abc",
         "SPINDLL_HF_TOKEN_FILE": "/data/token",
         "SPINDLL_HF_ENDPOINT": "https://mirror.example",
+        "SPINDLL_API_KEY": "sk-abc",
     }
 
     assert launch_agent.choose_settings(environment) == (
@@ -94,5 +95,5 @@ def test_only_settings_that_are_no_secrets_are_kept() -> None:
             "SPINDLL_HF_TOKEN_FILE": "/data/token",
             "SPINDLL_HF_ENDPOINT": "https://mirror.example",
         },
-        ["SPINDLL_HF_TOKEN"],
+        ["SPINDLL_API_KEY", "SPINDLL_HF_TOKEN"],
     )

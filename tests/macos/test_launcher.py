@@ -47,11 +47,15 @@ def test_an_install_that_cannot_work_says_why(
     assert not (mac.folder / "agent.plist").exists()
 
 
-def test_root_is_refused(mac: Mac) -> None:
-    result = mac.launcher("install", STAND_IN_UID="0")
+@pytest.mark.parametrize("command", ["install", "uninstall", "start", "stop", "status", "key"])
+def test_root_is_refused_before_anything_happens(mac: Mac, command: str) -> None:
+    mac.launcher("install")
+    calls = mac.calls
+    result = mac.launcher(command, STAND_IN_UID="0")
 
-    assert (result.returncode, mac.calls.count("launchctl")) == (1, 0)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "without sudo" in result.stderr
+    assert (mac.plist.exists(), mac.calls) == (True, calls)
 
 
 @pytest.mark.parametrize("answer", ["x86_64 3.13", "arm64 3.9", ""], ids=["rosetta", "old", "shim"])
