@@ -67,7 +67,9 @@ _TOKENIZER_FILES = re.compile(
     r"|special_tokens_map\.json|[^/]*\.(model|tiktoken))",
     re.IGNORECASE,
 )
-_CONFIG_FILES = re.compile(r"(.*config|model\.safetensors\.index)\.json", re.IGNORECASE)
+_CONFIG_FILES = re.compile(
+    r"([^/]*config|1_Pooling/config|model\.safetensors\.index)\.json", re.IGNORECASE
+)
 _INDEX_SUFFIX = ".safetensors.index.json"
 _TEMPLATE_FILES = re.compile(
     r"chat_template\.(jinja|json)|chat_templates/[^/]+\.jinja", re.IGNORECASE
@@ -295,6 +297,6 @@ def _select_mlx(paths: Sequence[str]) -> FileSelection:
             files.append((FileRole.TEMPLATE, path))
         elif "/" not in path and _TOKENIZER_FILES.fullmatch(path):
             files.append((FileRole.TOKENIZER, path))
-        elif "/" not in path and _CONFIG_FILES.fullmatch(path):
+        elif _CONFIG_FILES.fullmatch(path):
             files.append((FileRole.CONFIG, path))
     return FileSelection(format="mlx", files=tuple(files))

@@ -5,6 +5,7 @@
     folder       what is checked before any of it is read by mlx-lm
     sizes        the memory that a load takes
     vocabulary   text to tokens and back
+    pooled       the vectors of texts
     cache_states what the caches of a sequence hold, as bytes
 
 mlx-lm batches and samples by itself, so this is no `Backend`: the batcher over it is

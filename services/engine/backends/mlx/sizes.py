@@ -43,11 +43,16 @@ class ModelSizes:
 
     def compute_scratch_bytes(self, config: LoadConfig, model_config: Mapping[str, Any]) -> int:
         """Activations, logits, and the second copy of the caches."""
-        text = find_text_config(model_config)
-        width = 8 * _read_int(text, "hidden_size") + 3 * _read_int(text, "intermediate_size")
         rows = PREFILL_PROMPTS * min(config.batch_tokens, PREFILL_TOKENS)
         logits = 3 * config.max_sequences * self.vocab_size * 4
-        return rows * width * 4 + logits + self.compute_kv_bytes(config)
+        activations = self.compute_activation_bytes(rows, model_config)
+        return activations + logits + self.compute_kv_bytes(config)
+
+    def compute_activation_bytes(self, rows: int, model_config: Mapping[str, Any]) -> int:
+        """What the layers compute for so many tokens at once."""
+        text = find_text_config(model_config)
+        width = 8 * _read_int(text, "hidden_size") + 3 * _read_int(text, "intermediate_size")
+        return rows * width * 4
 
 
 def count_cells(config: LoadConfig) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import repeat
 
 from services.engine.backends.mlx.loading import LoadedModel, free
+from services.engine.backends.mlx.pooled import find_pooled_model
 from services.engine.core import Counters, LoadConfig
 from services.engine.queue_shares import has_place
 from services.engine.runner.batcher import (
@@ -56,7 +57,7 @@ class MlxBatcher:
     def __init__(self, loaded: LoadedModel, config: LoadConfig, store: PromptStore | None) -> None:
         self.info = loaded.info
         self.vocabulary = loaded.vocabulary
-        self.pooled = None
+        self.pooled = find_pooled_model(loaded, config)
         self.store = store
         self.counters = Counters()
         self._library = loaded.library
@@ -138,6 +139,8 @@ class MlxBatcher:
         """See Batcher.close."""
         if not self._is_closed:
             self._is_closed = True
+            if self.pooled is not None:
+                self.pooled.close()
             self._batch.close()
             del self._batch  # it holds the weights
             free(self._library)
