@@ -33,7 +33,8 @@ _POOLINGS: dict[str, Pooling] = {
 }
 _BATCH_TOKENS = 512
 _MAX_TEXTS = 64
-_MAX_WHOLE_TOKENS = 8192  # of a text that is computed at once: its activations grow with it
+# Of a text that is computed at once: its activations grow with it, and answers wait meanwhile.
+_MAX_WHOLE_TOKENS = 2048
 
 
 class MlxPooledModel:

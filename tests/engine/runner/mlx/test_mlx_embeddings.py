@@ -14,15 +14,16 @@ import pytest
 from services.engine.backends.errors import BackendError
 from services.engine.backends.pooling import Vectors
 from services.engine.core import Counters, TextPiece
-from services.engine.messages import Embed, EmbedInput, MemoryAdded
+from services.engine.messages.commands import Embed, EmbedInput
+from services.engine.messages.reports import MemoryAdded
 from services.engine.runner.batcher import Batcher
 from services.engine.runner.build import open_batcher
-from services.engine.runner.pooling.embedding_batcher import (
+from services.engine.runner.embedding.embedding_batcher import (
     EmbeddingBatcher,
-    PoolingFinished,
-    PoolingRequest,
+    EmbeddingFinished,
+    EmbeddingRequest,
 )
-from services.engine.runner.pooling.embedding_processor import EmbeddingProcessor
+from services.engine.runner.embedding.embedding_processor import EmbeddingProcessor
 from services.shared.errors import InvalidRequest
 from tests.conftest import TINY_MLX
 from tests.contracts.batching import BatchRun
@@ -77,12 +78,12 @@ def embed(batcher: Batcher, *texts: str) -> Vectors:
     """Vectors of length one, computed as the runner computes them."""
     assert batcher.pooled is not None
     pooling = EmbeddingBatcher(batcher.pooled, Counters(), max_queued=4)
-    pooling.add(PoolingRequest(1, [tokenize(batcher, text) for text in texts]))
+    pooling.add(EmbeddingRequest(1, [tokenize(batcher, text) for text in texts]))
     events = []
     while not pooling.is_idle:
         events += pooling.step()
     (event,) = events
-    assert isinstance(event, PoolingFinished)
+    assert isinstance(event, EmbeddingFinished)
     return np.asarray(event.rows / np.linalg.norm(event.rows, axis=1, keepdims=True), np.float32)
 
 
@@ -114,6 +115,16 @@ def test_a_batch_equals_its_texts_one_by_one(open_mlx: Make, tmp_path: Path, poo
     alone = np.concatenate([embed(batcher, text) for text in TEXTS])
 
     assert largest_difference(together, alone) < BATCH_TOLERANCE
+
+
+def test_a_text_that_is_computed_at_once_is_bounded(open_mlx: Make, tmp_path: Path) -> None:
+    last = open_mlx(context_length=4096).pooled
+    mean = open_mlx(write_pooling(tmp_path / "model", "mean_tokens"), context_length=4096).pooled
+    assert last is not None
+    assert mean is not None
+
+    assert (last.facts.max_tokens, last.facts.takes_parts) == (4096, True)
+    assert (mean.facts.max_tokens, mean.facts.takes_parts) == (2048, False)
 
 
 def test_the_mean_is_that_of_the_states_of_all_tokens(open_mlx: Make, tmp_path: Path) -> None:
