@@ -100,10 +100,12 @@ def test_also_after_its_model_was_swapped(stack: RunningStack, model: str) -> No
     assert chat.go_on() <= STORED_REST[model]
 
 
-def test_also_after_everything_was_killed(stack: RunningStack) -> None:
+def test_also_after_everything_was_killed_and_the_answer_is_the_same(stack: RunningStack) -> None:
     chats = [Chat(stack, model, "three hundred") for model in STORED_REST]
     for chat in chats:
         chat.begin()
+    question = FIRST.format("forty")
+    answer = stack.ask(question)
     # The supervisor first: it would start the others again.
     for pid in (stack.state().pid, *(process.pid for process in stack.list_processes())):
         with suppress(ProcessLookupError):
@@ -113,3 +115,4 @@ def test_also_after_everything_was_killed(stack: RunningStack) -> None:
 
     for chat in chats:
         assert chat.go_on() <= STORED_REST[chat.model]
+    assert stack.ask(question) == answer
