@@ -63,7 +63,7 @@ class PromptRenderer:
     ) -> engine_pb2.PromptText:
         """The prompt, with BOS where the model wants one.
 
-        `finds_cuts`: tell where messages end, which renders the conversation a second time.
+        `finds_cuts`: find where messages end too, which renders the conversation a second time.
 
         InvalidRequest when the model has no template or its template rejects the conversation;
         InvalidModelFile when the template itself is broken; Unavailable when this machine is too

@@ -7,7 +7,7 @@
     spindll:kv:{tier}:complete         set when the index is known to name every file
 
 `tier` is the random id of a tier's folder, so that a new folder has a new, empty index. Names are
-keyed hashes: Redis tells nothing about prompts, and cannot confirm a guess.
+keyed hashes: Redis reveals nothing about prompts, and cannot confirm a guess.
 
 The priority of an entry is `floor + seconds saved per MiB`, renewed at each use (greedy-dual-size);
 of equal ones, the one that was used last is higher. Of one chain that was used at one time, the

@@ -186,7 +186,7 @@ class GrammarTokenizer:
     def build_matcher(self, grammar: str, limits: Limits | None = None) -> GrammarMatcher:
         """Compile a grammar, as `llguidance.grammar_from` returns it.
 
-        `get_error` of the matcher tells what is wrong with it. Without limits, those of llguidance
+        `get_error` of the matcher says what is wrong with it. Without limits, those of llguidance
         apply.
         """
         init = _MatcherInit()

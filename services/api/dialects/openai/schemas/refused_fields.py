@@ -25,7 +25,7 @@ NO_EFFECT: Mapping[str, str] = {
     "prompt_cache_key": "prompts are found by their text",
     "prompt_cache_options": "prompts are found by their text",
     "prompt_cache_retention": "prompts stay as long as there is memory",
-    "return_progress": "comments of the stream tell the place in the queue",
+    "return_progress": "comments of the stream report the place in the queue",
     "safety_identifier": "the API key is the principal",
     "service_tier": "there is one tier; see lane",
     "store": "nothing is stored",
