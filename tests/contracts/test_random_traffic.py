@@ -17,6 +17,7 @@ from tests.contracts.random_traffic import Traffic, TrafficRun
 from tests.contracts.storing import build_cache, opened
 
 MAX_PROMPT = 900  # characters; two of these prompts fill the memory
+FAKE_COUNT, COUNT, MLX_COUNT = 60, 12, 5  # requests; MLX is slow on a processor
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,10 @@ def alone(config: LoadConfig) -> Iterator[BatchRun]:
     batcher.close()
 
 
+def choose_count(kind: str) -> int:
+    return FAKE_COUNT if "fake" in kind else MLX_COUNT if "mlx" in kind else COUNT
+
+
 def send(
     config: LoadConfig, alone: BatchRun, kind: str, folder: Path, *, seed: int, count: int
 ) -> None:
@@ -47,7 +52,7 @@ def send(
 def test_what_requests_share_changes_no_answer(
     config: LoadConfig, alone: BatchRun, kind: str, tmp_path: Path
 ) -> None:
-    send(config, alone, kind, tmp_path, seed=1, count=60 if "fake" in kind else 12)
+    send(config, alone, kind, tmp_path, seed=1, count=choose_count(kind))
 
 
 @pytest.mark.slow

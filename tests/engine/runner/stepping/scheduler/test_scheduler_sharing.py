@@ -58,6 +58,24 @@ def test_the_next_turn_of_a_chat_computes_only_what_is_new() -> None:
     assert simulation.computed - before == len(" and then?") + 1
 
 
+def test_without_an_id_to_spare_a_prompt_takes_that_of_the_only_one_it_could_share() -> None:
+    """As with `max_sequences` 256, which are all the ids that llama.cpp has."""
+    simulation = Simulation(max_sequences=2, behaviour=Behaviour(cached_sequences=0))
+    shared = [request(1, SYSTEM + "first", 1), request(3, SYSTEM + "third", 1)]
+    simulation.add(request(2, "another one", 200))
+    simulation.add(shared[0])
+    while 1 not in simulation.ended:
+        simulation.step()
+    assert simulation.sequence_pool.cached_count == 1
+
+    simulation.add(shared[1])
+    while 3 not in simulation.ended:
+        simulation.step()
+
+    assert simulation.cached[3] == 0
+    assert [tuple(simulation.answers[r.id][0]) for r in shared] == list(map(expected, shared))
+
+
 def test_a_private_request_shares_nothing() -> None:
     simulation = Simulation(cells=1024)
     for id_ in (1, 2):
