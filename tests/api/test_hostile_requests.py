@@ -6,7 +6,6 @@ Each attack took hundreds of MiB, or broke every stream of the worker.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import struct
 from collections.abc import AsyncIterator
@@ -200,28 +199,6 @@ async def test_twenty_hostile_requests_at_once_cost_little_memory(
     assert 503 in statuses
     assert all("retry-after" in a.headers for a in answers if a.status_code == 503)
     assert grown_mib <= 256
-
-
-async def test_slow_bodies_of_one_key_have_no_body_of_another_refused(
-    service: Service, engine: ScriptedEngine
-) -> None:
-    engine.scripts["*"] = [finished()]
-    key = service.headers["x-api-key"]
-    head = (
-        f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nX-Api-Key: {key}\r\nContent-Length: {31 * MIB}\r\n\r\n"
-    )
-    async with contextlib.AsyncExitStack() as stack:
-        for _ in range(6):
-            reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-            stack.callback(writer.close)
-            writer.write(head.encode() + b" " * (20 * MIB))  # and no more
-        # The last of them is refused, so the others have taken what they can.
-        assert b"503" in await reader.readline()
-        admin = {"x-api-key": (service.data_dir / "secrets" / "admin.key").read_text().strip()}
-        async with httpx.AsyncClient(base_url=service.url, headers=admin, timeout=60) as client:
-            answer = await client.post(CHAT, content=chat("hi"))
-
-    assert answer.status_code == 200, answer.text
 
 
 async def test_the_numbers_of_very_many_vectors_are_sent_in_parts(

@@ -20,10 +20,10 @@ from typing import Any
 
 from protos import engine_pb2
 from services.api.prompts.disguise import Disguise, Replacement
-from services.api.prompts.token_search import compile_search, has_overlap, may_overlap
 from services.shared.errors import InvalidRequest
 from services.shared.templates.marks import build_mark
 from services.shared.templates.renderer import Template
+from services.shared.token_search import compile_search, has_overlap, may_overlap
 
 # Marks of thinking, which templates search earlier answers for to leave the thinking out.
 _THINKING = frozenset({"<think>", "</think>"})

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from services.api.prompts.token_search import compile_search
 from services.shared.templates.marks import build_mark
+from services.shared.token_search import compile_search
 
 _AROUND_WORD = re.compile(r"^\W+|\W+$")
 # What templates look up in tools and calls.

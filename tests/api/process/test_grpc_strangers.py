@@ -105,8 +105,8 @@ async def test_a_message_with_very_many_entries_takes_little_memory(
     """Two bytes become a hundred: 8 MiB of empty messages took a gigabyte."""
     before = service.peak_bytes()
     async with connect(service) as channel:
-        method: Any = channel.unary_stream("/spindll.Spindll/Chat")
-        call = method(
+        start_call: Any = channel.unary_stream("/spindll.Spindll/Chat")  # sends bytes as they are
+        call = start_call(
             build_chat("hi").SerializeToString() + MANY[name],
             metadata=tuple(service.headers.items()),
             timeout=60,

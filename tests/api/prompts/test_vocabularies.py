@@ -199,3 +199,20 @@ def test_special_tokens_in_a_plain_piece_are_found(vocabulary: str) -> None:
 
     found = model.count_special([engine_pb2.TextPiece(text=text)], frozenset())
     assert found.total() >= len(model.tokens.control)
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@given(parts=st.lists(st.integers(0, 999), min_size=40, max_size=40))
+@settings(deadline=None, max_examples=15)
+def test_a_long_text_has_the_tokens_that_it_has_in_one_piece(
+    vocabulary: str, parts: list[int]
+) -> None:
+    model = get_model(vocabulary)
+    special = [*model.tokens.control, *model.tokens.user_defined]
+    words = [*special[:20], *special[-20:], *CUTS, "user", " hi", "\n\n", "  ", "\u00e9", "\t"]
+    text = "".join(words[number % len(words)] for number in parts) * 100
+    for is_literal in (False, True):
+        for add_special in (False, True):
+            whole = model.tokenizer._encode(text, add_special=add_special, parse=not is_literal)
+            pieces = [TextPiece(text, is_literal)]
+            assert model.tokenizer.tokenize(pieces, add_special=add_special) == whole

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.engine.backends.llamacpp.text_parts import PART_CHARS, SpecialTokens, cut_text
 from services.engine.backends.text_pieces import join_plain
 from services.engine.core import TextPiece
+from services.shared.token_search import compile_search
 
 _INT32 = ctypes.POINTER(ctypes.c_int32)
 _PART = 1 << 16  # tokens
@@ -34,6 +37,7 @@ class LlamaVocabulary:
             token for token in range(self._size) if lib.llama_vocab_is_eog(handle, token)
         )
         self._end_tokens = tuple(sorted(self._ends))
+        self._hidden = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN  # if literal
         self.infill_tokens = self._find_infill_tokens()
         self._pieces: list[bytes | None] = [None] * self._size
 
@@ -57,8 +61,47 @@ class LlamaVocabulary:
         """
         ids: list[int] = []
         for text, is_literal in join_plain(pieces):
-            ids += self._encode(text, add_special=add_special and not ids, parse=not is_literal)
+            ids += self._tokenize(text, add_special=add_special and not ids, parse=not is_literal)
         return ids
+
+    def _tokenize(self, text: str, *, add_special: bool, parse: bool) -> list[int]:
+        if len(text) <= 2 * PART_CHARS:
+            return self._encode(text, add_special=add_special, parse=parse)
+        tokens = self._special_tokens if parse else self._literal_tokens
+        if tokens is None:
+            return self._encode(text, add_special=add_special, parse=parse)
+        ids: list[int] = []
+        for part in cut_text(text, tokens):
+            ids += self._encode(part, add_special=False, parse=parse)
+        if not add_special:
+            return ids
+        added = self._encode("", add_special=True, parse=parse)
+        begins = len(added) > 1 or added == [self._lib.llama_vocab_bos(self.native)]
+        count = 1 if begins else 0
+        return [*added[:count], *ids, *added[count:]]
+
+    @cached_property
+    def _special_tokens(self) -> SpecialTokens | None:
+        """What llama.cpp cuts texts at; read when it is first needed."""
+        return self._find_tokens(self._hidden | self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
+
+    @cached_property
+    def _literal_tokens(self) -> SpecialTokens | None:
+        """What it cuts literal texts at."""
+        return self._find_tokens(self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED, hidden=self._hidden)
+
+    def _find_tokens(self, kinds: int, *, hidden: int = 0) -> SpecialTokens | None:
+        found: dict[str, int] = {}
+        for token in range(self._size):
+            attributes = int(self._lib.llama_vocab_get_attr(self.native, token))
+            if attributes & kinds and not attributes & hidden:
+                text = self._lib.llama_vocab_get_text(self.native, token)
+                found[bytes(text).decode("utf-8", "surrogateescape")] = attributes
+        search = compile_search(found)
+        if search is None:
+            return None
+        stripping = [t for t, a in found.items() if a & self._lib.LLAMA_TOKEN_ATTR_RSTRIP]
+        return SpecialTokens(search, max(map(len, found)), frozenset(stripping))
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, including the text of control tokens; empty for end tokens."""

@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.prompts.token_search import compile_search, has_overlap, may_overlap
+from services.shared.token_search import compile_search, has_overlap, may_overlap
 
 TOKEN = st.text("<a|>", min_size=1, max_size=4)
 GEMMA = ["<bos>", "<eos>", "<start_of_turn>", *(f"<unused{number}>" for number in range(6242))]
