@@ -24,6 +24,8 @@ from xml.parsers.expat import ExpatError
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "macos" / "local.spindll.plist"
 
+# Of other programs, for downloads.
+_PROXY_NAMES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"})
 # What must not be written to the agent, which tools of launchd show to all users: tokens, and
 # addresses with a password or a signature.
 _SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|SECRET|KEY)$")
@@ -79,11 +81,13 @@ def parse_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def choose_settings(environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The settings for the agent, and the names of those that are secrets."""
+    """The settings and proxies for the agent, and the names of those that are secrets."""
     found = {
         name: value
         for name, value in environment.items()
-        if name.startswith("SPINDLL_") and value and name != "SPINDLL_DATA_DIR"
+        if (name.startswith("SPINDLL_") or name.upper() in _PROXY_NAMES)
+        and value
+        and name != "SPINDLL_DATA_DIR"
     }
     secrets = [
         name

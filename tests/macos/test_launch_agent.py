@@ -80,9 +80,12 @@ def test_the_address_of_an_agent_is_one_to_connect_to() -> None:
     assert url("--host", "fd00::1") == "http://[fd00::1]:8080"
 
 
-def test_only_settings_that_are_no_secrets_are_kept() -> None:
+def test_only_settings_and_proxies_that_are_no_secrets_are_kept() -> None:
     environment = {
-        "HTTPS_PROXY": "http://proxy:3128",
+        "HTTPS_PROXY": "http://user:password@proxy:3128",
+        "http_proxy": "http://proxy:3128",
+        "NO_PROXY": "localhost",
+        "EDITOR": "vi",
         "SPINDLL_DATA_DIR": "/data",
         "SPINDLL_HF_TOKEN": "hf_abc",
         "SPINDLL_HF_TOKEN_FILE": "/data/token",
@@ -92,8 +95,10 @@ def test_only_settings_that_are_no_secrets_are_kept() -> None:
 
     assert launch_agent.choose_settings(environment) == (
         {
+            "http_proxy": "http://proxy:3128",
+            "NO_PROXY": "localhost",
             "SPINDLL_HF_TOKEN_FILE": "/data/token",
             "SPINDLL_HF_ENDPOINT": "https://mirror.example",
         },
-        ["SPINDLL_API_KEY", "SPINDLL_HF_TOKEN"],
+        ["HTTPS_PROXY", "SPINDLL_API_KEY", "SPINDLL_HF_TOKEN"],
     )
