@@ -10,19 +10,13 @@ from typing import Any
 
 import pytest
 
-from services.engine import messages
 from services.engine.front.models.client_request import ClientRequest
-from services.engine.front.models.loaded_model import ModelState
+from services.engine.front.models.model_state import ModelState
 from services.engine.front.models.planning.model_settings import ModelSettings
+from services.engine.messages import commands
 from services.shared.errors import SpindllError
-from tests.fakes.fake_machine import (
-    GIB,
-    FakeMachine,
-    FakeModel,
-    RecordingListener,
-    RunningPool,
-    running_pool,
-)
+from tests.fakes.fake_machine import GIB, FakeMachine, FakeModel
+from tests.fakes.running_pool import RecordingListener, RunningPool, running_pool
 from tests.virtual_time import run_virtually
 
 PAUSES = (0.0, 0.0, 0.0, 0.01, 0.1, 0.5, 1.0, 3.0, 40.0)
@@ -73,7 +67,7 @@ class Callers:
         if self.draw.random() < 0.5:
             self.call(manager.tokenize(manifest, (), add_special=False, principal=""))
         else:
-            self.call(manager.embed(manifest, messages.Embed(id=0, inputs=())))
+            self.call(manager.embed(manifest, commands.Embed(id=0, inputs=())))
 
     def crash(self, model: FakeModel) -> None:
         if (runner := self.running.machine.runners.get(model.name)) is not None:
