@@ -56,7 +56,7 @@ def draw_text(draw: random.Random, length: int) -> str:
 
 def ask(system: str, question: str, **changes: Any) -> Submit:
     """A request with a cut between the two texts."""
-    return ask_greedily(system + question, cuts=(len(system),), **changes)
+    return ask_greedily(system + question, **{"cuts": (len(system),)} | changes)
 
 
 def alone(run: BatchRun, system: str, question: str) -> Answered:
