@@ -56,6 +56,7 @@ def test_what_requests_share_changes_no_answer(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(2, 10))
 def test_what_many_requests_share_changes_no_answer(
     config: LoadConfig, alone: BatchRun, kind: str, tmp_path: Path, seed: int
