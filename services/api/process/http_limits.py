@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 import sys
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ class HttpTimeouts:
 
     receive_seconds: float  # for a whole head, and for a pause within a body
     client_seconds: float  # until a client that cannot be reached counts as gone
+
+
+_HEAD_END = b"\r\n\r\n"
+_UPGRADE = re.compile(rb"(?<=\r\n)upgrade(?=:)", re.IGNORECASE)
 
 
 class _TooMuch(Exception):
@@ -81,7 +86,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse, and close the connection when the client sent too much."""
         self._unparsed_bytes += len(data)
-        super().data_received(data)
+        super().data_received(data if self._receives_body else _hide_upgrade(data))
         if self._unparsed_bytes > MAX_HEAD_BYTES:
             self._refuse(431)
         elif self._due_at is None and self._is_idle():
@@ -228,6 +233,16 @@ def set_tcp_timeouts(connection: socket.socket, seconds: float) -> None:
         # For unacknowledged writes, which would otherwise be repeated for a quarter of an hour.
         milliseconds = int(seconds * 1000)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def _hide_upgrade(data: bytes) -> bytes:
+    """What begins with a head, with the header `Upgrade` under a name that nobody knows.
+
+    Java's client offers HTTP/2 in each request, and a server may ignore that. httptools drops the
+    body of a request that has the header, so that every request of such a client would be empty.
+    """
+    head, end, rest = data.partition(_HEAD_END)
+    return _UPGRADE.sub(b"x-grade", head) + end + rest
 
 
 _MESSAGES = {

@@ -19,7 +19,7 @@ import pytest
 from services.shared.redis.redis_client import connect_async
 from tests.api.access.test_keys import ALICE, count_reads, put_record
 from tests.api.process.service import BODY, CHAT, Service, running_with_model
-from tests.fakes.scripted_engine import ScriptedEngine, delta, started
+from tests.fakes.scripted_engine import ScriptedEngine, delta, finished, started
 
 MAX_GROWTH_BYTES = 64 << 20
 GET = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"
@@ -135,3 +135,24 @@ async def test_the_requests_of_clients_that_vanished_end(
             vanish(client)
 
         await engine.wait_until(lambda: len(engine.cancels) == 2)
+
+
+@pytest.mark.parametrize("offer", [b"Upgrade: h2c", b"upgrade: websocket"])
+async def test_the_body_of_a_client_that_offers_another_protocol_is_read(
+    service: Service, engine: ScriptedEngine, offer: bytes
+) -> None:
+    """Java's client offers HTTP/2 in each request; its bodies got lost."""
+    engine.scripts["*"] = [started(), delta("Paris."), finished()]
+    body = json.dumps(BODY).encode()
+    key = service.headers["x-api-key"].encode()
+    head = (
+        b"POST %s HTTP/1.1\r\nHost: x\r\nX-Api-Key: %s\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"%s\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+        b"Content-Length: %d\r\n\r\n"
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(head % (CHAT.encode(), key, offer, len(body)) + body)
+    answer = await reader.readuntil(b"Paris.")
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 200"), answer
