@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import redis
 from typer.testing import CliRunner
 
 from services.cli.app import app
+from services.cli.commands import pull
 from services.cli.commands.pull import state_line
 from services.cli.commands.pulls import describe_state, find_job, format_row
 from services.cli.errors import CommandError
@@ -100,10 +103,13 @@ class Shell:
         self._commands = JobCommands(client, self.store)
 
     async def run(self, *arguments: str) -> str:
+        return await self.run_command("pulls", *arguments)
+
+    async def run_command(self, *arguments: str) -> str:
         done = await asyncio.to_thread(
-            CliRunner().invoke, app, ["pulls", *arguments], env=self._environment
+            CliRunner().invoke, app, list(arguments), env=self._environment
         )
-        return done.output if done.exception is None else str(done.exception)
+        return done.output + (str(done.exception) if done.exception is not None else "")
 
     def add(self, model: str, state: JobState = JobState.QUEUED, **fields: Any) -> PullJob:
         job, _ = self._commands.create(new_job(model, **fields))
@@ -146,3 +152,21 @@ async def test_failed_downloads_are_purged_with_their_bytes(shell: Shell) -> Non
     assert await shell.run("purge") == "forgot 1 failed downloads, 65.5 kB freed\n"
     assert [job.id for job in shell.store.find()] == [waiting.id]
     assert failed.model not in await shell.run("--all")
+
+
+async def test_pull_prints_why_it_waits_and_why_it_failed(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = shell.add("qwen3:0.6b", note="the source does not answer")
+
+    def fail(_: float) -> None:
+        expect = {"state": JobState.QUEUED}
+        shell.store.end(job, JobState.FAILED, expect=expect, error="the disk is full")
+
+    # Between two looks of the command, its job fails.
+    monkeypatch.setattr(pull, "time", SimpleNamespace(time=time.time, sleep=fail))
+
+    output = await shell.run_command("pull", "qwen3:0.6b")
+
+    assert "queued: the source does not answer" in output
+    assert output.endswith("qwen3:0.6b: the disk is full")
