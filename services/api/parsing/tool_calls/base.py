@@ -107,6 +107,7 @@ class CallWriter:
         self._parts: list[Part] = []
         self._texts: list[str] = []
         self._build: Callable[[str], Part] = Content
+        self.is_in_call = False  # it has begun, and neither ended nor turned out to be broken
         self.is_at_start = True  # only whitespace was written since the start or the last call
 
     @property
@@ -135,6 +136,7 @@ class CallWriter:
         if not id_ or id_ in self._ids:
             id_ = self._new_id(self._index, name)
         self._ids.add(id_)
+        self.is_in_call = True
         self._parts.append(CallStarted(index=self._index, id=id_, name=name))
 
     def arguments(self, text: str) -> None:
@@ -145,6 +147,7 @@ class CallWriter:
         """End the call, which is complete."""
         self._flush()
         self._parts.append(CallEnded(index=self._index))
+        self.is_in_call = False
         self.is_at_start = True
 
     def take(self) -> list[Part]:

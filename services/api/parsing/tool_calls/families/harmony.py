@@ -106,6 +106,7 @@ def _read_call(source: TextSource, writer: CallWriter, name: str) -> Steps[None]
         yield from source.spaces()
         yield from source.first_literal(_ENDS)
     else:
+        writer.is_in_call = False
         yield from _copy_body(source, writer.content)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.api.parsing.holdback import SPACES, Markers, count_held_spaces
-from services.api.parsing.parts import Part
+from services.api.parsing.parts import Content, Part
 from services.api.parsing.text_source import Steps, TextSource
 from services.api.parsing.tool_calls.base import CallWriter, NewId, Tools
 
@@ -58,10 +58,16 @@ class AnswerParser:
         return self._writer.take()
 
     def finish(self) -> list[Part]:
-        """The parts that were held back."""
+        """The parts that were held back.
+
+        Where the text ends within a call, what is left is half of a literal, a tag or the like. It
+        is dropped: it is no content.
+        """
+        is_in_call = self._writer.is_in_call
         self.source.end()
         next(self._steps, None)
-        return self._writer.take()
+        parts = self._writer.take()
+        return [p for p in parts if not isinstance(p, Content)] if is_in_call else parts
 
 
 def open_answer(tools: Tools, *dialects: MarkedCalls) -> AnswerParser:
@@ -91,6 +97,7 @@ def read_answer(source: TextSource, writer: CallWriter, *dialects: MarkedCalls) 
         spaces = ""
         calls = writer.calls
         yield from dialect_of[marker].read_calls(source, writer, found)
+        writer.is_in_call = False
         if source.is_holding:
             held = source.release()
             spaces = _write_content(writer, held.lstrip(SPACES) if writer.calls > calls else held)

@@ -84,6 +84,8 @@ def _copy_key(source: TextSource, emit: Emit, syntax: Syntax, *, is_bare: bool) 
     key = yield from source.peek_match(BARE_KEY, _MAX_WORD)
     if not key or not (is_bare or syntax.bare_keys):
         return False
+    if source.unread == len(key):  # the text has ended, perhaps within the key
+        return False
     source.take(len(key))
     emit(json.dumps(key, ensure_ascii=False))
     return True

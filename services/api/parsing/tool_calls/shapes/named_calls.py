@@ -89,6 +89,7 @@ class NamedCalls:
         if self.starts_open:
             source.hold()
             yield from self.read_calls(source, writer, Found(self.opens, is_line_start=True))
+            writer.is_in_call = False
             if source.is_holding:
                 writer.content(source.release())
         yield from read_answer(source, writer, self)
