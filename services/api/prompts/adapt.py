@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any
 
@@ -133,7 +134,7 @@ def _calls_to_text(message: Message) -> Message:
 
 
 def _call_to_text(function: Message) -> str:
-    call = {"name": function["name"], "arguments": function["arguments"]}
+    call = {"name": function["name"], "arguments": _find_object(function["arguments"])}
     return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
 
 
@@ -181,6 +182,18 @@ def _take_results(results: list[Message], call_id: str | None) -> list[Message]:
     if not found and not any(r.get("tool_call_id") for r in results):
         found = results[:1]
     results[:] = [r for r in results if not any(r is taken for taken in found)]
+    return found
+
+
+def _find_object(arguments: object) -> object:
+    """The object that arguments are as a text, as the prompt asks for it; else they themselves."""
+    found: object = None
+    if isinstance(arguments, str):
+        with suppress(ValueError, RecursionError):
+            found = json.loads(arguments)
+    if not isinstance(found, dict):
+        return arguments
+    check_depth(found, "messages")
     return found
 
 

@@ -93,6 +93,13 @@ def test_arguments_are_an_object_or_text_as_the_template_needs() -> None:
     )
 
 
+def test_a_call_for_a_template_without_tools_has_the_form_that_the_prompt_describes() -> None:
+    conversation = {"messages": [USER, CALL, RESULT], "tools": [TOOL]}
+
+    call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "CityWords"}}\n</tool_call>'
+    assert call in render(read_template("gemma_like"), **conversation)
+
+
 def test_without_a_system_role_the_system_prompt_moves_into_the_user_message() -> None:
     assert render(read_template("gemma_like"), messages=[SYSTEM, USER]) == (
         "<s><start_of_turn>user\nSystemWords\n\nUserWords<end_of_turn>\n<start_of_turn>model\n"
