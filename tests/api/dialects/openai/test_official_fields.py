@@ -14,9 +14,9 @@ import pytest
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
-from services.api.dialects.openai.chat_schema import ChatCompletionRequest
-from services.api.dialects.openai.completions_schema import CompletionRequest
-from services.api.dialects.openai.refused_fields import NO_EFFECT, list_refused
+from services.api.dialects.openai.schemas.chat_schema import ChatCompletionRequest
+from services.api.dialects.openai.schemas.completions_schema import CompletionRequest
+from services.api.dialects.openai.schemas.refused_fields import NO_EFFECT, list_refused
 from tests.api.chat_helpers import QUESTION, openai_client
 from tests.api.conftest import Api, make_description, make_manifest, put_model
 from tests.api.prompts.rendering import HERE
