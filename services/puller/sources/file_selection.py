@@ -68,7 +68,7 @@ _TOKENIZER_FILES = re.compile(
     re.IGNORECASE,
 )
 _CONFIG_FILES = re.compile(
-    r"([^/]*config|1_Pooling/config|model\.safetensors\.index)\.json", re.IGNORECASE
+    r"([^/]*config|\d_(Pooling|Dense)/config|model\.safetensors\.index)\.json", re.IGNORECASE
 )
 _INDEX_SUFFIX = ".safetensors.index.json"
 _TEMPLATE_FILES = re.compile(

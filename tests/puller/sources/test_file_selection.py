@@ -142,6 +142,7 @@ MLX = [
     "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "merges.txt",
     "vocab.json", "README.md", ".gitattributes", "modeling_custom.py", "pytorch_model.bin",
     "onnx/model.safetensors", "1_Pooling/config.json", "2_Dense/config.json",
+    "2_Dense/model.safetensors",
 ]  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def test_weights_tokenizer_and_config_of_an_mlx_repository_are_selected_but_no_c
     assert model_paths(selection) == ["model.safetensors"]
     assert {path for _, path in selection.files} == set(MLX) - {
         "README.md", ".gitattributes", "modeling_custom.py", "pytorch_model.bin",
-        "onnx/model.safetensors", "2_Dense/config.json",
+        "onnx/model.safetensors", "2_Dense/model.safetensors",
     }  # fmt: skip
 
 

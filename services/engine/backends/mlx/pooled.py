@@ -164,7 +164,12 @@ def find_pooled_model(loaded: LoadedModel, config: LoadConfig) -> MlxPooledModel
 
 
 def _read_pooling(folder: Path) -> Pooling | None:
-    """How the folder says that its model pools; None for a way, or several, that we have not."""
+    """How the folder says that its model pools; None for a way, or several, that we have not.
+
+    Nor have we the layers that sentence-transformers put behind the pooling of some models.
+    """
+    if any(folder.glob("*_Dense/config.json")):
+        return None
     settings = read_json(folder, "1_Pooling/config.json")
     if settings is None:
         return "last"

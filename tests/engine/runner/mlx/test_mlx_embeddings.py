@@ -198,6 +198,17 @@ def test_a_model_of_attention_in_both_directions_computes_none(
     assert open_mlx(folder).pooled is None
 
 
+def test_a_model_with_a_layer_behind_its_pooling_computes_none(
+    open_mlx: Make, tmp_path: Path
+) -> None:
+    """Without it, its vectors would be others."""
+    folder = write_pooling(tmp_path / "model", "lasttoken")
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "config.json").write_text("{}")
+
+    assert open_mlx(folder).pooled is None
+
+
 @pytest.mark.parametrize(
     "parts",
     [[], [[]], [[1]] * 65, [[1] * 513], [[1024]], [[-1]]],
