@@ -18,6 +18,9 @@ MAX_STOP_STRINGS = 64
 MAX_FUNCTION_NAME = 128  # characters of the name of a tool, as in MCP; OpenAI allows 64
 MAX_STOP_CHARS = 1024  # of one stop string
 MAX_CONSTRAINT_CHARS = 1 << 18  # of a JSON schema, regular expression or grammar
+# Of one text that is forced or matched as a whole: a regular expression, a constant, the name of a
+# property. Each token costs half a millisecond for each 1000 characters that it has left.
+MAX_FORCED_CHARS = 1 << 14
 # Optional properties and alternatives of a schema, alternatives of a grammar. Beyond about 700 at one
 # place llguidance gives up while it answers.
 MAX_CONSTRAINT_CHOICES = 1024

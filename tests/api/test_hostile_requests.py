@@ -96,7 +96,7 @@ ATTACKS: dict[str, tuple[str, bytes, int]] = {
             {
                 "model": "tiny",
                 "prompt": ["a"] * 64,
-                "guided_regex": "x" * MAX_CONSTRAINT_CHARS,
+                "json_schema": {"const": 1, "description": "x" * (MAX_CONSTRAINT_CHARS - 64)},
             }
         ).encode(),
         200,

@@ -24,7 +24,12 @@ from services.engine.runner.requests.grammar_library import (
     GrammarTokenizer,
     Limits,
 )
-from services.engine.runner.requests.schema_choices import check_gbnf, check_lark, check_schema
+from services.engine.runner.requests.schema_choices import (
+    check_gbnf,
+    check_lark,
+    check_regex,
+    check_schema,
+)
 from services.shared.errors import InternalError, InvalidRequest
 from services.shared.limits import JSON_WHITESPACE
 
@@ -201,6 +206,8 @@ def _to_grammar(constraint: Constraint) -> str:
             return llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=_JSON_OPTIONS)
         if constraint.kind == "gbnf":
             check_gbnf(constraint.source)
+        if constraint.kind == "regex":
+            check_regex(constraint.source)
         if constraint.kind == "lark":
             check_lark(constraint.source)
         return llguidance.grammar_from(constraint.kind, constraint.source)

@@ -12,7 +12,7 @@ from services.engine.runner.requests.grammar_tokenizers import build_tokenizer
 from services.engine.runner.requests.schema_choices import check_gbnf, check_lark, check_schema
 from services.engine.runner.requests.structured_output import ConstraintCompiler
 from services.shared.errors import InvalidRequest
-from services.shared.limits import MAX_CONSTRAINT_CHOICES
+from services.shared.limits import MAX_CONSTRAINT_CHOICES, MAX_FORCED_CHARS
 
 MANY = MAX_CONSTRAINT_CHOICES + 1
 TEXT = {"type": "string"}
@@ -69,6 +69,30 @@ def test_an_integer_that_would_be_forced_as_another_one_is_refused(schema: dict[
 def test_an_integer_of_53_bits_may_be_a_constant_and_one_of_64_bits_a_bound() -> None:
     for schema in ({"const": -(2**53)}, {"type": "integer", "maximum": 2**63 - 1}):
         compile_constraint("json_schema", json.dumps(schema))
+
+
+LONG = "x" * (MAX_FORCED_CHARS + 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        ("regex", LONG),
+        ("json_schema", json.dumps({"const": LONG})),
+        ("json_schema", json.dumps({"enum": ["a", {"b": [LONG]}]})),
+        ("json_schema", json.dumps({"const": {LONG: 1}})),
+        ("json_schema", json.dumps({"properties": {LONG: TEXT}})),
+        ("json_schema", json.dumps({"items": {"type": "string", "pattern": LONG}})),
+    ],
+)
+def test_a_text_that_is_forced_has_a_limit(kind: str, source: str) -> None:
+    """With 250 000 characters each token of each answer would take an eighth of a second."""
+    with pytest.raises(InvalidRequest, match=f"of at most {MAX_FORCED_CHARS}"):
+        compile_constraint(kind, source)
+
+
+def test_what_only_describes_a_schema_may_be_long() -> None:
+    compile_constraint("json_schema", json.dumps({"type": "string", "description": LONG}))
 
 
 def test_a_grammar_may_have_as_many_alternatives() -> None:
