@@ -51,12 +51,14 @@ def test_every_decoded_struct_is_resolved() -> None:
 
 
 def _decoded(tree: ast.Module) -> Iterator[str]:
-    """The names of the types in `decode(..., type=NAME)` and `convert(..., NAME)`."""
+    """The names of the types in `decode(..., type=NAME)`, `convert` and `decode_json(..., NAME)`."""
     for call in ast.walk(tree):
-        if not isinstance(call, ast.Call) or not ast.unparse(call.func).startswith("msgspec."):
+        if not isinstance(call, ast.Call):
             continue
-        kinds = [keyword.value for keyword in call.keywords if keyword.arg == "type"]
-        if ast.unparse(call.func) == "msgspec.convert":
+        function, kinds = ast.unparse(call.func), list[ast.expr]()
+        if function.startswith("msgspec."):
+            kinds += [keyword.value for keyword in call.keywords if keyword.arg == "type"]
+        if function in ("msgspec.convert", "decode_json"):
             kinds += call.args[1:2]
         for kind in kinds:
             yield from (node.id for node in ast.walk(kind) if isinstance(node, ast.Name))
