@@ -56,7 +56,7 @@ def build_step_batcher(backend: Backend, config: LoadConfig) -> StepBatcher:
         max_queued=config.max_queued,
         target_step_seconds=config.target_step_seconds,
         row_costs=backend.row_costs,
-        stored_prefixes=PromptFinder(store, saves_whole=saves_whole) if store else None,
+        stored_prefixes=PromptFinder(store) if store else None,
     )
     return StepBatcher(
         backend,
@@ -64,9 +64,7 @@ def build_step_batcher(backend: Backend, config: LoadConfig) -> StepBatcher:
         sequence_pool,
         speculate=config.speculate,
         store=store,
-        saver=PromptSaver(backend, sequence_pool, store, saves_whole=saves_whole)
-        if store
-        else None,
+        saver=PromptSaver(backend, sequence_pool, store) if store else None,
     )
 
 

@@ -52,7 +52,7 @@ class PromptStore:
     def __init__(self, config: CacheConfig, identity: bytes, *, saves_whole: bool) -> None:
         """`identity`: see identity.py. `saves_whole`: sequences, not blocks (`Backend.save`)."""
         self._identity = identity
-        self._saves_whole = saves_whole
+        self.saves_whole = saves_whole
         self._events: deque[CacheEvent] = deque(maxlen=_MAX_EVENTS)
         self._in_use: dict[str, float] = {}  # by name: when it was last reported; engine thread
         self._lock = threading.Lock()  # guards _policy
@@ -89,7 +89,7 @@ class PromptStore:
         cut, so `end` must leave the token to compute; blocks end at multiples of 256 up to `end`.
         """
         end = chain.length if end is None else min(end, chain.length)
-        if self._saves_whole:
+        if self.saves_whole:
             snapshot = find_snapshot(self._tiers, chain.keys, chain, start, end)
             entries = [] if snapshot is None else [snapshot]
         else:
@@ -106,7 +106,7 @@ class PromptStore:
         on, its last tokens may be others.
         """
         stored = self.find(chain)
-        if stored is None or not self._saves_whole or stored.length < chain.length:
+        if stored is None or not self.saves_whole or stored.length < chain.length:
             return stored
         before = self.find(
             chain, start=max(chain.length - _MAX_TAIL - 1, 0), end=max(chain.length - 1, 0)
@@ -116,7 +116,7 @@ class PromptStore:
 
     def count_storable(self, chain: Chain) -> int:
         """How many tokens `find_prefix` returns at least when all of the prompt is stored."""
-        if not self._saves_whole:
+        if not self.saves_whole:
             return chain.length // BLOCK_TOKENS * BLOCK_TOKENS
         return chain.length - _MAX_TAIL if chain.length >= _MIN_SNAPSHOT else 0
 
@@ -141,7 +141,7 @@ class PromptStore:
         """
         if not chain.keys or not self._writer.can_write:
             return []
-        if self._saves_whole:
+        if self.saves_whole:
             parts = [chain.get_snapshot(length)] if length > start else []
         else:
             blocks = range(start // BLOCK_TOKENS, length // BLOCK_TOKENS)
@@ -154,7 +154,7 @@ class PromptStore:
 
     def save(self, chain: Chain, start: int, end: int, state: bytes, seconds: float) -> None:
         """Store the state of a part that is wanted. `seconds`: that computing its tokens took."""
-        if self._saves_whole:
+        if self.saves_whole:
             part = chain.get_snapshot(end)
         else:
             part = chain.get_block(start // BLOCK_TOKENS)

@@ -27,11 +27,9 @@ _Cache = weakref.ref[Any]  # of one layer
 class CacheSaver:
     """What waits to be saved."""
 
-    def __init__(self, library: MlxLibrary, store: PromptStore, *, saves_whole: bool) -> None:
-        """`saves_whole`: whether states are those of whole sequences, not of blocks."""
+    def __init__(self, library: MlxLibrary, store: PromptStore) -> None:
         self._library = library
         self._store = store
-        self._saves_whole = saves_whole
         self._jobs = SaveQueue(store)
 
     @property
@@ -45,7 +43,7 @@ class CacheSaver:
         if length < _MIN_TOKENS:
             return
         if length > chain.length:
-            if not self._saves_whole:
+            if not self._store.saves_whole:
                 # Several answers to one prompt are one use of it: its chain remembers that.
                 self._store.wants(chain, chain.length)
             prompt_length, chain = chain.length, chain.copy()
@@ -61,7 +59,7 @@ class CacheSaver:
     def _copy(self, layers: Sequence[_Cache], start: int, end: int) -> bytes | None:
         caches = [layer() for layer in layers]
         try:
-            if self._saves_whole:
+            if self._store.saves_whole:
                 return save_whole(self._library, caches)
             return save_block(self._library, caches, start, end)
         except Exception:  # of MLX, without a common class

@@ -33,8 +33,8 @@ class StoredCaches:
         """`saves_whole`: whether caches can be stored as a whole only, not in blocks."""
         self._make_caches = make_caches
         self._saves_whole = saves_whole
-        self._finder = PromptFinder(store, saves_whole=saves_whole) if store else None
-        self._saver = CacheSaver(library, store, saves_whole=saves_whole) if store else None
+        self._finder = PromptFinder(store) if store else None
+        self._saver = CacheSaver(library, store) if store else None
         self._restorer = CacheRestorer(library, make_caches, saves_whole=saves_whole)
 
     @property

@@ -23,10 +23,8 @@ from services.engine.runner.stepping.scheduler.stored_prefixes import BeginFetch
 class PromptFinder:
     """See StoredPrefixes; over a store."""
 
-    def __init__(self, store: PromptStore, *, saves_whole: bool) -> None:
-        """`saves_whole`: whether states are those of whole sequences, not of blocks."""
+    def __init__(self, store: PromptStore) -> None:
         self._store = store
-        self._saves_whole = saves_whole
 
     def find(self, branch: Branch, *, computed: int, saved: int) -> BeginFetch | None:
         """See StoredPrefixes.find."""
@@ -49,7 +47,7 @@ class PromptFinder:
         least = saved + MIN_CUT_TOKENS
         if least > end:
             return None
-        start = saved if self._saves_whole else self._align(computed)
+        start = saved if self._store.saves_whole else self._align(computed)
         stored = self._store.find(chain, start=start, end=end)
         return stored if stored is not None and stored.length >= least else None
 
@@ -61,11 +59,11 @@ class PromptFinder:
     def find_snapshot_lengths(self, branch: Branch) -> set[int]:
         """See StoredPrefixes.find_snapshot_lengths."""
         request, chain = branch.request, branch.request.chain
-        if chain is None or not self._saves_whole or branch.index > 0:
+        if chain is None or not self._store.saves_whole or branch.index > 0:
             return set()
         # All are asked for: the store keeps those that are, also where memory has them too.
         wanted = {length for length in list_cuts(request) if self._store.wants(chain, length)}
         return wanted.intersection(list_cuts_ahead(request, branch.computed))
 
     def _align(self, length: int) -> int:
-        return 0 if self._saves_whole else length // BLOCK_TOKENS * BLOCK_TOKENS
+        return 0 if self._store.saves_whole else length // BLOCK_TOKENS * BLOCK_TOKENS

@@ -61,14 +61,10 @@ class PromptSaver:
         backend: Backend,
         sequence_pool: SequencePool,
         store: PromptStore,
-        *,
-        saves_whole: bool,
     ) -> None:
-        """`saves_whole`: whether states are those of whole sequences, not of blocks."""
         self._backend = backend
         self._sequence_pool = sequence_pool
         self._store = store
-        self._saves_whole = saves_whole
         self._jobs = SaveQueue(store)
         self._snapshots: list[_Snapshot] = []
 
@@ -112,11 +108,11 @@ class PromptSaver:
             if progress.has_ended:
                 chain = chain.copy()
                 chain.extend(branch.tokens[chain.length : sequence.length])
-                if self._saves_whole and sequence.length < _MIN_ANSWER_SNAPSHOT:
+                if self._store.saves_whole and sequence.length < _MIN_ANSWER_SNAPSHOT:
                     continue
-                start = 0 if is_first or self._saves_whole else len(branch.request.prompt)
+                start = 0 if is_first or self._store.saves_whole else len(branch.request.prompt)
                 self._add_job(sequence, chain, sequence.length, start)
-            elif is_first and not self._saves_whole:
+            elif is_first and not self._store.saves_whole:
                 self._add_job(sequence, chain, len(branch.request.prompt), start=0)
 
     def save(self, max_bytes: int, token_seconds: float) -> int:
@@ -140,7 +136,7 @@ class PromptSaver:
 
     def _is_kept(self, sequence: PooledSequence, length: int) -> bool:
         """Whether its first tokens are in memory; a whole state is one of exactly its length."""
-        is_as_long = sequence.length == length or not self._saves_whole
+        is_as_long = sequence.length == length or not self._store.saves_whole
         return is_as_long and self._sequence_pool.holds(sequence, length)
 
     def _copy(self, sequence: PooledSequence, start: int, end: int) -> bytes | None:

@@ -9,7 +9,7 @@ import logging
 import time
 
 from services.engine.backends.base import Backend, Outcome
-from services.engine.core import Counters, MemoryPolicy
+from services.engine.core import Counters
 from services.engine.runner.batcher import (
     BatcherState,
     BatchEvent,
@@ -59,15 +59,14 @@ class StepBatcher:
         saver: PromptSaver | None = None,
     ) -> None:
         """`saver` copies computed prompts for the `store` that the scheduler finds them in."""
-        self.info = info = backend.info
+        self.info = backend.info
         self.vocabulary = backend.vocabulary
         self.pooled = backend.pooled
         self.store = store
-        can_store_parts = info.memory_policy is MemoryPolicy.DENSE and backend.shares_cells
         self.uses_cuts = (
             sequence_pool.takes_checkpoints
             or sequence_pool.keeps_prefixes
-            or (store is not None and not can_store_parts)
+            or (store is not None and store.saves_whole)
         )
         self.counters = Counters()
         self._backend = backend
